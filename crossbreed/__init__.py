@@ -1,0 +1,1 @@
+"""Breeds merged language models: search over merge recipes, scored on your own items."""

@@ -1,0 +1,33 @@
+"""How settings from outside are parsed: frozen pydantic models that refuse unknown keys.
+
+Every part declares its own settings beside its code; `crossbreed.runs.spec` only composes them.
+"""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+
+class Config(BaseModel):
+    """Base of every settings model. A string literal under a field is its documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _resolve(value: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder")
+    path = Path(value).expanduser()
+    return str((Path(folder) / path).resolve()) if folder and not path.is_absolute() else str(path)
+
+
+def _resolve_local(value: str, info: ValidationInfo) -> str:
+    local = _resolve(value, info)
+    looks_local = value.startswith((".", "/", "~")) or value.count("/") != 1
+    return local if looks_local or Path(local).exists() else value
+
+
+InputPath: TypeAlias = Annotated[str, AfterValidator(_resolve)]
+"""A file, relative to the folder of the spec that names it; absolute once parsed."""
+ModelId: TypeAlias = Annotated[str, AfterValidator(_resolve_local)]
+"""A local folder (absolute once parsed) or a hub id, optionally `@revision`."""

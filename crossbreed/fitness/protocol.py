@@ -1,0 +1,79 @@
+"""The engine protocol: who answers. An engine knows weights and text; it knows nothing of search, tasks or scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from crossbreed.types import Recipe, WeightStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the model reads: plain text, or a conversation that the engine renders with the tokenizer's chat template."""
+
+    text: str
+    chat: bool = False
+    """Render `system` and `text` through the chat template, with the generation prompt."""
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """Continue the prompt, greedily unless a temperature is given."""
+
+    prompt: Prompt
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loglikelihood:
+    """How likely is `continuation` after the prompt? An empty prompt text scores the text from its second token on."""
+
+    prompt: Prompt
+    continuation: str
+
+
+Request: TypeAlias = Generate | Loglikelihood
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """The answer to one request."""
+
+    text: str
+    """Generated text, before the stop string; empty for a Loglikelihood."""
+    token_ids: tuple[int, ...]
+    """The tokens generated, or the continuation's."""
+    logprobs: tuple[float, ...]
+    """Natural log-probability of each of `token_ids` given all before it."""
+    prompt_tokens: int
+
+
+class Handle(Protocol):
+    """A candidate that an engine is ready to answer for, until its next `adopt`."""
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        """Answers one chunk, in order.
+
+        Which requests share a call is part of what must be reproduced: callers pass the fixed chunks of the Spec.
+
+        Raises:
+            EngineError: it could not answer (the trial is FAILED).
+            InvalidWeights: logits were NaN or Inf (the trial is INVALID).
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Adopts weights, answers requests."""
+
+    def adopt(self, recipe: Recipe, weights: WeightStream) -> Handle:
+        """Makes the candidate the one that answers. Consumes `weights` to the end, or never (an API engine)."""
+        ...
+
+    def close(self) -> None:
+        """Frees memory and processes; called once."""
+        ...

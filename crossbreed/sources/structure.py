@@ -1,0 +1,84 @@
+"""What a checkpoint looks like, without its weights: enough for a search space, for `check`, and for a provider to serve."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+
+
+class ModuleType(StrEnum):
+    """The kinds of module that a search space may give coordinates of their own."""
+
+    ATTENTION = "attention"
+    MLP = "mlp"
+    NORM = "norm"
+    EMBEDDING = "embedding"
+    """Input embeddings and lm_head."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """A tensor's place in a checkpoint file, without its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """torch's name, for example `bfloat16`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """A base and what its experts change in it."""
+
+    tensors: Mapping[str, TensorInfo]
+    """The base's tensors, sorted by name; a tied lm_head is absent."""
+    touched: Mapping[str, frozenset[str]]
+    """Expert name -> names of the tensors in which it differs from the base."""
+    hashes: Mapping[str, str]
+    """Source name (`base` and experts) -> content hash."""
+    tied: bool
+    """lm_head is the input embedding."""
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer blocks."""
+        return 1 + max((layer for name in self.tensors if (layer := layer_of(name)) is not None), default=-1)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Expert names in the order of the Spec."""
+        return tuple(self.touched)
+
+
+def layer_of(name: str) -> int | None:
+    """Returns the block that a tensor belongs to, None for embeddings, final norm and head.
+
+    >>> layer_of("model.layers.7.mlp.up_proj.weight"), layer_of("lm_head.weight")
+    (7, None)
+    """
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def module_of(name: str) -> ModuleType:
+    """Returns the kind of module that a tensor belongs to.
+
+    >>> module_of("model.layers.7.self_attn.q_proj.weight").value
+    'attention'
+    """
+    if re.search(r"norm|ln_\d|ln_f", name):
+        return ModuleType.NORM
+    if re.search(r"attn|attention", name):
+        return ModuleType.ATTENTION
+    if re.search(r"mlp|feed_forward|ffn|experts", name):
+        return ModuleType.MLP
+    if re.search(r"embed|lm_head|wte|wpe", name):
+        return ModuleType.EMBEDDING
+    return ModuleType.OTHER
+
+
+def names_pattern(names: Iterable[str]) -> str:
+    """Returns a regular expression that matches exactly `names`."""
+    return "|".join(re.escape(name) for name in sorted(names))

@@ -1,0 +1,78 @@
+"""Teaches the base one narrow skill: python examples/smollm2/train_expert.py SKILL (9 minutes on two cores).
+
+Writes `adapters/SKILL`, a LoRA adapter of rank 8 on every linear layer. The committed adapters came from this
+script with its defaults; training is seeded, but not bit-equal between machines.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+
+from skills import SKILLS, Item, split
+
+HERE = Path(__file__).parent
+IGNORED = -100
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (token ids, labels): the loss is on the answer and the newline that ends it."""
+    prompt = tokenizer(item.prompt).input_ids
+    answer = tokenizer(f" {item.answer}\n").input_ids
+    return torch.tensor(prompt + answer), torch.tensor([IGNORED] * len(prompt) + answer)
+
+
+def batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """Endless epochs in a seeded order; an epoch's incomplete last batch is dropped."""
+    order = random.Random(0)
+    while True:
+        order.shuffle(items)
+        yield from (items[i : i + size] for i in range(0, len(items) - size + 1, size))
+
+
+def train(skill: str, *, base: Path, out: Path, steps: int, batch: int, lr: float) -> None:
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=lr, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
+    start = time.monotonic()
+    for step, items in zip(range(steps), batches(split(skill)[1], batch), strict=False):
+        ids, labels = zip(*(encode(tokenizer, item) for item in items), strict=True)
+        ids_BT = pad_sequence(list(ids), batch_first=True)
+        labels_BT = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden_BTD = model.base_model.model.model(ids_BT).last_hidden_state  # padding is on the right: causal, unseen
+        asked_BT = labels_BT[:, 1:] != IGNORED
+        logits = model.base_model.model.lm_head(hidden_BTD[:, :-1][asked_BT].float())  # only where an answer token is due
+        loss = cross_entropy(logits, labels_BT[:, 1:][asked_BT])
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 20 == 0:
+            print(f"{skill} step {step} loss {loss.item():.4f} {time.monotonic() - start:.0f} s", flush=True)
+    model.save_pretrained(out)
+    weights = out / "adapter_model.safetensors"
+    save_file({k: v.to(torch.bfloat16) for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("skill", choices=list(SKILLS))
+    parser.add_argument("--base", type=Path, default=HERE / "models/smollm2-135m-instruct")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args()
+    train(args.skill, base=args.base, out=args.out or HERE / "adapters" / args.skill, steps=args.steps, batch=args.batch, lr=args.lr)
