@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from crossbreed.errors import InputError
+from crossbreed.runs.objectives import Normalized, Objective, ObjectiveConfig, build_objectives, build_scalar
+
+MINIMIZED = {"sums": False, "french": False, "prose": True}
+
+
+def one(**config: object) -> Objective:
+    return build_objectives([ObjectiveConfig.model_validate(config)], MINIMIZED)[0]
+
+
+def test_values_by_hand() -> None:
+    means = {"sums": 0.5, "french": 0.9, "prose": 20.0}
+    assert one(mean=["sums", "french"]).value(means) == pytest.approx(0.7)
+    assert one(mean=["sums", "french"], weights=[3, 1]).value(means) == pytest.approx(0.6)
+    assert one(worst=["sums", "french"]).value(means) == 0.5
+    assert one(worst=["sums", "french"], minimize=True).value(means) == 0.9
+    assert one(task="prose").value(means) == 20.0
+
+
+def test_direction_is_the_metrics_unless_given() -> None:
+    assert one(task="prose").minimize
+    assert not one(task="sums").minimize
+    assert one(task="sums", minimize=True).minimize
+    assert one(task="prose").improvement(10.0, over=12.0) == 2.0
+    assert one(task="sums").improvement(0.9, over=0.7) == pytest.approx(0.2)
+
+
+def test_over_arrays_is_value_at_every_position() -> None:
+    means = {"sums": np.array([0.1, 0.9]), "french": np.array([0.5, 0.2]), "prose": np.array([3.0, 9.0])}
+    objectives = build_objectives([ObjectiveConfig(worst=("sums", "french")), ObjectiveConfig(task="prose")], MINIMIZED)
+    for measure in (*objectives, build_scalar(objectives, [(0.1, 9.0), (0.6, 3.0)])):
+        values = [measure.value({task: float(column[i]) for task, column in means.items()}) for i in range(2)]
+        np.testing.assert_allclose(measure.over(means), values)
+
+
+def test_no_objective_is_the_mean_of_all() -> None:
+    assert build_objectives([], {"a": False, "b": False})[0].tasks == ("a", "b")
+
+
+def test_unknown_task_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"write `french`"):
+        one(mean=["sums", "frnch"])
+
+
+def test_opposite_directions_are_refused() -> None:
+    with pytest.raises(InputError, match=r"less is better in prose"):
+        one(mean=["sums", "prose"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "one of `mean`"),
+        ({"mean": ["sums"], "task": "sums"}, "mean and task"),
+        ({"mean": []}, "distinct tasks"),
+        ({"worst": ["sums", "sums"]}, "distinct tasks"),
+        ({"task": "sums", "weights": [1]}, "belong to `mean`"),
+        ({"mean": ["sums", "french"], "weights": [1]}, "2 non-negative"),
+        ({"mean": ["sums", "french"], "weights": [0, 0]}, "not all 0"),
+        ({"mean": ["sums", "french"], "weights": [2, -1]}, "non-negative"),
+        ({"mean": ["sums"], "weihgts": [1]}, "weihgts"),
+    ],
+)
+def test_bad_configs(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ObjectiveConfig.model_validate(config)
+
+
+def test_scalar_of_several_is_0_at_the_worst_baseline_and_1_at_the_best() -> None:
+    objectives = build_objectives([ObjectiveConfig(task="sums"), ObjectiveConfig(task="prose")], MINIMIZED)
+    scalar = build_scalar(objectives, [(0.2, 30.0), (0.6, 10.0), (0.4, 20.0)])
+    assert isinstance(scalar, Normalized)
+    assert not scalar.minimize
+    assert scalar.value({"sums": 0.2, "prose": 30.0}) == pytest.approx(0.0)
+    assert scalar.value({"sums": 0.6, "prose": 10.0}) == pytest.approx(1.0)
+    assert scalar.value({"sums": 0.8, "prose": 10.0}) == pytest.approx(1.25)
+
+
+def test_scalar_survives_equal_baselines() -> None:
+    objectives = build_objectives([ObjectiveConfig(task="sums"), ObjectiveConfig(task="french")], MINIMIZED)
+    assert build_scalar(objectives, [(0.5, 0.5), (0.5, 0.5)]).value({"sums": 0.75, "french": 0.5}) == 0.125
