@@ -1,4 +1,4 @@
-"""What a checkpoint looks like, without its weights: enough for a search space, for `check`, and for a provider to serve."""
+"""What a checkpoint looks like, without its weights: enough for a search space, for `check`, for a provider to serve."""
 
 import re
 from collections.abc import Iterable, Mapping

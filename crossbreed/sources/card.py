@@ -1,0 +1,30 @@
+"""What a source's README says of it: publishing needs every parent's licence."""
+
+from pathlib import Path
+
+import yaml
+
+
+def licence(folder: Path) -> str | None:
+    """Returns the licence in the front matter of `folder/README.md`, None where there is none.
+
+    For `license: other` it is the `license_name`, which tells two such licences apart.
+    """
+    front = _front_matter(folder / "README.md")
+    stated = front.get("license")
+    if stated == "other":
+        stated = front.get("license_name", stated)
+    return stated if isinstance(stated, str) else None
+
+
+def _front_matter(readme: Path) -> dict[str, object]:
+    if not readme.is_file():
+        return {}
+    opening, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    if opening.strip("\ufeff \n") or "\n---" not in rest:
+        return {}
+    try:
+        front = yaml.safe_load(rest.partition("\n---")[0])
+    except yaml.YAMLError:  # a card is prose: one that does not parse says nothing
+        return {}
+    return front if isinstance(front, dict) else {}

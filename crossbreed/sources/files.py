@@ -1,0 +1,128 @@
+"""Tensors in a folder's safetensors files, mapped into memory and never copied.
+
+A tensor here is a view of its file: listing a checkpoint costs milliseconds, and the operating system reads pages when
+somebody looks at them. They are read-only by agreement: a write would stay private to the process, and be wrong there.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from crossbreed.errors import InputError
+
+Shards: TypeAlias = Mapping[Path, Mapping[str, torch.Tensor]]
+"""File -> tensor name -> view of the file."""
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DOWNLOAD_AGAIN = "download or copy it again, whole (for a clone: `git lfs pull`)"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`.
+
+    Raises:
+        InputError: there is no such file, or it holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problem, got = "cannot read a source's JSON file", str(error)
+    else:
+        if isinstance(value, dict):
+            return value
+        problem, got = "a source's JSON file holds no object", type(value).__name__
+    raise InputError(problem, expected="a JSON object", got=got, where=str(path), fix=_DOWNLOAD_AGAIN)
+
+
+def open_shards(folder: Path, *, stem: str) -> Shards:
+    """Maps `STEM.safetensors`, or the shards that `STEM.safetensors.index.json` lists.
+
+    Raises:
+        InputError: weights missing, truncated, pickled, or not as the index says.
+    """
+    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if whole.is_file():
+        return {whole: _open_file(whole)}
+    if index.is_file():
+        return _open_indexed(folder, index)
+    raise _no_weights(folder, stem)
+
+
+def _open_file(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"`{path.name}` is not a whole safetensors file",
+            expected="header and tensors of the length that the header says",
+            got=f"{path.stat().st_size:,} bytes: {error}",
+            where=str(path),
+            fix=_DOWNLOAD_AGAIN,
+        ) from error
+
+
+def _open_indexed(folder: Path, index: Path) -> Shards:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(
+            "the index lists no tensors", expected="`weight_map`: tensor -> file", where=str(index), fix=_DOWNLOAD_AGAIN
+        )
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"shard `{missing[0]}` is missing",
+            expected=f"the {len(names)} files that the index lists",
+            got=f"{len(names) - len(missing)} of them",
+            where=str(index),
+            fix=_DOWNLOAD_AGAIN,
+        )
+    shards = {folder / name: _open_file(folder / name) for name in names}
+    held = {(tensor, path.name) for path, tensors in shards.items() for tensor in tensors}
+    strays = sorted(held ^ set(weight_map.items()))
+    if strays:
+        tensor, shard = strays[0]
+        says, holds = ("holds", "index does not list") if strays[0] in held else ("lacks", "index puts there")
+        raise InputError(
+            f"index and shards disagree: `{shard}` {says} `{tensor}`, which the {holds}",
+            expected="each tensor in the one file that the index names",
+            got=f"{len(strays)} disagreements",
+            where=str(index),
+            fix="download index and shards again, from one revision",
+        )
+    return shards
+
+
+def _no_weights(folder: Path, stem: str) -> InputError:
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin")
+    expected = f"{stem}.safetensors, or {stem}.safetensors.index.json with its shards"
+    if not pickles:
+        return InputError(
+            "no weights in the folder",
+            expected=expected,
+            got=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
+            where=str(folder),
+            fix="name the folder that `save_pretrained` wrote; of a hub repository, only safetensors are fetched",
+        )
+    return InputError(
+        "pickle weights are not read: loading one can run any code in it",
+        expected=expected,
+        got=pickles[0].name,
+        where=str(folder),
+        fix=f"convert once, if you trust the file:\n{_conversion(pickles[0], stem)}",
+    )
+
+
+def _conversion(pickle: Path, stem: str) -> str:
+    if pickle.name.startswith("pytorch_model"):  # transformers knows shards and tied tensors
+        folder = str(pickle.parent)
+        save = f"M.from_pretrained({folder!r}, dtype='auto').save_pretrained({folder!r})"
+        return f'python -c "from transformers import AutoModelForCausalLM as M; {save}"'
+    target = pickle.with_name(f"{stem}.safetensors")
+    load = f"import torch; from safetensors.torch import save_file; w = torch.load({str(pickle)!r}, weights_only=True)"
+    return f"python -c \"{load}; save_file(w, {str(target)!r}, {{'format': 'pt'}})\""

@@ -1,0 +1,72 @@
+"""From what the user wrote to a folder: a local path, or a hub id with an optional revision."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossbreed.errors import InputError, require
+
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"]
+_UNWANTED = ["*/*", "consolidated*"]
+"""Other formats of the same weights, which some repositories carry beside the ordinary ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a source lies, and how others can find it."""
+
+    path: Path
+    """Its folder; for a hub source, the snapshot in the hub's cache."""
+    hub_id: str | None = None
+    """`org/name`, None for a local folder."""
+    revision: str | None = None
+    """The commit that the hub id stood for when it was opened."""
+
+    @property
+    def reference(self) -> str:
+        """What to write to open exactly this source again."""
+        return f"{self.hub_id}@{self.revision}" if self.hub_id else str(self.path)
+
+
+def locate(source: str) -> Origin:
+    """Returns the folder of `source`, downloading it from the hub if it is no local folder.
+
+    Only safetensors, configuration, tokenizer and card are fetched; what the hub's cache has is not fetched again.
+
+    Args:
+        source: A local folder, or `org/name`, or `org/name@revision` (branch, tag or commit).
+
+    Raises:
+        InputError: it is neither, or the hub does not give it.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Origin(path=folder.resolve())
+    named = _HUB_ID.fullmatch(source)
+    if folder.exists() or named is None or source.startswith((".", "~")):
+        raise InputError(
+            f"`{source}` is not a model folder",
+            expected="a folder with config.json and safetensors weights, or a hub id `org/name[@revision]`",
+            got="a file" if folder.exists() else "nothing of that name",
+            where=str(folder.absolute()),
+            fix="name the folder itself; relative paths start at the folder of the spec",
+        )
+    return _download(named["id"], named["revision"])
+
+
+def _download(hub_id: str, revision: str | None) -> Origin:
+    require("huggingface_hub", extra="torch")
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except (OSError, ValueError) as error:  # every error of the hub client is one of the two
+        raise InputError(
+            f"`{hub_id}` is neither a local folder nor a model that the hub gives",
+            expected="a local folder, or a public (or permitted) model repository",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            where=f"revision {revision or 'main'}",
+            fix="check name and revision; `hf auth login` for a private one; offline, it must be in the hub's cache",
+        ) from error
+    return Origin(path=Path(snapshot), hub_id=hub_id, revision=Path(snapshot).name)
