@@ -1,0 +1,136 @@
+"""CMA-ES by pycma: samples a normal distribution and moves it towards the better half of each generation.
+
+The default for one objective. It uses nothing but the order of scores, so their scale does not matter, and it averages
+over a generation, so it stands the noise of small validation sets. pycma is driven inside a unit cube with every random
+number drawn from our own generator; nothing that it does here touches numpy's global one (lm-eval re-seeds that at every
+call, which makes pycma about 90 times worse: the conformance suite does the same and wants the same points).
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from statistics import median
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from crossbreed.config import Config
+from crossbreed.errors import InputError
+from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.protocol import Setting
+from crossbreed.optimizer.unit_cube import from_unit, to_unit
+from crossbreed.types import Outcome, Point, Status
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Could not import matplotlib")  # its plots are not ours
+    import cma
+    from cma.sigma_adaptation import CMAAdaptSigmaCSA
+
+
+class CmaEsOptions(Config):
+    """Options of `cma_es`."""
+
+    sigma0: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """First step size, as a share of each coordinate's range."""
+    popsize: Annotated[int, Field(ge=4)] | None = None
+    """Candidates of a generation; 4 + 3 ln(coordinates) when not given."""
+
+
+class CmaEsConfig(Config):
+    """CMA-ES, for one objective."""
+
+    kind: Literal["cma_es"] = "cma_es"
+    budget: BudgetConfig
+    options: CmaEsOptions = CmaEsOptions()
+
+
+class CmaEs:
+    """One normal distribution, started around `setting.start` (or the middle of the box).
+
+    When pycma has converged or finds a plateau, it begins again at its last mean with the first step size and twice the
+    population (IPOP). The mean is kept and not the best point seen, which under noise is the luckiest.
+    """
+
+    in_order: ClassVar[bool] = True
+
+    def __init__(self, setting: Setting, options: CmaEsOptions | None = None) -> None:
+        """Samples the first generation.
+
+        Raises:
+            InputError: there are several objectives.
+        """
+        if setting.num_objectives != 1:
+            raise InputError(
+                "optimizer `cma_es` searches for one objective",
+                expected="one entry under `fitness.objectives`",
+                got=f"{setting.num_objectives} objectives",
+                where="optimizer.kind",
+                fix="use `kind: nsga2` for a Pareto front, or one objective such as `{mean: [TASKS]}`",
+            )
+        self._box, self._rng, self._options = setting.box, setting.rng, options or CmaEsOptions()
+        start = setting.start if setting.start is not None else from_unit(self._box, np.full(self._box.dim, 0.5))
+        # pycma does not support one dimension: the box then gets a second coordinate that is cut off again
+        mean = np.resize(to_unit(self._box, start), max(2, self._box.dim))
+        self._strategy = self._begin(mean, self._options.popsize)
+        self._sample()
+
+    def ask(self, number: int) -> Point | None:
+        """Returns the next of the generation, or None until all of it has been told."""
+        return self._generation.ask(number)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keeps the outcome; the last of a generation moves the distribution."""
+        self._generation.tell(outcome)
+        outcomes = self._generation.outcomes
+        if outcomes is None:
+            return
+        losses = rank_losses(outcomes)
+        if losses is not None:
+            self._strategy.tell(self._samples, losses)
+            if self._strategy.stop():
+                self._strategy = self._begin(self._strategy.result.xfavorite, 2 * self._strategy.popsize)
+        self._sample()
+
+    def _begin(self, mean: NDArray[np.float64], popsize: int | None) -> cma.CMAEvolutionStrategy:
+        options = {
+            "AdaptSigma": CMAAdaptSigmaCSA,  # the other rule, of above 300 coordinates, draws from the global generator
+            "bounds": [0.0, 1.0],
+            "randn": lambda *shape: self._rng.standard_normal(shape),
+            "seed": math.nan,  # "do nothing": 0 would mean the clock
+            "signals_filename": "",  # no options from files in the working folder
+            "verbose": -9,
+        }
+        if popsize is not None:
+            options["popsize"] = popsize
+        with warnings.catch_warnings():  # its constructor leaves a filter behind
+            return cma.CMAEvolutionStrategy(mean, self._options.sigma0, options)
+
+    def _sample(self) -> None:
+        self._samples = self._strategy.ask()
+        self._generation = Generation([from_unit(self._box, x[: self._box.dim]) for x in self._samples])
+
+
+def rank_losses(outcomes: Sequence[Outcome]) -> list[float] | None:
+    """Returns what CMA-ES is to rank, smaller is better, or None when so little was measured that nothing is learnt.
+
+    FAILED says nothing about a candidate: it stands at the median of what was measured, where CMA-ES gives it next to no
+    weight. INVALID and STOPPED are bad: worse than the worst. With nothing measured, or with more than half FAILED, the
+    same distribution is sampled again.
+
+    >>> ok = [Outcome(number=i, status=Status.OK, values=(float(i),)) for i in range(3)]
+    >>> rank_losses([*ok, Outcome(number=3, status=Status.FAILED, values=None)])
+    [-0.0, -1.0, -2.0, -1.0]
+    """
+    values = [None if (found := measured(outcome)) is None else -found[0] for outcome in outcomes]
+    known = [value for value in values if value is not None]
+    num_failed = sum(outcome.status is Status.FAILED for outcome in outcomes)
+    if not known or 2 * num_failed > len(outcomes):
+        return None
+    neutral, bad = median(known), math.nextafter(max(known), math.inf)
+    return [
+        value if value is not None else neutral if outcome.status is Status.FAILED else bad
+        for value, outcome in zip(values, outcomes, strict=True)
+    ]

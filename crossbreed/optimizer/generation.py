@@ -1,0 +1,42 @@
+"""Ask a whole generation, learn once all of it is answered: why a rank-based search is the same on 1 worker and on 40."""
+
+import math
+from collections.abc import Sequence
+
+from crossbreed.types import Outcome, Point, Status
+
+
+class Generation:
+    """Candidates that are learnt from together, whatever the order in which their outcomes come."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._points = points
+        self._numbers: list[int] = []
+        self._outcomes: dict[int, Outcome] = {}
+
+    def ask(self, number: int) -> Point | None:
+        """Returns the next point, or None when all of them are out."""
+        if len(self._numbers) == len(self._points):
+            return None
+        self._numbers.append(number)
+        return self._points[len(self._numbers) - 1]
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keeps an outcome until the generation is complete."""
+        assert outcome.number in self._numbers, f"candidate {outcome.number} is not of this generation"
+        assert outcome.number not in self._outcomes, f"candidate {outcome.number} is told twice"
+        self._outcomes[outcome.number] = outcome
+
+    @property
+    def outcomes(self) -> list[Outcome] | None:
+        """One outcome a point, in the order of the points; None until all of them have come."""
+        if len(self._outcomes) < len(self._points):
+            return None
+        return [self._outcomes[number] for number in self._numbers]
+
+
+def measured(outcome: Outcome) -> tuple[float, ...] | None:
+    """Returns the values that may be compared: those of an OK outcome, unless one is NaN or infinite."""
+    if outcome.status is not Status.OK or outcome.values is None:
+        return None
+    return outcome.values if all(map(math.isfinite, outcome.values)) else None

@@ -1,0 +1,117 @@
+"""NSGA-II by Optuna: breeds a population towards the whole Pareto front, for several objectives."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import NSGAIISampler
+from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
+from optuna.trial import Trial, TrialState
+from pydantic import Field
+
+from crossbreed.config import Config
+from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.protocol import Setting
+from crossbreed.optimizer.unit_cube import from_unit, to_unit
+from crossbreed.types import Outcome, Point, Status
+
+
+class Nsga2Options(Config):
+    """Options of `nsga2`."""
+
+    population: Annotated[int, Field(ge=4)] = 20
+    """Candidates of a generation, and how many survive it."""
+    spread: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """Standard deviation of the first generation around the start, as a share of each coordinate's range."""
+
+
+class Nsga2Config(Config):
+    """NSGA-II, for several objectives."""
+
+    kind: Literal["nsga2"] = "nsga2"
+    budget: BudgetConfig
+    options: Nsga2Options = Nsga2Options()
+
+
+class Nsga2:
+    """A population of the least dominated points, crossed (SBX) and mutated (polynomial mutation).
+
+    The first generation is `setting.start` and normal draws around it, or uniform when there is no start: uniform
+    coefficients of many groups are bad models all alike, and a small budget never gets away from them.
+    A FAILED candidate is replaced by another of the same generation; an INVALID or STOPPED one is dominated by all.
+    """
+
+    in_order: ClassVar[bool] = True
+
+    def __init__(self, setting: Setting, options: Nsga2Options | None = None) -> None:
+        options = options or Nsga2Options()
+        self._box, self._rng, self._spread = setting.box, setting.rng, options.spread
+        self._start = None if setting.start is None else to_unit(setting.box, setting.start)
+        self._num_objectives, self._population = setting.num_objectives, options.population
+        self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in range(setting.box.dim)}
+        with _quiet():
+            sampler = NSGAIISampler(
+                population_size=options.population,
+                crossover=SBXCrossover(),
+                mutation=PolynomialMutation(),
+                seed=int(self._rng.integers(2**32)),
+            )
+            self._study = optuna.create_study(
+                study_name="crossbreed", sampler=sampler, directions=["maximize"] * setting.num_objectives
+            )
+        self._num_asked = self._num_completed = 0
+        self._breed()
+
+    def ask(self, number: int) -> Point | None:
+        """Returns the next of the generation, or None until all of it has been told."""
+        return self._generation.ask(number)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keeps the outcome; the last of a generation selects the parents of the next."""
+        self._generation.tell(outcome)
+        outcomes = self._generation.outcomes
+        if outcomes is None:
+            return
+        for trial, told in zip(self._trials, outcomes, strict=True):
+            if told.status is Status.FAILED:
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._study.tell(trial, measured(told) or (-math.inf,) * self._num_objectives)
+                self._num_completed += 1
+        self._breed()
+
+    def _breed(self) -> None:
+        """Asks for what the generation lacks: all of a new one, or replacements of those that FAILED."""
+        num_lacking = self._population - self._num_completed % self._population
+        self._trials = [self._ask_trial() for _ in range(num_lacking)]
+        units = [[trial.params[name] for name in self._axes] for trial in self._trials]
+        self._generation = Generation([from_unit(self._box, unit) for unit in units])
+
+    def _ask_trial(self) -> Trial:
+        if self._start is not None and self._num_completed < self._population:
+            step = self._spread * self._rng.standard_normal(self._box.dim) if self._num_asked else 0.0
+            unit = np.clip(self._start + step, 0.0, 1.0)
+            self._study.enqueue_trial(dict(zip(self._axes, map(float, unit), strict=True)))
+        self._num_asked += 1
+        return self._study.ask(self._axes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna announces studies in its log and its newer operators as experimental: not the user's concern."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(verbosity, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

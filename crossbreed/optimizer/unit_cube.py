@@ -1,0 +1,28 @@
+"""The box as a unit cube, so that one step size fits coordinates of every range (weights, log densities, genes)."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crossbreed.optimizer.protocol import Box
+from crossbreed.types import Point
+
+
+def to_unit(box: Box, point: Point) -> NDArray[np.float64]:
+    """Returns the point in the cube, clipped into it; a coordinate that cannot move is at 0.5.
+
+    >>> to_unit(Box(low=(-0.5, 3.0), high=(1.5, 3.0)), (0.0, 3.0)).tolist()
+    [0.25, 0.5]
+    """
+    low, width = np.array(box.low), np.subtract(box.high, box.low)
+    middle = np.full(box.dim, 0.5)
+    return np.clip(np.divide(np.subtract(point, low), width, out=middle, where=width > 0), 0.0, 1.0)
+
+
+def from_unit(box: Box, unit: ArrayLike) -> Point:
+    """Returns the point of the box, inside it whatever the rounding.
+
+    >>> from_unit(Box(low=(-0.5,), high=(1.5,)), [0.25])
+    (0.0,)
+    """
+    inside = np.clip(box.low + np.asarray(unit) * np.subtract(box.high, box.low), box.low, box.high)
+    return tuple(float(value) for value in inside)
