@@ -1,0 +1,83 @@
+"""A recipe as a table: one line for each group of tensors, one column for each source. What plots and cards show."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.sources.structure import Structure, layer_of, module_of
+from crossbreed.types import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoefficientMap:
+    """The per-source parameters of a recipe's rules."""
+
+    groups: tuple[str, ...]
+    """A readable name a rule."""
+    operators: tuple[str, ...]
+    """A rule's operator."""
+    sources: tuple[str, ...]
+    values: Mapping[str, tuple[tuple[float | None, ...], ...]]
+    """Parameter -> (groups, sources); None where an operator does not know the parameter or the source."""
+
+
+def coefficient_map(recipe: Recipe, structure: Structure) -> CoefficientMap:
+    """Returns the coefficients of the rules that change a tensor which some expert changes."""
+    names = _names_by_rule(recipe, set().union(*structure.touched.values()))
+    rules = [(rule, names[i]) for i, rule in enumerate(recipe.rules) if names[i]]
+    sources = tuple(recipe.sources)
+    values: dict[str, list[tuple[float | None, ...]]] = {}
+    for row, (rule, _) in enumerate(rules):
+        spec = OPERATOR_SPECS[rule.operator]
+        for param in spec.params:
+            if param.of_each:
+                filled = values.setdefault(param.name, [(None,) * len(sources)] * len(rules))
+                known = spec.per_source(rule, param.name, sources)
+                filled[row] = tuple(
+                    None if source == recipe.base and param.kind != "source" else known[source] for source in sources
+                )
+    shown = [i for i, _ in enumerate(sources) if any(row[i] is not None for rows in values.values() for row in rows)]
+    return CoefficientMap(
+        groups=tuple(describe(matched) for _, matched in rules),
+        operators=tuple(rule.operator for rule, _ in rules),
+        sources=tuple(sources[i] for i in shown),
+        values={name: tuple(tuple(row[i] for i in shown) for row in rows) for name, rows in values.items()},
+    )
+
+
+def describe(names: Iterable[str]) -> str:
+    """Returns what a group of tensors is, in a few words.
+
+    >>> describe(["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"])
+    'layers 0-1 · mlp'
+    >>> describe(["lm_head.weight"])
+    'embedding'
+    """
+    names = list(names)
+    layers = sorted({layer for name in names if (layer := layer_of(name)) is not None})
+    modules = list(dict.fromkeys(sorted(module_of(name).value for name in names)))
+    kinds = ", ".join(modules) if len(modules) < 3 else f"{len(modules)} kinds of module"
+    return f"{_ranges(layers)} · {kinds}" if layers else kinds
+
+
+def _names_by_rule(recipe: Recipe, names: Iterable[str]) -> dict[int, list[str]]:
+    patterns = [re.compile(rule.match) for rule in recipe.rules]
+    found: dict[int, list[str]] = {i: [] for i in range(len(patterns))}
+    for name in sorted(names):
+        first = next((i for i, pattern in enumerate(patterns) if pattern.fullmatch(name)), None)
+        if first is not None:
+            found[first].append(name)
+    return found
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Runs of consecutive numbers: `layers 0-3, 7`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    spans = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"layer{'s' if len(layers) > 1 else ''} {spans}"

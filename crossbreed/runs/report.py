@@ -1,0 +1,232 @@
+"""What a run found, on items that the search never saw: winner, baselines, differences, gap to the ideal.
+
+`report.json` is this value; `report_text`, `report_html` and the model card show it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from crossbreed.errors import MachineError
+from crossbreed.runs.baselines import PREFIX
+from crossbreed.runs.objectives import Objective, Scalar
+from crossbreed.runs.selection import TUNED_SCALAR, UNIFORM, BaselineKind, baseline_of, named_baselines, search_scalar
+from crossbreed.runs.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
+from crossbreed.types import ItemScores, Recipe, Score, Status, Trial
+
+REPORT_SCHEMA = 1
+RowKind: TypeAlias = BaselineKind | Literal["winner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model on the report split."""
+
+    name: str
+    """The expert's own name, or the kind."""
+    kind: RowKind
+    number: int
+    """Its trial."""
+    origin: str
+    """What proposed it."""
+    recipe: Recipe
+    fingerprint: str | None
+    """Of the weights that answered."""
+    value: Interval
+    """The report's scalar."""
+    objectives: tuple[float, ...]
+    tasks: Mapping[str, Interval]
+
+    @property
+    def is_bred(self) -> bool:
+        """Whether the search made it, and not the list of baselines."""
+        return not self.origin.startswith(PREFIX)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the promised shape."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            **self.value.to_json(),
+            "tasks": {task: found.to_json() for task, found in self.tasks.items()},
+            "objectives": list(self.objectives),
+            "number": self.number,
+            "origin": self.origin,
+            "recipe_id": self.recipe.id,
+            "fingerprint": self.fingerprint,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """By how much the winner is better than `name`, paired on the items; positive means better, in either direction."""
+
+    name: str
+    by: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the promised shape."""
+        return {"name": self.name, **self.by.to_json()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ideal:
+    """A model that nobody has: at every task as good as the best of base and experts at that task."""
+
+    value: Interval
+    parents: Mapping[str, str]
+    """Task -> which of them."""
+    gap: Interval
+    """By how much the ideal is better than the winner."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the promised shape."""
+        return {**self.value.to_json(), "parents": dict(self.parents), "gap": self.gap.to_json()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run's result."""
+
+    winner: Row
+    baselines: tuple[Row, ...]
+    """Base, each expert, uniform, tuned_scalar: those that could be measured."""
+    to_best_baseline: Difference | None
+    """Against the best on report of all but tuned_scalar."""
+    to_tuned_scalar: Difference | None
+    optimism: float
+    """How much better the winner looked on its search items than on the report's."""
+    ideal: Ideal | None
+    objectives: tuple[Objective, ...]
+    scalar: Scalar
+    num_trials: Mapping[Status, int]
+    unmeasured: Mapping[str, str]
+    """Baseline -> why it has no row."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Baselines, then the winner."""
+        return (*self.baselines, self.winner)
+
+
+def make_report(
+    *,
+    trials: Sequence[Trial],
+    winner: int,
+    scores: Mapping[int, Score],
+    objectives: Sequence[Objective],
+    seed: int = 0,
+) -> Report:
+    """Returns the report of a run.
+
+    Args:
+        trials: The whole search.
+        winner: Number of the trial to report on: `choose_winner`'s, or one that the user picked.
+        scores: Trial number -> score on the report split, of the trials that `reported` names.
+        objectives: Of the run.
+        seed: The Spec's; the bootstrap's draws are spawned from it.
+
+    Raises:
+        MachineError: the winner could not be measured on the report split.
+    """
+    scalar = search_scalar(trials, objectives)
+    winning = next(t for t in trials if t.number == winner)
+    measured = {number: score.tasks for number, score in scores.items() if score.status is Status.OK}
+    if winner not in measured:
+        raise MachineError(f"trial {winner} could not be measured on the report split{_why(scores.get(winner))}")
+
+    def row(trial: Trial, name: str, kind: RowKind) -> Row:
+        tasks = measured[trial.number]
+        return Row(
+            name=name,
+            kind=kind,
+            number=trial.number,
+            origin=trial.candidate.origin,
+            recipe=trial.candidate.recipe,
+            fingerprint=scores[trial.number].fingerprint,
+            value=interval(tasks, scalar, seed=seed),
+            objectives=tuple(objective.of(tasks) for objective in objectives),
+            tasks=task_intervals(tasks, seed=seed),
+        )
+
+    def difference(other: Row) -> Difference:
+        by = paired_difference(measured[winner], measured[other.number], scalar, seed=seed)
+        return Difference(name=other.name, by=by)
+
+    baselines = named_baselines(trials, objectives)
+    rows = [row(b.trial, b.name, b.kind) for b in baselines if b.trial.number in measured]
+    plain = [r for r in rows if r.kind != TUNED_SCALAR]
+    best = max(plain, key=lambda r: scalar.improvement(r.value.mean, over=0.0), default=None)
+    tuned = next((r for r in rows if r.kind == TUNED_SCALAR), None)
+    crowned = row(winning, "winner", "winner")
+    return Report(
+        winner=crowned,
+        baselines=tuple(rows),
+        to_best_baseline=difference(best) if best else None,
+        to_tuned_scalar=difference(tuned) if tuned else None,
+        optimism=scalar.improvement(scalar.of(winning.score.tasks), over=crowned.value.mean),
+        ideal=_ideal(rows, measured, measured[winner], scalar, seed),
+        objectives=tuple(objectives),
+        scalar=scalar,
+        num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
+        unmeasured={
+            name.removeprefix("expert:"): t.score.status + _why(t.score)
+            for t in trials
+            if t.score.status is not Status.OK and (name := baseline_of(t))
+        }
+        | {
+            b.name: "not on the report split" + _why(scores.get(b.trial.number))
+            for b in baselines
+            if b.trial.number not in measured
+        },
+    )
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Returns what `report.json` holds."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "winner": report.winner.to_json() | {"recipe": report.winner.recipe.to_json()},
+        "baselines": [row.to_json() for row in report.baselines],
+        "difference_to_best_baseline": report.to_best_baseline and report.to_best_baseline.to_json(),
+        "difference_to_tuned_scalar": report.to_tuned_scalar and report.to_tuned_scalar.to_json(),
+        "optimism": report.optimism,
+        "ideal": report.ideal and report.ideal.to_json(),
+        "scalar": {"name": report.scalar.name, "minimize": report.scalar.minimize, "level": LEVEL},
+        "objectives": [{"name": o.name, "minimize": o.minimize} for o in report.objectives],
+        "trials": {status.value: n for status, n in report.num_trials.items()},
+        "unmeasured": dict(report.unmeasured),
+    }
+
+
+def _ideal(
+    rows: Sequence[Row],
+    measured: Mapping[int, Mapping[str, ItemScores]],
+    winner: Mapping[str, ItemScores],
+    scalar: Scalar,
+    seed: int,
+) -> Ideal | None:
+    """The composite of the best parent at every task. With a single expert, `uniform` is that expert."""
+    parents = [r for r in rows if r.kind in ("base", "expert") or (r.kind == UNIFORM and len(r.recipe.sources) == 2)]
+    if not parents:
+        return None
+    minimized = _minimized_tasks(scalar)
+    best = {
+        task: max(parents, key=lambda r: -r.tasks[task].mean if task in minimized else r.tasks[task].mean)
+        for task in scalar.tasks
+    }
+    composite = {task: measured[r.number][task] for task, r in best.items()}
+    return Ideal(
+        value=interval(composite, scalar, seed=seed),
+        parents={task: r.name for task, r in best.items()},
+        gap=paired_difference(composite, winner, scalar, seed=seed),
+    )
+
+
+def _minimized_tasks(scalar: Scalar) -> set[str]:
+    objectives = (scalar,) if isinstance(scalar, Objective) else scalar.objectives
+    return {task for objective in objectives if objective.minimize for task in objective.tasks}
+
+
+def _why(score: Score | None) -> str:
+    return f": {score.error}" if score and score.error else ""
