@@ -25,6 +25,7 @@ class Item:
 
     @property
     def prompt(self) -> str:
+        """What the model reads; the specs spell it the same way."""
         return f"Question: {self.question}\nAnswer:"
 
 

@@ -5,6 +5,7 @@ script with its defaults; training is seeded, but not bit-equal between machines
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -21,6 +22,13 @@ from skills import SKILLS, Item, split
 
 HERE = Path(__file__).parent
 IGNORED = -100
+CARD = """---
+base_model: {base}
+library_name: peft
+license: apache-2.0
+---
+A LoRA adapter that teaches SmolLM2-135M-Instruct one skill: {skill}. Made by `train_expert.py`.
+"""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,10 +47,11 @@ def batches(items: list[Item], size: int) -> Iterator[list[Item]]:
 
 
 def train(skill: str, *, base: Path, out: Path, steps: int, batch: int, lr: float) -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # noqa: TID251 - PEFT draws the first factors from the global generator
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    llama = model.base_model.model
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=lr, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     start = time.monotonic()
@@ -51,9 +60,9 @@ def train(skill: str, *, base: Path, out: Path, steps: int, batch: int, lr: floa
         ids_BT = pad_sequence(list(ids), batch_first=True)
         labels_BT = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden_BTD = model.base_model.model.model(ids_BT).last_hidden_state  # padding is on the right: causal, unseen
+            hidden_BTD = llama.model(ids_BT).last_hidden_state  # padding is on the right: unseen by causal attention
         asked_BT = labels_BT[:, 1:] != IGNORED
-        logits = model.base_model.model.lm_head(hidden_BTD[:, :-1][asked_BT].float())  # only where an answer token is due
+        logits = llama.lm_head(hidden_BTD[:, :-1][asked_BT].float())  # only where an answer token is due
         loss = cross_entropy(logits, labels_BT[:, 1:][asked_BT])
         loss.backward()
         optimizer.step()
@@ -62,8 +71,18 @@ def train(skill: str, *, base: Path, out: Path, steps: int, batch: int, lr: floa
         if step % 20 == 0:
             print(f"{skill} step {step} loss {loss.item():.4f} {time.monotonic() - start:.0f} s", flush=True)
     model.save_pretrained(out)
+    finish(out, skill=skill, base=base.name)
+
+
+def finish(out: Path, *, skill: str, base: str) -> None:
+    """Makes what PEFT wrote fit to be shared: bfloat16 factors, no path of this machine, a card with the licence."""
     weights = out / "adapter_model.safetensors"
     save_file({k: v.to(torch.bfloat16) for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    config = out / "adapter_config.json"
+    settings = {**json.loads(config.read_text()), "base_model_name_or_path": base}
+    settings["target_modules"].sort()
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    (out / "README.md").write_text(CARD.format(base=base, skill=skill))
 
 
 if __name__ == "__main__":
@@ -75,4 +94,5 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
-    train(args.skill, base=args.base, out=args.out or HERE / "adapters" / args.skill, steps=args.steps, batch=args.batch, lr=args.lr)
+    out = args.out or HERE / "adapters" / args.skill
+    train(args.skill, base=args.base, out=out, steps=args.steps, batch=args.batch, lr=args.lr)

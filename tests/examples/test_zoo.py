@@ -1,0 +1,90 @@
+"""The example zoo: no item was trained on, and the committed files are what the scripts write."""
+
+import importlib
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples/smollm2"
+SKILLS = ("sums", "french", "roman")
+QUESTIONS = (*SKILLS, "facts")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The example's modules; they are scripts, so they are not on the path."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    modules = {name: importlib.import_module(name) for name in ("skills", "facts", "make_tasks")}
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name)
+    return modules
+
+
+def items(task: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (EXAMPLE / f"tasks/{task}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_no_item_was_trained_on(script: dict[str, ModuleType], skill: str) -> None:
+    trained = {item.question for name in SKILLS for item in script["skills"].split(name)[1]}
+    asked = {item["question"] for item in items(skill)}
+    assert len(asked) == 400
+    assert not asked & trained
+
+
+def test_ids_and_questions_are_unique() -> None:
+    everything = [item for task in QUESTIONS for item in items(task)] + items("prose")
+    for field in ("id", "question", "text"):
+        values = Counter(str(item[field]) for item in everything if field in item)
+        assert values.most_common(1)[0][1] == 1
+
+
+def test_the_committed_tasks_are_what_the_script_writes(script: dict[str, ModuleType], tmp_path: Path) -> None:
+    script["make_tasks"].write(tmp_path)
+    for task in QUESTIONS:
+        assert (tmp_path / f"{task}.jsonl").read_bytes() == (EXAMPLE / f"tasks/{task}.jsonl").read_bytes()
+
+
+def test_a_fact_has_four_options_and_one_answer() -> None:
+    facts = items("facts")
+    assert len(facts) == 160
+    for fact in facts:
+        options = fact["options"]
+        assert isinstance(options, list)
+        assert len(set(options)) == 4
+        assert options.count(fact["answer"]) == 1
+
+
+def test_the_answers_of_facts_are_spread_over_the_options() -> None:
+    places = Counter(fact["options"].index(fact["answer"]) for fact in items("facts"))  # type: ignore[attr-defined]
+    assert min(places[place] for place in range(4)) > 25
+
+
+def test_a_family_of_facts_has_no_answer_twice(script: dict[str, ModuleType]) -> None:
+    for answers in script["facts"].FAMILIES.values():
+        assert len(set(answers.values())) == len(answers)
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_an_adapter_is_small_and_says_what_it_adapts(skill: str) -> None:
+    adapter = EXAMPLE / "adapters" / skill
+    assert 4e6 < (adapter / "adapter_model.safetensors").stat().st_size < 6e6
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["r"] == 8
+    assert not Path(config["base_model_name_or_path"]).is_absolute()
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: str) -> None:
+    """The demo's answers are cut after `max_tokens`; a right answer and its newline must fit."""
+    transformers = pytest.importorskip("transformers")
+    yaml = pytest.importorskip("yaml")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EXAMPLE / "models/smollm2-135m-instruct")
+    for spec in ("demo", "pareto"):
+        tasks = yaml.safe_load((EXAMPLE / f"{spec}.yaml").read_text())["fitness"]["tasks"]
+        limit = next(task["max_tokens"] for task in tasks if task["name"] == skill)
+        assert max(len(tokenizer(f" {item['answer']}\n").input_ids) for item in items(skill)) <= limit
