@@ -1,9 +1,11 @@
 """CMA-ES by pycma: samples a normal distribution and moves it towards the better half of each generation.
 
 The default for one objective. It uses nothing but the order of scores, so their scale does not matter, and it averages
-over a generation, so it stands the noise of small validation sets. pycma is driven inside a unit cube with every random
-number drawn from our own generator; nothing that it does here touches numpy's global one (lm-eval re-seeds that at every
-call, which makes pycma about 90 times worse: the conformance suite does the same and wants the same points).
+over a generation, so it stands the noise of small validation sets.
+
+pycma is driven inside a unit cube, and every random number that it draws is our own generator's; nothing that is used
+here touches numpy's global one. (lm-eval re-seeds that at every call, which makes pycma about 90 times worse: the
+conformance suite does the same and wants the same points.)
 """
 
 import math
@@ -116,9 +118,9 @@ class CmaEs:
 def rank_losses(outcomes: Sequence[Outcome]) -> list[float] | None:
     """Returns what CMA-ES is to rank, smaller is better, or None when so little was measured that nothing is learnt.
 
-    FAILED says nothing about a candidate: it stands at the median of what was measured, where CMA-ES gives it next to no
-    weight. INVALID and STOPPED are bad: worse than the worst. With nothing measured, or with more than half FAILED, the
-    same distribution is sampled again.
+    FAILED says nothing about a candidate: it stands at the median of what was measured, where CMA-ES gives it next to
+    no weight. INVALID and STOPPED are bad: worse than the worst. With nothing measured, or with more than half FAILED,
+    the same distribution is sampled again.
 
     >>> ok = [Outcome(number=i, status=Status.OK, values=(float(i),)) for i in range(3)]
     >>> rank_losses([*ok, Outcome(number=3, status=Status.FAILED, values=None)])

@@ -1,4 +1,4 @@
-"""Ask a whole generation, learn once all of it is answered: why a rank-based search is the same on 1 worker and on 40."""
+"""Ask a whole generation, learn once all of it is answered: so a search is the same on 1 worker and on 40."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The optimizer protocol: scores in, points out. An optimizer knows a box; it knows nothing of models.
 
 Asks and tells are driven by the journal: replaying the same sequence of calls on a new optimizer of the same settings
-must bring it to the same state. So all randomness comes from the generator it was built with, and nothing from the clock.
+must bring it to the same state. So all randomness comes from the generator it was built with, none from the clock.
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,9 @@ def to_unit(box: Box, point: Point) -> NDArray[np.float64]:
     [0.25, 0.5]
     """
     low, width = np.array(box.low), np.subtract(box.high, box.low)
-    middle = np.full(box.dim, 0.5)
-    return np.clip(np.divide(np.subtract(point, low), width, out=middle, where=width > 0), 0.0, 1.0)
+    unit = np.full(box.dim, 0.5)
+    np.divide(np.subtract(point, low), width, out=unit, where=width > 0)
+    return unit.clip(0.0, 1.0)
 
 
 def from_unit(box: Box, unit: ArrayLike) -> Point:

@@ -1,4 +1,4 @@
-"""The search-space protocol: a box whose every point decodes to a valid recipe. A space knows structure, never scores."""
+"""The search-space protocol: a box whose every point decodes to a valid recipe. A space knows structure, not scores."""
 
 from typing import Protocol
 
