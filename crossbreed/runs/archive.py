@@ -1,0 +1,30 @@
+"""The archive: which trials are worth keeping. A fold over the journal, never a state of its own."""
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+
+from crossbreed.runs.objectives import Objective
+from crossbreed.types import Trial
+
+
+def best_trial(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:
+    """Returns the trial with the best first objective (then the second, ...); the earliest of equals."""
+    scored = [t for t in trials if t.objectives is not None]
+    return max(scored, key=lambda t: (_utilities(t, objectives), -t.number), default=None)
+
+
+def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    """Returns the trials that no other is better than, by number; of equals the earliest. One objective: the best."""
+    scored = [t for t in trials if t.objectives is not None]
+    if not scored:
+        return []
+    values_TO = np.array([_utilities(t, objectives) for t in scored])
+    kept = moocore.is_nondominated(values_TO, maximise=True)
+    return [trial for trial, keep in zip(scored, kept, strict=True) if keep]
+
+
+def _utilities(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
+    assert trial.objectives is not None
+    return tuple(o.improvement(value, over=0.0) for o, value in zip(objectives, trial.objectives, strict=True))

@@ -1,0 +1,103 @@
+"""The run folder: which file is what. Only the journal is state; the rest is derived from it."""
+
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from crossbreed.errors import InputError
+from crossbreed.runs.history import SplitName
+from crossbreed.types import Score
+
+MIN_FREE_BYTES = 200 * 2**20
+"""A run folder holds text: journals, answers, reports."""
+
+
+class RunFolder:
+    """Paths of one run, and the few writes that are not the journal's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "journal.jsonl"
+        self.spec = path / "spec.yaml"
+        self.archive = path / "archive.json"
+        self.report_json = path / "report.json"
+        self.report_html = path / "report.html"
+        self.log = path / "log.txt"
+        self.recipes = path / "recipes"
+
+    def create(self) -> None:
+        """Makes the folder, or raises InputError where it cannot be written."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("the run folder is a file", where=str(self.path), fix="choose another --out")
+        if self.path.is_dir() and not self.journal.exists() and any(self.path.iterdir()):
+            raise InputError(
+                "the output folder is not empty and is not a run",
+                expected="an empty or new folder, or one with a journal.jsonl",
+                where=str(self.path),
+                fix="choose another --out",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"the run folder cannot be written: {error.strerror}", where=str(self.path), fix="choose another --out"
+            ) from None
+        free_bytes = shutil.disk_usage(self.path).free
+        if free_bytes < MIN_FREE_BYTES:
+            raise InputError(
+                "not enough disk for the run folder",
+                expected=f"{MIN_FREE_BYTES >> 20} MiB free",
+                got=f"{free_bytes >> 20} MiB",
+                where=str(self.path),
+                fix="free some space, or choose another --out",
+            )
+
+    def existing(self) -> "RunFolder":
+        """Returns itself, or raises InputError when no run has been started here."""
+        if not self.journal.exists():
+            raise InputError("this is not a run folder", expected="a journal.jsonl", where=str(self.path))
+        return self
+
+    def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
+        """Keeps what the model said, for `show --trial N --answers`."""
+        if score.texts:
+            (self.path / "answers").mkdir(exist_ok=True)
+            payload = {
+                task: dict(zip(score.tasks[task].item_ids, texts, strict=True)) for task, texts in score.texts.items()
+            }
+            content = gzip.compress(json.dumps(payload, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
+            write_atomically(self._answers(split, number), content)
+
+    def answers(self, split: SplitName, number: int) -> dict[str, dict[str, str]]:
+        """Returns task -> item id -> text, empty when nothing was generated."""
+        path = self._answers(split, number)
+        loaded: dict[str, dict[str, str]] = json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+        return loaded
+
+    def write_json(self, path: Path, value: Any) -> None:  # any JSON value
+        """Writes a derived file, whole or not at all."""
+        write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def _answers(self, split: SplitName, number: int) -> Path:
+        return self.path / "answers" / f"{number:06d}.{split}.json.gz"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` in one step: a reader sees the old content or the new."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

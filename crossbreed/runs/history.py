@@ -1,0 +1,136 @@
+"""What a journal says, folded: candidates, their scores on each split, and the records that say so."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from crossbreed.recipes import parse_recipe
+from crossbreed.runs.journal import CLOCK, Record
+from crossbreed.types import Candidate, Cost, ItemScores, Score, Status, Trial
+
+SplitName: TypeAlias = Literal["search", "select", "report"]
+ItemIds: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Split -> task -> item ids, in the order in which they are offered."""
+
+
+@dataclass(slots=True)
+class History:
+    """The fold. `apply` takes records in journal order."""
+
+    item_ids: ItemIds
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    scores: dict[tuple[SplitName, int], Score] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """The answered candidates of the search, by number."""
+    elapsed_s: float = 0.0
+    """Time spent searching, over all resumes."""
+    is_finished: bool = False
+    """The last thing that happened was the end."""
+
+    def apply(self, record: Record) -> None:
+        """Takes one record in."""
+        self.is_finished = record["kind"] == "end"
+        if record["kind"] == "ask":
+            candidate = candidate_of(record)
+            self.candidates[candidate.number] = candidate
+        elif record["kind"] == "tell":
+            self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        split, number = record["split"], record["number"]
+        score = score_of(record, self.item_ids[split])
+        self.scores[split, number] = score
+        if split == "search":
+            self.elapsed_s = max(self.elapsed_s, record[CLOCK]["elapsed"])
+            objectives = record["objectives"]
+            self.trials[number] = Trial(
+                candidate=self.candidates[number],
+                score=score,
+                objectives=None if objectives is None else tuple(objectives),
+                provenance={key: str(record[CLOCK][key]) for key in ("attempts", "worker") if key in record[CLOCK]},
+            )
+
+    @property
+    def pending(self) -> list[Candidate]:
+        """Asked and never answered: in flight when the last driver ended."""
+        return [c for number, c in sorted(self.candidates.items()) if number not in self.trials]
+
+    def scores_of(self, split: SplitName) -> dict[int, Score]:
+        """Trial number -> score on a split."""
+        return {number: score for (where, number), score in self.scores.items() if where == split}
+
+    @property
+    def ok_trials(self) -> list[Trial]:
+        """Trials that have a value, by number."""
+        return [t for _, t in sorted(self.trials.items()) if t.score.status is Status.OK]
+
+
+def fold(records: Iterable[Record]) -> History:
+    """Returns what a whole journal says; its first record names the items."""
+    records = list(records)
+    history = History(item_ids=item_ids_of(records[0]) if records else {})
+    for record in records[1:]:
+        history.apply(record)
+    return history
+
+
+def item_ids_of(run_record: Record) -> ItemIds:
+    """Returns the splits that the first record of a journal states."""
+    return {
+        split: {task: tuple(ids) for task, ids in tasks.items()} for split, tasks in run_record["items"].items()
+    }
+
+
+def ask_record(candidate: Candidate) -> Record:
+    """A candidate as the journal has it."""
+    return {
+        "kind": "ask",
+        "number": candidate.number,
+        "origin": candidate.origin,
+        "point": None if candidate.point is None else list(candidate.point),
+        "parents": list(candidate.parents),
+        "recipe": candidate.recipe.to_json(),
+    }
+
+
+def candidate_of(record: Record) -> Candidate:
+    """The candidate of an `ask` record."""
+    return Candidate(
+        number=record["number"],
+        recipe=parse_recipe(record["recipe"]),
+        origin=record["origin"],
+        point=None if record["point"] is None else tuple(record["point"]),
+        parents=tuple(record["parents"]),
+    )
+
+
+def tell_record(
+    number: int, split: SplitName, score: Score, *, objectives: tuple[float, ...] | None, clock: Mapping[str, Any]
+) -> Record:
+    """A score as the journal has it: values in the order of the split's item ids."""
+    return {
+        "kind": "tell",
+        "number": number,
+        "split": split,
+        "status": score.status.value,
+        "objectives": None if objectives is None else list(objectives),
+        "tasks": {name: list(scores.values) for name, scores in score.tasks.items()},
+        "fingerprint": score.fingerprint,
+        "items": score.cost.items,
+        "tokens": score.cost.tokens,
+        CLOCK: {"seconds": dict(score.cost.seconds), "error": score.error, **clock},
+    }
+
+
+def score_of(record: Record, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
+    """The score of a `tell` record; `item_ids` are its split's."""
+    return Score(
+        status=Status(record["status"]),
+        tasks={
+            name: ItemScores(item_ids=item_ids[name][: len(values)], values=tuple(values))
+            for name, values in record["tasks"].items()
+        },
+        fingerprint=record["fingerprint"],
+        cost=Cost(items=record["items"], tokens=record["tokens"], seconds=record[CLOCK]["seconds"]),
+        error=record[CLOCK]["error"],
+    )

@@ -1,0 +1,114 @@
+"""The journal: the only state of a run. Everything else in the run folder can be rebuilt from it.
+
+One JSON object a line, appended and fsynced by one writer; `docs/journal.md` specifies the format.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from crossbreed.errors import InputError
+from crossbreed.types import canonical_json
+
+JOURNAL_SCHEMA = 1
+Record: TypeAlias = dict[str, Any]
+"""A JSON object with a `kind`."""
+CLOCK = "clock"
+"""The one key under which a record keeps what differs between equal runs: times, attempts, versions, worker."""
+
+
+class Journal:
+    """An open journal. Holds the run folder's lock: a second driver is refused until this one is closed or dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = _lock(path.with_name("lock"))
+        self.records = tuple(read(path))
+        _cut_torn_tail(path)
+        self._file = path.open("ab")
+        _sync_folder(path.parent)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one line and returns once it is on the disk."""
+        self._file.write(canonical_json(record).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file and frees the lock."""
+        self._file.close()
+        self._lock.close()
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Yields the whole records of a journal; a torn last line is not one.
+
+    Raises:
+        InputError: a line before the last is not a record, or the schema is not ours.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or "kind" not in record:
+                raise ValueError("not an object with a kind")
+        except ValueError as error:
+            raise InputError(
+                "the journal is damaged",
+                expected="one JSON record a line",
+                got=f"{line[:60]!r} ({error})",
+                where=f"{path}, line {number}",
+                fix="restore the file from a backup, or cut it before this line: the trials after it are answered again",
+            ) from None
+        if number == 1 and record.get("schema") != JOURNAL_SCHEMA:
+            raise InputError(
+                "the journal has another format",
+                expected=f"schema {JOURNAL_SCHEMA}",
+                got=f"schema {record.get('schema')}",
+                where=str(path),
+                fix="go on with the version of crossbreed that wrote it",
+            )
+        yield record
+
+
+def without_clock(records: Iterable[Record]) -> list[Record]:
+    """Returns the records as two equal runs share them: times and retries aside."""
+    return [{key: value for key, value in record.items() if key != CLOCK} for record in records]
+
+
+def _cut_torn_tail(path: Path) -> None:
+    """Cuts what a kill left of an unfinished last line, so that the next append starts a line of its own."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+
+def _lock(path: Path) -> IO[str]:
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel, also after SIGKILL
+    except OSError:
+        file.close()
+        raise InputError(
+            "another driver is working on this run folder",
+            where=str(path.parent),
+            fix="wait for it or stop it; two drivers would write one journal",
+        ) from None
+    return file
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

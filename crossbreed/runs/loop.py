@@ -1,0 +1,140 @@
+"""The search loop: propose, journal, answer, journal, tell. It holds no state that the journal does not."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from crossbreed.errors import MachineError
+from crossbreed.runs.history import History, SplitName, ask_record, candidate_of, tell_record
+from crossbreed.runs.journal import Journal, Record
+from crossbreed.runs.objectives import Objective
+from crossbreed.runs.pool import Job, Pool
+from crossbreed.runs.proposer import Proposer
+from crossbreed.types import Candidate, Outcome, Score, Status, Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """When to stop asking. Candidates in flight are still answered."""
+
+    trials: int | None
+    """The optimizer's trials; the baselines come on top."""
+    seconds: float | None
+    """Time spent searching, over all resumes."""
+
+
+class Loop:
+    """One search over one journal."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        history: History,
+        proposer: Proposer,
+        objectives: tuple[Objective, ...],
+        budget: Budget,
+        keep_answers: Callable[[SplitName, int, Score], None],
+        watch: Callable[[Trial, History], None],
+    ) -> None:
+        self._journal, self._history, self._proposer = journal, history, proposer
+        self._objectives, self._budget = objectives, budget
+        self._keep_answers, self._watch = keep_answers, watch
+
+    def replay(self, records: tuple[Record, ...]) -> None:
+        """Brings history and optimizer to where the journal's last record left them."""
+        for record in records:
+            self._history.apply(record)
+            if record["kind"] == "ask":
+                self._proposer.replay(candidate_of(record))
+            elif record["kind"] == "tell" and record["split"] == "search":
+                self._proposer.tell(self._outcome(self._history.trials[record["number"]]))
+
+    def search(self, pool: Pool) -> None:
+        """Runs until the budget is spent and every candidate asked has been answered.
+
+        Raises:
+            MachineError: every trial of the search FAILED.
+        """
+        again = self._history.pending
+        before_s, start, freed = self._history.elapsed_s, 0.0, 0.0
+        began: dict[int, float] = {}
+        while True:
+            elapsed_s = before_s + (freed - start)
+            while pool.idle and (candidate := again.pop(0) if again else self._ask(elapsed_s)):
+                pool.submit(Job(number=candidate.number, split="search", recipe=candidate.recipe))
+                start = start or time.monotonic()  # the first submit also starts the workers: not searching yet
+                began[candidate.number] = freed = freed or start
+            if not pool.busy:
+                break
+            if answered := pool.wait():
+                freed = time.monotonic()
+                score = _with_other(answered.score, freed - began[answered.job.number])
+                self.record(answered.job.number, "search", score, {**answered.clock, "elapsed": before_s + freed - start})
+        if self._history.trials and all(t.score.status is Status.FAILED for t in self._history.trials.values()):
+            last = self._history.trials[max(self._history.trials)]
+            raise MachineError(f"every trial FAILED, the last with: {last.score.error}")
+
+    def answer(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
+        """Has trials of the search answered on another split, those that have not been measured there yet."""
+        missing = [t.candidate for t in trials if not self._is_measured(split, t.number)]
+        while missing or pool.busy:
+            while missing and pool.idle:
+                candidate = missing.pop(0)
+                pool.submit(Job(number=candidate.number, split=split, recipe=candidate.recipe))
+            if answered := pool.wait():
+                self.record(answered.job.number, split, answered.score, answered.clock)
+
+    def record(self, number: int, split: SplitName, score: Score, clock: Mapping[str, object]) -> None:
+        """Journals one answer, then lets everyone know it: the disk first."""
+        objectives = self._objective_values(score) if score.status is Status.OK else None
+        self._keep_answers(split, number, score)
+        self._write(tell_record(number, split, score, objectives=objectives, clock=clock))
+        if split == "search":
+            trial = self._history.trials[number]
+            self._proposer.tell(self._outcome(trial))
+            self._watch(trial, self._history)
+
+    def end(self) -> None:
+        """Journals that nothing is left to do, unless that is what the journal says already."""
+        if not self._history.is_finished:
+            self._write({"kind": "end"})
+
+    def _is_measured(self, split: SplitName, number: int) -> bool:
+        score = self._history.scores.get((split, number))
+        return score is not None and score.status is not Status.FAILED
+
+    def _ask(self, elapsed_s: float) -> Candidate | None:
+        """Journals the next candidate before any work on it starts; None when the budget or the optimizer says wait."""
+        num_bred = self._proposer.num_asked - self._proposer.num_firsts
+        if num_bred >= 0 and (
+            (self._budget.trials is not None and num_bred >= self._budget.trials)
+            or (self._budget.seconds is not None and elapsed_s >= self._budget.seconds)
+        ):
+            return None
+        candidate = self._proposer.propose()
+        if candidate is not None:
+            self._write(ask_record(candidate))
+        return candidate
+
+    def _write(self, record: Record) -> None:
+        self._journal.append(record)
+        self._history.apply(record)
+
+    def _objective_values(self, score: Score) -> tuple[float, ...]:
+        return tuple(objective.of(score.tasks) for objective in self._objectives)
+
+    def _outcome(self, trial: Trial) -> Outcome:
+        """The optimizer's view: every objective is to be maximised."""
+        values = trial.objectives and tuple(
+            objective.improvement(value, over=0.0)
+            for value, objective in zip(trial.objectives, self._objectives, strict=True)
+        )
+        return Outcome(number=trial.number, status=trial.score.status, values=values)
+
+
+def _with_other(score: Score, wall_s: float) -> Score:
+    """Adds what neither building the candidate nor answering took, from the moment its worker was free for it."""
+    other_s = wall_s - math.fsum(score.cost.seconds.values())
+    return replace(score, cost=replace(score.cost, seconds={**score.cost.seconds, "other": max(0.0, other_s)}))

@@ -1,0 +1,188 @@
+"""What a Spec builds: sources, tasks, splits, space, objectives. Everything that can be wrong is found here, in seconds."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import AnyItems, Task, load_tasks
+from crossbreed.optimizer import Box, Optimizer, Setting, build_optimizer
+from crossbreed.randomness import spawn
+from crossbreed.recipes import load_recipe
+from crossbreed.runs.baselines import baselines
+from crossbreed.runs.history import ItemIds
+from crossbreed.runs.journal import CLOCK, JOURNAL_SCHEMA, Record
+from crossbreed.runs.loop import Budget
+from crossbreed.runs.objectives import Objective, build_objectives
+from crossbreed.runs.proposer import Proposer
+from crossbreed.runs.provenance import versions
+from crossbreed.runs.selection import NUM_FINALISTS
+from crossbreed.runs.spec import Spec
+from crossbreed.search_spaces import SearchSpace, build_space
+from crossbreed.sources import Sources, open_sources
+from crossbreed.types import Point, Recipe, canonical_json, content_id
+
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_NOT_IDENTITY: Any = {
+    "name": True,
+    "workers": True,
+    "optimizer": {"budget"},
+    "sources": True,  # their content hashes say it better than their paths
+    "warm_start": True,  # their recipes are asked
+    "fitness": {"tasks": {"__all__": {"items"}}},  # their items' contents are hashed
+}
+"""What of a Spec may differ between the run that began a folder and the one that goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The parts of a run, before anything heavy starts."""
+
+    spec: Spec
+    sources: Sources
+    tasks: list[Task]
+    items: Mapping[str, Mapping[str, AnyItems]]
+    """Split -> task -> items."""
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    dtype: str
+    warm_starts: tuple[tuple[str, Recipe], ...]
+
+    @property
+    def budget(self) -> Budget:
+        """When the search ends."""
+        budget = self.spec.optimizer.budget
+        return Budget(trials=budget.trials, seconds=None if budget.minutes is None else budget.minutes * 60)
+
+    @property
+    def item_ids(self) -> ItemIds:
+        """The splits by item id, as the journal records them."""
+        return {
+            split: {name: tuple(item.id for item in items.items) for name, items in tasks.items()}
+            for split, tasks in self.items.items()
+        }
+
+    def firsts(self) -> list[tuple[str, Recipe]]:
+        """Baselines and warm starts: answered before the optimizer asks."""
+        return [*baselines(self.sources.structure.hashes, dtype=self.dtype), *self.warm_starts]
+
+    def describe(self) -> str:
+        """What the run will cost, for a person to agree to before it starts."""
+        num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}
+        num_experts = len(self.sources.experts)
+        budget = self.spec.optimizer.budget
+        until = " or ".join(
+            [f"{budget.trials} trials"] * bool(budget.trials) + [f"{budget.minutes:g} minutes"] * bool(budget.minutes)
+        )
+        return (
+            f"{self.spec.name}: {num_experts} experts, {len(self.space.names)} coordinates, {self.spec.optimizer.kind}\n"
+            f"  search  {len(self.firsts())} baselines and {until}, {num_items['search']} items each\n"
+            f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
+            f"  report  {num_experts + 4} models, {num_items['report']} items each\n"
+            f"  weights {self.merged_bytes / 1e9:.2f} GB a candidate, in memory only"
+        )
+
+    @property
+    def merged_bytes(self) -> int:
+        """Size of one candidate's tensors."""
+        return sum(math.prod(info.shape) for info in self.sources.structure.tensors.values()) * _BYTES[self.dtype]
+
+    def proposer(self) -> Proposer:
+        """A new proposer, at its beginning."""
+        return Proposer(
+            space=self.space,
+            firsts=self.firsts(),
+            make_optimizer=self._make_optimizer,
+            origin=self.spec.optimizer.kind,
+        )
+
+    def run_record(self) -> Record:
+        """The journal's first line: what makes this run this run."""
+        return {
+            "kind": "run",
+            "schema": JOURNAL_SCHEMA,
+            "spec": self.spec.model_dump(mode="json", exclude=_NOT_IDENTITY),
+            "sources": dict(self.sources.structure.hashes),
+            "coordinates": list(self.space.names),
+            "items": {s: {t: list(ids) for t, ids in tasks.items()} for s, tasks in self.item_ids.items()},
+            CLOCK: {"versions": versions()},
+        }
+
+    def _make_optimizer(self, start: Point | None) -> Optimizer:
+        setting = Setting(
+            box=Box(low=self.space.low, high=self.space.high),
+            num_objectives=len(self.objectives),
+            start=start,
+            rng=spawn(self.spec.seed, "optimizer"),
+        )
+        return build_optimizer(self.spec.optimizer, setting)
+
+
+def build_plan(spec: Spec) -> Plan:
+    """Builds every part of a run but the engine.
+
+    Raises:
+        InputError: anything that would make the run fail later, where it can be known now.
+    """
+    sources = open_sources(spec.sources.base, spec.sources.experts)
+    tasks = load_tasks(spec.fitness.tasks)
+    dtype = next(iter(sources.structure.tensors.values())).dtype if spec.dtype == "auto" else spec.dtype
+    plan = Plan(
+        spec=spec,
+        sources=sources,
+        tasks=tasks,
+        items=spec.split(tasks),
+        space=build_space(spec.space, sources.structure, dtype),
+        objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
+        dtype=dtype,
+        warm_starts=tuple(_warm_starts(spec, sources.structure.hashes)),
+    )
+    plan._make_optimizer(None)  # refuses what it cannot do now, not after the baselines
+    return plan
+
+
+def check_same_run(recorded: Record, planned: Record, *, where: Path) -> None:
+    """Refuses to go on with another Spec than the one that began the folder.
+
+    Raises:
+        InputError: naming the first few settings that differ.
+    """
+    before, now = (dict(_leaves({k: v for k, v in r.items() if k != CLOCK})) for r in (recorded, planned))
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if differing:
+        lines = [f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"[:160] for key in differing[:5]]
+        raise InputError(
+            "this run folder was begun with another spec",
+            expected="the same sources, space, optimizer, tasks, splits and seed (budget and workers may change)",
+            got="\n            ".join(lines) + (f"\n            and {len(differing) - 5} more" * (len(differing) > 5)),
+            where=str(where),
+            fix="choose another --out, or undo the change",
+        )
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # any JSON value
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and path.startswith("items."):
+        yield path, f"{len(value)} items ({content_id(canonical_json(value))})"
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _warm_starts(spec: Spec, hashes: Mapping[str, str]) -> Iterator[tuple[str, Recipe]]:
+    for index, path in enumerate(spec.warm_start):
+        recipe = load_recipe(Path(path))
+        if dict(recipe.sources) != dict(hashes):
+            raise InputError(
+                "a warm start merges other sources than this spec",
+                expected=", ".join(f"{name} {hash_[:12]}" for name, hash_ in hashes.items()),
+                got=", ".join(f"{name} {hash_[:12]}" for name, hash_ in recipe.sources.items()),
+                where=path,
+            )
+        yield f"warm_start:{index}", recipe

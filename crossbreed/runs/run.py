@@ -1,0 +1,158 @@
+"""A run from spec to report. The same function starts one, goes on with one, and finds that one is finished."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs.archive import pareto_front
+from crossbreed.runs.folder import RunFolder, write_atomically
+from crossbreed.runs.history import History
+from crossbreed.runs.journal import Journal
+from crossbreed.runs.loop import Loop
+from crossbreed.runs.plan import Plan, build_plan, check_same_run
+from crossbreed.runs.pool import Evaluator, LazyPool, LocalPool, Pool
+from crossbreed.runs.progress import Progress
+from crossbreed.runs.report import Report, make_report, report_json
+from crossbreed.runs.report_html import report_html
+from crossbreed.runs.ray_pool import RayPool
+from crossbreed.runs.report_text import summary
+from crossbreed.runs.selection import choose_winner, finalists, reported
+from crossbreed.runs.spec import Spec, dump_spec, load_spec
+from crossbreed.runs.worker import Worker
+
+
+def run(spec: Spec, out: Path) -> Report:
+    """Searches until the budget is spent, picks the winner, reports.
+
+    An existing run folder of the same Spec is gone on with; what is done is not done again.
+
+    Args:
+        spec: What to run.
+        out: The run folder.
+
+    Returns:
+        The report, also written to the folder.
+
+    Raises:
+        InputError: the spec or the folder is wrong.
+        MachineError: no worker could be started, or nothing could be measured.
+    """
+    folder = RunFolder(out)
+    folder.create()
+    plan = build_plan(spec)
+    print(plan.describe(), flush=True)
+    with _open(plan, folder) as (loop, history), _pool(plan) as pool:
+        loop.search(pool)
+        return _judge(plan, folder, loop, history, pool)
+
+
+def report(path: Path) -> Report:
+    """Answers what a run's report still needs, without searching on, and writes it.
+
+    Raises:
+        InputError: the folder is no run, or its sources or items have changed.
+    """
+    folder = RunFolder(path).existing()
+    plan = build_plan(load_spec(folder.spec))
+    with _open(plan, folder) as (loop, history), _pool(plan) as pool:
+        return _judge(plan, folder, loop, history, pool)
+
+
+@contextmanager
+def _open(plan: Plan, folder: RunFolder) -> Iterator[tuple[Loop, History]]:
+    """The journal, locked and replayed."""
+    journal = Journal(folder.journal)
+    proposer = plan.proposer()
+    progress = Progress(objectives=plan.objectives, budget=plan.budget, num_firsts=proposer.num_firsts)
+    try:
+        planned = plan.run_record()
+        if journal.records:
+            check_same_run(journal.records[0], planned, where=folder.path)
+        else:
+            journal.append(planned)
+        write_atomically(folder.spec, dump_spec(plan.spec).encode())
+        history = History(item_ids=plan.item_ids)
+        loop = Loop(
+            journal=journal,
+            history=history,
+            proposer=proposer,
+            objectives=plan.objectives,
+            budget=plan.budget,
+            keep_answers=folder.keep_answers,
+            watch=progress,
+        )
+        loop.replay(journal.records[1:])
+        yield loop, history
+    finally:
+        progress.close()
+        journal.close()
+
+
+@contextmanager
+def _pool(plan: Plan) -> Iterator[Pool]:
+    pool = LazyPool(partial(_start_pool, plan))
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _start_pool(plan: Plan) -> Pool:
+    """Starts what the Spec says; a worker proves its swap before it is given a job."""
+    workers = plan.spec.workers
+    print(f"starting {'Ray and ' if workers.executor == 'ray' else ''}the engine ...", flush=True)
+    make = partial(_start_worker, plan.spec)
+    if workers.executor == "local":
+        return LocalPool(make(), retries=workers.retries)
+    return RayPool(
+        make,
+        count=None if workers.count == "auto" else workers.count,
+        cpus=workers.cpus,
+        gpus=workers.gpus,
+        address=workers.address,
+        retries=workers.retries,
+    )
+
+
+def _start_worker(spec: Spec) -> Evaluator:
+    worker = Worker(build_plan(spec))
+    worker.canary()
+    return worker
+
+
+def _judge(plan: Plan, folder: RunFolder, loop: Loop, history: History, pool: Pool) -> Report:
+    """Selection split, winner, report split, derived files."""
+    trials = history.ok_trials
+    loop.answer("select", finalists(trials, plan.objectives), pool)
+    winner = choose_winner(trials, plan.objectives, history.scores_of("select"))
+    loop.answer("report", reported(trials, plan.objectives, winner.number), pool)
+    loop.end()
+    found = make_report(
+        trials=sorted(history.trials.values(), key=lambda t: t.number),
+        winner=winner.number,
+        scores=history.scores_of("report"),
+        objectives=plan.objectives,
+        seed=plan.spec.seed,
+    )
+    _write_derived(plan, folder, history, found)
+    return found
+
+
+def _write_derived(plan: Plan, folder: RunFolder, history: History, found: Report) -> None:
+    """Everything here can be rebuilt from the journal."""
+    front = pareto_front(history.ok_trials, plan.objectives)
+    folder.write_json(folder.archive, {"schema": 1, "archive": [trial.number for trial in front]})
+    folder.recipes.mkdir(exist_ok=True)
+    for number in {found.winner.number, *(trial.number for trial in front)}:
+        recipe = history.candidates[number].recipe
+        write_atomically(folder.recipes / f"{number:06d}.yaml", dump_recipe(recipe).encode())
+    folder.write_json(folder.report_json, report_json(found))
+    all_trials = sorted(history.trials.values(), key=lambda t: t.number)
+    page = report_html(found, trials=all_trials, title=plan.spec.name, structure=plan.sources.structure)
+    write_atomically(folder.report_html, page.encode())
+    Console().print(summary(found))
+    print(f"\nreport: {folder.report_html}")

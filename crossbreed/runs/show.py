@@ -1,0 +1,150 @@
+"""A run folder read back: for a person, or as the JSON that is promised to scripts. Needs no engine and no sources."""
+
+import fcntl
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from crossbreed.errors import InputError
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs.archive import best_trial, pareto_front
+from crossbreed.runs.folder import RunFolder
+from crossbreed.runs.history import History, SplitName, fold
+from crossbreed.runs.journal import read
+from crossbreed.runs.objectives import Objective, build_objectives
+from crossbreed.runs.selection import baseline_of
+from crossbreed.runs.spec import Spec, load_spec
+from crossbreed.types import Status, Trial
+
+State: TypeAlias = Literal["running", "interrupted", "finished"]
+PHASES = ("materialize", "swap", "answer", "other")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run folder, read."""
+
+    folder: RunFolder
+    spec: Spec
+    history: History
+    objectives: tuple[Objective, ...]
+    state: State
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The search's trials, by number."""
+        return sorted(self.history.trials.values(), key=lambda t: t.number)
+
+
+def open_run(path: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        InputError: it is none, or its journal is damaged.
+    """
+    folder = RunFolder(path).existing()
+    spec = load_spec(folder.spec)
+    history = fold(read(folder.journal))
+    objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
+    state: State = "running" if _is_locked(path / "lock") else "finished" if history.is_finished else "interrupted"
+    return Run(folder=folder, spec=spec, history=history, objectives=objectives, state=state)
+
+
+def show_json(path: Path) -> dict[str, Any]:
+    """Returns what `show --json` promises."""
+    run = open_run(path)
+    ok = run.history.ok_trials
+    best = best_trial(ok, run.objectives)
+    return {
+        "schema": 1,
+        "name": run.spec.name,
+        "state": run.state,
+        "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
+        "trials": [_trial_json(trial) for trial in run.trials],
+        "best": [best.number] if best else [],
+        "archive": [trial.number for trial in pareto_front(ok, run.objectives)],
+        "seconds_by_phase": seconds_by_phase(ok),
+        "counts": {status.value: sum(t.score.status is status for t in run.trials) for status in Status},
+    }
+
+
+def show_text(path: Path) -> str:
+    """Returns the run for a person: state, baselines, the best trials, where the time went."""
+    run = open_run(path)
+    ok = run.history.ok_trials
+    front = {trial.number for trial in pareto_front(ok, run.objectives)}
+    ranked = sorted(ok, key=lambda t: [-o.improvement(v, 0.0) for o, v in zip(run.objectives, t.objectives or ())])
+    shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if baseline_of(t)}
+    failed = sum(t.score.status is Status.FAILED for t in run.trials)
+    lines = [
+        f"{run.spec.name}: {run.state}, {len(run.trials)} trials"
+        + (f", {failed} FAILED (not measured)" if failed else ""),
+        f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
+    ]
+    lines += [
+        f"{t.number:>6}  {t.candidate.origin:<28}"
+        + "  ".join(f"{value:>14.4f}" for value in t.objectives or ())
+        + ("  *" if t.number in front else "")
+        for t in ranked
+        if t.number in shown
+    ]
+    phases = seconds_by_phase(ok)
+    total = sum(phases.values()) or 1.0
+    lines.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
+    lines.append("time of a trial: " + ", ".join(f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items()))
+    return "\n".join(lines)
+
+
+def show_trial(path: Path, number: int, *, answers: bool) -> str:
+    """Returns one trial in full: recipe, scores, and what the model said if asked."""
+    run = open_run(path)
+    if number not in run.history.trials:
+        raise InputError(f"the run has no trial {number}", expected=f"0 to {len(run.trials) - 1}", where=str(path))
+    trial = run.history.trials[number]
+    lines = [json.dumps(_trial_json(trial) | {"recipe": None}, indent=2), "", dump_recipe(trial.candidate.recipe)]
+    if answers:
+        splits: tuple[SplitName, ...] = ("search", "select", "report")
+        said = {split: found for split in splits if (found := run.folder.answers(split, number))}
+        lines.append(yaml.safe_dump(said, allow_unicode=True, sort_keys=False))
+    return "\n".join(lines)
+
+
+def seconds_by_phase(trials: list[Trial]) -> dict[str, float]:
+    """Returns the mean seconds that a trial spends in each phase."""
+    if not trials:
+        return {}
+    return {phase: fmean(trial.score.cost.seconds.get(phase, 0.0) for trial in trials) for phase in PHASES}
+
+
+def _trial_json(trial: Trial) -> dict[str, Any]:
+    score = trial.score
+    seconds: Mapping[str, float] = score.cost.seconds
+    return {
+        "number": trial.number,
+        "origin": trial.candidate.origin,
+        "status": score.status.value,
+        "recipe": trial.candidate.recipe.to_json(),
+        "tasks": {name: scores.mean for name, scores in score.tasks.items()},
+        "objectives": None if trial.objectives is None else list(trial.objectives),
+        "items": score.cost.items,
+        "tokens": score.cost.tokens,
+        "seconds": {phase: seconds.get(phase, 0.0) for phase in PHASES},
+        "fingerprint": score.fingerprint,
+        "error": score.error,
+    }
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

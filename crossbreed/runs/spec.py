@@ -1,0 +1,183 @@
+"""The Spec: everything needed to run again. Composes the settings that the parts declare; `docs/spec.md` lists them."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from crossbreed.config import Config, InputPath, ModelId
+from crossbreed.errors import InputError
+from crossbreed.fitness import EngineConfig, SplitConfig, TaskConfig
+from crossbreed.optimizer import OptimizerConfig
+from crossbreed.runs.objectives import ObjectiveConfig, build_objectives
+from crossbreed.search_spaces import CoefficientsConfig
+
+
+class SourcesConfig(Config):
+    """What is merged."""
+
+    base: ModelId
+    """Local folder, or hub id with optional `@revision`: what the experts were fine-tuned from."""
+    experts: Annotated[dict[str, ModelId], Field(min_length=1)]
+    """Name -> full checkpoint or PEFT LoRA adapter."""
+
+    @model_validator(mode="after")
+    def _no_expert_is_called_base(self) -> "SourcesConfig":
+        if "base" in self.experts:
+            raise ValueError("`base` names the base; give the expert another name")
+        return self
+
+
+class FitnessConfig(Config):
+    """What a candidate is asked, and who answers."""
+
+    engine: EngineConfig
+    tasks: Annotated[list[TaskConfig], Field(min_length=1)]
+    objectives: list[ObjectiveConfig] = []
+    """One: the best so far is kept. Several: a Pareto front. None: the mean over all tasks."""
+    split: SplitConfig
+    """Items of each task for search, selection of the winner, and the report: counts or fractions."""
+
+    @property
+    def minimized(self) -> dict[str, bool]:
+        """Task name -> whether less of its metric is better."""
+        return {task.name: not task.higher_is_better for task in self.tasks}
+
+    @model_validator(mode="after")
+    def _task_names_are_unique(self) -> "FitnessConfig":
+        names = [task.name for task in self.tasks]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two tasks are called {doubled[0]!r}")
+        return self
+
+
+class WorkersConfig(Config):
+    """Where the work happens. May change on resume."""
+
+    count: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """`auto`: as many as fit the cluster's CPUs and GPUs."""
+    cpus: Annotated[float, Field(gt=0)] = 2
+    """CPUs of one worker."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs of one worker."""
+    executor: Literal["ray", "local"] = "ray"
+    """`local`: one worker in the driver's own process, without Ray."""
+    address: str | None = None
+    """A Ray cluster to join: `auto`, or an address. None starts one on this machine."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Attempts after the first before a trial FAILED."""
+
+
+class Spec(Config):
+    """A whole run."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The one seed; every random stream is spawned from it by name."""
+    sources: SourcesConfig
+    space: CoefficientsConfig
+    optimizer: OptimizerConfig
+    fitness: FitnessConfig
+    workers: WorkersConfig = WorkersConfig()
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Dtype of merged and published tensors; `auto` is the base's."""
+    warm_start: list[InputPath] = []
+    """Recipe files answered after the baselines; the best of all starts the search."""
+
+    @model_validator(mode="after")
+    def _objectives_name_tasks(self) -> "Spec":
+        build_objectives(self.fitness.objectives, self.fitness.minimized)
+        return self
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
+    """Reads a spec file.
+
+    Args:
+        path: YAML; relative paths in it are relative to its folder.
+        overrides: `dotted.key=value`, the value as YAML.
+
+    Raises:
+        InputError: it cannot be read, or something in it is wrong; the message names the key.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"the spec cannot be read: {error.strerror}", where=str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("the spec is not YAML", got=str(error), where=str(path)) from None
+    if not isinstance(raw, dict):
+        raise InputError("the spec is not a mapping", expected="keys such as `sources:`", where=str(path))
+    for override in overrides:
+        _override(raw, override)
+    return parse_spec(raw, folder=path.parent, where=str(path))
+
+
+def parse_spec(raw: Mapping[str, Any], *, folder: Path, where: str = "spec") -> Spec:
+    """Parses what a spec file holds; see `load_spec`."""
+    try:
+        return Spec.model_validate(raw, context={"folder": folder})
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def dump_spec(spec: Spec) -> str:
+    """Returns the spec as YAML with every default written out."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise InputError("an override has no value", expected="--set key=value", got=f"--set {override}")
+    *parents, last = key.split(".")
+    place: Any = raw
+    for parent in parents:
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise InputError("an override names no key", expected="a dotted key of the spec", got=f"--set {override}")
+    place[last] = yaml.safe_load(value)
+
+
+def _explain(error: ValidationError, where: str) -> InputError:
+    """The first thing that is wrong, in one screen."""
+    first = error.errors()[0]
+    if isinstance(cause := first.get("ctx", {}).get("error"), InputError):
+        return cause
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        return InputError(
+            f"unknown key `{key}`{more}",
+            expected=f"one of {', '.join(known)}" if known else "",
+            where=where,
+            fix=f"did you mean `{close[0]}`?" if close else "remove it; docs/spec.md lists the keys",
+        )
+    return InputError(
+        f"`{key}` is wrong: {first['msg'].removeprefix('Value error, ')}{more}",
+        got="" if first["type"] == "missing" else repr(first["input"])[:200],
+        where=where,
+    )
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """Field names of the model at `location`, followed through lists, mappings and discriminated unions."""
+    schema = Spec.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in (*location, None):
+        while "$ref" in node or "allOf" in node:
+            node = schema["$defs"][(node.get("$ref") or node["allOf"][0]["$ref"]).rsplit("/", 1)[-1]]
+        if part is None:
+            break
+        if "discriminator" in node and part in node["discriminator"]["mapping"]:
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        elif isinstance(part, int):
+            node = node.get("items", {})
+        else:
+            node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+    return sorted(node.get("properties", {}))

@@ -1,0 +1,89 @@
+"""One worker: a plan's parts and an engine; then recipe in, Score out."""
+
+import time
+
+from crossbreed.errors import InvalidWeights
+from crossbreed.fitness import build_engine, evaluate
+from crossbreed.fitness.canary import check_swap
+from crossbreed.kernels import Fingerprinted, materialize
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.pool import Job
+from crossbreed.types import Cost, Score, Status, WeightStream
+
+
+class Worker:
+    """Answers jobs one at a time. Lives in the driver's process or inside a Ray actor."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._engine = build_engine(plan.spec.fitness.engine, plan.sources.base.path)
+
+    def canary(self) -> None:
+        """Proves that a swap is a swap, before any score is believed.
+
+        Raises:
+            SwapError: the engine does not answer with the weights it was given.
+        """
+        recipes = dict(self._plan.firsts())
+        items = self._plan.items["search"]
+        requests = [r for task in self._plan.tasks for item in items[task.name].items[:8] for r in task.requests(item)]
+        check_swap(
+            self._engine,
+            recipes["baseline:base"],
+            recipes["baseline:uniform"],
+            lambda recipe: materialize(recipe, self._plan.sources),
+            requests,
+        )
+
+    def evaluate(self, job: Job) -> Score:
+        """Materialises the recipe into the engine and asks it the split's items.
+
+        Raises:
+            EngineError: it could not be measured; the caller decides how often to try.
+        """
+        start = time.perf_counter()
+        fingerprinted = Fingerprinted(materialize(job.recipe, self._plan.sources))
+        stream = _Timed(iter(fingerprinted))
+        try:
+            handle = self._engine.adopt(job.recipe, iter(stream))
+            adopted = time.perf_counter()
+            answers = evaluate(handle, self._plan.tasks, self._plan.items[job.split])
+        except InvalidWeights as error:
+            return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
+        seconds = {
+            "materialize": stream.seconds,
+            "swap": adopted - start - stream.seconds,
+            "answer": _since(adopted),
+        }
+        return Score(
+            status=Status.OK,
+            tasks=answers.tasks,
+            texts=answers.texts,
+            fingerprint=fingerprinted.value,
+            cost=Cost(items=answers.num_items, tokens=answers.num_tokens, seconds=seconds),
+        )
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self._engine.close()
+
+
+class _Timed:
+    """A weight stream that knows how long its maker took."""
+
+    def __init__(self, stream: WeightStream) -> None:
+        self._stream = stream
+        self.seconds = 0.0
+
+    def __iter__(self) -> WeightStream:
+        while True:
+            start = time.perf_counter()
+            item = next(self._stream, None)
+            self.seconds += _since(start)
+            if item is None:
+                return
+            yield item
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start

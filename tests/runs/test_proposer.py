@@ -1,0 +1,79 @@
+from collections.abc import Iterator
+
+import pytest
+
+from crossbreed.errors import InputError
+from crossbreed.optimizer import Box, BudgetConfig, CmaEsConfig, Setting, build_optimizer
+from crossbreed.randomness import spawn
+from crossbreed.runs.proposer import Proposer
+from crossbreed.search_spaces import CoefficientsConfig, SearchSpace, build_space
+from crossbreed.sources.structure import Structure, TensorInfo
+from crossbreed.types import Candidate, Outcome, Point, Recipe, Rule, Status
+
+NAMES = [f"model.layers.{i}.{m}.weight" for i in range(2) for m in ("self_attn.q_proj", "mlp.up_proj")]
+STRUCTURE = Structure(
+    tensors={name: TensorInfo(shape=(4, 4), dtype="bfloat16") for name in NAMES},
+    touched={"a": frozenset(NAMES), "b": frozenset(NAMES)},
+    hashes={"base": "0", "a": "1", "b": "2"},
+    tied=True,
+)
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return build_space(CoefficientsConfig(), STRUCTURE, "bfloat16")
+
+
+def proposer(space: SearchSpace, starts: list[Point | None] | None = None) -> Proposer:
+    def make(start: Point | None) -> object:
+        if starts is not None:
+            starts.append(start)
+        box = Box(low=space.low, high=space.high)
+        setting = Setting(box=box, num_objectives=1, start=start, rng=spawn(1, "optimizer"))
+        return build_optimizer(CmaEsConfig(kind="cma_es", budget=BudgetConfig(trials=9)), setting)
+
+    firsts = [(f"baseline:{w}", uniform(w)) for w in (0.25, 0.5)]
+    return Proposer(space=space, firsts=firsts, make_optimizer=make, origin="cma_es")
+
+
+def uniform(weight: float) -> Recipe:
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": {"a": weight, "b": weight}})
+    return Recipe(base="base", sources=STRUCTURE.hashes, rules=(rule,))
+
+
+def outcome(number: int) -> Outcome:
+    return Outcome(number=number, status=Status.OK, values=(float(number % 5),))
+
+
+def asked(proposer: Proposer) -> Iterator[Candidate]:
+    while candidate := proposer.propose():
+        yield candidate
+
+
+def test_the_optimizer_waits_for_the_firsts_and_starts_at_the_best(space: SearchSpace) -> None:
+    starts: list[Point | None] = []
+    proposing = proposer(space, starts)
+    assert [c.origin for c in asked(proposing)] == ["baseline:0.25", "baseline:0.5"]
+    proposing.tell(outcome(0))
+    assert proposing.propose() is None
+    proposing.tell(outcome(1))
+    bred = proposing.propose()
+    assert bred is not None
+    assert bred.number == 2
+    assert starts == [space.encode(uniform(0.5))]
+
+
+def test_the_order_of_results_changes_nothing_for_an_optimizer_told_in_order(space: SearchSpace) -> None:
+    one, other = proposer(space), proposer(space)
+    for proposing, order in ((one, 1), (other, -1)):
+        for _ in range(3):
+            for candidate in list(asked(proposing))[::order]:
+                proposing.tell(outcome(candidate.number))
+    assert one.propose() == other.propose()
+    assert one.num_asked > 10
+
+
+def test_a_journal_of_another_run_is_refused(space: SearchSpace) -> None:
+    proposing = proposer(space)
+    with pytest.raises(InputError, match="trial 0 of the journal"):
+        proposing.replay(Candidate(number=0, recipe=uniform(0.75), origin="baseline:0.25"))
