@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from huggingface_hub import EvalResult, ModelCardData
 
 from crossbreed.errors import InputError
+from crossbreed.runs.baselines import PREFIX
 from crossbreed.runs.coefficients import CoefficientMap
 from crossbreed.runs.report import Report
 from crossbreed.runs.report_text import how_measured, number, row_label, sentences, with_interval
-from crossbreed.sources import Sources
+from crossbreed.sources import Adapter, Checkpoint, Sources
+from crossbreed.types import Recipe
 
 RECIPE_FILE, MERGEKIT_FILE = "recipe.yaml", "mergekit_config.yml"
 _MOST_GROUPS = 48
@@ -26,6 +28,8 @@ class Parent:
     """None for a local folder."""
     revision: str | None
     """The commit that was merged."""
+    reference: str
+    """What to write to open it again: hub id and revision, or the folder on the machine that merged it."""
     hash: str
     """Of its tensors: tells a parent that was moved or renamed from another one."""
     licence: str | None
@@ -52,20 +56,23 @@ class Origins:
         return tuple(dict.fromkeys(task for objective in self.report.objectives for task in objective.tasks))
 
 
-def parents_of(sources: Sources) -> list[Parent]:
-    """Returns the base, then the experts."""
-    opened = {"base": sources.base, **sources.experts}
-    return [
-        Parent(
-            name=name,
-            hub_id=source.origin.hub_id,
-            revision=source.origin.revision,
-            hash=source.hash,
-            licence=source.licence,
-            is_adapter=hasattr(source, "factors"),
-        )
-        for name, source in opened.items()
-    ]
+def parents_of(recipe: Recipe, sources: Sources) -> list[Parent]:
+    """Returns the base, then the experts, by their names in the recipe."""
+    opened = {source.hash: source for source in (sources.base, *sources.experts.values())}
+    names = sorted(recipe.sources, key=lambda name: name != recipe.base)
+    return [_parent(name, opened[recipe.sources[name]]) for name in names]
+
+
+def _parent(name: str, source: Checkpoint | Adapter) -> Parent:
+    return Parent(
+        name=name,
+        hub_id=source.origin.hub_id,
+        revision=source.origin.revision,
+        reference=source.origin.reference,
+        hash=source.hash,
+        licence=source.licence,
+        is_adapter=isinstance(source, Adapter),
+    )
 
 
 def choose_licence(parents: Iterable[Parent], given: str | None) -> str:
@@ -153,14 +160,15 @@ def _front_matter(title: str, parents: Sequence[Parent], licence: str, origins: 
 
 
 def _opening(parents: Sequence[Parent], origins: Origins) -> str:
+    report = origins.report
+    asked = sum(report.num_trials.values())
+    if not report.winner.is_bred:
+        baseline = report.winner.origin.removeprefix(PREFIX)
+        return f"The `{baseline}` baseline of the crossbreed run `{origins.name}`, which scored {asked} recipes."
     experts = ", ".join(parent.name for parent in parents[1:])
-    asked = sum(origins.report.num_trials.values())
     return (
-        f"A merge of {experts} into their common base, bred by crossbreed: of {asked} recipes that were scored on "
-        f"search items, the one that was best on search and selection items together (trial {origins.trial})."
-        if origins.report.winner.is_bred
-        else f"A model from the run `{origins.name}` of crossbreed: its {origins.report.winner.origin.split(':', 1)[1]} "
-        f"baseline, which none of the {asked} recipes that were scored was better than."
+        f"A merge of {experts} into their common base, bred by crossbreed: trial {origins.trial} of the run "
+        f"`{origins.name}`, which scored {asked} recipes."
     )
 
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
+
 from crossbreed.errors import InputError, MachineError
-from crossbreed.kernels import Fingerprinted
-from crossbreed.kernels.fingerprint import fingerprint_checkpoint
+from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.recipes import dump_recipe, to_mergekit
 from crossbreed.runs.card import (
     MERGEKIT_FILE,
@@ -94,7 +95,7 @@ def publish_checkpoint(
         InputError: `out` cannot be used, the disk lacks room, or the licence is open.
         MachineError: what was made or written is not what was scored; `out` is left alone.
     """
-    parents = parents_of(sources)
+    parents = parents_of(recipe, sources)
     chosen = choose_licence(parents, licence)
     in_mergekit = _mergekit_config(recipe, sources) is not None
     readme = model_card(
@@ -242,7 +243,7 @@ def _texts(recipe: Recipe, sources: Sources, fingerprint: str, record: Mapping[s
         "recipe": recipe.id,
         "fingerprint": fingerprint,
         "dtype": recipe.dtype,
-        "sources": {parent.name: _source_record(parent) for parent in parents_of(sources)},
+        "sources": {parent.name: _source_record(parent) for parent in parents_of(recipe, sources)},
         **record,
     }
     texts = {
@@ -260,11 +261,11 @@ def _source_record(parent: Parent) -> dict[str, str | None]:
 
 def _mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
     """The recipe in mergekit's words, None where mergekit has none for it."""
-    import yaml
-
-    opened = {"base": sources.base, **sources.experts}
-    config = to_mergekit(recipe, sources.structure, {name: s.origin.reference for name, s in opened.items()})
-    return None if config is None else yaml.safe_dump(config, sort_keys=False)
+    parents = parents_of(recipe, sources)
+    paths = {parent.name: parent.reference for parent in parents}
+    adapters = {parent.name: sources.base.origin.reference for parent in parents if parent.is_adapter}
+    config = to_mergekit(recipe, sources.structure, paths, adapters)
+    return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def _in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -295,7 +296,7 @@ def _new_folder(out: Path, *, num_bytes: int) -> Iterator[Path]:
             where=str(out),
             fix="choose another --out",
         )
-    folder = out.with_name(f"{out.name}.partial")
+    folder = out.with_name(f".{out.name}.crossbreed-partial")
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of a publish that was killed
         folder.mkdir(parents=True)

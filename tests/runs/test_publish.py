@@ -1,0 +1,350 @@
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from simulated import MEAN, scores_on, search
+
+from crossbreed.errors import InputError, InvalidWeights, MachineError
+from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint, materialize
+from crossbreed.recipes import load_recipe
+from crossbreed.runs.card import Origins
+from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
+from crossbreed.runs.report import make_report
+from crossbreed.runs.selection import reported
+from crossbreed.sources import Sources, open_sources
+from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
+from crossbreed.types import Recipe, Rule, WeightStream
+
+WINNER = 25
+
+
+def licensed(folder: Path, licence: str = "apache-2.0") -> Path:
+    (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n# A parent\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    root = tmp_path_factory.mktemp("sources")
+    base = licensed(make_checkpoint(root / "base", num_layers=2))
+    (base / "generation_config.json").write_text('{"max_new_tokens": 7}')
+    sums = licensed(make_expert(root / "sums", base=base, seed=1))
+    french = licensed(make_adapter(root / "french", base=base, seed=2))
+    return open_sources(str(base), {"sums": str(sums), "french": str(french)})
+
+
+@pytest.fixture
+def recipe(sources: Sources) -> Recipe:
+    rule = Rule(match=r".*_proj\.weight", operator="task_arithmetic", params={"weight": {"sums": 0.4, "french": 0.7}})
+    return Recipe(base="base", sources=sources.structure.hashes, rules=(rule,))
+
+
+@pytest.fixture(scope="module")
+def origins() -> Origins:
+    trials = search()
+    report = make_report(
+        trials=trials, winner=WINNER, scores=scores_on("report", reported(trials, [MEAN], WINNER)), objectives=[MEAN]
+    )
+    metrics = {"sums": "exact_match", "french": "exact_match"}
+    return Origins(name="toys", seed=7, trial=WINNER, report=report, metrics=metrics, versions={"crossbreed": "0"})
+
+
+def fingerprint_of(stream: WeightStream) -> str:
+    fingerprinted = Fingerprinted(stream)
+    for _ in fingerprinted:
+        pass
+    return fingerprinted.value
+
+
+def test_published_folder_is_the_scored_weights_and_an_ordinary_checkpoint(
+    tmp_path: Path, sources: Sources, recipe: Recipe, origins: Origins
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    scored = fingerprint_of(materialize(recipe, sources))
+    out = tmp_path / "deep" / "merge"
+    found = publish_checkpoint(
+        recipe=recipe,
+        sources=sources,
+        out=out,
+        stream_factory=lambda: materialize(recipe, sources),
+        expected_fingerprint=scored,
+        origins=origins,
+    )
+    assert found == scored == fingerprint_checkpoint(out)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == torch.bfloat16
+    state = model.state_dict()
+    for name, tensor in materialize(recipe, sources):
+        assert torch.equal(state[name], tensor)
+    assert "lm_head.weight" not in load_file(out / "model.safetensors")
+    assert torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"])
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(sources.base.path).chat_template
+    assert GenerationConfig.from_pretrained(out).max_new_tokens == 7
+    assert load_recipe(out / "recipe.yaml") == recipe
+    record = json.loads((out / "crossbreed.json").read_text())
+    assert record["fingerprint"] == scored
+    assert {name: source["hash"] for name, source in record["sources"].items()} == dict(recipe.sources)
+    assert (record["run"]["seed"], record["optimised_on"]) == (7, ["sums", "french"])
+    assert os.listdir(out.parent) == ["merge"]
+    assert out.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_card_states_scores_parents_and_how_to_reproduce(
+    tmp_path: Path, sources: Sources, recipe: Recipe, origins: Origins
+) -> None:
+    from huggingface_hub import ModelCard
+
+    publish_checkpoint(
+        recipe=recipe,
+        sources=sources,
+        out=tmp_path / "merge",
+        stream_factory=lambda: materialize(recipe, sources),
+        expected_fingerprint=fingerprint_of(materialize(recipe, sources)),
+        origins=origins,
+    )
+    card = ModelCard.load(tmp_path / "merge" / "README.md")
+    data = card.data.to_dict()
+    assert data["license"] == "apache-2.0"
+    assert data["base_model_relation"] == "merge"
+    assert data["tags"] == ["merge", "mergekit"]
+    assert "base_model" not in data  # both parents are local folders: a path is no hub id
+    results = {r.dataset_name: r for r in card.data.eval_results}
+    sums = results["sums (held out)"]
+    assert sums.metric_type == "exact_match"
+    assert sums.metric_value == pytest.approx(origins.report.winner.tasks["sums"].mean)
+    assert sums.metric_args["n"] == 100
+    assert "Optimised on: sums, french" in card.text
+    assert "mergekit-yaml mergekit_config.yml merged --lora-merge-dtype float32" in card.text
+    assert "| french (LoRA adapter) |" in card.text
+    assert "| layers 0-1 · attention, mlp | task_arithmetic | 0.400 | 0.700 |" in card.text
+    assert "200 report items that the search never saw" in card.text
+    assert str(tmp_path) not in card.text
+
+
+def test_hub_parents_are_listed_with_their_revisions(origins: Origins, sources: Sources, recipe: Recipe) -> None:
+    from dataclasses import replace
+
+    from huggingface_hub import ModelCard
+
+    from crossbreed.runs.card import model_card, parents_of
+    from crossbreed.runs.coefficients import coefficient_map
+
+    parents = parents_of(recipe, sources)
+    hub = [replace(parents[0], hub_id="org/base", revision="abc123"), replace(parents[1], hub_id="org/sums")]
+    text = model_card(
+        title="t",
+        parents=hub,
+        licence="mit",
+        origins=origins,
+        coefficients=coefficient_map(recipe, sources.structure),
+        in_mergekit=False,
+    )
+    data = ModelCard(text).data.to_dict()
+    assert data["base_model"] == ["org/base", "org/sums"]
+    assert data["tags"] == ["merge"]
+    assert "[org/base](https://huggingface.co/org/base) | `abc123`" in text
+    assert "mergekit" not in text
+
+
+def test_mergekit_config_is_written_with_the_base_under_each_adapter(
+    tmp_path: Path, sources: Sources, recipe: Recipe
+) -> None:
+    write_checkpoint(
+        recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
+    )
+    config = yaml.safe_load((tmp_path / "merge" / "mergekit_config.yml").read_text())
+    assert (config["dtype"], config["out_dtype"]) == ("float32", "bfloat16")
+    assert f"{sources.base.path}+{sources.experts['french'].path}" in json.dumps(config)
+
+
+def test_other_dtype_and_several_shards(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
+    from dataclasses import replace
+
+    from transformers import AutoModelForCausalLM
+
+    recipe = replace(recipe, dtype="float32")
+    out = tmp_path / "merge"
+    write_checkpoint(
+        recipe=recipe,
+        sources=sources,
+        out=out,
+        stream_factory=lambda: materialize(recipe, sources),
+        max_shard_bytes=300_000,
+    )
+    shards = sorted(path.name for path in out.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert all(path.stat().st_size < 310_000 for path in out.glob("*.safetensors"))
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+    assert not (out / "README.md").exists()
+    state = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in materialize(recipe, sources))
+
+
+def test_parents_without_a_common_licence_are_a_question(
+    tmp_path: Path, sources: Sources, recipe: Recipe, origins: Origins
+) -> None:
+    card = sources.experts["sums"].path / "README.md"
+    before = card.read_text()
+    arguments = {"recipe": recipe, "sources": sources, "stream_factory": lambda: materialize(recipe, sources)}
+    try:
+        for text, got in (("---\nlicense: llama3\n---\n", "sums: llama3"), ("no front matter", "sums: not stated")):
+            card.write_text(text)
+            with pytest.raises(InputError, match=got) as caught:
+                publish_checkpoint(**arguments, out=tmp_path / "a", expected_fingerprint="", origins=origins)
+            assert "--licence" in str(caught.value)
+            assert os.listdir(tmp_path) == []
+        publish_checkpoint(
+            **arguments,
+            out=tmp_path / "b",
+            expected_fingerprint=fingerprint_of(materialize(recipe, sources)),
+            origins=origins,
+            licence="mit",
+        )
+        assert "license: mit" in (tmp_path / "b" / "README.md").read_text()
+    finally:
+        card.write_text(before)
+
+
+def test_other_weights_than_those_scored_are_not_published(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
+    with pytest.raises(MachineError, match="not the weights that were scored"):
+        write_checkpoint(
+            recipe=recipe,
+            sources=sources,
+            out=tmp_path / "merge",
+            stream_factory=lambda: materialize(recipe, sources),
+            expected_fingerprint="0" * 64,
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_left_of_a_publish_that_fails_midway(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        stream = materialize(recipe, sources)
+        yield next(stream)
+        raise InvalidWeights("NaN")
+
+    with pytest.raises(InvalidWeights):
+        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=broken)
+    assert os.listdir(tmp_path) == []
+
+
+def test_bytes_that_the_disk_changed_are_found(
+    tmp_path: Path, sources: Sources, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossbreed.runs import publish
+
+    def write_and_rot(folder: Path, *arguments: object) -> None:
+        write_shards(folder, *arguments)
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
+
+    write_shards = publish.write_shards
+    monkeypatch.setattr(publish, "write_shards", write_and_rot)
+    with pytest.raises(MachineError, match="is not what was made"):
+        write_checkpoint(
+            recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def never() -> WeightStream:
+    raise AssertionError("refused too late")
+
+
+def test_a_used_output_folder_is_refused_and_left_alone(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
+    (tmp_path / "merge").mkdir()
+    (tmp_path / "merge" / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="in use"):
+        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=never)
+    with pytest.raises(InputError, match="a file"):
+        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge" / "thesis.tex", stream_factory=never)
+    assert (tmp_path / "merge" / "thesis.tex").read_text() == "mine"
+
+
+def test_an_empty_folder_and_the_rest_of_a_killed_publish_are_fine(
+    tmp_path: Path, sources: Sources, recipe: Recipe
+) -> None:
+    (tmp_path / "merge").mkdir()
+    (tmp_path / ".merge.crossbreed-partial").mkdir()
+    (tmp_path / ".merge.crossbreed-partial" / "model.safetensors").write_text("half")
+    write_checkpoint(
+        recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
+    )
+    assert os.listdir(tmp_path) == ["merge"]
+
+
+def test_no_room_is_found_before_anything_is_made(
+    tmp_path: Path, sources: Sources, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type(usage)(usage.total, usage.used, 1000))
+    with pytest.raises(InputError, match="not enough disk"):
+        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=never)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_the_users_to_mend(sources: Sources, recipe: Recipe) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        write_checkpoint(recipe=recipe, sources=sources, out=Path("/proc/nowhere/merge"), stream_factory=never)
+
+
+class RecordingHub:
+    """Takes everything, or refuses as the hub's client does."""
+
+    def __init__(self, refusal: Exception | None = None) -> None:
+        self.calls: list[dict[str, object]] = []
+        self._refusal = refusal
+
+    def create_repo(self, repo_id: str, **options: object) -> None:
+        if self._refusal:
+            raise self._refusal
+        self.calls.append({"repo_id": repo_id, **options})
+
+    def upload_folder(self, **options: object) -> None:
+        self.calls.append(options)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    for name, text in {"README.md": "card", "crossbreed.json": "{}", "model.safetensors": "x" * 1234}.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_push_is_private_unless_told(published: Path) -> None:
+    hub = RecordingHub()
+    assert push(published, "org/merge", hub=hub) == "https://huggingface.co/org/merge"
+    create, upload = hub.calls
+    assert create == {"repo_id": "org/merge", "private": True, "exist_ok": True}
+    assert (upload["repo_id"], upload["folder_path"]) == ("org/merge", str(published))
+
+
+def test_dry_run_lists_files_and_touches_nothing(published: Path) -> None:
+    hub = RecordingHub()
+    text = push(published, "org/merge", dry_run=True, hub=hub)
+    assert hub.calls == []
+    assert "1,234  model.safetensors" in text
+    assert "org/merge (private)" in text
+
+
+def test_push_refusals_are_the_users_to_mend(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(InputError, match="hf auth login"):
+        push(published, "org/merge", hub=RecordingHub(OSError("401 Unauthorized")))
+    with pytest.raises(InputError, match="not published by crossbreed"):
+        push(tmp_path_factory.mktemp("other"), "org/merge", hub=RecordingHub())
