@@ -61,7 +61,7 @@ class _Target:
         return len(self.stored.b_MR), self.stored.a_RN.shape[1]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Adapter:
     """Low-rank changes, by the name of the base's tensor that they change."""
 

@@ -24,7 +24,7 @@ _DERIVED = "rotary_emb.inv_freq"
 """Buffer in checkpoints of 2023 and before, which every loader recomputes from the configuration."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Checkpoint:
     """Tensors of a full checkpoint, by the names in its files.
 
@@ -52,7 +52,7 @@ class Checkpoint:
             InputError: weights or configuration missing, broken, quantised or contradictory.
         """
         config = read_json(origin.path / "config.json")
-        if "quantization_config" in config:
+        if config.get("quantization_config"):
             raise InputError(
                 "quantised checkpoints cannot be merged",
                 expected="bfloat16, float16 or float32 weights",

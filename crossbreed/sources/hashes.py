@@ -62,7 +62,7 @@ def _digest(name: str, tensor: torch.Tensor, path: Path) -> str:
             fix="use a checkpoint from before the training run diverged, or download it again if it should be sound",
         )
     digest = blake3(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode(), max_threads=blake3.AUTO)
-    return digest.update(memoryview(content)).hexdigest(length=_HASH_BYTES)
+    return digest.update(content.data).hexdigest(length=_HASH_BYTES)
 
 
 def _is_finite(content: np.ndarray[tuple[int], np.dtype[np.uint8]], dtype: torch.dtype) -> bool:

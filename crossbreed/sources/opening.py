@@ -31,7 +31,7 @@ _MUST_AGREE = (
 """What changes the function of the same weights. A merge runs under the base's configuration."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Sources:
     """Everything that a run may merge, opened and in agreement."""
 

@@ -1,4 +1,4 @@
-"""What a checkpoint looks like, without its weights: enough for a search space, for `check`, for a provider to serve."""
+"""What a checkpoint looks like, without its weights: all that a search space, `check` and a merge service need."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,0 +1,43 @@
+"""Tiny real models that every package may test with, and a cache folder of the tests' own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CROSSBREED_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tied Llama in bfloat16. Never write to it: copy it."""
+    from crossbreed.testing.toys import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("toys") / "base")
+
+
+@pytest.fixture(scope="session")
+def toy_experts(toy_base: Path) -> dict[str, Path]:
+    """Two full experts: `attention` changes attention matrices alone, `everything` every matrix."""
+    from crossbreed.testing.toys import make_expert
+
+    return {
+        "attention": make_expert(toy_base.with_name("attention"), base=toy_base, seed=1, pattern="self_attn"),
+        "everything": make_expert(toy_base.with_name("everything"), base=toy_base, seed=2),
+    }
+
+
+@pytest.fixture(scope="session")
+def toy_adapters(toy_base: Path) -> dict[str, Path]:
+    """Two LoRA adapters, one of them rank-stabilised."""
+    from crossbreed.testing.toys import make_adapter
+
+    return {
+        "plain": make_adapter(toy_base.with_name("plain"), base=toy_base, seed=3),
+        "stabilised": make_adapter(toy_base.with_name("stabilised"), base=toy_base, seed=4, rank=8, rslora=True),
+    }

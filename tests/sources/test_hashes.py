@@ -1,0 +1,121 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from copies import Copy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from safetensors.torch import load_file, save_file
+
+from crossbreed.errors import InputError
+from crossbreed.sources import Checkpoint, Origin
+from crossbreed.sources import hashes as hashes_module
+from crossbreed.sources.hashes import cache_folder, digests_of, hash_of
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def hash_at(path: Path) -> str:
+    return Checkpoint.open(Origin(path=path)).hash
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "digests"
+
+
+def tensor_file(folder: Path, *tensors: torch.Tensor) -> tuple[Path, dict[str, torch.Tensor]]:
+    path, named = folder / "x.safetensors", {f"t{i}": tensor for i, tensor in enumerate(tensors)}
+    save_file(named, path)
+    return path, named
+
+
+def test_the_hash_is_the_contents_and_not_the_files(toy_base: Path, copy: Callable[[Path], Copy]) -> None:
+    copied = copy(toy_base)
+    assert hash_at(copied.path) == hash_at(toy_base)
+    assert hash_at(copied.sharded().path) == hash_at(toy_base)
+
+
+def test_one_bit_changes_the_hash(toy_base: Path, copy: Callable[[Path], Copy]) -> None:
+    changed = copy(toy_base).tensors(lambda tensors: tensors[EMBEDDING].view(torch.int16)[3, 5].bitwise_xor_(1))
+    assert hash_at(changed.path) != hash_at(toy_base)
+
+
+def test_names_shapes_and_dtypes_count(tmp_path: Path, cache: Path) -> None:
+    same_bytes = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6), torch.zeros(6, dtype=torch.int32)]
+    same_bytes += [torch.zeros(()), torch.zeros(1), torch.zeros(0), torch.zeros(0, 3)]
+    digests = digests_of(*tensor_file(tmp_path, *same_bytes))
+    assert len(set(digests.values())) == len(same_bytes)
+    assert hash_of(["a 1", "b 2"]) == hash_of(["b 2", "a 1"]) != hash_of(["a 2", "b 1"])
+
+
+def test_an_unchanged_file_is_read_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, named = tensor_file(tmp_path, torch.ones(3))
+    first = digests_of(path, named)
+    monkeypatch.setattr(hashes_module, "_digest", None)  # a second reading would call it
+    assert digests_of(path, named) == first
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(TypeError):
+        digests_of(path, named)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"other": "digest"}', '{"t0": 1}'])
+def test_a_broken_cache_entry_is_computed_again(damage: str, cache: Path, tmp_path: Path) -> None:
+    path, named = tensor_file(tmp_path, torch.ones(3))
+    first = digests_of(path, named)
+    (entry,) = cache.iterdir()
+    entry.write_text(damage)
+    assert digests_of(path, named) == first
+    assert json.loads(entry.read_text()) == first
+    assert list(cache.iterdir()) == [entry]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "file"))
+    assert digests_of(*tensor_file(tmp_path, torch.ones(3)))
+
+
+def test_the_cache_lies_where_the_platform_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CROSSBREED_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/crossbreed")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "crossbreed"
+
+
+FLOATS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32, torch.float64: np.uint64}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@given(data=st.data())
+def test_any_bits_are_refused_exactly_when_torch_finds_them_not_finite(dtype: torch.dtype, data: st.DataObject) -> None:
+    bits = data.draw(arrays.arrays(FLOATS[dtype], st.integers(1, 5)))
+    tensor = torch.from_numpy(bits.view(f"i{bits.itemsize}")).view(dtype)
+    try:
+        hashes_module._digest("x", tensor, Path("x"))
+    except InputError:
+        assert not tensor.isfinite().all()
+    else:
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_inf_are_found_by_name_and_not_cached(
+    value: float, toy_base: Path, copy: Callable[[Path], Copy], cache: Path
+) -> None:
+    diverged = copy(toy_base).tensors(lambda tensors: tensors[EMBEDDING][7].fill_(value))
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"`{EMBEDDING}` holds NaN or Inf"):
+            hash_at(diverged.path)
+
+
+def test_all_of_a_checkpoints_tensors_have_digests(toy_base: Path) -> None:
+    checkpoint = Checkpoint.open(Origin(path=toy_base))
+    assert checkpoint.digests.keys() == checkpoint.tensors.keys() == load_file(toy_base / "model.safetensors").keys()
