@@ -9,7 +9,7 @@ from crossbreed.types import Recipe, WeightStream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What the model reads: plain text, or a conversation that the engine renders with the tokenizer's chat template."""
+    """What the model reads: plain text, or a message that the engine renders with the tokenizer's chat template."""
 
     text: str
     chat: bool = False
@@ -26,6 +26,8 @@ class Generate:
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     seed: int = 0
+    use_cache: bool = True
+    """False: compute the prompt anew, whatever the engine remembers of it. The canary compares the two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +62,10 @@ class Handle(Protocol):
 
         Which requests share a call is part of what must be reproduced: callers pass the fixed chunks of the Spec.
 
+        Log-probabilities may be NaN; `evaluate` makes that INVALID.
+
         Raises:
             EngineError: it could not answer (the trial is FAILED).
-            InvalidWeights: logits were NaN or Inf (the trial is INVALID).
         """
         ...
 
@@ -71,7 +74,13 @@ class Engine(Protocol):
     """Adopts weights, answers requests."""
 
     def adopt(self, recipe: Recipe, weights: WeightStream) -> Handle:
-        """Makes the candidate the one that answers. Consumes `weights` to the end, or never (an API engine)."""
+        """Makes the candidate the one that answers. Consumes `weights` to the end, or never (an API engine).
+
+        Raises:
+            EngineError: the engine did not take the weights.
+            InvalidWeights: the stream raised it. Whatever a stream raises passes through, and the engine is fit for the
+                next `adopt`.
+        """
         ...
 
     def close(self) -> None:

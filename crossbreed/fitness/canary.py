@@ -1,0 +1,144 @@
+"""Proves, before any score is believed, that an engine answers with the weights that it was given, and with no others.
+
+Three ways to get silently wrong scores are looked for, with the user's own prompts and with two long ones that share
+all but their end (many blocks of a prefix cache):
+
+- weights that stay: A, then B, then A again. A must answer as before, and B otherwise than A;
+- a cache that stays: prompts are answered alike whether the engine may use what it remembers of them or not;
+- an output head that stays, as a packed copy of tied embeddings may: it must notice a change to itself alone.
+
+What the canary cannot know is what B's answers should be. The swap tests compare with a fresh engine.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from crossbreed.errors import EngineError, SwapError
+from crossbreed.fitness.protocol import Engine, Generate, Handle, Loglikelihood, Prompt, Request, Response
+from crossbreed.types import Recipe, WeightStream
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-3
+"""In nats a token: a swap may cost no more (law 9)."""
+NOISE_FACTOR = 4
+"""An engine that rounds otherwise with a warm cache than with a cold one is allowed this multiple of it."""
+_PREFIX_CHARACTERS = (2000, 1000, 500, 250)
+_HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight", "embed_out.weight")
+_ADVICE = (
+    "do not trust scores of this engine here: use `engine: {kind: transformers}`, and report architecture and version"
+)
+
+
+def check_swap(
+    engine: Engine,
+    recipe_a: Recipe,
+    recipe_b: Recipe,
+    make_stream: Callable[[Recipe], WeightStream],
+    requests: Sequence[Request],
+) -> None:
+    """Swaps A -> B -> A and compares the answers.
+
+    Args:
+        engine: adopts three times, and once more with a changed head.
+        recipe_a: any recipe.
+        recipe_b: another one.
+        make_stream: the weights of a recipe, anew at each call.
+        requests: a few of the run's own.
+
+    Raises:
+        SwapError: the engine mixes up candidates; the message says what was seen and what to do.
+    """
+    sum_a, sum_b = _Checksum(), _Checksum()
+    handle = engine.adopt(recipe_a, sum_a.over(make_stream(recipe_a)))
+    probes = [*requests, *_long_probes(handle, requests)]
+    first = handle.answer(probes)
+    noise = _distance(handle.answer(probes), handle.answer(_without_cache(probes)))
+    limit = max(TOLERANCE, NOISE_FACTOR * noise)
+
+    handle = engine.adopt(recipe_b, sum_b.over(make_stream(recipe_b)))
+    second = handle.answer(probes)
+    if (gap := _distance(second, handle.answer(_without_cache(probes)))) > limit:
+        raise SwapError(
+            f"after a swap the engine still uses the prefix cache of the old weights: with and without it, answers "
+            f"differ by {gap:.3g} nats a token (at most {limit:.3g} expected); {_ADVICE}"
+        )
+    if second == first and sum_a.value != sum_b.value:
+        raise SwapError(f"two different merges got the same answers: the engine keeps its old weights; {_ADVICE}")
+
+    handle = engine.adopt(recipe_a, make_stream(recipe_a))
+    if (gap := _distance(first, handle.answer(probes))) > limit:
+        raise SwapError(
+            f"the same weights, adopted again, answer otherwise: by {gap:.3g} nats a token (at most {limit:.3g} "
+            f"expected); {_ADVICE}"
+        )
+
+    handle = engine.adopt(recipe_a, _with_other_head(make_stream(recipe_a)))
+    scored = [_as_scored(probe) for probe in probes]
+    other_head = handle.answer(scored)
+    if other_head == engine.adopt(recipe_a, make_stream(recipe_a)).answer(scored):
+        raise SwapError(f"the engine does not notice that the output head has changed; {_ADVICE}")
+
+
+def _long_probes(handle: Handle, requests: Sequence[Request]) -> list[Request]:
+    """Two prompts that share the longest prefix that the engine takes, made of the run's own prompts."""
+    text = "\n\n".join(request.prompt.text for request in requests) or "."
+    for size in _PREFIX_CHARACTERS:
+        prefix = (text * (size // len(text) + 1))[:size]
+        probes: list[Request] = [Generate(prompt=Prompt(text=prefix + end), max_tokens=8) for end in (" A", " B")]
+        try:
+            handle.answer([_as_scored(probe) for probe in probes])
+        except EngineError:
+            continue
+        return probes
+    return []
+
+
+def _without_cache(probes: Sequence[Request]) -> list[Request]:
+    return [replace(probe, use_cache=False) if isinstance(probe, Generate) else probe for probe in probes]
+
+
+def _as_scored(probe: Request) -> Request:
+    return Loglikelihood(prompt=probe.prompt, continuation=" the answer") if isinstance(probe, Generate) else probe
+
+
+def _distance(some: Sequence[Response], others: Sequence[Response]) -> float:
+    """The largest difference of log-probabilities, up to where the tokens of two answers part.
+
+    At a near-tie two tokens may change places; then they are about as likely, and the distance is small.
+    """
+    gaps = [0.0]
+    for one, other in zip(some, others, strict=True):
+        for a, b, p, q in zip(one.token_ids, other.token_ids, one.logprobs, other.logprobs, strict=False):
+            gaps.append(abs(p - q))
+            if a != b:
+                break
+    return max(gaps)
+
+
+def _with_other_head(weights: WeightStream) -> WeightStream:
+    """Changes the last rows of head and embedding (rare or unused tokens) so that one of them gets likely."""
+    for name, tensor in weights:
+        if name.endswith(_HEADS):
+            tensor = tensor.clone()
+            row = 10 * tensor.float().mean(0).sign() * tensor.float().abs().max()
+            tensor[-8:-4], tensor[-4:] = row, -row
+        yield name, tensor
+
+
+class _Checksum:
+    """Tells whether two streams carried the same bytes."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def over(self, weights: WeightStream) -> "Iterator[tuple[str, torch.Tensor]]":
+        import torch
+
+        for name, tensor in weights:
+            data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
+            self.value = crc32(data, crc32(name.encode(), self.value))
+            yield name, tensor

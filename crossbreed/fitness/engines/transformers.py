@@ -1,0 +1,98 @@
+"""Hugging Face transformers, one token at a time: slow, plain, and what the other engines must agree with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from crossbreed.errors import EngineError
+from crossbreed.fitness.engines.encoder import Encoded, Encoder
+from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.fitness.engines.registry import TransformersConfig
+from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.types import Recipe, WeightStream
+
+
+class TransformersEngine:
+    """One model whose parameters are overwritten in place."""
+
+    def __init__(self, config: TransformersConfig, host: Path) -> None:
+        """Builds the model of the host's config; weights come with `adopt`."""
+        self._encoder = Encoder(host, max_model_len=config.max_model_len)
+        settings = AutoConfig.from_pretrained(host, local_files_only=True)
+        with torch.random.fork_rng(devices=[]):  # the initialisation draws, and is overwritten
+            model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
+        self._model = model.to(config.device).eval()
+        self._parameters = dict(self._model.named_parameters())  # a tied lm_head is not among them
+        self.version = 0
+
+    @torch.no_grad()
+    def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
+        """Copies every tensor of the stream into its parameter; see `Engine`."""
+        self.version += 1
+        missing = set(self._parameters)
+        for name, tensor in weights:
+            if name not in self._parameters or self._parameters[name].shape != tensor.shape:
+                raise EngineError(f"recipe {recipe.id}: the model has no `{name}` of shape {tuple(tensor.shape)}")
+            self._parameters[name].copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise EngineError(f"recipe {recipe.id}: no weights came for {sorted(missing)[:3]}")
+        return CurrentHandle(self, self.version)
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        """Answers one request after the other: no answer depends on its neighbours."""
+        return [self._answer(request, self._encoder.encode(request)) for request in requests]
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        self.version += 1
+        del self._model, self._parameters
+
+    def _answer(self, request: Request, encoded: Encoded) -> Response:
+        if isinstance(request, Generate):
+            return self._generate(request, encoded)
+        continuation = encoded.token_ids[encoded.num_prompt :]
+        logits_TV = self._model(self._tensor(encoded.token_ids)).logits[0]
+        logprobs_TV = logits_TV.float().log_softmax(-1)[encoded.num_prompt - 1 : -1]
+        return Response(
+            text="",
+            token_ids=continuation,
+            logprobs=tuple(logprobs_TV[torch.arange(len(continuation)), list(continuation)].tolist()),
+            prompt_tokens=encoded.num_prompt,
+        )
+
+    def _generate(self, request: Generate, encoded: Encoded) -> Response:
+        generator = torch.Generator().manual_seed(request.seed)
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        text, cache, fed = "", None, encoded.token_ids
+        while len(token_ids) < request.max_tokens:
+            out = self._model(self._tensor(fed), past_key_values=cache, use_cache=True)
+            logits_V, cache = out.logits[0, -1].float().cpu(), out.past_key_values
+            token = _draw(logits_V, request.temperature, generator)
+            token_ids.append(token)
+            logprobs.append(float(logits_V.log_softmax(-1)[token]))
+            text, is_stopped = _until_stop(self._encoder.decode(token_ids), request.stop)
+            if is_stopped or token in self._encoder.eos_ids:
+                break
+            fed = (token,)
+        return Response(
+            text=text, token_ids=tuple(token_ids), logprobs=tuple(logprobs), prompt_tokens=encoded.num_prompt
+        )
+
+    def _tensor(self, token_ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(token_ids)], device=self._model.device)
+
+
+def _draw(logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits_V.argmax())
+    return int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))
+
+
+def _until_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    ends = [end for stop in stops if (end := text.find(stop)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)

@@ -1,0 +1,172 @@
+"""vLLM, in the worker's own process: candidates are streamed into one running engine, never written to disk.
+
+Three steps make a swap whole, and the swap tests fail without any one of them: reload the weights, pack the tied
+lm_head again (`_vllm_worker`), drop the prefix cache, which holds what the old weights made of earlier prompts.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossbreed.errors import EngineError, InputError, require
+from crossbreed.fitness.engines.encoder import Encoded, Encoder
+from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.fitness.engines.registry import VllmConfig
+from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.types import Recipe, WeightStream
+
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # tensors reach the engine without serialisation
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_CPU_KV_CACHE_GB = 1.0
+
+
+class VllmEngine:
+    """One vLLM engine. Its memory returns when its process ends: start one a process."""
+
+    def __init__(self, config: VllmConfig, host: Path) -> None:
+        """Starts vLLM on the host's weights, or on dummies where it has none.
+
+        Raises:
+            MissingExtra: vLLM is not installed.
+            InputError: vLLM knows no such option.
+            EngineError: it does not start.
+        """
+        require("vllm", extra="cuda" if torch.cuda.is_available() else "cpu")
+        os.environ.update(_ENVIRONMENT)
+        import vllm
+
+        _check_options(config.options, {field.name for field in dataclasses.fields(vllm.EngineArgs)})
+        self._sampling = vllm.SamplingParams
+        self._encoder = Encoder(host, max_model_len=config.max_model_len)
+        self.version = 0
+        try:
+            self._llm = vllm.LLM(
+                model=str(host),
+                worker_extension_cls="crossbreed.fitness.engines._vllm_worker.SwapExtension",
+                dtype=config.dtype,
+                max_model_len=self._encoder.max_model_len,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                kv_cache_memory_bytes=_kv_cache_bytes(config.kv_cache_gb),
+                **{**_defaults(host), **config.options},
+            )
+        except Exception as error:
+            raise EngineError(f"vLLM did not start on {host}: {_first_line(error)}") from error
+
+    def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
+        """Streams the weights into the engine; see `Engine`."""
+        self.version += 1
+        stream = _Recoverable(weights)
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
+            self._llm.collective_rpc("repack_lm_head")
+            is_reset = self._llm.reset_prefix_cache()
+        except Exception as error:
+            raise EngineError(f"vLLM did not take the weights of recipe {recipe.id}: {_first_line(error)}") from error
+        if stream.error is not None:
+            raise stream.error
+        if not is_reset:
+            raise EngineError("vLLM kept its prefix cache: answers would mix old weights with new ones")
+        return CurrentHandle(self, self.version)
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        """Answers one chunk in one call of vLLM."""
+        encoded = [self._encoder.encode(request) for request in requests]
+        try:
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": list(e.token_ids)} for e in encoded],
+                [self._parameters(request) for request in requests],
+                use_tqdm=False,
+            )
+        except Exception as error:
+            raise EngineError(f"vLLM did not answer: {_first_line(error)}") from error
+        return [_response(*asked) for asked in zip(requests, encoded, outputs, strict=True)]
+
+    def close(self) -> None:
+        """Lets go of the engine; the memory returns with the end of the process."""
+        self.version += 1
+        del self._llm
+
+    def _parameters(self, request: Request) -> Any:
+        if not isinstance(request, Generate):
+            return self._sampling(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        return self._sampling(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed if request.temperature > 0 else None,
+            stop=list(request.stop),
+            stop_token_ids=sorted(self._encoder.eos_ids),
+            logprobs=0,
+            skip_reading_prefix_cache=not request.use_cache,
+        )
+
+
+class _Recoverable:
+    """A weight stream whose error waits until vLLM has finished the reload.
+
+    An exception inside a reload leaves layers half loaded, and the next reload would complete them with tensors of the
+    old candidate. A stream that merely ends lets vLLM finish; the error is raised then, and no handle is given out.
+    """
+
+    def __init__(self, weights: WeightStream) -> None:
+        self._weights = weights
+        self.error: Exception | None = None
+
+    def __iter__(self) -> WeightStream:
+        try:
+            yield from self._weights
+        except Exception as error:
+            self.error = error
+
+
+def _response(request: Request, encoded: Encoded, output: Any) -> Response:
+    if isinstance(request, Generate):
+        [completion] = output.outputs
+        text, token_ids, chosen = completion.text, tuple(completion.token_ids), completion.logprobs
+    else:
+        text, token_ids = "", encoded.token_ids[encoded.num_prompt :]
+        chosen = output.prompt_logprobs[encoded.num_prompt :]
+    return Response(
+        text=text,
+        token_ids=token_ids,
+        logprobs=tuple(found[token].logprob for token, found in zip(token_ids, chosen, strict=True)),
+        prompt_tokens=encoded.num_prompt,
+    )
+
+
+def _defaults(host: Path) -> dict[str, Any]:
+    has_weights = any(host.glob("*.safetensors"))
+    return {
+        "seed": 0,
+        "generation_config": "vllm",  # sampling is the request's business, not the host's
+        "load_format": "auto" if has_weights else "dummy",
+        "disable_log_stats": True,
+    }
+
+
+def _kv_cache_bytes(gigabytes: float | None) -> int | None:
+    if gigabytes is None and not torch.cuda.is_available():
+        gigabytes = _CPU_KV_CACHE_GB
+    return None if gigabytes is None else int(gigabytes * 2**30)
+
+
+def _check_options(options: dict[str, Any], known: set[str]) -> None:
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise InputError(
+                f"vLLM has no option `{name}`",
+                where="fitness.engine.options",
+                fix=f"write `{close[0]}`" if close else "see vLLM's EngineArgs",
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

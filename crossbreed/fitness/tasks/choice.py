@@ -1,0 +1,71 @@
+"""Tasks that ask which of several options the model finds likeliest: 1 for the gold one, 0 for another."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from crossbreed.errors import InputError
+from crossbreed.fitness.items import FieldValue, Item, field_of
+from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.tasks.task import Answer, PromptSettings
+
+
+class ChoiceTask(PromptSettings):
+    """A prompt and options. Its `answer` field holds the gold option's text, or its index from 0."""
+
+    kind: Literal["choice"]
+    choices: str | list[str]
+    """The field that holds the list of options; or one field an option (for CSV)."""
+    normalize: Literal["characters", "tokens", "none"] = "characters"
+    """An option's log-likelihood is divided by its length, or long options would lose: in characters, as is usual."""
+    delimiter: str | None = None
+    """Between prompt and option. Unless given: a space, or nothing after a chat template."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def requests(self, item: Item) -> list[Request]:
+        """One Loglikelihood an option."""
+        self._gold_index(item)
+        prompt = self.render(item)
+        delimiter = self.delimiter if self.delimiter is not None else " " * (not self.chat_template)
+        return [Loglikelihood(prompt=prompt, continuation=delimiter + option) for option in self._options(item)]
+
+    def score(self, item: Item, responses: Sequence[Response]) -> Answer:
+        """1 when the gold option is likeliest; of equals the first counts."""
+        options = self._options(item)
+        lengths = {
+            "characters": [len(option) for option in options],
+            "tokens": [len(response.token_ids) for response in responses],
+            "none": [1] * len(options),
+        }[self.normalize]
+        values = [math.fsum(r.logprobs) / length for r, length in zip(responses, lengths, strict=True)]
+        chosen = values.index(max(values))
+        return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen])
+
+    def shown(self, item: Item) -> str:
+        """The gold option's text, also where the file gives its index."""
+        return self._options(item)[self._gold_index(item)]
+
+    def _options(self, item: Item) -> list[str]:
+        found: FieldValue
+        if isinstance(self.choices, str):
+            found = field_of(item, self.choices, task=self.name)
+        else:
+            found = [field_of(item, name, task=self.name) for name in self.choices]
+        if not isinstance(found, list) or len(found) < 2 or not all(str(option) for option in found):
+            raise InputError(
+                f"item `{item.id}` has no options to choose from",
+                expected="a list of at least two non-empty texts",
+                got=repr(found)[:200],
+                where=f"task `{self.name}`, `choices: {self.choices}`",
+                fix="name the field that holds the list, or the fields that hold one option each",
+            )
+        return [str(option) for option in found]
+
+    def _gold_index(self, item: Item) -> int:
+        gold, options = self.gold(item), self._options(item)
+        if isinstance(gold, str) and gold in options:
+            return options.index(gold)
+        if isinstance(gold, int | str) and str(gold).isdecimal() and int(gold) < len(options):
+            return int(gold)
+        raise self.unscorable(item, expected=f"one of {options}, or an index from 0 to {len(options) - 1}")
