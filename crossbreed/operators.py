@@ -1,7 +1,7 @@
 """What the merge operators are called and what they are told: names, parameters, ranges. No tensors, no torch.
 
-Stands on the ground floor because three packages must agree on it and may not import one another: a search space builds
-its box from these declarations, a recipe is checked against them, and `crossbreed.kernels` maps the names to arithmetic.
+On the ground floor because three packages must agree on it and may not import one another: a search space builds its
+box from these declarations, a recipe is checked against them, and `crossbreed.kernels` maps the names to arithmetic.
 """
 
 import math
@@ -55,12 +55,14 @@ class ParamSpec:
         """Returns what a single value should have been, or None when it is valid."""
         if self.kind is ParamKind.FLAG:
             return None if isinstance(value, bool) else "true or false"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and math.isfinite(value) and self.above < value <= self.at_most:  # type: ignore[arg-type]
+        if isinstance(value, int | float) and not isinstance(value, bool) and self._allows(value):
             return None
         low = "" if self.above == -math.inf else f" greater than {self.above:g}"
         high = "" if self.at_most == math.inf else f" at most {self.at_most:g}"
         return "a finite number" + " and".join(part for part in (low, high) if part)
+
+    def _allows(self, value: float) -> bool:
+        return math.isfinite(value) and self.above < value <= self.at_most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

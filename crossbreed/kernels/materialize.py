@@ -1,0 +1,107 @@
+"""Recipe + sources -> the merged tensors, one after the other, none of them kept.
+
+The same stream is what an engine is given, what is fingerprinted and what is published.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+
+from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels.affine import linear, task_arithmetic
+from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.ties import ties
+from crossbreed.recipes import rule_finder
+from crossbreed.sources import Adapter, Checkpoint, Sources
+from crossbreed.types import Recipe, Rule, WeightStream
+
+
+class Operator(Protocol):
+    """The arithmetic of an operator, on one tensor."""
+
+    def __call__(self, parents: Parents, rule: Rule, dtype: torch.dtype, /) -> torch.Tensor:
+        """Returns the merged tensor in `dtype`; the base's own where nothing changes it. Pure."""
+        ...
+
+
+OPERATORS: Mapping[str, Operator] = MappingProxyType(
+    {"linear": linear, "task_arithmetic": task_arithmetic, "ties": ties}
+)
+"""Operator name -> arithmetic; `crossbreed.operators.OPERATOR_SPECS` declares the parameters under the same names."""
+
+
+def materialize(recipe: Recipe, sources: Sources) -> WeightStream:
+    """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
+
+    Tensors that nothing changes are the base's own, mapped and not copied where the dtype agrees: do not write to
+    them. Sources are found by content hash; what they are called in the recipe and in `sources` need not agree.
+
+    Raises:
+        InputError: at once, when `sources` lacks a source of the recipe.
+        InvalidWeights: on reaching a tensor that holds NaN or Inf.
+    """
+    return _stream(recipe, sources.base, bind_experts(recipe, sources))
+
+
+def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Adapter]:
+    """Returns the recipe's experts by their names in it, sorted by content hash.
+
+    Raises:
+        InputError: when `sources` has another base, or lacks an expert.
+    """
+    opened = {expert.hash: expert for expert in sources.experts.values()}
+    for name, wanted in recipe.sources.items():
+        if (wanted != sources.base.hash) if name == recipe.base else (wanted not in opened):
+            have = {"base": sources.base, **sources.experts}
+            raise InputError(
+                f"the recipe's source `{name}` is not among the models that were opened",
+                expected=f"content hash {wanted}",
+                got=", ".join(f"{key} {source.hash}" for key, source in have.items()),
+                where=f"recipe {recipe.id}",
+                fix="open the models that the recipe was made for, unchanged since",
+            )
+    experts = [(name, opened[hash_]) for name, hash_ in recipe.sources.items() if name != recipe.base]
+    return dict(sorted(experts, key=lambda item: (item[1].hash, item[0])))
+
+
+def _stream(recipe: Recipe, base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter]) -> WeightStream:
+    find_rule, dtype = rule_finder(recipe), getattr(torch, recipe.dtype)
+    for name in sorted(base.tensors):
+        tensor, rule = base.tensor(name), find_rule(name)
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype) if rule is None else _merge(name, rule, recipe, base, experts)
+            if not _is_finite(tensor):
+                raise InvalidWeights(f"`{name}` of recipe {recipe.id} holds NaN or Inf")
+        yield name, tensor
+
+
+def _merge(
+    name: str, rule: Rule, recipe: Recipe, base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter]
+) -> torch.Tensor:
+    parents = Parents(
+        base_name=recipe.base,
+        base=base.tensor(name),
+        experts=tuple(parts_of(name, experts)),
+        expert_names=tuple(experts),
+    )
+    try:
+        return OPERATORS[rule.operator](parents, rule, getattr(torch, recipe.dtype))
+    except InvalidWeights as fault:
+        raise InvalidWeights(f"`{name}` of recipe {recipe.id}: {fault}") from None
+
+
+def parts_of(name: str, experts: Mapping[str, Checkpoint | Adapter]) -> Iterator[Parent]:
+    """Yields what each expert that changes the tensor has of it, in the order of `experts`."""
+    for expert_name, expert in experts.items():
+        if name in expert.touched:
+            value = expert.factors(name) if isinstance(expert, Adapter) else expert.tensor(name)
+            assert value is not None, f"{expert_name} says that it changes {name} and has nothing of it"
+            yield Parent(name=expert_name, hash=expert.hash, value=value)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """One pass without a copy: both extremes are NaN as soon as one element is."""
+    return tensor.numel() == 0 or all(math.isfinite(extreme.item()) for extreme in tensor.aminmax())

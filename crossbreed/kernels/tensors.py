@@ -1,0 +1,65 @@
+"""What one tensor is merged from, and how its rows are walked.
+
+A merge is bound by memory, not by arithmetic: it is done in blocks of rows small enough for a core's cache, so that
+each stored byte is read once, widened to fp32 there, and each merged byte written once.
+
+Shapes: M rows (a Linear's outputs), N columns (its inputs), R stacked ranks, K rows of a block. A tensor of one
+dimension is a column, one of many is flattened after the first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from crossbreed.sources import LowRank
+
+BLOCK = 1 << 17
+"""Elements in a block: half a mebibyte in fp32, so that a few of them stay in cache together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """An expert's part in a tensor that it changes."""
+
+    name: str
+    """The expert's name in the recipe."""
+    hash: str
+    """Content hash of the whole expert; sums are taken in its order, so that names and positions change no bit."""
+    value: torch.Tensor | LowRank
+    """A full checkpoint's own tensor, or the factors that an adapter adds to the base's."""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the value is low-rank."""
+        return isinstance(self.value, LowRank)
+
+    def delta(self, base_MN: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Returns the fp32 delta of some rows."""
+        if isinstance(self.value, LowRank):
+            return (self.value.scale * self.value.b_MR[rows]) @ self.value.a_RN
+        return as_matrix(self.value)[rows].float() - base_MN[rows].float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parents:
+    """One tensor of the base, and the experts that change it."""
+
+    base_name: str
+    base: torch.Tensor
+    experts: tuple[Parent, ...]
+    """Sorted by hash; an expert that leaves the tensor as it is, is absent."""
+    expert_names: tuple[str, ...]
+    """All the recipe's experts, the absent ones too."""
+
+
+def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a view as M rows."""
+    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
+
+
+def row_blocks(matrix_MN: torch.Tensor) -> Iterator[slice]:
+    """Yields the rows of each block."""
+    num_rows, num_columns = matrix_MN.shape
+    step = max(1, BLOCK // max(1, num_columns))
+    return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))

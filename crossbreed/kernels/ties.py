@@ -1,0 +1,121 @@
+"""TIES (arXiv 2306.01708): keep each delta's largest elements, elect a sign per element, merge those that agree.
+
+The conventions that decide exact results are mergekit's: trimming is per tensor and keeps max(1, int(density n))
+elements; the vote is the sign of the sum of weighted, trimmed deltas; a sum of 0 elects plus; where nobody agrees the
+divisor is 1. One is ours: of equal magnitudes at the threshold, those with the lowest flat index are kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+import torch
+
+from crossbreed.kernels.affine import add_deltas
+from crossbreed.kernels.tensors import Parent, Parents, as_matrix, row_blocks
+from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.types import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a trimmed delta ends: keep what is larger than `magnitude`, and what equals it before flat index `end`."""
+
+    magnitude: float
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Voter:
+    parent: Parent
+    weight: float
+    density: float
+
+    @property
+    def order(self) -> tuple[str, float, float]:
+        """Copies of one expert may differ in weight and density; where they do not, their order is no matter."""
+        return self.parent.hash, self.weight, self.density
+
+
+def ties(parents: Parents, rule: Rule, dtype: torch.dtype) -> torch.Tensor:
+    """The base plus the scaled mean (or sum) of the trimmed deltas that agree with the elected sign."""
+    spec = OPERATOR_SPECS["ties"]
+    weights = spec.per_source(rule, "weight", parents.expert_names)
+    densities = spec.per_source(rule, "density", parents.expert_names)
+    scale, normalize = spec.scalar(rule, "scale"), bool(spec.scalar(rule, "normalize"))
+    voters = [
+        _Voter(parent=parent, weight=weights[parent.name], density=densities[parent.name])
+        for parent in parents.experts
+        if weights[parent.name] != 0 and scale != 0
+    ]
+    if not voters:
+        return parents.base.to(dtype)
+    if len(voters) == 1 and voters[0].density == 1:  # nobody to disagree with, nothing to trim
+        return add_deltas(parents.base, [(1.0 if normalize else voters[0].weight, voters[0].parent)], scale, dtype)
+    merged = torch.empty(parents.base.shape, dtype=dtype)
+    _write_election(merged, parents.base, sorted(voters, key=attrgetter("order")), scale=scale, normalize=normalize)
+    return merged
+
+
+def _write_election(
+    merged: torch.Tensor, base: torch.Tensor, voters: Sequence[_Voter], *, scale: float, normalize: bool
+) -> None:
+    merged_MN, base_MN = as_matrix(merged), as_matrix(base)
+    cuts = [None if voter.density == 1 else find_cut(_delta(voter, base_MN), voter.density) for voter in voters]
+    for rows in row_blocks(merged_MN):
+        first = rows.start * merged_MN.shape[1]
+        weighted = []
+        for voter, cut in zip(voters, cuts, strict=True):
+            delta_KN = voter.parent.delta(base_MN, rows)
+            weighted.append(_trim(delta_KN, cut, first).mul_(voter.weight))
+        elected_KN = torch.where(_sum(weighted) >= 0, 1.0, -1.0)
+        delta_KN, divisor_KN = torch.zeros_like(elected_KN), torch.zeros_like(elected_KN)
+        for voter, ballot_KN in zip(voters, weighted, strict=True):
+            agrees_KN = (ballot_KN * elected_KN > 0).float()
+            delta_KN.addcmul_(ballot_KN, agrees_KN)  # a product, not a choice: NaN and Inf must not vanish here
+            divisor_KN.add_(agrees_KN, alpha=voter.weight)
+        if normalize:
+            delta_KN.div_(divisor_KN.masked_fill_(divisor_KN == 0, 1.0))
+        merged_MN[rows] = base_MN[rows].float().add_(delta_KN, alpha=scale)
+
+
+def find_cut(delta: torch.Tensor, density: float) -> Cut:
+    """Returns the cut that keeps max(1, int(density n)) of a delta's n fp32 elements (n > 0, density < 1).
+
+    Magnitudes are compared by their bits, which are ordered as the floats are (and NaN is the largest of all):
+    integers are selected faster, and the count comes out right whatever they hold.
+    """
+    keep = max(1, int(density * delta.numel()))
+    bits = delta.abs().reshape(-1).view(torch.int32)
+    smallest_kept = delta.numel() - keep
+    magnitude = np.partition(bits.numpy(), smallest_kept)[smallest_kept]
+    num_equal_kept = keep - int((bits > int(magnitude)).sum())
+    end = int((bits == int(magnitude)).nonzero()[num_equal_kept - 1]) + 1
+    return Cut(magnitude.view(np.float32).item(), end)
+
+
+def _delta(voter: _Voter, base_MN: torch.Tensor) -> torch.Tensor:
+    """The whole delta, block by block as it will be computed again: bits, hence cuts, agree."""
+    delta_MN = torch.empty(base_MN.shape)
+    for rows in row_blocks(base_MN):
+        delta_MN[rows] = voter.parent.delta(base_MN, rows)
+    return delta_MN
+
+
+def _trim(delta_KN: torch.Tensor, cut: Cut | None, first: int) -> torch.Tensor:
+    """Zeroes in place what the cut drops of a block whose first element has flat index `first`."""
+    if cut is None:
+        return delta_KN
+    magnitudes_KN = delta_KN.abs()
+    kept = (magnitudes_KN >= cut.magnitude).view(-1)
+    after = max(0, cut.end - first)
+    kept[after:] = magnitudes_KN.view(-1)[after:] > cut.magnitude
+    return delta_KN.mul_(kept.view_as(delta_KN))
+
+
+def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total.add_(tensor)
+    return total
