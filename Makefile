@@ -12,7 +12,7 @@ setup: $(SETUP)
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "installing (two minutes) ..."
-	@set -eu; pip="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; \
+	@set -eu; pip="$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check"; \
 	if nvidia-smi >/dev/null 2>&1; then \
 		grep -v "CPU only" constraints.txt > .venv/constraints.txt; \
 		$$pip -c .venv/constraints.txt -e ".[cuda,examples,dev]" vllm==0.32.0; \

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from crossbreed.runs.plan import build_plan
+from crossbreed.runs.spec import load_spec
+
 EXAMPLE = Path(__file__).parents[2] / "examples/smollm2"
 SKILLS = ("sums", "french", "roman")
 QUESTIONS = (*SKILLS, "facts")
@@ -88,3 +91,10 @@ def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: s
         tasks = yaml.safe_load((EXAMPLE / f"{spec}.yaml").read_text())["fitness"]["tasks"]
         limit = next(task["max_tokens"] for task in tasks if task["name"] == skill)
         assert max(len(tokenizer(f" {item['answer']}\n").input_ids) for item in items(skill)) <= limit
+
+
+@pytest.mark.parametrize(("name", "num_objectives"), [("demo", 1), ("pareto", 4)])
+def test_the_committed_specs_build(name: str, num_objectives: int) -> None:
+    plan = build_plan(load_spec(EXAMPLE / f"{name}.yaml"))
+    assert len(plan.space.low) == 18
+    assert len(plan.objectives) == num_objectives
