@@ -103,6 +103,8 @@ class CmaEs:
             "randn": lambda *shape: self._rng.standard_normal(shape),
             "seed": math.nan,  # "do nothing": 0 would mean the clock
             "signals_filename": "",  # no options from files in the working folder
+            "tolfun": 0.0,  # plateaus are told by ranks (tolflatfitness), whatever the scale of scores
+            "tolfunhist": 0.0,
             "verbose": -9,
         }
         if popsize is not None:

@@ -86,9 +86,7 @@ def _bands(layers: int | str | None, structure: Structure) -> dict[int, str]:
     if num_bands > num_layers or num_layers == 0:
         raise InputError(
             "there are more bands than layers",
-            expected=f"`layers` of at most {num_layers}, the layers of the base"
-            if num_layers
-            else "a base with layers",
+            expected=f"at most {num_layers}, the layers of the base",
             got=str(layers),
             where="space.groups.layers",
         )

@@ -1,0 +1,293 @@
+"""What every optimizer owes its users, as tests; and problems whose optimum is known.
+
+Subclass `OptimizerConformance` in a test module and override its one fixture; pytest then holds it to the laws:
+
+    class TestMine(OptimizerConformance):
+        @pytest.fixture
+        def make(self) -> MakeOptimizer:
+            return MyOptimizer
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
+
+import moocore
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossbreed.optimizer import Box, Optimizer, Setting
+from crossbreed.types import Outcome, Point, Status
+
+MakeOptimizer: TypeAlias = Callable[[Setting], Optimizer]
+
+
+class Problem(Protocol):
+    """Something to maximise."""
+
+    def __call__(self, point: Point) -> tuple[float, ...]:
+        """Returns the objectives of a point."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sphere:
+    """One objective: minus the squared distance to `optimum`, where it is 0."""
+
+    optimum: Point
+
+    def __call__(self, point: Point) -> tuple[float, ...]:
+        """Returns the one objective."""
+        return (-sum((x - best) ** 2 for x, best in zip(point, self.optimum, strict=True)),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spheres:
+    """Several objectives, a sphere each. The Pareto set of two is the segment between their optima."""
+
+    optima: tuple[Point, ...]
+
+    def __call__(self, point: Point) -> tuple[float, ...]:
+        """Returns one objective a sphere."""
+        return tuple(Sphere(optimum=optimum)(point)[0] for optimum in self.optima)
+
+    def covered(self, points: Sequence[Point], reference: tuple[float, ...]) -> float:
+        """Returns the hypervolume of `points` above `reference`, as a share of what the segment has."""
+        first, last = np.array(self.optima[0]), np.array(self.optima[-1])
+        front = [tuple(map(float, first + t * (last - first))) for t in np.linspace(0, 1, 501)]
+        volumes = (
+            moocore.hypervolume(np.array([self(point) for point in chosen]), ref=reference, maximise=True)
+            for chosen in (points, front)
+        )
+        return float(next(volumes) / next(volumes))
+
+
+def make_setting(*, dim: int = 4, num_objectives: int = 1, start: Point | None = None, seed: int = 7) -> Setting:
+    """Returns the setting of a search over the box [-0.5, 1.5]^dim."""
+    box = Box(low=(-0.5,) * dim, high=(1.5,) * dim)
+    return Setting(box=box, num_objectives=num_objectives, start=start, rng=np.random.default_rng(seed))
+
+
+def ok(problem: Problem, number: int, point: Point) -> Outcome:
+    """Returns the outcome of an evaluation that went well."""
+    return Outcome(number=number, status=Status.OK, values=problem(point))
+
+
+def drive(
+    optimizer: Optimizer,
+    evaluate: Callable[[int, Point], Outcome],
+    *,
+    trials: int,
+    workers: int = 1,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[Point]:
+    """Runs a search as a driver with some workers does, and returns the points in the order in which they were asked.
+
+    Results come in a scrambled but fixed order. `meanwhile` is called between any two calls of the optimizer.
+    """
+    scrambled = np.random.default_rng(1)
+    points: list[Point] = []
+    busy: list[int] = []
+    while len(points) < trials or busy:
+        meanwhile()
+        point = optimizer.ask(len(points)) if len(points) < trials and len(busy) < workers else None
+        if point is not None:
+            busy.append(len(points))
+            points.append(point)
+            continue
+        assert busy, "nothing is out, and yet the optimizer has nothing to ask"
+        number = busy.pop(int(scrambled.integers(len(busy))))
+        optimizer.tell(evaluate(number, points[number]))
+    return points
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    """Boxes of 1 to 20 coordinates: wide, narrow, and some that leave a coordinate no room."""
+    dim = draw(st.integers(1, 20))
+    low = draw(st.lists(st.floats(-1e6, 1e6), min_size=dim, max_size=dim))
+    width = st.one_of(st.just(0.0), st.floats(1e-12, 1e-6), st.floats(0.1, 1e6))
+    widths = draw(st.lists(width, min_size=dim, max_size=dim))
+    return Box(low=tuple(low), high=tuple(x + w for x, w in zip(low, widths, strict=True)))
+
+
+_EXAMPLES = settings(
+    max_examples=15,
+    deadline=None,
+    # `make` has no state, and every subclass is meant to meet the same examples
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+
+
+class OptimizerConformance:
+    """The laws. Class variables say what the optimizer is for; `make` is the one thing to override."""
+
+    num_objectives: ClassVar[int] = 1
+    sphere_trials: ClassVar[int] = 600
+    """Budget of the convergence tests."""
+    sphere_regret: ClassVar[float] = 1e-6
+    """One objective: largest distance to the optimum's value after that budget, in 4 coordinates."""
+    front_covered: ClassVar[float] = 0.9
+    """Several objectives: smallest share of the true front's hypervolume after that budget."""
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        """Override: how the optimizer is built."""
+        raise NotImplementedError
+
+    @property
+    def problem(self) -> Problem:
+        """Optima inside the box of `make_setting`, away from its middle and its rim."""
+        if self.num_objectives == 1:
+            return Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
+        return Spheres(optima=tuple((i / (self.num_objectives - 1),) * 4 for i in range(self.num_objectives)))
+
+    def run(self, make: MakeOptimizer, *, trials: int = 60, workers: int = 1, seed: int = 7) -> list[Point]:
+        """Drives a new optimizer on `problem`."""
+        optimizer = make(make_setting(num_objectives=self.num_objectives, seed=seed))
+        return drive(optimizer, lambda number, point: ok(self.problem, number, point), trials=trials, workers=workers)
+
+    def test_the_seed_decides(self, make: MakeOptimizer) -> None:
+        """Same generator, same points; another generator, others."""
+        assert self.run(make) == self.run(make)
+        assert self.run(make) != self.run(make, seed=8)
+
+    @pytest.mark.parametrize("told", [1, 17, 43])
+    def test_replaying_the_journal_brings_it_back(self, make: MakeOptimizer, told: int) -> None:
+        """Hearing the recorded calls again, in the middle of a generation too, leads to the same next points."""
+        first = make(make_setting(num_objectives=self.num_objectives))
+        journal: list[Point | Outcome] = []
+        number = 0
+        while sum(isinstance(event, Outcome) for event in journal) < told:
+            point = first.ask(number)
+            assert point is not None
+            outcome = ok(self.problem, number, point)
+            first.tell(outcome)
+            journal += [point, outcome]
+            number += 1
+        again = make(make_setting(num_objectives=self.num_objectives))
+        asked = 0
+        for event in journal:
+            if isinstance(event, Outcome):
+                again.tell(event)
+            else:
+                assert again.ask(asked) == event
+                asked += 1
+        for later in range(number, number + 30):
+            point = first.ask(later)
+            assert point is not None
+            assert again.ask(later) == point
+            for optimizer in (first, again):
+                optimizer.tell(ok(self.problem, later, point))
+
+    @_EXAMPLES
+    @given(box=boxes(), data=st.data())
+    def test_every_point_is_in_the_box(self, make: MakeOptimizer, box: Box, data: st.DataObject) -> None:
+        """Whatever the box, and wherever in it the search starts."""
+        share = data.draw(st.none() | st.floats(0, 1))
+        start = None if share is None else tuple(x + share * (y - x) for x, y in zip(box.low, box.high, strict=True))
+        rng = np.random.default_rng(0)
+        optimizer = make(Setting(box=box, num_objectives=self.num_objectives, start=start, rng=rng))
+        far = Spheres(optima=(box.high, box.low, *[box.high] * 8)[: self.num_objectives])  # pulls it to the rim
+        for point in drive(optimizer, lambda number, point: ok(far, number, point), trials=45):
+            assert len(point) == box.dim
+            assert all(type(x) is float for x in point)
+            assert all(low <= x <= high for low, x, high in zip(box.low, point, box.high, strict=True))
+
+    @_EXAMPLES
+    @given(statuses=st.lists(st.sampled_from(Status), min_size=60, max_size=60), workers=st.integers(1, 9))
+    def test_no_outcome_stops_it(self, make: MakeOptimizer, statuses: list[Status], workers: int) -> None:
+        """Late, FAILED, INVALID and STOPPED: it goes on asking points of the box."""
+
+        def evaluate(number: int, point: Point) -> Outcome:
+            status = statuses[number]
+            values = self.problem(point) if status is Status.OK else None
+            return Outcome(number=number, status=status, values=values)
+
+        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        points = drive(optimizer, evaluate, trials=60, workers=workers)
+        assert all(-0.5 <= x <= 1.5 for point in points for x in point)
+
+    @pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID, Status.STOPPED])
+    def test_it_goes_on_when_nothing_works(self, make: MakeOptimizer, status: Status) -> None:
+        """An engine that never answers is the run's concern, not a crash in here."""
+        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        points = drive(optimizer, lambda number, _: Outcome(number=number, status=status, values=None), trials=90)
+        assert len(set(points)) > 80
+
+    def test_endless_or_undefined_values_do_not_stop_it(self, make: MakeOptimizer) -> None:
+        """The perplexity of a broken model is infinite, and its evaluation still OK."""
+
+        def evaluate(number: int, point: Point) -> Outcome:
+            broken = {0: -np.inf, 1: np.nan}.get(number % 3)
+            values = self.problem(point) if broken is None else (broken,) * self.num_objectives
+            return Outcome(number=number, status=Status.OK, values=values)
+
+        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        assert np.isfinite(drive(optimizer, evaluate, trials=60)).all()
+
+    def test_a_flat_landscape_does_not_stop_it(self, make: MakeOptimizer) -> None:
+        """Every score the same, for many generations: points still come, and still differ."""
+        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        values = (0.5,) * self.num_objectives
+        points = drive(optimizer, lambda number, _: Outcome(number=number, status=Status.OK, values=values), trials=300)
+        assert len(set(points[-100:])) > 90
+
+    def test_global_random_state_is_left_alone(self, make: MakeOptimizer) -> None:
+        """It neither moves nor reads the global generators: lm-eval re-seeds them at every evaluation."""
+        problem = self.problem
+
+        def points_with(meanwhile: Callable[[], None]) -> list[Point]:
+            optimizer = make(make_setting(num_objectives=self.num_objectives))
+            return drive(optimizer, lambda number, p: ok(problem, number, p), trials=60, meanwhile=meanwhile)
+
+        before = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002 - the state that must not move
+        reference = points_with(lambda: None)
+        np.testing.assert_equal((np.random.get_state(legacy=False), random.getstate()), before)  # noqa: NPY002
+        constant = np.random.RandomState(1234).get_state(legacy=False)
+
+        def reseed() -> None:
+            np.random.set_state(constant)  # noqa: NPY002 - what lm-eval does
+            random.setstate(before[1])
+
+        try:
+            assert points_with(reseed) == reference
+        finally:
+            np.random.set_state(before[0])  # noqa: NPY002
+
+    @pytest.mark.parametrize("workers", [2, 4])
+    def test_the_number_of_workers_does_not_matter(self, make: MakeOptimizer, workers: int) -> None:
+        """If the optimizer says so (`in_order`): the same points, though results come in another order."""
+        if not make(make_setting(num_objectives=self.num_objectives)).in_order:
+            pytest.skip("this optimizer does not promise it")
+        assert self.run(make, workers=workers) == self.run(make)
+
+    def test_it_finds_the_known_optimum(self, make: MakeOptimizer) -> None:
+        """Within the stated budget, as near as stated."""
+        points = self.run(make, trials=self.sphere_trials)
+        problem = self.problem
+        if isinstance(problem, Spheres):
+            assert problem.covered(points, (-16.0,) * self.num_objectives) > self.front_covered
+        else:
+            assert -max(problem(point)[0] for point in points) < self.sphere_regret
+
+    @pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID])
+    def test_what_could_not_be_measured_does_not_attract(self, make: MakeOptimizer, status: Status) -> None:
+        """Where nothing can be measured there is nothing to find: the search stays where scores are.
+
+        All scores are negative, so that an optimizer that takes silence for a zero goes there.
+        """
+        problem = self.problem
+
+        def evaluate(number: int, point: Point) -> Outcome:
+            if point[-1] > 1.1:
+                return Outcome(number=number, status=status, values=None)
+            return Outcome(number=number, status=Status.OK, values=tuple(v - 10 for v in problem(point)))
+
+        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        points = drive(optimizer, evaluate, trials=self.sphere_trials)
+        silent = sum(point[-1] > 1.1 for point in points[-100:])
+        assert silent <= 30  # a fifth of the box is silent

@@ -1,0 +1,117 @@
+"""What every search space owes its users, as tests, and a structure to build one from.
+
+Subclass `SpaceConformance` in a test module and override its one fixture:
+
+    class TestMine(SpaceConformance):
+        @pytest.fixture
+        def space(self) -> SearchSpace:
+            return MySpace(make_structure())
+"""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossbreed.recipes import parse_recipe
+from crossbreed.search_spaces import SearchSpace
+from crossbreed.sources.structure import Structure, TensorInfo
+from crossbreed.types import Point, Recipe, canonical_json
+
+_EXAMPLES = settings(
+    max_examples=50,
+    deadline=None,
+    # `space` has no state, and every subclass is meant to meet the same examples
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+SHARES = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40)
+"""Where along each coordinate a point is; repeated as often as the space has coordinates."""
+
+
+def make_structure(*, num_layers: int = 6, experts: tuple[str, ...] = ("french", "sums", "norms")) -> Structure:
+    """Returns a Qwen3-like base and experts of three kinds.
+
+    The first changes every projection (as LoRA does), the second those of the MLPs alone, the third everything.
+    """
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    for layer in range(num_layers):
+        attention = ["q_proj", "k_proj", "v_proj", "o_proj", "q_norm"]
+        blocks = [f"self_attn.{name}" for name in attention] + ["mlp.up_proj", "mlp.down_proj", "input_layernorm"]
+        names += [f"model.layers.{layer}.{block}.weight" for block in blocks]
+    projections = frozenset(name for name in names if "_proj" in name)
+    kinds = (projections, frozenset(name for name in projections if "mlp" in name), frozenset(names))
+    return Structure(
+        tensors={name: TensorInfo(shape=(8, 8), dtype="bfloat16") for name in sorted(names)},
+        touched={expert: kinds[index % 3] for index, expert in enumerate(experts)},
+        hashes={name: f"hash of {name}" for name in ("base", *experts)},
+        tied=True,
+    )
+
+
+class SpaceConformance:
+    """The laws; `space` is the one thing to override."""
+
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        """Override: a space."""
+        raise NotImplementedError
+
+    def test_the_box_is_a_box(self, space: SearchSpace) -> None:
+        """Something to search, in finite ranges, each with a name of its own."""
+        assert len(space.names) == len(space.low) == len(space.high) > 0
+        assert all(-1e9 < low < high < 1e9 for low, high in zip(space.low, space.high, strict=True))
+        assert len(set(space.names)) == len(space.names)
+
+    @_EXAMPLES
+    @given(shares=SHARES)
+    def test_every_point_has_a_valid_recipe(self, space: SearchSpace, shares: list[float]) -> None:
+        """Corners and rim included; and it is the same recipe every time."""
+        recipe = space.decode(point_at(space, shares))
+        assert parse_recipe(recipe.to_json()) == recipe
+        assert space.decode(point_at(space, shares)).id == recipe.id
+
+    @_EXAMPLES
+    @given(shares=SHARES)
+    def test_encode_inverts_decode(self, space: SearchSpace, shares: list[float]) -> None:
+        """`decode(encode(r)) == r` to the last digit, by way of a point in the box."""
+        recipe = space.decode(point_at(space, shares))
+        point = space.encode(recipe)
+        assert point is not None
+        assert all(low <= x <= high for low, x, high in zip(space.low, point, space.high, strict=True))
+        assert space.decode(point) == recipe
+
+    @_EXAMPLES
+    @given(shares=SHARES)
+    def test_recipes_survive_json(self, space: SearchSpace, shares: list[float]) -> None:
+        """What is journalled is what was merged, id and all."""
+        recipe = space.decode(point_at(space, shares))
+        again = parse_recipe(json.loads(canonical_json(recipe.to_json())))
+        assert again == recipe
+        assert again.id == recipe.id
+
+    def test_every_coordinate_has_an_effect(self, space: SearchSpace) -> None:
+        """Somewhere in the box, moving it alone changes the recipe: a dead coordinate costs as much as a live one."""
+        corners = [point_at(space, [share, *[0.3] * (len(space.names) - 1)]) for share in (0.0, 0.5, 1.0)]
+        for index, name in enumerate(space.names):
+            assert any(len(set(_ids_along(space, corner, index))) > 1 for corner in corners), f"{name} changes nothing"
+
+    def test_recipes_of_other_sources_have_no_point(self, space: SearchSpace) -> None:
+        """Coefficients of other weights mean nothing here."""
+        recipe = space.decode(space.low)
+        sources = {name: f"not {digest}" for name, digest in recipe.sources.items()}
+        assert space.encode(Recipe(base=recipe.base, sources=sources, rules=recipe.rules)) is None
+
+
+def point_at(space: SearchSpace, shares: list[float]) -> Point:
+    """Returns the point that is so far along each coordinate; `shares` is repeated as needed."""
+    return tuple(
+        min(max(low + shares[i % len(shares)] * (high - low), low), high)
+        for i, (low, high) in enumerate(zip(space.low, space.high, strict=True))
+    )
+
+
+def _ids_along(space: SearchSpace, point: Point, index: int) -> Iterator[str]:
+    for end in (space.low, space.high):
+        yield space.decode((*point[:index], end[index], *point[index + 1 :])).id

@@ -1,0 +1,240 @@
+"""Each optimizer against the laws, against its recorded trajectory, and against what makes it itself."""
+
+import json
+import warnings
+from typing import ClassVar
+
+import make_golden
+import numpy as np
+import optuna
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from crossbreed.errors import InputError
+from crossbreed.optimizer import (
+    CmaEs,
+    CmaEsOptions,
+    Nsga2,
+    Nsga2Options,
+    OptimizerConfig,
+    RandomSearch,
+    Setting,
+    build_optimizer,
+)
+from crossbreed.optimizer.cma_es import rank_losses
+from crossbreed.testing.optimizers import (
+    MakeOptimizer,
+    OptimizerConformance,
+    Sphere,
+    Spheres,
+    drive,
+    make_setting,
+    ok,
+)
+from crossbreed.types import Outcome, Point, Status
+
+CONFIG: TypeAdapter[OptimizerConfig] = TypeAdapter(OptimizerConfig)
+
+
+class TestCmaEs(OptimizerConformance):
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return CmaEs
+
+
+class TestNsga2(OptimizerConformance):
+    num_objectives: ClassVar[int] = 2
+    sphere_trials: ClassVar[int] = 300
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return Nsga2
+
+
+class TestNsga2OnFourObjectives(OptimizerConformance):
+    num_objectives: ClassVar[int] = 4
+    sphere_trials: ClassVar[int] = 300
+    front_covered: ClassVar[float] = 0.75
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return Nsga2
+
+
+class TestRandom(OptimizerConformance):
+    sphere_regret: ClassVar[float] = 0.5
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return RandomSearch
+
+
+@pytest.mark.parametrize("name", make_golden.OPTIMIZERS)
+def test_the_recorded_trajectory_is_followed(name: str) -> None:
+    recorded = json.loads(make_golden.path_of(name).read_text())
+    assert np.allclose(make_golden.trajectory(name), recorded, rtol=1e-7, atol=1e-9), (
+        f"{name} asks other points than before: old runs cannot be resumed. If that is meant (or a new pycma or Optuna "
+        "brings it), run `python tests/optimizer/make_golden.py` and commit the files with the change"
+    )
+
+
+# CMA-ES
+
+
+def _failed(number: int, status: Status = Status.FAILED) -> Outcome:
+    return Outcome(number=number, status=status, values=None)
+
+
+def _ok(number: int, value: float) -> Outcome:
+    return Outcome(number=number, status=Status.OK, values=(value,))
+
+
+def test_failed_is_neutral_and_invalid_is_worst() -> None:
+    losses = rank_losses([_ok(0, 3.0), _failed(1), _ok(2, 1.0), _failed(3, Status.INVALID), _ok(4, 2.0)])
+    assert losses is not None
+    assert np.argsort(losses, stable=True).tolist() == [0, 1, 4, 2, 3]
+    assert losses[1] == losses[4]
+
+
+def test_a_generation_that_was_hardly_measured_teaches_nothing() -> None:
+    assert rank_losses([_ok(0, 1.0), _failed(1), _failed(2)]) is None
+    assert rank_losses([_failed(0, Status.INVALID), _failed(1, Status.INVALID)]) is None
+    assert rank_losses([_ok(0, 1.0), _ok(1, float("inf"))]) == [-1.0, pytest.approx(-1.0)]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 10])
+def test_cma_es_starts_around_the_start(dim: int) -> None:
+    start = (1.2,) * dim
+    optimizer = CmaEs(make_setting(dim=dim, start=start), CmaEsOptions(sigma0=0.01, popsize=40))
+    first = np.array([optimizer.ask(number) for number in range(40)])
+    assert np.abs(first.mean(axis=0) - start).max() < 0.02
+    assert first.std() == pytest.approx(0.02, rel=0.4)  # 0.01 of a range of 2
+
+
+def test_cma_es_sees_only_the_order_of_scores() -> None:
+    sphere = Sphere(optimum=(0.3,) * 4)
+
+    def points(scale: float) -> list[Point]:
+        return drive(
+            CmaEs(make_setting()), lambda number, point: _ok(number, scale * sphere(point)[0] + scale), trials=80
+        )
+
+    assert points(1.0) == points(1024.0)
+
+
+def test_cma_es_begins_again_with_twice_the_population() -> None:
+    optimizer = CmaEs(make_setting(dim=2), CmaEsOptions(popsize=6))
+    sizes, number = [], 0
+    for _ in range(8):  # every score the same: a plateau
+        generation = []
+        while optimizer.ask(number + len(generation)) is not None:
+            generation.append(number + len(generation))
+        for member in generation:
+            optimizer.tell(_ok(member, 0.0))
+        sizes.append(len(generation))
+        number += len(generation)
+    assert sizes == [6, 6, 12, 12, 24, 24, 48, 48]
+
+
+def test_cma_es_begins_again_with_the_first_step_size() -> None:
+    sphere = Sphere(optimum=(0.3, 0.9))
+    points = drive(CmaEs(make_setting(dim=2)), lambda number, point: ok(sphere, number, point), trials=1500)
+    distance = np.array([-sphere(point)[0] for point in points]) ** 0.5
+    assert distance.min() < 1e-6
+    assert distance[distance.argmin() :].max() > 0.2, "it converged and stayed there"
+
+
+def test_cma_es_stands_the_noise_of_few_items() -> None:
+    """48 right-or-wrong items a trial: the standard error of a score is 0.07, as much as there is to gain."""
+    noise = np.random.default_rng(3)
+    sphere = Sphere(optimum=(0.6,) * 12)
+
+    def accuracy(point: Point) -> float:
+        return 0.8 * float(np.exp(sphere(point)[0]))
+
+    start = (1 / 3,) * 12
+    optimizer = CmaEs(make_setting(dim=12, start=start))
+    points = drive(optimizer, lambda number, point: _ok(number, noise.binomial(48, accuracy(point)) / 48), trials=200)
+    assert accuracy(tuple(np.mean(points[-40:], axis=0))) > accuracy(start) + 0.15
+
+
+def test_cma_es_refuses_several_objectives_by_name() -> None:
+    with pytest.raises(InputError, match="nsga2"):
+        CmaEs(make_setting(num_objectives=2))
+
+
+# NSGA-II
+
+
+def test_nsga2_asks_the_start_first_and_stays_near_it() -> None:
+    start = (0.2,) * 30
+    optimizer = Nsga2(make_setting(dim=30, num_objectives=2, start=start), Nsga2Options(population=10, spread=0.05))
+    first = [optimizer.ask(number) for number in range(10)]
+    assert optimizer.ask(10) is None
+    assert first[0] == pytest.approx(start)
+    assert 0.05 < np.std(np.array(first[1:]) - start) < 0.15  # 0.05 of a range of 2
+
+
+def test_nsga2_replaces_what_failed_within_the_generation() -> None:
+    problem = Spheres(optima=((0.0,) * 4, (1.0,) * 4))
+    optimizer = Nsga2(make_setting(num_objectives=2), Nsga2Options(population=6))
+    points = [optimizer.ask(number) for number in range(6)]
+    for number, point in enumerate(points):
+        assert point is not None
+        optimizer.tell(_failed(number) if number < 2 else ok(problem, number, point))
+    replacements = [optimizer.ask(number) for number in range(6, 9)]
+    assert None not in replacements[:2]
+    assert replacements[2] is None
+
+
+def test_nsga2_keeps_the_whole_front() -> None:
+    problem = Spheres(optima=((0.0,) * 4, (1.0,) * 4))
+    optimizer = Nsga2(make_setting(num_objectives=2))
+    points = drive(optimizer, lambda number, point: ok(problem, number, point), trials=300)
+    last = np.mean(points[-40:], axis=1)
+    assert last.min() < 0.3
+    assert last.max() > 0.7
+
+
+def test_optuna_is_quiet_and_its_settings_are_the_users(capfd: pytest.CaptureFixture[str]) -> None:
+    verbosity = optuna.logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = Nsga2(make_setting(num_objectives=2))
+        drive(optimizer, lambda number, point: ok(Spheres(optima=((0.0,) * 4,) * 2), number, point), trials=60)
+    assert optuna.logging.get_verbosity() == verbosity
+    assert capfd.readouterr() == ("", "")
+
+
+# Settings
+
+
+@pytest.mark.parametrize(("kind", "built"), [("cma_es", CmaEs), ("nsga2", Nsga2), ("random", RandomSearch)])
+def test_a_kind_names_an_optimizer(kind: str, built: type) -> None:
+    config = CONFIG.validate_python({"kind": kind, "budget": {"trials": 3}})
+    assert isinstance(build_optimizer(config, make_setting()), built)
+
+
+def test_options_reach_the_optimizer() -> None:
+    def generation(raw: dict[str, object], setting: Setting) -> int:
+        optimizer = build_optimizer(CONFIG.validate_python({**raw, "budget": {"trials": 3}}), setting)
+        return next(number for number in range(100) if optimizer.ask(number) is None)
+
+    assert generation({"kind": "cma_es", "options": {"popsize": 11}}, make_setting()) == 11
+    assert generation({"kind": "nsga2", "options": {"population": 14}}, make_setting(num_objectives=3)) == 14
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"kind": "cma-es", "budget": {"trials": 1}}, "cma_es"),
+        ({"kind": "cma_es", "budget": {"trials": 1}, "options": {"population": 5}}, "population"),
+        ({"kind": "cma_es", "budget": {"trials": 1}, "options": {"sigma0": 0}}, "greater than 0"),
+        ({"kind": "cma_es", "budget": {"trials": 0}}, "greater than or equal to 1"),
+        ({"kind": "cma_es", "budget": {}}, "never ends"),
+        ({"kind": "cma_es"}, "budget"),
+    ],
+)
+def test_wrong_settings_are_named(raw: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CONFIG.validate_python(raw)

@@ -1,0 +1,276 @@
+"""The coefficient space: the laws for every operator, and which tensors get which coordinates."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from crossbreed.errors import InputError
+from crossbreed.search_spaces import CoefficientsConfig, CoefficientSpace, SearchSpace, build_space
+from crossbreed.testing.spaces import SpaceConformance, make_structure, point_at
+from crossbreed.types import Recipe, Rule
+
+STRUCTURE = make_structure()
+BANDS = {"layers": 3, "modules": ["attention", "mlp"]}
+THIRD = {"french": 1 / 3, "sums": 1 / 3, "norms": 1 / 3}
+
+
+def make_space(**config: Any) -> CoefficientSpace:
+    return build_space(CoefficientsConfig.model_validate(config), STRUCTURE, "bfloat16")
+
+
+def one_rule(operator: str, **params: Any) -> Recipe:
+    rule = Rule(match=".*", operator=operator, params=params)
+    return Recipe(base="base", sources=STRUCTURE.hashes, rules=(rule,), dtype="bfloat16")
+
+
+def decoded(space: CoefficientSpace, recipe: Recipe) -> Recipe:
+    point = space.encode(recipe)
+    assert point is not None
+    return space.decode(point)
+
+
+class TestTaskArithmetic(SpaceConformance):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return make_space(groups=BANDS)
+
+
+class TestTies(SpaceConformance):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return make_space(operator="ties", groups={"layers": "each"})
+
+
+class TestLinear(SpaceConformance):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return make_space(operator="linear", groups={"modules": ["norm", "embedding", "attention"]})
+
+
+class TestOperatorGene(SpaceConformance):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return make_space(operator=["task_arithmetic", "ties", "linear"], groups=BANDS, weight=[-1, 2])
+
+
+# Groups
+
+
+def test_bands_by_modules_and_one_rest() -> None:
+    space = make_space(groups=BANDS)
+    labels = [group.label for group in space.groups]
+    assert labels == [f"layers {band} / {m}" for band in ("0-1", "2-3", "4-5") for m in ("attention", "mlp")] + ["rest"]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {},
+        {"layers": 1},
+        {"layers": 4, "modules": ["mlp"]},
+        {"layers": "each", "modules": ["norm"]},
+        {"layers": "each", "modules": ["attention", "mlp", "norm", "embedding"]},
+        {"modules": ["norm"]},
+        {"modules": ["embedding", "mlp"]},
+    ],
+)
+def test_every_changed_tensor_obeys_the_rule_of_its_group(groups: dict[str, Any]) -> None:
+    space = make_space(groups=groups)
+    owner = {name: group.label for group in space.groups for name in group.tensors}
+    assert set(owner) == set(STRUCTURE.tensors), "`norms` changes every tensor"
+    for name, label in owner.items():
+        assert next(group.label for group in space.groups if re.fullmatch(group.match, name)) == label
+
+
+def test_patterns_are_readable() -> None:
+    assert [group.match for group in make_space(groups={"layers": 2}).groups] == [
+        r"model\.layers\.(0|1|2)\..*",
+        r"model\.layers\.(3|4|5)\..*",
+        ".*",
+    ]
+    assert [group.match for group in make_space(groups=BANDS).groups][:2] == [
+        # spelled out, because `self_attn.q_norm` is a norm
+        r"model\.layers\.(0|1)\.(self_attn\.k_proj\.weight|self_attn\.o_proj\.weight|self_attn\.q_proj\.weight"
+        r"|self_attn\.v_proj\.weight)",
+        r"model\.layers\.(0|1)\.mlp\..*",
+    ]
+    assert [group.match for group in make_space(groups={"modules": ["mlp", "norm"]}).groups] == [
+        r"model\.layers\.\d+\.mlp\..*",
+        r"model\.layers\.\d+\.(input_layernorm\.weight|self_attn\.q_norm\.weight)|model\.norm\.weight",
+        ".*",
+    ]
+
+
+def test_a_pair_without_deltas_gets_no_coordinate() -> None:
+    names = make_space(groups=BANDS).names
+    assert "layers 0-1 / mlp / sums: weight" in names
+    assert "layers 0-1 / attention / sums: weight" not in names
+    assert [name for name in names if name.startswith("rest")] == ["rest / norms: weight"]
+
+
+def test_what_no_expert_touches_gets_no_rule() -> None:
+    structure = make_structure(experts=("french",))
+    space = build_space(CoefficientsConfig.model_validate({"groups": BANDS}), structure, "bfloat16")
+    assert "rest" not in [group.label for group in space.groups]
+    rules = space.decode(space.low).rules
+    matched = {name for name in structure.tensors for rule in rules if re.fullmatch(rule.match, name)}
+    assert matched == structure.touched["french"]
+
+
+# Recipes
+
+
+def test_the_recipe_of_a_point() -> None:
+    space = make_space(operator="ties", groups={"layers": 2, "modules": ["mlp"]}, density=[0.2, 0.8])
+    recipe = space.decode(space.high)
+    assert recipe.sources == STRUCTURE.hashes
+    assert recipe.rules[0] == Rule(
+        match=r"model\.layers\.(0|1|2)\.mlp\..*",
+        operator="ties",
+        params={
+            "weight": {"french": 1.5, "sums": 1.5, "norms": 1.5},
+            "density": {"french": 0.8, "sums": 0.8, "norms": 0.8},
+            "normalize": False,
+        },
+    )
+
+
+def test_shares_of_linear_are_a_mixture() -> None:
+    space = make_space(operator="linear")
+    middle = space.decode(point_at(space, [0.5])).rules[0].params["weight"]
+    assert middle == {"french": 0.5, "sums": 0.25, "norms": 0.125, "base": 0.125}
+    assert space.decode(space.low).rules[0].params["weight"] == {"french": 0, "sums": 0, "norms": 0, "base": 1}
+
+
+def test_no_recipe_has_a_negative_zero() -> None:
+    space = make_space()
+    assert str(space.decode((-1e-9, 0.0, 1e-9)).rules[0].params["weight"]).count("-") == 0
+
+
+@pytest.mark.parametrize("operator", ["task_arithmetic", "ties", "linear", ["ties", "linear"]])
+def test_the_uniform_baseline_starts_every_search(operator: str | list[str]) -> None:
+    recipe = decoded(make_space(operator=operator, groups=BANDS), one_rule("task_arithmetic", weight=THIRD))
+    for rule in recipe.rules:
+        weights, density = rule.params["weight"], rule.params.get("density", {})
+        assert isinstance(weights, dict)
+        assert isinstance(density, dict)
+        experts = {name: weight for name, weight in weights.items() if name != "base"}
+        assert experts == pytest.approx(dict.fromkeys(experts, 1 / 3), abs=2e-6)
+        assert set(density.values()) <= {1.0}
+    assert {rule.operator for rule in recipe.rules} == {operator if isinstance(operator, str) else "linear"}
+
+
+@pytest.mark.parametrize(
+    ("scale", "weight"), [(0.5, 0.166667), (1.5, 0.5), (3.0, 1.0), (6.0, 1.5)], ids=["half", "1.5", "3", "clipped"]
+)
+def test_scaled_baselines_are_clipped_into_the_box(scale: float, weight: float) -> None:
+    recipe = decoded(make_space(), one_rule("task_arithmetic", weight=THIRD, scale=scale))
+    assert recipe.rules[0].params["weight"] == dict.fromkeys(THIRD, weight)
+
+
+def test_more_than_a_whole_keeps_its_ratios_as_shares() -> None:
+    recipe = decoded(make_space(operator="linear"), one_rule("task_arithmetic", weight={"french": 1.5, "sums": 0.5}))
+    assert recipe.rules[0].params["weight"] == {"french": 0.75, "sums": 0.25, "norms": 0.0, "base": 0.0}
+
+
+def test_an_average_of_models_is_weights_on_deltas() -> None:
+    recipe = decoded(make_space(), one_rule("linear", weight={"base": 2.0, "french": 1.0, "sums": 1.0}))
+    assert recipe.rules[0].params["weight"] == {"french": 0.25, "sums": 0.25, "norms": 0.0}
+
+
+def test_the_base_is_the_zero_of_every_space() -> None:
+    nothing = Recipe(base="base", sources=STRUCTURE.hashes, rules=(), dtype="bfloat16")
+    assert decoded(make_space(), nothing).rules[0].params["weight"] == dict.fromkeys(THIRD, 0.0)
+
+
+def test_finer_recipes_are_averaged() -> None:
+    fine = make_space(groups={"layers": "each"})
+    recipe = fine.decode(tuple(float(name.startswith(("layer 0", "layer 1"))) for name in fine.names))
+    weights = [rule.params["weight"] for rule in decoded(make_space(groups={"layers": 2}), recipe).rules]
+    assert weights[0] == dict.fromkeys(THIRD, 0.666667)
+    assert weights[1] == dict.fromkeys(THIRD, 0.0)
+
+
+def test_sources_are_known_by_their_hashes() -> None:
+    renamed = {"w0": STRUCTURE.hashes["base"], "fr": STRUCTURE.hashes["french"]}
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": {"fr": 0.7}})
+    recipe = decoded(make_space(), Recipe(base="w0", sources=renamed, rules=(rule,)))
+    assert recipe.rules[0].params["weight"] == {"french": 0.7, "sums": 0.0, "norms": 0.0}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        one_rule("ties", weight=THIRD, density=0.3, normalize=False),
+        one_rule("ties", weight=THIRD),
+        one_rule("linear", weight={"french": 1.0, "base": 1.0}, normalize=False),
+        one_rule("linear", weight={"french": 1.0, "base": -1.0}),
+        Recipe(
+            base="base",
+            sources={**STRUCTURE.hashes, "stranger": "?"},
+            rules=(Rule(match=".*", operator="task_arithmetic", params={"weight": {"stranger": 0.1}}),),
+        ),
+        Recipe(
+            base="base",
+            sources=STRUCTURE.hashes,
+            rules=(
+                Rule(match=".*mlp.*", operator="ties", params={"weight": THIRD, "normalize": False}),
+                Rule(match=".*", operator="task_arithmetic", params={"weight": THIRD}),
+            ),
+        ),
+    ],
+    ids=["trimmed", "normalized by survivors", "sum of models", "zero sum", "stranger", "mixed operators"],
+)
+def test_what_the_space_cannot_express_has_no_point(recipe: Recipe) -> None:
+    assert make_space().encode(recipe) is None
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"weight": [1.5, -0.5]}, r"low < high, got \[1.5, -0.5\]"),
+        ({"operator": "tise"}, "did you mean `ties`"),
+        ({"operator": ["ties", "dare"]}, "unknown operator `dare`"),
+        ({"operator": []}, "at least one operator"),
+        ({"operator": "ties", "density": [0.0, 1.0]}, r"within \(0, 1\]"),
+        ({"density": [0.2, 0.9]}, "`density` has no effect"),
+        ({"operator": "linear", "weight": [0, 1]}, "`weight` has no effect"),
+        ({"groups": {"layers": 0}}, "greater than or equal to 1"),
+        ({"groups": {"modules": ["atention"]}}, "attention"),
+        ({"bands": 3}, "bands"),
+    ],
+)
+def test_wrong_settings_are_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CoefficientsConfig.model_validate(config)
+
+
+@pytest.mark.parametrize("config", [{}, {"operator": "linear"}, {"operator": ["linear", "ties"], "groups": BANDS}])
+def test_a_spec_with_its_defaults_written_out_is_the_same(config: dict[str, Any]) -> None:
+    parsed = CoefficientsConfig.model_validate(config)
+    assert CoefficientsConfig.model_validate(parsed.model_dump(mode="json")) == parsed
+
+
+def test_more_bands_than_layers_are_refused() -> None:
+    with pytest.raises(InputError, match="more bands than layers") as caught:
+        make_space(groups={"layers": 7})
+    assert (caught.value.expected, caught.value.got) == ("at most 6, the layers of the base", "7")
+
+
+def test_a_module_type_that_the_base_lacks_is_refused() -> None:
+    with pytest.raises(InputError, match="no tensor of module type `other`"):
+        make_space(groups={"modules": ["other"]})
+
+
+def test_experts_equal_to_the_base_are_refused() -> None:
+    structure = make_structure()
+    same = type(structure)(
+        tensors=structure.tensors, touched={"french": frozenset()}, hashes=structure.hashes, tied=True
+    )
+    with pytest.raises(InputError, match="nothing to search"):
+        build_space(CoefficientsConfig(), same, "bfloat16")
