@@ -2,18 +2,36 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from crossbreed.errors import InputError
+from crossbreed.fitness import ChoiceTask, GenerateTask, TaskConfig
 from crossbreed.runs.baselines import PREFIX
 from crossbreed.runs.coefficients import CoefficientMap
+from crossbreed.runs.provenance import versions
 from crossbreed.runs.report import Report
 from crossbreed.runs.report_text import how_measured, number, row_label, sentences, with_interval
+from crossbreed.runs.spec import Spec
 from crossbreed.sources import Adapter, Checkpoint, Sources
 from crossbreed.types import Recipe
 
 RECIPE_FILE, MERGEKIT_FILE = "recipe.yaml", "mergekit_config.yml"
+_HUB_LICENCES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 h-research
+    intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit
+    mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown
+    unlicense wtfpl zlib
+    """.split()  # noqa: SIM905 - eighty lines otherwise
+)
+"""What the hub takes for `license`; any other name belongs in `license_name`."""
 _MOST_GROUPS = 48
 """A longer coefficient table is not read by anyone; recipe.yaml has it."""
 
@@ -44,16 +62,27 @@ class Origins:
     name: str
     """The run's."""
     seed: int
-    trial: int
     report: Report
     metrics: Mapping[str, str]
     """Task -> metric, for example `exact_match`."""
     versions: Mapping[str, str]
 
+    @classmethod
+    def of(cls, spec: Spec, report: Report) -> Self:
+        """Returns what a run's spec and report say, with the versions that are installed now."""
+        metrics = {task.name: _metric(task) for task in spec.fitness.tasks}
+        return cls(name=spec.name, seed=spec.seed, report=report, metrics=metrics, versions=versions())
+
     @property
     def optimised_on(self) -> tuple[str, ...]:
         """Tasks that an objective names: the search saw other items of the same kind."""
         return tuple(dict.fromkeys(task for objective in self.report.objectives for task in objective.tasks))
+
+
+def _metric(task: TaskConfig) -> str:
+    if isinstance(task, GenerateTask):
+        return task.metric
+    return "accuracy" if isinstance(task, ChoiceTask) else "nats per token"
 
 
 def parents_of(recipe: Recipe, sources: Sources) -> list[Parent]:
@@ -147,7 +176,8 @@ def _front_matter(title: str, parents: Sequence[Parent], licence: str, origins: 
         for task, found in winner.tasks.items()
     ]
     data = ModelCardData(
-        license=licence,
+        license=licence if licence in _HUB_LICENCES else "other",
+        license_name=None if licence in _HUB_LICENCES else licence,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["merge", "mergekit"] if in_mergekit else ["merge"],
@@ -167,7 +197,7 @@ def _opening(parents: Sequence[Parent], origins: Origins) -> str:
         return f"The `{baseline}` baseline of the crossbreed run `{origins.name}`, which scored {asked} recipes."
     experts = ", ".join(parent.name for parent in parents[1:])
     return (
-        f"A merge of {experts} into their common base, bred by crossbreed: trial {origins.trial} of the run "
+        f"A merge of {experts} into their common base, bred by crossbreed: trial {report.winner.number} of the run "
         f"`{origins.name}`, which scored {asked} recipes."
     )
 

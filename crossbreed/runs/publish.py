@@ -108,7 +108,7 @@ def publish_checkpoint(
     )
     record = {
         "licence": chosen,
-        "run": {"name": origins.name, "seed": origins.seed, "trial": origins.trial},
+        "run": {"name": origins.name, "seed": origins.seed, "trial": origins.report.winner.number},
         "versions": dict(origins.versions),
         "optimised_on": list(origins.optimised_on),
         "scores": origins.report.winner.to_json(),

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from crossbreed.runs.card import Origins
 from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
 from crossbreed.runs.report import make_report
 from crossbreed.runs.selection import reported
+from crossbreed.runs.shards import write_shards
 from crossbreed.sources import Sources, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 from crossbreed.types import Recipe, Rule, WeightStream
@@ -52,7 +54,7 @@ def origins() -> Origins:
         trials=trials, winner=WINNER, scores=scores_on("report", reported(trials, [MEAN], WINNER)), objectives=[MEAN]
     )
     metrics = {"sums": "exact_match", "french": "exact_match"}
-    return Origins(name="toys", seed=7, trial=WINNER, report=report, metrics=metrics, versions={"crossbreed": "0"})
+    return Origins(name="toys", seed=7, report=report, metrics=metrics, versions={"crossbreed": "0"})
 
 
 def fingerprint_of(stream: WeightStream) -> str:
@@ -148,7 +150,7 @@ def test_hub_parents_are_listed_with_their_revisions(origins: Origins, sources: 
     text = model_card(
         title="t",
         parents=hub,
-        licence="mit",
+        licence="smol-community",
         origins=origins,
         coefficients=coefficient_map(recipe, sources.structure),
         in_mergekit=False,
@@ -156,6 +158,7 @@ def test_hub_parents_are_listed_with_their_revisions(origins: Origins, sources: 
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == ["org/base", "org/sums"]
     assert data["tags"] == ["merge"]
+    assert (data["license"], data["license_name"]) == ("other", "smol-community")
     assert "[org/base](https://huggingface.co/org/base) | `abc123`" in text
     assert "mergekit" not in text
 
@@ -246,16 +249,14 @@ def test_nothing_is_left_of_a_publish_that_fails_midway(tmp_path: Path, sources:
 def test_bytes_that_the_disk_changed_are_found(
     tmp_path: Path, sources: Sources, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossbreed.runs import publish
-
     def write_and_rot(folder: Path, *arguments: object) -> None:
         write_shards(folder, *arguments)
         content = bytearray((folder / "model.safetensors").read_bytes())
         content[-1] ^= 1
         (folder / "model.safetensors").write_bytes(content)
 
-    write_shards = publish.write_shards
-    monkeypatch.setattr(publish, "write_shards", write_and_rot)
+    module = import_module("crossbreed.runs.publish")
+    monkeypatch.setattr(module, "write_shards", write_and_rot)
     with pytest.raises(MachineError, match="is not what was made"):
         write_checkpoint(
             recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
