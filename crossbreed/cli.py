@@ -45,13 +45,15 @@ def run(
 @app.command()
 def check(
     spec: SpecPath,
-    answer: Annotated[bool, typer.Option("--answer", help="Start the engine and answer one item of each task.")] = False,
+    answer: Annotated[
+        bool, typer.Option("--answer", help="Start the engine and answer one item of each task.")
+    ] = False,
     set_: Overrides = None,
 ) -> None:
     """Validate a spec in seconds, without an engine."""
-    from crossbreed.runs import check, load_spec
+    from crossbreed.runs import check_spec, load_spec
 
-    check(load_spec(spec, set_ or []), answer=answer)
+    check_spec(load_spec(spec, set_ or []), answer=answer)
 
 
 @app.command()
@@ -75,9 +77,9 @@ def show(
 @app.command()
 def report(run: RunPath) -> None:
     """Answer what the report still needs, and write report.html and report.json."""
-    from crossbreed.runs import report
+    from crossbreed.runs import report_on
 
-    report(run)
+    report_on(run)
 
 
 @app.command()
@@ -90,9 +92,9 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: show what would be uploaded.")] = False,
 ) -> None:
     """Write the winner as an ordinary checkpoint with a model card."""
-    from crossbreed.runs import publish
+    from crossbreed.runs import publish_run
 
-    publish(run, out, trial=trial, licence=licence, push=push, dry_run=dry_run)
+    publish_run(run, out, trial=trial, licence=licence, push_to=push, dry_run=dry_run)
 
 
 @app.command()
@@ -103,9 +105,9 @@ def merge(
     numerics: Annotated[Literal["accurate", "mergekit"], typer.Option(help="Arithmetic.")] = "accurate",
 ) -> None:
     """Write the checkpoint of a recipe."""
-    from crossbreed.runs import merge
+    from crossbreed.runs import merge_recipe
 
-    merge(recipe, out, sources=source or [], numerics=numerics)
+    merge_recipe(recipe, out, sources=source or [], numerics=numerics)
 
 
 @app.command()

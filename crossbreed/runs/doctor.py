@@ -33,9 +33,7 @@ def examine() -> dict[str, Any]:
 
 def render(findings: dict[str, Any]) -> str:
     """Returns the findings for a person."""
-    lines = [
-        f"{name:14} {version or 'missing':16} {NEEDED[name]}" for name, version in findings["packages"].items()
-    ]
+    lines = [f"{name:14} {version or 'missing':16} {NEEDED[name]}" for name, version in findings["packages"].items()]
     gpus = ", ".join(findings["gpus"]) or "none: CPU only"
     lines += [
         "",
@@ -59,7 +57,9 @@ def _version(name: str) -> str | None:
 def _gpus() -> list[str]:
     import torch
 
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
 
 
 def _problems(packages: dict[str, str | None]) -> list[str]:

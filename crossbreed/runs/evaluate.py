@@ -5,6 +5,7 @@ from typing import Any
 from crossbreed.fitness import build_engine, evaluate, load_tasks
 from crossbreed.kernels import Fingerprinted, materialize
 from crossbreed.runs.history import SplitName
+from crossbreed.runs.plan import split_tasks
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.statistics import task_intervals
 from crossbreed.sources import open_sources
@@ -26,7 +27,7 @@ def evaluate_model(model: str, spec: Spec, *, split: SplitName = "search") -> di
     engine = build_engine(spec.fitness.engine, sources.base.path)
     try:
         stream = Fingerprinted(materialize(recipe, sources))
-        answered = evaluate(engine.adopt(recipe, iter(stream)), tasks, spec.split(tasks)[split])
+        answered = evaluate(engine.adopt(recipe, iter(stream)), tasks, split_tasks(spec, tasks)[split])
     finally:
         engine.close()
     return {

@@ -76,9 +76,7 @@ def fold(records: Iterable[Record]) -> History:
 
 def item_ids_of(run_record: Record) -> ItemIds:
     """Returns the splits that the first record of a journal states."""
-    return {
-        split: {task: tuple(ids) for task, ids in tasks.items()} for split, tasks in run_record["items"].items()
-    }
+    return {split: {task: tuple(ids) for task, ids in tasks.items()} for split, tasks in run_record["items"].items()}
 
 
 def ask_record(candidate: Candidate) -> Record:

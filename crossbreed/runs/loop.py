@@ -71,7 +71,9 @@ class Loop:
             if answered := pool.wait():
                 freed = time.monotonic()
                 score = _with_other(answered.score, freed - began[answered.job.number])
-                self.record(answered.job.number, "search", score, {**answered.clock, "elapsed": before_s + freed - start})
+                self.record(
+                    answered.job.number, "search", score, {**answered.clock, "elapsed": before_s + freed - start}
+                )
         if self._history.trials and all(t.score.status is Status.FAILED for t in self._history.trials.values()):
             last = self._history.trials[max(self._history.trials)]
             raise MachineError(f"every trial FAILED, the last with: {last.score.error}")

@@ -1,18 +1,18 @@
 """What a Spec builds: sources, tasks, splits, space, objectives. Everything that can be wrong is found here, in seconds."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import AnyItems, Task, load_tasks
+from crossbreed.fitness import AnyItems, Task, load_tasks, split_items
 from crossbreed.optimizer import Box, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.baselines import baselines
-from crossbreed.runs.history import ItemIds
+from crossbreed.runs.history import ItemIds, SplitName
 from crossbreed.runs.journal import CLOCK, JOURNAL_SCHEMA, Record
 from crossbreed.runs.loop import Budget
 from crossbreed.runs.objectives import Objective, build_objectives
@@ -43,7 +43,7 @@ class Plan:
     spec: Spec
     sources: Sources
     tasks: list[Task]
-    items: Mapping[str, Mapping[str, AnyItems]]
+    items: Mapping[SplitName, Mapping[str, AnyItems]]
     """Split -> task -> items."""
     space: SearchSpace
     objectives: tuple[Objective, ...]
@@ -73,9 +73,8 @@ class Plan:
         num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}
         num_experts = len(self.sources.experts)
         budget = self.spec.optimizer.budget
-        until = " or ".join(
-            [f"{budget.trials} trials"] * bool(budget.trials) + [f"{budget.minutes:g} minutes"] * bool(budget.minutes)
-        )
+        limits = {"trials": budget.trials, "minutes": budget.minutes}
+        until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
         return (
             f"{self.spec.name}: {num_experts} experts, {len(self.space.names)} coordinates, {self.spec.optimizer.kind}\n"
             f"  search  {len(self.firsts())} baselines and {until}, {num_items['search']} items each\n"
@@ -106,6 +105,7 @@ class Plan:
             "spec": self.spec.model_dump(mode="json", exclude=_NOT_IDENTITY),
             "sources": dict(self.sources.structure.hashes),
             "coordinates": list(self.space.names),
+            "contents": {task.name: _contents_id(task) for task in self.tasks},
             "items": {s: {t: list(ids) for t, ids in tasks.items()} for s, tasks in self.item_ids.items()},
             CLOCK: {"versions": versions()},
         }
@@ -133,7 +133,7 @@ def build_plan(spec: Spec) -> Plan:
         spec=spec,
         sources=sources,
         tasks=tasks,
-        items=spec.split(tasks),
+        items=split_tasks(spec, tasks),
         space=build_space(spec.space, sources.structure, dtype),
         objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
         dtype=dtype,
@@ -143,6 +143,26 @@ def build_plan(spec: Spec) -> Plan:
     return plan
 
 
+def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, AnyItems]]:
+    """Parts every task's items once, by the spec's seed: split -> task -> items."""
+    splits = {
+        task.name: split_items(
+            task.items, spec.fitness.split, seed=spec.seed, task=task.name, stratify=task.kind.stratify
+        )
+        for task in tasks
+    }
+    return {
+        "search": {name: split.search for name, split in splits.items()},
+        "select": {name: split.select for name, split in splits.items()},
+        "report": {name: split.report for name, split in splits.items()},
+    }
+
+
+def _contents_id(task: Task) -> str:
+    by_id = sorted((item.id, dict(item.fields)) for item in task.items)
+    return content_id(canonical_json(by_id))
+
+
 def check_same_run(recorded: Record, planned: Record, *, where: Path) -> None:
     """Refuses to go on with another Spec than the one that began the folder.
 
@@ -150,9 +170,13 @@ def check_same_run(recorded: Record, planned: Record, *, where: Path) -> None:
         InputError: naming the first few settings that differ.
     """
     before, now = (dict(_leaves({k: v for k, v in r.items() if k != CLOCK})) for r in (recorded, planned))
-    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
+    differing = [key for key in keys if before.get(key) != now.get(key)]
     if differing:
-        lines = [f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"[:160] for key in differing[:5]]
+        lines = [
+            f"{key.removeprefix('spec.')}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"[:160]
+            for key in differing[:5]
+        ]
         raise InputError(
             "this run folder was begun with another spec",
             expected="the same sources, space, optimizer, tasks, splits and seed (budget and workers may change)",

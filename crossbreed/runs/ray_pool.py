@@ -71,7 +71,9 @@ class RayPool:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError) as error:
-            raise MachineError(f"Ray could not be reached or started (address: {address or 'local'}): {error}") from None
+            raise MachineError(
+                f"Ray could not be reached or started (address: {address or 'local'}): {error}"
+            ) from None
         self._actor: Any = ray.remote(_Host).options(num_cpus=cpus, num_gpus=gpus)
         self._queue: deque[_Attempt] = deque()
         self._idle: list[Any] = []

@@ -27,7 +27,9 @@ def test_reads_what_was_appended(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_a_kill_at_any_byte_loses_at_most_the_last_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_kill_at_any_byte_loses_at_most_the_last_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = written(tmp_path_factory.mktemp("journal"))
     content = path.read_bytes()
     size = data.draw(st.integers(0, len(content)))

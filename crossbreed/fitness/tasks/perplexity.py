@@ -35,3 +35,7 @@ class PerplexityTask(TaskSettings):
         """Nats a token."""
         [response] = responses
         return Answer(value=-math.fsum(response.logprobs) / len(response.logprobs), text="")
+
+    def shown(self, item: Item) -> str:
+        """A text has no gold answer."""
+        return ""

@@ -58,6 +58,10 @@ class Kind(Protocol):
         """Judges the responses to `requests(item)`, in the same order."""
         ...
 
+    def shown(self, item: Item) -> str:
+        """Returns the gold answer for people; empty where there is none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:

@@ -1,5 +1,6 @@
 """A run from spec to report. The same function starts one, goes on with one, and finds that one is finished."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.archive import pareto_front
 from crossbreed.runs.folder import RunFolder, write_atomically
@@ -25,7 +27,7 @@ from crossbreed.runs.spec import Spec, dump_spec, load_spec
 from crossbreed.runs.worker import Worker
 
 
-def run(spec: Spec, out: Path) -> Report:
+def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
     """Searches until the budget is spent, picks the winner, reports.
 
     An existing run folder of the same Spec is gone on with; what is done is not done again.
@@ -41,7 +43,7 @@ def run(spec: Spec, out: Path) -> Report:
         InputError: the spec or the folder is wrong.
         MachineError: no worker could be started, or nothing could be measured.
     """
-    folder = RunFolder(out)
+    folder = RunFolder(Path(out))
     folder.create()
     plan = build_plan(spec)
     print(plan.describe(), flush=True)
@@ -50,16 +52,31 @@ def run(spec: Spec, out: Path) -> Report:
         return _judge(plan, folder, loop, history, pool)
 
 
-def report(path: Path) -> Report:
+def report_on(path: Path, *, trial: int | None = None) -> tuple[Plan, Report]:
     """Answers what a run's report still needs, without searching on, and writes it.
 
+    Args:
+        path: A run folder.
+        trial: Report on this trial instead of the winner; the folder's report stays the winner's.
+
     Raises:
-        InputError: the folder is no run, or its sources or items have changed.
+        InputError: the folder is no run, its sources or items have changed, or the trial has no value.
     """
     folder = RunFolder(path).existing()
     plan = build_plan(load_spec(folder.spec))
     with _open(plan, folder) as (loop, history), _pool(plan) as pool:
-        return _judge(plan, folder, loop, history, pool)
+        found = _judge(plan, folder, loop, history, pool)
+        if trial is None or trial == found.winner.number:
+            return plan, found
+        if trial not in {t.number for t in history.ok_trials}:
+            raise InputError(
+                f"trial {trial} cannot be published",
+                expected="a trial whose status is OK",
+                got=history.trials[trial].score.status.value if trial in history.trials else "no such trial",
+                where=str(path),
+            )
+        loop.answer("report", [history.trials[trial]], pool)
+        return plan, _make_report(plan, history, trial)
 
 
 @contextmanager
@@ -131,15 +148,19 @@ def _judge(plan: Plan, folder: RunFolder, loop: Loop, history: History, pool: Po
     winner = choose_winner(trials, plan.objectives, history.scores_of("select"))
     loop.answer("report", reported(trials, plan.objectives, winner.number), pool)
     loop.end()
-    found = make_report(
+    found = _make_report(plan, history, winner.number)
+    _write_derived(plan, folder, history, found)
+    return found
+
+
+def _make_report(plan: Plan, history: History, winner: int) -> Report:
+    return make_report(
         trials=sorted(history.trials.values(), key=lambda t: t.number),
-        winner=winner.number,
+        winner=winner,
         scores=history.scores_of("report"),
         objectives=plan.objectives,
         seed=plan.spec.seed,
     )
-    _write_derived(plan, folder, history, found)
-    return found
 
 
 def _write_derived(plan: Plan, folder: RunFolder, history: History, found: Report) -> None:

@@ -1,0 +1,100 @@
+"""Recipes become folders: the winner of a run with its card (`publish_run`), or any recipe (`merge_recipe`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from crossbreed.errors import InputError
+from crossbreed.kernels import materialize
+from crossbreed.recipes import load_recipe
+from crossbreed.runs.card import Origins
+from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
+from crossbreed.runs.driver import report_on
+from crossbreed.sources import open_sources
+
+
+def publish_run(
+    path: Path,
+    out: Path,
+    *,
+    trial: int | None = None,
+    licence: str | None = None,
+    push_to: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Writes a run's winner (or another trial) as a checkpoint, after reporting on it if that was not done.
+
+    Args:
+        path: The run folder.
+        out: A new or empty folder.
+        trial: Number of the trial to publish instead of the winner.
+        licence: Hub's id of the licence, when the parents do not state a common one.
+        push_to: Hub repository to upload to, private.
+        dry_run: With `push_to`: say what would be uploaded.
+
+    Raises:
+        InputError: the run, the folder, the licence or the trial is wrong.
+        MachineError: what would be published is not what was scored.
+    """
+    plan, report = report_on(path, trial=trial)
+    winner = report.winner
+    assert winner.fingerprint is not None, "a scored trial has a fingerprint"
+    publish_checkpoint(
+        recipe=winner.recipe,
+        sources=plan.sources,
+        out=out,
+        stream_factory=lambda: materialize(winner.recipe, plan.sources),
+        expected_fingerprint=winner.fingerprint,
+        origins=Origins.of(plan.spec, report),
+        licence=licence,
+    )
+    print(f"published trial {winner.number} to {out}")
+    if push_to:
+        print(push(out, push_to, dry_run=dry_run))
+
+
+def merge_recipe(
+    path: Path, out: Path, *, sources: Sequence[str], numerics: Literal["accurate", "mergekit"] = "accurate"
+) -> None:
+    """Writes the checkpoint of a recipe file.
+
+    Args:
+        path: A recipe, YAML or JSON.
+        out: A new or empty folder.
+        sources: `NAME=FOLDER` of every source of the recipe.
+        numerics: `accurate`; mergekit's own rounding is not there yet.
+
+    Raises:
+        InputError: the recipe or a source is wrong, or a source is not the one that the recipe names by hash.
+    """
+    if numerics == "mergekit":
+        raise InputError("mergekit's numerics are not implemented", expected="--numerics accurate")
+    recipe = load_recipe(path)
+    folders = dict(_named(source) for source in sources)
+    if missing := sorted(recipe.sources.keys() - folders.keys()):
+        raise InputError(
+            f"the recipe does not say where `{missing[0]}` is",
+            expected=" ".join(f"--source {name}=FOLDER" for name in recipe.sources),
+            where=str(path),
+        )
+    base = folders.pop(recipe.base)
+    opened = open_sources(base, {name: folder for name, folder in folders.items() if name in recipe.sources})
+    for name, content in opened.structure.hashes.items():
+        if recipe.sources[name] != content:
+            raise InputError(
+                f"`{name}` is not the model that the recipe was made for",
+                expected=f"content hash {recipe.sources[name]}",
+                got=content,
+                where=folders.get(name, base),
+            )
+    fingerprint = write_checkpoint(
+        recipe=recipe, sources=opened, out=out, stream_factory=lambda: materialize(recipe, opened)
+    )
+    print(f"wrote {out}, fingerprint {fingerprint}")
+
+
+def _named(source: str) -> tuple[str, str]:
+    name, equals, folder = source.partition("=")
+    if not (name and equals and folder):
+        raise InputError("a source has no name or no folder", expected="--source NAME=FOLDER", got=source)
+    return name, folder

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import pytest
+from toy_runs import journal_of, trials_of, write_spec
+
+from crossbreed.errors import InputError, MachineError
+from crossbreed.runs import load_spec, report_on, run
+from crossbreed.runs.journal import read
+from crossbreed.runs.show import show_json, show_text, show_trial
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    return write_spec(tmp_path_factory.mktemp("spec"), base=toy_base, experts=toy_adapters)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(load_spec(spec), out)
+    return out
+
+
+def test_a_run_answers_baselines_then_its_budget_then_judges(finished: Path) -> None:
+    shown = show_json(finished)
+    assert shown["state"] == "finished"
+    origins = [trial["origin"] for trial in shown["trials"]]
+    assert origins[:4] == ["baseline:base", "baseline:expert:plain", "baseline:expert:stabilised", "baseline:uniform"]
+    assert origins.count("cma_es") == 8
+    report = json.loads((finished / "report.json").read_text())
+    assert report["winner"]["n"] == 48
+    assert (finished / "report.html").read_text().startswith("<!")
+    assert f"{report['winner']['number']:06d}.yaml" in {path.name for path in (finished / "recipes").iterdir()}
+
+
+def test_the_same_spec_gives_the_same_journal(finished: Path, spec: Path, tmp_path: Path) -> None:
+    run(load_spec(spec), tmp_path / "again")
+    assert journal_of(tmp_path / "again") == journal_of(finished)
+
+
+def test_another_seed_gives_another_journal(finished: Path, spec: Path, tmp_path: Path) -> None:
+    run(load_spec(spec, ["seed=8"]), tmp_path / "other")
+    assert trials_of(tmp_path / "other") != trials_of(finished)
+
+
+def test_a_finished_run_is_left_as_it_is(finished: Path, spec: Path) -> None:
+    before = (finished / "journal.jsonl").read_bytes()
+    run(load_spec(spec, ["fitness.engine.kind=fake", "workers.count=1"]), finished)
+    report_on(finished)
+    assert (finished / "journal.jsonl").read_bytes() == before
+
+
+def test_a_larger_budget_goes_on_as_if_it_had_been_asked_at_once(spec: Path, tmp_path: Path) -> None:
+    run(load_spec(spec, ["optimizer.budget.trials=3"]), tmp_path / "grown")
+    run(load_spec(spec, ["optimizer.budget.trials=6"]), tmp_path / "grown")
+    run(load_spec(spec, ["optimizer.budget.trials=6"]), tmp_path / "whole")
+
+    def searched(path: Path) -> list[object]:
+        return [r for r in trials_of(path) if r.get("split") in (None, "search")]
+
+    assert searched(tmp_path / "grown") == searched(tmp_path / "whole")
+
+
+def test_another_spec_on_the_folder_is_refused(finished: Path, spec: Path) -> None:
+    before = (finished / "journal.jsonl").read_bytes()
+    with pytest.raises(InputError, match="begun with another spec") as caught:
+        run(load_spec(spec, ["space.groups.layers=4"]), finished)
+    assert "space.groups.layers: 2 -> 4" in str(caught.value)
+    assert (finished / "journal.jsonl").read_bytes() == before
+
+
+def test_scores_are_of_the_items_that_the_journal_names(finished: Path) -> None:
+    head, *records = read(finished / "journal.jsonl")
+    splits = [set(head["items"][split]["red"]) for split in ("search", "select", "report")]
+    assert [len(split) for split in splits] == [20, 16, 24]
+    assert not splits[0] & splits[1] | splits[0] & splits[2] | splits[1] & splits[2]
+    for record in records:
+        if record["kind"] == "tell":
+            assert len(record["tasks"]["red"]) == len(head["items"][record["split"]]["red"])
+
+
+def test_report_items_are_answered_once_a_recipe_and_after_the_search(finished: Path) -> None:
+    records = list(read(finished / "journal.jsonl"))
+    order = [record.get("split", "") for record in records if record["kind"] == "tell"]
+    assert order == sorted(order, key=["search", "select", "report"].index)
+    reported = [record["number"] for record in records if record.get("split") == "report"]
+    assert len(reported) == len(set(reported))
+
+
+def test_a_failing_answer_is_retried_and_costs_nothing_else(finished: Path, spec: Path, tmp_path: Path) -> None:
+    flaky = ["fitness.engine.fail=answer", "fitness.engine.fail_at=20"]
+    run(load_spec(spec, flaky), tmp_path / "flaky")
+    assert trials_of(tmp_path / "flaky") == trials_of(finished)
+    attempts = [r["clock"]["attempts"] for r in read(tmp_path / "flaky" / "journal.jsonl") if r["kind"] == "tell"]
+    assert sorted(attempts)[-2:] == [1, 2]
+
+
+def test_failed_trials_are_no_scores(spec: Path, tmp_path: Path) -> None:
+    changes = ["fitness.engine.fail=answer", "fitness.engine.fail_at=20", "workers.retries=0"]
+    run(load_spec(spec, changes), tmp_path / "run")
+    shown = show_json(tmp_path / "run")
+    [failed] = [trial for trial in shown["trials"] if trial["status"] == "FAILED"]
+    assert failed["objectives"] is None
+    assert failed["tasks"] == {}
+    assert "1 FAILED (not measured)" in show_text(tmp_path / "run")
+
+
+def test_an_engine_that_does_not_start_is_the_machines_fault(spec: Path, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="does not start"):
+        run(load_spec(spec, ["fitness.engine.fail=start"]), tmp_path / "run")
+
+
+def test_several_objectives_keep_a_front(spec: Path, tmp_path: Path) -> None:
+    changes = [
+        "optimizer={kind: nsga2, budget: {trials: 12}}",
+        "fitness.objectives=[{task: red}, {task: blue}]",
+    ]
+    run(load_spec(spec, changes), tmp_path / "run")
+    shown = show_json(tmp_path / "run")
+    values = {trial["number"]: trial["objectives"] for trial in shown["trials"]}
+    for number in shown["archive"]:
+        assert not any(
+            all(o >= m for o, m in zip(other, values[number], strict=True)) and other != values[number]
+            for other in values.values()
+        )
+
+
+def test_a_trial_is_shown_with_what_the_model_said(finished: Path) -> None:
+    text = show_trial(finished, 0, answers=True)
+    assert "red-" in text
+    with pytest.raises(InputError, match="no trial 99"):
+        show_trial(finished, 99, answers=False)
