@@ -35,7 +35,9 @@ class FitnessConfig(Config):
     """What a candidate is asked, and who answers."""
 
     engine: EngineConfig
+    """Who answers."""
     tasks: Annotated[list[TaskConfig], Field(min_length=1)]
+    """What is asked."""
     objectives: list[ObjectiveConfig] = []
     """One: the best so far is kept. Several: a Pareto front. None: the mean over all tasks."""
     split: SplitConfig
@@ -75,13 +77,19 @@ class Spec(Config):
     """A whole run."""
 
     name: str = "run"
+    """For people: titles, cards, the default run folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The one seed; every random stream is spawned from it by name."""
     sources: SourcesConfig
+    """The base and its experts."""
     space: CoefficientsConfig
+    """Which recipes may be proposed."""
     optimizer: OptimizerConfig
+    """Who proposes, and how much it may spend."""
     fitness: FitnessConfig
+    """What a candidate is worth."""
     workers: WorkersConfig = WorkersConfig()
+    """Where the work happens."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: list[InputPath] = []

@@ -1,0 +1,104 @@
+"""Does a published checkpoint answer as it was scored? python -m benchmarks.agreement RUN MODEL [--json]
+
+Compares, on the run's own search items (gold answers scored token by token, and greedy answers):
+  swapped   vLLM started on the base, the winner's recipe streamed in: what the search used
+  fresh     vLLM started on the published folder
+  and both engines in float32, and transformers in the run's dtype and in float32.
+Each engine runs in a process of its own: a process does not give an engine's memory back.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+
+from crossbreed.fitness import build_engine
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.kernels import materialize
+from crossbreed.recipes import load_recipe
+from crossbreed.runs import Plan, build_plan, load_spec
+
+NUM_ITEMS = 32
+"""Of each task; one chunk."""
+
+
+def requests_of(plan: Plan) -> list[list[Request]]:
+    """Chunks: each task's questions as the search asks them, then its gold answers as continuations."""
+    chunks: list[list[Request]] = []
+    for task in plan.tasks:
+        items = plan.items["search"][task.name].items[:NUM_ITEMS]
+        asked = [request for item in items for request in task.requests(item)]
+        chunks.append(asked)
+        if isinstance(asked[0], Generate):
+            golds = zip(asked, items, strict=True)
+            chunks.append([Loglikelihood(prompt=r.prompt, continuation=f" {task.kind.shown(i)}\n") for r, i in golds])
+    return chunks
+
+
+def answers(run: Path, *, engine: dict[str, object], host: Path | None, recipe: Path | None) -> list[Response]:
+    """Answers of one engine: started on `host` (None: the base), with a recipe streamed in or as it is."""
+    spec = load_spec(run / "spec.yaml")
+    plan = build_plan(spec)
+    config = spec.fitness.engine
+    chosen = type(config).model_validate(config.model_dump() | engine) if engine.get("kind") is None else None
+    if chosen is None:
+        from crossbreed.fitness import TransformersConfig
+
+        chosen = TransformersConfig.model_validate(engine)
+    started = build_engine(chosen, host or plan.sources.base.path)
+    if recipe is not None:
+        found = load_recipe(recipe)
+        handle = started.adopt(found, materialize(found, plan.sources))
+        return [response for chunk in requests_of(plan) for response in handle.answer(chunk)]
+    return [response for chunk in requests_of(plan) for response in started.answer(chunk)]  # type: ignore[attr-defined]
+
+
+def gaps(some: Sequence[Response], others: Sequence[Response]) -> dict[str, float]:
+    """Differences a token, up to where two answers part, and the part of answers with equal tokens."""
+    differences = []
+    for one, other in zip(some, others, strict=True):
+        for a, b, p, q in zip(one.token_ids, other.token_ids, one.logprobs, other.logprobs, strict=False):
+            if a != b:
+                break
+            differences.append(abs(p - q))
+    equal = [one.token_ids == other.token_ids for one, other in zip(some, others, strict=True)]
+    return {"max": max(differences), "mean": fmean(differences), "equal_tokens": fmean(equal), "n": len(differences)}
+
+
+def measure(run: Path, model: Path) -> dict[str, dict[str, float]]:
+    """Returns the comparisons by name."""
+    dtype = load_spec(run / "spec.yaml").fitness.engine.dtype
+    wanted = {
+        "swapped": {"engine": {}, "host": None, "recipe": model / "recipe.yaml"},
+        "fresh": {"engine": {}, "host": model, "recipe": None},
+        "vllm_fp32": {"engine": {"dtype": "float32"}, "host": model, "recipe": None},
+        "transformers": {"engine": {"kind": "transformers", "dtype": dtype}, "host": model, "recipe": None},
+        "transformers_fp32": {"engine": {"kind": "transformers", "dtype": "float32"}, "host": model, "recipe": None},
+    }
+    found = {}
+    for name, how in wanted.items():
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            found[name] = process.submit(answers, run, **how).result()  # type: ignore[arg-type]
+    return {
+        "fresh engine against swapped": gaps(found["fresh"], found["swapped"]),
+        "float32: vLLM against transformers": gaps(found["vllm_fp32"], found["transformers_fp32"]),
+        f"{dtype}: vLLM against transformers": gaps(found["fresh"], found["transformers"]),
+        f"transformers: {dtype} against float32": gaps(found["transformers"], found["transformers_fp32"]),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = measure(arguments.run, arguments.model)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for name, gap in results.items():
+            print(f"{name:40} max {gap['max']:.2e}  mean {gap['mean']:.2e}  equal answers {gap['equal_tokens']:.1%}")

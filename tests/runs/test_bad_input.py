@@ -1,0 +1,286 @@
+"""Bad input through the command line: the right exit code, one screen, no traceback, the run folder intact."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from toy_runs import journal_of, start, write_spec
+
+from crossbreed.cli import main
+from crossbreed.testing.toys import make_adapter, make_checkpoint
+
+Cli = Callable[..., tuple[int, str]]
+MAX_LINES = 24
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Calls the command line; returns exit code and stderr, which must fit one screen."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        before = signal.getsignal(signal.SIGINT)
+        monkeypatch.setattr(sys, "argv", ["crossbreed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        signal.signal(signal.SIGINT, before)
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        assert len(err.splitlines()) <= MAX_LINES
+        return int(ended.value.code or 0), err
+
+    return call
+
+
+@pytest.fixture
+def spec(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    return write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, trials=2)
+
+
+def changed(spec: Path, key: str, value: Any) -> Path:
+    """Writes a value into the spec under a dotted key."""
+    raw = yaml.safe_load(spec.read_text())
+    *parents, last = key.split(".")
+    place = raw
+    for parent in parents:
+        place = place[int(parent) if parent.isdigit() else parent]
+    place[last] = value
+    spec.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("sources.base", "nowhere/at/all", "nowhere"),
+        ("fitness.tasks.0.items", "absent.jsonl", "absent.jsonl"),
+        ("fitness.tasks.0.metric", "exactmatch", "metric"),
+        ("fitness.tasks.0.answer", "b", "no field `b`"),
+        ("fitness.tasks.0.prompt", "{question}", "question"),
+        ("fitness.tasks.1.name", "red", "two tasks"),
+        ("fitness.objectives", [{"mean": ["red", "blu"]}], "blu"),
+        ("fitness.split", {"search": 50, "select": 50, "report": 50}, "too few items"),
+        ("fitness.engine.kind", "vlm", "vllm"),
+        ("space.weight", [1.5, -0.5], "lower bound comes first"),
+        ("space.operator", "task_aritmetic", "did you mean `task_arithmetic`"),
+        ("space.groups", {"layers": 99, "modules": ["mlp"]}, "99"),
+        ("optimizer.budget", {"trials": 0}, "budget"),
+        ("optimizer.budget", {}, "budget"),
+        ("seeed", 3, "did you mean `seed`"),
+        ("optimizer.options.sigma", 0.1, "did you mean `sigma0`"),
+        ("seed", -1, "seed"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_wrong_setting(cli: Cli, spec: Path, tmp_path: Path, command: str, key: str, value: Any, said: str) -> None:
+    out = ("--out", tmp_path / "run") if command == "run" else ()
+    code, err = cli(command, changed(spec, key, value), *out)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "no items"),
+        ('{"id": "x", "q": "a", "a": "1"}\n{"id": "x", "q": "b", "a": "2"}\n', "lines 1 and 2"),
+        ('{"q": "a", "a": "1"}\n{"q": "a", "a": "1"}\n', "lines 1 and 2"),
+        ('{"q": "a"}\n', "no field `a`"),
+        ('{"q": "a", "a": "1"}\n{"q": \n', "line 2"),
+    ],
+    ids=["empty", "same id", "same content", "no answer", "not JSON"],
+)
+def test_wrong_items(cli: Cli, spec: Path, content: str, said: str) -> None:
+    (spec.parent / "red.jsonl").write_text(content)
+    code, err = cli("check", spec)
+    assert code == 2
+    assert said in err
+
+
+def copied(source: Path, target: Path) -> Path:
+    return Path(shutil.copytree(source, target))
+
+
+def test_an_expert_of_another_shape_names_the_tensor(cli: Cli, spec: Path, toy_base: Path, tmp_path: Path) -> None:
+    expert = copied(toy_base, tmp_path / "expert")
+    tensors = load_file(expert / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 128, dtype=torch.bfloat16)
+    save_file(tensors, expert / "model.safetensors", metadata={"format": "pt"})
+    code, err = cli("check", changed(spec, "sources.experts", {"odd": str(expert)}))
+    assert code == 2
+    assert "model.layers.1.mlp.up_proj.weight" in err
+
+
+def test_an_expert_of_another_vocabulary(cli: Cli, spec: Path, toy_base: Path, tmp_path: Path) -> None:
+    expert = copied(toy_base, tmp_path / "expert")
+    tokenizer = json.loads((expert / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["!"], vocabulary['"'] = vocabulary['"'], vocabulary["!"]
+    (expert / "tokenizer.json").write_text(json.dumps(tokenizer))
+    code, err = cli("check", changed(spec, "sources.experts", {"odd": str(expert)}))
+    assert code == 2
+    assert "vocabular" in err
+
+
+def test_an_adapter_of_another_base(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    other = make_checkpoint(tmp_path / "other", num_layers=6)
+    adapter = make_adapter(tmp_path / "adapter", base=other, seed=1)
+    code, err = cli("check", changed(spec, "sources.experts", {"odd": str(adapter)}))
+    assert code == 2
+    assert "layers.4" in err
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(
+    cli: Cli, spec: Path, toy_base: Path, tmp_path: Path
+) -> None:
+    expert = copied(toy_base, tmp_path / "expert")
+    (expert / "model.safetensors").rename(expert / "pytorch_model.bin")
+    code, err = cli("check", changed(spec, "sources.experts", {"odd": str(expert)}))
+    assert code == 2
+    assert "safetensors" in err
+
+
+def test_truncated_weights(cli: Cli, spec: Path, toy_base: Path, tmp_path: Path) -> None:
+    expert = copied(toy_base, tmp_path / "expert")
+    weights = expert / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    code, err = cli("check", changed(spec, "sources.experts", {"odd": str(expert)}))
+    assert code == 2
+    assert str(expert) in err
+
+
+def test_nan_in_an_expert_names_the_tensor(cli: Cli, spec: Path, toy_base: Path, tmp_path: Path) -> None:
+    expert = copied(toy_base, tmp_path / "expert")
+    tensors = load_file(expert / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, expert / "model.safetensors", metadata={"format": "pt"})
+    code, err = cli("check", changed(spec, "sources.experts", {"odd": str(expert)}))
+    assert code == 2
+    assert "model.norm.weight" in err
+
+
+def test_no_spec_and_no_yaml(cli: Cli, tmp_path: Path) -> None:
+    assert cli("check", tmp_path / "absent.yaml")[0] == 2
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    assert cli("check", tmp_path / "bad.yaml")[0] == 2
+
+
+def test_wrong_arguments(cli: Cli, spec: Path) -> None:
+    assert cli("run", spec, "--worker", "2")[0] == 2
+    assert cli("breed", spec)[0] == 2
+    assert cli("run", spec, "--set", "seed")[0] == 2
+
+
+def test_no_disk(cli: Cli, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    code, err = cli("run", spec, "--out", tmp_path / "run")
+    assert code == 2
+    assert "not enough disk" in err
+
+
+def test_an_output_folder_that_cannot_be_made(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli("run", spec, "--out", tmp_path / "file")[0] == 2
+    assert cli("run", spec, "--out", tmp_path / "file" / "run")[0] == 2
+    assert cli("run", spec, "--out", "/proc/run")[0] == 2
+
+
+def test_a_full_output_folder_that_is_no_run(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    code, err = cli("run", spec, "--out", spec.parent)
+    assert code == 2
+    assert "not a run" in err
+
+
+@pytest.fixture
+def finished(cli: Cli, spec: Path, tmp_path: Path) -> Path:
+    assert cli("run", spec, "--out", tmp_path / "run") == (0, "")
+    return tmp_path / "run"
+
+
+def test_a_run_folder_of_another_spec(cli: Cli, spec: Path, finished: Path) -> None:
+    before = (finished / "journal.jsonl").read_bytes()
+    code, err = cli("run", spec, "--out", finished, "--set", "seed=8")
+    assert code == 2
+    assert "seed: 7 -> 8" in err
+    assert (finished / "journal.jsonl").read_bytes() == before
+
+
+def test_a_damaged_journal(cli: Cli, spec: Path, finished: Path) -> None:
+    journal = finished / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    lines[3] = b"{" + lines[3]
+    journal.write_bytes(b"\n".join(lines))
+    before = journal.read_bytes()
+    for command in (("run", spec, "--out", finished), ("show", finished), ("report", finished)):
+        code, err = cli(*command)
+        assert code == 2
+        assert "line 4" in err
+    assert journal.read_bytes() == before
+
+
+def test_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
+    for command in (("show", tmp_path), ("report", tmp_path), ("publish", tmp_path, "--out", tmp_path / "model")):
+        assert cli(*command)[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publishing_over_something_or_an_unknown_trial(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    code, err = cli("publish", finished, "--out", tmp_path / "taken", "--licence", "mit")
+    assert code == 2
+    assert "in use" in err
+    assert cli("publish", finished, "--out", tmp_path / "model", "--trial", "77")[0] == 2
+    assert cli("publish", finished, "--out", tmp_path / "model")[0] == 2  # the toys state no licence
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_engine_that_dies_at_start_is_the_machines_fault(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    code, err = cli("run", spec, "--out", tmp_path / "run", "--set", "fitness.engine.fail=start")
+    assert code == 1
+    assert "does not start" in err
+
+
+def wait_for_trials(run: Path) -> None:
+    while not (run / "journal.jsonl").exists() or (run / "journal.jsonl").read_bytes().count(b'"tell"') < 2:
+        time.sleep(0.02)
+
+
+def test_ctrl_c_once_and_twice_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.1}")
+    for signals in (1, 2):
+        process = start("run", spec, "--out", out, *slow)
+        wait_for_trials(out)
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+    for folder in (out, whole):
+        process = start("run", spec, "--out", folder, *slow)
+        assert process.wait(timeout=120) == 0
+    assert journal_of(out) == journal_of(whole)
+
+
+def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.1}")
+    first = start("run", spec, "--out", tmp_path / "run", *slow)
+    wait_for_trials(tmp_path / "run")
+    code, err = cli("run", spec, "--out", tmp_path / "run", *slow)
+    assert code == 2
+    assert "another driver" in err
+    assert first.wait(timeout=120) == 0
+    os.stat(tmp_path / "run" / "report.json")
