@@ -168,6 +168,7 @@ def _front_matter(title: str, parents: Sequence[Parent], licence: str, origins: 
             task_type="text-generation",
             dataset_type="custom",
             dataset_name=f"{task} (held out)",
+            dataset_config=task,  # the hub tells results apart by type, config and split, not by name
             dataset_split="report",
             metric_type=origins.metrics[task],
             metric_value=round(found.mean, 6),

@@ -74,6 +74,7 @@ class Ideal:
     """A model that nobody has: at every task as good as the best of base and experts at that task."""
 
     value: Interval
+    tasks: Mapping[str, Interval]
     parents: Mapping[str, str]
     """Task -> which of them."""
     gap: Interval
@@ -81,7 +82,12 @@ class Ideal:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the promised shape."""
-        return {**self.value.to_json(), "parents": dict(self.parents), "gap": self.gap.to_json()}
+        return {
+            **self.value.to_json(),
+            "tasks": {task: found.to_json() for task, found in self.tasks.items()},
+            "parents": dict(self.parents),
+            "gap": self.gap.to_json(),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +224,7 @@ def _ideal(
     composite = {task: measured[r.number][task] for task, r in best.items()}
     return Ideal(
         value=interval(composite, scalar, seed=seed),
+        tasks={task: r.tasks[task] for task, r in best.items()},
         parents={task: r.name for task, r in best.items()},
         gap=paired_difference(composite, winner, scalar, seed=seed),
     )

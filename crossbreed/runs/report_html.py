@@ -21,6 +21,12 @@ from crossbreed.types import Trial
 
 BRED, FRONT, BASELINE, WINNER = "#8b98a5", "#3b82c4", "#2f9e73", "#e8590c"
 """Mid-tones: each is readable on white and on near-black."""
+_MARKERS: Mapping[str, Mapping[str, Any]] = {
+    "bred": {"color": BRED, "size": 6, "opacity": 0.7},
+    "front": {"color": FRONT, "size": 8},
+    "baseline": {"color": BASELINE, "size": 9, "symbol": "diamond"},
+    "winner": {"color": WINNER, "size": 14, "symbol": "star"},
+}
 _DIVERGING = [[0.0, "#2166ac"], [0.5, "#e9ecef"], [1.0, "#d6604d"]]
 _SEQUENTIAL = [[0.0, "#e9ecef"], [1.0, "#3b82c4"]]
 
@@ -113,11 +119,8 @@ def _table(report: Report) -> str:
         cells = [_cell(row.value), *(_cell(row.tasks[task]) for task in tasks)]
         lines.append(f"<tr class={row.kind}><td>{escape(row_label(row.name))}</td>{''.join(cells)}</tr>")
     if report.ideal:
-        of_parents = {row.name: row.tasks for row in report.baselines}
-        cells = [
-            _cell(of_parents[report.ideal.parents[task]][task]) if task in report.ideal.parents else "<td></td>"
-            for task in tasks
-        ]
+        best = report.ideal.tasks
+        cells = [_cell(best[task]) if task in best else "<td></td>" for task in tasks]
         lines.append(f"<tr class=ideal><td>ideal</td>{_cell(report.ideal.value)}{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</tbody></table>"
 
@@ -133,15 +136,15 @@ def _curve(report: Report, scored: Sequence[Trial]) -> Figure:
     for value in values.values():
         best = best_so_far[-1] if best_so_far else value
         best_so_far.append(value if report.scalar.improvement(value, over=best) > 0 else best)
-    lines = [_dots(kind, trials, list(values), list(values.values())) for kind, trials in _kinds(report, scored)]
-    steps = {"shape": "hv", "color": FRONT, "width": 2}
-    best_line = {"type": "scatter", "mode": "lines", "name": "best so far", "line": steps}
+    dots = [
+        _dots(kind, trials, [(t.number, values[t.number]) for t in trials]) for kind, trials in _kinds(report, scored)
+    ]
     return Figure(
         id="curve",
         title="Search",
         caption="Each trial on its search items, in the order in which they were asked. The axis leaves out the "
         "worst twentieth.",
-        data=[best_line | {"x": list(values), "y": best_so_far}, *lines],
+        data=[_line("best so far", list(zip(values, best_so_far, strict=True)), shape="hv"), *dots],
         layout={
             "height": 400,
             "margin": {"t": 10, "r": 10},
@@ -162,27 +165,27 @@ def _axis_range(values: Sequence[float], report: Report) -> list[float]:
 
 def _front(report: Report, scored: Sequence[Trial]) -> Figure:
     """Two objectives against each other, or all pairs of more."""
-    objectives = report.objectives
-    columns = [[(t.objectives or ())[i] for t in scored] for i in range(len(objectives))]
-    pairs = len(objectives) == 2
-    data = [
-        _dots(kind, trials, columns[0], columns[1], of=scored)
-        if pairs
-        else _matrix(kind, trials, columns, objectives, scored)
-        for kind, trials in _kinds(report, scored)
-    ]
-    axes: dict[str, Any] = (
-        {axis: {"title": {"text": _axis_title(o)}} for axis, o in zip(("xaxis", "yaxis"), objectives, strict=True)}
-        if pairs
-        else {f"{axis}axis{i or ''}": {} for axis in "xy" for i in (0, *range(2, len(objectives) + 1))}
-    )
+    objectives, kinds = report.objectives, _kinds(report, scored)
+    axes: dict[str, Any]
+    if len(objectives) == 2:
+        edge = sorted((t.objectives or ()) for t in pareto_front(scored, objectives))
+        data = [
+            _line("front", edge, shape="hv" if objectives[0].minimize else "vh"),
+            *(_dots(kind, group, [t.objectives or () for t in group]) for kind, group in kinds),
+        ]
+        axes = {
+            axis: {"title": {"text": _axis_title(o)}} for axis, o in zip(("xaxis", "yaxis"), objectives, strict=True)
+        }
+    else:
+        data = [_matrix(kind, group, objectives) for kind, group in kinds]
+        axes = {f"{axis}axis{i if i > 1 else ''}": {} for axis in "xy" for i in range(1, len(objectives) + 1)}
     return Figure(
         id="front",
         title="Pareto front",
         caption="Every trial on its search items; those of the front are the ones that no other trial is better than.",
         data=data,
         layout={
-            "height": 460 if pairs else 220 * len(objectives),
+            "height": 460 if len(objectives) == 2 else 220 * len(objectives),
             "margin": {"t": 10, "r": 10},
             "legend": {"orientation": "h", "y": 1.1},
             **axes,
@@ -205,53 +208,44 @@ def _kinds(report: Report, scored: Sequence[Trial]) -> list[tuple[str, list[Tria
     return [(kind, trials) for kind, trials in groups.items() if trials]
 
 
-def _marker(kind: str) -> dict[str, Any]:
-    return {
-        "bred": {"color": BRED, "size": 6, "opacity": 0.7},
-        "front": {"color": FRONT, "size": 8},
-        "baseline": {"color": BASELINE, "size": 9, "symbol": "diamond"},
-        "winner": {"color": WINNER, "size": 14, "symbol": "star"},
-    }[kind]
-
-
-def _dots(
-    kind: str, trials: Sequence[Trial], x: Sequence[float], y: Sequence[float], of: Sequence[Trial] | None = None
-) -> dict[str, Any]:
-    """One group of trials as points; `x` and `y` belong to the trials `of`, or are keyed by number where x is one."""
-    order = [t.number for t in of] if of is not None else list(x)
-    places = [order.index(t.number) for t in trials]
+def _dots(kind: str, trials: Sequence[Trial], points: Sequence[tuple[float, ...]]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": kind,
-        "x": [x[i] for i in places],
-        "y": [y[i] for i in places],
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
         "text": [_label(t) for t in trials],
         "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
-        "marker": _marker(kind),
+        "marker": _MARKERS[kind],
     }
 
 
-def _matrix(
-    kind: str,
-    trials: Sequence[Trial],
-    columns: Sequence[Sequence[float]],
-    objectives: Sequence[Objective],
-    scored: Sequence[Trial],
-) -> dict[str, Any]:
-    order = [t.number for t in scored]
-    places = [order.index(t.number) for t in trials]
+def _line(name: str, points: Sequence[tuple[float, ...]], *, shape: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "hoverinfo": "skip",
+        "showlegend": name not in _MARKERS,
+        "line": {"shape": shape, "color": FRONT, "width": 2},
+    }
+
+
+def _matrix(kind: str, trials: Sequence[Trial], objectives: Sequence[Objective]) -> dict[str, Any]:
+    columns = zip(*((t.objectives or ()) for t in trials), strict=True)
     return {
         "type": "splom",
         "name": kind,
         "dimensions": [
-            {"label": _axis_title(o), "values": [column[i] for i in places]}
-            for o, column in zip(objectives, columns, strict=True)
+            {"label": _axis_title(o), "values": list(column)} for o, column in zip(objectives, columns, strict=True)
         ],
         "diagonal": {"visible": False},
         "showupperhalf": False,
         "text": [_label(t) for t in trials],
-        "marker": _marker(kind),
+        "marker": _MARKERS[kind],
     }
 
 

@@ -48,7 +48,7 @@ def sentences(report: Report) -> list[str]:
             f"Ideal ({parents}): {number(report.ideal.value.mean)}; "
             f"the winner is {with_interval(report.ideal.gap)} short of it."
         )
-    lines.append(f"On its search items the winner looked better by {number(report.optimism)} than on the report's.")
+    lines.append(f"Optimism, by which the winner's search items flattered it: {number(report.optimism)}.")
     lines += [f"No row for {row_label(name)}: {why}." for name, why in report.unmeasured.items()]
     return lines
 

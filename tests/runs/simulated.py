@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from crossbreed.randomness import spawn
 from crossbreed.runs.objectives import Objective
 from crossbreed.types import Candidate, ItemScores, Recipe, Rule, Score, Status, Trial
@@ -12,9 +14,9 @@ BASELINES = {
     "baseline:base": (0.1, 0.1),
     "baseline:expert:sums": (0.95, 0.1),
     "baseline:expert:french": (0.1, 0.95),
-    "baseline:uniform": (0.6, 0.6),
+    "baseline:uniform": (0.65, 0.65),
     "baseline:tuned_scalar:0.5": (0.4, 0.4),
-    "baseline:tuned_scalar:1.5": (0.7, 0.7),
+    "baseline:tuned_scalar:1.5": (0.75, 0.75),
 }
 
 
@@ -28,8 +30,8 @@ def score(means: Mapping[str, float], *, split: str, number: int, n: int = 40) -
     tasks = {}
     for task, mean in means.items():
         hardness = spawn(1, split, task).random(n)
-        luck = spawn(2, split, task, str(number)).random(n)
-        right = 0.8 * hardness + 0.2 * luck < mean
+        luck, share = spawn(2, split, task, str(number)).random((2, n))
+        right = np.where(share < 0.7, hardness, luck) < mean
         ids = tuple(f"{split}-{task}-{i}" for i in range(n))
         tasks[task] = ItemScores(item_ids=ids, values=tuple(float(r) for r in right))
     return Score(status=Status.OK, tasks=tasks, fingerprint=f"weights-{number}")

@@ -125,10 +125,11 @@ def test_card_states_scores_parents_and_how_to_reproduce(
     assert data["tags"] == ["merge", "mergekit"]
     assert "base_model" not in data  # both parents are local folders: a path is no hub id
     results = {r.dataset_name: r for r in card.data.eval_results}
-    sums = results["sums (held out)"]
-    assert sums.metric_type == "exact_match"
-    assert sums.metric_value == pytest.approx(origins.report.winner.tasks["sums"].mean)
-    assert sums.metric_args["n"] == 100
+    for task, expected in origins.report.winner.tasks.items():
+        found = results[f"{task} (held out)"]
+        assert (found.metric_type, found.dataset_split) == ("exact_match", "report")
+        assert found.metric_value == pytest.approx(expected.mean)
+        assert found.metric_args == pytest.approx({"n": 100, "low": expected.low, "high": expected.high})
     assert "Optimised on: sums, french" in card.text
     assert "mergekit-yaml mergekit_config.yml merged --lora-merge-dtype float32" in card.text
     assert "| french (LoRA adapter) |" in card.text

@@ -93,8 +93,11 @@ def test_best_so_far_never_falls_and_ends_at_the_best() -> None:
 def test_front_is_drawn_for_several_objectives_only() -> None:
     assert "front" not in figures(page())
     data = figures(page(OBJECTIVES))["front"]["data"]
-    num_points = sum(len(trace["x"]) for trace in data)  # type: ignore[attr-defined]
-    assert num_points == 26
+    dots = [trace for trace in data if trace["mode"] == "markers"]  # type: ignore[attr-defined]
+    assert sum(len(trace["x"]) for trace in dots) == 26
+    edge = next(trace for trace in data if trace["mode"] == "lines")  # type: ignore[attr-defined]
+    assert edge["x"] == sorted(edge["x"])
+    assert edge["y"] == sorted(edge["y"], reverse=True)
     assert {trace["name"] for trace in data} >= {"winner", "baseline"}  # type: ignore[attr-defined]
     assert figures(page((*OBJECTIVES, MEAN)))["front"]["data"][0]["type"] == "splom"  # type: ignore[index]
 
