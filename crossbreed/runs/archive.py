@@ -12,7 +12,7 @@ from crossbreed.types import Trial
 def best_trial(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:
     """Returns the trial with the best first objective (then the second, ...); the earliest of equals."""
     scored = [t for t in trials if t.objectives is not None]
-    return max(scored, key=lambda t: (_utilities(t, objectives), -t.number), default=None)
+    return max(scored, key=lambda t: (utilities(t, objectives), -t.number), default=None)
 
 
 def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
@@ -20,11 +20,12 @@ def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> li
     scored = [t for t in trials if t.objectives is not None]
     if not scored:
         return []
-    values_TO = np.array([_utilities(t, objectives) for t in scored])
+    values_TO = np.array([utilities(t, objectives) for t in scored])
     kept = moocore.is_nondominated(values_TO, maximise=True)
     return [trial for trial, keep in zip(scored, kept, strict=True) if keep]
 
 
-def _utilities(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
+def utilities(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """Returns the objectives of an OK trial, each turned so that more is better."""
     assert trial.objectives is not None
     return tuple(o.improvement(value, over=0.0) for o, value in zip(objectives, trial.objectives, strict=True))

@@ -8,8 +8,8 @@ from crossbreed.errors import InputError
 from crossbreed.kernels import materialize
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.card import Origins
-from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
 from crossbreed.runs.driver import report_on
+from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
 from crossbreed.sources import open_sources
 
 

@@ -18,9 +18,9 @@ from crossbreed.runs.loop import Loop
 from crossbreed.runs.plan import Plan, build_plan, check_same_run
 from crossbreed.runs.pool import Evaluator, LazyPool, LocalPool, Pool
 from crossbreed.runs.progress import Progress
+from crossbreed.runs.ray_pool import RayPool
 from crossbreed.runs.report import Report, make_report, report_json
 from crossbreed.runs.report_html import report_html
-from crossbreed.runs.ray_pool import RayPool
 from crossbreed.runs.report_text import summary
 from crossbreed.runs.selection import choose_winner, finalists, reported
 from crossbreed.runs.spec import Spec, dump_spec, load_spec

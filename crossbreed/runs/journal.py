@@ -25,10 +25,14 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._lock = _lock(path.with_name("lock"))
-        self.records = tuple(read(path))
-        _cut_torn_tail(path)
-        self._file = path.open("ab")
-        _sync_folder(path.parent)
+        try:
+            self.records = tuple(read(path))
+            _cut_torn_tail(path)
+            self._file = path.open("ab")
+            _sync_folder(path.parent)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one line and returns once it is on the disk."""
@@ -62,7 +66,7 @@ def read(path: Path) -> Iterator[Record]:
                 expected="one JSON record a line",
                 got=f"{line[:60]!r} ({error})",
                 where=f"{path}, line {number}",
-                fix="restore the file from a backup, or cut it before this line: the trials after it are answered again",
+                fix="restore it from a backup, or cut it before this line: the trials after it are answered again",
             ) from None
         if number == 1 and record.get("schema") != JOURNAL_SCHEMA:
             raise InputError(

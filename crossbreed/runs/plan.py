@@ -1,4 +1,4 @@
-"""What a Spec builds: sources, tasks, splits, space, objectives. Everything that can be wrong is found here, in seconds."""
+"""What a Spec builds: sources, tasks, splits, space, objectives. What can be wrong is found here, in seconds."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,15 +71,15 @@ class Plan:
     def describe(self) -> str:
         """What the run will cost, for a person to agree to before it starts."""
         num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}
-        num_experts = len(self.sources.experts)
+        experts, kind = len(self.sources.experts), self.spec.optimizer.kind
         budget = self.spec.optimizer.budget
         limits = {"trials": budget.trials, "minutes": budget.minutes}
         until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
         return (
-            f"{self.spec.name}: {num_experts} experts, {len(self.space.names)} coordinates, {self.spec.optimizer.kind}\n"
+            f"{self.spec.name}: {experts} experts, {len(self.space.names)} coordinates, {kind}\n"
             f"  search  {len(self.firsts())} baselines and {until}, {num_items['search']} items each\n"
             f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
-            f"  report  {num_experts + 4} models, {num_items['report']} items each\n"
+            f"  report  {experts + 4} models, {num_items['report']} items each\n"
             f"  weights {self.merged_bytes / 1e9:.2f} GB a candidate, in memory only"
         )
 

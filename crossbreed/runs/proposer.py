@@ -97,10 +97,10 @@ class Proposer:
             )
 
     def _start(self) -> Point | None:
-        """The best of the firsts that the space can express, by the mean of its objectives."""
+        """The best of the firsts that the space can express; of equals the last: merges come after single models."""
         ranked = sorted(
             (o for o in self._first_outcomes.values() if o.values is not None),
-            key=lambda o: (-sum(o.values or ()), o.number),
+            key=lambda o: (-sum(o.values or ()), -o.number),
         )
         points = (self._space.encode(self._firsts[o.number][1]) for o in ranked)
         return next((point for point in points if point is not None), None)

@@ -12,7 +12,7 @@ import yaml
 
 from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
-from crossbreed.runs.archive import best_trial, pareto_front
+from crossbreed.runs.archive import best_trial, pareto_front, utilities
 from crossbreed.runs.folder import RunFolder
 from crossbreed.runs.history import History, SplitName, fold
 from crossbreed.runs.journal import read
@@ -78,7 +78,7 @@ def show_text(path: Path) -> str:
     run = open_run(path)
     ok = run.history.ok_trials
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
-    ranked = sorted(ok, key=lambda t: [-o.improvement(v, 0.0) for o, v in zip(run.objectives, t.objectives or ())])
+    ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if baseline_of(t)}
     failed = sum(t.score.status is Status.FAILED for t in run.trials)
     lines = [

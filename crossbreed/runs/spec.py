@@ -38,7 +38,7 @@ class FitnessConfig(Config):
     """Who answers."""
     tasks: Annotated[list[TaskConfig], Field(min_length=1)]
     """What is asked."""
-    objectives: list[ObjectiveConfig] = []
+    objectives: tuple[ObjectiveConfig, ...] = ()
     """One: the best so far is kept. Several: a Pareto front. None: the mean over all tasks."""
     split: SplitConfig
     """Items of each task for search, selection of the winner, and the report: counts or fractions."""
@@ -92,7 +92,7 @@ class Spec(Config):
     """Where the work happens."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
-    warm_start: list[InputPath] = []
+    warm_start: tuple[InputPath, ...] = ()
     """Recipe files answered after the baselines; the best of all starts the search."""
 
     @model_validator(mode="after")

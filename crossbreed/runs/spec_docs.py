@@ -8,8 +8,8 @@ from crossbreed.runs.spec import Spec
 
 INTRO = """# The spec
 
-A run is one YAML file. Relative paths are relative to the file. Unknown keys are refused. `--set a.b=value` overrides a key.
-This page is written by `python -m crossbreed.runs.spec_docs`.
+A run is one YAML file. Relative paths are relative to the file. Unknown keys are refused. `--set a.b=value` overrides
+a key. This page is written by `python -m crossbreed.runs.spec_docs`.
 """
 
 

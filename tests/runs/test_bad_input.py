@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from toy_runs import journal_of, start, write_spec
+from toy_runs import call, journal_of, start, write_spec
 
 from crossbreed.cli import main
 from crossbreed.testing.toys import make_adapter, make_checkpoint
@@ -253,9 +253,9 @@ def test_an_engine_that_dies_at_start_is_the_machines_fault(cli: Cli, spec: Path
     assert "does not start" in err
 
 
-def wait_for_trials(run: Path) -> None:
-    while not (run / "journal.jsonl").exists() or (run / "journal.jsonl").read_bytes().count(b'"tell"') < 2:
-        time.sleep(0.02)
+def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    assert any(line.startswith("trial") for line in process.stdout)
 
 
 def test_ctrl_c_once_and_twice_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
@@ -263,24 +263,24 @@ def test_ctrl_c_once_and_twice_leave_a_run_that_resumes(spec: Path, tmp_path: Pa
     slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.1}")
     for signals in (1, 2):
         process = start("run", spec, "--out", out, *slow)
-        wait_for_trials(out)
+        wait_for_a_trial(process)
         for _ in range(signals):
             process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in err
     for folder in (out, whole):
-        process = start("run", spec, "--out", folder, *slow)
-        assert process.wait(timeout=120) == 0
+        assert call("run", spec, "--out", folder, *slow).returncode == 0
     assert journal_of(out) == journal_of(whole)
 
 
 def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> None:
     slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.1}")
     first = start("run", spec, "--out", tmp_path / "run", *slow)
-    wait_for_trials(tmp_path / "run")
+    wait_for_a_trial(first)
     code, err = cli("run", spec, "--out", tmp_path / "run", *slow)
     assert code == 2
     assert "another driver" in err
-    assert first.wait(timeout=120) == 0
+    first.communicate(timeout=120)
+    assert first.returncode == 0
     os.stat(tmp_path / "run" / "report.json")

@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from crossbreed.runs.journal import read, without_clock
-from crossbreed.runs.journal import Record
+from crossbreed.runs.journal import Record, read, without_clock
 
 SKILLS = ("red", "blue")
 

@@ -1,0 +1,95 @@
+"""The whole way on a real architecture: Ray, vLLM, hot swaps, kills, report, publish."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from test_kill import kill_at, size, started, wait
+from toy_runs import call, journal_of, write_spec
+
+from crossbreed.kernels import fingerprint_checkpoint
+from crossbreed.runs.journal import read
+
+pytestmark = pytest.mark.engine
+
+TASKS = [
+    {"name": "red", "kind": "perplexity", "items": "red.jsonl", "text": "q"},
+    {
+        "name": "blue",
+        "kind": "generate",
+        "items": "blue.jsonl",
+        "prompt": "{q} and {q} and {q} is",
+        "answer": "a",
+        "metric": "contains",
+        "max_tokens": 12,
+        "stop": ["\n\n\n"],
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    return write_spec(
+        tmp_path_factory.mktemp("spec"),
+        base=toy_base,
+        experts=toy_adapters,
+        trials=6,
+        fitness__engine={"kind": "vllm", "dtype": "bfloat16", "max_model_len": 256, "kv_cache_gb": 0.25},
+        fitness__tasks=TASKS,
+        fitness__objectives=[{"task": "red", "minimize": True}],
+        workers={"executor": "ray", "count": 1, "cpus": 2},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = call("run", spec, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_search_lowers_what_is_to_be_minimised(whole: Path) -> None:
+    shown = json.loads(call("show", whole, "--json").stdout)
+    assert all(trial["status"] == "OK" for trial in shown["trials"])
+    values = {trial["number"]: trial["objectives"][0] for trial in shown["trials"]}
+    assert shown["best"] == [min(values, key=lambda number: (values[number], number))]
+    assert len(set(values.values())) > 10  # different weights, different answers
+    assert set(shown["seconds_by_phase"]) == {"materialize", "swap", "answer", "other"}
+
+
+def test_three_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path) -> None:
+    out, rng = tmp_path / "killed", random.Random(3)
+    for fraction in (0.2, 0.5, 0.8):
+        assert kill_at(started(spec, out), out, int(fraction * size(whole)), rng.uniform(0, 0.1))
+    wait(started(spec, out))
+    assert journal_of(out) == journal_of(whole)
+
+
+def test_what_is_published_is_what_was_scored(whole: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "model"
+    done = call("publish", whole, "--out", out, "--licence", "mit")
+    assert done.returncode == 0, done.stderr
+    winner = json.loads((whole / "report.json").read_text())["winner"]
+    scored = [r["fingerprint"] for r in read(whole / "journal.jsonl") if r.get("number") == winner["number"]][1:]
+    assert {fingerprint_checkpoint(out)} == set(scored)
+    tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
+    model.generate(**tokenizer("red 1", return_tensors="pt"), max_new_tokens=2)
+    card = (out / "README.md").read_text()
+    assert "base_model_relation: merge" in card
+    assert {"recipe.yaml", "mergekit_config.yml", "crossbreed.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_published_model_scores_as_its_trial(spec: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    assert call("publish", tmp_path / "run", "--out", tmp_path / "model", "--licence", "mit").returncode == 0
+    done = call("evaluate", tmp_path / "model", "--spec", spec, "--split", "report", "--json")
+    evaluated = json.loads(done.stdout)["tasks"]
+    reported = json.loads((whole / "report.json").read_text())["winner"]["tasks"]
+    assert {name: task["mean"] for name, task in evaluated.items()} == {
+        name: task["mean"] for name, task in reported.items()
+    }
