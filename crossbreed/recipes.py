@@ -44,7 +44,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Returns the recipe as YAML; `parse_recipe(yaml.safe_load(dump_recipe(r))) == r`, and the ids agree."""
-    return yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recipe.to_json(), sort_keys=False)
 
 
 def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe") -> Recipe:

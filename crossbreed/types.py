@@ -82,7 +82,17 @@ class Recipe:
 
 
 def _plain(params: Mapping[str, ParamValue]) -> dict[str, Any]:
-    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in params.items()}
+    return {
+        key: {name: _canonical(number) for name, number in value.items()}
+        if isinstance(value, Mapping)
+        else _canonical(value)
+        for key, value in params.items()
+    }
+
+
+def _canonical(value: float | str | bool) -> float | str | bool:
+    """Equal parameters have one text: 1 is 1.0, and -0.0 is 0.0."""
+    return value if isinstance(value, str | bool) else float(value) + 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,15 @@ from operator import attrgetter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.functional import hardshrink
 
 from crossbreed.kernels.affine import add_deltas
 from crossbreed.kernels.tensors import Parent, Parents, as_matrix, row_blocks
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
+
+_SAMPLE, _MARGIN = 8192, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,15 @@ def _write_election(
         for voter, cut in zip(voters, cuts, strict=True):
             delta_KN = voter.parent.delta(base_MN, rows)
             weighted.append(_trim(delta_KN, cut, first).mul_(voter.weight))
-        elected_KN = torch.where(_sum(weighted) >= 0, 1.0, -1.0)
-        delta_KN, divisor_KN = torch.zeros_like(elected_KN), torch.zeros_like(elected_KN)
+        sign_KN = torch.ones_like(weighted[0]).copysign_(_sum(weighted).add_(0.0))  # -0.0 + 0.0 is +0.0
+        delta_KN, divisor_KN = torch.zeros_like(sign_KN), torch.zeros_like(sign_KN)
         for voter, ballot_KN in zip(voters, weighted, strict=True):
-            agrees_KN = (ballot_KN * elected_KN > 0).float()
-            delta_KN.addcmul_(ballot_KN, agrees_KN)  # a product, not a choice: NaN and Inf must not vanish here
-            divisor_KN.add_(agrees_KN, alpha=voter.weight)
+            agreeing_KN = ballot_KN.mul_(sign_KN).clamp_min_(0.0)  # NaN stays, and Inf wins its vote
+            delta_KN.add_(agreeing_KN)
+            divisor_KN.add_(agreeing_KN.sign_(), alpha=voter.weight)
         if normalize:
-            delta_KN.div_(divisor_KN.masked_fill_(divisor_KN == 0, 1.0))
+            delta_KN.div_(divisor_KN.add_(divisor_KN.clone().eq_(0.0)))  # where nobody agrees, by 1
+        delta_KN.mul_(sign_KN)
         merged_MN[rows] = base_MN[rows].float().add_(delta_KN, alpha=scale)
 
 
@@ -87,12 +92,27 @@ def find_cut(delta: torch.Tensor, density: float) -> Cut:
     integers are selected faster, and the count comes out right whatever they hold.
     """
     keep = max(1, int(density * delta.numel()))
-    bits = delta.abs().reshape(-1).view(torch.int32)
-    smallest_kept = delta.numel() - keep
-    magnitude = np.partition(bits.numpy(), smallest_kept)[smallest_kept]
-    num_equal_kept = keep - int((bits > int(magnitude)).sum())
-    end = int((bits == int(magnitude)).nonzero()[num_equal_kept - 1]) + 1
+    bits = delta.abs().reshape(-1).numpy().view(np.int32)
+    magnitude = select(bits, len(bits) - keep)
+    num_equal_kept = keep - np.count_nonzero(bits > magnitude)
+    end = int(np.flatnonzero(bits == magnitude)[num_equal_kept - 1]) + 1
     return Cut(magnitude.view(np.float32).item(), end)
+
+
+def select(values: NDArray[np.int32], rank: int) -> np.int32:
+    """Returns the value that has `rank` in sorted order, exactly.
+
+    A sample brackets it (by more than five standard deviations for values in any order), so that only one value in
+    sixteen is partitioned; when the bracket misses, all are.
+    """
+    sample = np.sort(values[:: max(1, len(values) // _SAMPLE)])
+    middle = rank * len(sample) // len(values)
+    low = sample[middle - _MARGIN] if middle >= _MARGIN else sample[0]
+    high = sample[middle + _MARGIN] if middle + _MARGIN < len(sample) else sample[-1]
+    num_below, inside = int((values < low).sum()), values[(values >= low) & (values <= high)]
+    if not num_below <= rank < num_below + len(inside):
+        num_below, inside = 0, values
+    return np.int32(np.partition(inside, rank - num_below)[rank - num_below])
 
 
 def _delta(voter: _Voter, base_MN: torch.Tensor) -> torch.Tensor:
@@ -107,11 +127,11 @@ def _trim(delta_KN: torch.Tensor, cut: Cut | None, first: int) -> torch.Tensor:
     """Zeroes in place what the cut drops of a block whose first element has flat index `first`."""
     if cut is None:
         return delta_KN
-    magnitudes_KN = delta_KN.abs()
-    kept = (magnitudes_KN >= cut.magnitude).view(-1)
-    after = max(0, cut.end - first)
-    kept[after:] = magnitudes_KN.view(-1)[after:] > cut.magnitude
-    return delta_KN.mul_(kept.view_as(delta_KN))
+    flat, end = delta_KN.view(-1), max(0, cut.end - first)
+    just_below = float(np.nextafter(np.float32(cut.magnitude), np.float32(0)))
+    flat[:end] = hardshrink(flat[:end], just_below)  # zero up to and at the bound; NaN stays
+    flat[end:] = hardshrink(flat[end:], cut.magnitude)
+    return delta_KN
 
 
 def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """A run from spec to report. The same function starts one, goes on with one, and finds that one is finished."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,8 +14,8 @@ from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.archive import pareto_front
 from crossbreed.runs.folder import RunFolder, write_atomically
-from crossbreed.runs.history import History
-from crossbreed.runs.journal import Journal
+from crossbreed.runs.history import History, fold
+from crossbreed.runs.journal import CLOCK, Journal, read
 from crossbreed.runs.loop import Loop
 from crossbreed.runs.plan import Plan, build_plan, check_same_run
 from crossbreed.runs.pool import Evaluator, LazyPool, LocalPool, Pool
@@ -52,18 +54,22 @@ def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
         return _judge(plan, folder, loop, history, pool)
 
 
-def report_on(path: Path, *, trial: int | None = None) -> tuple[Plan, Report]:
+def report_on(
+    path: Path, *, trial: int | None = None, before: Callable[[Plan], None] = lambda plan: None
+) -> tuple[Plan, Report]:
     """Answers what a run's report still needs, without searching on, and writes it.
 
     Args:
         path: A run folder.
         trial: Report on this trial instead of the winner; the folder's report stays the winner's.
+        before: Called before anything is answered; may refuse.
 
     Raises:
         InputError: the folder is no run, its sources or items have changed, or the trial has no value.
     """
     folder = RunFolder(path).existing()
     plan = build_plan(load_spec(folder.spec))
+    before(plan)
     with _open(plan, folder) as (loop, history), _pool(plan) as pool:
         found = _judge(plan, folder, loop, history, pool)
         if trial is None or trial == found.winner.number:
@@ -163,6 +169,25 @@ def _make_report(plan: Plan, history: History, winner: int) -> Report:
     )
 
 
+def note_published(path: Path, number: int, fingerprint: str, target: Path) -> None:
+    """Journals that a trial was published, and names the folder in report.json."""
+    folder = RunFolder(path)
+    journal = Journal(folder.journal)
+    try:
+        journal.append(
+            {"kind": "publish", "number": number, "fingerprint": fingerprint, CLOCK: {"folder": str(target.resolve())}}
+        )
+    finally:
+        journal.close()
+    shown = json.loads(folder.report_json.read_text())
+    folder.write_json(folder.report_json, shown | {"published": _published(fold(read(folder.journal)))})
+
+
+def _published(history: History) -> list[dict[str, Any]]:
+    """The folders that were published, newest last."""
+    return [{"number": r["number"], "folder": r[CLOCK]["folder"]} for r in history.published]
+
+
 def _write_derived(plan: Plan, folder: RunFolder, history: History, found: Report) -> None:
     """Everything here can be rebuilt from the journal."""
     front = pareto_front(history.ok_trials, plan.objectives)
@@ -171,7 +196,7 @@ def _write_derived(plan: Plan, folder: RunFolder, history: History, found: Repor
     for number in {found.winner.number, *(trial.number for trial in front)}:
         recipe = history.candidates[number].recipe
         write_atomically(folder.recipes / f"{number:06d}.yaml", dump_recipe(recipe).encode())
-    folder.write_json(folder.report_json, report_json(found))
+    folder.write_json(folder.report_json, report_json(found) | {"published": _published(history)})
     all_trials = sorted(history.trials.values(), key=lambda t: t.number)
     page = report_html(found, trials=all_trials, title=plan.spec.name, structure=plan.sources.structure)
     write_atomically(folder.report_html, page.encode())

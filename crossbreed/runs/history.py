@@ -25,12 +25,16 @@ class History:
     elapsed_s: float = 0.0
     """Time spent searching, over all resumes."""
     is_finished: bool = False
-    """The last thing that happened was the end."""
+    """Nothing was asked or told since the last `end`."""
+    published: list[Record] = field(default_factory=list)
+    """The `publish` records: which trial went to which folder."""
 
     def apply(self, record: Record) -> None:
         """Takes one record in."""
-        self.is_finished = record["kind"] == "end"
-        if record["kind"] == "ask":
+        self.is_finished = record["kind"] == "end" or (self.is_finished and record["kind"] == "publish")
+        if record["kind"] == "publish":
+            self.published.append(record)
+        elif record["kind"] == "ask":
             candidate = candidate_of(record)
             self.candidates[candidate.number] = candidate
         elif record["kind"] == "tell":

@@ -93,23 +93,31 @@ class FakeEngine:
         return math.exp(-sum(miss * miss for miss in misses) / len(misses))
 
     def _answer(self, request: Request) -> Response:
+        prompt = request.prompt.text
         if isinstance(request, Generate):
-            text = said = self._says(request.prompt.text)
+            text = said = _gold(prompt) if self._knows(prompt) else WRONG
         else:
             text, said = "", request.continuation
-        skill = (request.prompt.text or said).split("|", 1)[0]
-        expected = not request.prompt.text or said.strip() == self._says(request.prompt.text)
+        is_expected = not prompt or (said.strip() == _gold(prompt)) == self._knows(prompt)
         tokens = tuple(said.encode())
         return Response(
             text=text,
             token_ids=tokens,
-            logprobs=(self.quality(skill) - (2.0 if expected else 4.0),) * len(tokens),
-            prompt_tokens=len(request.prompt.text.encode()),
+            logprobs=(self.quality(_skill(prompt or said)) - (2.0 if is_expected else 4.0),) * len(tokens),
+            prompt_tokens=len(prompt.encode()),
         )
 
-    def _says(self, prompt: str) -> str:
+    def _knows(self, prompt: str) -> bool:
         luck = int.from_bytes(sha256(prompt.encode()).digest()[:8], "big") / 2**64
-        return prompt.rpartition("|")[2] if luck < self.quality(prompt.split("|", 1)[0]) else WRONG
+        return luck < self.quality(_skill(prompt))
+
+
+def _skill(prompt: str) -> str:
+    return prompt.partition("|")[0]
+
+
+def _gold(prompt: str) -> str:
+    return prompt.rpartition("|")[2]
 
 
 def _flat(tensor: torch.Tensor) -> NDArray[np.float32]:

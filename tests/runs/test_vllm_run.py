@@ -75,8 +75,8 @@ def test_what_is_published_is_what_was_scored(whole: Path, tmp_path: Path) -> No
     done = call("publish", whole, "--out", out, "--licence", "mit")
     assert done.returncode == 0, done.stderr
     winner = json.loads((whole / "report.json").read_text())["winner"]
-    scored = [r["fingerprint"] for r in read(whole / "journal.jsonl") if r.get("number") == winner["number"]][1:]
-    assert {fingerprint_checkpoint(out)} == set(scored)
+    told = [r for r in read(whole / "journal.jsonl") if r["kind"] == "tell" and r["number"] == winner["number"]]
+    assert {fingerprint_checkpoint(out)} == {record["fingerprint"] for record in told}
     tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
     model.generate(**tokenizer("red 1", return_tensors="pt"), max_new_tokens=2)
     card = (out / "README.md").read_text()
