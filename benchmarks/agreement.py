@@ -1,4 +1,4 @@
-"""Does a published checkpoint answer as it was scored? python -m benchmarks.agreement RUN MODEL [--json]
+"""Does a published checkpoint answer as it was scored? `python -m benchmarks.agreement RUN MODEL [--json]`.
 
 Compares, on the run's own search items (gold answers scored token by token, and greedy answers):
   swapped   vLLM started on the base, the winner's recipe streamed in: what the search used
@@ -14,8 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
-from crossbreed.fitness import build_engine
+from pydantic import TypeAdapter
+
+from crossbreed.fitness import EngineConfig, build_engine
+from crossbreed.fitness.engines.handle import HoldsOne
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.kernels import materialize
 from crossbreed.recipes import load_recipe
@@ -40,20 +44,14 @@ def requests_of(plan: Plan) -> list[list[Request]]:
 
 def answers(run: Path, *, engine: dict[str, object], host: Path | None, recipe: Path | None) -> list[Response]:
     """Answers of one engine: started on `host` (None: the base), with a recipe streamed in or as it is."""
-    spec = load_spec(run / "spec.yaml")
-    plan = build_plan(spec)
-    config = spec.fitness.engine
-    chosen = type(config).model_validate(config.model_dump() | engine) if engine.get("kind") is None else None
-    if chosen is None:
-        from crossbreed.fitness import TransformersConfig
-
-        chosen = TransformersConfig.model_validate(engine)
-    started = build_engine(chosen, host or plan.sources.base.path)
+    plan = build_plan(load_spec(run / "spec.yaml"))
+    config = TypeAdapter[EngineConfig](EngineConfig).validate_python(engine)
+    started = build_engine(config, host or plan.sources.base.path)
+    answering = cast(HoldsOne, started)
     if recipe is not None:
         found = load_recipe(recipe)
-        handle = started.adopt(found, materialize(found, plan.sources))
-        return [response for chunk in requests_of(plan) for response in handle.answer(chunk)]
-    return [response for chunk in requests_of(plan) for response in started.answer(chunk)]  # type: ignore[attr-defined]
+        started.adopt(found, materialize(found, plan.sources))
+    return [response for chunk in requests_of(plan) for response in answering.answer(chunk)]
 
 
 def gaps(some: Sequence[Response], others: Sequence[Response]) -> dict[str, float]:
@@ -70,13 +68,15 @@ def gaps(some: Sequence[Response], others: Sequence[Response]) -> dict[str, floa
 
 def measure(run: Path, model: Path) -> dict[str, dict[str, float]]:
     """Returns the comparisons by name."""
-    dtype = load_spec(run / "spec.yaml").fitness.engine.dtype
+    used = load_spec(run / "spec.yaml").fitness.engine.model_dump()
+    dtype = used["dtype"]
+    plain = {"kind": "transformers", "max_model_len": used["max_model_len"]}
     wanted = {
-        "swapped": {"engine": {}, "host": None, "recipe": model / "recipe.yaml"},
-        "fresh": {"engine": {}, "host": model, "recipe": None},
-        "vllm_fp32": {"engine": {"dtype": "float32"}, "host": model, "recipe": None},
-        "transformers": {"engine": {"kind": "transformers", "dtype": dtype}, "host": model, "recipe": None},
-        "transformers_fp32": {"engine": {"kind": "transformers", "dtype": "float32"}, "host": model, "recipe": None},
+        "swapped": {"engine": used, "host": None, "recipe": model / "recipe.yaml"},
+        "fresh": {"engine": used, "host": model, "recipe": None},
+        "vllm_fp32": {"engine": used | {"dtype": "float32"}, "host": model, "recipe": None},
+        "transformers": {"engine": plain | {"dtype": dtype}, "host": model, "recipe": None},
+        "transformers_fp32": {"engine": plain | {"dtype": "float32"}, "host": model, "recipe": None},
     }
     found = {}
     for name, how in wanted.items():

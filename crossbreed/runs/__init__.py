@@ -1,4 +1,4 @@
-"""Runs: the one package that sees all. A Spec becomes a plan, the loop works it off into a journal, the rest reads that.
+"""Runs: the package that sees all. A Spec becomes a plan, the loop works it off into a journal, the rest reads that.
 
 `run` starts or goes on, `report_on` judges, `publish_run` and `merge_recipe` write checkpoints, `check_spec` looks
 before leaping. Loaded when first asked for: a spec can be read where no tensor library is.
