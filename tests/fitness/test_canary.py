@@ -1,0 +1,107 @@
+"""The canary against engines that are wrong in the ways that real ones have been."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crossbreed.errors import SwapError
+from crossbreed.fitness import FakeConfig, Generate, Loglikelihood, Prompt, Request, Response, check_swap
+from crossbreed.testing.fakes import FakeEngine
+from crossbreed.types import Recipe, WeightStream
+
+BASE, EXPERT = (Recipe(base="base", sources={"base": name}, rules=()) for name in ("hash-base", "hash-expert"))
+REQUESTS = [Generate(prompt=Prompt(text=f"sums|{i} + {i}|{2 * i}"), max_tokens=4) for i in range(8)]
+
+
+class CachingEngine(FakeEngine):
+    """Remembers answers to long prompts over a swap, as a prefix cache does that nobody resets."""
+
+    def __init__(self, config: FakeConfig, host: Path) -> None:
+        super().__init__(config, host)
+        self.cache: dict[Request, Response] = {}
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        return [self._remembered(request) for request in requests]
+
+    def _remembered(self, request: Request) -> Response:
+        [response] = super().answer([request])
+        if isinstance(request, Loglikelihood) or not request.use_cache:
+            return response
+        return self.cache.setdefault(request, response)
+
+
+class DeafEngine(FakeEngine):
+    """Keeps its first weights."""
+
+    def adopt(self, recipe: Recipe, weights: WeightStream):  # type: ignore[no-untyped-def]
+        kept = dict(self._moved)
+        handle = super().adopt(recipe, weights)
+        self._moved = kept or self._moved
+        return handle
+
+
+class DriftingEngine(FakeEngine):
+    """Adds to its weights where it should replace them."""
+
+    def adopt(self, recipe: Recipe, weights: WeightStream):  # type: ignore[no-untyped-def]
+        before = dict(self._moved)
+        handle = super().adopt(recipe, weights)
+        self._moved = {name: moved + before.get(name, 0) for name, moved in self._moved.items()}
+        return handle
+
+
+class TiedHeadEngine(FakeEngine):
+    """Never looks at the embedding again, as a packed lm_head that is tied to it."""
+
+    def adopt(self, recipe: Recipe, weights: WeightStream):  # type: ignore[no-untyped-def]
+        return super().adopt(recipe, ((name, tensor) for name, tensor in weights if "embed" not in name))
+
+
+@pytest.fixture
+def folders(toy_base: Path, toy_experts: dict[str, Path]) -> dict[str, Path]:
+    return {BASE.id: toy_base, EXPERT.id: toy_experts["everything"]}
+
+
+def run_canary(kind: type[FakeEngine], folders: dict[str, Path], other: Recipe = EXPERT) -> None:
+    def stream(recipe: Recipe) -> WeightStream:
+        return iter(sorted(load_file(folders[recipe.id] / "model.safetensors").items()))
+
+    check_swap(kind(FakeConfig(kind="fake"), folders[BASE.id]), BASE, other, stream, REQUESTS)
+
+
+def test_an_honest_engine_passes(folders: dict[str, Path]) -> None:
+    run_canary(FakeEngine, folders)
+
+
+def test_two_recipes_of_the_same_weights_may_answer_alike(folders: dict[str, Path]) -> None:
+    twin = replace(BASE, sources={"base": "hash-twin"})
+    run_canary(FakeEngine, {**folders, twin.id: folders[BASE.id]}, other=twin)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [
+        (CachingEngine, "still uses the prefix cache"),
+        (DeafEngine, "two different merges got the same answers"),
+        (DriftingEngine, "the same weights, adopted again, answer otherwise"),
+        (TiedHeadEngine, "does not notice that the output head has changed"),
+    ],
+)
+def test_what_is_wrong_is_named(folders: dict[str, Path], kind: type[FakeEngine], seen: str) -> None:
+    with pytest.raises(SwapError, match=seen) as caught:
+        run_canary(kind, folders)
+    assert "do not trust scores of this engine" in str(caught.value)
+
+
+def test_only_rows_of_rare_tokens_change_in_the_other_head() -> None:
+    from crossbreed.fitness.canary import _with_other_head
+
+    before = {"model.embed_tokens.weight": torch.randn(32, 4), "model.norm.weight": torch.ones(4)}
+    after = dict(_with_other_head(iter(before.items())))
+    assert torch.equal(after["model.norm.weight"], before["model.norm.weight"])
+    assert torch.equal(after["model.embed_tokens.weight"][:-8], before["model.embed_tokens.weight"][:-8])
+    assert not torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])

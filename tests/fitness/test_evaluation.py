@@ -1,0 +1,84 @@
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from crossbreed.errors import EngineError, InvalidWeights
+from crossbreed.fitness import (
+    ChoiceTask,
+    Generate,
+    GenerateTask,
+    Item,
+    PerplexityTask,
+    Request,
+    Response,
+    SearchItems,
+    Task,
+    evaluate,
+)
+
+
+@dataclass
+class Parrot:
+    """Says the prompt's last word, gives longer continuations less, and remembers how it was asked."""
+
+    logprob: float = -1.0
+    num_lost: int = 0
+    calls: list[list[Request]] = field(default_factory=list)
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        self.calls.append(list(requests))
+        return [self._one(request) for request in requests][self.num_lost :]
+
+    def _one(self, request: Request) -> Response:
+        text = request.prompt.text.split()[-1] if isinstance(request, Generate) else ""
+        length = 1 if isinstance(request, Generate) else len(request.continuation)
+        return Response(
+            text=text,
+            token_ids=(0,) * length,
+            logprobs=(self.logprob,) * length,
+            prompt_tokens=len(request.prompt.text),
+        )
+
+
+ITEMS = tuple(
+    Item(id=str(i), fields={"q": f"say {i}", "a": str(i if i % 2 else -i), "o": ["x", "yy"], "g": 0})
+    for i in range(1, 6)
+)
+ECHO = GenerateTask(kind="generate", name="echo", items="", prompt="{q}", answer="a", chunk=2)
+PICK = ChoiceTask(
+    kind="choice", name="pick", items="", prompt="{q}", answer="g", choices="o", normalize="none", chunk=4
+)
+PROSE = PerplexityTask(kind="perplexity", name="prose", items="", text="q")
+TASKS = [Task(kind=kind, items=ITEMS) for kind in (ECHO, PICK, PROSE)]
+OFFERED = {"echo": SearchItems(ITEMS[::-1]), "pick": SearchItems(ITEMS), "prose": SearchItems(ITEMS[:1])}
+
+
+def test_every_item_keeps_its_value_in_the_order_offered() -> None:
+    found = evaluate(Parrot(), TASKS, OFFERED)
+    assert found.tasks["echo"].item_ids == ("5", "4", "3", "2", "1")
+    assert found.tasks["echo"].values == (1, 0, 1, 0, 1)
+    assert found.texts["echo"] == ("5", "4", "3", "2", "1")
+    assert found.tasks["pick"].values == (1, 1, 1, 1, 1)
+    assert found.texts["pick"] == ("x",) * 5
+    assert found.tasks["prose"].values == (1.0,)
+    assert found.num_items == 11
+    assert found.num_tokens == 5 * (5 + 1) + 5 * (2 * 5 + 2 + 3) + 5
+
+
+def test_chunks_are_of_items_and_an_items_requests_stay_together() -> None:
+    parrot = Parrot()
+    evaluate(parrot, TASKS, OFFERED)
+    assert list(map(len, parrot.calls)) == [2, 2, 1, 8, 2, 1]
+
+
+@pytest.mark.parametrize("logprob", [math.nan, -math.inf, math.inf])
+def test_logits_that_are_not_finite_are_the_weights_fault(logprob: float) -> None:
+    with pytest.raises(InvalidWeights, match="task `echo`"):
+        evaluate(Parrot(logprob=logprob), TASKS, OFFERED)
+
+
+def test_an_engine_that_loses_answers_is_not_believed() -> None:
+    with pytest.raises(EngineError, match="1 responses to 2 requests"):
+        evaluate(Parrot(num_lost=1), TASKS, OFFERED)

@@ -1,0 +1,116 @@
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import Item, SplitConfig, load_items, split_items
+
+RECORDS = [{"id": "a", "q": "one", "n": "1"}, {"id": "b", "q": "two", "n": "2"}]
+ITEMS = [Item(id=f"i{n:03}", fields={"n": n, "level": n % 4 == 0}) for n in range(100)]
+
+
+def write_jsonl(path: Path, *records: Any) -> Path:
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def test_three_formats_hold_the_same_items(tmp_path: Path) -> None:
+    jsonl = write_jsonl(tmp_path / "x.jsonl", *RECORDS)
+    with (tmp_path / "x.csv").open("w", newline="") as file:
+        rows = csv.DictWriter(file, ["id", "q", "n"])
+        rows.writeheader()
+        rows.writerows(RECORDS)
+    parquet.write_table(pyarrow.Table.from_pylist(RECORDS), tmp_path / "x.parquet")
+    expected = tuple(Item(id=record["id"], fields=record) for record in RECORDS)
+    assert load_items(jsonl) == load_items(tmp_path / "x.csv") == load_items(tmp_path / "x.parquet") == expected
+
+
+def test_an_item_without_id_is_named_by_its_content(tmp_path: Path) -> None:
+    one = load_items(write_jsonl(tmp_path / "1.jsonl", {"q": "one", "n": 1}, {"q": "two"}))
+    other = load_items(write_jsonl(tmp_path / "2.jsonl", {"q": "two"}, {"n": 1, "q": "one"}))
+    assert [item.id for item in one] == [item.id for item in reversed(other)]
+    assert one[0].id != one[1].id
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "where"),
+    [
+        ('{"q": 1}\n{"q": }\n', "a line is not JSON", "line 2"),
+        ('{"q": 1}\n\n[1]\n', "a line is not a JSON object", "line 3"),
+        ('{"q": NaN}\n', "an item holds a value that is not JSON", "line 1"),
+        ('{"id": 1, "q": 1}\n{"q": 2}\n{"id": "1", "q": 3}\n', "two items have the same id", "lines 1 and 3"),
+        ('{"id": 1, "q": 1}\n{"id": 2, "q": 1}\n', "two items have the same content", "lines 1 and 2"),
+        ("\n\n", "there are no items", "x.jsonl"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, problem: str, where: str) -> None:
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_items(tmp_path / "x.jsonl")
+    assert caught.value.problem == problem
+    assert caught.value.where.endswith(where)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("x.csv", b"q,n\none\n", "a row has not as many cells as the header"),
+        ("x.csv", b"q,n\none,1,2\n", "a row has not as many cells as the header"),
+        ("x.parquet", b"not parquet", "the file is not Parquet"),
+        ("x.jsonl", b'{"q": "\xff"}', "the items are not text"),
+        ("x.txt", b"", "items of this kind of file cannot be read"),
+    ],
+)
+def test_files_that_are_not_what_they_say(tmp_path: Path, name: str, data: bytes, problem: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=problem):
+        load_items(tmp_path / name)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_items(tmp_path / "x.jsonl")
+
+
+COUNTS = SplitConfig(search=20, select=12, report=60)
+
+
+def ids(split: Any) -> list[list[str]]:
+    return [[item.id for item in part.items] for part in (split.search, split.select, split.report)]
+
+
+@given(seed=st.integers(0, 2**32), order=st.permutations(range(30)))
+def test_a_split_depends_on_seed_and_task_and_not_on_the_order_of_the_file(seed: int, order: list[int]) -> None:
+    items, config = ITEMS[:30], SplitConfig(search=10, select=0.2, report=14)
+    split = ids(split_items(items, config, seed=seed, task="sums"))
+    assert split == ids(split_items([items[i] for i in order], config, seed=seed, task="sums"))
+    assert split != ids(split_items(items, config, seed=seed, task="french"))
+    assert list(map(len, split)) == [10, 6, 14]
+    assert len({item_id for part in split for item_id in part}) == 30
+
+
+def test_strata_are_shared_out_in_proportion() -> None:
+    split = split_items(ITEMS, COUNTS, seed=1, task="sums", stratify="level")
+    for part, size in ((split.search, 20), (split.select, 12), (split.report, 60)):
+        counts = Counter(item.fields["level"] for item in part.items)
+        assert abs(counts[True] - size / 4) <= 1
+
+
+def test_too_few_items_says_how_many_are_needed() -> None:
+    with pytest.raises(InputError) as caught:
+        split_items(ITEMS[:91], COUNTS, seed=1, task="sums")
+    assert "= 92 items" in caught.value.expected
+    assert caught.value.got == "91 items"
+
+
+def test_a_stratum_that_no_item_has() -> None:
+    with pytest.raises(InputError, match="no field `language`"):
+        split_items(ITEMS, COUNTS, seed=1, task="sums", stratify="language")

@@ -1,0 +1,151 @@
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from crossbreed.errors import EngineError, InputError, InvalidWeights
+from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, TransformersConfig, build_engine, check_swap
+from crossbreed.fitness.engines.encoder import Encoder, TooLong, check_tasks
+from crossbreed.fitness.engines.transformers import TransformersEngine
+from crossbreed.fitness.items import Item
+from crossbreed.fitness.tasks import PerplexityTask, Task
+from crossbreed.types import Recipe, WeightStream
+
+BASE, EXPERT = (Recipe(base="base", sources={"base": name}, rules=()) for name in ("hash-base", "hash-expert"))
+REQUESTS: list[Request] = [
+    Generate(prompt=Prompt(text="34 + 12 ="), max_tokens=12),
+    Generate(prompt=Prompt(text="hello", chat=True, system="Be brief."), max_tokens=5),
+    Loglikelihood(prompt=Prompt(text="The capital of France is"), continuation=" Paris"),
+    Loglikelihood(prompt=Prompt(text=""), continuation="Once upon a time"),
+]
+
+
+@pytest.fixture
+def folders(toy_base: Path, toy_experts: dict[str, Path]) -> dict[str, Path]:
+    return {BASE.id: toy_base, EXPERT.id: toy_experts["everything"]}
+
+
+@pytest.fixture
+def engine(folders: dict[str, Path]) -> TransformersEngine:
+    built = build_engine(TransformersConfig(kind="transformers"), folders[BASE.id])
+    assert isinstance(built, TransformersEngine)
+    return built
+
+
+def stream(folder: Path) -> WeightStream:
+    return iter(sorted(load_file(folder / "model.safetensors").items()))
+
+
+def test_answers_are_those_of_transformers_itself(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folders[EXPERT.id], dtype=torch.float32)
+    encoder = Encoder(folders[BASE.id])
+    handle = engine.adopt(EXPERT, stream(folders[EXPERT.id]))
+    for request, response in zip(REQUESTS, handle.answer(REQUESTS), strict=True):
+        encoded = encoder.encode(request)
+        ids = encoded.token_ids
+        if isinstance(request, Generate):
+            tensor = torch.tensor([ids])
+            ids = tuple(model.generate(tensor, max_new_tokens=request.max_tokens, do_sample=False)[0].tolist())
+        assert response.token_ids == ids[encoded.num_prompt :]
+        with torch.inference_mode():
+            logprobs_TV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        expected = [logprobs_TV[i - 1, ids[i]].item() for i in range(encoded.num_prompt, len(ids))]
+        assert response.logprobs == pytest.approx(expected, abs=1e-5)
+
+
+def test_weights_come_and_go_without_a_trace(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    check_swap(engine, BASE, EXPERT, lambda recipe: stream(folders[recipe.id]), REQUESTS)
+
+
+def test_a_stop_ends_a_text_and_is_not_in_it(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    handle = engine.adopt(BASE, stream(folders[BASE.id]))
+    [free] = handle.answer([Generate(prompt=Prompt(text="a"), max_tokens=12)])
+    stop = free.text[4]
+    [stopped] = handle.answer([Generate(prompt=Prompt(text="a"), max_tokens=12, stop=("never said", stop))])
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert len(stopped.token_ids) == len(stopped.logprobs) < 12
+
+
+def test_the_models_own_end_ends_a_text(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    ending = {name: torch.zeros_like(tensor) for name, tensor in stream(folders[BASE.id])}  # all logits equal: token 0
+    handle = engine.adopt(BASE, iter(ending.items()))
+    engine._encoder.eos_ids = frozenset({0})
+    [response] = handle.answer([Generate(prompt=Prompt(text="a"), max_tokens=9)])
+    assert response.token_ids == (0,)
+    assert response.logprobs == pytest.approx((-math.log(272),))
+
+
+def test_sampling_repeats_with_its_seed(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    handle = engine.adopt(BASE, stream(folders[BASE.id]))
+    one, same, other = handle.answer(
+        [Generate(prompt=Prompt(text="a"), max_tokens=20, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
+    )
+    assert one == same
+    assert one.token_ids != other.token_ids
+
+
+def test_an_adopted_candidate_answers_for_no_other(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    old = engine.adopt(BASE, stream(folders[BASE.id]))
+    engine.adopt(EXPERT, stream(folders[EXPERT.id]))
+    with pytest.raises(EngineError, match="weights are gone"):
+        old.answer(REQUESTS)
+
+
+def test_a_broken_stream_passes_through_and_the_next_one_counts(
+    engine: TransformersEngine, folders: dict[str, Path]
+) -> None:
+    expected = engine.adopt(BASE, stream(folders[BASE.id])).answer(REQUESTS)
+    with pytest.raises(InvalidWeights, match="NaN in layer 1"):
+        engine.adopt(EXPERT, torn(folders[EXPERT.id]))
+    assert engine.adopt(BASE, stream(folders[BASE.id])).answer(REQUESTS) == expected
+
+
+def torn(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    for number, item in enumerate(stream(folder)):
+        if number == 7:
+            raise InvalidWeights("NaN in layer 1")
+        yield item
+
+
+def test_weights_of_another_model_are_refused(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    tensors = dict(stream(folders[BASE.id]))
+    with pytest.raises(EngineError, match="no weights came for"):
+        engine.adopt(BASE, iter(list(tensors.items())[:-1]))
+    with pytest.raises(EngineError, match=r"no `model.norm.weight` of shape \(7,\)"):
+        engine.adopt(BASE, iter([("model.norm.weight", torch.ones(7))]))
+
+
+def test_a_continuations_tokens_are_the_whole_texts_after_the_prompts(folders: dict[str, Path]) -> None:
+    encoder = Encoder(folders[BASE.id])
+    encoded = encoder.encode(Loglikelihood(prompt=Prompt(text="ab"), continuation=" cd"))
+    assert (encoder.decode(encoded.token_ids), encoded.num_prompt) == ("ab cd", 2)
+    alone = encoder.encode(Loglikelihood(prompt=Prompt(text=""), continuation="abc"))
+    assert (encoder.decode(alone.token_ids), alone.num_prompt) == ("abc", 1)
+    with pytest.raises(InputError, match="too short to be scored"):
+        encoder.encode(Loglikelihood(prompt=Prompt(text=""), continuation="a"))
+
+
+def test_a_chat_is_rendered_by_the_template(folders: dict[str, Path]) -> None:
+    encoder = Encoder(folders[BASE.id])
+    chat = Prompt(text="hello", chat=True, system="Be brief.")
+    encoded = encoder.encode(Loglikelihood(prompt=chat, continuation="yes"))
+    assert encoder.decode(encoded.token_ids) == "<|system|>Be brief.\n<|user|>hello\n<|assistant|>yes"
+    assert encoder.decode(encoded.token_ids[encoded.num_prompt :]) == "yes"
+    encoder.tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        encoder.encode(Generate(prompt=chat, max_tokens=1))
+
+
+def test_what_does_not_fit_the_context_is_refused_and_found_by_check(folders: dict[str, Path]) -> None:
+    encoder = Encoder(folders[BASE.id], max_model_len=10)
+    encoder.encode(Generate(prompt=Prompt(text="x" * 6), max_tokens=4))
+    with pytest.raises(TooLong, match="needs 11 tokens"):
+        encoder.encode(Generate(prompt=Prompt(text="x" * 7), max_tokens=4))
+    items = tuple(Item(id=str(n), fields={"text": "x" * n}) for n in (511, 512))
+    task = Task(kind=PerplexityTask(kind="perplexity", name="prose", items=""), items=items)
+    with pytest.raises(InputError, match="item `512` does not fit"):
+        check_tasks([task], folders[BASE.id], max_model_len=None)

@@ -1,0 +1,75 @@
+"""Law 9 with the real vLLM: a hot-swapped engine answers as a fresh one started on the exported checkpoint."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from vllm_process import fresh, gap, in_its_own_process, plain, stream, swap
+
+from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, VllmConfig
+from crossbreed.testing.toys import Architecture, make_checkpoint, make_expert
+
+pytestmark = pytest.mark.engine
+
+TOLERANCE = 1e-3
+SHARED = "The quick brown fox jumps over the lazy dog, again and again. " * 7  # 434 tokens: three KV blocks of 128
+REQUESTS: list[Request] = [
+    *(Generate(prompt=Prompt(text=f"{a} + {a + 3} ="), max_tokens=12) for a in range(6)),
+    *(Generate(prompt=Prompt(text=SHARED + end), max_tokens=8) for end in ("A", "B", "C")),
+    Generate(prompt=Prompt(text="Hello", chat=True, system="Be brief."), max_tokens=8),
+    Loglikelihood(prompt=Prompt(text="The capital of France is"), continuation=" Paris"),
+    Loglikelihood(prompt=Prompt(text=""), continuation="Once upon a time"),
+    Loglikelihood(prompt=Prompt(text=SHARED), continuation="the end"),
+]
+
+
+def export_merge(folder: Path, base: Path, expert: Path, weight: float) -> Path:
+    """Writes base + weight * (expert - base) as a checkpoint."""
+    folder.mkdir()
+    merged = {
+        name: (w0.float() + weight * (w1.float() - w0.float())).to(w0.dtype)
+        for (name, w0), (_, w1) in zip(stream(base), stream(expert), strict=True)
+    }
+    save_file(merged, folder / "model.safetensors", metadata={"format": "pt"})
+    for file in base.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied", "dtype", "eager"),
+    [
+        ("llama", True, "bfloat16", False),  # compiled, as in a run
+        ("llama", False, "bfloat16", True),
+        ("qwen3", True, "float32", True),
+    ],
+)
+def test_a_swapped_engine_answers_as_a_fresh_one(
+    tmp_path: Path, architecture: Architecture, tied: bool, dtype: Literal["bfloat16", "float32"], eager: bool
+) -> None:
+    base = make_checkpoint(tmp_path / "base", architecture=architecture, tied=tied, dtype=getattr(torch, dtype))
+    expert = make_expert(tmp_path / "expert", base=base, seed=1)
+    a, b = (export_merge(tmp_path / name, base, expert, weight) for name, weight in (("a", -0.5), ("b", 0.7)))
+    config = VllmConfig(kind="vllm", dtype=dtype, kv_cache_gb=0.25, options={"enforce_eager": eager})
+
+    swapped = in_its_own_process(swap, config, base, a, b, REQUESTS)
+    expected = in_its_own_process(fresh, config, b, REQUESTS)
+
+    assert gap(swapped.b, expected) <= TOLERANCE
+    assert gap(swapped.a, expected) > TOLERANCE, "the two merges must differ, or nothing is shown"
+    assert gap(swapped.b_after_torn_stream, expected) <= TOLERANCE
+    assert len(swapped.errors) == 2
+    assert swapped.errors[0] == "NaN in layer 1"
+    assert "weights are gone" in swapped.errors[1]
+
+    # The comparison has teeth: it fails without either of the two steps.
+    assert gap(swapped.b_without_reset, expected) > TOLERANCE
+    assert (gap(swapped.b_without_repack, expected) > TOLERANCE) == tied
+    # So has the canary, which has no fresh engine to compare with.
+    assert "prefix cache" in swapped.canary_without_reset
+    assert ("output head" in swapped.canary_without_repack) == tied
+    if dtype == "float32":
+        assert gap(swapped.b, plain(b, REQUESTS)) <= TOLERANCE

@@ -1,0 +1,124 @@
+"""What the swap tests do inside processes of their own: vLLM gives its memory back at the end of the process only."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+from safetensors.torch import load_file
+
+from crossbreed.errors import EngineError, InvalidWeights, SwapError
+from crossbreed.fitness import Request, Response, TransformersConfig, VllmConfig, build_engine, check_swap
+from crossbreed.fitness.engines.vllm import VllmEngine
+from crossbreed.types import Recipe, WeightStream
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_its_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+@dataclass(kw_only=True)
+class Swapped:
+    """What one engine answered, after one swap or the other."""
+
+    a: list[Response]
+    b: list[Response]
+    b_after_torn_stream: list[Response]
+    b_without_reset: list[Response]
+    b_without_repack: list[Response]
+    errors: list[str] = field(default_factory=list)
+    canary_without_reset: str = ""
+    canary_without_repack: str = ""
+
+
+def recipe(folder: Path) -> Recipe:
+    return Recipe(base="base", sources={"base": str(folder)}, rules=())
+
+
+def stream(folder: Path) -> WeightStream:
+    return iter(sorted(load_file(folder / "model.safetensors").items()))
+
+
+def torn(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    for number, item in enumerate(stream(folder)):
+        if number == 9:  # within a layer: some of its tensors have come, and some have not
+            raise InvalidWeights("NaN in layer 1")
+        yield item
+
+
+def start(config: VllmConfig, host: Path) -> VllmEngine:
+    engine = build_engine(config, host)
+    assert isinstance(engine, VllmEngine)
+    return engine
+
+
+def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Request]) -> Swapped:
+    """Starts on the base, and swaps in every way, right and wrong."""
+    engine = start(config, base)
+    folders = {recipe(folder).id: folder for folder in (base, a, b)}
+
+    def canary() -> str:
+        try:
+            check_swap(engine, recipe(base), recipe(b), lambda r: stream(folders[r.id]), requests)
+        except SwapError as error:
+            return str(error)
+        return ""
+
+    def answers(folder: Path) -> list[Response]:
+        return engine.adopt(recipe(folder), stream(folder)).answer(requests)
+
+    swapped = Swapped(a=answers(a), b=answers(b), b_after_torn_stream=[], b_without_reset=[], b_without_repack=[])
+    swapped.errors.extend(filter(None, [canary()]))
+    old = engine.adopt(recipe(a), stream(a))
+    try:
+        engine.adopt(recipe(b), torn(b))
+    except InvalidWeights as error:
+        swapped.errors.append(str(error))
+    try:
+        old.answer(requests)
+    except EngineError as error:
+        swapped.errors.append(str(error))
+    swapped.b_after_torn_stream = answers(b)
+
+    engine.adopt(recipe(base), stream(base))
+    reset, engine._llm.reset_prefix_cache = engine._llm.reset_prefix_cache, lambda: True
+    swapped.canary_without_reset = canary()
+    swapped.b_without_reset = answers(b)
+    engine._llm.reset_prefix_cache = reset
+
+    answers(a)
+    call = engine._llm.collective_rpc
+    engine._llm.collective_rpc = lambda method, **kwargs: method == "repack_lm_head" or call(method, **kwargs)
+    swapped.b_without_repack = answers(b)
+    swapped.canary_without_repack = canary()
+    return swapped
+
+
+def fresh(config: VllmConfig, exported: Path, requests: Sequence[Request]) -> list[Response]:
+    """Starts on an exported checkpoint and answers, without a swap."""
+    return start(config, exported).answer(requests)
+
+
+def plain(exported: Path, requests: Sequence[Request]) -> list[Response]:
+    """Answers with transformers in float32."""
+    engine = build_engine(TransformersConfig(kind="transformers"), exported)
+    return engine.adopt(recipe(exported), stream(exported)).answer(requests)
+
+
+def gap(some: Sequence[Response], others: Sequence[Response]) -> float:
+    """The largest difference of per-token log-probabilities; infinite where the tokens differ."""
+    if [r.token_ids for r in some] != [r.token_ids for r in others]:
+        return float("inf")
+    pairs = [
+        (p, q)
+        for one, other in zip(some, others, strict=True)
+        for p, q in zip(one.logprobs, other.logprobs, strict=True)
+    ]
+    return max(abs(p - q) for p, q in pairs)
