@@ -156,8 +156,10 @@ _Settings: TypeAlias = Mapping[_Key, float | bool]
 
 
 def _keep_base(recipe: Recipe, spec: OperatorSpec) -> Rule:
+    """What no rule matches: no weight but the base's, and for the rest whatever the first rule says."""
     weight: ParamValue = {recipe.base: 1.0} if spec.name == "linear" else 0.0
-    return Rule(match="", operator=spec.name, params={"weight": weight})
+    params = recipe.rules[0].params if recipe.rules else {}
+    return Rule(match="", operator=spec.name, params={**params, "weight": weight})
 
 
 def _settings(recipe: Recipe, spec: OperatorSpec, rule: Rule) -> dict[_Key, float | bool]:

@@ -1,8 +1,8 @@
-"""Operators that are one number per source and tensor: sum(cj Tj) over full tensors, plus c s B A for adapters.
+"""Operators that are one number per source and tensor: W = c0 W0 + sum(ci di), with di = Wi - W0.
 
-Task arithmetic, W0 + scale sum(wi (Wi - W0)), is computed as (1 - sum(ci)) W0 + sum(ci Wi) with ci = scale wi: no
-delta is ever formed, an endpoint (a lone ci = 1) is the expert bit for bit, and no weight at all is the base.
-All adapters enter by one matrix product, [c1 s1 B1 ... cn sn Bn] [A1; ...; An], accumulated in fp32 on the rest.
+The deltas are summed first, in fp32, and the base is added last: a merge that falls exactly halfway between two numbers
+of the recipe's dtype (averages of bfloat16 weights often do) is then rounded as exact arithmetic would round it. All
+adapters enter by one matrix product, [c1 s1 B1 ... cn sn Bn] [A1; ...; An], accumulated on the rest.
 """
 
 import math
@@ -28,22 +28,16 @@ def linear(parents: Parents, rule: Rule, dtype: torch.dtype) -> torch.Tensor:
     if divisor == 0:
         raise InvalidWeights("the weights of `linear` sum to 0 and cannot be normalised")
     shares = [(weight / divisor, parent) for weight, parent in without_copies(parents.experts, weights)]
-    changed = {parent.name for parent in parents.experts}
-    base = math.fsum(weight for name, weight in weights.items() if name not in changed) / divisor
-    return combine(parents.base, math.fsum([base, *(c for c, p in shares if p.is_adapter)]), shares, dtype)
+    return combine(parents.base, shares, dtype, of_base=math.fsum(weights.values()) / divisor)
 
 
 def task_arithmetic(parents: Parents, rule: Rule, dtype: torch.dtype) -> torch.Tensor:
     """The base plus scaled deltas of the experts."""
     spec = OPERATOR_SPECS["task_arithmetic"]
     weights = spec.per_source(rule, "weight", parents.expert_names)
-    return add_deltas(parents.base, without_copies(parents.experts, weights), spec.scalar(rule, "scale"), dtype)
-
-
-def add_deltas(base: torch.Tensor, weights: Shares, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """Returns W0 + scale sum(wi di), rounded once to `dtype`."""
-    shares = [(scale * weight, parent) for weight, parent in weights]
-    return combine(base, math.fsum([1.0, *(-c for c, p in shares if not p.is_adapter)]), shares, dtype)
+    scale = spec.scalar(rule, "scale")
+    shares = [(scale * weight, parent) for weight, parent in without_copies(parents.experts, weights)]
+    return combine(parents.base, shares, dtype)
 
 
 def without_copies(experts: Sequence[Parent], weights: Mapping[str, float]) -> Shares:
@@ -54,29 +48,31 @@ def without_copies(experts: Sequence[Parent], weights: Mapping[str, float]) -> S
     return [(math.fsum(weights[parent.name] for parent in copies), copies[0]) for copies in by_hash.values()]
 
 
-def combine(base: torch.Tensor, of_base: float, shares: Shares, dtype: torch.dtype) -> torch.Tensor:
-    """Returns of_base W0 + sum(ci Ti), where Ti is a full expert's tensor or an adapter's s B A, rounded once."""
-    adapters = [(c, parent.value) for c, parent in shares if isinstance(parent.value, LowRank) and c != 0]
-    full = [(c, parent.value) for c, parent in shares if isinstance(parent.value, torch.Tensor)]
-    terms = [(c, tensor) for c, tensor in [(of_base, base), *full] if c != 0]
-    if not adapters and len(terms) == 1 and terms[0][0] == 1:
-        return terms[0][1].to(dtype)
+def combine(base: torch.Tensor, shares: Shares, dtype: torch.dtype, *, of_base: float = 1.0) -> torch.Tensor:
+    """Returns of_base W0 + sum(ci di), rounded once; the base or a full expert itself where that is what it is."""
+    shares = [(c, parent) for c, parent in shares if c != 0]
+    if of_base == 1 and not shares:
+        return base.to(dtype)
+    if of_base == 1 and len(shares) == 1:
+        ((c, parent),) = shares
+        if c == 1 and isinstance(parent.value, torch.Tensor):
+            return parent.value.to(dtype)
     merged = torch.empty(base.shape, dtype=dtype)
-    _write_sum(merged, [(c, as_matrix(tensor)) for c, tensor in terms], adapters)
+    _write_sum(as_matrix(merged), as_matrix(base), shares, of_base)
     return merged
 
 
-def _write_sum(
-    merged: torch.Tensor, terms: Sequence[tuple[float, torch.Tensor]], adapters: Sequence[tuple[float, LowRank]]
-) -> None:
-    merged_MN = as_matrix(merged)
+def _write_sum(merged_MN: torch.Tensor, base_MN: torch.Tensor, shares: Shares, of_base: float) -> None:
+    full = [(c, parent) for c, parent in shares if isinstance(parent.value, torch.Tensor)]
+    adapters = [(c, parent.value) for c, parent in shares if isinstance(parent.value, LowRank)]
     if adapters:
         b_MR = torch.cat([c * low.scale * low.b_MR for c, low in adapters], dim=1)
         a_RN = torch.cat([low.a_RN for _, low in adapters])
     for rows in row_blocks(merged_MN):
-        total_KN = torch.zeros_like(merged_MN[rows], dtype=torch.float32)
-        for c, term_MN in terms:
-            total_KN.add_(term_MN[rows].float(), alpha=c)
+        base_KN = base_MN[rows].float()
+        total_KN = torch.zeros_like(base_KN)
+        for c, parent in full:
+            total_KN.add_(parent.delta(base_KN, rows), alpha=c)
         if adapters:
             total_KN.addmm_(b_MR[rows], a_RN)
-        merged_MN[rows] = total_KN
+        merged_MN[rows] = total_KN.add_(base_KN, alpha=of_base)

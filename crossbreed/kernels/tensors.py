@@ -29,16 +29,11 @@ class Parent:
     value: torch.Tensor | LowRank
     """A full checkpoint's own tensor, or the factors that an adapter adds to the base's."""
 
-    @property
-    def is_adapter(self) -> bool:
-        """Whether the value is low-rank."""
-        return isinstance(self.value, LowRank)
-
-    def delta(self, base_MN: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Returns the fp32 delta of some rows."""
+    def delta(self, base_KN: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Returns the fp32 delta of some rows from the base's, in fp32."""
         if isinstance(self.value, LowRank):
             return (self.value.scale * self.value.b_MR[rows]) @ self.value.a_RN
-        return as_matrix(self.value)[rows].float() - base_MN[rows].float()
+        return as_matrix(self.value)[rows].float() - base_KN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import hardshrink
 
-from crossbreed.kernels.affine import add_deltas
+from crossbreed.kernels.affine import combine
 from crossbreed.kernels.tensors import Parent, Parents, as_matrix, row_blocks
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
@@ -56,7 +56,7 @@ def ties(parents: Parents, rule: Rule, dtype: torch.dtype) -> torch.Tensor:
     if not voters:
         return parents.base.to(dtype)
     if len(voters) == 1 and voters[0].density == 1:  # nobody to disagree with, nothing to trim
-        return add_deltas(parents.base, [(1.0 if normalize else voters[0].weight, voters[0].parent)], scale, dtype)
+        return combine(parents.base, [(scale * (1.0 if normalize else voters[0].weight), voters[0].parent)], dtype)
     merged = torch.empty(parents.base.shape, dtype=dtype)
     _write_election(merged, parents.base, sorted(voters, key=attrgetter("order")), scale=scale, normalize=normalize)
     return merged
@@ -68,10 +68,10 @@ def _write_election(
     merged_MN, base_MN = as_matrix(merged), as_matrix(base)
     cuts = [None if voter.density == 1 else find_cut(_delta(voter, base_MN), voter.density) for voter in voters]
     for rows in row_blocks(merged_MN):
-        first = rows.start * merged_MN.shape[1]
+        base_KN, first = base_MN[rows].float(), rows.start * merged_MN.shape[1]
         weighted = []
         for voter, cut in zip(voters, cuts, strict=True):
-            delta_KN = voter.parent.delta(base_MN, rows)
+            delta_KN = voter.parent.delta(base_KN, rows)
             weighted.append(_trim(delta_KN, cut, first).mul_(voter.weight))
         sign_KN = torch.ones_like(weighted[0]).copysign_(_sum(weighted).add_(0.0))  # -0.0 + 0.0 is +0.0
         delta_KN, divisor_KN = torch.zeros_like(sign_KN), torch.zeros_like(sign_KN)
@@ -82,7 +82,7 @@ def _write_election(
         if normalize:
             delta_KN.div_(divisor_KN.add_(divisor_KN.clone().eq_(0.0)))  # where nobody agrees, by 1
         delta_KN.mul_(sign_KN)
-        merged_MN[rows] = base_MN[rows].float().add_(delta_KN, alpha=scale)
+        merged_MN[rows] = base_KN.add_(delta_KN, alpha=scale)
 
 
 def find_cut(delta: torch.Tensor, density: float) -> Cut:
@@ -119,7 +119,7 @@ def _delta(voter: _Voter, base_MN: torch.Tensor) -> torch.Tensor:
     """The whole delta, block by block as it will be computed again: bits, hence cuts, agree."""
     delta_MN = torch.empty(base_MN.shape)
     for rows in row_blocks(base_MN):
-        delta_MN[rows] = voter.parent.delta(base_MN, rows)
+        delta_MN[rows] = voter.parent.delta(base_MN[rows].float(), rows)
     return delta_MN
 
 

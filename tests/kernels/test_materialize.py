@@ -1,0 +1,98 @@
+"""The stream: what it yields, what it leaves alone, what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from merges import COUNTER, UP, opened, recipe_of
+
+from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels import OPERATORS, materialize
+from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.sources import Sources
+from crossbreed.types import Rule
+
+
+def test_every_declared_operator_has_arithmetic() -> None:
+    assert OPERATORS.keys() == OPERATOR_SPECS.keys()
+
+
+def test_yields_every_tensor_sorted_in_the_recipe_s_dtype(sources: Sources) -> None:
+    merged = list(materialize(recipe_of(sources, "task_arithmetic", weight=0.3, dtype="float16"), sources))
+    assert [name for name, _ in merged] == sorted(sources.base.tensors)
+    for name, tensor in merged:
+        assert tensor.shape == sources.base.tensors[name].shape
+        assert tensor.dtype == (torch.int64 if name == COUNTER else torch.float16)
+
+
+def test_untouched_and_unmatched_tensors_are_the_base_s_own_memory(sources: Sources) -> None:
+    only_mlp = replace(recipe_of(sources, "ties", weight={"mlp": 1.0, "p": 0.5}), dtype="bfloat16")
+    merged = dict(materialize(only_mlp, sources))
+    own = {name for name, tensor in merged.items() if tensor.data_ptr() == sources.base.tensor(name).data_ptr()}
+    assert own == {name for name in merged if "_proj" not in name}
+
+
+def test_non_float_tensors_are_copied(sources: Sources) -> None:
+    merged = dict(materialize(recipe_of(sources, "linear", weight=0.3), sources))
+    assert torch.equal(merged[COUNTER], torch.arange(5))
+
+
+def test_the_first_matching_rule_wins_and_must_match_the_whole_name(sources: Sources) -> None:
+    base, expert = sources.base, sources.experts["a"]
+    first = recipe_of(sources, "task_arithmetic", match=r".*up_proj\.weight", weight={"a": 1.0}).rules
+    later = recipe_of(sources, "task_arithmetic", match=r".*(up_proj|down_proj)", weight={"b": 1.0}).rules
+    merged = dict(materialize(replace(recipe_of(sources, "linear", weight=1.0), rules=first + later), sources))
+    assert torch.equal(merged[UP], expert.tensor(UP))
+    assert all(torch.equal(tensor, base.tensor(name)) for name, tensor in merged.items() if name != UP)
+
+
+def test_sources_are_found_by_hash_whatever_they_are_called(models: dict[str, Path], sources: Sources) -> None:
+    renamed = opened(models, {"other": "b", "names": "a"})
+    recipe = recipe_of(opened(models, {"a": "a", "b": "b"}), "task_arithmetic", weight={"a": 0.7, "b": 0.2})
+    theirs, ours = dict(materialize(recipe, renamed)), dict(materialize(recipe, sources))
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", ["base", "a"])
+def test_another_source_than_the_recipe_s_is_refused_at_once(sources: Sources, name: str) -> None:
+    recipe = recipe_of(sources, "task_arithmetic", weight=0.3)
+    with pytest.raises(InputError, match=f"source `{name}` is not among"):
+        materialize(replace(recipe, sources={**recipe.sources, name: "0123"}), sources)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("operator", "params"),
+    [
+        ("linear", {}),
+        ("task_arithmetic", {}),
+        ("ties", {}),
+        ("ties", {"density": 0.001}),
+        ("ties", {"density": 0.5, "normalize": False}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(5000,), (50, 100)])
+def test_nan_and_inf_never_vanish(operator: str, params: dict, value: float, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base, good, bad = torch.randn(3, *shape, generator=generator)
+    bad.view(-1)[[3, 7]] = value
+    parents = Parents(
+        base_name="base",
+        base=base,
+        experts=(Parent(name="good", hash="0", value=good), Parent(name="bad", hash="1", value=bad)),
+        expert_names=("good", "bad"),
+    )
+    rule = Rule(match=".*", operator=operator, params={"weight": 0.3, **params})
+    assert not OPERATORS[operator](parents, rule, torch.bfloat16).isfinite().all()
+
+
+def test_overflow_of_the_recipe_s_dtype_is_invalid(sources: Sources) -> None:
+    with pytest.raises(InvalidWeights, match=r"embed_tokens\.weight` of recipe [0-9a-f]+ holds NaN or Inf"):
+        list(materialize(recipe_of(sources, "task_arithmetic", weight=1e6, dtype="float16"), sources))
+
+
+def test_weights_that_sum_to_zero_cannot_be_normalised(sources: Sources) -> None:
+    with pytest.raises(InvalidWeights, match="sum to 0"):
+        list(materialize(recipe_of(sources, "linear", weight={"a": 0.5, "b": -0.5}), sources))

@@ -1,0 +1,44 @@
+"""The cut: exact counts, stated order among equals, whatever the values."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossbreed.kernels.reference import trim
+from crossbreed.kernels.ties import _trim, find_cut, select
+
+
+@settings(max_examples=200, deadline=None)
+@given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=60), density=st.floats(0.001, 0.999))
+def test_equal_magnitudes_are_kept_from_the_front(values: list[int], density: float) -> None:
+    delta = torch.tensor(values, dtype=torch.float32).reshape(1, -1)
+    trimmed = _trim(delta.clone(), find_cut(delta, density), 0)
+    assert torch.equal(trimmed.double(), trim(delta.double(), density))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    values=st.lists(st.integers(-3, 3), min_size=4, max_size=60), density=st.floats(0.01, 0.99), split=st.integers(1, 3)
+)
+def test_blocks_are_cut_as_the_whole_is(values: list[int], density: float, split: int) -> None:
+    delta = torch.tensor(values, dtype=torch.float32).reshape(-1, 1)
+    cut = find_cut(delta, density)
+    blocks = [_trim(delta[:split].clone(), cut, 0), _trim(delta[split:].clone(), cut, split)]
+    assert torch.equal(torch.cat(blocks).double(), trim(delta.double(), density))
+
+
+@pytest.mark.parametrize("kind", ["random", "rising", "falling", "constant", "two values", "periodic"])
+@pytest.mark.parametrize("rank", [0, 1, 255, 9_999, 19_744, 19_999])
+def test_selection_is_exact_whatever_the_sample_says(kind: str, rank: int) -> None:
+    rng, size = np.random.default_rng(0), 20_000
+    values = {
+        "random": rng.integers(0, 2**31 - 1, size),
+        "rising": np.arange(size),
+        "falling": np.arange(size)[::-1],
+        "constant": np.full(size, 7),
+        "two values": rng.integers(0, 2, size),
+        "periodic": np.tile([0, 2**30], size // 2),
+    }[kind].astype(np.int32)
+    assert select(values, rank) == np.sort(values)[rank]
