@@ -21,6 +21,7 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Plan:
         InputError: something is wrong.
     """
     plan = build_plan(spec)
+    plan.check_lengths()
     print(plan.describe())
     _check_memory(plan)
     print(

@@ -48,6 +48,7 @@ def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
     folder = RunFolder(Path(out))
     folder.create()
     plan = build_plan(spec)
+    plan.check_lengths()
     print(plan.describe(), flush=True)
     with _open(plan, folder) as (loop, history), _pool(plan) as pool:
         loop.search(pool)
@@ -90,7 +91,7 @@ def _open(plan: Plan, folder: RunFolder) -> Iterator[tuple[Loop, History]]:
     """The journal, locked and replayed."""
     journal = Journal(folder.journal)
     proposer = plan.proposer()
-    progress = Progress(objectives=plan.objectives, budget=plan.budget, num_firsts=proposer.num_firsts)
+    progress = Progress(objectives=plan.objectives, budget=plan.budget, num_firsts=proposer.num_firsts, log=folder.log)
     try:
         planned = plan.run_record()
         if journal.records:

@@ -129,8 +129,9 @@ def score_of(record: Record, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
     return Score(
         status=Status(record["status"]),
         tasks={
-            name: ItemScores(item_ids=item_ids[name][: len(values)], values=tuple(values))
-            for name, values in record["tasks"].items()
+            name: ItemScores(item_ids=ids[: len(record["tasks"][name])], values=tuple(record["tasks"][name]))
+            for name, ids in item_ids.items()  # the Spec's order; a journal's keys are sorted
+            if name in record["tasks"]
         },
         fingerprint=record["fingerprint"],
         cost=Cost(items=record["items"], tokens=record["tokens"], seconds=record[CLOCK]["seconds"]),

@@ -68,6 +68,14 @@ class Plan:
         """Baselines and warm starts: answered before the optimizer asks."""
         return [*baselines(self.sources.structure.hashes, dtype=self.dtype), *self.warm_starts]
 
+    def check_lengths(self) -> None:
+        """Refuses items that no model of this context could be asked; takes seconds, so the workers do without."""
+        engine = self.spec.fitness.engine
+        if engine.kind != "fake":
+            from crossbreed.fitness.engines.encoder import check_tasks  # needs transformers
+
+            check_tasks(self.tasks, self.sources.base.path, max_model_len=engine.max_model_len)
+
     def describe(self) -> str:
         """What the run will cost, for a person to agree to before it starts."""
         num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}

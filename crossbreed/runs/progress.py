@@ -2,6 +2,8 @@
 
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TextIO
 
 from crossbreed.runs.archive import best_trial
@@ -12,13 +14,19 @@ from crossbreed.types import Trial
 
 
 class Progress:
-    """Called after every trial. Writes to stderr's terminal in place; elsewhere one plain line a trial."""
+    """Called after every trial. Writes in place on a terminal, elsewhere one plain line a trial; always to log.txt."""
 
     def __init__(
-        self, *, objectives: tuple[Objective, ...], budget: Budget, num_firsts: int, file: TextIO | None = None
+        self,
+        *,
+        objectives: tuple[Objective, ...],
+        budget: Budget,
+        num_firsts: int,
+        log: Path,
+        file: TextIO | None = None,
     ) -> None:
         self._objectives, self._budget, self._num_firsts = objectives, budget, num_firsts
-        self._file = file or sys.stdout
+        self._log, self._file = log, file or sys.stdout
         self._start = time.monotonic()
         self._num_seen = 0
 
@@ -26,6 +34,8 @@ class Progress:
         """Shows the trial, the best so far and the time left."""
         self._num_seen += 1
         line = f"{self._position(trial, history)}  {self._result(trial)}  {self._best(history)}  {self._eta(history)}"
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  {line}\n")
         if self._file.isatty():
             self._file.write(f"\r\x1b[2K{line}")
         else:

@@ -1,6 +1,7 @@
 """A pool of Ray actors: requeues what a dead worker was doing, replaces the worker, gives up when none can live."""
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class RayPool:
         self._names: dict[Any, str] = {}
         self._num_failed_starts = 0
         try:
-            for _ in range(count or _fitting(ray.cluster_resources(), cpus=cpus, gpus=gpus)):
+            for _ in range(_num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)):
                 self._start_worker()
             while not self._idle:
                 self.wait()
@@ -162,10 +163,19 @@ class RayPool:
         return None
 
 
-def _fitting(resources: dict[str, float], *, cpus: float, gpus: float) -> int:
-    by_gpu = int(resources.get("GPU", 0) / gpus) if gpus else None
-    by_cpu = int(resources.get("CPU", 0) / cpus) if cpus else None
-    return max(1, min(n for n in (by_gpu, by_cpu, 1024) if n is not None))
+def _num_workers(resources: dict[str, float], count: int | None, *, cpus: float, gpus: float) -> int:
+    """Returns how many workers to start; Ray would wait for ever for one that never fits."""
+    have_cpus, have_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    fitting = int(min(have_cpus / cpus, have_gpus / gpus if gpus else math.inf))
+    if fitting < (count or 1):
+        raise InputError(
+            f"{count or 1} workers of {cpus:g} CPUs and {gpus:g} GPUs do not fit the cluster",
+            expected=f"at least {(count or 1) * cpus:g} CPUs and {(count or 1) * gpus:g} GPUs",
+            got=f"{have_cpus:g} CPUs and {have_gpus:g} GPUs",
+            where="workers.count, workers.cpus, workers.gpus",
+            fix="lower them, or join a larger cluster with workers.address",
+        )
+    return count or fitting
 
 
 def _cause(error: Exception) -> str:

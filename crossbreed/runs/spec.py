@@ -147,7 +147,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise InputError("an override names no key", expected="a dotted key of the spec", got=f"--set {override}")
-    place[last] = yaml.safe_load(value)
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError("an override is not YAML", got=str(error), where=f"--set {override}") from None
 
 
 def _explain(error: ValidationError, where: str) -> InputError:

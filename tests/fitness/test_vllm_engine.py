@@ -40,20 +40,16 @@ def export_merge(folder: Path, base: Path, expert: Path, weight: float) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "tied", "dtype", "eager"),
-    [
-        ("llama", True, "bfloat16", False),  # compiled, as in a run
-        ("llama", False, "bfloat16", True),
-        ("qwen3", True, "float32", True),
-    ],
+    ("architecture", "tied", "dtype"),
+    [("llama", True, "bfloat16"), ("llama", False, "bfloat16"), ("qwen3", True, "float32")],
 )
 def test_a_swapped_engine_answers_as_a_fresh_one(
-    tmp_path: Path, architecture: Architecture, tied: bool, dtype: Literal["bfloat16", "float32"], eager: bool
+    tmp_path: Path, architecture: Architecture, tied: bool, dtype: Literal["bfloat16", "float32"]
 ) -> None:
     base = make_checkpoint(tmp_path / "base", architecture=architecture, tied=tied, dtype=getattr(torch, dtype))
     expert = make_expert(tmp_path / "expert", base=base, seed=1)
     a, b = (export_merge(tmp_path / name, base, expert, weight) for name, weight in (("a", -0.5), ("b", 0.7)))
-    config = VllmConfig(kind="vllm", dtype=dtype, kv_cache_gb=0.25, options={"enforce_eager": eager})
+    config = VllmConfig(kind="vllm", dtype=dtype, kv_cache_gb=0.25)
 
     swapped = in_its_own_process(swap, config, base, a, b, REQUESTS)
     expected = in_its_own_process(fresh, config, b, REQUESTS)

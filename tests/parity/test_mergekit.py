@@ -78,16 +78,23 @@ def compare(recipe: Recipe, sources: Sources, folder: Path) -> None:
         assert theirs[name].dtype == ours.dtype
         off = (ours != theirs[name]) & ~tied_at_a_threshold(recipe, sources, name)
         differing, count = differing + int(off.sum()), count + ours.numel()
-        assert within_one_ulp(ours[off], theirs[name][off], sources.base.tensor(name)[off]), name
+        assert within_one_ulp(ours[off], theirs[name][off], size_of_terms(sources, name)[off]), name
     assert theirs.keys() == sources.base.tensors.keys()
     assert differing <= 1e-3 * count
 
 
-def within_one_ulp(ours: torch.Tensor, theirs: torch.Tensor, base: torch.Tensor) -> bool:
-    """One step of the dtype; or, where the terms cancel to almost nothing, eight fp32 ulps of the base."""
+def within_one_ulp(ours: torch.Tensor, theirs: torch.Tensor, terms: torch.Tensor) -> bool:
+    """One step of the dtype; or, where the terms cancel to almost nothing, eight fp32 ulps of their magnitudes."""
     step = torch.nextafter(ours.abs(), torch.full_like(ours, torch.inf)) - ours.abs()
-    allowed = torch.maximum(step.double(), 8 * 2**-24 * base.double().abs())
+    allowed = torch.maximum(step.double(), 8 * 2**-24 * terms.double())
     return bool(((ours.double() - theirs.double()).abs() <= allowed).all())
+
+
+def size_of_terms(sources: Sources, name: str) -> torch.Tensor:
+    """Magnitudes of the base and of every delta, summed."""
+    base_MN = as_matrix(sources.base.tensor(name)).float()
+    deltas = (parent.delta(base_MN, slice(None)).abs() for parent in parts_of(name, sources.experts))
+    return sum(deltas, base_MN.abs()).view(sources.base.tensor(name).shape)
 
 
 def tied_at_a_threshold(recipe: Recipe, sources: Sources, name: str) -> torch.Tensor:

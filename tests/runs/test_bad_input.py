@@ -180,6 +180,7 @@ def test_wrong_arguments(cli: Cli, spec: Path) -> None:
     assert cli("run", spec, "--worker", "2")[0] == 2
     assert cli("breed", spec)[0] == 2
     assert cli("run", spec, "--set", "seed")[0] == 2
+    assert cli("run", spec, "--set", "seed=[")[0] == 2
 
 
 def test_no_disk(cli: Cli, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
