@@ -24,6 +24,8 @@ from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Respon
 from crossbreed.kernels import materialize
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import Plan, build_plan, load_spec
+from crossbreed.sources import open_sources
+from crossbreed.types import Recipe
 
 NUM_ITEMS = 32
 """Of each task; one chunk."""
@@ -42,16 +44,19 @@ def requests_of(plan: Plan) -> list[list[Request]]:
     return chunks
 
 
-def answers(run: Path, *, engine: dict[str, object], host: Path | None, recipe: Path | None) -> list[Response]:
-    """Answers of one engine: started on `host` (None: the base), with a recipe streamed in or as it is."""
+def answers(run: Path, model: Path, *, engine: dict[str, object], swapped: bool) -> list[Response]:
+    """Answers of one engine: vLLM started on the base with the recipe streamed in, or any started on the model."""
     plan = build_plan(load_spec(run / "spec.yaml"))
     config = TypeAdapter[EngineConfig](EngineConfig).validate_python(engine)
-    started = build_engine(config, host or plan.sources.base.path)
-    answering = cast(HoldsOne, started)
-    if recipe is not None:
-        found = load_recipe(recipe)
-        started.adopt(found, materialize(found, plan.sources))
-    return [response for chunk in requests_of(plan) for response in answering.answer(chunk)]
+    started = build_engine(config, plan.sources.base.path if swapped else model)
+    if swapped:
+        recipe = load_recipe(model / "recipe.yaml")
+        started.adopt(recipe, materialize(recipe, plan.sources))
+    elif config.kind == "transformers":  # it starts without weights
+        published = open_sources(str(model), {})
+        whole = Recipe(base="base", sources=published.structure.hashes, rules=(), dtype=config.dtype)
+        started.adopt(whole, materialize(whole, published))
+    return [response for chunk in requests_of(plan) for response in cast(HoldsOne, started).answer(chunk)]
 
 
 def gaps(some: Sequence[Response], others: Sequence[Response]) -> dict[str, float]:
@@ -72,16 +77,17 @@ def measure(run: Path, model: Path) -> dict[str, dict[str, float]]:
     dtype = used["dtype"]
     plain = {"kind": "transformers", "max_model_len": used["max_model_len"]}
     wanted = {
-        "swapped": {"engine": used, "host": None, "recipe": model / "recipe.yaml"},
-        "fresh": {"engine": used, "host": model, "recipe": None},
-        "vllm_fp32": {"engine": used | {"dtype": "float32"}, "host": model, "recipe": None},
-        "transformers": {"engine": plain | {"dtype": dtype}, "host": model, "recipe": None},
-        "transformers_fp32": {"engine": plain | {"dtype": "float32"}, "host": model, "recipe": None},
+        "swapped": used,
+        "fresh": used,
+        "vllm_fp32": used | {"dtype": "float32"},
+        "transformers": plain | {"dtype": dtype},
+        "transformers_fp32": plain | {"dtype": "float32"},
     }
     found = {}
-    for name, how in wanted.items():
+    for name, engine in wanted.items():
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            found[name] = process.submit(answers, run, **how).result()  # type: ignore[arg-type]
+            job = process.submit(answers, run, model, engine=engine, swapped=name == "swapped")
+            found[name] = job.result()
     return {
         "fresh engine against swapped": gaps(found["fresh"], found["swapped"]),
         "float32: vLLM against transformers": gaps(found["vllm_fp32"], found["transformers_fp32"]),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from crossbreed.errors import InputError, MachineError
+from crossbreed.errors import CrossbreedError, InputError
 
 app = typer.Typer(
     help="Breeds merged language models: search over merge recipes, scored on your own items.",
@@ -66,6 +66,8 @@ def show(
     """State, archive, best trials, baselines."""
     from crossbreed.runs.show import show_json, show_text, show_trial
 
+    if trial is not None and as_json:
+        raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
     if trial is not None:
         typer.echo(show_trial(run, trial, answers=answers))
     elif as_json:
@@ -150,7 +152,7 @@ def main() -> None:
         code = _fail(2, str(error))
     except typer.Abort:
         code = 130
-    except (MachineError, OSError) as error:
+    except (CrossbreedError, OSError) as error:
         code = _fail(1, str(error))
     except KeyboardInterrupt:
         code = _fail(130, "stopped; the same command goes on from here")

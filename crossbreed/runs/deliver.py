@@ -10,7 +10,13 @@ from crossbreed.recipes import load_recipe
 from crossbreed.runs.card import Origins, choose_licence, parents_of
 from crossbreed.runs.driver import note_published, report_on
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
+from crossbreed.runs.publish import (
+    publish_checkpoint,
+    published_fingerprint,
+    push,
+    require_unused,
+    write_checkpoint,
+)
 from crossbreed.sources import open_sources
 
 
@@ -37,27 +43,29 @@ def publish_run(
         InputError: the run, the folder, the licence or the trial is wrong.
         MachineError: what would be published is not what was scored.
     """
-    plan, report = report_on(path, trial=trial, before=lambda plan: _check_licence(plan, licence))
+
+    def check(plan: Plan) -> None:  # what can be refused is refused before an engine is started for a report
+        choose_licence(parents_of(plan.firsts()[-1][1], plan.sources), licence)
+        if published_fingerprint(out) is None:
+            require_unused(out)
+
+    plan, report = report_on(path, trial=trial, before=check)
     winner = report.winner
     assert winner.fingerprint is not None, "a scored trial has a fingerprint"
-    publish_checkpoint(
-        recipe=winner.recipe,
-        sources=plan.sources,
-        out=out,
-        stream_factory=lambda: materialize(winner.recipe, plan.sources),
-        expected_fingerprint=winner.fingerprint,
-        origins=Origins.of(plan.spec, report),
-        licence=licence,
-    )
-    note_published(path, winner.number, winner.fingerprint, out)
+    if published_fingerprint(out) != winner.fingerprint:  # else it is there: only the push is to be done (again)
+        publish_checkpoint(
+            recipe=winner.recipe,
+            sources=plan.sources,
+            out=out,
+            stream_factory=lambda: materialize(winner.recipe, plan.sources),
+            expected_fingerprint=winner.fingerprint,
+            origins=Origins.of(plan.spec, report),
+            licence=licence,
+        )
+        note_published(path, winner.number, winner.fingerprint, out)
     print(f"published trial {winner.number} to {out}")
     if push_to:
         print(push(out, push_to, dry_run=dry_run))
-
-
-def _check_licence(plan: Plan, licence: str | None) -> None:
-    """Asks the licence question before an engine is started for a report."""
-    choose_licence(parents_of(plan.firsts()[-1][1], plan.sources), licence)
 
 
 def merge_recipe(

@@ -15,7 +15,7 @@ from crossbreed.recipes import dump_recipe
 from crossbreed.runs.archive import pareto_front
 from crossbreed.runs.folder import RunFolder, write_atomically
 from crossbreed.runs.history import History, fold
-from crossbreed.runs.journal import CLOCK, Journal, read
+from crossbreed.runs.journal import CLOCK, Journal, Record, read
 from crossbreed.runs.loop import Loop
 from crossbreed.runs.plan import Plan, build_plan, check_same_run
 from crossbreed.runs.pool import Evaluator, LazyPool, LocalPool, Pool
@@ -83,6 +83,7 @@ def report_on(
                 where=str(path),
             )
         loop.answer("report", [history.trials[trial]], pool)
+        loop.end()
         return plan, _make_report(plan, history, trial)
 
 
@@ -129,7 +130,7 @@ def _start_pool(plan: Plan) -> Pool:
     """Starts what the Spec says; a worker proves its swap before it is given a job."""
     workers = plan.spec.workers
     print(f"starting {'Ray and ' if workers.executor == 'ray' else ''}the engine ...", flush=True)
-    make = partial(_start_worker, plan.spec)
+    make = partial(_start_worker, plan.spec, plan.run_record())
     if workers.executor == "local":
         return LocalPool(make(), retries=workers.retries)
     return RayPool(
@@ -142,8 +143,11 @@ def _start_pool(plan: Plan) -> Pool:
     )
 
 
-def _start_worker(spec: Spec) -> Evaluator:
-    worker = Worker(build_plan(spec))
+def _start_worker(spec: Spec, planned: Record) -> Evaluator:
+    """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine."""
+    plan = build_plan(spec)
+    check_same_run(planned, plan.run_record(), where=Path(plan.sources.base.path))
+    worker = Worker(plan)
     worker.canary()
     return worker
 

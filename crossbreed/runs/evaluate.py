@@ -22,8 +22,7 @@ def evaluate_model(model: str, spec: Spec, *, split: SplitName = "search") -> di
     """
     sources = open_sources(model, {})
     tasks = load_tasks(spec.fitness.tasks)
-    dtype = next(iter(sources.structure.tensors.values())).dtype
-    recipe = Recipe(base="base", sources=sources.structure.hashes, rules=(), dtype=dtype)
+    recipe = Recipe(base="base", sources=sources.structure.hashes, rules=(), dtype=sources.structure.dtype)
     engine = build_engine(spec.fitness.engine, sources.base.path)
     try:
         stream = Fingerprinted(materialize(recipe, sources))

@@ -33,7 +33,7 @@ class RunFolder:
         """Makes the folder, or raises InputError where it cannot be written."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the run folder is a file", where=str(self.path), fix="choose another --out")
-        if self.path.is_dir() and not self.journal.exists() and any(self.path.iterdir()):
+        if self.path.is_dir() and not self.journal.exists() and any(p.name != "lock" for p in self.path.iterdir()):
             raise InputError(
                 "the output folder is not empty and is not a run",
                 expected="an empty or new folder, or one with a journal.jsonl",

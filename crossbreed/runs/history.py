@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.recipes import parse_recipe
-from crossbreed.runs.journal import CLOCK, Record
+from crossbreed.runs.journal import CLOCK, Record, damaged
 from crossbreed.types import Candidate, Cost, ItemScores, Score, Status, Trial
 
 SplitName: TypeAlias = Literal["search", "select", "report"]
@@ -28,6 +28,18 @@ class History:
     """Nothing was asked or told since the last `end`."""
     published: list[Record] = field(default_factory=list)
     """The `publish` records: which trial went to which folder."""
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Takes the records of a journal in, those after its first line.
+
+        Raises:
+            InputError: a record is well-formed JSON and still none of ours; the message names its line.
+        """
+        for line, record in enumerate(records, start=2):
+            try:
+                self.apply(record)
+            except (KeyError, TypeError, ValueError, AssertionError) as error:
+                raise damaged(f"line {line}", f"{type(error).__name__}: {error}") from None
 
     def apply(self, record: Record) -> None:
         """Takes one record in."""
@@ -73,8 +85,7 @@ def fold(records: Iterable[Record]) -> History:
     """Returns what a whole journal says; its first record names the items."""
     records = list(records)
     history = History(item_ids=item_ids_of(records[0]) if records else {})
-    for record in records[1:]:
-        history.apply(record)
+    history.extend(records[1:])
     return history
 
 

@@ -6,6 +6,7 @@ One JSON object a line, appended and fsynced by one writer; `docs/journal.md` sp
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -41,9 +42,11 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file and frees the lock."""
-        self._file.close()
-        self._lock.close()
+        """Closes the file and frees the lock, also when the disk is full."""
+        try:
+            self._file.close()
+        finally:
+            self._lock.close()
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -61,13 +64,9 @@ def read(path: Path) -> Iterator[Record]:
             if not isinstance(record, dict) or "kind" not in record:
                 raise ValueError("not an object with a kind")
         except ValueError as error:
-            raise InputError(
-                "the journal is damaged",
-                expected="one JSON record a line",
-                got=f"{line[:60]!r} ({error})",
-                where=f"{path}, line {number}",
-                fix="restore it from a backup, or cut it before this line: the trials after it are answered again",
-            ) from None
+            raise damaged(f"{path}, line {number}", f"{line[:60]!r} ({error})") from None
+        if number == 1 and record["kind"] != "run":
+            raise damaged(f"{path}, line 1", f"a record of kind {record['kind']!r} instead of `run`")
         if number == 1 and record.get("schema") != JOURNAL_SCHEMA:
             raise InputError(
                 "the journal has another format",
@@ -77,6 +76,17 @@ def read(path: Path) -> Iterator[Record]:
                 fix="go on with the version of crossbreed that wrote it",
             )
         yield record
+
+
+def damaged(where: str, got: str) -> InputError:
+    """The error for a line that no kill can have left."""
+    return InputError(
+        "the journal is damaged",
+        expected="one record a line, each after those that it speaks of",
+        got=got,
+        where=where,
+        fix="restore it from a backup, or cut it before this line: the trials after it are answered again",
+    )
 
 
 def without_clock(records: Iterable[Record]) -> list[Record]:
@@ -98,15 +108,19 @@ def _cut_torn_tail(path: Path) -> None:
 
 def _lock(path: Path) -> IO[str]:
     file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel, also after SIGKILL
-    except OSError:
+    for _ in range(20):  # `show` looks at the lock for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel, also after SIGKILL
+            break
+        except OSError:
+            time.sleep(0.05)
+    else:
         file.close()
         raise InputError(
             "another driver is working on this run folder",
             where=str(path.parent),
             fix="wait for it or stop it; two drivers would write one journal",
-        ) from None
+        )
     return file
 
 

@@ -44,8 +44,8 @@ class Loop:
 
     def replay(self, records: tuple[Record, ...]) -> None:
         """Brings history and optimizer to where the journal's last record left them."""
+        self._history.extend(records)
         for record in records:
-            self._history.apply(record)
             if record["kind"] == "ask":
                 self._proposer.replay(candidate_of(record))
             elif record["kind"] == "tell" and record["split"] == "search":
@@ -55,7 +55,7 @@ class Loop:
         """Runs until the budget is spent and every candidate asked has been answered.
 
         Raises:
-            MachineError: every trial of the search FAILED.
+            MachineError: a candidate FAILED before any was measured: the engine is at fault, and nothing is journalled.
         """
         again = self._history.pending
         before_s, start, freed = self._history.elapsed_s, 0.0, 0.0
@@ -66,22 +66,22 @@ class Loop:
                 pool.submit(Job(number=candidate.number, split="search", recipe=candidate.recipe))
                 start = start or time.monotonic()  # the first submit also starts the workers: not searching yet
                 began[candidate.number] = freed = freed or start
-            if not pool.busy:
+            if pool.idle and not pool.busy:
                 break
-            if answered := pool.wait():
-                freed = time.monotonic()
+            answered = pool.wait()  # also for a worker that is being replaced: it is neither idle nor busy
+            freed = time.monotonic()
+            if answered:
+                if answered.score.status is Status.FAILED and not self._history.ok_trials:
+                    raise MachineError(f"nothing could be measured: {answered.score.error}")
                 score = _with_other(answered.score, freed - began[answered.job.number])
                 self.record(
                     answered.job.number, "search", score, {**answered.clock, "elapsed": before_s + freed - start}
                 )
-        if self._history.trials and all(t.score.status is Status.FAILED for t in self._history.trials.values()):
-            last = self._history.trials[max(self._history.trials)]
-            raise MachineError(f"every trial FAILED, the last with: {last.score.error}")
 
     def answer(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
         """Has trials of the search answered on another split, those that have not been measured there yet."""
         missing = [t.candidate for t in trials if not self._is_measured(split, t.number)]
-        while missing or pool.busy:
+        while missing or pool.busy:  # pool.wait() returns None when a worker has come up
             while missing and pool.idle:
                 candidate = missing.pop(0)
                 pool.submit(Job(number=candidate.number, split=split, recipe=candidate.recipe))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, require
 from crossbreed.fitness import AnyItems, Task, load_tasks, split_items
 from crossbreed.optimizer import Box, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
@@ -112,6 +112,7 @@ class Plan:
             "schema": JOURNAL_SCHEMA,
             "spec": self.spec.model_dump(mode="json", exclude=_NOT_IDENTITY),
             "sources": dict(self.sources.structure.hashes),
+            "warm_starts": [recipe.id for _, recipe in self.warm_starts],
             "coordinates": list(self.space.names),
             "contents": {task.name: _contents_id(task) for task in self.tasks},
             "items": {s: {t: list(ids) for t, ids in tasks.items()} for s, tasks in self.item_ids.items()},
@@ -134,9 +135,18 @@ def build_plan(spec: Spec) -> Plan:
     Raises:
         InputError: anything that would make the run fail later, where it can be known now.
     """
+    require("plotly", extra="report")  # not after hours of search
     sources = open_sources(spec.sources.base, spec.sources.experts)
     tasks = load_tasks(spec.fitness.tasks)
-    dtype = next(iter(sources.structure.tensors.values())).dtype if spec.dtype == "auto" else spec.dtype
+    dtype = sources.structure.dtype if spec.dtype == "auto" else spec.dtype
+    if dtype not in _BYTES:
+        raise InputError(
+            "the base's weights are in a dtype that merges are not written in",
+            expected=" or ".join(_BYTES),
+            got=dtype,
+            where=str(sources.base.path),
+            fix="set `dtype:` in the spec",
+        )
     plan = Plan(
         spec=spec,
         sources=sources,

@@ -98,9 +98,13 @@ class Proposer:
 
     def _start(self) -> Point | None:
         """The best of the firsts that the space can express; of equals the last: merges come after single models."""
+        outcomes = {o.number: o.values for o in self._first_outcomes.values() if o.values is not None}
+        columns = list(zip(*outcomes.values(), strict=True))
+        spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]  # objectives differ in unit
         ranked = sorted(
-            (o for o in self._first_outcomes.values() if o.values is not None),
-            key=lambda o: (-sum(o.values or ()), -o.number),
+            outcomes,
+            key=lambda n: (sum((v - low) / span for v, (low, span) in zip(outcomes[n], spans, strict=True)), n),
+            reverse=True,
         )
-        points = (self._space.encode(self._firsts[o.number][1]) for o in ranked)
+        points = (self._space.encode(self._firsts[number][1]) for number in ranked)
         return next((point for point in points if point is not None), None)

@@ -224,6 +224,24 @@ def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = Fa
     return f"https://huggingface.co/{repo_id}"
 
 
+def require_unused(out: Path) -> None:
+    """Raises InputError unless `out` is absent or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            "the output folder is in use",
+            expected="a folder that does not exist, or an empty one",
+            got=f"{sum(1 for _ in out.iterdir())} entries" if out.is_dir() else "a file",
+            where=str(out),
+            fix="choose another --out",
+        )
+
+
+def published_fingerprint(out: Path) -> str | None:
+    """Returns what a folder that was published holds, None for any other."""
+    record = out / "crossbreed.json"
+    return str(json.loads(record.read_text())["fingerprint"]) if record.is_file() else None
+
+
 def _merged_tensors(recipe: Recipe, sources: Sources) -> dict[str, TensorInfo]:
     """What the stream will bring: the base's tensors, those that float in the recipe's dtype."""
     return {
@@ -288,14 +306,7 @@ def _json(value: Any) -> str:  # any JSON value
 def _new_folder(out: Path, *, num_bytes: int) -> Iterator[Path]:
     """A sibling to write in, which becomes `out` when all went well and is removed when not."""
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            "the output folder is in use",
-            expected="a folder that does not exist, or an empty one",
-            got=f"{sum(1 for _ in out.iterdir())} entries" if out.is_dir() else "a file",
-            where=str(out),
-            fix="choose another --out",
-        )
+    require_unused(out)
     folder = out.with_name(f".{out.name}.crossbreed-partial")
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of a publish that was killed

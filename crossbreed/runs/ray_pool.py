@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from crossbreed.errors import InputError, MachineError, require
+from crossbreed.errors import InputError, MachineError, SwapError, require
 from crossbreed.runs.pool import Answered, Evaluator, Job, failed
 from crossbreed.types import Score
 
 MAX_FAILED_STARTS = 3
-"""Consecutive workers that did not come up before the pool stops trying: the circuit breaker."""
+"""The circuit breaker: consecutive workers that may fail to come up. A SwapError, which no restart mends, trips it."""
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class RayPool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(
-                address=address,
+                address=address or "local",
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -113,8 +113,8 @@ class RayPool:
             actor, attempt = self._in_flight.pop(reference)
             try:
                 result = self._ray.get(reference)
-            except InputError:  # Ray raises what the actor raised, as an instance of its type
-                raise
+            except InputError as error:  # Ray raises what the actor raised, as an instance of its type
+                raise getattr(error, "cause", error) from None
             except Exception as error:  # the actor died, or its engine may have: neither is trusted again
                 answered = self._replace(actor, attempt, error)
                 if answered is not None:
@@ -149,8 +149,8 @@ class RayPool:
         self._names.pop(actor, None)
         if attempt is None:
             self._num_failed_starts += 1
-            if self._num_failed_starts >= MAX_FAILED_STARTS:
-                if not self._names:
+            if self._num_failed_starts >= MAX_FAILED_STARTS or isinstance(error, SwapError):
+                if not self._names and not self._in_flight:
                     raise MachineError(f"no worker could be started, the last one said:\n{_cause(error)}") from None
                 return None  # the workers that live go on without this one
         self._start_worker()

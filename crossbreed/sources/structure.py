@@ -1,9 +1,11 @@
 """What a checkpoint looks like, without its weights: all that a search space, `check` and a merge service need."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 
@@ -45,6 +47,15 @@ class Structure:
     def num_layers(self) -> int:
         """Transformer blocks."""
         return 1 + max((layer for name in self.tensors if (layer := layer_of(name)) is not None), default=-1)
+
+    @property
+    def dtype(self) -> str:
+        """The floating-point dtype that most of the base's numbers are stored in."""
+        counts: Counter[str] = Counter()
+        for info in self.tensors.values():
+            if "float" in info.dtype:
+                counts[info.dtype] += prod(info.shape)
+        return counts.most_common(1)[0][0]
 
     @property
     def experts(self) -> tuple[str, ...]:

@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 from toy_runs import call, journal_of, start, write_spec
 
 from crossbreed.cli import main
+from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs.show import show_json
+from crossbreed.runs.worker import Worker
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 
 Cli = Callable[..., tuple[int, str]]
@@ -231,6 +234,51 @@ def test_a_damaged_journal(cli: Cli, spec: Path, finished: Path) -> None:
     assert journal.read_bytes() == before
 
 
+def test_a_journal_without_one_of_its_lines(cli: Cli, spec: Path, finished: Path) -> None:
+    journal = finished / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    for damage in (lines[:1] + lines[2:], lines[1:]):
+        journal.write_bytes(b"\n".join(damage))
+        for command in (("run", spec, "--out", finished), ("show", finished)):
+            code, err = cli(*command)
+            assert code == 2
+            assert "damaged" in err
+
+
+def test_a_folder_that_holds_only_the_lock_of_a_killed_start(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").touch()
+    assert cli("run", spec, "--out", tmp_path / "run")[0] == 0
+
+
+def test_an_engine_that_measures_nothing_leaves_nothing_behind(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    worker = Worker(build_plan(load_spec(spec)))
+    worker.canary()
+    first_of_the_search = worker._engine._num_answers + 1
+    engine = f"fitness.engine={{kind: fake, fail: answer, fail_at: {first_of_the_search}}}"
+    broken = ("--set", engine, "--set", "workers.retries=0")
+    code, err = cli("run", spec, "--out", tmp_path / "run", *broken)
+    assert code == 1
+    assert "nothing could be measured" in err
+    assert [record["kind"] for record in journal_of(tmp_path / "run")] == ["run", "ask"]
+
+
+@pytest.mark.engine
+def test_a_wrong_engine_option_through_ray(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    engine = "fitness.engine={kind: vllm, options: {enforce_eagr: true}}"
+    ray = ("--set", "workers={executor: ray, count: 1, cpus: 1}")
+    code, err = cli("run", spec, "--out", tmp_path / "run", "--set", engine, *ray)
+    assert code == 2
+    assert "write `enforce_eager`" in err
+
+
+@pytest.mark.engine
+def test_workers_that_never_fit(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    code, err = cli("run", spec, "--out", tmp_path / "run", "--set", "workers={executor: ray, count: 1, cpus: 999}")
+    assert code == 2
+    assert "999 CPUs" in err
+
+
 def test_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
     for command in (("show", tmp_path), ("report", tmp_path), ("publish", tmp_path, "--out", tmp_path / "model")):
         assert cli(*command)[0] == 2
@@ -246,6 +294,10 @@ def test_publishing_over_something_or_an_unknown_trial(cli: Cli, finished: Path,
     assert cli("publish", finished, "--out", tmp_path / "model", "--trial", "77")[0] == 2
     assert cli("publish", finished, "--out", tmp_path / "model")[0] == 2  # the toys state no licence
     assert not (tmp_path / "model").exists()
+    for trial, code in ((1, 0), (1, 0), (3, 2)):  # the second time it is there already
+        assert cli("publish", finished, "--out", tmp_path / "model", "--licence", "mit", "--trial", trial)[0] == code
+    assert cli("run", finished / "spec.yaml", "--out", finished) == (0, "")
+    assert show_json(finished)["state"] == "finished"
 
 
 def test_an_engine_that_dies_at_start_is_the_machines_fault(cli: Cli, spec: Path, tmp_path: Path) -> None:

@@ -99,6 +99,16 @@ def test_kills_change_nothing_with_ray_workers(spec: Path, whole: Path, tmp_path
 
 
 @pytest.mark.engine
+def test_the_search_outlives_failed_trials_of_its_only_worker(spec: Path, tmp_path: Path) -> None:
+    ray = ("workers.executor=ray", "workers.cpus=1", "workers.count=1", "workers.retries=0")
+    failing = ("fitness.engine.fail=answer", "fitness.engine.fail_at=40")
+    wait(started(spec, tmp_path / "run", *ray, *failing))
+    told = [r for r in read(tmp_path / "run" / "journal.jsonl") if r["kind"] == "tell" and r["split"] == "search"]
+    assert len(told) == NUM_TRIALS
+    assert {record["status"] for record in told} == {"OK", "FAILED"}
+
+
+@pytest.mark.engine
 def test_two_workers_give_the_trials_of_one(spec: Path, whole: Path, tmp_path: Path) -> None:
     wait(started(spec, tmp_path / "two", "workers.executor=ray", "workers.cpus=1", "workers.count=2"))
     assert trials_of(tmp_path / "two") == trials_of(whole)

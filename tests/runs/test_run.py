@@ -5,7 +5,8 @@ import pytest
 from toy_runs import journal_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
-from crossbreed.runs import load_spec, report_on, run
+from crossbreed.runs import build_plan, load_spec, report_on, run
+from crossbreed.runs.driver import _start_worker
 from crossbreed.runs.journal import read
 from crossbreed.runs.show import show_json, show_text, show_trial
 
@@ -94,6 +95,12 @@ def test_a_failing_answer_is_retried_and_costs_nothing_else(finished: Path, spec
     assert trials_of(tmp_path / "flaky") == trials_of(finished)
     attempts = [r["clock"]["attempts"] for r in read(tmp_path / "flaky" / "journal.jsonl") if r["kind"] == "tell"]
     assert sorted(attempts)[-2:] == [1, 2]
+
+
+def test_a_worker_refuses_items_that_have_changed_since_the_start(spec: Path) -> None:
+    planned = build_plan(load_spec(spec)).run_record()
+    with pytest.raises(InputError, match="begun with another spec"):
+        _start_worker(load_spec(spec, ["fitness.split.search=19"]), planned)
 
 
 def test_failed_trials_are_no_scores(spec: Path, tmp_path: Path) -> None:
