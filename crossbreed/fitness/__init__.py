@@ -23,6 +23,7 @@ from crossbreed.fitness.items import (
     SelectionItems,
     Split,
     SplitConfig,
+    check_disjoint,
     load_items,
     split_items,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "TransformersConfig",
     "VllmConfig",
     "build_engine",
+    "check_disjoint",
     "check_swap",
     "evaluate",
     "load_items",

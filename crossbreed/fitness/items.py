@@ -99,8 +99,9 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
 def split_items(
     items: Sequence[Item], config: SplitConfig, *, seed: int, task: str, stratify: str | None = None
 ) -> Split:
-    """Parts the items in three disjoint sets, the same ones for the same seed, task name and items in any file order.
+    """Parts the items in three disjoint sets: the same ones for the same seed and items, in any file order.
 
+    Two tasks over the same items are parted alike, so that no item is searched on by one and reported on by the other.
     With `stratify`, every part has its share of each value of that field, within one item.
 
     Raises:
@@ -127,10 +128,40 @@ def split_items(
     )
 
 
+def check_disjoint(splits: Mapping[str, Split]) -> None:
+    """Refuses an item that one task searches or selects on and another one reports on (law 6).
+
+    Args:
+        splits: Task name -> its items, parted.
+
+    Raises:
+        InputError: naming the item and both tasks.
+    """
+    seen = {
+        _content(item): (task, item.id)
+        for task, split in splits.items()
+        for item in (*split.search.items, *split.select.items)
+    }
+    for task, split in splits.items():
+        for item in split.report.items:
+            if found := seen.get(_content(item)):
+                raise InputError(
+                    f"task `{task}` reports on an item that task `{found[0]}` searches or selects on",
+                    got=f"item `{item.id}`, the content of `{found[1]}`",
+                    where="fitness.tasks",
+                    fix="give both tasks the same file and the same `stratify`, or take the item out of one file",
+                )
+
+
+def _content(item: Item) -> str:
+    return canonical_json({key: value for key, value in item.fields.items() if key != "id"})
+
+
 def _offered(items: Sequence[Item], *, seed: int, task: str, stratify: str | None) -> tuple[Item, ...]:
     """Shuffles; with strata, deals them out so that every stretch of the order holds each in proportion."""
     by_id = sorted(items, key=lambda item: item.id)
-    shuffled = [by_id[i] for i in spawn(seed, "split", task).permutation(len(by_id))]
+    ids = content_id(canonical_json([item.id for item in by_id]))  # not the task's name: two tasks may share a file
+    shuffled = [by_id[i] for i in spawn(seed, "split", ids).permutation(len(by_id))]
     if stratify is None:
         return tuple(shuffled)
     strata = [canonical_json(field_of(item, stratify, task=task)) for item in shuffled]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError, require
-from crossbreed.fitness import AnyItems, Task, load_tasks, split_items
+from crossbreed.fitness import AnyItems, Task, check_disjoint, load_tasks, split_items
 from crossbreed.optimizer import Box, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe
@@ -169,6 +169,7 @@ def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, 
         )
         for task in tasks
     }
+    check_disjoint(splits)
     return {
         "search": {name: split.search for name, split in splits.items()},
         "select": {name: split.select for name, split in splits.items()},
