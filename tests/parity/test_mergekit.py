@@ -7,8 +7,10 @@ fp32 checkpoints first. For TIES, elements whose magnitude equals an expert's th
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from crossbreed.kernels.tensors import as_matrix
 from crossbreed.kernels.ties import find_cut
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder, to_mergekit
-from crossbreed.sources import LowRank, Sources, open_sources
+from crossbreed.sources import Adapter, LowRank, Sources, open_sources
 from crossbreed.testing.toys import make_checkpoint, make_expert
 from crossbreed.types import Recipe, Rule
 
@@ -37,17 +39,16 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
 torch.set_num_threads(1)
-config, out, cache = sys.argv[1:]
+cache, *folders = sys.argv[1:]
 options = MergeOptions(lora_merge_cache=cache, lora_merge_dtype="float32", quiet=True, write_model_card=False)
-run_merge(MergeConfiguration.model_validate(yaml.safe_load(open(config))), out, options)
+for folder in folders:
+    run_merge(MergeConfiguration.model_validate(yaml.safe_load(open(folder + "/config.yml"))), folder + "/out", options)
 """
+Cases: TypeAlias = dict[str, tuple[Recipe, Sources]]
+Merged: TypeAlias = dict[str, dict[str, torch.Tensor]]
+
 FULL = {"a": "attention", "b": "everything"}
 LORA = {"p": "plain", "s": "stabilised"}
-
-
-@pytest.fixture(scope="module")
-def folders(toy_base: Path, toy_experts: dict[str, Path], toy_adapters: dict[str, Path]) -> dict[str, Path]:
-    return {"base": toy_base, **toy_experts, **toy_adapters}
 
 
 def rules(operator: str, first: dict[str, float], second: dict[str, float], **params: float | bool) -> tuple[Rule, ...]:
@@ -63,23 +64,14 @@ def rules(operator: str, first: dict[str, float], second: dict[str, float], **pa
     )
 
 
-def compare(recipe: Recipe, sources: Sources, folder: Path) -> None:
-    paths = {"base": str(sources.base.path), **{name: str(source.path) for name, source in sources.experts.items()}}
-    lora = {name: paths["base"] for name, path in paths.items() if (Path(path) / "adapter_config.json").exists()}
-    config = to_mergekit(recipe, sources.structure, paths, lora)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-c", RUN, str(folder / "config.yml"), str(folder / "out"), str(folder / "cache")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    theirs = load_file(folder / "out" / "model.safetensors")
+def compare(recipe: Recipe, sources: Sources, theirs: Mapping[str, torch.Tensor]) -> None:
+    assert theirs.keys() == sources.base.tensors.keys()
     differing = count = 0
     for name, ours in materialize(recipe, sources):
         assert theirs[name].dtype == ours.dtype
         off = (ours != theirs[name]) & ~tied_at_a_threshold(recipe, sources, name)
         differing, count = differing + int(off.sum()), count + ours.numel()
         assert within_one_ulp(ours[off], theirs[name][off], size_of_terms(sources, name)[off]), name
-    assert theirs.keys() == sources.base.tensors.keys()
     assert differing <= 1e-3 * count
 
 
@@ -112,45 +104,78 @@ def tied_at_a_threshold(recipe: Recipe, sources: Sources, name: str) -> torch.Te
     return tied_MN.view(sources.base.tensor(name).shape)
 
 
-CASES = [
+OPERATORS = [
     ("task_arithmetic", {"scale": 0.8}),
     ("linear", {}),
     ("linear", {"normalize": False}),
     ("ties", {"density": 0.35, "scale": 1.2}),
     ("ties", {"density": 0.6, "normalize": False}),
 ]
+EXPERTS = {"full": FULL, "lora": LORA, "mixed": {"b": "everything", "p": "plain"}}
+BANDS = [f"{experts}-{number}" for experts in EXPERTS for number in range(len(OPERATORS))]
 
 
-@pytest.mark.parametrize("experts", [FULL, LORA, {"b": "everything", "p": "plain"}], ids=["full", "lora", "mixed"])
-@pytest.mark.parametrize(("operator", "params"), CASES)
-def test_mergekit_writes_the_same_tensors(
-    folders: dict[str, Path], tmp_path: Path, operator: str, params: dict, experts: dict[str, str]
-) -> None:
-    sources = open_sources(str(folders["base"]), {name: str(folders[key]) for name, key in experts.items()})
-    x, y = experts
-    first, second = {x: 0.7123, y: 0.4517}, {x: -0.2039, y: 0.8971}
-    of_base = {"base": 0.3989} if operator == "linear" else {}
-    recipe = Recipe(
-        base="base",
-        sources=sources.structure.hashes,
-        rules=rules(operator, first | of_base, second | of_base, **params),
-    )
-    compare(recipe, sources, tmp_path)
+@pytest.fixture(scope="module")
+def cases(
+    toy_base: Path,
+    toy_experts: dict[str, Path],
+    toy_adapters: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Cases:
+    folders = {"base": toy_base, **toy_experts, **toy_adapters}
+    made = {}
+    for kind, experts in EXPERTS.items():
+        sources = open_sources(str(toy_base), {name: str(folders[key]) for name, key in experts.items()})
+        x, y = experts
+        for number, (operator, params) in enumerate(OPERATORS):
+            of_base = {"base": 0.3989} if operator == "linear" else {}
+            first, second = {x: 0.7123, y: 0.4517, **of_base}, {x: -0.2039, y: 0.8971, **of_base}
+            made[f"{kind}-{number}"] = recipe_of(sources, *rules(operator, first, second, **params)), sources
+        average = Rule(match=".*", operator="task_arithmetic", params={"weight": 0.5})
+        made[f"{kind}-average"] = recipe_of(sources, average), sources
+    made["untied"] = untied_case(tmp_path_factory.mktemp("untied"))
+    return made
 
 
-def test_an_average_of_full_experts_has_the_same_roundings(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Where elements fall halfway between two bfloat16 numbers, both round as exact arithmetic does."""
-    sources = open_sources(str(folders["base"]), {name: str(folders[key]) for name, key in FULL.items()})
-    average = Rule(match=".*", operator="task_arithmetic", params={"weight": 0.5})
-    compare(Recipe(base="base", sources=sources.structure.hashes, rules=(average,)), sources, tmp_path)
+def recipe_of(sources: Sources, *rules: Rule) -> Recipe:
+    return Recipe(base="base", sources=sources.structure.hashes, rules=rules)
 
 
-def test_an_untied_head_and_a_final_norm_take_their_own_parameters(tmp_path: Path) -> None:
-    base = make_checkpoint(tmp_path / "base", tied=False, num_layers=2)
-    experts = {name: str(make_expert(tmp_path / name, base=base, seed=i)) for i, name in enumerate("xy")}
+def untied_case(folder: Path) -> tuple[Recipe, Sources]:
+    base = make_checkpoint(folder / "base", tied=False, num_layers=2)
+    experts = {name: str(make_expert(folder / name, base=base, seed=i)) for i, name in enumerate("xy")}
     sources = open_sources(str(base), experts)
-    outside = tuple(
-        Rule(match=match, operator="task_arithmetic", params={"weight": {"x": weight}})
-        for match, weight in [(r"lm_head\.weight", 0.9), (r"model\.embed_tokens\.weight", 0.3), (r".*q_proj.*", 0.6)]
-    )
-    compare(Recipe(base="base", sources=sources.structure.hashes, rules=outside), sources, tmp_path / "merge")
+    weights = [(r"lm_head\.weight", 0.9), (r"model\.embed_tokens\.weight", 0.3), (r".*q_proj.*", 0.6)]
+    outside = (Rule(match=match, operator="task_arithmetic", params={"weight": {"x": x}}) for match, x in weights)
+    return recipe_of(sources, *outside), sources
+
+
+@pytest.fixture(scope="module")
+def merged_by_mergekit(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Merged:
+    """What mergekit writes for every case, all in one process: its imports take longer than its merges."""
+    root = tmp_path_factory.mktemp("mergekit")
+    for case, (recipe, sources) in cases.items():
+        paths = {"base": str(sources.base.path), **{name: str(expert.path) for name, expert in sources.experts.items()}}
+        lora = {name: paths["base"] for name, expert in sources.experts.items() if isinstance(expert, Adapter)}
+        (root / case).mkdir()
+        config = to_mergekit(recipe, sources.structure, paths, lora)
+        (root / case / "config.yml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-c", RUN, str(root / "cache"), *(str(root / case) for case in cases)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {case: load_file(root / case / "out" / "model.safetensors") for case in cases}
+
+
+@pytest.mark.parametrize("case", BANDS)
+def test_mergekit_writes_the_same_tensors(case: str, cases: Cases, merged_by_mergekit: Merged) -> None:
+    compare(*cases[case], merged_by_mergekit[case])
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_an_average_has_the_same_roundings(kind: str, cases: Cases, merged_by_mergekit: Merged) -> None:
+    """Elements of full experts fall halfway between two bfloat16 numbers: both round as exact arithmetic does."""
+    compare(*cases[f"{kind}-average"], merged_by_mergekit[f"{kind}-average"])
+
+
+def test_an_untied_head_and_a_final_norm_take_their_own_parameters(cases: Cases, merged_by_mergekit: Merged) -> None:
+    compare(*cases["untied"], merged_by_mergekit["untied"])
