@@ -132,7 +132,7 @@ def _start_pool(plan: Plan) -> Pool:
     print(f"starting {'Ray and ' if workers.executor == 'ray' else ''}the engine ...", flush=True)
     make = partial(_start_worker, plan.spec, plan.run_record())
     if workers.executor == "local":
-        return LocalPool(make(), retries=workers.retries)
+        return LocalPool(make, retries=workers.retries)
     return RayPool(
         make,
         count=None if workers.count == "auto" else workers.count,

@@ -73,10 +73,11 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """One worker in this process, for runs without Ray."""
+    """One worker in this process, for runs without Ray. A worker that failed is not trusted again, but built anew."""
 
-    def __init__(self, evaluator: Evaluator, *, retries: int) -> None:
-        self._evaluator, self._retries = evaluator, retries
+    def __init__(self, make: Callable[[], Evaluator], *, retries: int) -> None:
+        self._make, self._retries = make, retries
+        self._evaluator = make()
         self._jobs: deque[Job] = deque()
 
     @property
@@ -103,6 +104,8 @@ class LocalPool:
                 raise
             except Exception as error:  # whatever it was, it says nothing about the candidate
                 failure = f"{type(error).__name__}: {error}"
+                self._evaluator.close()
+                self._evaluator = self._make()
         return failed(job, failure, attempts=self._retries + 1)
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ def test_a_failing_answer_is_retried_and_costs_nothing_else(finished: Path, spec
     run(load_spec(spec, flaky), tmp_path / "flaky")
     assert trials_of(tmp_path / "flaky") == trials_of(finished)
     attempts = [r["clock"]["attempts"] for r in read(tmp_path / "flaky" / "journal.jsonl") if r["kind"] == "tell"]
-    assert sorted(attempts)[-2:] == [1, 2]
+    assert set(attempts) == {1, 2}
 
 
 def test_a_worker_refuses_items_that_have_changed_since_the_start(spec: Path) -> None:
@@ -107,10 +107,10 @@ def test_failed_trials_are_no_scores(spec: Path, tmp_path: Path) -> None:
     changes = ["fitness.engine.fail=answer", "fitness.engine.fail_at=20", "workers.retries=0"]
     run(load_spec(spec, changes), tmp_path / "run")
     shown = show_json(tmp_path / "run")
-    [failed] = [trial for trial in shown["trials"] if trial["status"] == "FAILED"]
-    assert failed["objectives"] is None
-    assert failed["tasks"] == {}
-    assert "1 FAILED (not measured)" in show_text(tmp_path / "run")
+    failed = [trial for trial in shown["trials"] if trial["status"] == "FAILED"]
+    assert {trial["number"] for trial in failed}.isdisjoint([*shown["best"], *shown["archive"]])
+    assert all(trial["objectives"] is None and trial["tasks"] == {} for trial in failed)
+    assert f"{len(failed)} FAILED (not measured)" in show_text(tmp_path / "run")
 
 
 def test_an_engine_that_does_not_start_is_the_machines_fault(spec: Path, tmp_path: Path) -> None:
