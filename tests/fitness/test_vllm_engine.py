@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 from safetensors.torch import save_file
-from vllm_process import fresh, gap, in_its_own_process, plain, stream, swap
+from vllm_process import fail_inside_vllm, fresh, gap, in_its_own_process, plain, stream, swap
 
 from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, VllmConfig
 from crossbreed.testing.toys import Architecture, make_checkpoint, make_expert
@@ -69,3 +69,11 @@ def test_a_swapped_engine_answers_as_a_fresh_one(
     assert ("output head" in swapped.canary_without_repack) == tied
     if dtype == "float32":
         assert gap(swapped.b, plain(b, REQUESTS)) <= TOLERANCE
+
+
+def test_an_engine_that_failed_is_not_asked_again(tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    first, *later = in_its_own_process(fail_inside_vllm, VllmConfig(kind="vllm", kv_cache_gb=0.25), base)
+    assert "did not take the weights" in first
+    assert len(later) == 2
+    assert all("not trusted again" in error for error in later)

@@ -11,7 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from crossbreed.errors import EngineError, InvalidWeights, SwapError
-from crossbreed.fitness import Request, Response, TransformersConfig, VllmConfig, build_engine, check_swap
+from crossbreed.fitness import (
+    Generate,
+    Prompt,
+    Request,
+    Response,
+    TransformersConfig,
+    VllmConfig,
+    build_engine,
+    check_swap,
+)
 from crossbreed.fitness.engines.vllm import VllmEngine
 from crossbreed.types import Recipe, WeightStream
 
@@ -99,6 +108,23 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
     swapped.b_without_repack = answers(b)
     swapped.canary_without_repack = canary()
     return swapped
+
+
+def fail_inside_vllm(config: VllmConfig, base: Path) -> list[str]:
+    """Makes vLLM itself stop in the middle of a reload, and returns what every later call says."""
+    engine = start(config, base)
+    misshapen = ((name, tensor[:-1] if "layers.1.mlp" in name else tensor) for name, tensor in stream(base))
+    errors = []
+    for call in (
+        lambda: engine.adopt(recipe(base), misshapen),
+        lambda: engine.adopt(recipe(base), stream(base)),
+        lambda: engine.answer([Generate(prompt=Prompt(text="a"), max_tokens=1)]),
+    ):
+        try:
+            call()
+        except EngineError as error:
+            errors.append(str(error))
+    return errors
 
 
 def fresh(config: VllmConfig, exported: Path, requests: Sequence[Request]) -> list[Response]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from pydantic import Field, field_validator
 
 from crossbreed.config import Config
+from crossbreed.errors import CrossbreedError, EngineError
 from crossbreed.fitness.protocol import Engine
 
 
@@ -81,7 +82,18 @@ def build_engine(config: EngineConfig, host: str | os.PathLike[str]) -> Engine:
 
     Raises:
         MissingExtra: the engine's package is not installed.
-        EngineError: it does not start.
+        InputError: the engine has no such setting.
+        EngineError: it does not start, whatever its package raised.
     """
     module, _, name = ENGINES[config.kind].partition(":")
-    return cast(Engine, getattr(import_module(module), name)(config, Path(host)))
+    try:
+        return cast(Engine, getattr(import_module(module), name)(config, Path(host)))
+    except CrossbreedError:
+        raise
+    except Exception as error:
+        raise EngineError(f"the {config.kind} engine did not start on {host}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Returns what a library's error says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,7 +7,8 @@ lm_head again (`_vllm_worker`), drop the prefix cache, which holds what the old 
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from crossbreed.errors import EngineError, InputError, require
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.fitness.engines.registry import VllmConfig
+from crossbreed.fitness.engines.registry import VllmConfig, first_line
 from crossbreed.fitness.protocol import Generate, Request, Response
 from crossbreed.types import Recipe, WeightStream
 
@@ -37,7 +38,6 @@ class VllmEngine:
         Raises:
             MissingExtra: vLLM is not installed.
             InputError: vLLM knows no such option.
-            EngineError: it does not start.
         """
         require("vllm", extra="cuda" if torch.cuda.is_available() else "cpu")
         os.environ.update(_ENVIRONMENT)
@@ -47,52 +47,60 @@ class VllmEngine:
         self._sampling = vllm.SamplingParams
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self.version = 0
-        try:
-            self._llm = vllm.LLM(
-                model=str(host),
-                worker_extension_cls="crossbreed.fitness.engines._vllm_worker.SwapExtension",
-                dtype=config.dtype,
-                max_model_len=self._encoder.max_model_len,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                kv_cache_memory_bytes=_kv_cache_bytes(config.kv_cache_gb),
-                **{**_defaults(host), **config.options},
-            )
-        except Exception as error:
-            raise EngineError(f"vLLM did not start on {host}: {_first_line(error)}") from error
+        self._is_broken = False
+        self._llm = vllm.LLM(
+            model=str(host),
+            worker_extension_cls="crossbreed.fitness.engines._vllm_worker.SwapExtension",
+            dtype=config.dtype,
+            max_model_len=self._encoder.max_model_len,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            kv_cache_memory_bytes=_kv_cache_bytes(config.kv_cache_gb),
+            **{**_defaults(host), **config.options},
+        )
 
     def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
         """Streams the weights into the engine; see `Engine`."""
         self.version += 1
         stream = _Recoverable(weights)
-        try:
+        with self._call(f"vLLM did not take the weights of recipe {recipe.id}"):
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
             self._llm.collective_rpc("repack_lm_head")
-            is_reset = self._llm.reset_prefix_cache()
-        except Exception as error:
-            raise EngineError(f"vLLM did not take the weights of recipe {recipe.id}: {_first_line(error)}") from error
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("it kept its prefix cache, and would mix old weights with new ones")
         if stream.error is not None:
             raise stream.error
-        if not is_reset:
-            raise EngineError("vLLM kept its prefix cache: answers would mix old weights with new ones")
         return CurrentHandle(self, self.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:
         """Answers one chunk in one call of vLLM."""
         encoded = [self._encoder.encode(request) for request in requests]
-        try:
+        with self._call("vLLM did not answer"):
             outputs = self._llm.generate(
                 [{"prompt_token_ids": list(e.token_ids)} for e in encoded],
                 [self._parameters(request) for request in requests],
                 use_tqdm=False,
             )
-        except Exception as error:
-            raise EngineError(f"vLLM did not answer: {_first_line(error)}") from error
         return [_response(*asked) for asked in zip(requests, encoded, outputs, strict=True)]
 
     def close(self) -> None:
         """Lets go of the engine; the memory returns with the end of the process."""
         self.version += 1
         del self._llm
+
+    @contextmanager
+    def _call(self, failure: str) -> Iterator[None]:
+        """Around calls of vLLM. One that does not end as it should is the last.
+
+        It may leave layers half loaded or requests in flight, which the next candidate would be answered with.
+        """
+        if self._is_broken:
+            raise EngineError("this engine failed before and is not trusted again: start another one")
+        self._is_broken = True
+        try:
+            yield
+        except Exception as error:
+            raise EngineError(f"{failure}: {first_line(error)}") from error
+        self._is_broken = False
 
     def _parameters(self, request: Request) -> Any:
         if not isinstance(request, Generate):
@@ -169,7 +177,3 @@ def check_options(options: dict[str, Any], known: set[str]) -> None:
                 where="fitness.engine.options",
                 fix=f"write `{close[0]}`" if close else "see vLLM's EngineArgs",
             )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
