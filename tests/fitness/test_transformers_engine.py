@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, TransformersConfig, build_engine, check_swap
 from crossbreed.fitness.engines.encoder import Encoder, TooLong, check_tasks
 from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.tasks import PerplexityTask, Task
+from crossbreed.fitness.tasks import GenerateTask, PerplexityTask, Task
 from crossbreed.types import Recipe, WeightStream
 
 BASE, EXPERT = (Recipe(base="base", sources={"base": name}, rules=()) for name in ("hash-base", "hash-expert"))
@@ -149,3 +149,43 @@ def test_what_does_not_fit_the_context_is_refused_and_found_by_check(folders: di
     task = Task(kind=PerplexityTask(kind="perplexity", name="prose", items=""), items=items)
     with pytest.raises(InputError, match="item `512` does not fit"):
         check_tasks([task], folders[BASE.id], max_model_len=None)
+
+
+def test_a_template_that_writes_the_date_is_the_same_every_day(folders: dict[str, Path]) -> None:
+    encoder = Encoder(folders[BASE.id])
+    encoder.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+    encoded = encoder.encode(Generate(prompt=Prompt(text="hello", chat=True), max_tokens=1))
+    assert encoder.decode(encoded.token_ids) == "26 Jul 2024: hello"
+
+
+def test_check_finds_a_base_without_chat_template(folders: dict[str, Path], tmp_path: Path) -> None:
+    for file in folders[BASE.id].iterdir():
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    kind = GenerateTask(
+        kind="generate", name="chat", items="", prompt="{q}", answer="a", max_tokens=1, chat_template=True
+    )
+    task = Task(kind=kind, items=(Item(id="1", fields={"q": "q", "a": "a"}),))
+    with pytest.raises(InputError, match="the base has no chat template"):
+        check_tasks([task], tmp_path, max_model_len=None)
+
+
+def test_a_buffer_that_the_model_keeps_is_adopted(engine: TransformersEngine, folders: dict[str, Path]) -> None:
+    kept = torch.zeros(2)
+    engine._buffers["model.kept"] = kept
+    engine.adopt(BASE, iter([*stream(folders[BASE.id]), ("model.kept", torch.ones(2))]))
+    assert kept.tolist() == [1, 1]
+
+
+def test_masks_and_angles_of_old_checkpoints_are_passed_over(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folders[BASE.id] / name).read_bytes())
+    config = GPT2Config(vocab_size=272, n_positions=64, n_embd=16, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(config)
+    config.save_pretrained(tmp_path)
+    engine = build_engine(TransformersConfig(kind="transformers"), tmp_path)
+    weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    request = Loglikelihood(prompt=Prompt(text="a"), continuation="b")
+    expected = engine.adopt(BASE, iter(weights.items())).answer([request])
+    old = {"transformer.h.0.attn.bias": torch.zeros(1, 1, 64, 64), "h.0.rotary_emb.inv_freq": torch.zeros(4)}
+    assert engine.adopt(BASE, iter((weights | old).items())).answer([request]) == expected

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
@@ -10,6 +11,10 @@ from transformers import AutoConfig, AutoTokenizer
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task
+
+TODAY = date(2024, 7, 26)
+"""What chat templates that write the date are told, so that a prompt is the same on every day. Templates that fall back
+on a date of their own fall back on this one."""
 
 
 class TooLong(EngineError):
@@ -83,7 +88,9 @@ class Encoder:
                 where=str(self.tokenizer.name_or_path),
                 fix="set `chat_template: false` in the tasks, or name a base that has one",
             )
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, strftime_now=TODAY.strftime
+        )
         ids = self.tokenizer(text + continuation, add_special_tokens=False).input_ids
         return ids
 
@@ -92,7 +99,7 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None)
     """Tokenises every request of every task, without an engine.
 
     Raises:
-        InputError: one that no engine could answer; the message names the item.
+        InputError: one that no engine could answer; where it is too long, the message names the item.
     """
     encoder = Encoder(host, max_model_len=max_model_len)
     for task in tasks:

@@ -1,5 +1,6 @@
 """Hugging Face transformers, one token at a time: slow, plain, and what the other engines must agree with."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,17 +26,25 @@ class TransformersEngine:
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
         self._model = model.to(config.device).eval()
         self._parameters = dict(self._model.named_parameters())  # a tied lm_head is not among them
+        stored = self._model.state_dict().keys()
+        self._buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in stored}
+        self._obsolete = (r"rotary_emb\.inv_freq$", *self._model._keys_to_ignore_on_load_unexpected)
         self.version = 0
 
     @torch.no_grad()
     def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
-        """Copies every tensor of the stream into its parameter; see `Engine`."""
+        """Copies every tensor of the stream into the model's own; see `Engine`.
+
+        Passed over, as transformers does, are those that old checkpoints hold and the model computes (masks, angles).
+        """
         self.version += 1
-        missing = set(self._parameters)
+        own, missing = self._parameters | self._buffers, set(self._parameters)
         for name, tensor in weights:
-            if name not in self._parameters or self._parameters[name].shape != tensor.shape:
+            if name not in own and any(re.search(pattern, name) for pattern in self._obsolete):
+                continue
+            if name not in own or own[name].shape != tensor.shape:
                 raise EngineError(f"recipe {recipe.id}: the model has no `{name}` of shape {tuple(tensor.shape)}")
-            self._parameters[name].copy_(tensor)
+            own[name].copy_(tensor)
             missing.discard(name)
         if missing:
             raise EngineError(f"recipe {recipe.id}: no weights came for {sorted(missing)[:3]}")
@@ -49,7 +58,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Lets go of the model."""
         self.version += 1
-        del self._model, self._parameters
+        del self._model, self._parameters, self._buffers
 
     def _answer(self, request: Request, encoded: Encoded) -> Response:
         if isinstance(request, Generate):

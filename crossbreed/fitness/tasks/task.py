@@ -10,7 +10,7 @@ from pydantic import Field
 
 from crossbreed.config import Config, InputPath
 from crossbreed.errors import InputError
-from crossbreed.fitness.items import FieldValue, Item, Split, SplitConfig, field_of, split_items
+from crossbreed.fitness.items import FieldValue, Item, field_of
 from crossbreed.fitness.protocol import Prompt, Request, Response
 
 
@@ -80,10 +80,6 @@ class Task:
         """Whether more of the value is better."""
         return self.kind.higher_is_better
 
-    def split(self, config: SplitConfig, *, seed: int) -> Split:
-        """Parts the items; see `split_items`."""
-        return split_items(self.items, config, seed=seed, task=self.name, stratify=self.kind.stratify)
-
     def requests(self, item: Item) -> list[Request]:
         """Returns what is asked about an item."""
         return self.kind.requests(item)
@@ -118,7 +114,7 @@ class PromptSettings(TaskSettings):
     few_shot: str | list[dict[str, FieldValue]] = ""
     """Text before the prompt, or examples (items, with their answers) that are rendered as the prompt is."""
     chat_template: bool = False
-    """Send the prompt as a user's message through the tokenizer's chat template."""
+    """Send the prompt as a user's message through the tokenizer's chat template. Its date is 26 July 2024."""
 
     def render(self, item: Item) -> Prompt:
         """Returns the prompt for an item, examples first."""
