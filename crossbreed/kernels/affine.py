@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels.tensors import Parent, Parents, as_matrix, each_block
+from crossbreed.kernels.tensors import Parent, Parents, as_matrix, row_blocks
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.sources import LowRank
 from crossbreed.types import Rule
@@ -68,8 +68,7 @@ def _write_sum(merged_MN: torch.Tensor, base_MN: torch.Tensor, shares: Shares, o
     if adapters:
         b_MR = torch.cat([c * low.scale * low.b_MR for c, low in adapters], dim=1)
         a_RN = torch.cat([low.a_RN for _, low in adapters])
-
-    def write(rows: slice) -> None:
+    for rows in row_blocks(merged_MN):
         base_KN = base_MN[rows].float()
         total_KN = torch.zeros_like(base_KN)
         for c, parent in full:
@@ -77,5 +76,3 @@ def _write_sum(merged_MN: torch.Tensor, base_MN: torch.Tensor, shares: Shares, o
         if adapters:
             total_KN.addmm_(b_MR[rows], a_RN)
         merged_MN[rows] = total_KN.add_(base_KN, alpha=of_base)
-
-    each_block(merged_MN, write)

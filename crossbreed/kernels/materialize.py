@@ -12,7 +12,7 @@ import torch
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.affine import linear, task_arithmetic
-from crossbreed.kernels.tensors import Parent, Parents, as_matrix, each_block
+from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.kernels.ties import ties
 from crossbreed.recipes import rule_finder
 from crossbreed.sources import Adapter, Checkpoint, Sources
@@ -104,8 +104,4 @@ def parts_of(name: str, experts: Mapping[str, Checkpoint | Adapter]) -> Iterator
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     """One pass without a copy: both extremes are NaN as soon as one element is."""
-    if tensor.numel() == 0:
-        return True
-    matrix_MN = as_matrix(tensor)
-    extremes = each_block(matrix_MN, lambda rows: matrix_MN[rows].aminmax())
-    return all(math.isfinite(extreme.item()) for pair in extremes for extreme in pair)
+    return tensor.numel() == 0 or all(math.isfinite(extreme.item()) for extreme in tensor.aminmax())

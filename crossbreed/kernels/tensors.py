@@ -7,19 +7,12 @@ Shapes: M rows (a Linear's outputs), N columns (its inputs), R stacked ranks, K 
 dimension is a column, one of many is flattened after the first.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from threading import Barrier
-from typing import TypeVar
 
 import torch
 
 from crossbreed.sources import LowRank
-
-T = TypeVar("T")
 
 BLOCK = 1 << 17
 """Elements in a block: half a mebibyte in fp32, so that a few of them stay in cache together."""
@@ -65,39 +58,3 @@ def row_blocks(matrix_MN: torch.Tensor) -> Iterator[slice]:
     num_rows, num_columns = matrix_MN.shape
     step = max(1, BLOCK // max(1, num_columns))
     return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))
-
-
-def each_block(matrix_MN: torch.Tensor, work: Callable[[slice], T]) -> list[T]:
-    """Calls `work` with the rows of each block: as many blocks at a time as torch has threads, each on one thread.
-
-    BLAS sums in another order when it has more threads, and a worker has fewer than a publisher: one thread a block
-    makes bits that depend on neither.
-    """
-    is_inference = torch.is_inference_mode_enabled()
-
-    def as_the_caller(rows: slice) -> T:
-        with torch.inference_mode(is_inference):  # the mode is each thread's own
-            return work(rows)
-
-    return list(_threads(torch.get_num_threads()).map(as_the_caller, row_blocks(matrix_MN)))
-
-
-@cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    """Returns threads in which torch has one thread each.
-
-    torch gives the number that was set last to every thread that starts: it is set back once all of ours have begun.
-    """
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        assert torch.get_num_threads() == 1  # asking is what makes it stay
-
-    pool, all_began = ThreadPoolExecutor(number, "merge", initializer=begin), Barrier(number)
-    for _ in pool.map(lambda _: all_began.wait(), range(number)):
-        pass
-    torch.set_num_threads(number)
-    return pool
-
-
-os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork

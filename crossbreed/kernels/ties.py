@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import hardshrink
 
 from crossbreed.kernels.affine import combine
-from crossbreed.kernels.tensors import Parent, Parents, as_matrix, each_block
+from crossbreed.kernels.tensors import Parent, Parents, as_matrix, row_blocks
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
@@ -67,8 +67,7 @@ def _write_election(
 ) -> None:
     merged_MN, base_MN = as_matrix(merged), as_matrix(base)
     cuts = [None if voter.density == 1 else find_cut(_delta(voter, base_MN), voter.density) for voter in voters]
-
-    def write(rows: slice) -> None:
+    for rows in row_blocks(merged_MN):
         base_KN, first = base_MN[rows].float(), rows.start * merged_MN.shape[1]
         weighted = []
         for voter, cut in zip(voters, cuts, strict=True):
@@ -84,8 +83,6 @@ def _write_election(
             delta_KN.div_(divisor_KN.add_(divisor_KN.clone().eq_(0.0)))  # where nobody agrees, by 1
         delta_KN.mul_(sign_KN)
         merged_MN[rows] = base_KN.add_(delta_KN, alpha=scale)
-
-    each_block(merged_MN, write)
 
 
 def find_cut(delta: torch.Tensor, density: float) -> Cut:
@@ -121,11 +118,8 @@ def select(values: NDArray[np.int32], rank: int) -> np.int32:
 def _delta(voter: _Voter, base_MN: torch.Tensor) -> torch.Tensor:
     """The whole delta, block by block as it will be computed again: bits, hence cuts, agree."""
     delta_MN = torch.empty(base_MN.shape)
-
-    def write(rows: slice) -> None:
+    for rows in row_blocks(base_MN):
         delta_MN[rows] = voter.parent.delta(base_MN[rows].float(), rows)
-
-    each_block(base_MN, write)
     return delta_MN
 
 

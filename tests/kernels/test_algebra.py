@@ -1,6 +1,5 @@
 """What algebra promises, bit by bit; and how far the rest may be from fp64."""
 
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from merges import UP, opened, recipe_of
 
 from crossbreed.kernels import materialize, tensors
-from crossbreed.kernels.affine import combine
 from crossbreed.kernels.materialize import parts_of
 from crossbreed.kernels.reference import materialize_fp64
 from crossbreed.kernels.tensors import Parent
@@ -218,31 +216,3 @@ def test_ties_does_something_else_than_task_arithmetic(sources: Sources) -> None
     sums = dict(materialize(recipe_of(sources, "task_arithmetic", weight=0.5), sources))
     assert not torch.equal(ties[UP], sums[UP])
     assert OPERATOR_SPECS["ties"].scalar(recipe_of(sources, "ties", weight=1.0).rules[0], "normalize") == 1.0
-
-
-@pytest.fixture
-def num_threads() -> Iterator[int]:
-    """The number of torch's threads, put back after a test that sets it."""
-    number = torch.get_num_threads()
-    yield number
-    torch.set_num_threads(number)
-
-
-@pytest.mark.usefixtures("num_threads")
-@pytest.mark.parametrize("shape", [(9, 14336), (30, 14336), (128, 64), (512, 576)])
-@pytest.mark.parametrize("inference", [False, True])
-def test_adapters_give_the_same_bits_on_any_number_of_threads(shape: tuple[int, int], inference: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows, columns = shape
-    base = torch.randn(shape, generator=generator)
-    b_MR, a_RN = torch.randn(rows, 24, generator=generator), torch.randn(24, columns, generator=generator)
-    low = Parent(name="p", hash="0", value=LowRank(a_RN=a_RN, b_MR=b_MR, scale=1.0))
-    full = Parent(name="a", hash="1", value=torch.randn(shape, generator=generator))
-    merged = []
-    for number in (1, 2, 8):
-        torch.set_num_threads(number)
-        with torch.inference_mode(inference):
-            merged.append(combine(base, [(0.3, low), (0.5, full)], torch.float32))
-        assert torch.get_num_threads() == number
-    assert torch.equal(merged[0], merged[1])
-    assert torch.equal(merged[0], merged[2])
