@@ -18,6 +18,7 @@ from crossbreed.runs.publish import (
     write_checkpoint,
 )
 from crossbreed.sources import open_sources
+from crossbreed.types import Recipe, WeightStream
 
 
 def publish_run(
@@ -57,7 +58,7 @@ def publish_run(
             recipe=winner.recipe,
             sources=plan.sources,
             out=out,
-            stream_factory=lambda: materialize(winner.recipe, plan.sources),
+            stream_factory=lambda: _as_in_a_worker(plan, winner.recipe),
             expected_fingerprint=winner.fingerprint,
             origins=Origins.of(plan.spec, report),
             licence=licence,
@@ -66,6 +67,15 @@ def publish_run(
     print(f"published trial {winner.number} to {out}")
     if push_to:
         print(push(out, push_to, dry_run=dry_run))
+
+
+def _as_in_a_worker(plan: Plan, recipe: Recipe) -> WeightStream:
+    """The recipe's weights, made with as many threads as a worker has: wide low-rank products depend on them."""
+    import torch
+
+    if plan.spec.workers.executor == "ray":
+        torch.set_num_threads(max(1, int(plan.spec.workers.cpus)))
+    return materialize(recipe, plan.sources)
 
 
 def merge_recipe(
