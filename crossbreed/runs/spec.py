@@ -1,7 +1,7 @@
 """The Spec: everything needed to run again. Composes the settings that the parts declare; `docs/spec.md` lists them."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,26 +154,71 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError, where: str) -> InputError:
-    """The first thing that is wrong, in one screen."""
-    first = error.errors()[0]
+    """What is wrong, in one screen: a misspelt key first, for it is often why another one is missing."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     if isinstance(cause := first.get("ctx", {}).get("error"), InputError):
         return cause
-    key = ".".join(str(part) for part in first["loc"])
+    key = _dotted(first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        return InputError(
-            f"unknown key `{key}`{more}",
-            expected=f"one of {', '.join(known)}" if known else "",
-            where=where,
-            fix=f"did you mean `{close[0]}`?" if close else "remove it; docs/spec.md lists the keys",
-        )
+    match first["type"]:
+        case "extra_forbidden":
+            known = _known_keys(first["loc"][:-1])
+            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            return InputError(
+                f"unknown key `{key}`{more}",
+                expected=f"one of {', '.join(known)}" if known else "",
+                where=where,
+                fix=f"did you mean `{close[0]}`?" if close else "remove it; docs/spec.md lists the keys",
+            )
+        case "missing":
+            return InputError(f"`{key}` is missing{more}", where=where, fix="add it; docs/spec.md says what it takes")
+        case "union_tag_not_found" | "union_tag_invalid":
+            ctx = first["ctx"]
+            kinds = ctx.get("expected_tags", "").replace("'", "") or ", ".join(_kinds_at(first["loc"]))
+            close = difflib.get_close_matches(str(ctx.get("tag", "")), kinds.split(", "), n=1)
+            return InputError(
+                f"`{key}` has no `kind`{more}" if "tag" not in ctx else f"`{key}` has an unknown `kind`{more}",
+                expected=f"kind: one of {kinds}",
+                got=str(ctx.get("tag", "none")),
+                where=where,
+                fix=f"write `kind: {close[0]}`" if close else "",
+            )
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return InputError(
+                f"`{key}` must be a mapping{more}",
+                expected="keys with values",
+                got=repr(first["input"])[:200],
+                where=where,
+            )
     return InputError(
         f"`{key}` is wrong: {first['msg'].removeprefix('Value error, ')}{more}",
-        got="" if first["type"] == "missing" else repr(first["input"])[:200],
+        got=repr(first["input"])[:200],
         where=where,
     )
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    """The key as `--set` takes it: without the kinds by which pydantic tells the members of a union apart."""
+    tags = {tag for union in _unions(Spec.model_json_schema()) for tag in union}
+    return ".".join(str(part) for part in location if part not in tags)
+
+
+def _kinds_at(location: Sequence[int | str]) -> list[str]:
+    """The kinds of the union at a location."""
+    last = next(part for part in reversed(location) if isinstance(part, str))
+    return next((kinds for kinds in _unions(Spec.model_json_schema(), last) if kinds), [])
+
+
+def _unions(node: Any, key: str | None = None) -> Iterator[list[str]]:  # any part of a JSON schema
+    """Yields the kinds of every discriminated union, or of those under `key`."""
+    if isinstance(node, dict):
+        if "discriminator" in node and key is None:
+            yield sorted(node["discriminator"]["mapping"])
+        for name, inner in node.items():
+            yield from _unions(inner, None if name == key else key)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _unions(inner, key)
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_runs import journal_of, trials_of, write_spec
+from toy_runs import SKILLS, journal_of, trials_of, write_spec
 
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.journal import read
@@ -114,6 +114,25 @@ def test_two_workers_give_the_trials_of_one(spec: Path, whole: Path, tmp_path: P
     assert trials_of(tmp_path / "two") == trials_of(whole)
     workers = {r["clock"]["worker"] for r in read(tmp_path / "two" / "journal.jsonl") if r["kind"] == "tell"}
     assert len(workers) == 2
+
+
+@pytest.mark.engine
+def test_two_workers_give_the_trials_of_one_with_a_model(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    tasks = [{"name": skill, "kind": "perplexity", "items": f"{skill}.jsonl", "text": "q"} for skill in SKILLS]
+    spec = write_spec(
+        tmp_path / "spec",
+        base=toy_base,
+        experts=toy_adapters,
+        trials=4,
+        fitness__engine={"kind": "transformers", "dtype": "bfloat16"},
+        fitness__tasks=tasks,
+        fitness__split={"search": 4, "select": 4, "report": 4},
+    )
+    for count in (1, 2):
+        wait(started(spec, tmp_path / f"{count}", "workers.executor=ray", "workers.cpus=1", f"workers.count={count}"))
+    assert trials_of(tmp_path / "2") == trials_of(tmp_path / "1")
 
 
 @pytest.mark.engine
