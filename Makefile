@@ -21,6 +21,8 @@ $(SETUP): pyproject.toml constraints.txt
 		$$pip --no-deps -r constraints.txt torch==2.13.0+cpu; \
 		$$pip --no-deps --no-build-isolation -e .; \
 	fi
+	@# All at once, on all cores: uncompiled, every new process of vLLM spends half a minute on it again.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 prepare: setup
