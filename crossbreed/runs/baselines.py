@@ -9,6 +9,11 @@ TUNED_SCALARS = (0.5, 1.0, 1.5, 2.0, 3.0)
 PREFIX = "baseline:"
 
 
+def is_lone(origin: str) -> bool:
+    """Whether a candidate is a single model, not a merge."""
+    return origin == f"{PREFIX}base" or origin.startswith(f"{PREFIX}expert:")
+
+
 def baselines(hashes: Mapping[str, str], *, dtype: str) -> Iterator[tuple[str, Recipe]]:
     """Yields (origin, recipe): base, each expert, uniform, tuned_scalar, whatever the space's operator.
 

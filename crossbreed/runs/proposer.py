@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import Optimizer
+from crossbreed.runs.baselines import is_lone
 from crossbreed.search_spaces import SearchSpace
 from crossbreed.types import Candidate, Outcome, Point, Recipe
 
@@ -97,8 +98,13 @@ class Proposer:
             )
 
     def _start(self) -> Point | None:
-        """The best of the firsts that the space can express; of equals the last: merges come after single models."""
-        outcomes = {o.number: o.values for o in self._first_outcomes.values() if o.values is not None}
+        """The best merge of the firsts that the space can express; a lone model only where no merge was measured.
+
+        A lone expert is a corner of the box: whole at one skill, nothing at the others, and worse in every direction.
+        """
+        measured = {o.number: o.values for o in self._first_outcomes.values() if o.values is not None}
+        merges = {number: values for number, values in measured.items() if not is_lone(self._firsts[number][0])}
+        outcomes = merges or measured
         columns = list(zip(*outcomes.values(), strict=True))
         spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]  # objectives differ in unit
         ranked = sorted(

@@ -24,7 +24,11 @@ def space() -> SearchSpace:
     return build_space(CoefficientsConfig(), STRUCTURE, "bfloat16")
 
 
-def proposer(space: SearchSpace, starts: list[Point | None] | None = None) -> Proposer:
+def proposer(
+    space: SearchSpace,
+    starts: list[Point | None] | None = None,
+    origins: tuple[str, str] = ("baseline:0.25", "baseline:0.5"),
+) -> Proposer:
     def make(start: Point | None) -> object:
         if starts is not None:
             starts.append(start)
@@ -32,7 +36,7 @@ def proposer(space: SearchSpace, starts: list[Point | None] | None = None) -> Pr
         setting = Setting(box=box, num_objectives=1, start=start, rng=spawn(1, "optimizer"))
         return build_optimizer(CmaEsConfig(kind="cma_es", budget=BudgetConfig(trials=9)), setting)
 
-    firsts = [(f"baseline:{w}", uniform(w)) for w in (0.25, 0.5)]
+    firsts = [(origin, uniform(weight)) for origin, weight in zip(origins, (0.25, 0.5), strict=True)]
     return Proposer(space=space, firsts=firsts, make_optimizer=make, origin="cma_es")
 
 
@@ -60,6 +64,16 @@ def test_the_optimizer_waits_for_the_firsts_and_starts_at_the_best(space: Search
     bred = proposing.propose()
     assert bred is not None
     assert bred.number == 2
+    assert starts == [space.encode(uniform(0.5))]
+
+
+def test_a_lone_expert_starts_no_search_however_good(space: SearchSpace) -> None:
+    starts: list[Point | None] = []
+    proposing = proposer(space, starts, origins=("baseline:expert:a", "baseline:uniform"))
+    list(asked(proposing))
+    for number, value in ((0, 0.9), (1, 0.1)):
+        proposing.tell(Outcome(number=number, status=Status.OK, values=(value,)))
+    proposing.propose()
     assert starts == [space.encode(uniform(0.5))]
 
 
