@@ -30,7 +30,7 @@ class Journal:
             self.records = tuple(read(path))
             _cut_torn_tail(path)
             self._file = path.open("ab")
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
             self._lock.close()
             raise
@@ -124,7 +124,8 @@ def _lock(path: Path) -> IO[str]:
     return file
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Returns once the folder's names, new and renamed, are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

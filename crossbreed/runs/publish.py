@@ -27,6 +27,7 @@ from crossbreed.runs.card import (
     parents_of,
 )
 from crossbreed.runs.coefficients import coefficient_map
+from crossbreed.runs.journal import sync_folder
 from crossbreed.runs.shards import Shard, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, Origin, Sources, TensorInfo
 from crossbreed.types import Recipe, WeightStream
@@ -319,7 +320,7 @@ def _new_folder(out: Path, *, num_bytes: int) -> Iterator[Path]:
         _require_room(folder, num_bytes + _SPARE_BYTES)
         yield folder
         folder.rename(out)
-        _sync_folder(out.parent)
+        sync_folder(out.parent)
     except OSError as error:
         raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
     finally:
@@ -362,13 +363,5 @@ def _sync(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         else:
-            _sync_folder(path)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_folder(path)
+    sync_folder(folder)
