@@ -252,7 +252,7 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
     params = value.get("params", {})
     _require_keys(params, names, needed=needed, where=f"{where}.params")
     takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: tuple(name for name in sources if name != base)}
-    return Rule(
+    rule = Rule(
         match=value["match"],
         operator=spec.name,
         params={
@@ -261,6 +261,27 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
             if param.name in params
         },
     )
+    for param in spec.params:
+        if param.kind is ParamKind.NAME and (name := spec.word(rule, param.name)) not in sources:
+            raise InputError(
+                f"`{param.name}` is no source", expected=_any_of(sources), got=name, where=f"{where}.params"
+            )
+    _check_limits(rule, spec, takers[ParamKind.EXPERT], where)
+    return rule
+
+
+def _check_limits(rule: Rule, spec: OperatorSpec, experts: tuple[str, ...], where: str) -> None:
+    for param in spec.params:
+        if (limit := param.limit) is not None:
+            values, others = (spec.per_source(rule, name, experts) for name in (param.name, limit.by))
+            for expert, value in values.items():
+                if value >= limit.of(others[expert]):
+                    raise InputError(
+                        f"`{param.name}` of `{expert}` does not go with its `{limit.by}` {others[expert]:g}",
+                        expected=limit.about,
+                        got=f"{value:g}",
+                        where=f"{where}.params",
+                    )
 
 
 def _parse_param(value: Any, param: ParamSpec, takers: Iterable[str], where: str) -> ParamValue:
@@ -268,9 +289,9 @@ def _parse_param(value: Any, param: ParamSpec, takers: Iterable[str], where: str
     if param.of_each and isinstance(value, Mapping):
         _require_keys(value, tuple(takers), where=where)
         return {str(name): _number(number, param, f"{where}.{name}") for name, number in value.items()}
-    if param.kind is ParamKind.FLAG:
+    if isinstance(value, bool | str):
         _refuse(value, param, where)
-        return bool(value)
+        return value
     return _number(value, param, where)
 
 

@@ -5,45 +5,38 @@ The same stream is what an engine is given, what is fingerprinted and what is pu
 
 import math
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels.affine import linear, task_arithmetic
+from crossbreed.kernels.execute import execute
+from crossbreed.kernels.facts import Facts
+from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.tensors import Parent, Parents
-from crossbreed.kernels.ties import ties
 from crossbreed.recipes import rule_finder
-from crossbreed.sources import Adapter, Checkpoint, Sources
-from crossbreed.types import Recipe, Rule, WeightStream
+from crossbreed.sources import Adapter, Checkpoint, Sources, layer_of
+from crossbreed.types import Recipe, WeightStream
+
+Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
 
-class Operator(Protocol):
-    """The arithmetic of an operator, on one tensor."""
-
-    def __call__(self, parents: Parents, rule: Rule, dtype: torch.dtype, /) -> torch.Tensor:
-        """Returns the merged tensor in `dtype`; the base's own where nothing changes it. Pure."""
-        ...
-
-
-OPERATORS: Mapping[str, Operator] = MappingProxyType(
-    {"linear": linear, "task_arithmetic": task_arithmetic, "ties": ties}
-)
-"""Operator name -> arithmetic; `crossbreed.operators.OPERATOR_SPECS` declares the parameters under the same names."""
-
-
-def materialize(recipe: Recipe, sources: Sources) -> WeightStream:
+def materialize(recipe: Recipe, sources: Sources, facts: Facts | None = None) -> WeightStream:
     """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
 
     Tensors that nothing changes are the base's own, mapped and not copied where the dtype agrees: do not write to
     them. Sources are found by content hash; what they are called in the recipe and in `sources` need not agree.
 
+    Args:
+        recipe: What to merge.
+        sources: Opened.
+        facts: What earlier merges of the same sources found out; a search keeps one for its life.
+
     Raises:
         InputError: at once, when `sources` lacks a source of the recipe.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
-    return _stream(recipe, sources.base, bind_experts(recipe, sources))
+    return _stream(recipe, sources.base, bind_experts(recipe, sources), facts or Facts())
 
 
 def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Adapter]:
@@ -67,33 +60,45 @@ def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Ada
     return dict(sorted(experts, key=lambda item: (item[1].hash, item[0])))
 
 
-def _stream(recipe: Recipe, base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter]) -> WeightStream:
+def _stream(recipe: Recipe, base: Checkpoint, experts: Experts, facts: Facts) -> WeightStream:
     find_rule, dtype = rule_finder(recipe), getattr(torch, recipe.dtype)
     for name in sorted(base.tensors):
         tensor, rule = base.tensor(name), find_rule(name)
         if tensor.is_floating_point():
-            tensor = tensor.to(dtype) if rule is None else _merge(name, rule, recipe, base, experts)
+            if rule is None:
+                tensor = tensor.to(dtype)
+            else:
+                try:
+                    program = OPERATORS[rule.operator](parents_of(name, recipe.base, base, experts, facts), rule)
+                    tensor = execute(program, tensor, dtype)
+                except InvalidWeights as fault:
+                    raise InvalidWeights(f"`{name}` of recipe {recipe.id}: {fault}") from None
             if not _is_finite(tensor):
                 raise InvalidWeights(f"`{name}` of recipe {recipe.id} holds NaN or Inf")
         yield name, tensor
 
 
-def _merge(
-    name: str, rule: Rule, recipe: Recipe, base: Checkpoint, experts: Mapping[str, Checkpoint | Adapter]
-) -> torch.Tensor:
-    parents = Parents(
-        base_name=recipe.base,
+def parents_of(name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts) -> Parents:
+    """Returns what one tensor of a merge is made from."""
+    layer, last = layer_of(name), max((layer_of(other) or 0 for other in base.tensors), default=0)
+    return Parents(
+        name=name,
+        depth=None if layer is None else layer / max(1, last),
+        base_name=base_name,
         base=base.tensor(name),
+        base_hash=base.hash,
         experts=tuple(parts_of(name, experts)),
         expert_names=tuple(experts),
+        facts=facts,
+        model=lambda: (
+            parents_of(other, base_name, base, experts, facts)
+            for other in sorted(base.tensors)
+            if base.tensor(other).is_floating_point()
+        ),
     )
-    try:
-        return OPERATORS[rule.operator](parents, rule, getattr(torch, recipe.dtype))
-    except InvalidWeights as fault:
-        raise InvalidWeights(f"`{name}` of recipe {recipe.id}: {fault}") from None
 
 
-def parts_of(name: str, experts: Mapping[str, Checkpoint | Adapter]) -> Iterator[Parent]:
+def parts_of(name: str, experts: Experts) -> Iterator[Parent]:
     """Yields what each expert that changes the tensor has of it, in the order of `experts`."""
     for expert_name, expert in experts.items():
         if name in expert.touched:

@@ -7,12 +7,16 @@ Shapes: M rows (a Linear's outputs), N columns (its inputs), R stacked ranks, K 
 dimension is a column, one of many is flattened after the first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from crossbreed.sources import LowRank
+from crossbreed.kernels.facts import Facts
+from crossbreed.sources import LowRank, ModuleType, module_of
+
+T = TypeVar("T")
 
 BLOCK = 1 << 17
 """Elements in a block: half a mebibyte in fp32, so that a few of them stay in cache together."""
@@ -35,17 +39,49 @@ class Parent:
             return (self.value.scale * self.value.b_MR[rows]) @ self.value.a_RN
         return as_matrix(self.value)[rows].float() - base_KN
 
+    def whole_delta(self, base: torch.Tensor) -> torch.Tensor:
+        """Returns the fp32 delta from the base's tensor, in its shape; block by block, as kernels compute it again."""
+        base_MN = as_matrix(base)
+        delta_MN = torch.empty(base_MN.shape)
+        for rows in row_blocks(base_MN):
+            delta_MN[rows] = self.delta(base_MN[rows].float(), rows)
+        return delta_MN.view(base.shape)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parents:
     """One tensor of the base, and the experts that change it."""
 
+    name: str
+    """The tensor's name in the base."""
+    depth: float | None
+    """Where its layer is, from 0 (first) to 1 (last); None outside the layers."""
     base_name: str
     base: torch.Tensor
     experts: tuple[Parent, ...]
     """Sorted by hash; an expert that leaves the tensor as it is, is absent."""
     expert_names: tuple[str, ...]
     """All the recipe's experts, the absent ones too."""
+    base_hash: str
+    """Content hash of the base."""
+    facts: Facts
+    """What is already known of the sources."""
+    model: Callable[[], Iterator["Parents"]]
+    """All floating-point tensors of the merge, sorted by name: for facts about the whole model."""
+
+    @property
+    def is_projection(self) -> bool:
+        """Whether it is a Linear's matrix inside the model: no vector, no embedding, no head."""
+        return self.base.ndim == 2 and module_of(self.name) is not ModuleType.EMBEDDING
+
+    def fact(self, what: str, find: Callable[[], T], *about: Hashable) -> T:
+        """Returns a fact about this tensor and all its experts: `what` it is, `about` which parameters."""
+        hashes = tuple(parent.hash for parent in self.experts)
+        return self.facts.get((what, self.name, self.base_hash, hashes, *about), find)
+
+    def fact_of(self, parent: Parent, what: str, find: Callable[[], T], *about: Hashable) -> T:
+        """Returns a fact about this tensor of one expert."""
+        return self.facts.get((what, self.name, self.base_hash, parent.hash, *about), find)
 
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
@@ -53,8 +89,8 @@ def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
 
 
-def row_blocks(matrix_MN: torch.Tensor) -> Iterator[slice]:
-    """Yields the rows of each block."""
+def row_blocks(matrix_MN: torch.Tensor, block: int | None = None) -> Iterator[slice]:
+    """Yields the rows of each block of about `block` elements."""
     num_rows, num_columns = matrix_MN.shape
-    step = max(1, BLOCK // max(1, num_columns))
+    step = max(1, (block or BLOCK) // max(1, num_columns))
     return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))

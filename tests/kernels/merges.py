@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from crossbreed.sources import Sources, open_sources
+from crossbreed.kernels import Facts
+from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.sources import LowRank, Sources, open_sources
 from crossbreed.types import ParamValue, Recipe, Rule
 
 COUNTER = "model.counter"
@@ -45,3 +47,21 @@ def recipe_of(
     """A recipe of one rule over all sources."""
     rule = Rule(match=match, operator=operator, params=params)
     return Recipe(base="base", sources=sources.structure.hashes, rules=(rule,), dtype=dtype)
+
+
+def parents_of_tensors(
+    base: torch.Tensor, experts: Mapping[str, torch.Tensor | LowRank], *, name: str = UP, depth: float | None = 0.0
+) -> Parents:
+    """A tensor of a merge from values at hand; an expert's name is its hash."""
+    parents = Parents(
+        name=name,
+        depth=depth,
+        base_name="base",
+        base=base,
+        base_hash="base",
+        experts=tuple(Parent(name=key, hash=key, value=experts[key]) for key in sorted(experts)),
+        expert_names=tuple(sorted(experts)),
+        facts=Facts(),
+        model=lambda: iter([parents]),
+    )
+    return parents

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from merges import COUNTER, UP, opened, recipe_of
+from merges import COUNTER, UP, opened, parents_of_tensors, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels import OPERATORS, materialize
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.execute import execute
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.sources import Sources
 from crossbreed.types import Rule
@@ -78,14 +78,9 @@ def test_nan_and_inf_never_vanish(operator: str, params: dict, value: float, sha
     generator = torch.Generator().manual_seed(0)
     base, good, bad = torch.randn(3, *shape, generator=generator)
     bad.view(-1)[[3, 7]] = value
-    parents = Parents(
-        base_name="base",
-        base=base,
-        experts=(Parent(name="good", hash="0", value=good), Parent(name="bad", hash="1", value=bad)),
-        expert_names=("good", "bad"),
-    )
-    rule = Rule(match=".*", operator=operator, params={"weight": 0.3, **params})
-    assert not OPERATORS[operator](parents, rule, torch.bfloat16).isfinite().all()
+    parents = parents_of_tensors(base, {"good": good, "bad": bad})
+    program = OPERATORS[operator](parents, Rule(match=".*", operator=operator, params={"weight": 0.3, **params}))
+    assert not execute(program, base, torch.bfloat16).isfinite().all()
 
 
 def test_overflow_of_the_recipe_s_dtype_is_invalid(sources: Sources) -> None:

@@ -6,27 +6,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossbreed.kernels.reference import trim
-from crossbreed.kernels.ties import _trim, find_cut, select
+from crossbreed.kernels import tensors
+from crossbreed.kernels.cuts import find_cut, num_kept, select
+from crossbreed.kernels.execute import execute
+from crossbreed.kernels.programs import Band, Consensus, Election, Pick, Voter
+from crossbreed.kernels.reference.sparse import trim
+from crossbreed.kernels.tensors import Parent
+
+
+def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
+    """What is left of a delta from a base of zeros."""
+    keep = Band(low=find_cut(delta, num_kept(density, delta.numel())))
+    voter = Voter(parent=Parent(name="a", hash="a", value=delta), weight=1.0, keep=keep)
+    election = Election(voters=(voter,), scale=1.0, consensus=Consensus.NONE, pick=Pick.SUM)
+    return execute(election, torch.zeros_like(delta), torch.float32)
 
 
 @settings(max_examples=200, deadline=None)
 @given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=60), density=st.floats(0.001, 0.999))
 def test_equal_magnitudes_are_kept_from_the_front(values: list[int], density: float) -> None:
     delta = torch.tensor(values, dtype=torch.float32).reshape(1, -1)
-    trimmed = _trim(delta.clone(), find_cut(delta, density), 0)
-    assert torch.equal(trimmed.double(), trim(delta.double(), density))
+    assert torch.equal(trimmed(delta, density).double(), trim(delta.double(), density))
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    values=st.lists(st.integers(-3, 3), min_size=4, max_size=60), density=st.floats(0.01, 0.99), split=st.integers(1, 3)
-)
-def test_blocks_are_cut_as_the_whole_is(values: list[int], density: float, split: int) -> None:
+@given(values=st.lists(st.integers(-3, 3), min_size=4, max_size=60), density=st.floats(0.01, 0.99))
+def test_blocks_are_cut_as_the_whole_is(values: list[int], density: float) -> None:
     delta = torch.tensor(values, dtype=torch.float32).reshape(-1, 1)
-    cut = find_cut(delta, density)
-    blocks = [_trim(delta[:split].clone(), cut, 0), _trim(delta[split:].clone(), cut, split)]
-    assert torch.equal(torch.cat(blocks).double(), trim(delta.double(), density))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors, "BLOCK", 3)
+        assert torch.equal(trimmed(delta, density).double(), trim(delta.double(), density))
 
 
 @pytest.mark.parametrize("kind", ["random", "rising", "falling", "constant", "two values", "periodic"])

@@ -1,0 +1,46 @@
+"""Random masks that depend on nothing but their key: the seed, the tensor's name, the expert's content and the element.
+
+The stream is Philox 4x64-10 (Salmon et al. 2011), numpy's on CPU and Triton's on CUDA. An element's 16 random bits stay
+the same when the density changes, so masks are nested: what a density keeps, every larger one keeps too.
+"""
+
+from hashlib import sha256
+
+import numpy as np
+import torch
+
+from crossbreed.kernels.tensors import Parent, Parents
+
+
+def philox_key(seed: int, tensor: str, expert: str) -> tuple[int, int]:
+    """Returns the two 64-bit words that key a mask's stream."""
+    digest = sha256(f"{seed} {tensor} {expert}".encode()).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+
+
+def random_codes(parents: Parents, parent: Parent, seed: int) -> torch.Tensor:
+    """Returns uint8 [2, n]: the high and the low byte of each element's random number below 65,536."""
+    return parents.fact_of(parent, "codes", lambda: _codes(philox_key(seed, parents.name, parent.hash), parents), seed)
+
+
+def _codes(key: tuple[int, int], parents: Parents) -> torch.Tensor:
+    size = parents.base.numel()
+    raw = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw((size + 3) // 4)
+    pairs = raw.view(np.uint8).reshape(-1, 2)[:size]  # little-endian
+    return torch.from_numpy(np.ascontiguousarray(pairs.T[::-1]))
+
+
+def row_ranks(parents: Parents, parent: Parent) -> torch.Tensor:
+    """Returns uint8 [n]: where each magnitude stands in its row, 0 the smallest, 255 the largest. A vector is a row."""
+    return parents.fact_of(parent, "row ranks", lambda: _row_ranks(parent.whole_delta(parents.base)))
+
+
+def _row_ranks(delta: torch.Tensor) -> torch.Tensor:
+    rows = delta.abs().reshape(-1, delta.shape[-1]) if delta.ndim > 1 else delta.abs().reshape(1, -1)
+    width = rows.shape[1]
+    if width == 1:
+        return torch.full((delta.numel(),), 128, dtype=torch.uint8)
+    ranks = torch.empty(rows.shape, dtype=torch.uint8)
+    codes = (torch.arange(width) * 255 // (width - 1)).to(torch.uint8)
+    ranks.scatter_(1, rows.argsort(dim=1, stable=True), codes.expand(rows.shape))
+    return ranks.reshape(-1)

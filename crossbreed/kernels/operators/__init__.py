@@ -1,0 +1,16 @@
+"""Each operator looks at one tensor's sources, its rule and facts, and chooses a program. A module for each family."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from crossbreed.kernels.operators import columns, geometry, linear, regression, selection, sparse, spectral
+from crossbreed.kernels.programs import Operator
+
+OPERATORS: Mapping[str, Operator] = MappingProxyType(
+    {
+        name: operator
+        for family in (linear, sparse, selection, geometry, columns, spectral, regression)
+        for name, operator in family.OPERATORS.items()
+    }
+)
+"""Operator name -> arithmetic; `crossbreed.operators.OPERATOR_SPECS` declares the parameters under the same names."""

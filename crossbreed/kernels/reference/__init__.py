@@ -1,0 +1,41 @@
+"""What the operators mean, in fp64: slow, obvious, whole tensors at a time. The fast kernels are tested against it.
+
+An adapter's tensor is W0 + s B A; nothing is grouped, blocked or rounded. A family of operators is a module here, as it
+is in `crossbreed.kernels.operators`.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import torch
+
+from crossbreed.kernels.facts import Facts
+from crossbreed.kernels.materialize import bind_experts, parents_of
+from crossbreed.kernels.reference import columns, geometry, linear, regression, selection, sparse, spectral
+from crossbreed.kernels.reference.tensor import Reference, Tensor
+from crossbreed.recipes import rule_finder
+from crossbreed.sources import Sources
+from crossbreed.types import Recipe
+
+REFERENCES: Mapping[str, Reference] = MappingProxyType(
+    {
+        name: reference
+        for family in (linear, sparse, selection, geometry, columns, spectral, regression)
+        for name, reference in family.REFERENCES.items()
+    }
+)
+"""Operator name -> its meaning."""
+
+
+def materialize_fp64(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields every floating-point tensor of the recipe in fp64, sorted by name."""
+    experts, find_rule = bind_experts(recipe, sources), rule_finder(recipe)
+    for name in sorted(sources.base.tensors):
+        stored, rule = sources.base.tensor(name), find_rule(name)
+        if not stored.is_floating_point():
+            continue
+        if rule is None:
+            yield name, stored.double()
+            continue
+        parents = parents_of(name, recipe.base, sources.base, experts, Facts())
+        yield name, REFERENCES[rule.operator](Tensor.of(parents), rule)

@@ -1,0 +1,5 @@
+"""A number for each of a matrix's columns (its inputs), or for each layer."""
+
+from crossbreed.operators.spec import OperatorSpec
+
+SPECS: tuple[OperatorSpec, ...] = ()
