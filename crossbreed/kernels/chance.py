@@ -39,8 +39,8 @@ def _row_ranks(delta: torch.Tensor) -> torch.Tensor:
     rows = delta.abs().reshape(-1, delta.shape[-1]) if delta.ndim > 1 else delta.abs().reshape(1, -1)
     width = rows.shape[1]
     if width == 1:
-        return torch.full((delta.numel(),), 128, dtype=torch.uint8)
-    ranks = torch.empty(rows.shape, dtype=torch.uint8)
-    codes = (torch.arange(width) * 255 // (width - 1)).to(torch.uint8)
+        return torch.full((delta.numel(),), 128, dtype=torch.uint8, device=delta.device)
+    ranks = torch.empty(rows.shape, dtype=torch.uint8, device=delta.device)
+    codes = (torch.arange(width, device=delta.device) * 255 // (width - 1)).to(torch.uint8)
     ranks.scatter_(1, rows.argsort(dim=1, stable=True), codes.expand(rows.shape))
     return ranks.reshape(-1)

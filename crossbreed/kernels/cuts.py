@@ -108,7 +108,7 @@ def _find_grid(delta: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int
 
 
 def _bits(delta: torch.Tensor) -> NDArray[np.int32]:
-    return delta.abs().reshape(-1).numpy().view(np.int32)
+    return delta.abs().reshape(-1).cpu().numpy().view(np.int32)
 
 
 def select(values: NDArray[np.int32], rank: int) -> np.int32:

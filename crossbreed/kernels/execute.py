@@ -261,9 +261,9 @@ def _ends(voter: Voter) -> Sequence[int]:
 def _sides(voter: Voter) -> Sequence[torch.Tensor]:
     match voter.keep:
         case Chance(codes=codes, ranks=None):
-            return tuple(codes)
+            return tuple(codes())
         case Chance(codes=codes, ranks=ranks):
-            return *codes, ranks
+            return *codes(), ranks
     return ()
 
 

@@ -65,8 +65,10 @@ class Chance:
     The probability is `density`, or runs from density - spread to density + spread along `ranks`.
     """
 
-    codes: torch.Tensor
-    """[2, n] uint8: for each element the high and the low byte of a random number below CODES."""
+    key: tuple[int, int]
+    """Of the Philox stream that gives each element a random number below CODES."""
+    codes: Callable[[], torch.Tensor]
+    """Those numbers as [2, n] uint8, high byte and low; not asked for on CUDA, which draws them where it needs them."""
     density: float
     rescale: bool
     ranks: torch.Tensor | None = None

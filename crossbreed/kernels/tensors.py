@@ -42,7 +42,7 @@ class Parent:
     def whole_delta(self, base: torch.Tensor) -> torch.Tensor:
         """Returns the fp32 delta from the base's tensor, in its shape; block by block, as kernels compute it again."""
         base_MN = as_matrix(base)
-        delta_MN = torch.empty(base_MN.shape)
+        delta_MN = torch.empty(base_MN.shape, device=base.device)
         for rows in row_blocks(base_MN):
             delta_MN[rows] = self.delta(base_MN[rows].float(), rows)
         return delta_MN.view(base.shape)

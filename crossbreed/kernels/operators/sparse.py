@@ -8,9 +8,10 @@ the probability of keeping it, as in the papers.
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
-from crossbreed.kernels.chance import random_codes, row_ranks
+from crossbreed.kernels.chance import philox_key, random_codes, row_ranks
 from crossbreed.kernels.cuts import cut_of, model_cut_of
 from crossbreed.kernels.programs import Affine, Band, Chance, Consensus, Cut, Election, Keep, Operator, Pick, Voter
 from crossbreed.kernels.tensors import Parent, Parents
@@ -120,8 +121,10 @@ def _between(parents: Parents, parent: Parent, rule: Rule, density: float) -> Ke
 
 def _by_chance(parents: Parents, parent: Parent, rule: Rule, density: float) -> Keep:
     spec = OPERATOR_SPECS[rule.operator]
+    seed = int(spec.scalar(rule, "seed"))
     return Chance(
-        codes=random_codes(parents, parent, int(spec.scalar(rule, "seed"))),
+        key=philox_key(seed, parents.name, parent.hash),
+        codes=partial(random_codes, parents, parent, seed),
         density=density,
         rescale=bool(spec.scalar(rule, "rescale")),
     )
@@ -129,8 +132,10 @@ def _by_chance(parents: Parents, parent: Parent, rule: Rule, density: float) -> 
 
 def _by_rank(parents: Parents, parent: Parent, rule: Rule, density: float) -> Keep:
     spec = OPERATOR_SPECS[rule.operator]
+    seed = int(spec.scalar(rule, "seed"))
     return Chance(
-        codes=random_codes(parents, parent, int(spec.scalar(rule, "seed"))),
+        key=philox_key(seed, parents.name, parent.hash),
+        codes=partial(random_codes, parents, parent, seed),
         density=density,
         rescale=bool(spec.scalar(rule, "rescale")),
         ranks=row_ranks(parents, parent),
