@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from crossbreed.types import ParamValue, Rule
 
@@ -61,6 +62,10 @@ class ParamSpec:
     below: float = math.inf
     limit: Limit | None = None
     """A bound that depends on another parameter; a search steps in fractions of it."""
+    grid: int | None = None
+    """A search steps in parts of 1/grid."""
+    when: tuple[str, str] | None = None
+    """(a CHOICE of the operator, its option) that it needs: with another option nothing reads it."""
     integer: bool = False
     options: tuple[str, ...] = ()
     """Of a CHOICE."""
@@ -110,6 +115,20 @@ class OperatorSpec:
     params: tuple[ParamSpec, ...]
     formula: str
     """With W0 the base, Wi an expert, di = Wi - W0."""
+    plain: bool = False
+    """W is a weighted sum of the sources, and nothing but their weights decides it."""
+    degree: Literal[0, 1] | None = 1
+    """Of the merged delta in `weight`, where no flag normalises it. 1: twice the weights are twice the delta, so that
+    a `scale` says nothing that they do not. 0: only the ratios of the weights count. None: neither."""
+    num_experts: tuple[int, int | None] = (0, None)
+    """How many experts a recipe must have at least, and at most."""
+
+    def fault(self, num_experts: int) -> str | None:
+        """Returns how many experts the operator needs, or None where that is how many there are."""
+        low, high = self.num_experts
+        if low <= num_experts and (high is None or num_experts <= high):
+            return None
+        return f"at least {low}" if high is None else f"{low}" if low == high else f"from {low} to {high}"
 
     def param(self, name: str) -> ParamSpec | None:
         """Returns the parameter called `name`."""
@@ -133,6 +152,15 @@ class OperatorSpec:
         given = rule.params.get(name, self._default(name))
         assert isinstance(given, str), "parse_recipe lets nothing else through"
         return given
+
+    def depth_factor(self, rule: Rule, depth: float | None) -> float:
+        """Returns what a depth profile (LiNeS) multiplies a tensor's merged delta by.
+
+        Args:
+            rule: With `lines_alpha` and `lines_beta`.
+            depth: Where the tensor's layer is, from 0 (first) to 1 (last); None outside the layers.
+        """
+        return self.scalar(rule, "lines_alpha") + self.scalar(rule, "lines_beta") * (depth or 0.0)
 
     def _default(self, name: str) -> float | bool | str:
         param = self.param(name)
@@ -158,6 +186,7 @@ def density(about: str, *, default: float = 1.0) -> ParamSpec:
         default=default,
         search=(0.1, 1.0),
         by_ratio=True,
+        grid=DENSITY_GRID,
         above=0.0,
         at_most=1.0,
         about=about,
@@ -169,3 +198,21 @@ def normalize(*, default: bool) -> ParamSpec:
     return ParamSpec(
         name="normalize", kind=ParamKind.FLAG, default=default, about="Divide by the sum of the weights that count."
     )
+
+
+DEPTH_PROFILE = (
+    ParamSpec(
+        name="lines_alpha",
+        kind=ParamKind.SCALAR,
+        default=1.0,
+        about="Factor on the merged delta of the first layer, and of all that is in no layer.",
+    ),
+    ParamSpec(
+        name="lines_beta",
+        kind=ParamKind.SCALAR,
+        default=0.0,
+        about="What the factor grows by from the first layer to the last.",
+    ),
+)
+"""LiNeS (arXiv 2410.17146): what is merged is scaled by lines_alpha + lines_beta depth. Every operator has it. No search
+has it by default: weights of its own for each band of layers say the same and more."""
