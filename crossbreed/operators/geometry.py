@@ -1,5 +1,96 @@
-"""Paths between weights, or between deltas, on a sphere: scalars from inner products, then a sum."""
+"""Paths between weights, or between deltas, on a sphere."""
 
-from crossbreed.operators.spec import OperatorSpec
+from crossbreed.operators.spec import OperatorSpec, ParamKind, ParamSpec, normalize, scale, weight
 
-SPECS: tuple[OperatorSpec, ...] = ()
+_OF_DELTAS, _OF_WEIGHTS = (
+    ParamSpec(
+        name="of",
+        kind=ParamKind.CHOICE,
+        default=default,
+        options=("deltas", "weights"),
+        about="Whether the vectors are what the experts add to the base, or their whole weights.",
+    )
+    for default in ("deltas", "weights")
+)
+
+
+def _along(*options: str) -> ParamSpec:
+    about = f"What is a vector: the whole tensor, or each of its {' or '.join(options)}; one dimension is one vector."
+    return ParamSpec(name="along", kind=ParamKind.CHOICE, default="tensor", options=("tensor", *options), about=about)
+
+
+SPECS = (
+    OperatorSpec(
+        name="slerp",
+        formula="W = the point at t on the arc from W0 to W1, a straight line where they are nearly parallel",
+        num_experts=(1, 1),
+        params=(
+            ParamSpec(
+                name="t",
+                kind=ParamKind.SCALAR,
+                default=0.0,
+                required=True,
+                search=(0.0, 1.0),
+                about="Where on the arc: 0 is the base, 1 the expert.",
+            ),
+        ),
+    ),
+    OperatorSpec(
+        name="nuslerp",
+        formula="W = W0 + the point at w2 / (w1 + w2) on the arc from d1 to d2",
+        num_experts=(2, 2),
+        degree=0,
+        params=(
+            weight(ParamKind.EXPERT, "Share of each expert's direction; only the ratio counts."),
+            _OF_DELTAS,
+            _along("rows", "columns"),
+        ),
+    ),
+    OperatorSpec(
+        name="multislerp",
+        formula="W = W0 + sum(wi |di|) u, with u the direction of sum(wi di / |di|)",
+        params=(
+            weight(ParamKind.EXPERT, "Share of each expert's direction and length."),
+            _OF_DELTAS,
+            normalize(default=True),
+        ),
+    ),
+    OperatorSpec(
+        name="karcher",
+        formula="W = sum(wi |Wi|) u / sum(wi), with u the point on the sphere nearest to all Wi / |Wi|",
+        degree=0,
+        params=(
+            ParamSpec(
+                name="weight",
+                kind=ParamKind.SOURCE,
+                default=1.0,
+                search=(0.0, 1.0),
+                at_least=0.0,
+                about="How much each source pulls. Between deltas the base's does not count: it has none.",
+            ),
+            _OF_WEIGHTS,
+            ParamSpec(
+                name="max_iter",
+                kind=ParamKind.SCALAR,
+                default=10.0,
+                at_least=0.0,
+                at_most=1000.0,
+                integer=True,
+                about="Steps at most.",
+            ),
+            ParamSpec(
+                name="tol",
+                kind=ParamKind.SCALAR,
+                default=1e-5,
+                above=0.0,
+                about="Angle in radians below which a step is the last.",
+            ),
+        ),
+    ),
+    OperatorSpec(
+        name="model_stock",
+        formula="W = W0 + scale t mean(di), t = N c / (1 + (N - 1) c) and c the mean cosine between two deltas",
+        num_experts=(2, None),
+        params=(scale("On t, which the angles between the experts set."), _along("rows")),
+    ),
+)

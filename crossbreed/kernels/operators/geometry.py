@@ -1,7 +1,231 @@
-"""Paths between weights, or between deltas, on a sphere: scalars from inner products, then a sum."""
+"""Paths between weights, or between deltas, on a sphere: scalars from inner products, then a sum.
 
-from collections.abc import Mapping
+With K the cosines between the vectors and c their coefficients, every operator here is a function c(K, lengths); `gram`
+finds both once. A vector of length 0 has no direction: it is at right angles to every other, as in mergekit.
+All tensors are merged so, vectors and embeddings too: a direction needs no matrix.
 
-from crossbreed.kernels.programs import Operator
+Shapes: M rows, N columns, V vectors (all sources that take part; those that leave the tensor as it is are the base).
+What is written [..., V] has a leading M or N where each row or column is a vector of its own.
+"""
 
-OPERATORS: Mapping[str, Operator] = {}
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crossbreed.errors import InvalidWeights
+from crossbreed.kernels.gram import Along, Of, gram
+from crossbreed.kernels.programs import Affine, Coefficient, Operator
+from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.types import Rule
+
+Numbers: TypeAlias = NDArray[np.float64]
+
+_BASE = Affine(shares=())
+_NEARLY_PARALLEL = 0.9995
+"""Cosine beyond which `slerp` is a straight line, as in mergekit."""
+_NOTHING = 1e-8
+"""A mean of unit vectors that is no longer than this has no direction."""
+
+
+def slerp(parents: Parents, rule: Rule) -> Affine:
+    """From the base's weights to those of one expert (Shoemake 1985)."""
+    if not parents.experts:
+        return _BASE
+    t = OPERATOR_SPECS["slerp"].scalar(rule, "t")
+    (expert,) = parents.expert_names
+    vectors = _vectors(parents, {parents.base_name: 1 - t, expert: t}, Of.WEIGHTS)
+    cosine = vectors.cosines[0, 1]
+    return vectors.combined(_turned(cosine, vectors.weights, is_straight=abs(cosine) > _NEARLY_PARALLEL))
+
+
+def nuslerp(parents: Parents, rule: Rule) -> Affine:
+    """Between the deltas, or the weights, of two experts."""
+    if not parents.experts:
+        return _BASE
+    spec = OPERATOR_SPECS["nuslerp"]
+    weights = spec.per_source(rule, "weight", parents.expert_names)
+    vectors = _vectors(parents, weights, Of(spec.word(rule, "of")), _along(parents, rule))
+    total = math.fsum(vectors.weights)
+    shares = vectors.weights / total if abs(total) >= 1e-6 else np.array([0.5, 0.5])
+    cosine = vectors.cosines[..., 0, 1]
+    return vectors.combined(_turned(cosine, shares, is_straight=1 - cosine**2 <= 1e-16))
+
+
+def _turned(cosine: Numbers, shares: Numbers, *, is_straight: NDArray[np.bool_]) -> Numbers:
+    """sin(share angle) / sin(angle) for both vectors; the shares themselves where the arc is a line."""
+    angle = np.arccos(np.clip(cosine, -1, 1))[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(is_straight[..., None], shares, np.sin(shares * angle) / np.sin(angle))
+
+
+def multislerp(parents: Parents, rule: Rule) -> Affine:
+    """The weighted mean of directions, with the weighted mean of lengths.
+
+    mergekit goes from that mean one step along the sphere; projected on the tangent there, the weighted sum of unit
+    vectors that it steps by is 0.
+
+    Raises:
+        InvalidWeights: the weights sum to 0 and are to be normalised, or the mean has no direction.
+    """
+    spec = OPERATOR_SPECS["multislerp"]
+    weights = spec.per_source(rule, "weight", parents.expert_names)
+    of, is_normalized = Of(spec.word(rule, "of")), bool(spec.scalar(rule, "normalize"))
+    if not parents.experts:
+        return _BASE if of is Of.DELTAS or is_normalized else Affine(shares=(), of_base=math.fsum(weights.values()))
+    vectors = _vectors(parents, weights, of)
+    shares = vectors.shares("multislerp") if is_normalized else vectors.weights
+    taking = (shares != 0) & (vectors.lengths != 0)
+    if taking.sum() <= 2 and _length(shares, vectors.cosines) <= _NOTHING:
+        return vectors.combined(shares)  # nothing, or two that are opposite: the line between them
+    return vectors.on_sphere(vectors.direction(shares), shares)
+
+
+def karcher(parents: Parents, rule: Rule) -> Affine:
+    """The point on the sphere with the least sum of squared angles to all (Karcher 1977; arXiv 2603.04972).
+
+    Raises:
+        InvalidWeights: the weights sum to 0, or the search for the point starts nowhere.
+    """
+    if not parents.experts:
+        return _BASE
+    spec = OPERATOR_SPECS["karcher"]
+    of = Of(spec.word(rule, "of"))
+    sources = parents.expert_names if of is Of.DELTAS else (parents.base_name, *parents.expert_names)
+    vectors = _vectors(parents, spec.per_source(rule, "weight", sources), of)
+    shares = vectors.shares("karcher")
+    pulling = np.where(vectors.lengths == 0, 0.0, shares)
+    if not pulling.any():
+        return vectors.combined(pulling)
+    pulling = pulling / math.fsum(pulling)
+    mean, tolerance = vectors.direction(pulling), spec.scalar(rule, "tol")
+    for _ in range(int(spec.scalar(rule, "max_iter"))):
+        cosines = np.clip(vectors.cosines @ mean, -1, 1)
+        angles = np.arccos(cosines)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pulls = np.where(angles < tolerance, 0.0, pulling * angles / np.sin(angles))
+        step = pulls - (pulls @ cosines) * mean  # in the tangent at the mean
+        length = _length(step, vectors.cosines)
+        if length < tolerance:
+            break
+        mean = vectors.direction(np.cos(length) * mean + np.sin(length) / length * step)
+    return vectors.on_sphere(mean, shares)
+
+
+def model_stock(parents: Parents, rule: Rule) -> Affine:
+    """Towards the mean of the experts, as far as their angles say that it is better than the base (arXiv 2403.19522).
+
+    For more than two experts the cosine is the mean over all pairs, as in mergekit.
+    """
+    if not parents.experts:
+        return _BASE
+    spec = OPERATOR_SPECS["model_stock"]
+    count = len(parents.expert_names)
+    vectors = _vectors(parents, dict.fromkeys(parents.expert_names, 1 / count), Of.DELTAS, _along(parents, rule))
+    first, second = np.triu_indices(count, 1)
+    cosine = vectors.cosines[..., first, second].mean(-1)
+    divisor = 1 + (count - 1) * cosine
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(abs(divisor) < 1e-6, 0.0, count * cosine / divisor)
+    return vectors.combined(spec.scalar(rule, "scale") * t[..., None] * vectors.weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Vectors:
+    """The sources that take part, in an order that only their content and weights decide."""
+
+    owners: Sequence[Parent | None]
+    """None: the base, or an expert that leaves the tensor as it is."""
+    weights: Numbers
+    """[V]"""
+    lengths: Numbers
+    """[..., V]"""
+    cosines: Numbers
+    """[..., V, V]; 0 wherever a length is 0."""
+    of: Of
+    along: Along
+    parents: Parents
+
+    def shares(self, operator: str) -> Numbers:
+        """Returns the weights, divided by their sum."""
+        total = math.fsum(self.weights)
+        if total == 0:
+            raise InvalidWeights(f"the weights of `{operator}` sum to 0 and cannot be normalised")
+        return self.weights / total
+
+    def direction(self, shares: Numbers) -> Numbers:
+        """Returns a sum of the unit vectors, made a unit vector itself."""
+        length = _length(shares, self.cosines)
+        if length <= _NOTHING:
+            raise InvalidWeights("the sources' directions cancel: their mean has none")
+        return shares / length
+
+    def on_sphere(self, direction: Numbers, shares: Numbers) -> Affine:
+        """Returns a sum of the unit vectors, as long as the vectors are on average."""
+        longer = np.divide(
+            shares @ self.lengths, self.lengths, out=np.zeros_like(self.lengths), where=self.lengths != 0
+        )
+        return self.combined(direction * longer)
+
+    def combined(self, coefficients: Numbers) -> Affine:
+        """Adds up the ci Vi: the base's weights as often as weights are summed, and the deltas of the experts."""
+        parts = [self._coefficient(part) for part in np.moveaxis(coefficients, -1, 0)]
+        shares = tuple((c, owner) for c, owner in zip(parts, self.owners, strict=True) if owner is not None)
+        of_base = np.asarray(coefficients.sum(-1)) if self.of is Of.WEIGHTS else np.ones(())
+        if of_base.ndim == 0:
+            return Affine(shares=shares, of_base=float(of_base))
+        base = self.parents.base.float()
+        twice = Parent(name=self.parents.base_name, hash=self.parents.base_hash, value=2 * base)  # its delta is W0
+        return Affine(shares=(*shares, (self._coefficient(of_base - 1), twice)))
+
+    def _coefficient(self, values: Numbers) -> Coefficient:
+        if values.ndim == 0:
+            return float(values)
+        axis = 0 if self.along is Along.COLUMNS else 1
+        return torch.from_numpy(np.expand_dims(values, axis)).to(self.parents.base.device, torch.float32)
+
+
+def _vectors(parents: Parents, weights: Mapping[str, float], of: Of, along: Along = Along.TENSOR) -> _Vectors:
+    places = {parent.name: place for place, parent in enumerate(parents.experts, 1)}
+    hashes = {parent.name: parent.hash for parent in parents.experts}
+    names = sorted(weights, key=lambda name: (hashes.get(name, ""), weights[name]))
+    taken = [places.get(name, 0) for name in names]
+    products = gram(parents, of, along)[..., taken, :][..., taken]
+    lengths = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
+    squares = lengths[..., :, None] * lengths[..., None, :]
+    cosines = np.divide(products, squares, out=np.zeros_like(products), where=squares != 0)
+    same = np.equal.outer(taken, taken) & (squares != 0)
+    return _Vectors(
+        owners=[parents.experts[place - 1] if place else None for place in taken],
+        weights=np.array([weights[name] for name in names]),
+        lengths=lengths,
+        cosines=np.where(same, np.where(np.isnan(cosines), np.nan, 1.0), cosines),  # exactly
+        of=of,
+        along=along,
+        parents=parents,
+    )
+
+
+def _length(coefficients: Numbers, cosines: Numbers) -> float:
+    """Of a sum of unit vectors."""
+    square = float(coefficients @ cosines @ coefficients)
+    return 0.0 if square < 0 else math.sqrt(square)
+
+
+def _along(parents: Parents, rule: Rule) -> Along:
+    word = OPERATOR_SPECS[rule.operator].word(rule, "along")
+    return Along(word) if parents.base.ndim > 1 else Along.TENSOR
+
+
+OPERATORS: Mapping[str, Operator] = {
+    "slerp": slerp,
+    "nuslerp": nuslerp,
+    "multislerp": multislerp,
+    "karcher": karcher,
+    "model_stock": model_stock,
+}
