@@ -1,0 +1,51 @@
+"""mergekit's own arithmetic, for people who must get the tensors that mergekit 0.1.5 gave them.
+
+Not how one would compute a merge: deltas, weights and sums are rounded to the tensor's dtype op by op, ties are broken
+by an unstable sort and random masks come from the device's generator, in the order of the models. All of that is kept,
+because in bfloat16 one element in twenty would differ otherwise. `METHODS` says what every method is told and merges.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from crossbreed.kernels.mergekit_numerics import selection, sphere, sums
+from crossbreed.kernels.mergekit_numerics.inputs import Input, Inputs, Merge
+from crossbreed.kernels.mergekit_numerics.methods import METHODS, BaseRole, Method, Parameter, Scope, WhenMissing
+from crossbreed.types import ParamValue
+
+__all__ = ["METHODS", "BaseRole", "Input", "Method", "Parameter", "Scope", "WhenMissing", "merge_tensor"]
+
+_MERGES: Mapping[str, Merge] = {**sums.MERGES, **sphere.MERGES, **selection.MERGES}
+
+
+def merge_tensor(
+    method: str,
+    inputs: Sequence[Input],
+    parameters: Mapping[str, ParamValue],
+    *,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Returns one output tensor, in the dtype that mergekit would give it.
+
+    That is the inputs' dtype; of `arcee_fusion` it is at least float32.
+
+    Args:
+        method: A name in `METHODS`.
+        inputs: Tensors of one dtype and shape, in the order of the configuration; a base that it does not list last.
+        parameters: Values of the GLOBAL parameters for this tensor; those left out have the method's default.
+        generator: Where random masks come from; None: torch's global generator, as in mergekit.
+
+    Raises:
+        InputError: `della`'s probabilities leave (0, 1), or its rows have one element.
+        InvalidWeights: `multislerp` of directions that cancel.
+
+    >>> ones, twos = torch.ones(2), torch.full((2,), 2.0)
+    >>> merge_tensor("slerp", [Input(tensor=ones, is_base=True), Input(tensor=twos)], {"t": 0.25})
+    tensor([1.2500, 1.2500])
+    """
+    declared, given = METHODS[method], tuple(inputs)
+    fault = declared.fault(num_models=len(given), has_base=any(one.is_base for one in given))
+    assert fault is None, f"{method} needs {fault}"
+    assert len({(one.tensor.dtype, one.tensor.shape) for one in given}) == 1, "inputs of one dtype and shape"
+    return _MERGES[method](Inputs(method=declared, all=given, parameters=parameters, generator=generator))

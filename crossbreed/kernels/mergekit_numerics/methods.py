@@ -1,0 +1,191 @@
+"""mergekit's merge methods as it declares them: what each is told and what it merges.
+
+A configuration is refused by these declarations, before a tensor is read.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Scope(StrEnum):
+    """Who has a value of a parameter. A global value of one that is not GLOBAL goes to everybody in its scope."""
+
+    GLOBAL = "global"
+    """The merge."""
+    MODEL = "model"
+    """Every model."""
+    EXPERT = "expert"
+    """Every model but the base."""
+
+
+class BaseRole(StrEnum):
+    """What a method makes of the base."""
+
+    REQUIRED = "required"
+    """Others are compared with it: there must be one."""
+    OPTIONAL = "optional"
+    """With one, deltas are merged; without, weights."""
+    ORDINARY = "ordinary"
+    """A model like any other."""
+
+
+class WhenMissing(StrEnum):
+    """What becomes of a tensor that some of the models lack."""
+
+    MERGE = "merge"
+    """Those that have it are merged, which `Method.fault` may object to."""
+    PASS_ONE = "pass one"
+    """If one model alone has it, it is copied."""
+    PASS_BASE = "pass base"
+    """If the base alone has it, it is copied."""
+    BASE_OR_NONE = "base or none"
+    """If the base alone has it, it is copied; if too few have it, it is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter of a method."""
+
+    name: str
+    scope: Scope = Scope.GLOBAL
+    default: float | bool | None = None
+    """Its type is the parameter's: a bool is a flag, an int a count. None: a number, or nothing."""
+    required: bool = False
+    """Without a default: a configuration must give it."""
+
+    def fault(self, value: object) -> str | None:
+        """Returns what a single value should have been, or None when it is valid."""
+        if isinstance(self.default, bool):
+            return None if isinstance(value, bool) else "true or false"
+        if value is None and self.default is None and not self.required:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return "a finite number"
+        return "a whole number" if isinstance(self.default, int) and value != int(value) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """What a method is told and what it merges.
+
+    >>> METHODS["slerp"].fault(num_models=3, has_base=True)
+    '1 model besides the base'
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...] = ()
+    base: BaseRole = BaseRole.REQUIRED
+    least: int = 0
+    """How many models it needs, besides a base that is not ORDINARY..."""
+    most: int | None = None
+    """...and how many it can take."""
+    missing: WhenMissing = WhenMissing.MERGE
+
+    def parameter(self, name: str) -> Parameter | None:
+        """Returns the parameter called `name`."""
+        return next((parameter for parameter in self.parameters if parameter.name == name), None)
+
+    def fault(self, *, num_models: int, has_base: bool) -> str | None:
+        """Returns which models there should have been, or None when `num_models`, the base included, are right."""
+        is_apart = self.base is not BaseRole.ORDINARY
+        num_counted = num_models - (is_apart and has_base)
+        if self.base is BaseRole.REQUIRED and not has_base:
+            return "a base"
+        if num_counted >= self.least and (self.most is None or num_counted <= self.most):
+            return None
+        counted = f"{self.least}{'' if self.most == self.least else ' or more'}"
+        return f"{counted} model{'' if counted == '1' else 's'}{' besides the base' if is_apart else ''}"
+
+
+def _flag(name: str, default: bool) -> Parameter:
+    return Parameter(name=name, default=default)
+
+
+def _deltas(name: str, *own: Parameter, normalize: bool = False, rescale: bool = False) -> Method:
+    """The family of task arithmetic: deltas thinned out, weighted, perhaps elected, added."""
+    weight = Parameter(name="weight", scope=Scope.EXPERT, required=True)
+    density = Parameter(name="density", scope=Scope.EXPERT, default=1.0)
+    flags = _flag("normalize", normalize), _flag("rescale", rescale), _flag("int8_mask", False)
+    return Method(name=name, parameters=(weight, density, *own, Parameter(name="lambda", default=1.0), *flags))
+
+
+_GAMMA = Parameter(name="gamma", scope=Scope.EXPERT, default=0.01)
+_EPSILON = Parameter(name="epsilon", scope=Scope.EXPERT, default=0.15)
+_RAM_EPSILON = Parameter(name="epsilon", default=1e-5)
+_T = Parameter(name="t", required=True)
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            Method(
+                name="linear",
+                parameters=(Parameter(name="weight", scope=Scope.MODEL, required=True), _flag("normalize", True)),
+                base=BaseRole.ORDINARY,
+                least=1,
+            ),
+            _deltas("task_arithmetic"),
+            _deltas("ties", normalize=True),
+            _deltas("dare_linear", rescale=True),
+            _deltas("dare_ties", rescale=True),
+            _deltas("della", _EPSILON, normalize=True, rescale=True),
+            _deltas("della_linear", _EPSILON, rescale=True),
+            _deltas("breadcrumbs", _GAMMA),
+            _deltas("breadcrumbs_ties", _GAMMA),
+            Method(name="sce", parameters=(Parameter(name="select_topk", default=1.0), _flag("int8_mask", False))),
+            Method(name="slerp", parameters=(_T,), least=1, most=1, missing=WhenMissing.PASS_ONE),
+            Method(
+                name="nuslerp",
+                parameters=(
+                    Parameter(name="weight", scope=Scope.EXPERT, required=True),
+                    _flag("nuslerp_flatten", True),
+                    _flag("nuslerp_row_wise", False),
+                ),
+                base=BaseRole.OPTIONAL,
+                least=2,
+                most=2,
+                missing=WhenMissing.PASS_ONE,
+            ),
+            Method(
+                name="multislerp",
+                parameters=(
+                    Parameter(name="weight", scope=Scope.EXPERT, required=True),
+                    _flag("normalize_weights", True),
+                    Parameter(name="eps", default=1e-8),
+                ),
+                base=BaseRole.OPTIONAL,
+                least=1,
+            ),
+            Method(
+                name="karcher",
+                parameters=(Parameter(name="max_iter", default=10), Parameter(name="tol", default=1e-5)),
+                base=BaseRole.ORDINARY,
+                least=1,
+            ),
+            Method(
+                name="model_stock",
+                parameters=(_flag("filter_wise", False),),
+                least=2,
+                missing=WhenMissing.BASE_OR_NONE,
+            ),
+            Method(name="arcee_fusion", least=1, most=1, missing=WhenMissing.PASS_ONE),
+            Method(name="nearswap", parameters=(_T,), least=1, most=1, missing=WhenMissing.PASS_BASE),
+            Method(name="ram", parameters=(_RAM_EPSILON,)),
+            Method(
+                name="ramplus_tl",
+                parameters=(Parameter(name="r", default=0.1), Parameter(name="alpha", default=0.2), _RAM_EPSILON),
+            ),
+            Method(
+                name="passthrough",
+                parameters=(Parameter(name="scale", scope=Scope.MODEL),),
+                base=BaseRole.ORDINARY,
+                least=1,
+                most=1,
+            ),
+        )
+    }
+)
+"""Name -> declaration, of mergekit 0.1.5."""
