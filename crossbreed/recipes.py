@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 import yaml
 
 from crossbreed.errors import InputError
-from crossbreed.operators import OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
-from crossbreed.sources.structure import Structure, layer_of
+from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.sources.structure import Structure, depth_of, layer_of
 from crossbreed.types import RECIPE_SCHEMA, ParamValue, Recipe, Rule
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -94,6 +94,9 @@ def why_not_mergekit(recipe: Recipe, structure: Structure, paths: Mapping[str, s
     operators = {rule.operator for rule in recipe.rules}
     if len(operators) > 1:
         return f"mergekit has one method a file, and the recipe uses {_any_of(sorted(operators))}"
+    for rule in recipe.rules:
+        if reason := _why_not_rule(rule):
+            return reason
     if structure.num_layers == 0:
         return "mergekit merges by layers, and the model has none"
     used = [paths[name] for name in recipe.sources]
@@ -126,8 +129,9 @@ def to_mergekit(
     spec = OPERATOR_SPECS[recipe.rules[0].operator if recipe.rules else "task_arithmetic"]
     models = {name: f"{adapters[name]}+{path}" if name in adapters else path for name, path in paths.items()}
     find_rule, untouched = rule_finder(recipe), _keep_base(recipe, spec)
-    settings = {name: _settings(recipe, spec, find_rule(name) or untouched) for name in structure.tensors}
-    shared = [key for key in _settings(recipe, spec, untouched) if key.source is None]
+    depths = {name: depth_of(name, structure.num_layers) for name in structure.tensors}
+    settings = {name: _settings(recipe, spec, find_rule(name) or untouched, depths[name]) for name in depths}
+    shared = [key for key in _settings(recipe, spec, untouched, None) if key.source is None]
     constant = [key for key in shared if len({setting[key] for setting in settings.values()}) == 1]
     first = next(iter(settings.values()))
     return {
@@ -135,9 +139,22 @@ def to_mergekit(
         "base_model": models[recipe.base],
         "dtype": "float32",
         "out_dtype": recipe.dtype,
-        "parameters": {**_MERGEKIT_FIXED.get(spec.name, {}), **{key.name: first[key] for key in constant}},
+        "parameters": {**_MERGEKIT_FIXED[spec.name], **{key.name: first[key] for key in constant}},
         "slices": _slices(settings, {name: models[name] for name in recipe.sources}, structure.num_layers, constant),
     }
+
+
+def _why_not_rule(rule: Rule) -> str | None:
+    spec = OPERATOR_SPECS[rule.operator]
+    if spec.name not in _MERGEKIT_FIXED:
+        return f"mergekit has no method that makes the tensors of `{spec.name}`"
+    for param in spec.params:
+        if param.kind is ParamKind.CHOICE and (word := spec.word(rule, param.name)) != param.default:
+            return f"mergekit's {spec.name} has no {param.name} `{word}`"
+    has_profile = any(spec.scalar(rule, param.name) != param.default for param in DEPTH_PROFILE)
+    if has_profile and spec.param("scale") is None:
+        return f"mergekit's {spec.name} has no lambda, by which a depth profile would be said"
+    return None
 
 
 class _Key(NamedTuple):
@@ -149,9 +166,11 @@ class _Key(NamedTuple):
 
 _MERGEKIT_NAMES = {"scale": "lambda"}
 _MERGEKIT_FIXED: Mapping[str, Mapping[str, bool]] = {
+    "linear": {},
     "task_arithmetic": {"normalize": False},
     "ties": {"rescale": False},
 }
+"""Operator that mergekit has with the same meaning -> what it must be told besides the parameters."""
 _Settings: TypeAlias = Mapping[_Key, float | bool]
 
 
@@ -162,17 +181,19 @@ def _keep_base(recipe: Recipe, spec: OperatorSpec) -> Rule:
     return Rule(match="", operator=spec.name, params={**params, "weight": weight})
 
 
-def _settings(recipe: Recipe, spec: OperatorSpec, rule: Rule) -> dict[_Key, float | bool]:
+def _settings(recipe: Recipe, spec: OperatorSpec, rule: Rule, depth: float | None) -> dict[_Key, float | bool]:
     experts = tuple(name for name in recipe.sources if name != recipe.base)
     settings: dict[_Key, float | bool] = {}
     for param in spec.params:
+        if param in DEPTH_PROFILE or param.kind is ParamKind.CHOICE:
+            continue  # a part of lambda; and mergekit's own choice
         name = _MERGEKIT_NAMES.get(param.name, param.name)
         if param.of_each:
             takers = tuple(recipe.sources) if param.kind is ParamKind.SOURCE else experts
             values = spec.per_source(rule, param.name, takers)
             settings |= {_Key(source, name): value for source, value in values.items()}
         else:
-            value = spec.scalar(rule, param.name)
+            value = spec.scalar(rule, param.name) * (spec.depth_factor(rule, depth) if param.name == "scale" else 1)
             settings[_Key(None, name)] = bool(value) if param.kind is ParamKind.FLAG else value
     return settings
 
@@ -247,11 +268,19 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
             where=f"{where}.operator",
             fix=_suggestion(value["operator"], OPERATOR_SPECS),
         )
+    experts = tuple(name for name in sources if name != base)
+    if wanted := spec.fault(len(experts)):
+        raise InputError(
+            f"`{spec.name}` does not merge this number of experts",
+            expected=wanted,
+            got=f"{len(experts)}: {_any_of(experts)}",
+            where=f"{where}.operator",
+        )
     names = [param.name for param in spec.params]
     needed = [param.name for param in spec.params if param.required]
     params = value.get("params", {})
     _require_keys(params, names, needed=needed, where=f"{where}.params")
-    takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: tuple(name for name in sources if name != base)}
+    takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: experts}
     rule = Rule(
         match=value["match"],
         operator=spec.name,
@@ -266,7 +295,7 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
             raise InputError(
                 f"`{param.name}` is no source", expected=_any_of(sources), got=name, where=f"{where}.params"
             )
-    _check_limits(rule, spec, takers[ParamKind.EXPERT], where)
+    _check_limits(rule, spec, experts, where)
     return rule
 
 

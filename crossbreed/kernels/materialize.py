@@ -13,10 +13,12 @@ from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.execute import execute
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.operators import OPERATORS
+from crossbreed.kernels.programs import Program
 from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder
 from crossbreed.sources import Adapter, Checkpoint, Sources, layer_of
-from crossbreed.types import Recipe, WeightStream
+from crossbreed.types import Recipe, Rule, WeightStream
 
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
@@ -69,13 +71,20 @@ def _stream(recipe: Recipe, base: Checkpoint, experts: Experts, facts: Facts) ->
                 tensor = tensor.to(dtype)
             else:
                 try:
-                    program = OPERATORS[rule.operator](parents_of(name, recipe.base, base, experts, facts), rule)
+                    program = program_of(parents_of(name, recipe.base, base, experts, facts), rule)
                     tensor = execute(program, tensor, dtype)
                 except InvalidWeights as fault:
                     raise InvalidWeights(f"`{name}` of recipe {recipe.id}: {fault}") from None
             if not _is_finite(tensor):
                 raise InvalidWeights(f"`{name}` of recipe {recipe.id} holds NaN or Inf")
         yield name, tensor
+
+
+def program_of(parents: Parents, rule: Rule) -> Program:
+    """Returns what a rule computes of one tensor: its operator's program, with the rule's depth profile."""
+    program = OPERATORS[rule.operator](parents, rule)
+    factor = OPERATOR_SPECS[rule.operator].depth_factor(rule, parents.depth)
+    return program if factor == 1 else program.scaled(factor)
 
 
 def parents_of(name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts) -> Parents:

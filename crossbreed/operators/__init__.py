@@ -6,16 +6,17 @@ A family of operators is a module here and one of the same name in `crossbreed.k
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from crossbreed.operators import columns, geometry, linear, regression, selection, sparse, spectral
-from crossbreed.operators.spec import Limit, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.operators.spec import DEPTH_PROFILE, Limit, OperatorSpec, ParamKind, ParamSpec
 
-__all__ = ["OPERATOR_SPECS", "Limit", "OperatorSpec", "ParamKind", "ParamSpec"]
+__all__ = ["DEPTH_PROFILE", "OPERATOR_SPECS", "Limit", "OperatorSpec", "ParamKind", "ParamSpec"]
 
 OPERATOR_SPECS: Mapping[str, OperatorSpec] = MappingProxyType(
     {
-        spec.name: spec
+        spec.name: replace(spec, params=(*spec.params, *DEPTH_PROFILE))
         for family in (linear, sparse, selection, geometry, columns, spectral, regression)
         for spec in family.SPECS
     }

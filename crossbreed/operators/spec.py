@@ -214,5 +214,5 @@ DEPTH_PROFILE = (
         about="What the factor grows by from the first layer to the last.",
     ),
 )
-"""LiNeS (arXiv 2410.17146): what is merged is scaled by lines_alpha + lines_beta depth. Every operator has it. No search
-has it by default: weights of its own for each band of layers say the same and more."""
+"""LiNeS (arXiv 2410.17146): what is merged is scaled by lines_alpha + lines_beta depth. Every operator has it; no
+search varies it by default, for weights of their own for each band of layers say the same and more."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+_BLOCKS = r"(?:layers|h|blocks|block)"
+_LAYER = re.compile(rf"(?:^|\.){_BLOCKS}\.(\d+)\.")
 
 
 class ModuleType(StrEnum):
@@ -73,6 +74,16 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def depth_of(name: str, num_layers: int) -> float | None:
+    """Returns where a tensor's layer is, from 0 (first) to 1 (last); None outside the layers.
+
+    >>> depth_of("model.layers.7.mlp.up_proj.weight", 15), depth_of("lm_head.weight", 15)
+    (0.5, None)
+    """
+    layer = layer_of(name)
+    return None if layer is None else layer / max(1, num_layers - 1)
+
+
 def module_of(name: str) -> ModuleType:
     """Returns the kind of module that a tensor belongs to.
 
@@ -93,3 +104,12 @@ def module_of(name: str) -> ModuleType:
 def names_pattern(names: Iterable[str]) -> str:
     """Returns a regular expression that matches exactly `names`."""
     return "|".join(re.escape(name) for name in sorted(names))
+
+
+def layers_pattern(layers: Iterable[int]) -> str:
+    """Returns a regular expression that matches the names of all tensors in some blocks.
+
+    >>> bool(re.fullmatch(layers_pattern([0, 7]), "model.layers.7.mlp.up_proj.weight"))
+    True
+    """
+    return rf"(?:.*\.)?{_BLOCKS}\.(?:{'|'.join(map(str, layers))})\..*"

@@ -13,9 +13,10 @@ from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.materialize import bind_experts, parents_of
 from crossbreed.kernels.reference import columns, geometry, linear, regression, selection, sparse, spectral
 from crossbreed.kernels.reference.tensor import Reference, Tensor
+from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder
 from crossbreed.sources import Sources
-from crossbreed.types import Recipe
+from crossbreed.types import Recipe, Rule
 
 REFERENCES: Mapping[str, Reference] = MappingProxyType(
     {
@@ -38,4 +39,12 @@ def materialize_fp64(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, to
             yield name, stored.double()
             continue
         parents = parents_of(name, recipe.base, sources.base, experts, Facts())
-        yield name, REFERENCES[rule.operator](Tensor.of(parents), rule)
+        yield name, merged_fp64(Tensor.of(parents), rule)
+
+
+def merged_fp64(tensor: Tensor, rule: Rule) -> torch.Tensor:
+    """Returns one tensor: what the operator makes of it, and W0 + (alpha + beta depth) (W - W0) of that (LiNeS)."""
+    merged, spec = REFERENCES[rule.operator](tensor, rule), OPERATOR_SPECS[rule.operator]
+    alpha, beta = spec.scalar(rule, "lines_alpha"), spec.scalar(rule, "lines_beta")
+    factor = alpha if tensor.depth is None else alpha + beta * tensor.depth
+    return tensor.base + factor * (merged - tensor.base)
