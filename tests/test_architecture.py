@@ -12,7 +12,7 @@ import pytest
 import crossbreed
 
 ROOT = Path(crossbreed.__file__).parent
-GROUND = {"types", "errors", "config", "randomness", "operators", "recipes", "sources"}
+GROUND = {"types", "errors", "config", "randomness", "operators", "named_recipes", "recipes", "sources"}
 FLOOR = {"search_spaces", "optimizer", "kernels", "fitness"}
 HOUSE = GROUND | FLOOR | {"runs"}
 MAY_IMPORT = {
