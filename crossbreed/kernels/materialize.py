@@ -4,12 +4,13 @@ The same stream is what an engine is given, what is fingerprinted and what is pu
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels.artifacts import Grams, bind_grams
 from crossbreed.kernels.execute import execute
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.operators import OPERATORS
@@ -23,7 +24,9 @@ from crossbreed.types import Recipe, Rule, WeightStream
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
 
-def materialize(recipe: Recipe, sources: Sources, facts: Facts | None = None) -> WeightStream:
+def materialize(
+    recipe: Recipe, sources: Sources, facts: Facts | None = None, *, artifacts: Collection[Grams] = ()
+) -> WeightStream:
     """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
 
     Tensors that nothing changes are the base's own, mapped and not copied where the dtype agrees: do not write to
@@ -33,12 +36,14 @@ def materialize(recipe: Recipe, sources: Sources, facts: Facts | None = None) ->
         recipe: What to merge.
         sources: Opened.
         facts: What earlier merges of the same sources found out; a search keeps one for its life.
+        artifacts: Opened; those that the recipe names are found by content hash.
 
     Raises:
-        InputError: at once, when `sources` lacks a source of the recipe.
+        InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
-    return _stream(recipe, sources.base, bind_experts(recipe, sources), facts or Facts())
+    grams = bind_grams(recipe, artifacts)
+    return _stream(recipe, sources.base, bind_experts(recipe, sources), facts or Facts(), grams)
 
 
 def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Adapter]:
@@ -62,7 +67,7 @@ def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Ada
     return dict(sorted(experts, key=lambda item: (item[1].hash, item[0])))
 
 
-def _stream(recipe: Recipe, base: Checkpoint, experts: Experts, facts: Facts) -> WeightStream:
+def _stream(recipe: Recipe, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None) -> WeightStream:
     find_rule, dtype = rule_finder(recipe), getattr(torch, recipe.dtype)
     for name in sorted(base.tensors):
         tensor, rule = base.tensor(name), find_rule(name)
@@ -71,7 +76,7 @@ def _stream(recipe: Recipe, base: Checkpoint, experts: Experts, facts: Facts) ->
                 tensor = tensor.to(dtype)
             else:
                 try:
-                    program = program_of(parents_of(name, recipe.base, base, experts, facts), rule)
+                    program = program_of(parents_of(name, recipe.base, base, experts, facts, grams), rule)
                     tensor = execute(program, tensor, dtype)
                 except InvalidWeights as fault:
                     raise InvalidWeights(f"`{name}` of recipe {recipe.id}: {fault}") from None
@@ -87,7 +92,9 @@ def program_of(parents: Parents, rule: Rule) -> Program:
     return program if factor == 1 else program.scaled(factor)
 
 
-def parents_of(name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts) -> Parents:
+def parents_of(
+    name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None = None
+) -> Parents:
     """Returns what one tensor of a merge is made from."""
     layer, last = layer_of(name), max((layer_of(other) or 0 for other in base.tensors), default=0)
     return Parents(
@@ -98,12 +105,14 @@ def parents_of(name: str, base_name: str, base: Checkpoint, experts: Experts, fa
         base_hash=base.hash,
         experts=tuple(parts_of(name, experts)),
         expert_names=tuple(experts),
+        expert_hashes=tuple(expert.hash for expert in experts.values()),
         facts=facts,
         model=lambda: (
-            parents_of(other, base_name, base, experts, facts)
+            parents_of(other, base_name, base, experts, facts, grams)
             for other in sorted(base.tensors)
             if base.tensor(other).is_floating_point()
         ),
+        grams=grams,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from crossbreed.kernels.artifacts import Grams
 from crossbreed.kernels.facts import Facts
 from crossbreed.sources import LowRank, ModuleType, module_of
 
@@ -62,12 +63,16 @@ class Parents:
     """Sorted by hash; an expert that leaves the tensor as it is, is absent."""
     expert_names: tuple[str, ...]
     """All the recipe's experts, the absent ones too."""
+    expert_hashes: tuple[str, ...]
+    """Their content hashes, in the same order."""
     base_hash: str
     """Content hash of the base."""
     facts: Facts
     """What is already known of the sources."""
     model: Callable[[], Iterator["Parents"]]
     """All floating-point tensors of the merge, sorted by name: for facts about the whole model."""
+    grams: Grams | None = None
+    """Of the experts' inputs, if the recipe names them."""
 
     @property
     def is_projection(self) -> bool:

@@ -61,6 +61,7 @@ def parents_of_tensors(
         base_hash="base",
         experts=tuple(Parent(name=key, hash=key, value=experts[key]) for key in sorted(experts)),
         expert_names=tuple(sorted(experts)),
+        expert_hashes=tuple(sorted(experts)),
         facts=Facts(),
         model=lambda: iter([parents]),
     )

@@ -1,7 +1,227 @@
-"""Least squares on what the experts do to their inputs."""
+"""Least squares on what the experts do to their inputs.
 
-from collections.abc import Mapping
+What is no projection has no Gram: `regmean` and `swudi` average its deltas, and `bmm` leaves it to its anchor. Matrices
+of more than MOST_COLUMNS inputs are refused: their Grams and eigenvectors in fp64 would take 4 GB and minutes each.
+(Where all experts are adapters and the Grams are those of their deltas, nothing as large is made.)
+"""
 
-from crossbreed.kernels.programs import Operator
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 
-OPERATORS: Mapping[str, Operator] = {}
+import torch
+
+from crossbreed.errors import InputError
+from crossbreed.kernels.artifacts import GRAMS
+from crossbreed.kernels.execute import execute
+from crossbreed.kernels.linear_solve import FILTERS, System, Term, approach, solve, tikhonov
+from crossbreed.kernels.operators.linear import task_arithmetic
+from crossbreed.kernels.operators.sparse import ties
+from crossbreed.kernels.operators.spectral import mean_of_deltas, tsv_m
+from crossbreed.kernels.programs import Affine, Dense, Operator, Program
+from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.sources import LowRank
+from crossbreed.types import ParamValue, Rule
+
+MOST_COLUMNS = 10_240
+_BASE = Affine(shares=())
+
+
+def regmean(parents: Parents, rule: Rule) -> Affine | Dense:
+    """The merge that is nearest to each expert on its own inputs (arXiv 2212.09849).
+
+    Where the Grams leave it open, that is the weighted mean of the experts. One that leaves the tensor as it is votes
+    for the base's, if Grams of inputs are given.
+    """
+    spec = OPERATOR_SPECS["regmean"]
+    weights = spec.per_source(rule, "weight", parents.expert_names)
+    if not _any_weight(parents, weights):
+        return _BASE
+    total = math.fsum(weights.values())
+    shares = {name: weight / total for name, weight in weights.items()}
+    if not parents.is_projection:
+        return mean_of_deltas(parents, shares, len(shares))
+    kind = "deltas" if parents.grams is None else "data"
+    problem = _Problem(parents=parents, weights=shares, grams=kind, alpha=spec.scalar(rule, "alpha"))
+
+    def find() -> torch.Tensor:
+        system = problem.solve()
+        return approach(system, system.anchored(problem.sum_of_deltas()), torch.ones_like(system.eigenvalues_R))
+
+    return Dense(delta=parents.fact("regmean", find, *problem.key))
+
+
+def swudi(parents: Parents, rule: Rule) -> Affine | Dense:
+    """From the sum of deltas towards WUDI's minimiser (arXiv 2503.08099), as far as a spectral filter allows.
+
+    The minimiser itself over-fits; where gradient descent towards it stops early is better, and is a filter.
+    """
+    spec = OPERATOR_SPECS["swudi"]
+    weights, scale = spec.per_source(rule, "weight", parents.expert_names), spec.scalar(rule, "scale")
+    if not _any_weight(parents, weights):
+        return _BASE
+    if not parents.is_projection:
+        return mean_of_deltas(parents, weights, scale)
+    problem = _Problem(parents=parents, weights=weights, grams="deltas")
+    system = problem.system()
+    start = parents.fact("sum of deltas", lambda: system.anchored(problem.sum_of_deltas()), *problem.key)
+    name = spec.word(rule, "filter")
+    return Dense(delta=approach(system, start, FILTERS[name](system, spec.scalar(rule, _NUMBERS[name]))), factor=scale)
+
+
+def bmm(parents: Parents, rule: Rule) -> Program:
+    """Bayesian regression with a prior around a merge that is good already (arXiv 2605.12843).
+
+    For given weights and density, lambda and scale cost a diagonal and one product.
+    """
+    spec = OPERATOR_SPECS["bmm"]
+    weights, densities = (spec.per_source(rule, name, parents.expert_names) for name in ("weight", "density"))
+    scale, name = spec.scalar(rule, "scale"), spec.word(rule, "anchor")
+    params: dict[str, ParamValue] = {"weight": weights, "density": densities} if name == "ties" else {"weight": weights}
+    anchor = _ANCHORS[name](parents, Rule(match=rule.match, operator=name, params=params))
+    if not parents.is_projection or not _any_weight(parents, weights):
+        return anchor.scaled(scale)
+    kind = spec.word(rule, "grams")
+    problem = _Problem(
+        parents=parents, weights=weights, grams=kind, eta=spec.scalar(rule, "eta") if kind == "mixed" else 1.0
+    )
+    system = problem.system()
+    settings = sorted((parent.hash, weights[parent.name], densities[parent.name]) for parent in parents.experts)
+    prior = parents.fact(
+        "anchor",
+        lambda: system.anchored(execute(anchor, parents.base, torch.float32) - parents.base.float()),
+        name,
+        *settings,
+        *problem.key,
+    )
+    ridge = spec.scalar(rule, "lambda") * system.mean_eigenvalue
+    return Dense(delta=approach(system, prior, tikhonov(system, ridge), scale))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    """Whose inputs count how much, and what is taken for their Grams."""
+
+    parents: Parents
+    weights: Mapping[str, float]
+    """Expert name -> weight, none negative."""
+    grams: str
+    """`deltas`, `data` or `mixed`."""
+    eta: float = 1.0
+    """Of `mixed`: the data's part."""
+    alpha: float = 1.0
+    """Factor on what is off the diagonal."""
+
+    @property
+    def votes(self) -> Mapping[str, float]:
+        """Content hash -> weight, sorted: copies vote together, those without a weight or a Gram do not."""
+        parents, by_hash = self.parents, dict[str, list[float]]()
+        changing = {parent.hash for parent in parents.experts}
+        for name, hash_ in zip(parents.expert_names, parents.expert_hashes, strict=True):
+            if self.weights[name] and (hash_ in changing or self.grams != "deltas"):
+                by_hash.setdefault(hash_, []).append(self.weights[name])
+        return {hash_: math.fsum(weights) for hash_, weights in sorted(by_hash.items())}
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What the system depends on beside the sources."""
+        found = self.parents.grams
+        data = None if self.grams == "deltas" or found is None else found.hash
+        return *self.votes.items(), self.grams, self.eta, self.alpha, data
+
+    def system(self) -> System:
+        """Solves it once."""
+        return self.parents.fact("system", self.solve, *self.key)
+
+    def solve(self) -> System:
+        """Solves it: in the span of the adapters' A where nothing is outside of it, else in all columns.
+
+        Raises:
+            InputError: no Grams, or a matrix that is too large.
+        """
+        within_NR = self._span()
+        if within_NR is None and (num_columns := self.parents.base.shape[1]) > MOST_COLUMNS:
+            raise InputError(
+                f"`{self.parents.name}` has too many inputs to be regressed on",
+                expected=f"at most {MOST_COLUMNS:,}: the work grows with their cube",
+                got=f"{num_columns:,}",
+                fix="give it a rule of its own, before this one, with another operator (for example tsv_m)",
+            )
+        return solve(self._terms(within_NR), within_NR)
+
+    def sum_of_deltas(self) -> torch.Tensor:
+        """Returns the weighted sum, fp32."""
+        changing = {parent.hash: parent for parent in self.parents.experts}
+        total_MN = torch.zeros_like(self.parents.base, dtype=torch.float32)
+        for hash_, weight in self.votes.items():
+            if hash_ in changing:
+                total_MN += weight * changing[hash_].whole_delta(self.parents.base)
+        return total_MN
+
+    def _span(self) -> torch.Tensor | None:
+        """Orthonormal columns [N, R] that span the rows of all deltas; None: the Grams need all of the columns."""
+        lows = [parent.value for parent in self.parents.experts if isinstance(parent.value, LowRank)]
+        rank = sum(len(low.a_RN) for low in lows)
+        is_small = len(lows) == len(self.parents.experts) and rank < self.parents.base.shape[1]
+        if not is_small or self.grams != "deltas" or self.alpha != 1:
+            return None
+        span_NR: torch.Tensor = torch.linalg.qr(torch.cat([low.a_RN for low in lows]).double().T).Q
+        return span_NR
+
+    def _terms(self, within_NR: torch.Tensor | None) -> Iterator[Term]:
+        changing = {parent.hash: parent for parent in self.parents.experts}
+        for hash_, weight in self.votes.items():
+            delta_MR = self._delta(changing.get(hash_), within_NR)
+            yield Term(weight, delta_MR, self._gram(hash_, delta_MR))
+
+    def _delta(self, parent: Parent | None, within_NR: torch.Tensor | None) -> torch.Tensor:
+        base = self.parents.base
+        if parent is None:
+            return torch.zeros_like(base, dtype=torch.float64)
+        if isinstance(parent.value, LowRank) and within_NR is not None:
+            low = parent.value
+            return low.scale * low.b_MR.double() @ (low.a_RN.double() @ within_NR)
+        return parent.whole_delta(base).double()
+
+    def _gram(self, expert: str, delta_MR: torch.Tensor) -> torch.Tensor:
+        match self.grams:
+            case "data":
+                gram_RR = self._data(expert)
+            case "deltas":
+                gram_RR = _of_trace_1(delta_MR.T @ delta_MR)
+            case _:
+                own_RR = _of_trace_1(delta_MR.T @ delta_MR)
+                gram_RR = self.eta * _of_trace_1(self._data(expert)) + (1 - self.eta) * own_RR
+        if self.alpha == 1:
+            return gram_RR
+        return self.alpha * gram_RR + (1 - self.alpha) * gram_RR.diagonal().diag()
+
+    def _data(self, expert: str) -> torch.Tensor:
+        parents = self.parents
+        if parents.grams is None:
+            raise InputError(
+                f"Grams of inputs are wanted for `{parents.name}`, and the recipe has none",
+                expected=f"an artifact `{GRAMS}`",
+                fix="name it in the recipe's `artifacts`, or let the rule say `grams: deltas`",
+            )
+        return parents.grams.of(expert, parents.name, parents.base.shape[1]).to(parents.base.device).double()
+
+
+def _of_trace_1(gram_NN: torch.Tensor) -> torch.Tensor:
+    return gram_NN / (gram_NN.trace().item() or 1.0)  # nothing, where all is 0
+
+
+def _any_weight(parents: Parents, weights: Mapping[str, float]) -> bool:
+    return any(weights[parent.name] for parent in parents.experts)
+
+
+_NUMBERS = {"exponential": "time", "tikhonov": "ridge", "landweber": "steps", "top_k": "ratio"}
+"""Filter -> the parameter that it reads."""
+_ANCHORS: Mapping[str, Operator] = {"task_arithmetic": task_arithmetic, "ties": ties, "tsv_m": tsv_m, "swudi": swudi}
+
+OPERATORS: Mapping[str, Operator] = {
+    "regmean": regmean,
+    "swudi": swudi,
+    "bmm": bmm,
+}

@@ -4,11 +4,12 @@ An adapter's tensor is W0 + s B A; nothing is grouped, blocked or rounded. A fam
 is in `crossbreed.kernels.operators`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
 
+from crossbreed.kernels.artifacts import Grams, bind_grams
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.materialize import bind_experts, parents_of
 from crossbreed.kernels.reference import columns, geometry, linear, regression, selection, sparse, spectral
@@ -28,9 +29,11 @@ REFERENCES: Mapping[str, Reference] = MappingProxyType(
 """Operator name -> its meaning."""
 
 
-def materialize_fp64(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, torch.Tensor]]:
+def materialize_fp64(
+    recipe: Recipe, sources: Sources, artifacts: Collection[Grams] = ()
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields every floating-point tensor of the recipe in fp64, sorted by name."""
-    experts, find_rule = bind_experts(recipe, sources), rule_finder(recipe)
+    experts, grams, find_rule = bind_experts(recipe, sources), bind_grams(recipe, artifacts), rule_finder(recipe)
     for name in sorted(sources.base.tensors):
         stored, rule = sources.base.tensor(name), find_rule(name)
         if not stored.is_floating_point():
@@ -38,7 +41,7 @@ def materialize_fp64(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, to
         if rule is None:
             yield name, stored.double()
             continue
-        parents = parents_of(name, recipe.base, sources.base, experts, Facts())
+        parents = parents_of(name, recipe.base, sources.base, experts, Facts(), grams)
         yield name, merged_fp64(Tensor.of(parents), rule)
 
 

@@ -28,6 +28,8 @@ class Tensor:
     """Expert name -> content hash, of those that change the tensor."""
     model: Callable[[], Iterator["Tensor"]]
     """All floating-point tensors of the merge, sorted by name."""
+    grams: Mapping[str, torch.Tensor]
+    """Expert name -> Gram of its inputs, if the recipe names them."""
 
     @classmethod
     def of(cls, parents: Parents) -> "Tensor":
@@ -43,6 +45,7 @@ class Tensor:
             experts=experts | {parent.name: full_tensor(parent, base) for parent in parents.experts},
             hashes={parent.name: parent.hash for parent in parents.experts},
             model=lambda: map(cls.of, parents.model()),
+            grams=_grams(parents),
         )
 
     @property
@@ -52,6 +55,14 @@ class Tensor:
 
 
 Reference: TypeAlias = Callable[[Tensor, Rule], torch.Tensor]
+
+
+def _grams(parents: Parents) -> dict[str, torch.Tensor]:
+    if parents.grams is None or not parents.is_projection:
+        return {}
+    held, num_columns = parents.grams, parents.base.shape[1]
+    hashes = zip(parents.expert_names, parents.expert_hashes, strict=True)
+    return {name: held.of(hash_, parents.name, num_columns).double() for name, hash_ in hashes}
 
 
 def full_tensor(parent: Parent, base: torch.Tensor) -> torch.Tensor:
