@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import save_file
 
 from crossbreed.kernels import Facts, materialize
-from crossbreed.kernels.execute import has_compiler
+from crossbreed.kernels.native import compiler
 from crossbreed.recipes import to_mergekit
 from crossbreed.runs.publish import write_checkpoint
 from crossbreed.sources import Sources, open_sources
@@ -172,7 +172,7 @@ def measure(folder: Path, size: str, operators: Sequence[str], *, mergekit: bool
             "first_seconds": first,
             "bytes": num_bytes,
             "share_of_copy": num_bytes / seconds / bandwidth,
-            "target": TARGETS[operator] if has_compiler() else None,
+            "target": TARGETS[operator] if compiler() else None,
         }
         if mergekit and operator in AGAINST_MERGEKIT:
             theirs = mergekit_seconds(folder, sources, operator)
@@ -188,7 +188,7 @@ def measure(folder: Path, size: str, operators: Sequence[str], *, mergekit: bool
     return {
         "size": size,
         "threads": torch.get_num_threads(),
-        "compiled": has_compiler(),
+        "compiler": compiler(),
         "copy_bytes_per_second": bandwidth,
         "peak_resident_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "operators": rows,

@@ -19,15 +19,14 @@ def philox_key(seed: int, tensor: str, expert: str) -> tuple[int, int]:
 
 
 def random_codes(parents: Parents, parent: Parent, seed: int) -> torch.Tensor:
-    """Returns uint8 [2, n]: the high and the low byte of each element's random number below 65,536."""
+    """Returns uint16 [n]: each element's random number below 65,536."""
     return parents.fact_of(parent, "codes", lambda: _codes(philox_key(seed, parents.name, parent.hash), parents), seed)
 
 
 def _codes(key: tuple[int, int], parents: Parents) -> torch.Tensor:
     size = parents.base.numel()
-    raw = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw((size + 3) // 4)
-    pairs = raw.view(np.uint8).reshape(-1, 2)[:size]  # little-endian
-    return torch.from_numpy(np.ascontiguousarray(pairs.T[::-1]))
+    words = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw((size + 3) // 4)
+    return torch.from_numpy(words.astype("<u8").view("<u2")[:size])
 
 
 def row_ranks(parents: Parents, parent: Parent) -> torch.Tensor:

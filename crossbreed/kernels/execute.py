@@ -1,65 +1,112 @@
-"""Runs programs on CPU, in one pass over each tensor.
+"""Runs programs in one pass over each tensor: compiled (`native`), or in torch, block by block (`plain`).
 
-It is compiled where there is a C++ compiler; where there is none, it goes through blocks that stay in a core's cache.
-Both run the same torch functions and make the same bits.
+Both make the same bits. CUDA tensors go to the `cuda` package.
 
 Shapes: M rows (a Linear's outputs), N columns (its inputs), R stacked ranks, K rows of a block.
 """
 
-import os
-import shutil
-from collections.abc import Callable, Hashable, Sequence
-from functools import cache
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 import torch
 
-from crossbreed.kernels import bodies
+from crossbreed.kernels import native, plain
+from crossbreed.kernels.low_rank import product_in_order
 from crossbreed.kernels.programs import (
     CODES,
     Affine,
     Band,
     Chance,
+    Coefficient,
+    Consensus,
     Dense,
     Election,
     Elementwise,
+    Keep,
+    Pick,
     Program,
-    Voter,
 )
 from crossbreed.kernels.tensors import Parent, as_matrix, row_blocks
 from crossbreed.sources import LowRank
 
-Value: TypeAlias = torch.Tensor | Callable[[slice], torch.Tensor]
-"""What a delta is made from: an expert's [M, N], from which the base is subtracted; or some rows' fp32 delta, made when
-asked for."""
-Do: TypeAlias = tuple[Callable[..., torch.Tensor], *tuple[Hashable, ...]]
-"""A function of `bodies` and what is fixed in it: it is compiled once for each."""
 
-_SMALL = 1 << 15
-"""Elements below which entering a compiled kernel costs more than it saves."""
-_COMPILED_BLOCK = 1 << 20
-"""Elements that a compiled kernel is given at a time where deltas are made block by block."""
+@dataclass(frozen=True, slots=True)
+class _Full:
+    """An expert's own tensor."""
+
+    value_MN: torch.Tensor
+
+    def delta(self, base_KN: torch.Tensor, rows: slice) -> torch.Tensor:
+        return self.value_MN[rows].float() - base_KN
+
+    @property
+    def operand(self) -> native.Operand:
+        return native.Operand(full=self.value_MN)
 
 
-def has_compiler() -> bool:
-    """Whether kernels are compiled on this machine; CROSSBREED_COMPILE=0 says no."""
-    found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    return found is not None and os.environ.get("CROSSBREED_COMPILE") != "0"
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A delta that somebody has computed."""
+
+    delta_MN: torch.Tensor
+
+    def delta(self, base_KN: torch.Tensor, rows: slice) -> torch.Tensor:
+        return self.delta_MN[rows]
+
+    @property
+    def operand(self) -> native.Operand:
+        return native.Operand(delta=self.delta_MN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A delta of low rank; scale and, where it can be, coefficient are in B."""
+
+    b_MR: torch.Tensor
+    a_RN: torch.Tensor
+
+    def delta(self, base_KN: torch.Tensor, rows: slice) -> torch.Tensor:
+        return product_in_order(self.b_MR[rows], self.a_RN)
+
+    @property
+    def operand(self) -> native.Operand:
+        return native.Operand(b=self.b_MR, a=self.a_RN)
+
+
+_Value: TypeAlias = _Full | _Ready | _Product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One pass over a tensor: W = of_base W0 + sum(ci di), or, with a consensus, W = W0 + scale * what is elected."""
+
+    values: Sequence[_Value]
+    weights: Sequence[Coefficient]
+    keeps: Sequence[Keep | None] = field(default=())
+    consensus: Consensus | None = None
+    pick: Pick = Pick.SUM
+    of_base: float = 1.0
+    scale: float = 1.0
 
 
 def execute(program: Program, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Returns the merged tensor in `dtype`: fp32 arithmetic, one rounding. The base's own where nothing changes it."""
+    if base.is_cuda:
+        from crossbreed.kernels import cuda
+
+        return cuda.execute(program, base, dtype)
     match program:
         case Affine():
             same = _unchanged(program, base)
-            return _affine(program, base, dtype) if same is None else same.to(dtype)
+            return _run(_affine(program), base, dtype) if same is None else same.to(dtype)
         case Election():
-            return _election(program, base, dtype) if program.voters and program.scale else base.to(dtype)
+            return _run(_election(program), base, dtype) if program.voters and program.scale else base.to(dtype)
         case Elementwise():
             return _elementwise(program, base, dtype) if program.parents and program.factor else base.to(dtype)
         case Dense():
-            delta_MN, numbers = as_matrix(program.delta), _fp32([program.factor, 1.0])
-            return _merge(base, dtype, [lambda rows: delta_MN[rows]], numbers, do=(bodies.affine,))
+            ready = _Ready(as_matrix(program.delta.contiguous()))
+            return _run(_Pass(values=[ready], weights=[program.factor]), base, dtype)
 
 
 def _unchanged(program: Affine, base: torch.Tensor) -> torch.Tensor | None:
@@ -71,201 +118,110 @@ def _unchanged(program: Affine, base: torch.Tensor) -> torch.Tensor | None:
         return base
     ((c, parent),) = shares
     is_it = not isinstance(c, torch.Tensor) and c == 1 and isinstance(parent.value, torch.Tensor)
-    return parent.value if is_it and isinstance(parent.value, torch.Tensor) else None
+    return cast(torch.Tensor, parent.value) if is_it else None
 
 
-def _affine(program: Affine, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    shares = [(c, parent.value) for c, parent in program.shares if isinstance(c, torch.Tensor) or c != 0]
-    values: list[Value] = [value for _, value in shares if isinstance(value, torch.Tensor)]
-    coefficients = [c for c, value in shares if isinstance(value, torch.Tensor)]
-    if factors := [(c, value) for c, value in shares if isinstance(value, LowRank)]:
-        values, coefficients = [*values, _product(factors)], [*coefficients, 1.0]
-    if not values:
-        values, coefficients = [base], [0.0]
-    if any(isinstance(c, torch.Tensor) for c in coefficients):
-        vectors = [c if isinstance(c, torch.Tensor) else torch.full((1, 1), c) for c in coefficients]
-        return _merge(
-            base, dtype, values, _fp32([program.of_base]), do=(bodies.affine_by_vectors,), sides=vectors, flat=False
-        )
-    numbers = _fp32([*(float(c) for c in coefficients), program.of_base])
-    return _merge(base, dtype, values, numbers, do=(bodies.affine,))
+def _affine(program: Affine) -> _Pass:
+    shares = [(c, parent) for c, parent in program.shares if isinstance(c, torch.Tensor) or c != 0]
+    full = [(c, _value(parent)) for c, parent in shares if isinstance(parent.value, torch.Tensor)]
+    factors = [(c, parent.value) for c, parent in shares if isinstance(parent.value, LowRank)]
+    pairs = [*full, (1.0, _stacked(factors))] if factors else full
+    return _Pass(values=[value for _, value in pairs], weights=[c for c, _ in pairs], of_base=program.of_base)
 
 
-def _product(factors: Sequence[tuple[Any, LowRank]]) -> Callable[[slice], torch.Tensor]:
+def _stacked(factors: Sequence[tuple[Coefficient, LowRank]]) -> _Product:
     """All adapters at once: [c1 s1 B1 ... cn sn Bn] [A1; ...; An]."""
     by_columns = [isinstance(c, torch.Tensor) and c.shape[0] == 1 for c, _ in factors]
     pairs = list(zip(factors, by_columns, strict=True))
-    b_MR = torch.cat([low.scale * low.b_MR if columns else c * low.scale * low.b_MR for (c, low), columns in pairs], 1)
-    a_RN = torch.cat([low.a_RN * c if columns else low.a_RN for (c, low), columns in pairs])
-    return lambda rows: b_MR[rows] @ a_RN
+    b_MR = [low.scale * low.b_MR if columns else c * low.scale * low.b_MR for (c, low), columns in pairs]
+    a_RN = [low.a_RN * c if columns else low.a_RN for (c, low), columns in pairs]
+    return _Product(torch.cat(b_MR, dim=1), torch.cat(a_RN))
 
 
-def _election(program: Election, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    keeps = tuple(_kind(voter) for voter in program.voters)
-    ends = [end for voter in program.voters for end in _ends(voter)]
-    return _merge(
-        base,
-        dtype,
-        [_value(voter.parent) for voter in program.voters],
-        _fp32([*(number for voter in program.voters for number in _numbers(voter)), program.scale]),
-        do=(bodies.election, keeps, program.consensus, program.pick),
-        sides=[side for voter in program.voters for side in _sides(voter)],
-        ends=torch.tensor(ends, dtype=torch.int64) if ends else None,
+def _election(program: Election) -> _Pass:
+    return _Pass(
+        values=[_value(voter.parent) for voter in program.voters],
+        weights=[voter.weight for voter in program.voters],
+        keeps=[voter.keep for voter in program.voters],
+        consensus=program.consensus,
+        pick=program.pick,
+        scale=program.scale,
     )
 
 
-def _elementwise(program: Elementwise, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return _merge(
-        base,
-        dtype,
-        [_value(parent) for parent in program.parents],
-        _fp32([*program.numbers, program.factor]),
-        do=(bodies.elementwise, program.body),
-        sides=program.sides,
-        flat=not program.by_rows,
-    )
+def _value(parent: Parent) -> _Value:
+    if isinstance(parent.value, torch.Tensor):
+        return _Full(as_matrix(parent.value))
+    low = parent.value
+    return _Product((low.scale * low.b_MR).contiguous(), low.a_RN.contiguous())
 
 
-def _merge(
-    base: torch.Tensor,
-    dtype: torch.dtype,
-    values: Sequence[Value],
-    numbers: torch.Tensor,
-    *,
-    do: Do,
-    sides: Sequence[torch.Tensor] = (),
-    ends: torch.Tensor | None = None,
-    flat: bool = True,
-) -> torch.Tensor:
-    """Walks a tensor once.
-
-    Args:
-        base: The base's tensor.
-        dtype: Of the result.
-        values: What each delta is made from.
-        numbers: fp32, for the arithmetic.
-        do: The arithmetic.
-        sides: Other inputs; as long as the tensor, or [M, 1], or [1, N].
-        ends: Flat indices at which cuts end.
-        flat: The arithmetic does not know rows from columns.
-    """
+def _run(work: _Pass, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=dtype)
     merged_MN, base_MN = as_matrix(merged), as_matrix(base)
-    num_rows, num_columns = base_MN.shape
-    values = [as_matrix(value) if isinstance(value, torch.Tensor) else value for value in values]
-    sides = [side if flat is False and side.ndim == 2 else side.reshape(num_rows, num_columns) for side in sides]
-    is_compiled = has_compiler() and base.numel() >= _SMALL
-    kernel = (_compiled if is_compiled else _plain)(do, tuple(isinstance(v, torch.Tensor) for v in values), flat)
-    at_once = base.numel() if is_compiled and all(isinstance(v, torch.Tensor) for v in values) else _COMPILED_BLOCK
-    for rows in row_blocks(merged_MN, at_once if is_compiled else None):
-        first = torch.tensor(rows.start * num_columns) if ends is not None else None
-        kernel(
-            merged_MN[rows],
-            base_MN[rows],
-            [value[rows] if isinstance(value, torch.Tensor) else value(rows) for value in values],
-            [side[rows] if side.shape[0] == num_rows else side for side in sides],
-            numbers,
-            ends,
-            first,
-        )
+    keeps = work.keeps or [None] * len(work.values)
+    operands = [_operand(*voter) for voter in zip(work.values, work.weights, keeps, strict=True)]
+    how = {"consensus": "affine" if work.consensus is None else work.consensus.value, "pick": work.pick.value}
+    if operands and native.merge(base_MN, merged_MN, operands, **how, of_base=work.of_base, scale=work.scale):
+        return merged
+    num_columns = base_MN.shape[1]
+    for rows in row_blocks(merged_MN):
+        base_KN = base_MN[rows].float()
+        deltas = [
+            plain.thin(value.delta(base_KN, rows), keep, rows, rows.start * num_columns)
+            for value, keep in zip(work.values, keeps, strict=True)
+        ]
+        votes = plain.weigh(deltas, [_of_rows(weight, rows, len(merged_MN)) for weight in work.weights])
+        if work.consensus is None:
+            merged_MN[rows] = plain.add([*votes, base_KN * work.of_base])
+        else:
+            weights = cast(Sequence[float], work.weights)
+            merged_MN[rows] = base_KN + plain.elect(votes, weights, work.consensus, work.pick) * work.scale
     return merged
 
 
-def _kernel(do: Do, is_full: tuple[bool, ...]) -> Callable[..., None]:
-    arithmetic, *options = do
-
-    def kernel(
-        merged_KN: torch.Tensor,
-        base_KN: torch.Tensor,
-        values_KN: Sequence[torch.Tensor],
-        sides: Sequence[torch.Tensor],
-        numbers: torch.Tensor,
-        ends: torch.Tensor | None,
-        first: torch.Tensor | None,
-    ) -> None:
-        base = base_KN.to(torch.float32)
-        deltas = [v.to(torch.float32) - base if full else v for full, v in zip(is_full, values_KN, strict=True)]
-        index = None if first is None else torch.arange(base.numel()) + first
-        merged_KN.copy_(arithmetic(base, deltas, sides, numbers, ends, index, *options))
-
-    return kernel
+def _of_rows(weight: Coefficient, rows: slice, num_rows: int) -> Coefficient:
+    is_column = isinstance(weight, torch.Tensor) and weight.shape[0] == num_rows and weight.shape[1] == 1
+    return cast(torch.Tensor, weight)[rows] if is_column else weight
 
 
-@cache
-def _plain(do: Do, is_full: tuple[bool, ...], flat: bool) -> Callable[..., None]:
-    kernel = _kernel(do, is_full)
-    return _flattened(kernel) if flat else kernel
-
-
-@cache
-def _compiled(do: Do, is_full: tuple[bool, ...], flat: bool) -> Callable[..., None]:
-    kernel = torch.compile(_kernel(do, is_full), dynamic=True, fullgraph=True)
-    return _flattened(kernel) if flat else kernel
-
-
-def _flattened(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Elements in a row: one compiled kernel for tensors of all shapes."""
-
-    def flat(merged: Any, base: Any, values: Any, sides: Any, *more: Any) -> None:
-        kernel(
-            merged.view(-1), base.reshape(-1), [v.reshape(-1) for v in values], [s.reshape(-1) for s in sides], *more
-        )
-
-    return flat
-
-
-def _value(parent: Parent) -> Value:
-    if isinstance(parent.value, torch.Tensor):
-        return parent.value
-    low = parent.value
-    return lambda rows: (low.scale * low.b_MR[rows]) @ low.a_RN
-
-
-def _kind(voter: Voter) -> bodies.KeepKind:
-    match voter.keep:
+def _operand(value: _Value, weight: Coefficient, keep: Keep | None) -> native.Operand:
+    operand = value.operand
+    if not isinstance(weight, torch.Tensor):
+        operand = operand._replace(weight=weight)
+    elif weight.shape[1] == 1:
+        operand = operand._replace(by_row=weight.float().contiguous())
+    else:
+        operand = operand._replace(by_column=weight.float().contiguous())
+    match keep:
         case None:
-            return "all"
-        case Band(high=None):
-            return "low"
-        case Band():
-            return "band"
+            return operand
+        case Band(low=low, high=None):
+            return operand._replace(keep="low", numbers=(low.magnitude,), ends=(low.end,))
+        case Band(low=low, high=high):
+            numbers, ends = (low.magnitude, high.magnitude), (low.end, high.end)
+            return operand._replace(keep="band", numbers=numbers, ends=ends)
         case Chance(ranks=None):
-            return "chance"
+            numbers = (keep.density * CODES, 1 / keep.density if keep.rescale else 1.0)
+            return operand._replace(keep="chance", numbers=numbers, codes=keep.codes())
         case Chance():
-            return "ranked"
+            name = "ranked_rescaled" if keep.rescale else "ranked"
+            numbers = (keep.least, keep.slope)
+            return operand._replace(keep=name, numbers=numbers, codes=keep.codes(), ranks=keep.ranks)
 
 
-def _numbers(voter: Voter) -> Sequence[float]:
-    match voter.keep:
-        case None:
-            return (voter.weight,)
-        case Band(low=low, high=None):
-            return voter.weight, low.magnitude
-        case Band(low=low, high=high):
-            return voter.weight, low.magnitude, high.magnitude
-        case Chance(density=density, rescale=rescale, ranks=None):
-            return voter.weight, density * CODES, 1 / density if rescale else 1.0
-        case Chance(density=density, spread=spread, rescale=rescale):
-            return voter.weight, (density - spread) * CODES, 2 * spread * CODES / 255, float(rescale)
-
-
-def _ends(voter: Voter) -> Sequence[int]:
-    match voter.keep:
-        case Band(low=low, high=None):
-            return (low.end,)
-        case Band(low=low, high=high):
-            return low.end, high.end
-    return ()
-
-
-def _sides(voter: Voter) -> Sequence[torch.Tensor]:
-    match voter.keep:
-        case Chance(codes=codes, ranks=None):
-            return tuple(codes())
-        case Chance(codes=codes, ranks=ranks):
-            return *codes(), ranks
-    return ()
-
-
-def _fp32(numbers: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float32)
+def _elementwise(program: Elementwise, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Plain torch, in blocks; the programs that a search runs most are compiled."""
+    merged = torch.empty(base.shape, dtype=dtype)
+    merged_MN, base_MN = as_matrix(merged), as_matrix(base)
+    values = [_value(parent) for parent in program.parents]
+    sides = [side if program.by_rows and side.ndim == 2 else side.reshape(base_MN.shape) for side in program.sides]
+    numbers = torch.tensor(program.numbers, dtype=torch.float32)
+    for rows in row_blocks(merged_MN):
+        base_KN = base_MN[rows].float()
+        deltas = [value.delta(base_KN, rows) for value in values]
+        added_KN = program.body(
+            base_KN, deltas, [side[rows] if len(side) == len(base_MN) else side for side in sides], numbers
+        )
+        merged_MN[rows] = base_KN + added_KN * program.factor
+    return merged

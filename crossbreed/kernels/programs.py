@@ -68,12 +68,22 @@ class Chance:
     key: tuple[int, int]
     """Of the Philox stream that gives each element a random number below CODES."""
     codes: Callable[[], torch.Tensor]
-    """Those numbers as [2, n] uint8, high byte and low; not asked for on CUDA, which draws them where it needs them."""
+    """Those numbers as uint16 [n]; not asked for on CUDA, which draws them where it needs them."""
     density: float
     rescale: bool
     ranks: torch.Tensor | None = None
     """[n] uint8: where in its row an element's magnitude stands, from 0 to 255."""
     spread: float = 0.0
+
+    @property
+    def least(self) -> float:
+        """The number below which an element of rank 0 is kept ..."""
+        return (self.density - self.spread) * CODES
+
+    @property
+    def slope(self) -> float:
+        """... and what each rank adds to it."""
+        return 2 * self.spread * CODES / 255
 
 
 Keep: TypeAlias = Band | Chance
@@ -126,8 +136,7 @@ class Election:
 
 Body: TypeAlias = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
 """(base, deltas, side inputs, numbers) -> what is added to the base; all fp32 but the side inputs. Pure torch functions
-of elements, multiplication and addition apart (no addcmul, no alpha), so that compiled and plain bits agree. NaN in a
-delta must reach the result: masks are products, not choices."""
+of elements. NaN in a delta must reach the result: masks are products, not choices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +144,6 @@ class Elementwise:
     """W = W0 + factor * body(W0, deltas, sides, numbers)."""
 
     body: Body
-    """A module-level function: it is compiled once for each number of deltas and sides."""
     parents: tuple[Parent, ...]
     sides: tuple[torch.Tensor, ...] = ()
     """Facts with one value for each element, flat or in the tensor's shape."""

@@ -15,6 +15,7 @@ import torch
 
 from crossbreed.kernels.artifacts import Grams
 from crossbreed.kernels.facts import Facts
+from crossbreed.kernels.low_rank import product
 from crossbreed.sources import LowRank, ModuleType, module_of
 
 T = TypeVar("T")
@@ -37,11 +38,13 @@ class Parent:
     def delta(self, base_KN: torch.Tensor, rows: slice) -> torch.Tensor:
         """Returns the fp32 delta of some rows from the base's, in fp32."""
         if isinstance(self.value, LowRank):
-            return (self.value.scale * self.value.b_MR[rows]) @ self.value.a_RN
+            return product(self.value.scale * self.value.b_MR[rows], self.value.a_RN)
         return as_matrix(self.value)[rows].float() - base_KN
 
     def whole_delta(self, base: torch.Tensor) -> torch.Tensor:
-        """Returns the fp32 delta from the base's tensor, in its shape; block by block, as kernels compute it again."""
+        """Returns the fp32 delta from the base's tensor, in its shape, as kernels compute it again."""
+        if isinstance(self.value, LowRank):
+            return product(self.value.scale * self.value.b_MR, self.value.a_RN).view(base.shape)
         base_MN = as_matrix(base)
         delta_MN = torch.empty(base_MN.shape, device=base.device)
         for rows in row_blocks(base_MN):

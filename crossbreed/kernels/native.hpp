@@ -1,0 +1,260 @@
+// One pass over a tensor: W = c0 W0 + sum(ci di), or an election among thinned deltas. Plain C++17, no headers of torch.
+//
+// `native.py` instantiates `merge` for what a recipe needs: the number of experts, their dtypes, how each delta is
+// thinned out, who elects. All of an element then happens in registers, and the compiler turns the one loop over a row
+// into vector code. Each product and each sum is rounded by itself (-ffp-contract=off), in the order of `plain.py`: so
+// the bits do not depend on the number of threads, on the processor, or on whether there is a compiler at all.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+enum class Keep { all, low, band, chance, ranked, ranked_rescaled };
+enum class Consensus { affine, none, sum, count };
+enum class Pick { mean, sum, max };
+
+// Mirrored by ctypes structures in native.py: keep the order.
+struct Value {
+  const void* data;        // full tensor, or fp32 delta: [rows, columns]
+  const float* b;          // low rank: [rows, rank], scale and coefficient in it
+  const float* a;          // low rank: [rank, columns]
+  const float* by_row;     // coefficients [rows], or null
+  const float* by_column;  // coefficients [columns], or null
+  const uint16_t* codes;   // each element's random number
+  const uint8_t* ranks;    // where each element's magnitude stands in its row
+  int64_t rank;
+  int64_t ends[2];
+  float weight, numbers[2];
+};
+
+struct Job {
+  const void* base;
+  void* merged;
+  const Value* values;
+  int64_t rows, columns;
+  float of_base, scale;
+};
+
+namespace {
+
+constexpr int64_t kTile = 1024;  // elements that are merged at a time: what a low-rank product is buffered for
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+inline float widen(Bfloat16 stored) {
+  uint32_t bits = static_cast<uint32_t>(stored.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline float widen(_Float16 stored) { return static_cast<float>(stored); }
+inline float widen(float stored) { return stored; }
+
+inline void narrow(float value, Bfloat16& stored) {  // to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  stored.bits = static_cast<uint16_t>(value == value ? rounded : 0x7fc0);
+}
+inline void narrow(float value, _Float16& stored) { stored = static_cast<_Float16>(value); }
+inline void narrow(float value, float& stored) { stored = value; }
+
+inline uint16_t magnitude_bits(Bfloat16 stored) { return stored.bits & 0x7fff; }
+inline uint16_t magnitude_bits(_Float16 stored) {
+  uint16_t bits;
+  std::memcpy(&bits, &stored, 2);
+  return bits & 0x7fff;
+}
+inline uint32_t magnitude_bits(float stored) {
+  uint32_t bits;
+  std::memcpy(&bits, &stored, 4);
+  return bits & 0x7fffffff;
+}
+template <class Stored>
+constexpr auto kInfinityBits = uint32_t{0x7f800000};
+template <>
+constexpr auto kInfinityBits<Bfloat16> = uint16_t{0x7f80};
+template <>
+constexpr auto kInfinityBits<_Float16> = uint16_t{0x7c00};
+
+// What a delta is made from. `Stored` is the expert's dtype; a Delta is ready, or a row of B A.
+template <class Stored, Keep keep, bool by_column = false>
+struct Full {
+  using Element = Stored;
+  static constexpr Keep kKeep = keep;
+  static constexpr bool kByColumn = by_column;
+  static constexpr bool kIsDelta = false, kIsLowRank = false;
+};
+template <Keep keep, bool by_column = false>
+struct Delta {
+  using Element = float;
+  static constexpr Keep kKeep = keep;
+  static constexpr bool kByColumn = by_column;
+  static constexpr bool kIsDelta = true, kIsLowRank = false;
+};
+template <Keep keep, bool by_column = false>
+struct LowRank {
+  using Element = float;
+  static constexpr Keep kKeep = keep;
+  static constexpr bool kByColumn = by_column;
+  static constexpr bool kIsDelta = true, kIsLowRank = true;
+};
+
+// A value's part in a tile, everything that a loop needs in locals.
+template <class Kind>
+struct Part {
+  const typename Kind::Element* data;
+  const float* by_column;
+  const uint16_t* codes;
+  const uint8_t* ranks;
+  float weight, first, second;
+
+  inline float coefficient(int32_t j) const {
+    if constexpr (Kind::kByColumn) return by_column[j];
+    return weight;
+  }
+
+  inline float delta(int32_t j, float base) const {
+    float value = widen(data[j]);
+    return Kind::kIsDelta ? value : value - base;
+  }
+
+  inline float thinned(int32_t j, float delta) const {
+    if constexpr (Kind::kKeep == Keep::low) {
+      return __builtin_fabsf(delta) <= first ? 0.0f : delta;  // NaN is larger than anything, as when cuts are found
+    } else if constexpr (Kind::kKeep == Keep::band) {
+      const float size = __builtin_fabsf(delta);
+      return delta * ((!(size <= first)) & (size <= second) ? 1.0f : 0.0f);
+    } else if constexpr (Kind::kKeep == Keep::chance) {
+      return delta * (static_cast<float>(codes[j]) < first ? 1.0f : 0.0f) * second;
+    } else if constexpr (Kind::kKeep == Keep::ranked || Kind::kKeep == Keep::ranked_rescaled) {
+      const float chance = first + static_cast<float>(ranks[j]) * second;
+      const float kept = static_cast<float>(codes[j]) < chance ? 1.0f : 0.0f;
+      return Kind::kKeep == Keep::ranked ? delta * kept : delta * kept * (65536.0f / chance);
+    } else {
+      return delta;
+    }
+  }
+};
+
+inline float sign_of(float value) { return (value > 0.0f ? 1.0f : 0.0f) - (value < 0.0f ? 1.0f : 0.0f); }
+
+template <Consensus consensus, Pick pick, class... Kinds>
+inline float merged(int32_t j, float base, float of_base, float scale, const Part<Kinds>&... parts) {
+  constexpr int kNum = sizeof...(Kinds);
+  const float votes[kNum] = {parts.thinned(j, parts.delta(j, base)) *
+                             parts.coefficient(j)...};
+  const float weights[kNum] = {parts.weight...};
+  if constexpr (consensus == Consensus::affine || consensus == Consensus::none) {
+    float total = votes[0];
+    for (int v = 1; v < kNum; ++v) total = total + votes[v];
+    return consensus == Consensus::affine ? total + base * of_base : base + total * scale;
+  } else {
+    float elected = consensus == Consensus::sum ? votes[0] : sign_of(votes[0]);
+    for (int v = 1; v < kNum; ++v) elected = elected + (consensus == Consensus::sum ? votes[v] : sign_of(votes[v]));
+    const float sign = elected < 0.0f ? -1.0f : 1.0f;
+    float total = 0.0f, divisor = 0.0f;
+    for (int v = 0; v < kNum; ++v) {
+      float agreeing = votes[v] * sign;
+      agreeing = agreeing < 0.0f ? 0.0f : agreeing;  // NaN stays, and Inf wins its vote
+      const float counted = agreeing > 0.0f ? weights[v] : 0.0f;
+      if (v == 0) {
+        total = agreeing;
+        divisor = counted;
+      } else {
+        total = pick != Pick::max ? total + agreeing : !(agreeing <= total) ? agreeing : total;
+        divisor = divisor + counted;
+      }
+    }
+    if (pick == Pick::mean) total = total / (divisor == 0.0f ? 1.0f : divisor);
+    return base + total * sign * scale;
+  }
+}
+
+// A row of B A, in lanes that stay in registers over the rank.
+inline void multiply(const Value& value, int64_t row, int64_t column, int64_t columns, int64_t n, float* out) {
+  constexpr int64_t kLanes = 64;
+  const float* b = value.b + row * value.rank;
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const float* a = value.a + column + j;
+    const int64_t rest = n - j < kLanes ? n - j : kLanes;
+    float sum[kLanes] = {};
+    for (int64_t r = 0; r < value.rank; ++r, a += columns) {
+      if (rest == kLanes) {
+        for (int64_t lane = 0; lane < kLanes; ++lane) sum[lane] = sum[lane] + b[r] * a[lane];
+      } else {
+        for (int64_t lane = 0; lane < rest; ++lane) sum[lane] = sum[lane] + b[r] * a[lane];
+      }
+    }
+    std::memcpy(out + j, sum, rest * sizeof(float));
+  }
+}
+
+// The next smaller magnitude. Below 0 is -1: then every element is above the cut.
+inline float below(float magnitude) { return magnitude > 0.0f ? std::nextafter(magnitude, 0.0f) : -1.0f; }
+
+// How many of the next elements have the same cuts.
+inline int64_t until_next_end(const Job& job, std::size_t num_values, int64_t at, int64_t n) {
+  for (std::size_t v = 0; v < num_values; ++v)
+    for (int64_t end : job.values[v].ends)
+      if (end > at && end - at < n) n = end - at;
+  return n;
+}
+
+template <class Kind>
+Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t column, int64_t n, float* buffer) {
+  const int64_t at = row * job.columns + column;
+  auto cut = [&](int which) {  // what equals a cut is inside before its end: there the cut is a little lower
+    const float magnitude = value.numbers[which];
+    return at < value.ends[which] ? below(magnitude) : magnitude;
+  };
+  constexpr bool kIsCut = Kind::kKeep == Keep::low || Kind::kKeep == Keep::band;
+  auto* data = static_cast<const typename Kind::Element*>(value.data) + at;
+  if constexpr (Kind::kIsLowRank) {
+    multiply(value, row, column, job.columns, n, buffer);
+    data = buffer;
+  }
+  return Part<Kind>{data,
+                    value.by_column == nullptr ? nullptr : value.by_column + column,
+                    value.codes == nullptr ? nullptr : value.codes + at,
+                    value.ranks == nullptr ? nullptr : value.ranks + at,
+                    value.by_row == nullptr ? value.weight : value.by_row[row],
+                    kIsCut ? cut(0) : value.numbers[0],
+                    Kind::kKeep == Keep::band ? cut(1) : value.numbers[1]};
+}
+
+template <Consensus consensus, Pick pick, class Base, class Merged, class... Kinds>
+bool merge_tile(const Base* base, Merged* out, int32_t n, float of_base, float scale, const Part<Kinds>... parts) {
+  auto largest = magnitude_bits(*out = Merged{});
+  for (int32_t j = 0; j < n; ++j) {
+    narrow(merged<consensus, pick>(j, widen(base[j]), of_base, scale, parts...), out[j]);
+    const auto bits = magnitude_bits(out[j]);
+    largest = bits > largest ? bits : largest;
+  }
+  return largest >= kInfinityBits<Merged>;
+}
+
+// Merges the rows from `first` to `last`, or, where there is but one row, its columns from `first` to `last`. Returns
+// whether the result holds NaN or Inf.
+template <Consensus consensus, Pick pick, class Base, class Merged, class... Kinds, std::size_t... index>
+bool merge(const Job& job, int64_t first, int64_t last, std::index_sequence<index...>) {
+  bool bad = false;
+  float buffers[sizeof...(Kinds)][kTile];
+  const bool is_row = job.rows == 1;
+  for (int64_t row = is_row ? 0 : first; row < (is_row ? 1 : last); ++row) {
+    const int64_t end = is_row ? last : job.columns;
+    for (int64_t column = is_row ? first : 0, n; column < end; column += n) {
+      const int64_t at = row * job.columns + column;
+      n = until_next_end(job, sizeof...(Kinds), at, end - column < kTile ? end - column : kTile);
+      bad |= merge_tile<consensus, pick, Base, Merged, Kinds...>(
+          static_cast<const Base*>(job.base) + at, static_cast<Merged*>(job.merged) + at, static_cast<int32_t>(n),
+          job.of_base, job.scale, part_of<Kinds>(job.values[index], job, row, column, n, buffers[index])...);
+    }
+  }
+  return bad;
+}
+
+}  // namespace

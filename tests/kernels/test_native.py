@@ -1,0 +1,139 @@
+"""Compiled and plain kernels make the same bits, whatever is merged, in which dtypes, by how many threads."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from merges import parents_of_tensors
+
+from crossbreed.kernels import native
+from crossbreed.kernels.chance import random_codes, row_ranks
+from crossbreed.kernels.execute import execute
+from crossbreed.kernels.programs import (
+    Affine,
+    Band,
+    Chance,
+    Consensus,
+    Cut,
+    Dense,
+    Election,
+    Keep,
+    Pick,
+    Program,
+    Voter,
+)
+from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.sources import LowRank
+
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+ROWS, COLUMNS = 301, 217
+"""Neither a multiple of a vector nor of a tile."""
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float16, torch.float32], ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+def tensors(dtype: torch.dtype) -> Parents:
+    generator = torch.Generator().manual_seed(0)
+    base = 0.02 * torch.randn(ROWS, COLUMNS, generator=generator)
+    full = {name: (base + 0.002 * torch.randn(base.shape, generator=generator)).to(dtype) for name in "abc"}
+    low = LowRank(
+        a_RN=0.01 * torch.randn(8, COLUMNS, generator=generator),
+        b_MR=0.1 * torch.randn(ROWS, 8, generator=generator),
+        scale=2.0,
+    )
+    return parents_of_tensors(base.to(dtype), {**full, "p": low})
+
+
+def check(program: Program, parents: Parents, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = execute(program, parents.base, dtype)
+    torch.set_num_threads(1)
+    alone = execute(program, parents.base, dtype)
+    torch.set_num_threads(2)
+    monkeypatch.setenv("CROSSBREED_COMPILER", "")
+    assert native.compiler() is None
+    plain = execute(program, parents.base, dtype)
+    assert torch.equal(compiled, alone)
+    assert torch.equal(compiled, plain)
+    assert not torch.equal(compiled, parents.base.to(dtype))
+
+
+@pytest.mark.parametrize("names", ["a", "abc", "p", "abcp"])
+def test_sums(names: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = tensors(dtype)
+    shares = tuple((0.3 + 0.1 * i, parent) for i, parent in enumerate(parents.experts) if parent.name in names)
+    check(Affine(shares=shares, of_base=0.9), parents, dtype, monkeypatch)
+
+
+def test_sums_by_rows_and_columns(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = tensors(dtype)
+    by_row, by_column = torch.rand(ROWS, 1), torch.rand(1, COLUMNS)
+    coefficients = (by_row, by_column, 0.5, by_row)
+    check(Affine(shares=tuple(zip(coefficients, parents.experts, strict=True))), parents, dtype, monkeypatch)
+
+
+def test_a_delta_that_is_ready(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = tensors(dtype)
+    check(Dense(delta=torch.rand(ROWS, COLUMNS), factor=0.3), parents, dtype, monkeypatch)
+
+
+KEEPS: dict[str, Callable[[Parents, Parent], Keep | None]] = {
+    "all": lambda parents, parent: None,
+    "low": lambda parents, parent: Band(low=Cut(_median(parents, parent), ROWS * COLUMNS // 2)),
+    "band": lambda parents, parent: Band(low=Cut(_median(parents, parent), 77), high=Cut(0.004, 5)),
+    "chance": lambda parents, parent: _chance(parents, parent, rescale=True),
+    "chance, not rescaled": lambda parents, parent: _chance(parents, parent, rescale=False),
+    "ranked": lambda parents, parent: _chance(parents, parent, rescale=False, ranks=True),
+    "ranked, rescaled": lambda parents, parent: _chance(parents, parent, rescale=True, ranks=True),
+}
+
+
+def _median(parents: Parents, parent: Parent) -> float:
+    return float(parent.whole_delta(parents.base).abs().median())
+
+
+def _chance(parents: Parents, parent: Parent, *, rescale: bool, ranks: bool = False) -> Chance:
+    return Chance(
+        key=(0, 0),
+        codes=partial(random_codes, parents, parent, 3),
+        density=0.6,
+        rescale=rescale,
+        ranks=row_ranks(parents, parent) if ranks else None,
+        spread=0.1 if ranks else 0.0,
+    )
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("consensus", Consensus)
+def test_elections(keep: str, consensus: Consensus, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every mask with every consensus; how the agreeing are merged goes round."""
+    parents = tensors(dtype)
+    voters = tuple(
+        Voter(parent=parent, weight=0.7 - 0.5 * i, keep=KEEPS[keep](parents, parent))
+        for i, parent in enumerate(parents.experts)
+    )
+    pick = list(Pick)[(list(KEEPS).index(keep) + list(Consensus).index(consensus)) % 3]
+    check(Election(voters=voters, scale=1.3, consensus=consensus, pick=pick), parents, dtype, monkeypatch)
+
+
+def test_nan_and_infinity_reach_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = tensors(torch.float32)
+    parents.experts[0].value[3, 5], parents.experts[0].value[100, 7] = float("nan"), float("inf")
+    program = Affine(shares=tuple((0.0001, parent) for parent in parents.experts))
+    compiled = execute(program, parents.base, torch.bfloat16)
+    monkeypatch.setenv("CROSSBREED_COMPILER", "")
+    plain = execute(program, parents.base, torch.bfloat16)
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=0, equal_nan=True)
+    assert int((~compiled.isfinite()).sum()) == 2
+
+
+def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = tensors(torch.float32)
+    program = Affine(shares=tuple((0.25, parent) for parent in parents.experts))
+    wanted = execute(program, parents.base, torch.float32)
+    monkeypatch.setenv("CROSSBREED_COMPILER", "false")
+    with pytest.warns(UserWarning, match="does not compile merge kernels"):
+        assert torch.equal(execute(program, parents.base, torch.float32), wanted)
