@@ -7,7 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from crossbreed.kernels import Facts
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.execute import execute
+from crossbreed.kernels.materialize import program_of
+from crossbreed.kernels.programs import Affine
+from crossbreed.kernels.reference import merged_fp64
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.kernels.tensors import Parent, Parents, as_matrix
 from crossbreed.sources import LowRank, Sources, open_sources
 from crossbreed.types import ParamValue, Recipe, Rule
 
@@ -66,3 +71,24 @@ def parents_of_tensors(
         model=lambda: iter([parents]),
     )
     return parents
+
+
+def merged(parents: Parents, rule: Rule, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """What a rule makes of one tensor."""
+    return execute(program_of(parents, rule), parents.base, dtype)
+
+
+def term_ulps(parents: Parents, rule: Rule) -> float:
+    """How far a sum of sources is from fp64's: in fp32 ulps of the sum of the magnitudes of all terms."""
+    program, base_MN = program_of(parents, rule), as_matrix(parents.base).double()
+    assert isinstance(program, Affine)
+    magnitude_MN = abs(program.of_base) * base_MN.abs()
+    for c, parent in program.shares:
+        low = parent.value
+        if isinstance(low, LowRank):
+            size_MN = low.scale * low.b_MR.double().abs() @ low.a_RN.double().abs()
+        else:
+            size_MN = as_matrix(low).double().abs() + base_MN.abs()
+        magnitude_MN = magnitude_MN + torch.as_tensor(c).double().abs() * size_MN
+    off = (merged(parents, rule).double() - merged_fp64(Tensor.of(parents), rule)).abs()
+    return float((as_matrix(off) / magnitude_MN).max()) * 2**24

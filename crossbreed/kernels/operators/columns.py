@@ -20,7 +20,10 @@ from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.sources import ModuleType, module_of
 from crossbreed.types import Rule
 
+_nan_is_an_answer = np.errstate(divide="ignore", invalid="ignore", over="ignore")
 
+
+@_nan_is_an_answer
 def widen(parents: Parents, rule: Rule) -> Affine:
     """Columns count by how much an expert changed them, compared with its other columns (arXiv 2408.03092).
 
@@ -68,6 +71,7 @@ def _importance_along(parents: Parents) -> Along:
     return Along.ROWS if is_input or parents.base.ndim < 2 else Along.COLUMNS
 
 
+@_nan_is_an_answer
 def do_decouple(parents: Parents, rule: Rule) -> Affine:
     """Lengths and directions of the deltas' columns are merged apart (arXiv 2505.15875).
 

@@ -29,10 +29,12 @@ Numbers: TypeAlias = NDArray[np.float64]
 _BASE = Affine(shares=())
 _NEARLY_PARALLEL = 0.9995
 """Cosine beyond which `slerp` is a straight line, as in mergekit."""
-_NOTHING = 1e-8
-"""A mean of unit vectors that is no longer than this has no direction."""
+_NOTHING = 1e-7
+"""A mean of unit vectors that is no longer than this has no direction: fp64 products cannot tell its square from 0."""
+_nan_is_an_answer = np.errstate(divide="ignore", invalid="ignore")
 
 
+@_nan_is_an_answer
 def slerp(parents: Parents, rule: Rule) -> Affine:
     """From the base's weights to those of one expert (Shoemake 1985)."""
     if not parents.experts:
@@ -44,6 +46,7 @@ def slerp(parents: Parents, rule: Rule) -> Affine:
     return vectors.combined(_turned(cosine, vectors.weights, is_straight=abs(cosine) > _NEARLY_PARALLEL))
 
 
+@_nan_is_an_answer
 def nuslerp(parents: Parents, rule: Rule) -> Affine:
     """Between the deltas, or the weights, of two experts."""
     if not parents.experts:
@@ -60,10 +63,10 @@ def nuslerp(parents: Parents, rule: Rule) -> Affine:
 def _turned(cosine: Numbers, shares: Numbers, *, is_straight: NDArray[np.bool_]) -> Numbers:
     """sin(share angle) / sin(angle) for both vectors; the shares themselves where the arc is a line."""
     angle = np.arccos(np.clip(cosine, -1, 1))[..., None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(is_straight[..., None], shares, np.sin(shares * angle) / np.sin(angle))
+    return np.where(is_straight[..., None], shares, np.sin(shares * angle) / np.sin(angle))
 
 
+@_nan_is_an_answer
 def multislerp(parents: Parents, rule: Rule) -> Affine:
     """The weighted mean of directions, with the weighted mean of lengths.
 
@@ -86,6 +89,7 @@ def multislerp(parents: Parents, rule: Rule) -> Affine:
     return vectors.on_sphere(vectors.direction(shares), shares)
 
 
+@_nan_is_an_answer
 def karcher(parents: Parents, rule: Rule) -> Affine:
     """The point on the sphere with the least sum of squared angles to all (Karcher 1977; arXiv 2603.04972).
 
@@ -107,8 +111,7 @@ def karcher(parents: Parents, rule: Rule) -> Affine:
     for _ in range(int(spec.scalar(rule, "max_iter"))):
         cosines = np.clip(vectors.cosines @ mean, -1, 1)
         angles = np.arccos(cosines)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pulls = np.where(angles < tolerance, 0.0, pulling * angles / np.sin(angles))
+        pulls = np.where(angles < tolerance, 0.0, pulling * angles / np.sin(angles))
         step = pulls - (pulls @ cosines) * mean  # in the tangent at the mean
         length = _length(step, vectors.cosines)
         if length < tolerance:
@@ -117,6 +120,7 @@ def karcher(parents: Parents, rule: Rule) -> Affine:
     return vectors.on_sphere(mean, shares)
 
 
+@_nan_is_an_answer
 def model_stock(parents: Parents, rule: Rule) -> Affine:
     """Towards the mean of the experts, as far as their angles say that it is better than the base (arXiv 2403.19522).
 
@@ -130,8 +134,7 @@ def model_stock(parents: Parents, rule: Rule) -> Affine:
     first, second = np.triu_indices(count, 1)
     cosine = vectors.cosines[..., first, second].mean(-1)
     divisor = 1 + (count - 1) * cosine
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(abs(divisor) < 1e-6, 0.0, count * cosine / divisor)
+    t = np.where(abs(divisor) < 1e-6, 0.0, count * cosine / divisor)
     return vectors.combined(spec.scalar(rule, "scale") * t[..., None] * vectors.weights)
 
 

@@ -48,7 +48,7 @@ def multislerp(tensor: Tensor, rule: Rule) -> torch.Tensor:
         weights = [weight / math.fsum(weights) for weight in weights]
     units = [_unit(vector) for vector in vectors.values()]
     mean = _sum(weights, units)
-    if _length(mean) <= 1e-8:
+    if _length(mean) <= 1e-7:
         if sum(1 for weight, unit in zip(weights, units, strict=True) if weight and unit.any()) > 2:
             raise InvalidWeights("the mean has no direction")
         return _sum(weights, list(vectors.values())) + (0 if vectors is tensor.experts else tensor.base)
@@ -78,7 +78,7 @@ def karcher(tensor: Tensor, rule: Rule) -> torch.Tensor:
     pulls = [shares[name] / sum(shares[name] for name in taking) for name in taking]
     units = [_unit(vectors[name]) for name in taking]
     mean = _sum(pulls, units)
-    if _length(mean) <= 1e-8:
+    if _length(mean) <= 1e-7:
         raise InvalidWeights("the mean has no direction")
     mean = mean / _length(mean)
     for _ in range(int(spec.scalar(rule, "max_iter"))):
