@@ -142,7 +142,7 @@ def _dropped_by_rank(tensor: Tensor, expert: str, rule: Rule, density: float) ->
     spec, delta = OPERATOR_SPECS[rule.operator], tensor.deltas[expert]
     rows = delta.abs().reshape(-1, delta.shape[-1]) if delta.ndim > 1 else delta.abs().reshape(1, -1)
     width = rows.shape[1]
-    places = rows.argsort(1, stable=True).argsort(1)
+    places = rows.argsort(dim=1, stable=True).argsort(dim=1)
     ranks = (places * 255 // (width - 1) if width > 1 else torch.full_like(places, 128)).double() / 255
     epsilon = spec.per_source(rule, "epsilon", (expert,))[expert]
     chance = (density - epsilon + 2 * epsilon * ranks).view_as(delta)
