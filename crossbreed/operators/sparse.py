@@ -1,6 +1,7 @@
 """Deltas that are thinned out before they are added, and may have to agree on a sign."""
 
 from crossbreed.operators.spec import (
+    DENSITY_GRID,
     Limit,
     OperatorSpec,
     ParamKind,
@@ -58,6 +59,7 @@ _GAMMA = ParamSpec(
     kind=ParamKind.EXPERT,
     default=0.01,
     search=(0.0, 0.1),
+    grid=DENSITY_GRID,
     at_least=0.0,
     below=1.0,
     about="Share of each delta's largest elements that is dropped as outliers.",

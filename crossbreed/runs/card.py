@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from crossbreed.errors import InputError
 from crossbreed.fitness import ChoiceTask, GenerateTask, TaskConfig
 from crossbreed.runs.baselines import PREFIX
-from crossbreed.runs.coefficients import CoefficientMap
+from crossbreed.runs.coefficients import CoefficientMap, setting_text
 from crossbreed.runs.provenance import versions
 from crossbreed.runs.report import Report
 from crossbreed.runs.report_text import how_measured, number, row_label, sentences, with_interval
@@ -243,9 +243,14 @@ def _coefficients(found: CoefficientMap) -> str:
     if len(found.groups) > _MOST_GROUPS:
         return f"{len(found.groups)} groups of tensors: see `{RECIPE_FILE}`."
     columns = [(param, i) for param in found.values for i in range(len(found.sources))]
-    heads = ["tensors", "operator", *(f"{found.sources[i]}: {param}" for param, i in columns)]
+    heads = ["tensors", "operator", *(f"{found.sources[i]}: {param}" for param, i in columns), *found.settings]
     rows = [
-        [group, operator, *("" if (v := found.values[p][row][i]) is None else number(v) for p, i in columns)]
+        [
+            group,
+            operator,
+            *("" if (v := found.values[p][row][i]) is None else number(v) for p, i in columns),
+            *(setting_text(column[row]) for column in found.settings.values()),
+        ]
         for row, (group, operator) in enumerate(zip(found.groups, found.operators, strict=True))
     ]
     return _table(heads, rows)

@@ -1,4 +1,4 @@
-"""A recipe as a table: one line for each group of tensors, one column for each source. What plots and cards show."""
+"""A recipe as a table: a line for each group of tensors, columns for its parameters. What plots and cards show."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from crossbreed.types import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoefficientMap:
-    """The per-source parameters of a recipe's rules."""
+    """The parameters of a recipe's rules."""
 
     groups: tuple[str, ...]
     """A readable name a rule."""
@@ -20,6 +20,8 @@ class CoefficientMap:
     sources: tuple[str, ...]
     values: Mapping[str, tuple[tuple[float | None, ...], ...]]
     """Parameter -> (groups, sources); None where an operator does not know the parameter or the source."""
+    settings: Mapping[str, tuple[float | bool | str | None, ...]]
+    """Parameter that sources have no values of their own of -> groups; None where a rule does not say it."""
 
 
 def coefficient_map(recipe: Recipe, structure: Structure) -> CoefficientMap:
@@ -28,9 +30,13 @@ def coefficient_map(recipe: Recipe, structure: Structure) -> CoefficientMap:
     rules = [(rule, names[i]) for i, rule in enumerate(recipe.rules) if names[i]]
     sources = tuple(recipe.sources)
     values: dict[str, list[tuple[float | None, ...]]] = {}
+    settings: dict[str, list[float | bool | str | None]] = {}
     for row, (rule, _) in enumerate(rules):
         spec = OPERATOR_SPECS[rule.operator]
         for param in spec.params:
+            said = rule.params.get(param.name)
+            if not param.of_each and said is not None and not isinstance(said, Mapping):
+                settings.setdefault(param.name, [None] * len(rules))[row] = said
             if param.of_each:
                 filled = values.setdefault(param.name, [(None,) * len(sources)] * len(rules))
                 known = spec.per_source(rule, param.name, sources)
@@ -43,7 +49,19 @@ def coefficient_map(recipe: Recipe, structure: Structure) -> CoefficientMap:
         operators=tuple(rule.operator for rule, _ in rules),
         sources=tuple(sources[i] for i in shown),
         values={name: tuple(tuple(row[i] for i in shown) for row in rows) for name, rows in values.items()},
+        settings={name: tuple(column) for name, column in settings.items()},
     )
+
+
+def setting_text(value: float | bool | str | None) -> str:
+    """Returns a setting as a table shows it.
+
+    >>> [setting_text(value) for value in (1.5, 1e-5, False, "count", None)]
+    ['1.500', '1.00e-05', 'false', 'count', '']
+    """
+    if value is None or isinstance(value, bool | str):
+        return "" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.2e}"
 
 
 def describe(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from crossbreed.errors import require
 from crossbreed.runs.archive import pareto_front
-from crossbreed.runs.coefficients import CoefficientMap, coefficient_map
+from crossbreed.runs.coefficients import CoefficientMap, coefficient_map, setting_text
 from crossbreed.runs.objectives import Objective
 from crossbreed.runs.report import Report
 from crossbreed.runs.report_text import how_measured, number, row_label, sentences, with_interval
@@ -254,11 +254,19 @@ def _label(trial: Trial) -> str:
 
 
 def _coefficients(found: CoefficientMap) -> list[Figure]:
-    """A heat map for each per-source parameter."""
+    """A heat map for each parameter that is a number."""
     groups = [f"{group} · {operator}" for group, operator in zip(found.groups, found.operators, strict=True)]
     if len(set(found.operators)) == 1:
         groups = list(found.groups)
-    return [_heat_map(param, groups, found.sources, values) for param, values in found.values.items()]
+    shared = {
+        param: [(None if isinstance(value, bool | str) else value,) for value in column]
+        for param, column in found.settings.items()
+        if not any(isinstance(value, bool | str) for value in column)
+    }
+    return [
+        *(_heat_map(param, groups, found.sources, values) for param, values in found.values.items()),
+        *(_heat_map(param, groups, ("all sources",), values) for param, values in shared.items()),
+    ]
 
 
 def _heat_map(
@@ -282,7 +290,7 @@ def _heat_map(
                 "x": list(sources),
                 "y": list(groups),
                 "z": [list(row) for row in values],
-                "text": [["" if value is None else f"{value:.2f}" for value in row] for row in values],
+                "text": [[setting_text(value) for value in row] for row in values],
                 "texttemplate": "%{text}",
                 "textfont": {"color": "#1c2024"},
                 "hovertemplate": "%{y}<br>%{x}: %{z:.4f}<extra></extra>",

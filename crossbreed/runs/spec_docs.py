@@ -1,15 +1,28 @@
-"""Writes docs/spec.md from the settings models, so that the page cannot drift: python -m crossbreed.runs.spec_docs."""
+"""Writes docs/spec.md from the settings models and the operators' declarations, so that the page cannot drift.
+
+python -m crossbreed.runs.spec_docs
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.runs.spec import Spec
+from crossbreed.search_spaces.layout import Layout
 
 INTRO = """# The spec
 
 A run is one YAML file. Relative paths are relative to the file. Unknown keys are refused. `--set a.b=value` overrides
 a key. This page is written by `python -m crossbreed.runs.spec_docs`.
+"""
+OPERATORS = """## Operators
+
+What `operator` of a space may be, and what its `params` may name. W0 is the base, Wi an expert, di = Wi - W0.
+*Searched* is what a space does that says nothing of a parameter: a range, each expert having a value of its own where
+the parameter is of experts; *by ratio*: its logarithm is what is stepped along; *shares*: the weights are parts of a
+whole, since only their ratios count; *by the weights*: they say as much; a value: what it is set to; nothing: it keeps
+its default.
 """
 
 
@@ -25,7 +38,51 @@ def render() -> str:
             definition = schema["$defs"][name]
             sections += _section(name, definition)
             pending += _references(definition)
+    sections.append(OPERATORS)
+    for spec in OPERATOR_SPECS.values():
+        sections += _operator(spec)
+    profile = (f"`{param.name}` ({param.default:g}): {param.about}" for param in DEPTH_PROFILE)
+    sections += ["Every operator has two parameters more, which are not searched unless `params` has a range:", ""]
+    sections += [f"- {line}" for line in profile]
     return "\n".join(sections) + "\n"
+
+
+def _operator(spec: OperatorSpec) -> Iterator[str]:
+    own = [param for param in spec.params if param not in DEPTH_PROFILE]
+    low, high = spec.num_experts
+    takes = "" if (low, high) == (0, None) else f" Takes {spec.fault(-1)} expert{'s' * ((high or low) > 1)}."
+    yield f"### {spec.name}\n\n`{spec.formula}`.{takes}\n"
+    yield "| parameter | of | default | searched | meaning |\n|---|---|---|---|---|"
+    layout = Layout.of(spec.name, {})
+    for param in own:
+        of = " or ".join(f"`{option}`" for option in param.options) or _OF[param.kind]
+        default = "required" if param.required else f"`{_json(param.default)}`"
+        yield f"| `{param.name}` | {of} | {default} | {_searched(param, layout)} | {_one_line(param.about)} |"
+    yield ""
+
+
+_OF = {
+    ParamKind.EXPERT: "each expert",
+    ParamKind.SOURCE: "each source",
+    ParamKind.SCALAR: "the group",
+    ParamKind.FLAG: "true or false",
+    ParamKind.NAME: "a source's name",
+}
+
+
+def _searched(param: ParamSpec, layout: Layout) -> str:
+    if param.name == "weight" and layout.by_shares:
+        return "shares"
+    if param.when and layout.why_idle(param.name):
+        return f"with `{param.when[0]}: {param.when[1]}`"
+    if (axis := layout.axes.get(param.name)) is None:
+        fixed = layout.fixed.get(param.name)
+        return f"`{_json(fixed)}`" if fixed is not None else "by the weights" if param.search else ""
+    ways = ["by ratio"] if param.by_ratio else []
+    ways += (
+        [f"in steps of 1/{param.grid}"] if param.grid else ["of its limit: " + param.limit.about] if param.limit else []
+    )
+    return ", ".join([f"{axis.low:g} to {axis.high:g}", *ways])
 
 
 def _section(name: str, definition: dict[str, Any]) -> Iterator[str]:

@@ -1,42 +1,29 @@
-"""Layer-wise coefficients: how much of each expert goes into each group of tensors.
+"""Layer-wise coefficients: the parameters that an operator has in each group of tensors.
 
-Every coordinate has an effect (a dead one costs a rank-based search as much as a live one), so each operator has a
-parameterisation of its own:
-
-`task_arithmetic`  one weight an expert: W = W0 + sum(w d).
-`ties`             one weight and one density an expert, *not* normalised: with normalisation only the ratios of the
-                   weights count. Density is searched by its logarithm: from 0.1 to 0.2 is as far as from 0.5 to 1.
-`linear`           shares of a whole, the base's being what the experts leave. A coordinate is the part that an expert
-                   takes of what those before it have left, so that every point is a mixture and every mixture a point.
-
-With a list of operators the choice is a coordinate too, and those that the chosen operator does not read wait.
+The space is built from the declarations of the operators alone; `crossbreed.search_spaces.layout` says how each is
+searched. With a list of operators the choice is a coordinate too, and those that the chosen one does not read wait.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import isclose
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossbreed.config import Config
+from crossbreed.errors import InputError
+from crossbreed.operators import OPERATOR_SPECS, ParamKind
+from crossbreed.search_spaces.axes import Key, Setting, fault_of
 from crossbreed.search_spaces.groups import Group, GroupsConfig, make_groups
+from crossbreed.search_spaces.layout import BASE, Layout
 from crossbreed.search_spaces.mix import Mix, mixes_of
 from crossbreed.sources.structure import Structure
-from crossbreed.types import ParamValue, Point, Recipe, Rule
+from crossbreed.types import Point, Recipe, Rule
 
-Axis: TypeAlias = Literal["share", "weight", "density"]
-Values: TypeAlias = Mapping[Axis, Mapping[str, float]]
-"""Coordinates of one group: axis -> expert -> value."""
-
-AXES: Mapping[str, tuple[Axis, ...]] = {
-    "task_arithmetic": ("weight",),
-    "linear": ("share",),
-    "ties": ("weight", "density"),
-}
-"""Operator -> what it reads of an expert. In the order in which operators stand in for one another when a recipe of a
-kind that the space does not have is encoded."""
+_RANGES: Mapping[str, tuple[float, float]] = {"weight": (-0.5, 1.5), "density": (0.1, 1.0)}
+"""Parameters with a key of their own in a spec, and what it holds where no operator has them."""
 
 
 def _increasing(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -45,8 +32,17 @@ def _increasing(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _is_setting(value: object) -> object:
+    """Refuses in one sentence what pydantic would refuse in one for each type that it might have been."""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    numbers = all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
+    if value is None or not numbers or (isinstance(value, list | tuple) and len(value) != 2):
+        raise ValueError("expected a range [low, high], one value, or a number for each expert")
+    return value
+
+
 Range: TypeAlias = Annotated[tuple[float, float], AfterValidator(_increasing)]
-"""Lower and upper bound of a coordinate."""
+"""Lower and upper bound of a parameter."""
 
 
 class CoefficientsConfig(Config):
@@ -54,39 +50,87 @@ class CoefficientsConfig(Config):
 
     kind: Literal["coefficients"] = "coefficients"
     operator: str | list[str] = "task_arithmetic"
-    """`task_arithmetic`, `ties`, `linear`; a list makes the operator one more coordinate."""
+    """One of the operators below; a list makes the operator one more coordinate."""
     groups: GroupsConfig = GroupsConfig()
     """Which tensors share coefficients."""
-    weight: Range = (-0.5, 1.5)
-    """Range of the weights on deltas (task_arithmetic, ties). Negative unlearns."""
-    density: Range = (0.1, 1.0)
-    """Range of the share of each delta that is kept (ties)."""
+    weight: Range = Field(default_factory=lambda said: _usual("weight", _listed(said.get("operator", ()))))
+    """Range of the weights on deltas; negative unlearns. Unless given: the operators' own, mostly [-0.5, 1.5]."""
+    density: Range = Field(default_factory=lambda said: _usual("density", _listed(said.get("operator", ()))))
+    """Range of the share of each delta that is kept. Unless given: the operators' own, mostly [0.1, 1]."""
+    params: dict[str, Annotated[Setting, BeforeValidator(_is_setting)]] = Field(default_factory=dict)
+    """Any parameter of the operators: a range to search, or what it is fixed at, for all experts or for each; for
+    example `{epsilon: [0, 0.5], scale: 1.0, rescale: false}`. One with a limit is given in fractions of it."""
 
     @property
     def operators(self) -> tuple[str, ...]:
         """The operators, in order and once each."""
-        return tuple(dict.fromkeys([self.operator] if isinstance(self.operator, str) else self.operator))
+        return _listed(self.operator)
 
     @property
-    def axes(self) -> tuple[Axis, ...]:
-        """What the operators read of an expert, once each."""
-        return tuple(dict.fromkeys(axis for name in self.operators for axis in AXES[name]))
+    def layouts(self) -> tuple[Layout, ...]:
+        """How each operator is searched."""
+        return tuple(Layout.of(operator, self._settings) for operator in self.operators)
+
+    @property
+    def _ranges(self) -> dict[str, Setting]:
+        """The parameters with keys of their own, where they are not what the operators say themselves."""
+        ranges = {"weight": self.weight, "density": self.density}
+        return {name: bounds for name, bounds in ranges.items() if bounds != _usual(name, self.operators)}
+
+    @property
+    def _settings(self) -> dict[str, Setting]:
+        return self._ranges | self.params
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CoefficientsConfig":
         if not self.operators:
             raise ValueError("`operator` is an empty list: name at least one operator")
         for name in self.operators:
-            if name not in AXES:
-                close = get_close_matches(name, AXES, n=1)
-                hint = f"; did you mean `{close[0]}`?" if close else ""
-                raise ValueError(f"unknown operator `{name}`{hint} (this space has {', '.join(AXES)})")
-        for axis in ("weight", "density"):
-            if axis not in self.axes and getattr(self, axis) != type(self).model_fields[axis].default:
-                raise ValueError(f"`{axis}` has no effect: {' and '.join(self.operators)} does not read it; remove it")
-        if self.density[0] <= 0 or self.density[1] > 1:
-            raise ValueError(f"`density` must stay within (0, 1], got [{self.density[0]:g}, {self.density[1]:g}]")
+            if name not in OPERATOR_SPECS:
+                hint = _hint(name, OPERATOR_SPECS) or f"there are {', '.join(OPERATOR_SPECS)}"
+                raise ValueError(f"unknown operator `{name}`; {hint}")
+        if twice := self._ranges.keys() & self.params.keys():
+            raise ValueError(f"`{min(twice)}` is given twice: in `params` and beside it")
+        for name, setting in self._settings.items():
+            _check(name, setting, self.layouts)
+        for layout in self.layouts:
+            for name in layout.missing:
+                raise ValueError(f"`{layout.spec.name}` needs `{name}`: give its value or its range in `params`")
+        for key, (low, high) in _ranges_of(self.layouts, ("a", "b")).items():
+            if not low < high:
+                raise ValueError(
+                    f"the operators' own ranges of `{key.name}` have no part in common: give it in `params`"
+                )
         return self
+
+
+def _listed(operator: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([operator] if isinstance(operator, str) else operator))
+
+
+def _usual(name: str, operators: Iterable[str]) -> tuple[float, float]:
+    """The range that suits all operators which have the parameter."""
+    params = [spec.param(name) for operator in operators if (spec := OPERATOR_SPECS.get(operator))]
+    bounds = [param.search for param in params if param is not None and param.search is not None] or [_RANGES[name]]
+    return max(low for low, _ in bounds), min(high for _, high in bounds)
+
+
+def _check(name: str, setting: Setting, layouts: Sequence[Layout]) -> None:
+    """Raises ValueError unless a setting is valid for every operator that has the parameter, and used by one."""
+    for layout in layouts:
+        param = layout.spec.param(name)
+        if param is not None and (fault := fault_of(param, setting)):
+            got = f"[{setting[0]:g}, {setting[1]:g}]" if isinstance(setting, tuple) else repr(setting)
+            raise ValueError(f"`{name}` must {fault}, got {got}")
+    idle = [why for layout in layouts if (why := layout.why_idle(name))]
+    if len(idle) == len(layouts):
+        known = [param.name for layout in layouts for param in layout.spec.params]
+        raise ValueError(f"`{name}` has no effect: {' and '.join(idle)}; {_hint(name, known) or 'remove it'}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f"did you mean `{close[0]}`?" if close and close[0] != name else ""
 
 
 def build_space(config: CoefficientsConfig, structure: Structure, dtype: str) -> "CoefficientSpace":
@@ -98,29 +142,77 @@ def build_space(config: CoefficientsConfig, structure: Structure, dtype: str) ->
         dtype: What decoded recipes round their tensors to.
 
     Raises:
-        InputError: the groups do not fit the base, or no expert differs from it.
+        InputError: the groups or parameters do not fit the sources, or there is nothing to search.
     """
-    return CoefficientSpace(config, structure, dtype)
+    for layout in config.layouts:
+        _check_sources(layout, structure)
+    space = CoefficientSpace(config, structure, dtype)
+    if not space.names:
+        raise InputError(
+            f"there is nothing to search: no parameter of `{config.operators[0]}` has a range here",
+            expected="a parameter with a range, for example `params: {NAME: [low, high]}`",
+            got=f"params: {config.params or 'none'}",
+            where="space.params",
+        )
+    return space
+
+
+def _check_sources(layout: Layout, structure: Structure) -> None:
+    """Refuses another number of experts than the operator takes, and names that no source has."""
+    spec, experts = layout.spec, tuple(structure.experts)
+    if wanted := spec.fault(len(experts)):
+        raise InputError(
+            f"`{spec.name}` does not merge that many experts",
+            expected=wanted,
+            got=f"{len(experts)}: {', '.join(experts)}",
+            where="space.operator",
+        )
+    for param in spec.params:
+        said = layout.fixed.get(param.name, param.default)
+        known = (BASE, *experts) if param.kind in (ParamKind.NAME, ParamKind.SOURCE) else experts
+        names = (str(said),) if param.kind is ParamKind.NAME else tuple(said) if isinstance(said, Mapping) else ()
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"`{name}` is no source that `{param.name}` can be of",
+                    expected=", ".join(known),
+                    got=name,
+                    where=f"space.params.{param.name}",
+                    fix=_hint(name, known),
+                )
+
+
+def _ranges_of(layouts: Sequence[Layout], experts: Sequence[str]) -> dict[Key, tuple[float, float]]:
+    """The coordinates of a group, once each; where operators share one, what suits them all."""
+    found: dict[Key, tuple[float, float]] = {}
+    for layout in layouts:
+        for key, (low, high) in layout.ranges(experts).items():
+            before = found.get(key, (low, high))
+            found[key] = (max(low, before[0]), min(high, before[1]))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Coordinate:
     group: int
-    expert: str
-    axis: Axis
+    key: Key
     name: str
     low: float
     high: float
 
 
 class CoefficientSpace:
-    """Coordinates by group, axis and expert; before them the operator's, if there are several."""
+    """Coordinates by group, parameter and expert; before them the operator's, if there are several."""
 
     def __init__(self, config: CoefficientsConfig, structure: Structure, dtype: str) -> None:
-        self._operators, self._hashes, self._dtype = config.operators, dict(structure.hashes), dtype
+        self._layouts, self._hashes, self._dtype = config.layouts, dict(structure.hashes), dtype
         self._groups = make_groups(config.groups, structure)
-        self._coordinates = tuple(_coordinates(config, self._groups))
-        self._is_gene = len(self._operators) > 1
+        self._coordinates = tuple(
+            _Coordinate(group=index, key=key, name=_name(group, key), low=low, high=high)
+            for index, group in enumerate(self._groups)
+            for key, (low, high) in _ranges_of(self._layouts, group.experts).items()
+        )
+        self._is_gene = len(self._layouts) > 1
 
     @property
     def low(self) -> Point:
@@ -130,7 +222,7 @@ class CoefficientSpace:
     @property
     def high(self) -> Point:
         """Upper corner of the box."""
-        return (float(len(self._operators)),) * self._is_gene + tuple(c.high for c in self._coordinates)
+        return (float(len(self._layouts)),) * self._is_gene + tuple(c.high for c in self._coordinates)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,87 +235,67 @@ class CoefficientSpace:
         return self._groups
 
     def decode(self, point: Point) -> Recipe:
-        """Returns one rule a group, its coefficients rounded to six decimals."""
+        """Returns one rule a group, its numbers rounded."""
         assert len(point) == len(self.names)
         gene, values = point[: self._is_gene], point[self._is_gene :]
-        operator = self._operators[min(int(gene[0]), len(self._operators) - 1) if gene else 0]
-        per_group: list[dict[Axis, dict[str, float]]] = [{} for _ in self._groups]
+        layout = self._layouts[min(int(gene[0]), len(self._layouts) - 1) if gene else 0]
+        per_group: list[dict[Key, float]] = [{} for _ in self._groups]
         for coordinate, value in zip(self._coordinates, values, strict=True):
-            per_group[coordinate.group].setdefault(coordinate.axis, {})[coordinate.expert] = value
+            per_group[coordinate.group][coordinate.key] = value
         rules = (
-            Rule(match=group.match, operator=operator, params=_params(operator, axes))
-            for group, axes in zip(self._groups, per_group, strict=True)
+            Rule(match=group.match, operator=layout.spec.name, params=layout.params(coordinates, group.experts))
+            for group, coordinates in zip(self._groups, per_group, strict=True)
         )
-        return Recipe(base="base", sources=self._hashes, rules=tuple(rules), dtype=self._dtype)
+        return Recipe(base=BASE, sources=self._hashes, rules=tuple(rules), dtype=self._dtype)
 
     def encode(self, recipe: Recipe) -> Point | None:
         """Returns the nearest point: exact for recipes of this space, averaged and clipped for others.
 
-        An operator that the space lacks is replaced by one that does the same to the deltas, or, for `ties`, does so
-        where signs agree. Trimmed deltas, other sources and mixed operators have no point.
+        Nothing but weights on deltas is expressed with any operator that has weights: one that does the same to the
+        deltas, if the space has it. Other operators, other settings of what is not searched, other sources and mixed
+        operators have no point.
         """
         mixes = mixes_of(recipe, self._groups, self._hashes)
-        if mixes is None:
+        layout = None if mixes is None else self._layout_for(mixes)
+        if mixes is None or layout is None:
             return None
+        values: list[dict[Key, float]] = []
+        for mix, group in zip(mixes, self._groups, strict=True):
+            if (own := layout.locate(mix, group.experts)) is None:
+                return None
+            waiting = [other.locate(mix, group.experts) or {} for other in self._layouts]
+            values.append({key: value for found in (*waiting, own) for key, value in found.items()})
+        point = (self._layouts.index(layout) + 0.5,) * self._is_gene + tuple(
+            min(max(values[c.group].get(c.key, c.low), c.low), c.high) for c in self._coordinates
+        )
+        return point if all(mix.plain for mix in mixes) or self._says(point, mixes, layout) else None
+
+    def _layout_for(self, mixes: Sequence[Mix]) -> Layout | None:
+        """The layout of the recipe's own operator; of weights on deltas, one that has weights, best those alone."""
         used = {mix.operator for mix in mixes if mix.operator is not None}
-        operator = self._stand_in(used.pop() if used else None)
-        if used or operator is None:
+        if len(used) > 1:
             return None
-        values = [_axis_values(coordinate.axis, mixes[coordinate.group]) for coordinate in self._coordinates]
-        gene = (self._operators.index(operator) + 0.5,) * self._is_gene
-        return gene + tuple(
-            min(max(value[c.expert], c.low), c.high) for c, value in zip(self._coordinates, values, strict=True)
+        if own := next((layout for layout in self._layouts if layout.spec.name in used), None):
+            return own
+        weighted = [layout for layout in self._layouts if layout.spec.param("weight")]
+        if not weighted or not all(mix.plain for mix in mixes):
+            return None
+        return next((layout for layout in weighted if layout.spec.plain), weighted[0])
+
+    def _says(self, point: Point, mixes: Sequence[Mix], layout: Layout) -> bool:
+        """Whether the recipe of a point agrees with mixes in all that the layout does not search."""
+        found = mixes_of(self.decode(point), self._groups, self._hashes)
+        assert found is not None, "recipes of this space are of its sources"
+        return all(
+            mine.words == theirs.words
+            and mine.plain == theirs.plain
+            and all(
+                key.name in layout.free or isclose(mine.numbers[key], value, rel_tol=1e-6, abs_tol=1e-6)
+                for key, value in theirs.numbers.items()
+            )
+            for mine, theirs in zip(found, mixes, strict=True)
         )
 
-    def _stand_in(self, operator: str | None) -> str | None:
-        if operator in self._operators:
-            return operator
-        return None if operator == "ties" else next(name for name in AXES if name in self._operators)
 
-
-def _coordinates(config: CoefficientsConfig, groups: Sequence[Group]) -> Iterator[_Coordinate]:
-    bounds: dict[Axis, tuple[str, tuple[float, float]]] = {
-        "share": ("share of what is left", (0.0, 1.0)),
-        "weight": ("weight", config.weight),
-        "density": ("ln density", (math.log(config.density[0]), math.log(config.density[1]))),
-    }
-    for index, group in enumerate(groups):
-        for axis in config.axes:
-            label, (low, high) = bounds[axis]
-            for expert in group.experts:
-                name = f"{group.label} / {expert}: {label}"
-                yield _Coordinate(group=index, expert=expert, axis=axis, name=name, low=low, high=high)
-
-
-def _round(value: float) -> float:
-    return round(value, 6) + 0.0  # + 0.0: there is no -0.0 in a recipe
-
-
-def _params(operator: str, values: Values) -> dict[str, ParamValue]:
-    """A group's coordinates, as the operator's parameters."""
-    if operator == "linear":
-        left, weight = 1.0, {}
-        for expert, share in values["share"].items():
-            weight[expert] = _round(share * left)
-            left = max(0.0, left - weight[expert])
-        return {"weight": {"base": _round(left), **weight}}
-    weights = {expert: _round(value) for expert, value in values["weight"].items()}
-    if operator == "task_arithmetic":
-        return {"weight": weights}
-    density = {expert: _round(math.exp(value)) for expert, value in values["density"].items()}
-    return {"weight": weights, "density": density, "normalize": False}
-
-
-def _axis_values(axis: Axis, mix: Mix) -> Mapping[str, float]:
-    """The inverse of `_params` along one axis, before it is clipped into the box."""
-    if axis == "weight":
-        return mix.weight
-    if axis == "density":
-        return {expert: math.log(value) for expert, value in mix.density.items()}
-    weights = {expert: max(0.0, value) for expert, value in mix.weight.items()}
-    whole = max(1.0, sum(weights.values()))  # more than a whole: keep the experts' ratios, leave nothing to the base
-    left, shares = 1.0, {}
-    for expert, value in weights.items():
-        shares[expert] = min(1.0, value / whole / left) if left > 0 else 0.0
-        left = max(0.0, left - value / whole)
-    return shares
+def _name(group: Group, key: Key) -> str:
+    return f"{group.label}: {key.name}" if key.taker is None else f"{group.label} / {key.taker}: {key.name}"

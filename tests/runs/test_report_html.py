@@ -117,7 +117,13 @@ def recipe() -> Recipe:
             Rule(
                 match=r"model\.layers\.[01]\..*",
                 operator="ties",
-                params={"weight": {"sums": 0.5, "french": -0.2}, "density": {"sums": 0.3, "french": 0.6}},
+                params={
+                    "weight": {"sums": 0.5, "french": -0.2},
+                    "density": {"sums": 0.3, "french": 0.6},
+                    "scale": 0.5,
+                    "normalize": False,
+                    "consensus": "count",
+                },
             ),
             Rule(match=r".*embed.*", operator="task_arithmetic", params={"weight": 1.0}),
             Rule(match=r".*", operator="linear", params={"weight": {"base": 0.2, "sums": 0.3, "french": 0.5}}),
@@ -132,6 +138,7 @@ def test_coefficient_map_names_groups_and_knows_what_an_operator_has(recipe: Rec
     assert found.sources == ("base", "sums", "french")
     assert found.values["weight"] == ((None, 0.5, -0.2), (0.2, 0.3, 0.5))
     assert found.values["density"] == ((None, 0.3, 0.6), (None, None, None))
+    assert found.settings == {"scale": (0.5, None), "normalize": (False, None), "consensus": ("count", None)}
 
 
 def test_a_base_without_a_weight_has_no_column() -> None:

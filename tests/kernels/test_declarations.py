@@ -1,0 +1,75 @@
+"""What an operator declares of its parameters is so: a search that believed a wrong word would lose a dimension."""
+
+import pytest
+import torch
+from merges import parents_of_tensors
+
+from crossbreed.kernels.reference import REFERENCES
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.operators import OPERATOR_SPECS, ParamKind
+from crossbreed.search_spaces.layout import BASE, Layout
+from crossbreed.types import ParamValue, Rule
+
+EXPERTS = ("a", "b", "c")
+WEIGHTED = [name for name, spec in OPERATOR_SPECS.items() if spec.param("weight")]
+
+
+def merged_delta(operator: str, experts: tuple[str, ...], **params: ParamValue) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    base = torch.randn(12, 16, generator=generator)
+    full = {  # each changes most elements, so that some are changed by one expert alone
+        name: base + 0.3 * torch.randn(12, 16, generator=generator) * (torch.rand(12, 16, generator=generator) < 0.6)
+        for name in experts
+    }
+    parents = parents_of_tensors(base, full)
+    return REFERENCES[operator](Tensor.of(parents), Rule(match=".*", operator=operator, params=params)) - base
+
+
+def settings_of(operator: str) -> tuple[tuple[str, ...], dict[str, ParamValue], dict[str, float]]:
+    """Experts, parameters other than the weights, without normalisation, and weights of the experts and the base."""
+    spec = OPERATOR_SPECS[operator]
+    experts = EXPERTS[: spec.num_experts[1]]
+    weights = dict(zip(experts, (0.7, 0.4, 0.5), strict=False))
+    if (weight := spec.param("weight")) and weight.kind is ParamKind.SOURCE:
+        weights[BASE] = 0.3
+    params: dict[str, ParamValue] = {
+        param.name: dict(zip(experts, (0.9, 0.5, 0.7), strict=False))
+        for param in spec.params
+        if param.required and param.kind is ParamKind.EXPERT and param.name != "weight"
+    }
+    return experts, params | ({"normalize": False} if spec.param("normalize") else {}), weights
+
+
+@pytest.mark.parametrize("operator", WEIGHTED)
+def test_twice_the_weights_do_what_is_declared(operator: str) -> None:
+    experts, params, weights = settings_of(operator)
+    once = merged_delta(operator, experts, weight=weights, **params)
+    twice = merged_delta(operator, experts, weight={name: 2 * value for name, value in weights.items()}, **params)
+    degrees = [degree for degree in (0, 1) if torch.allclose(twice, 2**degree * once, rtol=1e-6, atol=1e-9)]
+    assert degrees == ([] if OPERATOR_SPECS[operator].degree is None else [OPERATOR_SPECS[operator].degree])
+
+
+@pytest.mark.parametrize("operator", [name for name in WEIGHTED if OPERATOR_SPECS[name].plain])
+def test_a_plain_operator_adds_its_deltas(operator: str) -> None:
+    experts, _, weights = settings_of(operator)
+    parts = {name: merged_delta(operator, experts, weight={name: 1.0}) for name in experts}
+    shares = weights | ({BASE: 1 - sum(weights[name] for name in experts)} if BASE in weights else {})
+    expected = sum((weights[name] * part for name, part in parts.items()), torch.zeros(12, 16, dtype=torch.float64))
+    torch.testing.assert_close(merged_delta(operator, experts, weight=shares), expected)
+
+
+@pytest.mark.parametrize("operator", OPERATOR_SPECS)
+def test_whatever_is_searched_changes_what_is_merged(operator: str) -> None:
+    """At one of a few places of the box at least: a coordinate that is dead costs a search as much as a live one."""
+    experts, params, _ = settings_of(operator)
+    told = {name: params.get(name, experts[0]) for name in Layout.of(operator, {}).missing}
+    layout = Layout.of(operator, told)
+    ranges = layout.ranges(experts)
+    places = [{key: low + part * (high - low) for key, (low, high) in ranges.items()} for part in (0.3, 0.7, 0.9)]
+    for key, ends in ranges.items():
+        for place in places:
+            low, high = (merged_delta(operator, experts, **layout.params(place | {key: end}, experts)) for end in ends)
+            if not torch.equal(low, high):
+                break
+        else:
+            pytest.fail(f"{key.name} of {key.taker or 'all'} changes nothing")
