@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from crossbreed.errors import InvalidWeights
 from crossbreed.kernels.gram import Along, Of, gram, gram_with_base
 from crossbreed.kernels.operators.linear import without_copies
-from crossbreed.kernels.programs import Affine, Operator
+from crossbreed.kernels.programs import Affine, Coefficient, Operator
 from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.sources import ModuleType, module_of
@@ -44,7 +44,7 @@ def widen(parents: Parents, rule: Rule) -> Affine:
     ]
     along = _importance_along(parents)
     return Affine(
-        shares=tuple((_fp32(c, along, parents), expert) for c, expert in zip(coefficients, experts, strict=True))
+        shares=tuple((_coefficient(c, along, parents), expert) for c, expert in zip(coefficients, experts, strict=True))
     )
 
 
@@ -97,12 +97,14 @@ def do_decouple(parents: Parents, rule: Rule) -> Affine:
         ratio = np.divide(
             scale * of_directions[expert.name] * merged, length, out=np.zeros_like(length), where=length != 0
         )
-        shares.append((_fp32(ratio, Along.COLUMNS, parents), expert))
+        shares.append((_coefficient(ratio, Along.COLUMNS, parents), expert))
     return Affine(shares=tuple(shares))
 
 
-def _fp32(values: NDArray[np.float64], along: Along, parents: Parents) -> torch.Tensor:
-    """Returns a coefficient for each row or each column."""
+def _coefficient(values: NDArray[np.float64], along: Along, parents: Parents) -> Coefficient:
+    """Returns a number for each row or each column."""
+    if values.size == 1:
+        return values.item()
     vector = torch.from_numpy(values).to(parents.base.device, torch.float32)
     return vector[:, None] if along is Along.ROWS else vector[None]
 

@@ -187,8 +187,8 @@ class _Vectors:
         return Affine(shares=(*shares, (self._coefficient(of_base - 1), twice)))
 
     def _coefficient(self, values: Numbers) -> Coefficient:
-        if values.ndim == 0:
-            return float(values)
+        if values.size == 1:
+            return values.item()
         axis = 0 if self.along is Along.COLUMNS else 1
         return torch.from_numpy(np.expand_dims(values, axis)).to(self.parents.base.device, torch.float32)
 
