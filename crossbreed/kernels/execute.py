@@ -5,12 +5,15 @@ Both make the same bits. CUDA tensors go to the `cuda` package.
 Shapes: M rows (a Linear's outputs), N columns (its inputs), R stacked ranks, K rows of a block.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, cast
 
 import torch
 
+from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import native, plain
 from crossbreed.kernels.low_rank import product_in_order
 from crossbreed.kernels.programs import (
@@ -74,6 +77,8 @@ class _Product:
         return native.Operand(b=self.b_MR, a=self.a_RN)
 
 
+NOT_FINITE = "the merge holds NaN or Inf"
+
 _Value: TypeAlias = _Full | _Ready | _Product
 
 
@@ -90,23 +95,71 @@ class _Pass:
     scale: float = 1.0
 
 
+Waiting: TypeAlias = Callable[[], torch.Tensor]
+"""Gives the merged tensor when it is done. Raises InvalidWeights if it holds NaN or Inf."""
+
+
 def execute(program: Program, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Returns the merged tensor in `dtype`: fp32 arithmetic, one rounding. The base's own where nothing changes it."""
+    """Returns the merged tensor in `dtype`: fp32 arithmetic, one rounding. The base's own where nothing changes it.
+
+    Raises:
+        InvalidWeights: it holds NaN or Inf.
+    """
+    (waiting,) = start([program], base, dtype)
+    return waiting()
+
+
+def start(programs: Sequence[Program], base: torch.Tensor, dtype: torch.dtype) -> list[Waiting]:
+    """Starts one tensor's merge, or several that read the same sources: one pass over memory does them all.
+
+    Compiled kernels run on threads of their own, so that the next tensor can be prepared meanwhile.
+    """
     if base.is_cuda:
         from crossbreed.kernels import cuda
 
-        return cuda.execute(program, base, dtype)
+        return [partial(_checked, cuda.execute(program, base, dtype)) for program in programs]
+    passes = [_pass(program, base) for program in programs]
+    merges = {
+        index: _native(work, torch.empty(base.shape, dtype=dtype))
+        for index, work in enumerate(passes)
+        if isinstance(work, _Pass) and work.values
+    }
+    wait = native.start(as_matrix(base), list(merges.values())) if merges else None
+    positions = {index: position for position, index in enumerate(merges)}
+
+    def waiting(index: int) -> torch.Tensor:
+        work = passes[index]
+        if isinstance(work, torch.Tensor):
+            return _checked(work.to(dtype)) if work.dtype != dtype else work
+        if index not in merges or wait is None:
+            run = _elementwise if isinstance(work, Elementwise) else _plain
+            return _checked(run(work, base, dtype))
+        if not wait()[positions[index]]:
+            raise InvalidWeights(NOT_FINITE)
+        return merges[index].merged_MN.view(base.shape)
+
+    return [partial(waiting, index) for index in range(len(programs))]
+
+
+def _checked(merged: torch.Tensor) -> torch.Tensor:
+    """One pass without a copy: both extremes are NaN as soon as one element is."""
+    if merged.numel() and not all(math.isfinite(extreme.item()) for extreme in merged.aminmax()):
+        raise InvalidWeights(NOT_FINITE)
+    return merged
+
+
+def _pass(program: Program, base: torch.Tensor) -> "torch.Tensor | _Pass | Elementwise":
+    """What is to be done, or what it comes to: the base or an expert."""
     match program:
         case Affine():
             same = _unchanged(program, base)
-            return _run(_affine(program), base, dtype) if same is None else same.to(dtype)
+            return _affine(program) if same is None else same
         case Election():
-            return _run(_election(program), base, dtype) if program.voters and program.scale else base.to(dtype)
+            return _election(program) if program.voters and program.scale else base
         case Elementwise():
-            return _elementwise(program, base, dtype) if program.parents and program.factor else base.to(dtype)
+            return program if program.parents and program.factor else base
         case Dense():
-            ready = _Ready(as_matrix(program.delta.contiguous()))
-            return _run(_Pass(values=[ready], weights=[program.factor]), base, dtype)
+            return _Pass(values=[_Ready(as_matrix(program.delta.contiguous()))], weights=[program.factor])
 
 
 def _unchanged(program: Affine, base: torch.Tensor) -> torch.Tensor | None:
@@ -156,19 +209,26 @@ def _value(parent: Parent) -> _Value:
     return _Product((low.scale * low.b_MR).contiguous(), low.a_RN.contiguous())
 
 
-def _run(work: _Pass, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _native(work: _Pass, merged: torch.Tensor) -> native.Merge:
+    keeps = work.keeps or [None] * len(work.values)
+    return native.Merge(
+        merged_MN=as_matrix(merged),
+        operands=[_operand(*voter) for voter in zip(work.values, work.weights, keeps, strict=True)],
+        consensus="affine" if work.consensus is None else work.consensus.value,
+        pick=work.pick.value,
+        of_base=work.of_base,
+        scale=work.scale,
+    )
+
+
+def _plain(work: _Pass, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=dtype)
     merged_MN, base_MN = as_matrix(merged), as_matrix(base)
     keeps = work.keeps or [None] * len(work.values)
-    operands = [_operand(*voter) for voter in zip(work.values, work.weights, keeps, strict=True)]
-    how = {"consensus": "affine" if work.consensus is None else work.consensus.value, "pick": work.pick.value}
-    if operands and native.merge(base_MN, merged_MN, operands, **how, of_base=work.of_base, scale=work.scale):
-        return merged
-    num_columns = base_MN.shape[1]
     for rows in row_blocks(merged_MN):
-        base_KN = base_MN[rows].float()
+        base_KN, first = base_MN[rows].float(), rows.start * base_MN.shape[1]
         deltas = [
-            plain.thin(value.delta(base_KN, rows), keep, rows, rows.start * num_columns)
+            plain.thin(value.delta(base_KN, rows), keep, rows, first)
             for value, keep in zip(work.values, keeps, strict=True)
         ]
         votes = plain.weigh(deltas, [_of_rows(weight, rows, len(merged_MN)) for weight in work.weights])

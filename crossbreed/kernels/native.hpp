@@ -237,24 +237,25 @@ bool merge_tile(const Base* base, Merged* out, int32_t n, float of_base, float s
   return largest >= kInfinityBits<Merged>;
 }
 
-// Merges the rows from `first` to `last`, or, where there is but one row, its columns from `first` to `last`. Returns
-// whether the result holds NaN or Inf.
+// Merges the rows from `first` to `last` (or, where there is but one row, its columns from `first` to `last`) for several
+// jobs on the same sources, tile by tile: what one job has read, the next finds in the cache. Marks in `bad` the jobs
+// whose result holds NaN or Inf.
 template <Consensus consensus, Pick pick, class Base, class Merged, class... Kinds, std::size_t... index>
-bool merge(const Job& job, int64_t first, int64_t last, std::index_sequence<index...>) {
-  bool bad = false;
+void merge(const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad, std::index_sequence<index...>) {
   float buffers[sizeof...(Kinds)][kTile];
-  const bool is_row = job.rows == 1;
-  for (int64_t row = is_row ? 0 : first; row < (is_row ? 1 : last); ++row) {
-    const int64_t end = is_row ? last : job.columns;
-    for (int64_t column = is_row ? first : 0, n; column < end; column += n) {
-      const int64_t at = row * job.columns + column;
-      n = until_next_end(job, sizeof...(Kinds), at, end - column < kTile ? end - column : kTile);
-      bad |= merge_tile<consensus, pick, Base, Merged, Kinds...>(
-          static_cast<const Base*>(job.base) + at, static_cast<Merged*>(job.merged) + at, static_cast<int32_t>(n),
-          job.of_base, job.scale, part_of<Kinds>(job.values[index], job, row, column, n, buffers[index])...);
+  const int64_t rows = jobs->rows, columns = jobs->columns;
+  for (int64_t row = rows == 1 ? 0 : first; row < (rows == 1 ? 1 : last); ++row) {
+    const int64_t end = rows == 1 ? last : columns;
+    for (int64_t column = rows == 1 ? first : 0, n; column < end; column += n) {
+      const int64_t at = row * columns + column;
+      n = end - column < kTile ? end - column : kTile;
+      for (const Job* job = jobs; job < jobs + num_jobs; ++job) n = until_next_end(*job, sizeof...(Kinds), at, n);
+      for (const Job* job = jobs; job < jobs + num_jobs; ++job)
+        bad[job - jobs] |= merge_tile<consensus, pick, Base, Merged, Kinds...>(
+            static_cast<const Base*>(job->base) + at, static_cast<Merged*>(job->merged) + at, static_cast<int32_t>(n),
+            job->of_base, job->scale, part_of<Kinds>(job->values[index], *job, row, column, n, buffers[index])...);
     }
   }
-  return bad;
 }
 
 }  // namespace

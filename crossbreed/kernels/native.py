@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 
@@ -29,9 +30,9 @@ _FLAGS = (
 _STORED = {torch.bfloat16: "Bfloat16", torch.float16: "_Float16", torch.float32: "float"}
 _CPUS = os.sched_getaffinity(0)
 """Before an engine binds the main thread, and whatever it starts, to one of them."""
-_WORTH_A_THREAD = 1 << 17
-"""Elements below which waking another thread costs more than it saves."""
-_Merge: TypeAlias = Callable[["ctypes._Pointer[_Job]", int, int], int]
+_PART = 1 << 20
+"""Elements that a thread is given at least."""
+_Function: TypeAlias = Callable[[Any, int, int, int, Any], None]
 
 
 class _Value(ctypes.Structure):
@@ -94,50 +95,87 @@ def _find(name: str) -> str | None:
     return shutil.which(name)
 
 
-def merge(
-    base_MN: torch.Tensor,
-    merged_MN: torch.Tensor,
-    operands: Sequence[Operand],
-    *,
-    consensus: str,
-    pick: str,
-    of_base: float,
-    scale: float,
-) -> bool:
-    """Writes a merged tensor and returns True; or False: no compiler, or a dtype that kernels do not know.
+class Merge(NamedTuple):
+    """What becomes of one tensor. Tensors are contiguous."""
+
+    merged_MN: torch.Tensor
+    """Where the result goes."""
+    operands: Sequence[Operand]
+    """At least one."""
+    consensus: str
+    """As `Consensus` in native.hpp."""
+    pick: str
+    """As `Pick` in native.hpp."""
+    of_base: float
+    """Coefficient of the base, without an election."""
+    scale: float
+    """Of what is added to the base, with one."""
+
+
+def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Callable[[], list[bool]] | None:
+    """Starts merges of one tensor on other threads, in one pass over what they read.
 
     Args:
         base_MN: The base's tensor, contiguous.
-        merged_MN: Where the result goes, contiguous, of the same shape.
-        operands: At least one.
-        consensus: As `Consensus` in native.hpp.
-        pick: As `Pick` in native.hpp.
-        of_base: Coefficient of the base, without an election.
-        scale: Of what is added to the base, with one.
+        merges: Alike but for numbers and results.
+
+    Returns:
+        What waits for them and says of each whether it is finite; None: there is no compiler, the merges are not alike,
+        or kernels do not know a dtype.
     """
-    kinds = [_kind(operand) for operand in operands]
-    if base_MN.dtype not in _STORED or merged_MN.dtype not in _STORED or None in kinds:
-        return False
-    types = ", ".join((_STORED[base_MN.dtype], _STORED[merged_MN.dtype], *(kind for kind in kinds if kind)))
-    found = compiler()
-    function = found and _variant(found, f"merge<Consensus::{consensus}, Pick::{pick}, {types}>", len(kinds))
-    if not function:
-        return False
-    is_flat = all(operand.b is None and operand.by_row is None and operand.by_column is None for operand in operands)
-    rows, columns = (1, base_MN.numel()) if is_flat else base_MN.shape
-    values = (_Value * len(operands))(*map(_value, operands))
-    job = _Job(base_MN.data_ptr(), merged_MN.data_ptr(), values, rows, columns, of_base, scale)
-    _in_parallel(function, job, columns if rows == 1 else rows, base_MN.numel())
-    return True
+    call, found = {_call(base_MN, merge) for merge in merges}, compiler()
+    if len(call) > 1 or None in call or found is None:
+        return None
+    function = _variant(found, cast(str, call.pop()), len(merges[0].operands))
+    if function is None:
+        return None
+    rows, columns = (1, base_MN.numel()) if _is_flat(merges) else base_MN.shape
+    values = [(_Value * len(merge.operands))(*map(_value, merge.operands)) for merge in merges]
+    jobs = (_Job * len(merges))()
+    for job, merge, own in zip(jobs, merges, values, strict=True):
+        data = base_MN.data_ptr(), merge.merged_MN.data_ptr()
+        job.base, job.merged, job.values, job.rows, job.columns = *data, own, rows, columns
+        job.of_base, job.scale = merge.of_base, merge.scale
+    bad = (ctypes.c_uint8 * len(jobs))()
+
+    def work(first: int, last: int, held: object = (base_MN, merges, values)) -> None:
+        """Holds what the kernel reads and writes, should nobody wait."""
+        function(jobs, len(jobs), first, last, bad)
+
+    parts = _spread(work, length=columns if rows == 1 else rows, size=base_MN.numel())
+
+    def wait() -> list[bool]:
+        for part in parts:
+            part.result()
+        return [not byte for byte in bad]
+
+    return wait
 
 
 def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor | None:
-    """Returns the fp32 product as `merge` makes it; None where nothing is compiled."""
+    """Returns the fp32 product as merges make it; None where nothing is compiled."""
     made_MN = torch.empty(len(b_MR), a_RN.shape[1])
-    zero_MN = torch.zeros_like(made_MN)
     operand = Operand(b=b_MR.contiguous(), a=a_RN.contiguous())
-    done = merge(zero_MN, made_MN, [operand], consensus="affine", pick="sum", of_base=0.0, scale=1.0)
-    return made_MN if done else None
+    merge = Merge(made_MN, [operand], consensus="affine", pick="sum", of_base=0.0, scale=1.0)
+    wait = start(torch.zeros_like(made_MN), [merge])
+    if wait is None:
+        return None
+    wait()
+    return made_MN
+
+
+def _call(base_MN: torch.Tensor, merge: Merge) -> str | None:
+    """The instance of `merge` in native.hpp that does it."""
+    types = [_STORED.get(base_MN.dtype), _STORED.get(merge.merged_MN.dtype), *map(_kind, merge.operands)]
+    if None in types:
+        return None
+    return f"merge<Consensus::{merge.consensus}, Pick::{merge.pick}, {', '.join(map(str, types))}>"
+
+
+def _is_flat(merges: Sequence[Merge]) -> bool:
+    """Rows do not matter: the tensor may be cut anywhere."""
+    operands = [operand for merge in merges for operand in merge.operands]
+    return all(operand.b is None and operand.by_row is None and operand.by_column is None for operand in operands)
 
 
 def _kind(operand: Operand) -> str | None:
@@ -166,29 +204,25 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _in_parallel(function: _Merge, job: _Job, length: int, size: int) -> None:
-    pointer = ctypes.pointer(job)
-    num_threads = min(torch.get_num_threads(), length, 1 + size // _WORTH_A_THREAD)
-    if num_threads == 1:
-        function(pointer, 0, length)
-        return
-    edges = [length * part // num_threads for part in range(num_threads + 1)]
-    others = [_threads().submit(function, pointer, *edges[i : i + 2]) for i in range(1, num_threads)]
-    function(pointer, *edges[:2])
-    for other in others:
-        other.result()
+def _spread(work: Callable[[int, int], None], *, length: int, size: int) -> list["Future[None]"]:
+    """Gives parts of a tensor to the threads; large ones to several, so that the last is not waited for alone."""
+    num_parts = max(1, min(length, size // _PART))
+    edges = [length * part // num_parts for part in range(num_parts + 1)]
+    pool = _threads(torch.get_num_threads())
+    return [pool.submit(work, *edge) for edge in pairwise(edges)]
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "merge", initializer=lambda: os.sched_setaffinity(0, _CPUS))
+def _threads(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, "merge", initializer=lambda: os.sched_setaffinity(0, _CPUS))
 
 
 @cache
-def _variant(compiler: str, call: str, num_values: int) -> _Merge | None:
+def _variant(compiler: str, call: str, num_values: int) -> _Function | None:
     source = (
-        f'{_HEADER.read_text()}\nextern "C" int crossbreed_merge(const Job* job, int64_t first, int64_t last) {{\n'
-        f"  return {call}(*job, first, last, std::make_index_sequence<{num_values}>());\n}}\n"
+        f'{_HEADER.read_text()}\nextern "C" void crossbreed_merge('
+        "const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad) {\n"
+        f"  {call}(jobs, num_jobs, first, last, bad, std::make_index_sequence<{num_values}>());\n}}\n"
     )
     try:
         library = ctypes.CDLL(str(_compiled(compiler, source)))
@@ -197,9 +231,9 @@ def _variant(compiler: str, call: str, num_values: int) -> _Merge | None:
         warnings.warn(f"{compiler} does not compile merge kernels, so merges are slow: {detail[-300:]}", stacklevel=2)
         return None
     function = library.crossbreed_merge
-    function.argtypes, function.restype = (ctypes.POINTER(_Job), ctypes.c_int64, ctypes.c_int64), ctypes.c_int
-    merge_: _Merge = function
-    return merge_
+    function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p), None
+    merge: _Function = function
+    return merge
 
 
 def _compiled(compiler: str, source: str) -> Path:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from merges import parents_of_tensors
 
+from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import native
 from crossbreed.kernels.chance import random_codes, row_ranks
-from crossbreed.kernels.execute import execute
+from crossbreed.kernels.execute import execute, start
 from crossbreed.kernels.programs import (
     Affine,
     Band,
@@ -119,15 +120,38 @@ def test_elections(keep: str, consensus: Consensus, dtype: torch.dtype, monkeypa
     check(Election(voters=voters, scale=1.3, consensus=consensus, pick=pick), parents, dtype, monkeypatch)
 
 
-def test_nan_and_infinity_reach_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    parents = tensors(torch.float32)
-    parents.experts[0].value[3, 5], parents.experts[0].value[100, 7] = float("nan"), float("inf")
-    program = Affine(shares=tuple((0.0001, parent) for parent in parents.experts))
-    compiled = execute(program, parents.base, torch.bfloat16)
-    monkeypatch.setenv("CROSSBREED_COMPILER", "")
-    plain = execute(program, parents.base, torch.bfloat16)
-    torch.testing.assert_close(compiled, plain, rtol=0, atol=0, equal_nan=True)
-    assert int((~compiled.isfinite()).sum()) == 2
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("compiler", ["g++", ""])
+def test_nan_and_infinity_are_seen(
+    value: float, compiler: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSBREED_COMPILER", compiler)
+    parents = tensors(dtype)
+    parents.experts[0].value[100, 7] = value
+    with pytest.raises(InvalidWeights, match="NaN or Inf"):
+        execute(Affine(shares=tuple((0.0001, parent) for parent in parents.experts)), parents.base, torch.bfloat16)
+
+
+@pytest.mark.parametrize("compiler", ["g++", ""])
+def test_several_merges_in_one_pass_are_what_each_is_alone(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSBREED_COMPILER", compiler)
+    parents = tensors(torch.bfloat16)
+    programs = [
+        Election(
+            voters=tuple(
+                Voter(parent=parent, weight=0.2 + 0.1 * k, keep=Band(low=Cut(0.001 * (k + 1), 1000 * k)))
+                for parent in parents.experts
+            ),
+            scale=1.0,
+            consensus=Consensus.SUM,
+            pick=Pick.MEAN,
+        )
+        for k in range(3)
+    ]
+    alone = [execute(program, parents.base, torch.bfloat16) for program in programs]
+    together = [waiting() for waiting in start(programs, parents.base, torch.bfloat16)]
+    assert all(map(torch.equal, alone, together))
+    assert not torch.equal(alone[0], alone[1])
 
 
 def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
