@@ -101,15 +101,24 @@ def publish(
 
 @app.command()
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="Our recipe (YAML or JSON).", metavar="RECIPE")],
+    recipe: Annotated[Path, typer.Argument(help="Our recipe (YAML or JSON), or a mergekit YAML.", metavar="RECIPE")],
     out: Out,
-    source: Annotated[list[str] | None, typer.Option("--source", help="NAME=FOLDER for each source.")] = None,
-    numerics: Annotated[Literal["accurate", "mergekit"], typer.Option(help="Arithmetic.")] = "accurate",
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="NAME=FOLDER, of a recipe.")
+    ] = None,
+    numerics: Annotated[
+        Literal["accurate", "mergekit"],
+        typer.Option(help="fp32 and one rounding; or, for a mergekit YAML, the bits that mergekit 0.1.5 gives."),
+    ] = "accurate",
+    lora_merge_dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None,
+        typer.Option(help="With mergekit numerics: round models with an adapter to this; default, their own dtype."),
+    ] = None,
 ) -> None:
-    """Write the checkpoint of a recipe."""
+    """Write the checkpoint of a recipe, or of a mergekit YAML."""
     from crossbreed.runs import merge_recipe
 
-    merge_recipe(recipe, out, sources=source or [], numerics=numerics)
+    merge_recipe(recipe, out, sources=source or [], numerics=numerics, lora_dtype=lora_merge_dtype)
 
 
 @app.command()

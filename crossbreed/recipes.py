@@ -7,7 +7,6 @@ operator without its weight or a source that is not there is refused here, with 
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ import yaml
 
 from crossbreed.errors import InputError
 from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.parsing import any_of, kind, require_keys, suggestion
 from crossbreed.sources.structure import Structure, depth_of, layer_of
 from crossbreed.types import RECIPE_SCHEMA, ParamValue, Recipe, Rule
 
@@ -57,7 +57,7 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe") -> Recipe
     Raises:
         InputError: naming the first thing that is wrong, where it is, and how to mend it.
     """
-    _require_keys(mapping, _RECIPE_KEYS, needed=("schema", "base", "sources", "rules"), where=where)
+    require_keys(mapping, _RECIPE_KEYS, needed=("schema", "base", "sources", "rules"), where=where)
     if mapping["schema"] != RECIPE_SCHEMA:
         raise InputError(
             "the recipe is of another schema", expected=str(RECIPE_SCHEMA), got=repr(mapping["schema"]), where=where
@@ -65,12 +65,12 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe") -> Recipe
     sources = _strings(mapping["sources"], where=f"{where}, sources")
     base = mapping["base"]
     if base not in sources:
-        raise InputError("`base` is not one of the sources", expected=_any_of(sources), got=repr(base), where=where)
+        raise InputError("`base` is not one of the sources", expected=any_of(sources), got=repr(base), where=where)
     if not isinstance(mapping["rules"], list | tuple):
-        raise InputError("`rules` is not a list", expected="a list of rules", got=_kind(mapping["rules"]), where=where)
+        raise InputError("`rules` is not a list", expected="a list of rules", got=kind(mapping["rules"]), where=where)
     dtype = mapping.get("dtype", "bfloat16")
     if dtype not in DTYPES:
-        raise InputError("no such dtype", expected=_any_of(DTYPES), got=repr(dtype), where=where)
+        raise InputError("no such dtype", expected=any_of(DTYPES), got=repr(dtype), where=where)
     return Recipe(
         base=base,
         sources=sources,
@@ -93,7 +93,7 @@ def why_not_mergekit(recipe: Recipe, structure: Structure, paths: Mapping[str, s
     """Returns why mergekit 0.1.5 cannot express the recipe, or None: it can."""
     operators = {rule.operator for rule in recipe.rules}
     if len(operators) > 1:
-        return f"mergekit has one method a file, and the recipe uses {_any_of(sorted(operators))}"
+        return f"mergekit has one method a file, and the recipe uses {any_of(sorted(operators))}"
     for rule in recipe.rules:
         if reason := _why_not_rule(rule):
             return reason
@@ -249,7 +249,7 @@ def _parts(name: str) -> Iterator[str]:
 
 
 def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str) -> Rule:
-    _require_keys(value, _RULE_KEYS, needed=("match", "operator"), where=where)
+    require_keys(value, _RULE_KEYS, needed=("match", "operator"), where=where)
     try:
         re.compile(value["match"])
     except (re.error, TypeError) as fault:
@@ -263,23 +263,23 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
     if spec is None:
         raise InputError(
             "no such operator",
-            expected=_any_of(OPERATOR_SPECS),
+            expected=any_of(OPERATOR_SPECS),
             got=repr(value["operator"]),
             where=f"{where}.operator",
-            fix=_suggestion(value["operator"], OPERATOR_SPECS),
+            fix=suggestion(value["operator"], OPERATOR_SPECS),
         )
     experts = tuple(name for name in sources if name != base)
     if wanted := spec.fault(len(experts)):
         raise InputError(
             f"`{spec.name}` does not merge this number of experts",
             expected=wanted,
-            got=f"{len(experts)}: {_any_of(experts)}",
+            got=f"{len(experts)}: {any_of(experts)}",
             where=f"{where}.operator",
         )
     names = [param.name for param in spec.params]
     needed = [param.name for param in spec.params if param.required]
     params = value.get("params", {})
-    _require_keys(params, names, needed=needed, where=f"{where}.params")
+    require_keys(params, names, needed=needed, where=f"{where}.params")
     takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: experts}
     rule = Rule(
         match=value["match"],
@@ -293,7 +293,7 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
     for param in spec.params:
         if param.kind is ParamKind.NAME and (name := spec.word(rule, param.name)) not in sources:
             raise InputError(
-                f"`{param.name}` is no source", expected=_any_of(sources), got=name, where=f"{where}.params"
+                f"`{param.name}` is no source", expected=any_of(sources), got=name, where=f"{where}.params"
             )
     _check_limits(rule, spec, experts, where)
     return rule
@@ -316,7 +316,7 @@ def _check_limits(rule: Rule, spec: OperatorSpec, experts: tuple[str, ...], wher
 def _parse_param(value: Any, param: ParamSpec, takers: Iterable[str], where: str) -> ParamValue:
     where = f"{where}.{param.name}"
     if param.of_each and isinstance(value, Mapping):
-        _require_keys(value, tuple(takers), where=where)
+        require_keys(value, tuple(takers), where=where)
         return {str(name): _number(number, param, f"{where}.{name}") for name, number in value.items()}
     if isinstance(value, bool | str):
         _refuse(value, param, where)
@@ -335,37 +335,7 @@ def _refuse(value: Any, param: ParamSpec, where: str) -> None:
         raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=repr(value), where=where, fix=hint)
 
 
-def _require_keys(value: Any, allowed: Iterable[str], *, needed: Iterable[str] = (), where: str) -> None:
-    if not isinstance(value, Mapping):
-        raise InputError(f"`{where}` is not a mapping", expected="keys and values", got=_kind(value), where=where)
-    for key in value:
-        if key not in tuple(allowed):
-            raise InputError(
-                f"unknown key `{key}`",
-                expected=_any_of(allowed),
-                got=repr(key),
-                where=where,
-                fix=_suggestion(key, allowed),
-            )
-    for key in needed:
-        if key not in value:
-            raise InputError(f"`{key}` is missing", expected=_any_of(needed), got=_any_of(value), where=where)
-
-
 def _strings(value: Any, *, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
         raise InputError(f"`{where}` is not a mapping of names to hashes", got=repr(value), where=where)
     return dict(value)
-
-
-def _any_of(names: Iterable[str]) -> str:
-    return ", ".join(map(str, names)) or "nothing"
-
-
-def _suggestion(wrong: object, right: Iterable[str]) -> str:
-    close = get_close_matches(str(wrong), list(right), n=1)
-    return f"did you mean `{close[0]}`?" if close else ""
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"

@@ -12,7 +12,18 @@ import pytest
 import crossbreed
 
 ROOT = Path(crossbreed.__file__).parent
-GROUND = {"types", "errors", "config", "randomness", "operators", "named_recipes", "recipes", "sources"}
+GROUND = {
+    "types",
+    "errors",
+    "config",
+    "parsing",
+    "randomness",
+    "operators",
+    "named_recipes",
+    "recipes",
+    "mergekit",
+    "sources",
+}
 FLOOR = {"search_spaces", "optimizer", "kernels", "fitness"}
 HOUSE = GROUND | FLOOR | {"runs"}
 MAY_IMPORT = {
@@ -60,6 +71,7 @@ sys.modules.update(dict.fromkeys(extras))  # None there is how Python says: not 
 
 import crossbreed.cli
 import crossbreed.fitness
+import crossbreed.mergekit
 import crossbreed.optimizer
 import crossbreed.recipes
 import crossbreed.runs

@@ -156,9 +156,52 @@ def write_checkpoint(
         InputError: `out` cannot be used, or the disk lacks room.
         MachineError: what was made or written is not what was expected; `out` is left alone.
     """
-    shards = plan_shards(_merged_tensors(recipe, sources), max_bytes=max_shard_bytes)
-    copies = _files_of_base(sources.base.path)
-    with _new_folder(out, num_bytes=sum(s.num_bytes for s in shards) + sum(c.stat().st_size for c in copies)) as folder:
+
+    def texts(fingerprint: str) -> dict[str, str]:
+        return _texts(recipe, sources, fingerprint, record or {}) | ({"README.md": readme} if readme else {})
+
+    return write_model(
+        tensors=_merged_tensors(recipe, sources),
+        stream_factory=stream_factory,
+        copies=files_to_copy(sources.base.path),
+        texts=texts,
+        out=out,
+        expected_fingerprint=expected_fingerprint,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def write_model(
+    *,
+    tensors: Mapping[str, TensorInfo],
+    stream_factory: Callable[[], WeightStream],
+    copies: Mapping[str, Path],
+    texts: Callable[[str], Mapping[str, str]],
+    out: Path,
+    expected_fingerprint: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """Writes a checkpoint folder, whole or not at all.
+
+    Args:
+        tensors: What the stream will bring.
+        stream_factory: Makes the weights; called once.
+        copies: Name in the folder -> file to copy there.
+        texts: Fingerprint of the weights -> name in the folder -> what else is to be written there.
+        out: A folder that does not exist or is empty.
+        expected_fingerprint: What the weights must be, if that is known.
+        max_shard_bytes: Largest file.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        InputError: `out` cannot be used, or the disk lacks room.
+        MachineError: what was made or written is not what was expected; `out` is left alone.
+    """
+    shards = plan_shards(tensors, max_bytes=max_shard_bytes)
+    num_bytes = sum(shard.num_bytes for shard in shards) + sum(file.stat().st_size for file in copies.values())
+    with _new_folder(out, num_bytes=num_bytes) as folder:
         stream = Fingerprinted(stream_factory())
         write_shards(folder, shards, stream)
         if expected_fingerprint not in (None, stream.value):
@@ -166,12 +209,10 @@ def write_checkpoint(
                 f"the weights made now ({stream.value[:16]}) are not the weights that were scored "
                 f"({str(expected_fingerprint)[:16]}): published they would not have these scores"
             )
-        for file in copies:
-            target = folder / file.relative_to(sources.base.path)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
-        texts = _texts(recipe, sources, stream.value, record or {}) | ({"README.md": readme} if readme else {})
-        for name, text in texts.items():
+        for name, file in copies.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / name)
+        for name, text in texts(stream.value).items():
             (folder / name).write_text(text, encoding="utf-8")
         _verify(folder, stream.value, shards)
         _sync(folder)
@@ -251,8 +292,10 @@ def _merged_tensors(recipe: Recipe, sources: Sources) -> dict[str, TensorInfo]:
     }
 
 
-def _files_of_base(folder: Path) -> list[Path]:
-    return sorted({path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()})
+def files_to_copy(folder: Path) -> dict[str, Path]:
+    """Returns what of a model's folder belongs to every merge that it lends its tokenizer to, by name in the folder."""
+    found = sorted({path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()})
+    return {str(path.relative_to(folder)): path for path in found}
 
 
 def _texts(recipe: Recipe, sources: Sources, fingerprint: str, record: Mapping[str, Any]) -> dict[str, str]:
@@ -266,9 +309,9 @@ def _texts(recipe: Recipe, sources: Sources, fingerprint: str, record: Mapping[s
         **record,
     }
     texts = {
-        "config.json": _json(_in_dtype(sources.base.config, recipe.dtype) | {"dtype": recipe.dtype}),
+        "config.json": as_json(in_dtype(sources.base.config, recipe.dtype)),
         RECIPE_FILE: dump_recipe(recipe),
-        "crossbreed.json": _json(published),
+        "crossbreed.json": as_json(published),
     }
     mergekit = _mergekit_config(recipe, sources)
     return texts | ({MERGEKIT_FILE: mergekit} if mergekit else {})
@@ -287,19 +330,24 @@ def _mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
     return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
-def _in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The configuration with every dtype that it states (under its old name too, and in its parts) replaced."""
+def in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Returns a model's configuration with another dtype, in its parts and under its old name too if it says so."""
+    return _replaced(config, dtype) | {"dtype": dtype}
+
+
+def _replaced(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return {
         key: dtype
         if key in ("dtype", "torch_dtype") and value
-        else _in_dtype(value, dtype)
+        else _replaced(value, dtype)
         if isinstance(value, Mapping)
         else value
         for key, value in config.items()
     }
 
 
-def _json(value: Any) -> str:  # any JSON value
+def as_json(value: Any) -> str:  # any JSON value
+    """Returns the text of a JSON file."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

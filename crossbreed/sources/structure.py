@@ -74,6 +74,17 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def in_layer(name: str, layer: int) -> str:
+    """Returns what the tensor of a block is called in another block.
+
+    >>> in_layer("model.layers.7.mlp.up_proj.weight", 12)
+    'model.layers.12.mlp.up_proj.weight'
+    """
+    found = _LAYER.search(name)
+    assert found is not None, f"{name} belongs to no block"
+    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+
+
 def depth_of(name: str, num_layers: int) -> float | None:
     """Returns where a tensor's layer is, from 0 (first) to 1 (last); None outside the layers.
 

@@ -2,7 +2,8 @@
 
 Not how one would compute a merge: deltas, weights and sums are rounded to the tensor's dtype op by op, ties are broken
 by an unstable sort and random masks come from the device's generator, in the order of the models. All of that is kept,
-because in bfloat16 one element in twenty would differ otherwise. `METHODS` says what every method is told and merges.
+because in bfloat16 one element in twenty would differ otherwise. `crossbreed.mergekit.METHODS` says what every method is
+told and merges.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,10 @@ import torch
 
 from crossbreed.kernels.mergekit_numerics import selection, sphere, sums
 from crossbreed.kernels.mergekit_numerics.inputs import Input, Inputs, Merge
-from crossbreed.kernels.mergekit_numerics.methods import METHODS, BaseRole, Method, Parameter, Scope, WhenMissing
+from crossbreed.mergekit.methods import METHODS, BaseRole, Method, Parameter, Scope, WhenMissing
 from crossbreed.types import ParamValue
 
-__all__ = ["METHODS", "BaseRole", "Input", "Method", "Parameter", "Scope", "WhenMissing", "merge_tensor"]
+__all__ = ["Input", "merge_tensor", "merged_dtype"]
 
 _MERGES: Mapping[str, Merge] = {**sums.MERGES, **sphere.MERGES, **selection.MERGES}
 
@@ -26,9 +27,7 @@ def merge_tensor(
     *,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Returns one output tensor, in the dtype that mergekit would give it.
-
-    That is the inputs' dtype; of `arcee_fusion` it is at least float32.
+    """Returns one output tensor, in `merged_dtype`.
 
     Args:
         method: A name in `METHODS`.
@@ -49,3 +48,12 @@ def merge_tensor(
     assert fault is None, f"{method} needs {fault}"
     assert len({(one.tensor.dtype, one.tensor.shape) for one in given}) == 1, "inputs of one dtype and shape"
     return _MERGES[method](Inputs(method=declared, all=given, parameters=parameters, generator=generator))
+
+
+def merged_dtype(method: str, dtype: torch.dtype, *, num_models: int) -> torch.dtype:
+    """Returns the dtype of a tensor merged from `num_models` inputs of `dtype`: theirs, but for two methods.
+
+    mergekit takes the mask of `arcee_fusion` and the factors of `ramplus_tl` in float32, and the sum follows.
+    """
+    widens = method == "arcee_fusion" or (method == "ramplus_tl" and num_models > 1)
+    return torch.promote_types(dtype, torch.float32) if widens else dtype

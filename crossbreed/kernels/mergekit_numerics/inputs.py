@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import torch
 
-from crossbreed.kernels.mergekit_numerics.methods import Method
+from crossbreed.mergekit.methods import Method
 from crossbreed.types import ParamValue
 
 

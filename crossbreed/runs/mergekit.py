@@ -1,0 +1,126 @@
+"""A mergekit configuration becomes a checkpoint: with mergekit's own numbers, or with ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeAlias
+
+from crossbreed.errors import InputError
+from crossbreed.kernels import materialize
+from crossbreed.kernels.mergekit import OpenModel, merge, merged_tensors, open_models
+from crossbreed.mergekit import MergeConfig, MergePlan, ModelReference, Vocabulary, plan_merge
+from crossbreed.mergekit.recipe import source_names, to_recipe
+from crossbreed.runs.card import MERGEKIT_FILE
+from crossbreed.runs.provenance import versions
+from crossbreed.runs.publish import (
+    PUBLISHED_SCHEMA,
+    as_json,
+    files_to_copy,
+    in_dtype,
+    require_unused,
+    write_checkpoint,
+    write_model,
+)
+from crossbreed.sources import Structure, open_sources
+from crossbreed.types import Recipe
+
+Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
+_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def merge_accurately(config: MergeConfig, out: Path) -> str:
+    """Writes the checkpoint of a configuration in accurate numerics, by way of our recipe for it.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        InputError: no recipe says the same, or a model is wrong.
+    """
+    require_unused(out)
+    names = source_names(config)
+    base, *experts = names
+    sources = open_sources(base.model, {names[expert]: expert.lora or expert.model for expert in experts})
+    plan = plan_merge(config, dict.fromkeys(names, sources.structure))
+    if len(plan.layers) != sources.structure.num_layers:
+        raise InputError(
+            "a recipe keeps the base's layers",
+            expected=f"{sources.structure.num_layers} layers",
+            got=str(len(plan.layers)),
+            fix="or keep mergekit's own arithmetic: --numerics mergekit",
+        )
+    recipe: Recipe = to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype)
+    return write_checkpoint(
+        recipe=recipe, sources=sources, out=out, stream_factory=lambda: materialize(recipe, sources)
+    )
+
+
+def merge_as_mergekit(config: MergeConfig, text: str, out: Path, *, lora_dtype: Dtype | None = None) -> str:
+    """Writes the checkpoint of a configuration with the numbers that mergekit 0.1.5 gives it.
+
+    Args:
+        config: The merge.
+        text: Its YAML, to lie beside the weights.
+        out: A folder that does not exist or is empty.
+        lora_dtype: In which adapters are merged into their models; None: in the dtype of the model.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        InputError: a model is wrong, or the models do not fit.
+    """
+    require_unused(out)
+    models = open_models(config.models, lora_dtype=lora_dtype)
+    plan = plan_merge(config, {reference: model.structure for reference, model in models.items()})
+    with TemporaryDirectory() as folder:
+        folders = {reference: model.checkpoint.path for reference, model in models.items()}
+        vocabulary = Vocabulary.build(config, folders, Path(folder))
+        donor = models[plan.donor if vocabulary is None else vocabulary.donor].checkpoint.path
+        tensors = merged_tensors(plan, models, vocabulary)
+        dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
+        texts = {
+            "config.json": as_json(_config(plan, models, vocabulary, dtype)),
+            MERGEKIT_FILE: text,
+            **({} if config.chat_template is None else {"chat_template.jinja": config.chat_template}),
+        }
+        record = {"schema": PUBLISHED_SCHEMA, "numerics": "mergekit", "dtype": dtype, "versions": versions()}
+        sources = {str(reference): _source(model) for reference, model in models.items()}
+        return write_model(
+            tensors=tensors,
+            stream_factory=lambda: merge(plan, models, vocabulary),
+            copies=files_to_copy(donor) | files_to_copy(Path(folder)),
+            texts=lambda fingerprint: {
+                **texts,
+                "crossbreed.json": as_json({**record, "fingerprint": fingerprint, "sources": sources}),
+            },
+            out=out,
+        )
+
+
+def _config(
+    plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabulary: Vocabulary | None, dtype: str
+) -> dict[str, Any]:
+    """The donor's configuration, with the depth, the head and the vocabulary that the merge has."""
+    config = in_dtype(models[plan.donor].checkpoint.config, dtype)
+    config |= {key: len(plan.layers) for key in _DEPTH_KEYS if key in config}
+    if "layer_types" in config:
+        own = {reference: model.checkpoint.config["layer_types"] for reference, model in models.items()}
+        config["layer_types"] = [own[reference][layer] for reference, layer in plan.layers]
+    config["tie_word_embeddings"] = plan.tied
+    if vocabulary is not None:
+        theirs = models[vocabulary.donor].checkpoint.config
+        config |= {key: theirs[key] for key in _TOKEN_KEYS if key in theirs}
+        config["vocab_size"] = vocabulary.num_rows
+    return config
+
+
+def _source(model: OpenModel) -> dict[str, Any]:
+    parts = {"": model.checkpoint, "adapter_": model.adapter}
+    return {
+        f"{prefix}{key}": value
+        for prefix, part in parts.items()
+        if part is not None
+        for key, value in {"hub_id": part.origin.hub_id, "revision": part.origin.revision, "hash": part.hash}.items()
+    }

@@ -1,0 +1,256 @@
+"""`crossbreed merge` of mergekit configurations: our numerics agree with mergekit's, and what cannot be done is named.
+
+That mergekit's numerics are mergekit's is for tests/parity to show.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels import fingerprint_checkpoint
+from crossbreed.recipes import load_recipe
+from crossbreed.runs import merge_recipe
+from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
+
+Merge = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A base in float32, where rounding hides nothing, and what was made of it."""
+    root = tmp_path_factory.mktemp("models")
+    base = make_checkpoint(root / "base", num_layers=2, dtype=torch.float32)
+    made = {name: make_expert(root / name, base=base, seed=seed) for seed, name in enumerate("abc", start=1)}
+    made |= {name: make_adapter(root / name, base=base, seed=seed) for seed, name in enumerate(("p", "q"), start=5)}
+    return {name: str(path) for name, path in {"base": base, **made}.items()}
+
+
+@pytest.fixture
+def merge(tmp_path: Path) -> Merge:
+    """Writes a configuration and merges it; returns the folder."""
+
+    def call(config: dict[str, Any], numerics: str = "mergekit", **options: Any) -> Path:
+        path, out = tmp_path / "merge.yml", tmp_path / numerics
+        path.write_text(yaml.safe_dump(config))
+        merge_recipe(path, out, numerics=numerics, **options)  # type: ignore[arg-type]
+        return out
+
+    return call
+
+
+def of(method: str, *models: str, **keys: Any) -> dict[str, Any]:
+    return {"merge_method": method, "models": [{"model": model} for model in models], **keys}
+
+
+def layers(model: str, first: int, end: int, **keys: Any) -> dict[str, Any]:
+    return {"sources": [{"model": model, "layer_range": [first, end], **keys}]}
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {"weight": 0.3},
+    "task_arithmetic": {"weight": 0.4, "lambda": 0.7, "density": 0.5},
+    "ties": {"weight": 0.6, "density": [0.3, 0.8], "normalize": False},
+    "breadcrumbs": {"weight": 0.6, "density": 0.7, "gamma": 0.05},
+    "breadcrumbs_ties": {"weight": 0.6, "density": 0.7, "lambda": 1.2},
+    "dare_ties": {"weight": 0.6, "density": 1.0},
+    "della": {"weight": 0.6, "density": 1.0},
+    "sce": {"select_topk": 0.5},
+    "nuslerp": {"weight": [{"filter": "mlp", "value": 0.7}, {"value": 0.3}]},
+    "multislerp": {"weight": 0.5, "normalize_weights": False},
+    "karcher": {},
+    "model_stock": {"filter_wise": True},
+    "ram": {"epsilon": 0.02},
+    "ramplus_tl": {"epsilon": 0.02, "r": 0.3},
+    "slerp": {"t": [{"filter": "self_attn", "value": 0.2}, {"value": 0.7}]},
+    "arcee_fusion": {},
+    "nearswap": {"t": 0.01},
+}
+OF_ONE = {"slerp", "arcee_fusion", "nearswap"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_numerics_mean_the_same(method: str, toys: dict[str, str], merge: Merge) -> None:
+    experts = [toys["a"]] if method in OF_ONE else [toys["a"], toys["b"]]
+    config = of(method, *experts, base_model=toys["base"], parameters=METHODS[method])
+    theirs, ours = (load_file(merge(config, numerics) / "model.safetensors") for numerics in ("mergekit", "accurate"))
+    assert ours.keys() == theirs.keys()
+    off = sum(int((~torch.isclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5)).sum()) for name in theirs)
+    # breadcrumbs rounds what it keeps once, and mergekit twice: an element of each tensor and expert
+    assert off <= 2 * len(theirs), f"{off} elements"
+
+
+def test_accurate_numerics_leave_a_recipe(toys: dict[str, str], merge: Merge) -> None:
+    config = of("linear", f"{toys['base']}+{toys['p']}", toys["a"], parameters={"weight": 1}, out_dtype="bfloat16")
+    out = merge(config, "accurate", sources=())
+    recipe = load_recipe(out / "recipe.yaml")
+    assert recipe.dtype == "bfloat16"
+    assert list(recipe.sources) == ["base", "p", "a"]
+    sources = [f"{name}={toys[name]}" for name in recipe.sources]
+    merge_recipe(out / "recipe.yaml", out.with_name("again"), sources=sources)
+    assert fingerprint_checkpoint(out.with_name("again")) == fingerprint_checkpoint(out)
+
+
+def test_layers_may_be_swapped_in_accurate_numerics(toys: dict[str, str], merge: Merge) -> None:
+    config = {"merge_method": "passthrough", "slices": [layers(toys["a"], 0, 1), layers(toys["b"], 1, 2)]}
+    merged = load_file(merge(config, "accurate") / "model.safetensors")
+    for name, tensor in merged.items():
+        of_a = ".0." in name or "embed" in name
+        assert torch.equal(tensor, load_file(f"{toys['a' if of_a else 'b']}/model.safetensors")[name])
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "names"),
+    [
+        ("ties", {"parameters": {"weight": 1, "rescale": True}}, ["`ties` has no `rescale`"]),
+        ("task_arithmetic", {"parameters": {"weight": 1, "normalize": True}}, ["no `normalize`"]),
+        ("nuslerp", {"base_model": None, "parameters": {"weight": 1}}, ["without a base"]),
+        ("linear", {"parameters": {"weight": 1}, "dtype": "float64"}, ["float64"]),
+        ("linear", {"parameters": {"weight": 1}, "tokenizer_source": "@b"}, ["the base's vocabulary"]),
+        ("linear", {"parameters": {"weight": 1}, "tokenizer": {"pad_to_multiple_of": 8}}, ["pad_to_multiple_of"]),
+        ("linear", {"parameters": {"weight": 1}, "chat_template": "{{ x }}"}, ["chat_template"]),
+        ("linear", {"parameters": {"weight": 1}, "base_model": "@base+@p"}, ["adapter's model"]),
+        ("linear", {"parameters": {"weight": 1}, "base_model": "@c", "models": ["@base+@p"]}, ["another model than"]),
+        ("ties", {"parameters": {"weight": 1, "density": 1.5}}, ["density"]),
+        ("passthrough", {"models": None, "slices": [("@a", 0, 1), ("@b", 0, 1)]}, ["does not stack", "layers.1."]),
+        ("passthrough", {"models": None, "slices": [("@a", 0, 1)]}, ["keeps the base's layers", "2 layers"]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_no_recipe_says_is_named(
+    method: str, keys: dict[str, Any], names: list[str], toys: dict[str, str], merge: Merge
+) -> None:
+    config = {"base_model": "@base", **of(method, "@a", "@b"), **keys}
+    if config["models"] is not None:
+        config["models"] = [one if isinstance(one, dict) else {"model": one} for one in config["models"]]
+    if "slices" in config:
+        config["slices"] = [layers(*entry) for entry in config["slices"]]
+    text = json.dumps({key: value for key, value in config.items() if value is not None})
+    for name, path in toys.items():
+        text = text.replace(f'@{name}"', f'{path}"').replace(f"@{name}+", f"{path}+")
+    with pytest.raises(InputError) as caught:
+        merge(json.loads(text), "accurate")
+    assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+def test_stacked_layers_make_a_model_that_loads(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "qwen", architecture="qwen3", num_layers=2)
+    config = {"merge_method": "passthrough", "slices": [layers(str(base), 0, 2), layers(str(base), 1, 2)]}
+    out = merge({**config, "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"})
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.num_hidden_layers == len(model.config.layer_types) == 3
+    assert model.config.tie_word_embeddings
+    assert (out / "mergekit_config.yml").read_text() == (tmp_path / "merge.yml").read_text()
+    said = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert said == "hi"
+    record = json.loads((out / "crossbreed.json").read_text())
+    assert record["fingerprint"] == fingerprint_checkpoint(out)
+    assert list(record["sources"]) == [str(base)]
+
+
+def test_a_head_of_its_own_unties_the_configuration(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    untied = make_checkpoint(tmp_path / "untied", num_layers=2, tied=False, dtype=torch.float32)
+    out = merge(of("linear", str(untied), base_model=toys["base"], parameters={"weight": 1}))
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+    head = load_file(out / "model.safetensors")["lm_head.weight"]
+    embedding = load_file(f"{toys['base']}/model.safetensors")["model.embed_tokens.weight"]
+    assert torch.allclose(head, (load_file(untied / "model.safetensors")["lm_head.weight"] + embedding) / 2)
+
+
+def test_random_masks_are_the_same_every_time(toys: dict[str, str], merge: Merge) -> None:
+    config = of("dare_linear", toys["a"], base_model=toys["base"], parameters={"weight": 1, "density": 0.5})
+    first = merge(config)
+    base, expert, merged = (load_file(f"{f}/model.safetensors") for f in (toys["base"], toys["a"], first))
+    name = "model.layers.0.mlp.up_proj.weight"
+    kept = (merged[name] != base[name]).float().mean()
+    assert (expert[name] != base[name]).all()
+    assert kept.item() == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / base[name].numel()))
+    shutil.move(first, first.with_name("first"))
+    assert fingerprint_checkpoint(merge(config)) == fingerprint_checkpoint(first.with_name("first"))
+
+
+def test_a_nan_is_refused_and_leaves_nothing(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    parameters = [{"weight": 1}, {"weight": -1}]
+    models = [{"model": toys[name], "parameters": weight} for name, weight in zip("ab", parameters, strict=True)]
+    with pytest.raises(InvalidWeights, match="embed_tokens"):
+        merge({"merge_method": "linear", "models": models})
+    assert not (tmp_path / "mergekit").exists()
+
+
+def changed(model: str, folder: Path, **config: Any) -> str:
+    shutil.copytree(model, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return str(folder)
+
+
+def test_models_that_are_not_merged_are_named(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    mixture = changed(toys["a"], tmp_path / "mixture", num_local_experts=8)
+    seeing = changed(toys["a"], tmp_path / "seeing", vision_config={"depth": 2})
+    other = changed(toys["a"], tmp_path / "other", model_type="mistral")
+    wanted = {
+        mixture: "mixture of experts",
+        seeing: "vision_config",
+        other: "another architecture",
+        toys["p"]: "is an adapter",
+        f"{toys['base']}+{toys['a']}": "adapter_config.json",
+    }
+    for model, problem in wanted.items():
+        with pytest.raises(InputError, match=problem):
+            merge(of("linear", toys["b"], model, parameters={"weight": 1}))
+
+
+def test_a_buffer_that_differs_is_named(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    for name in "ab":
+        folder = tmp_path / name
+        shutil.copytree(toys[name], folder)
+        weights = load_file(folder / "model.safetensors")
+        weights["model.position_ids"] = torch.arange(4) + (name == "b")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"model\.position_ids"):
+        merge(of("karcher", str(tmp_path / "a"), str(tmp_path / "b")))
+    out = merge(of("karcher", str(tmp_path / "a")))
+    assert torch.equal(load_file(out / "model.safetensors")["model.position_ids"], torch.arange(4))
+
+
+def test_a_token_must_be_one_of_the_vocabulary(toys: dict[str, str], merge: Merge) -> None:
+    def tokenizer(token: str, source: Any) -> dict[str, Any]:
+        tokens = {token: {"source": source}}
+        return of("linear", toys["a"], toys["b"], parameters={"weight": 1}, tokenizer={"tokens": tokens})
+
+    for token, source, problem in (
+        ("<new>", toys["a"], "`<new>` is no token"),
+        ("a", toys["c"], "another model"),
+        ("a", {"kind": "model_token", "model": toys["a"], "token": "<none>"}, "no token `<none>`"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            merge(tokenizer(token, source))
+    with pytest.raises(InputError, match="there is no base"):
+        merge(of("linear", toys["a"], parameters={"weight": 1}, tokenizer_source="base"))
+
+
+def test_options_that_mean_nothing_are_refused(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    config = of("linear", toys["a"], parameters={"weight": 1})
+    with pytest.raises(InputError, match="--lora-merge-dtype"):
+        merge(config, "accurate", lora_dtype="float32")
+    with pytest.raises(InputError, match="--source"):
+        merge(config, sources=["a=b"])
+    out = merge(config, "accurate")
+    with pytest.raises(InputError, match="a recipe has no mergekit numerics"):
+        merge_recipe(out / "recipe.yaml", tmp_path / "x", numerics="mergekit")
+
+
+def test_idle_parameters_are_told(toys: dict[str, str], merge: Merge, capsys: pytest.CaptureFixture[str]) -> None:
+    out = merge(of("karcher", toys["a"], parameters={"weight": 1}))
+    told = capsys.readouterr().out
+    assert "karcher has no use for weight" in told
+    assert fingerprint_checkpoint(out) in told
