@@ -3,18 +3,20 @@
 The same stream is what an engine is given, what is fingerprinted and what is published.
 """
 
-import math
-from collections.abc import Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.artifacts import Grams, bind_grams
-from crossbreed.kernels.execute import execute
+from crossbreed.kernels.execute import Waiting, start
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.operators import OPERATORS
-from crossbreed.kernels.programs import Program
+from crossbreed.kernels.programs import Affine, Program
 from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder
@@ -23,9 +25,17 @@ from crossbreed.types import Recipe, Rule, WeightStream
 
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
+_AHEAD_BYTES = 64 << 20
+"""How much is made before it is asked for."""
+
 
 def materialize(
-    recipe: Recipe, sources: Sources, facts: Facts | None = None, *, artifacts: Collection[Grams] = ()
+    recipe: Recipe,
+    sources: Sources,
+    facts: Facts | None = None,
+    *,
+    without: Collection[str] = (),
+    artifacts: Collection[Grams] = (),
 ) -> WeightStream:
     """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
 
@@ -36,14 +46,54 @@ def materialize(
         recipe: What to merge.
         sources: Opened.
         facts: What earlier merges of the same sources found out; a search keeps one for its life.
+        without: Names of tensors that are not wanted and not made.
         artifacts: Opened; those that the recipe names are found by content hash.
 
     Raises:
         InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
-    grams = bind_grams(recipe, artifacts)
-    return _stream(recipe, sources.base, bind_experts(recipe, sources), facts or Facts(), grams)
+    names = sorted(sources.base.tensors.keys() - without)
+    merge = _Merge(recipe, sources, facts or Facts(), artifacts)
+    return ((name, merged) for name, (merged,) in _stream(names, [merge]))
+
+
+def materialize_many(
+    recipes: Sequence[Recipe], sources: Sources, facts: Facts | None = None, *, artifacts: Collection[Grams] = ()
+) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """Returns the weights of several recipes, tensor by tensor: where they use the same operator, one pass makes all.
+
+    Raises:
+        InputError: as `materialize`.
+        InvalidWeights: on reaching a tensor that holds NaN or Inf in one of them.
+    """
+    facts = facts or Facts()
+    return _stream(sorted(sources.base.tensors), [_Merge(recipe, sources, facts, artifacts) for recipe in recipes])
+
+
+def unchanged(before: Recipe, after: Recipe, sources: Sources, facts: Facts | None = None) -> frozenset[str]:
+    """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
+
+    A tensor depends on sources, dtype and the rule that it obeys, and on no other tensor's rule. One that no expert
+    touches is made by both: as a rule, what comes out is the base's own memory twice.
+
+    Raises:
+        InputError: `sources` lacks a source of the recipes.
+        InvalidWeights: a rule means nothing for a tensor.
+    """
+    if replace(before, rules=()) != replace(after, rules=()):
+        return frozenset()
+    facts = facts or Facts()
+    old, new = _Merge(before, sources, facts), _Merge(after, sources, facts)
+    touched = frozenset[str]().union(*(expert.touched for expert in sources.experts.values()))
+
+    def is_unchanged(name: str) -> bool:
+        if old.rule(name) == new.rule(name) or name in touched:
+            return old.rule(name) == new.rule(name)
+        ((_, made),) = _stream([name], [old, new])
+        return made[0] is made[1]
+
+    return frozenset(filter(is_unchanged, sources.base.tensors))
 
 
 def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Adapter]:
@@ -67,22 +117,58 @@ def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Ada
     return dict(sorted(experts, key=lambda item: (item[1].hash, item[0])))
 
 
-def _stream(recipe: Recipe, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None) -> WeightStream:
-    find_rule, dtype = rule_finder(recipe), getattr(torch, recipe.dtype)
-    for name in sorted(base.tensors):
-        tensor, rule = base.tensor(name), find_rule(name)
-        if tensor.is_floating_point():
-            if rule is None:
-                tensor = tensor.to(dtype)
-            else:
-                try:
-                    program = program_of(parents_of(name, recipe.base, base, experts, facts, grams), rule)
-                    tensor = execute(program, tensor, dtype)
-                except InvalidWeights as fault:
-                    raise InvalidWeights(f"`{name}` of recipe {recipe.id}: {fault}") from None
-            if not _is_finite(tensor):
-                raise InvalidWeights(f"`{name}` of recipe {recipe.id} holds NaN or Inf")
-        yield name, tensor
+class _Merge:
+    """A recipe, bound to its sources."""
+
+    def __init__(self, recipe: Recipe, sources: Sources, facts: Facts, artifacts: Collection[Grams] = ()) -> None:
+        self.recipe, self.base, self.rule = recipe, sources.base, rule_finder(recipe)
+        self._experts, self._facts, self._grams = bind_experts(recipe, sources), facts, bind_grams(recipe, artifacts)
+
+    def program(self, name: str) -> Program | None:
+        """What becomes of a tensor; None: nothing."""
+        rule = self.rule(name)
+        if rule is None or not self.base.tensor(name).is_floating_point():
+            return None
+        with self.naming(name):
+            parents = parents_of(name, self.recipe.base, self.base, self._experts, self._facts, self._grams)
+            return program_of(parents, rule)
+
+    @contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Says in an error where it was."""
+        try:
+            yield
+        except InvalidWeights as fault:
+            raise InvalidWeights(f"`{name}` of recipe {self.recipe.id}: {fault}") from None
+
+
+def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """Begins tensors before they are asked for: threads that merge have work while others take what is done."""
+    ahead: deque[tuple[str, list[Waiting]]] = deque()
+    num_bytes = 0
+    for name in names:
+        ahead.append((name, _begin(name, merges)))
+        num_bytes += merges[0].base.tensor(name).nbytes * len(merges)
+        while num_bytes > _AHEAD_BYTES:
+            num_bytes -= merges[0].base.tensor(ahead[0][0]).nbytes * len(merges)
+            yield _end(*ahead.popleft(), merges)
+    while ahead:
+        yield _end(*ahead.popleft(), merges)
+
+
+def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:
+    base = merges[0].base.tensor(name)
+    dtype = getattr(torch, merges[0].recipe.dtype) if base.is_floating_point() else base.dtype
+    programs = [merge.program(name) or Affine(shares=()) for merge in merges]
+    return start(programs, base, dtype)
+
+
+def _end(name: str, waits: Sequence[Waiting], merges: Sequence[_Merge]) -> tuple[str, list[torch.Tensor]]:
+    made = []
+    for merge, waiting in zip(merges, waits, strict=True):
+        with merge.naming(name):
+            made.append(waiting())
+    return name, made
 
 
 def program_of(parents: Parents, rule: Rule) -> Program:
@@ -96,7 +182,10 @@ def parents_of(
     name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None = None
 ) -> Parents:
     """Returns what one tensor of a merge is made from."""
-    layer, last = layer_of(name), max((layer_of(other) or 0 for other in base.tensors), default=0)
+    layer = layer_of(name)
+    last = facts.get(
+        ("last layer", base.hash), lambda: max((layer_of(other) or 0 for other in base.tensors), default=0)
+    )
     return Parents(
         name=name,
         depth=None if layer is None else layer / max(1, last),
@@ -123,8 +212,3 @@ def parts_of(name: str, experts: Experts) -> Iterator[Parent]:
             value = expert.factors(name) if isinstance(expert, Adapter) else expert.tensor(name)
             assert value is not None, f"{expert_name} says that it changes {name} and has nothing of it"
             yield Parent(name=expert_name, hash=expert.hash, value=value)
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """One pass without a copy: both extremes are NaN as soon as one element is."""
-    return tensor.numel() == 0 or all(math.isfinite(extreme.item()) for extreme in tensor.aminmax())
