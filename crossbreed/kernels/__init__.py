@@ -8,8 +8,8 @@ rest is, is in docs/numerics.md.
 
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.fingerprint import Fingerprinted, fingerprint_checkpoint
-from crossbreed.kernels.materialize import materialize
+from crossbreed.kernels.materialize import materialize, unchanged
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Operator
 
-__all__ = ["OPERATORS", "Facts", "Fingerprinted", "Operator", "fingerprint_checkpoint", "materialize"]
+__all__ = ["OPERATORS", "Facts", "Fingerprinted", "Operator", "fingerprint_checkpoint", "materialize", "unchanged"]

@@ -1,16 +1,20 @@
 """Which weights are these? A hash over a stream, the same whether the weights are in memory or in a published folder.
 
-It covers names, dtypes, shapes and bytes in the order of names: shards, paddings and file headers do not enter it.
+It is the content hash that the published checkpoint has when it is opened as a source: over names and the digests of
+their tensors (dtype, shape, bytes). Shards, paddings and file headers do not enter it, and a tensor whose digest is
+known already, because it is the base's or was hashed for the candidate before, is not read again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from blake3 import blake3
 
+from crossbreed.sources import Checkpoint
 from crossbreed.sources.files import open_shards
-from crossbreed.types import WeightStream, canonical_json
+from crossbreed.sources.hashes import digest_of, hash_of_tensors
+from crossbreed.types import WeightStream
 
 
 class Fingerprinted:
@@ -18,12 +22,25 @@ class Fingerprinted:
 
     >>> stream = Fingerprinted(iter([("a", torch.zeros(2)), ("b", torch.ones(3))]))
     >>> [name for name, _ in stream], len(stream.value)
-    (['a', 'b'], 64)
+    (['a', 'b'], 32)
     """
 
-    def __init__(self, stream: WeightStream) -> None:
-        self._stream, self._last = stream, ""
-        self._hash = blake3(max_threads=blake3.AUTO)
+    def __init__(
+        self,
+        stream: WeightStream,
+        *,
+        base: Checkpoint | None = None,
+        kept: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Begins with what is known already.
+
+        Args:
+            stream: What goes by.
+            base: Tensors of the stream that are this checkpoint's own memory have its digests.
+            kept: Digests of the tensors that do not come, because they are already where the stream goes to.
+        """
+        self._stream, self._base, self._last = stream, base, ""
+        self._digests = dict(kept)
         self._done = False
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -37,17 +54,26 @@ class Fingerprinted:
             self._done = True
             raise
         assert name > self._last, f"{name} after {self._last}: a weight stream is sorted by name"
+        assert name not in self._digests, f"{name} was to be kept, and comes"
         self._last = name
-        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        self._hash.update(canonical_json(header).encode() + b"\n")
-        self._hash.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._digests[name] = self._digest_in_base(name, tensor) or digest_of(tensor)
         return name, tensor
+
+    def _digest_in_base(self, name: str, tensor: torch.Tensor) -> str | None:
+        base = self._base
+        is_its_own = base is not None and name in base.tensors and tensor is base.tensor(name)
+        return base.digests[name] if base is not None and is_its_own else None
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Of every tensor, those that were kept too, once all have gone through."""
+        assert self._done, "the fingerprint of a stream is known at its end"
+        return self._digests
 
     @property
     def value(self) -> str:
-        """64 hex digits, once every tensor has gone through."""
-        assert self._done, "the fingerprint of a stream is known at its end"
-        return self._hash.hexdigest()
+        """32 hex digits, once every tensor has gone through."""
+        return hash_of_tensors(self.digests)
 
 
 def fingerprint_checkpoint(folder: Path) -> str:
@@ -57,7 +83,4 @@ def fingerprint_checkpoint(folder: Path) -> str:
         InputError: when the folder has no such weights, or not all of them.
     """
     weights = {name: tensor for held in open_shards(folder, stem="model").values() for name, tensor in held.items()}
-    stream = Fingerprinted(iter(sorted(weights.items())))
-    for _ in stream:
-        pass
-    return stream.value
+    return hash_of_tensors({name: digest_of(tensor) for name, tensor in weights.items()})

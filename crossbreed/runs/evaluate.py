@@ -25,7 +25,7 @@ def evaluate_model(model: str, spec: Spec, *, split: SplitName = "search") -> di
     recipe = Recipe(base="base", sources=sources.structure.hashes, rules=(), dtype=sources.structure.dtype)
     engine = build_engine(spec.fitness.engine, sources.base.path)
     try:
-        stream = Fingerprinted(materialize(recipe, sources))
+        stream = Fingerprinted(materialize(recipe, sources), base=sources.base)
         answered = evaluate(engine.adopt(recipe, iter(stream)), tasks, split_tasks(spec, tasks)[split])
     finally:
         engine.close()

@@ -11,7 +11,7 @@ import torch
 from crossbreed.errors import InputError
 from crossbreed.sources import card
 from crossbreed.sources.files import Shards, open_shards, read_json
-from crossbreed.sources.hashes import digests_of, hash_of
+from crossbreed.sources.hashes import digests_of, hash_of_tensors
 from crossbreed.sources.hub import Origin
 from crossbreed.sources.structure import TensorInfo
 
@@ -98,7 +98,7 @@ class Checkpoint:
     @cached_property
     def hash(self) -> str:
         """Content hash: the same for every copy and sharding of the same tensors."""
-        return hash_of(f"{name} {digest}" for name, digest in self.digests.items())
+        return hash_of_tensors(self.digests)
 
     @cached_property
     def touched(self) -> frozenset[str]:

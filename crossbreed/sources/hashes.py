@@ -40,9 +40,20 @@ def digests_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, 
     return digests
 
 
+def digest_of(tensor: torch.Tensor) -> str:
+    """Returns the digest of a tensor's dtype, shape and bytes."""
+    digest = blake3(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode(), max_threads=blake3.AUTO)
+    return digest.update(_content(tensor).data).hexdigest(length=_HASH_BYTES)
+
+
 def hash_of(lines: Iterable[str]) -> str:
     """Returns the content hash of a source that `lines` describe, in any order."""
     return blake3("\n".join(sorted(lines)).encode()).hexdigest(length=_HASH_BYTES)
+
+
+def hash_of_tensors(digests: Mapping[str, str]) -> str:
+    """Returns the content hash of a full checkpoint: of its tensors' names and digests, whatever files they are in."""
+    return hash_of(f"{name} {digest}" for name, digest in digests.items())
 
 
 def cache_folder() -> Path:
@@ -53,16 +64,20 @@ def cache_folder() -> Path:
 
 
 def _digest(name: str, tensor: torch.Tensor, path: Path) -> str:
-    content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    if tensor.is_floating_point() and not _is_finite(content, tensor.dtype):
+    if tensor.is_floating_point() and not _is_finite(_content(tensor), tensor.dtype):
         raise InputError(
             f"`{name}` holds NaN or Inf",
             expected="finite weights",
             where=str(path),
             fix="use a checkpoint from before the training run diverged, or download it again if it should be sound",
         )
-    digest = blake3(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode(), max_threads=blake3.AUTO)
-    return digest.update(content.data).hexdigest(length=_HASH_BYTES)
+    return digest_of(tensor)
+
+
+def _content(tensor: torch.Tensor) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
+    content: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return content
 
 
 def _is_finite(content: np.ndarray[tuple[int], np.dtype[np.uint8]], dtype: torch.dtype) -> bool:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from merges import recipe_of
+from merges import UP, recipe_of
 from safetensors.torch import save_file
 
 from crossbreed.errors import InputError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint, materialize
-from crossbreed.sources import Sources
+from crossbreed.sources import Checkpoint, Origin, Sources
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:
@@ -35,7 +35,42 @@ def test_what_is_published_has_the_fingerprint_that_was_scored(
             save_file(shard, tmp_path / file)
         index = {"weight_map": {name: file for file, shard in files.items() for name in shard}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert fingerprint_checkpoint(tmp_path) == scored.value
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    published = Checkpoint.open(Origin(path=tmp_path))
+    assert fingerprint_checkpoint(tmp_path) == scored.value == published.hash
+
+
+def test_it_is_the_hash_that_the_weights_have_as_a_source(sources: Sources) -> None:
+    base = sources.base
+    copies = iter([(name, base.tensor(name).clone()) for name in sorted(base.tensors)])
+    stream = Fingerprinted(copies)
+    assert len(list(stream)) == len(base.tensors)
+    assert (stream.value, stream.digests) == (base.hash, base.digests)
+
+
+def test_what_is_known_is_not_read_again(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(sources, "task_arithmetic", match=r".*up_proj\.weight", weight=0.3)
+    whole = Fingerprinted(materialize(recipe, sources))
+    weights = dict(whole)
+    read = []
+    monkeypatch.setattr("crossbreed.kernels.fingerprint.digest_of", lambda tensor: read.append(tensor) or "changed")
+    with_base = Fingerprinted(iter(weights.items()), base=sources.base)
+    assert len(list(with_base)) == len(weights)
+    assert [tensor.data_ptr() for tensor in read] == [weights[UP].data_ptr()]
+    assert {**with_base.digests, UP: whole.digests[UP]} == whole.digests
+
+
+def test_what_is_kept_counts(sources: Sources) -> None:
+    recipe = recipe_of(sources, "task_arithmetic", weight=0.3)
+    whole = Fingerprinted(materialize(recipe, sources))
+    names = [name for name, _ in whole]
+    kept = {name: whole.digests[name] for name in names[::2]}
+    part = Fingerprinted(materialize(recipe, sources, without=kept), kept=kept)
+    assert [name for name, _ in part] == names[1::2]
+    assert part.value == whole.value
+    wrong = Fingerprinted(materialize(recipe, sources, without=kept), kept=kept | {names[0]: whole.digests[names[2]]})
+    assert len(list(wrong)) == len(names[1::2])
+    assert wrong.value != whole.value
 
 
 def test_every_part_counts() -> None:
@@ -60,6 +95,8 @@ def test_odd_shapes_have_fingerprints() -> None:
 def test_an_unsorted_or_unfinished_stream_has_no_fingerprint() -> None:
     with pytest.raises(AssertionError, match="sorted by name"):
         list(Fingerprinted(iter([("b", torch.ones(1)), ("a", torch.ones(1))])))
+    with pytest.raises(AssertionError, match="was to be kept"):
+        list(Fingerprinted(iter([("b", torch.ones(1))]), kept={"b": "of b"}))
     with pytest.raises(AssertionError, match="at its end"):
         _ = Fingerprinted(iter([("a", torch.ones(1))])).value
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from merges import COUNTER, UP, opened, parents_of_tensors, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS, materialize
+from crossbreed.kernels import OPERATORS, materialize, unchanged
 from crossbreed.kernels.execute import execute
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.sources import Sources
@@ -32,6 +34,62 @@ def test_untouched_and_unmatched_tensors_are_the_base_s_own_memory(sources: Sour
     merged = dict(materialize(only_mlp, sources))
     own = {name for name, tensor in merged.items() if tensor.data_ptr() == sources.base.tensor(name).data_ptr()}
     assert own == {name for name in merged if "_proj" not in name}
+
+
+def test_what_is_not_wanted_is_not_made(sources: Sources) -> None:
+    nonsense = recipe_of(sources, "linear", match=r".*up_proj\.weight", weight={"a": 0.5, "b": -0.5})
+    assert dict(materialize(nonsense, sources, without={UP})).keys() == sources.base.tensors.keys() - {UP}
+    with pytest.raises(InvalidWeights):
+        list(materialize(nonsense, sources))
+
+
+RULES = st.lists(
+    st.builds(
+        Rule,
+        match=st.sampled_from([".*", r".*attn.*", r".*mlp.*", r".*up_proj\.weight", r".*norm.*"]),
+        operator=st.sampled_from(["linear", "task_arithmetic", "ties"]),
+        params=st.sampled_from([{"weight": 0.5}, {"weight": {"p": 0.5}}, {"weight": {"a": 1.0, "p": -0.25}}]),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@given(before=RULES, after=RULES, names=st.sampled_from(["ap", "pq"]))
+@settings(max_examples=25, deadline=None)
+def test_what_is_unchanged_has_the_same_bits(
+    models: dict[str, Path], before: tuple[Rule, ...], after: tuple[Rule, ...], names: str
+) -> None:
+    sources = opened(models, {name: name for name in names})
+    plain = recipe_of(sources, "linear", weight=1.0)
+    recipes = [replace(plain, rules=rules) for rules in (before, after)]
+    old, new = (dict(materialize(recipe, sources)) for recipe in recipes)
+    assert all(torch.equal(old[name], new[name]) for name in unchanged(*recipes, sources))
+
+
+def test_unchanged_is_what_obeys_the_same_rule_or_is_the_base_s_own(models: dict[str, Path], sources: Sources) -> None:
+    def changing(before: tuple[Rule, ...], after: tuple[Rule, ...], sources: Sources) -> set[str]:
+        plain = recipe_of(sources, "linear", weight=1.0)
+        return {*sources.base.tensors} - unchanged(replace(plain, rules=before), replace(plain, rules=after), sources)
+
+    def rule(match: str, weight: float) -> Rule:
+        return Rule(match=match, operator="ties", params={"weight": weight})
+
+    rules = rule(".*attn.*", 0.5), rule(".*mlp.*", 0.5), rule(".*", 0.25)
+    floats = {name for name in sources.base.tensors if name != COUNTER}
+    adapters = opened(models, {"p": "p", "q": "q"})
+    assert changing(rules, rules, sources) == set()
+    assert changing(rules, (rules[0], rule(".*mlp.*", 0.4), rules[2]), sources) == {n for n in floats if "mlp" in n}
+    assert changing(rules, (), sources) == floats
+    assert changing(rules, (), adapters) == {name for name in floats if "_proj" in name}
+    halves = Rule(match=".*", operator="linear", params={"weight": {"base": 0.5}, "normalize": False})
+    assert changing(rules, (halves,), adapters) == floats
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float32"}, {"artifacts": {"grams": "01"}}, {"base": "b"}])
+def test_of_other_sources_or_another_dtype_everything_may_change(sources: Sources, change: dict) -> None:
+    recipe = recipe_of(sources, "task_arithmetic", weight=0.3)
+    assert unchanged(recipe, recipe, sources) == sources.base.tensors.keys()
+    assert unchanged(recipe, replace(recipe, **change), sources) == frozenset()
 
 
 def test_non_float_tensors_are_copied(sources: Sources) -> None:
