@@ -1,9 +1,10 @@
 """What selects elements: against fp64, against its own algebra, and nothing lost on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from merges import UP, opened, parents_of_tensors, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS, materialize
+from crossbreed.kernels import OPERATORS, Facts, materialize
 from crossbreed.kernels.execute import execute
 from crossbreed.kernels.ranks import ranked
 from crossbreed.kernels.reference import REFERENCES, materialize_fp64
@@ -23,6 +24,8 @@ from crossbreed.operators.selection import SPECS
 from crossbreed.recipes import parse_recipe
 from crossbreed.sources import LowRank, Sources
 from crossbreed.types import Recipe, Rule
+
+T = TypeVar("T")
 
 EXPERTS = ("a", "b", "mlp", "p", "q")
 quick = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,8 +59,8 @@ USUAL: Mapping[str, dict[str, Any]] = {
 }
 
 
-def bits(recipe: Recipe, sources: Sources) -> dict[str, bytes]:
-    stream = materialize(recipe, sources)
+def bits(recipe: Recipe, sources: Sources, facts: Facts | None = None) -> dict[str, bytes]:
+    stream = materialize(recipe, sources, facts)
     return {name: tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for name, tensor in stream}
 
 
@@ -150,7 +153,7 @@ def test_permuting_experts_with_their_parameters_changes_no_bit(models: dict[str
         params["weight"] = {"a": 0.31, "b": -0.17, "mlp": 0.9, "p": 0.55, "q": 0.23}
     if operator == "consensus":
         params["tall_lambda"] = {"a": 0.2, "b": 0.3, "mlp": 0.4, "p": 0.5, "q": 0.6}
-    seen = []
+    seen, facts = [], Facts()  # what is known of an expert is known of it under every name
     for names in list(permutations(EXPERTS))[::53]:
         called = dict(zip(EXPERTS, names, strict=True))
         sources = opened(models, {called[key]: key for key in reversed(names)})
@@ -158,8 +161,35 @@ def test_permuting_experts_with_their_parameters_changes_no_bit(models: dict[str
             name: {called[key]: number for key, number in value.items()} if isinstance(value, dict) else value
             for name, value in params.items()
         }
-        seen.append(bits(recipe_of(sources, operator, **moved), sources))
+        recipe = recipe_of(sources, operator, **moved)
+        seen += [bits(recipe, sources), bits(recipe, sources, facts)]
     assert all(other == seen[0] for other in seen[1:])
+
+
+class Sealed(Facts):
+    """Once sealed, it finds nothing out."""
+
+    is_sealed = False
+
+    def get(self, key: tuple[Hashable, ...], find: Callable[[], T]) -> T:
+        return super().get(key, lambda: pytest.fail(f"{key} is found again") if self.is_sealed else find())
+
+
+@pytest.mark.parametrize(
+    ("operator", "other"),
+    [
+        ("sce", {"lines_alpha": 0.5}),
+        ("arcee_fusion", {"threshold": 0.7, "scale": 2.0}),
+        ("ramplus", {"r": 0.2, "alpha": 0.1}),
+        ("pcb", {"weight": 0.3, "scope": "tensor"}),
+    ],
+)
+def test_a_candidate_with_other_coefficients_finds_nothing_out(operator: str, other: dict[str, Any]) -> None:
+    experts = {name: noise(20, 30, seed=ord(name)) for name in ("a" if operator in OF_ONE else "abc")}
+    parents = replace(parents_of_tensors(noise(20, 30), experts), facts=(facts := Sealed()))
+    merged(operator, parents, **({"scope": "tensor"} if operator == "pcb" else {}))
+    facts.is_sealed = True
+    merged(operator, parents, **other)
 
 
 def test_copies_of_an_expert_may_change_places(models: dict[str, Path]) -> None:
@@ -351,7 +381,7 @@ def test_ranks_in_pieces_are_those_of_the_whole(values: list[float], cut: int, r
     whole = torch.tensor(values)
     low, high = (min(rank, len(values) - 1) for rank in ranks)
 
-    def pieces() -> Any:
+    def pieces() -> Iterator[tuple[int, torch.Tensor]]:
         for part in (whole[:cut], whole[cut:]):
             yield 0, part
             yield 1, -part

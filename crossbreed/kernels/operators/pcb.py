@@ -1,4 +1,8 @@
-"""Elements that compete for their place within an expert, and between experts."""
+"""Elements that compete for their place within an expert, and between experts.
+
+Scores take four bytes an element and expert of what facts may hold; in a larger model they are made again for every
+candidate. Quantiles of the whole model are counted, tensor by tensor.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
