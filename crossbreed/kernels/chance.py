@@ -9,6 +9,7 @@ from hashlib import sha256
 import numpy as np
 import torch
 
+from crossbreed.kernels import native
 from crossbreed.kernels.tensors import Parent, Parents
 
 
@@ -24,9 +25,16 @@ def random_codes(parents: Parents, parent: Parent, seed: int) -> torch.Tensor:
 
 
 def _codes(key: tuple[int, int], parents: Parents) -> torch.Tensor:
+    """Part by part on all threads: a counter is where its part of the stream begins."""
     size = parents.base.numel()
-    words = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw((size + 3) // 4)
-    return torch.from_numpy(words.astype("<u8").view("<u2")[:size])
+    codes = np.empty((size + 15) // 16 * 16, dtype="<u2")
+
+    def fill(first: int, last: int) -> None:
+        stream = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=first)
+        codes[16 * first : 16 * last] = stream.random_raw(4 * (last - first)).astype("<u8").view("<u2")
+
+    native.in_parallel(fill, len(codes) // 16, size)
+    return torch.from_numpy(codes[:size])
 
 
 def row_ranks(parents: Parents, parent: Parent) -> torch.Tensor:

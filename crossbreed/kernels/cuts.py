@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crossbreed.kernels import native
 from crossbreed.kernels.programs import Cut
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.tensors import Parent, Parents, as_matrix
 from crossbreed.operators.spec import DENSITY_GRID
 
 _SAMPLE, _MARGIN = 8192, 256
@@ -38,7 +39,17 @@ def cut_of(parents: Parents, parent: Parent, density: float) -> Cut | None:
         magnitudes, ends = parents.fact_of(parent, "cuts", lambda: _find_grid(parent.whole_delta(parents.base)))
         return Cut(float(magnitudes[int(step)]), int(ends[int(step)]))
     keep = num_kept(density, size)
-    return parents.fact_of(parent, "cut", lambda: find_cut(parent.whole_delta(parents.base), keep), keep)
+    return parents.fact_of(parent, "cut", lambda: _find(parents, parent, keep), keep)
+
+
+def _find(parents: Parents, parent: Parent, keep: int) -> Cut:
+    base_MN = as_matrix(parents.base)
+    if isinstance(parent.value, torch.Tensor):
+        operand = native.Operand(full=as_matrix(parent.value))
+    else:
+        operand = native.Operand(delta=as_matrix(parent.whole_delta(parents.base)))
+    found = None if base_MN.is_cuda else native.find_magnitude(base_MN, operand, keep)
+    return find_cut(parent.whole_delta(parents.base), keep) if found is None else Cut(*found)
 
 
 def model_cut_of(parents: Parents, parent: Parent, density: float) -> Cut | None:

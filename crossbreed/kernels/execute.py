@@ -23,6 +23,7 @@ from crossbreed.kernels.programs import (
     Chance,
     Coefficient,
     Consensus,
+    Cut,
     Dense,
     Election,
     Elementwise,
@@ -131,12 +132,14 @@ def start(programs: Sequence[Program], base: torch.Tensor, dtype: torch.dtype) -
         work = passes[index]
         if isinstance(work, torch.Tensor):
             return _checked(work.to(dtype)) if work.dtype != dtype else work
+        if isinstance(work, Elementwise):
+            return _checked(_elementwise(work, base, dtype))
         if index not in merges or wait is None:
-            run = _elementwise if isinstance(work, Elementwise) else _plain
-            return _checked(run(work, base, dtype))
+            return _checked(_plain(work, base, dtype))
         if not wait()[positions[index]]:
             raise InvalidWeights(NOT_FINITE)
-        return merges[index].merged_MN.view(base.shape)
+        merged_MN = merges[index].merged_MN
+        return merged_MN if base.ndim == 2 else merged_MN.view(base.shape)
 
     return [partial(waiting, index) for index in range(len(programs))]
 
@@ -258,7 +261,7 @@ def _operand(value: _Value, weight: Coefficient, keep: Keep | None) -> native.Op
             return operand
         case Band(low=low, high=None):
             return operand._replace(keep="low", numbers=(low.magnitude,), ends=(low.end,))
-        case Band(low=low, high=high):
+        case Band(low=low, high=Cut() as high):
             numbers, ends = (low.magnitude, high.magnitude), (low.end, high.end)
             return operand._replace(keep="band", numbers=numbers, ends=ends)
         case Chance(ranks=None):

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 enum class Keep { all, low, band, chance, ranked, ranked_rescaled };
 enum class Consensus { affine, none, sum, count };
@@ -117,7 +118,7 @@ struct Part {
     return weight;
   }
 
-  inline float delta(int32_t j, float base) const {
+  inline float delta(int64_t j, float base) const {
     float value = widen(data[j]);
     return Kind::kIsDelta ? value : value - base;
   }
@@ -256,6 +257,32 @@ void merge(const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8
             job->of_base, job->scale, part_of<Kinds>(job->values[index], *job, row, column, n, buffers[index])...);
     }
   }
+}
+
+// Counts the magnitudes of a delta by the upper 16 bits of their fp32 form, which are ordered as the floats are.
+template <class Base, class Kind>
+void count(const Job& job, int64_t first, int64_t last, int64_t* counts) {
+  const auto part = part_of<Kind>(*job.values, job, 0, 0, 0, nullptr);
+  auto* base = static_cast<const Base*>(job.base);
+  std::vector<uint32_t> own(1 << 16);
+  for (int64_t j = first; j < last; ++j) ++own[magnitude_bits(part.delta(j, widen(base[j]))) >> 16];
+  for (std::size_t i = 0; i < own.size(); ++i) counts[i] += own[i];
+}
+
+// Collects the magnitudes with the given upper bits: fp32 form in the upper half, place from the end in the lower.
+template <class Base, class Kind>
+int64_t collect(const Job& job, int64_t first, int64_t last, uint32_t upper, int64_t* found) {
+  const auto part = part_of<Kind>(*job.values, job, 0, 0, 0, nullptr);
+  auto* base = static_cast<const Base*>(job.base);
+  int64_t num = 0;
+  uint32_t bits[kTile];
+  for (int64_t start = first; start < last; start += kTile) {
+    const int32_t n = static_cast<int32_t>(last - start < kTile ? last - start : kTile);
+    for (int32_t j = 0; j < n; ++j) bits[j] = magnitude_bits(part.delta(start + j, widen(base[start + j])));
+    for (int32_t j = 0; j < n; ++j)
+      if (bits[j] >> 16 == upper) found[num++] = static_cast<int64_t>(bits[j]) << 32 | (job.columns - 1 - start - j);
+  }
+  return num;
 }
 
 }  // namespace

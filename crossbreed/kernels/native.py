@@ -18,7 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crossbreed.sources.hashes import cache_folder
 
@@ -142,7 +144,7 @@ def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Callable[[], list[b
         """Holds what the kernel reads and writes, should nobody wait."""
         function(jobs, len(jobs), first, last, bad)
 
-    parts = _spread(work, length=columns if rows == 1 else rows, size=base_MN.numel())
+    parts = _begin(work, columns if rows == 1 else rows, base_MN.numel())
 
     def wait() -> list[bool]:
         for part in parts:
@@ -150,6 +152,49 @@ def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Callable[[], list[b
         return [not byte for byte in bad]
 
     return wait
+
+
+def find_magnitude(base_MN: torch.Tensor, operand: Operand, keep: int) -> tuple[float, int] | None:
+    """Returns where the `keep` largest elements of a delta end: the last one's magnitude, and the place after it.
+
+    Of equal magnitudes those that come first are kept. Two passes: how many magnitudes share their upper 16 bits; then
+    those are looked at among which the cut falls.
+
+    Args:
+        base_MN: The base's tensor, contiguous.
+        operand: A full tensor or a ready delta.
+        keep: From 1 to the number of elements.
+    """
+    types, found = [_STORED.get(base_MN.dtype), _kind(operand)], compiler()
+    if None in types or found is None:
+        return None
+    function = _selecting(found, ", ".join(map(str, types)))
+    if function is None:
+        return None
+    values, size = (_Value * 1)(_value(operand)), base_MN.numel()
+    job = _Job(base=base_MN.data_ptr(), values=values, rows=1, columns=size)
+    edges = _edges(size, size)
+
+    def count(first: int, last: int) -> NDArray[np.int64]:
+        counts = np.zeros(1 << 16, dtype=np.int64)
+        function(ctypes.byref(job), first, last, -1, counts.ctypes.data)
+        return counts
+
+    pool = _threads(torch.get_num_threads())
+    counts = list(pool.map(count, edges[:-1], edges[1:]))
+    above = np.cumsum(np.sum(counts, axis=0)[::-1])[::-1]  # with these upper bits, or larger ones
+    upper = int(np.flatnonzero(above >= keep)[-1])
+
+    def collect(first: int, last: int, num: int) -> NDArray[np.int64]:
+        places = np.empty(num, dtype=np.int64)
+        function(ctypes.byref(job), first, last, upper, places.ctypes.data)
+        return places
+
+    nums = [int(own[upper]) for own in counts]
+    inside = np.concatenate(list(pool.map(collect, edges[:-1], edges[1:], nums)))
+    rank = len(inside) - (keep - (int(above[upper + 1]) if upper + 1 < len(above) else 0))
+    last = int(np.partition(inside, rank)[rank])
+    return float(np.int32(last >> 32).view(np.float32)), size - (last & 0xFFFFFFFF)
 
 
 def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor | None:
@@ -204,12 +249,20 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _spread(work: Callable[[int, int], None], *, length: int, size: int) -> list["Future[None]"]:
-    """Gives parts of a tensor to the threads; large ones to several, so that the last is not waited for alone."""
-    num_parts = max(1, min(length, size // _PART))
-    edges = [length * part // num_parts for part in range(num_parts + 1)]
+def in_parallel(work: Callable[[int, int], None], length: int, size: int) -> None:
+    """Does `work` on parts of 0 ... length, of a million of `size` elements each, on all threads."""
+    for part in _begin(work, length, size):
+        part.result()
+
+
+def _begin(work: Callable[[int, int], None], length: int, size: int) -> list["Future[None]"]:
     pool = _threads(torch.get_num_threads())
-    return [pool.submit(work, *edge) for edge in pairwise(edges)]
+    return [pool.submit(work, *edge) for edge in pairwise(_edges(length, size))]
+
+
+def _edges(length: int, size: int) -> list[int]:
+    num_parts = max(1, min(length, size // _PART))
+    return [length * part // num_parts for part in range(num_parts + 1)]
 
 
 @cache
@@ -219,21 +272,34 @@ def _threads(number: int) -> ThreadPoolExecutor:
 
 @cache
 def _variant(compiler: str, call: str, num_values: int) -> _Function | None:
-    source = (
-        f'{_HEADER.read_text()}\nextern "C" void crossbreed_merge('
-        "const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad) {\n"
-        f"  {call}(jobs, num_jobs, first, last, bad, std::make_index_sequence<{num_values}>());\n}}\n"
+    return _library(
+        compiler,
+        "const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad",
+        f"{call}(jobs, num_jobs, first, last, bad, std::make_index_sequence<{num_values}>());",
     )
+
+
+@cache
+def _selecting(compiler: str, types: str) -> _Function | None:
+    return _library(
+        compiler,
+        "const Job* job, int64_t first, int64_t last, int64_t upper, int64_t* out",
+        f"upper < 0 ? count<{types}>(*job, first, last, out) : (void)collect<{types}>(*job, first, last, upper, out);",
+    )
+
+
+def _library(compiler: str, parameters: str, body: str) -> _Function | None:
+    source = f'{_HEADER.read_text()}\nextern "C" void crossbreed_kernel({parameters}) {{\n  {body}\n}}\n'
     try:
         library = ctypes.CDLL(str(_compiled(compiler, source)))
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         warnings.warn(f"{compiler} does not compile merge kernels, so merges are slow: {detail[-300:]}", stacklevel=2)
         return None
-    function = library.crossbreed_merge
+    function = library.crossbreed_kernel
     function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p), None
-    merge: _Function = function
-    return merge
+    found: _Function = function
+    return found
 
 
 def _compiled(compiler: str, source: str) -> Path:

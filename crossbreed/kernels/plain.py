@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from crossbreed.kernels.programs import CODES, Band, Chance, Coefficient, Consensus, Keep, Pick
+from crossbreed.kernels.programs import CODES, Band, Chance, Coefficient, Consensus, Cut, Keep, Pick
 
 
 def thin(delta: torch.Tensor, keep: Keep | None, rows: slice, first: int) -> torch.Tensor:
@@ -17,7 +17,7 @@ def thin(delta: torch.Tensor, keep: Keep | None, rows: slice, first: int) -> tor
             return delta
         case Band(low=low, high=None):
             return torch.where(_is_outside(delta, low.magnitude, low.end, first), 0.0, delta)
-        case Band(low=low, high=high):
+        case Band(low=low, high=Cut() as high):
             kept = ~_is_outside(delta, low.magnitude, low.end, first)
             return delta * (kept & _is_outside(delta, high.magnitude, high.end, first)).float()
         case Chance():

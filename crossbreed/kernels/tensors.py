@@ -94,6 +94,8 @@ class Parents:
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     """Returns a view as M rows."""
+    if tensor.ndim == 2:
+        return tensor
     return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
 
 

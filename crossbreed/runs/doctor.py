@@ -25,7 +25,7 @@ def examine() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "disk_free_gb": round(shutil.disk_usage(".").free / 2**30, 1),
-        "compiler": shutil.which("g++"),
+        "kernels": _kernels() if packages["torch"] else None,
         "gpus": _gpus() if packages["torch"] else [],
         "problems": [*_problems(packages)],
     }
@@ -39,7 +39,7 @@ def render(findings: dict[str, Any]) -> str:
         "",
         f"processors {findings['cpus']}, memory {findings['memory_gb']} GB, free disk {findings['disk_free_gb']} GB",
         f"GPU        {gpus}",
-        f"compiler   {findings['compiler'] or 'none'}",
+        f"kernels    {findings['kernels'] or 'none: no torch'}",
         "",
         *[f"problem: {problem}" for problem in findings["problems"] or ["none found"]],
     ]
@@ -52,6 +52,12 @@ def _version(name: str) -> str | None:
     for distribution in metadata.packages_distributions().get(name, [name]):
         return metadata.version(distribution)
     return "unknown"
+
+
+def _kernels() -> str:
+    from crossbreed.kernels import native
+
+    return f"compiled by {found}" if (found := native.compiler()) else "plain torch: no g++, so merges are slow"
 
 
 def _gpus() -> list[str]:

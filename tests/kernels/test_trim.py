@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from merges import parents_of_tensors
 
-from crossbreed.kernels import tensors
-from crossbreed.kernels.cuts import find_cut, num_kept, select
+from crossbreed.kernels import native, tensors
+from crossbreed.kernels.cuts import cut_of, find_cut, num_kept, select
 from crossbreed.kernels.execute import execute
 from crossbreed.kernels.programs import Band, Consensus, Election, Pick, Voter
 from crossbreed.kernels.reference.sparse import trim
@@ -51,3 +52,16 @@ def test_selection_is_exact_whatever_the_sample_says(kind: str, rank: int) -> No
         "periodic": np.tile([0, 2**30], size // 2),
     }[kind].astype(np.int32)
     assert select(values, rank) == np.sort(values)[rank]
+
+
+@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(7,), (301, 217), (1100, 2000)])
+@pytest.mark.parametrize("density", [0.0001, 0.3, 0.999])
+def test_the_compiled_search_finds_the_same_cut(dtype: torch.dtype, shape: tuple[int, ...], density: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(shape, generator=generator).to(dtype)
+    expert = (base + 0.01 * torch.randn(shape, generator=generator)).to(dtype)
+    parents = parents_of_tensors(base, {"a": expert})
+    delta, keep = expert.float() - base.float(), num_kept(density, base.numel())
+    assert cut_of(parents, parents.experts[0], density) == find_cut(delta, keep)
