@@ -23,7 +23,6 @@ from crossbreed.kernels.programs import (
     Chance,
     Coefficient,
     Consensus,
-    Cut,
     Dense,
     Election,
     Elementwise,
@@ -259,18 +258,18 @@ def _operand(value: _Value, weight: Coefficient, keep: Keep | None) -> native.Op
     match keep:
         case None:
             return operand
-        case Band(low=low, high=None):
-            return operand._replace(keep="low", numbers=(low.magnitude,), ends=(low.end,))
-        case Band(low=low, high=Cut() as high):
+        case Band(low=low, high=high):
+            if high is None:
+                return operand._replace(keep="low", numbers=(low.magnitude,), ends=(low.end,))
             numbers, ends = (low.magnitude, high.magnitude), (low.end, high.end)
             return operand._replace(keep="band", numbers=numbers, ends=ends)
-        case Chance(ranks=None):
-            numbers = (keep.density * CODES, 1 / keep.density if keep.rescale else 1.0)
-            return operand._replace(keep="chance", numbers=numbers, codes=keep.codes())
         case Chance():
+            operand = operand._replace(codes=keep.codes(), ranks=keep.ranks)
+            if keep.ranks is None:
+                numbers = (keep.density * CODES, 1 / keep.density if keep.rescale else 1.0)
+                return operand._replace(keep="chance", numbers=numbers)
             name = "ranked_rescaled" if keep.rescale else "ranked"
-            numbers = (keep.least, keep.slope)
-            return operand._replace(keep=name, numbers=numbers, codes=keep.codes(), ranks=keep.ranks)
+            return operand._replace(keep=name, numbers=(keep.least, keep.slope))
 
 
 def _elementwise(program: Elementwise, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from crossbreed.kernels.programs import CODES, Band, Chance, Coefficient, Consensus, Cut, Keep, Pick
+from crossbreed.kernels.programs import CODES, Band, Chance, Coefficient, Consensus, Keep, Pick
 
 
 def thin(delta: torch.Tensor, keep: Keep | None, rows: slice, first: int) -> torch.Tensor:
@@ -15,11 +15,11 @@ def thin(delta: torch.Tensor, keep: Keep | None, rows: slice, first: int) -> tor
     match keep:
         case None:
             return delta
-        case Band(low=low, high=None):
-            return torch.where(_is_outside(delta, low.magnitude, low.end, first), 0.0, delta)
-        case Band(low=low, high=Cut() as high):
-            kept = ~_is_outside(delta, low.magnitude, low.end, first)
-            return delta * (kept & _is_outside(delta, high.magnitude, high.end, first)).float()
+        case Band(low=low, high=high):
+            outside = _is_outside(delta, low.magnitude, low.end, first)
+            if high is None:
+                return torch.where(outside, 0.0, delta)
+            return delta * (~outside & _is_outside(delta, high.magnitude, high.end, first)).float()
         case Chance():
             codes = keep.codes().view(-1, delta.shape[1])[rows].to(torch.int32).float()
             if keep.ranks is None:
