@@ -249,8 +249,8 @@ def _of_rows(weight: Coefficient, rows: slice, num_rows: int) -> Coefficient:
 
 def _operand(value: _Value, weight: Coefficient, keep: Keep | None) -> native.Operand:
     operand = value.operand
-    if not isinstance(weight, torch.Tensor):
-        operand = operand._replace(weight=weight)
+    if not isinstance(weight, torch.Tensor) or weight.numel() == 1:
+        operand = operand._replace(weight=float(weight))
     elif weight.shape[1] == 1:
         operand = operand._replace(by_row=weight.float().contiguous())
     else:

@@ -76,6 +76,12 @@ def test_sums_by_rows_and_columns(dtype: torch.dtype, monkeypatch: pytest.Monkey
     check(Affine(shares=tuple(zip(coefficients, parents.experts, strict=True))), parents, dtype, monkeypatch)
 
 
+def test_a_vector_by_a_coefficient_of_one_row_and_column(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = torch.randn(ROWS, generator=torch.Generator().manual_seed(0)).to(dtype)
+    parents = parents_of_tensors(base, {"a": base * 1.5})
+    check(Affine(shares=((torch.full((1, 1), 0.3), parents.experts[0]),)), parents, dtype, monkeypatch)
+
+
 def test_a_delta_that_is_ready(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     parents = tensors(dtype)
     check(Dense(delta=torch.rand(ROWS, COLUMNS), factor=0.3), parents, dtype, monkeypatch)
