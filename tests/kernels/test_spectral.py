@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from merges import UP, opened, parents_of_tensors, recipe_of
 
+from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import OPERATORS, Facts, materialize
 from crossbreed.kernels.basis_core import polar, singular_factors, svd
 from crossbreed.kernels.execute import execute
@@ -34,7 +35,9 @@ def adapter(num_rows: int, num_columns: int, rank: int, seed: int) -> LowRank:
     return LowRank(a_RN=noise(rank, num_columns, seed=seed), b_MR=noise(num_rows, rank, seed=seed + 1), scale=0.7)
 
 
-def merged(base: torch.Tensor, experts: dict[str, torch.Tensor | LowRank], name: str = UP, **params: ParamValue):
+def merged(
+    base: torch.Tensor, experts: dict[str, torch.Tensor | LowRank], name: str = UP, **params: ParamValue
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The fast result in fp32, and the reference in fp64."""
     parents = parents_of_tensors(base, experts, name=name)
     rule = Rule(match=".*", operator="tsv_m", params=params)
@@ -97,11 +100,11 @@ def test_permuting_experts_changes_no_bit(models: dict[str, Path]) -> None:
 
 def test_copies_with_different_shares_may_be_exchanged(models: dict[str, Path]) -> None:
     sources = opened(models, {"x": "a", "y": "a", "b": "b"})
-    one, other = (
-        dict(materialize(recipe_of(sources, "tsv_m", match=UP, weight=w | {"b": 0.4}, rank=r), sources))[UP]
-        for w, r in [({"x": 0.3, "y": 0.8}, {"x": 0.2, "y": 0.9}), ({"x": 0.8, "y": 0.3}, {"x": 0.9, "y": 0.2})]
-    )
-    assert torch.equal(one, other)
+    seen = []
+    for weight, rank in [({"x": 0.3, "y": 0.8}, {"x": 0.2, "y": 0.9}), ({"x": 0.8, "y": 0.3}, {"x": 0.9, "y": 0.2})]:
+        recipe = recipe_of(sources, "tsv_m", match=UP, dtype="float32", weight=weight | {"b": 0.4}, rank=rank)
+        seen.append(dict(materialize(recipe, sources))[UP])
+    assert torch.equal(*seen)
 
 
 def test_of_two_copies_it_is_the_mean(models: dict[str, Path]) -> None:
@@ -204,4 +207,5 @@ def test_nan_and_inf_never_vanish(value: float, shape: tuple[int, ...]) -> None:
     bad.view(-1)[[3, 7]] = value
     parents = parents_of_tensors(base, {"good": good, "bad": bad})
     program = OPERATORS["tsv_m"](parents, Rule(match=".*", operator="tsv_m", params={"weight": 0.3}))
-    assert not execute(program, base, torch.bfloat16).isfinite().all()
+    with pytest.raises(InvalidWeights, match="NaN or Inf"):
+        execute(program, base, torch.bfloat16)

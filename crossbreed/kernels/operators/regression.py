@@ -115,13 +115,13 @@ class _Problem:
 
     @property
     def votes(self) -> Mapping[str, float]:
-        """Content hash -> weight, sorted: copies vote together, those without a weight or a Gram do not."""
+        """Content hash -> weight, in their order: copies vote together, those without a weight or a Gram do not."""
         parents, by_hash = self.parents, dict[str, list[float]]()
         changing = {parent.hash for parent in parents.experts}
         for name, hash_ in zip(parents.expert_names, parents.expert_hashes, strict=True):
             if self.weights[name] and (hash_ in changing or self.grams != "deltas"):
                 by_hash.setdefault(hash_, []).append(self.weights[name])
-        return {hash_: math.fsum(weights) for hash_, weights in sorted(by_hash.items())}
+        return {hash_: math.fsum(weights) for hash_, weights in by_hash.items()}
 
     @property
     def key(self) -> tuple[Hashable, ...]:
