@@ -12,7 +12,7 @@ import torch
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.mergekit.models import OpenModel
 from crossbreed.kernels.mergekit.rows import align
-from crossbreed.kernels.mergekit_numerics import Input, merge_tensor
+from crossbreed.kernels.mergekit_numerics import Input, merge_tensor, merged_dtype
 from crossbreed.mergekit import MergePlan, ModelReference, OutputTensor, Vocabulary
 from crossbreed.randomness import spawn
 from crossbreed.sources import TensorInfo
@@ -60,8 +60,7 @@ def _info(
         shape = (vocabulary.num_rows, *shape[1:])
     dtype = _merge_dtype(tensor, plan, models)
     if dtype.is_floating_point:
-        if plan.config.method.name == "arcee_fusion":  # its mask is fp32
-            dtype = torch.promote_types(dtype, torch.float32)
+        dtype = merged_dtype(plan.config.method.name, dtype, num_models=len(tensor.inputs))
         if plan.config.out_dtype:
             dtype = getattr(torch, plan.config.out_dtype)
     return TensorInfo(shape=shape, dtype=str(dtype).removeprefix("torch."))

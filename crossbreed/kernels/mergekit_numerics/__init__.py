@@ -2,8 +2,8 @@
 
 Not how one would compute a merge: deltas, weights and sums are rounded to the tensor's dtype op by op, ties are broken
 by an unstable sort and random masks come from the device's generator, in the order of the models. All of that is kept,
-because in bfloat16 one element in twenty would differ otherwise. `crossbreed.mergekit.METHODS` says what every method is
-told and merges.
+because in bfloat16 one element in twenty would differ otherwise. `crossbreed.mergekit.METHODS` says what a method is
+told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import torch
 
 from crossbreed.kernels.mergekit_numerics import selection, sphere, sums
 from crossbreed.kernels.mergekit_numerics.inputs import Input, Inputs, Merge
-from crossbreed.mergekit.methods import METHODS, BaseRole, Method, Parameter, Scope, WhenMissing
+from crossbreed.mergekit.methods import METHODS
 from crossbreed.types import ParamValue
 
 __all__ = ["Input", "merge_tensor", "merged_dtype"]

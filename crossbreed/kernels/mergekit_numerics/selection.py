@@ -47,7 +47,8 @@ def arcee_fusion(inputs: Inputs) -> torch.Tensor:
     delta = other.tensor - base
     importance = delta.abs() * divergence
     low, median, high = _quartiles(importance.flatten(), inputs.generator)
-    return base + delta * (importance >= median + 1.5 * (high - low)).float()
+    matters = importance.ge(median + 1.5 * (high - low))
+    return base + delta * matters.float()
 
 
 def _quartiles(values: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

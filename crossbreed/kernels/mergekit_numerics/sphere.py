@@ -1,8 +1,9 @@
 """Paths and means on a sphere, of weights or of deltas."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
+from torch.linalg import vector_norm
 
 from crossbreed.errors import InvalidWeights
 from crossbreed.kernels.mergekit_numerics.inputs import Inputs, Merge
@@ -16,9 +17,11 @@ BLOCK = 1 << 20
 def slerp(inputs: Inputs) -> torch.Tensor:
     """From the base towards the other, by angle (Shoemake 1985): in fp32, rounded once."""
     (other,), base = inputs.experts, inputs.base
-    wide = torch.promote_types(base.dtype, torch.float32)
-    start, end, t = base.to(wide), other.tensor.to(wide), torch.tensor(inputs.number("t"), dtype=wide)
-    cosine = (_unit(start) * _unit(end)).sum().clamp(-1, 1)
+    wide = _wider(base.dtype)
+    start, end = base.to(wide), other.tensor.to(wide)
+    t = torch.tensor(inputs.number("t"), dtype=wide, device=base.device)
+    products = [(a * b).sum() for a, b in zip(_unit_blocks(start), _unit_blocks(end), strict=True)]
+    cosine = sum(products, torch.zeros_like(t)).clamp(-1, 1)
     if cosine.abs() > COLINEAR:
         return ((1 - t) * start + t * end).to(base.dtype)
     angle = cosine.acos()
@@ -26,9 +29,10 @@ def slerp(inputs: Inputs) -> torch.Tensor:
     return (before * start + after * end).to(base.dtype)
 
 
-def _unit(vector: torch.Tensor) -> torch.Tensor:
-    norm = vector.norm()
-    return vector / torch.where(norm < 1e-8, 1.0, norm)
+def _unit_blocks(vector: torch.Tensor) -> list[torch.Tensor]:
+    blocks = torch.split(vector.flatten(), BLOCK)
+    norm = vector_norm(torch.stack([vector_norm(block) for block in blocks]))
+    return [block / torch.where(norm < 1e-8, 1.0, norm) for block in blocks]
 
 
 def nuslerp(inputs: Inputs) -> torch.Tensor:
@@ -50,7 +54,7 @@ def nuslerp(inputs: Inputs) -> torch.Tensor:
 
 def _arc(start: torch.Tensor, end: torch.Tensor, t: float) -> torch.Tensor:
     """Interpolates the vectors along the last dimension."""
-    unit_start, unit_end = (v / v.norm(dim=-1, keepdim=True).clamp(min=1e-7) for v in (start, end))
+    unit_start, unit_end = (v / vector_norm(v, dim=-1, keepdim=True).clamp(min=1e-7) for v in (start, end))
     cosine = (unit_start * unit_end).sum(-1, keepdim=True).clamp(-1, 1)
     angle = cosine.acos()
     sine = angle.sin()
@@ -68,20 +72,20 @@ def multislerp(inputs: Inputs) -> torch.Tensor:
     if inputs.flag("normalize_weights"):
         weights = weights / weights.sum()
     vectors = torch.stack([part.flatten() for part in parts])
-    norms = vectors.norm(dim=-1, keepdim=True)
+    norms = vector_norm(vectors, dim=-1, keepdim=True)
     units = vectors / (norms + eps)
     column = weights.view(-1, 1)
     mean = (units * column).sum(0)
-    length = mean.norm()
+    length = vector_norm(mean)
     if length < eps:
         if len(experts) != 2:
             raise InvalidWeights("multislerp: the directions cancel, so that their mean has none")
-        merged = (vectors * column).sum(0)
+        merged = vectors[0] * weights[0] + vectors[1] * weights[1]
     else:
         mean = mean / length
         cosines = (units * mean).sum(-1, keepdim=True)
         tangent = ((units - cosines * mean) * column).sum(0)
-        angle = tangent.norm() + eps
+        angle = vector_norm(tangent) + eps
         merged = mean * angle.cos() + tangent * (angle.sin() / angle)
         merged = merged * (norms * column).sum()
     merged = merged.view(parts[0].shape)
@@ -98,7 +102,8 @@ def karcher(inputs: Inputs) -> torch.Tensor:
     if not units:
         return torch.zeros_like(tensors[0])
     pull = share / sum([share] * len(units))
-    mean = _unit_of_sum(pull * unit for unit in units)
+    total = sum((pull * unit for unit in units[1:]), pull * units[0])
+    mean = units[0] if _wide_norm(total) < tol else total / _wide_norm(total)
     for _ in range(int(inputs.number("max_iter"))):
         tangent = torch.zeros_like(mean)
         for unit in units:
@@ -109,19 +114,19 @@ def karcher(inputs: Inputs) -> torch.Tensor:
         length = _wide_norm(tangent)
         if length < tol:
             break
-        mean = _unit_of_sum([length.cos() * mean, length.sin() * (tangent / length)])
-    length = sum(share * norm for norm in norms)
-    return (length * mean).view_as(tensors[0])  # in this order torch rounds an fp32 scalar to the tensor's dtype
-
-
-def _unit_of_sum(vectors: Iterable[torch.Tensor]) -> torch.Tensor:
-    total = sum(vectors)
-    assert isinstance(total, torch.Tensor)
-    return total / _wide_norm(total)
+        mean = length.cos() * mean + length.sin() * (tangent / length)
+        mean = mean / _wide_norm(mean)
+    radius = sum((share * norm for norm in norms), torch.zeros_like(norms[0]))
+    return radius.mul(mean).view_as(tensors[0])  # in this order torch rounds an fp32 scalar to the tensor's dtype
 
 
 def _wide_norm(vector: torch.Tensor) -> torch.Tensor:
-    return vector.to(torch.promote_types(vector.dtype, torch.float32)).norm()
+    norm: torch.Tensor = vector_norm(vector.to(_wider(vector.dtype)))
+    return norm
+
+
+def _wider(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def model_stock(inputs: Inputs) -> torch.Tensor:
@@ -133,15 +138,13 @@ def model_stock(inputs: Inputs) -> torch.Tensor:
     cosine = torch.stack(cosines).mean(0)
     divisor = 1 + (count - 1) * cosine
     t = torch.where(divisor.abs() < 1e-6, 0.0, count * cosine / divisor)
-    mean = sum(one.tensor for one in inputs.experts) / count
-    if by_filter:
-        t = t.unsqueeze(-1)
-    return t * mean + (1 - t) * base
+    mean = sum((one.tensor for one in inputs.experts), torch.zeros_like(base)) / count
+    return (t * mean + (1 - t) * base).view(base.shape)
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    norms = a.norm(dim=-1) * b.norm(dim=-1)
-    return ((a * b).sum(-1) / norms.clamp(min=1e-6)).clamp(-1, 1)
+    norms = vector_norm(a, dim=-1, keepdim=True) * vector_norm(b, dim=-1, keepdim=True)
+    return (a * b).sum(-1, keepdim=True).div(norms.clamp(min=1e-6)).clamp(-1, 1)
 
 
 MERGES: Mapping[str, Merge] = {

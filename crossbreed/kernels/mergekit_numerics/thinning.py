@@ -60,14 +60,14 @@ def by_rank(inputs: Inputs, one: Input, delta: torch.Tensor, density: float) -> 
             expected="density - epsilon above 0 and density + epsilon below 1",
             got=f"density {density:g}, epsilon {epsilon:g}",
         )
-    rows = delta if delta.ndim > 1 else delta.unsqueeze(0)
+    rows = delta if delta.ndim > 1 else delta.view(1, -1)
     if rows.shape[1] == 1:
         raise InputError(
             f"`{inputs.method.name}` ranks elements within rows, and a tensor's rows have one element",
             got=f"shape {tuple(delta.shape)}",
             fix="give its models density 1 by a filter",
         )
-    ranks = (rows.abs().argsort(1).argsort(1) + 1).to(_dtype_of_chances(delta))
+    ranks = rows.abs().argsort(1).argsort(1).to(_dtype_of_chances(delta)) + 1
     low, high = ranks.amin(1, keepdim=True), ranks.amax(1, keepdim=True)
     chances = (density - epsilon) + (ranks - low) / (high - low) * 2 * epsilon
     return _draw(chances, inputs).view_as(delta)
