@@ -103,9 +103,7 @@ def publish(
 def merge(
     recipe: Annotated[Path, typer.Argument(help="Our recipe (YAML or JSON), or a mergekit YAML.", metavar="RECIPE")],
     out: Out,
-    source: Annotated[
-        list[str] | None, typer.Option("--source", help="NAME=FOLDER, of a recipe.")
-    ] = None,
+    source: Annotated[list[str] | None, typer.Option("--source", help="NAME=FOLDER, of a recipe.")] = None,
     numerics: Annotated[
         Literal["accurate", "mergekit"],
         typer.Option(help="fp32 and one rounding; or, for a mergekit YAML, the bits that mergekit 0.1.5 gives."),

@@ -74,7 +74,7 @@ def add_tokens(folder: Path, tokens: list[str], *, of: Path) -> None:
     tokenizer.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     rows = weights["model.embed_tokens.weight"][:have]
-    new = torch.randn(len(tokens), rows.shape[1], generator=torch.Generator().manual_seed(have)).to(rows.dtype)
+    new = torch.randn(len(tokens), rows.shape[1], generator=torch.Generator().manual_seed(len(tokens))).to(rows.dtype)
     weights["model.embed_tokens.weight"] = torch.cat([rows, new])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text()) | {"vocab_size": len(tokenizer)}

@@ -15,7 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from crossbreed.cli import app
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels import fingerprint_checkpoint
 from crossbreed.recipes import load_recipe
@@ -236,6 +238,16 @@ def test_a_token_must_be_one_of_the_vocabulary(toys: dict[str, str], merge: Merg
             merge(tokenizer(token, source))
     with pytest.raises(InputError, match="there is no base"):
         merge(of("linear", toys["a"], parameters={"weight": 1}, tokenizer_source="base"))
+
+
+def test_the_command_line_says_how_adapters_are_rounded(toys: dict[str, str], tmp_path: Path) -> None:
+    path, out = tmp_path / "merge.yml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(of("passthrough", f"{toys['base']}+{toys['p']}")))
+    options = ["--numerics", "mergekit", "--lora-merge-dtype", "float16"]
+    done = CliRunner().invoke(app, ["merge", str(path), "--out", str(out), *options])
+    assert done.exit_code == 0, done.output
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float16}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
 
 
 def test_options_that_mean_nothing_are_refused(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
