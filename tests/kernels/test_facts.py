@@ -1,0 +1,31 @@
+"""Facts are found once, while there is room; and right in any case."""
+
+import torch
+
+from crossbreed.kernels import Facts
+
+
+def test_a_fact_is_found_once() -> None:
+    facts, found = Facts(), []
+    for _ in range(3):
+        assert facts.get(("a",), lambda: found.append(1) or len(found)) == 1
+    assert facts.get(("b",), lambda: 5) == 5
+
+
+def test_a_walk_in_circles_beyond_the_budget_still_finds_some() -> None:
+    """Dropping the oldest would find none."""
+    facts, found = Facts(budget_bytes=6000), []
+
+    def find(index: int) -> torch.Tensor:
+        found.append(index)
+        return torch.full((250,), float(index))
+
+    for _ in range(20):
+        for index in range(10):
+            assert facts.get((index,), lambda index=index: find(index))[0] == index
+    assert 10 < len(found) < 180
+
+
+def test_what_is_larger_than_the_budget_is_found_all_the_same() -> None:
+    facts = Facts(budget_bytes=10)
+    assert facts.get(("a",), lambda: torch.ones(100)).sum() == 100
