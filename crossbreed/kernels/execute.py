@@ -124,7 +124,7 @@ def start(programs: Sequence[Program], base: torch.Tensor, dtype: torch.dtype) -
         for index, work in enumerate(passes)
         if isinstance(work, _Pass) and work.values
     }
-    wait = native.start(as_matrix(base), list(merges.values())) if merges else None
+    begun = native.start(as_matrix(base), list(merges.values())) if merges else None
     positions = {index: position for position, index in enumerate(merges)}
 
     def waiting(index: int) -> torch.Tensor:
@@ -133,9 +133,9 @@ def start(programs: Sequence[Program], base: torch.Tensor, dtype: torch.dtype) -
             return _checked(work.to(dtype)) if work.dtype != dtype else work
         if isinstance(work, Elementwise):
             return _checked(_elementwise(work, base, dtype))
-        if index not in merges or wait is None:
+        if index not in merges or begun is None:
             return _checked(_plain(work, base, dtype))
-        if not wait()[positions[index]]:
+        if not begun.wait()[positions[index]]:
             raise InvalidWeights(NOT_FINITE)
         merged_MN = merges[index].merged_MN
         return merged_MN if base.ndim == 2 else merged_MN.view(base.shape)

@@ -52,7 +52,7 @@ def elect(votes: Sequence[torch.Tensor], weights: Sequence[float], consensus: Co
     if pick is Pick.MAX:
         largest = agreeing[0]
         for other in agreeing[1:]:
-            largest = torch.where(other <= largest, largest, other)
+            largest = torch.where((other > largest) | other.isnan(), other, largest)
         return largest * sign
     total = add(agreeing)
     if pick is Pick.MEAN:

@@ -139,6 +139,18 @@ def test_nan_and_infinity_are_seen(
 
 
 @pytest.mark.parametrize("compiler", ["g++", ""])
+@pytest.mark.parametrize("pick", Pick)
+@pytest.mark.parametrize("first", [0, 1])
+def test_nan_wins_every_election(compiler: str, pick: Pick, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSBREED_COMPILER", compiler)
+    votes = [torch.full((2, 2), float("nan")), torch.full((2, 2), 5.0)]
+    parents = parents_of_tensors(torch.zeros(2, 2), {"a": votes[first], "b": votes[1 - first]})
+    voters = tuple(Voter(parent=parent, weight=1.0) for parent in parents.experts)
+    with pytest.raises(InvalidWeights):
+        execute(Election(voters=voters, scale=1.0, consensus=Consensus.SUM, pick=pick), parents.base, torch.float32)
+
+
+@pytest.mark.parametrize("compiler", ["g++", ""])
 def test_several_merges_in_one_pass_are_what_each_is_alone(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSBREED_COMPILER", compiler)
     parents = tensors(torch.bfloat16)

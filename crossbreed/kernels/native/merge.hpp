@@ -166,7 +166,7 @@ inline float merged(int32_t j, float base, float of_base, float scale, const Par
         total = agreeing;
         divisor = counted;
       } else {
-        total = pick != Pick::max ? total + agreeing : !(agreeing <= total) ? agreeing : total;
+        total = pick != Pick::max ? total + agreeing : (agreeing > total) | (agreeing != agreeing) ? agreeing : total;
         divisor = divisor + counted;
       }
     }

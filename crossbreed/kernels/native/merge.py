@@ -1,20 +1,12 @@
-"""Compiles `native.hpp` for what a merge needs, and calls it: one small library for each variant, in the user's cache.
+"""Merges one tensor by an instance of `merge.hpp`: so many experts, of these dtypes, thinned out like this.
 
-A variant (so many experts, of these dtypes, thinned out like this) takes a second to compile, once on a machine.
-Where no compiler is found `plain` does the same work, several times slower and to the same bits.
+An instance takes a second to compile, once on a machine. Where no compiler is found `plain` does the same work, several
+times slower and to the same bits.
 """
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -22,18 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossbreed.sources.hashes import cache_folder
+from crossbreed.kernels.native.compiling import compiler, library
+from crossbreed.kernels.native.threads import Begun, in_parallel, threads
 
-_HEADER = Path(__file__).with_name("native.hpp")
-_FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC"),
-    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the first keeps bits, the others change none
-)
+_HEADER = Path(__file__).with_name("merge.hpp")
 _STORED = {torch.bfloat16: "Bfloat16", torch.float16: "_Float16", torch.float32: "float"}
-_CPUS = os.sched_getaffinity(0)
-"""Before an engine binds the main thread, and whatever it starts, to one of them."""
-_PART = 1 << 20
-"""Elements that a thread is given at least."""
 _Function: TypeAlias = Callable[[Any, int, int, int, Any], None]
 
 
@@ -80,21 +65,11 @@ class Operand(NamedTuple):
     by_row: torch.Tensor | None = None
     by_column: torch.Tensor | None = None
     keep: str = "all"
-    """As `Keep` in native.hpp."""
+    """As `Keep` in merge.hpp."""
     numbers: Sequence[float] = ()
     ends: Sequence[int] = ()
     codes: torch.Tensor | None = None
     ranks: torch.Tensor | None = None
-
-
-def compiler() -> str | None:
-    """Returns the C++ compiler that is used; CROSSBREED_COMPILER names another, or none if it is empty."""
-    return _find(os.environ.get("CROSSBREED_COMPILER", "g++"))
-
-
-@cache
-def _find(name: str) -> str | None:
-    return shutil.which(name)
 
 
 class Merge(NamedTuple):
@@ -105,16 +80,16 @@ class Merge(NamedTuple):
     operands: Sequence[Operand]
     """At least one."""
     consensus: str
-    """As `Consensus` in native.hpp."""
+    """As `Consensus` in merge.hpp."""
     pick: str
-    """As `Pick` in native.hpp."""
+    """As `Pick` in merge.hpp."""
     of_base: float
     """Coefficient of the base, without an election."""
     scale: float
     """Of what is added to the base, with one."""
 
 
-def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Callable[[], list[bool]] | None:
+def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Begun | None:
     """Starts merges of one tensor on other threads, in one pass over what they read.
 
     Args:
@@ -129,7 +104,8 @@ def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Callable[[], list[b
     if len(call) > 1 or None in call or found is None:
         return None
     function = _variant(found, cast(str, call.pop()), len(merges[0].operands))
-    if function is None:
+    pool = threads(found, torch.get_num_threads())
+    if function is None or pool is None:
         return None
     rows, columns = (1, base_MN.numel()) if _is_flat(merges) else base_MN.shape
     values = [(_Value * len(merge.operands))(*map(_value, merge.operands)) for merge in merges]
@@ -138,20 +114,8 @@ def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Callable[[], list[b
         data = base_MN.data_ptr(), merge.merged_MN.data_ptr()
         job.base, job.merged, job.values, job.rows, job.columns = *data, own, rows, columns
         job.of_base, job.scale = merge.of_base, merge.scale
-    bad = (ctypes.c_uint8 * len(jobs))()
-
-    def work(first: int, last: int, held: object = (base_MN, merges, values)) -> None:
-        """Holds what the kernel reads and writes, should nobody wait."""
-        function(jobs, len(jobs), first, last, bad)
-
-    parts = _begin(work, columns if rows == 1 else rows, base_MN.numel())
-
-    def wait() -> list[bool]:
-        for part in parts:
-            part.result()
-        return [not byte for byte in bad]
-
-    return wait
+    begun = Begun(pool, function, jobs, held=(base_MN, merges, values))
+    return begun.begin(columns if rows == 1 else rows, base_MN.numel())
 
 
 def find_magnitude(base_MN: torch.Tensor, operand: Operand, keep: int) -> tuple[float, int] | None:
@@ -173,15 +137,13 @@ def find_magnitude(base_MN: torch.Tensor, operand: Operand, keep: int) -> tuple[
         return None
     values, size = (_Value * 1)(_value(operand)), base_MN.numel()
     job = _Job(base=base_MN.data_ptr(), values=values, rows=1, columns=size)
-    edges = _edges(size, size)
 
     def count(first: int, last: int) -> NDArray[np.int64]:
         counts = np.zeros(1 << 16, dtype=np.int64)
         function(ctypes.byref(job), first, last, -1, counts.ctypes.data)
         return counts
 
-    pool = _threads(torch.get_num_threads())
-    counts = list(pool.map(count, edges[:-1], edges[1:]))
+    counts = in_parallel(count, size, size)
     above = np.cumsum(np.sum(counts, axis=0)[::-1])[::-1]  # with these upper bits, or larger ones
     upper = int(np.flatnonzero(above >= keep)[-1])
 
@@ -191,7 +153,7 @@ def find_magnitude(base_MN: torch.Tensor, operand: Operand, keep: int) -> tuple[
         return places
 
     nums = [int(own[upper]) for own in counts]
-    inside = np.concatenate(list(pool.map(collect, edges[:-1], edges[1:], nums)))
+    inside = np.concatenate(in_parallel(collect, size, size, nums))
     rank = len(inside) - (keep - (int(above[upper + 1]) if upper + 1 < len(above) else 0))
     last = int(np.partition(inside, rank)[rank])
     return float(np.int32(last >> 32).view(np.float32)), size - (last & 0xFFFFFFFF)
@@ -202,15 +164,15 @@ def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor | None:
     made_MN = torch.empty(len(b_MR), a_RN.shape[1])
     operand = Operand(b=b_MR.contiguous(), a=a_RN.contiguous())
     merge = Merge(made_MN, [operand], consensus="affine", pick="sum", of_base=0.0, scale=1.0)
-    wait = start(torch.zeros_like(made_MN), [merge])
-    if wait is None:
+    begun = start(torch.zeros_like(made_MN), [merge])
+    if begun is None:
         return None
-    wait()
+    begun.wait()
     return made_MN
 
 
 def _call(base_MN: torch.Tensor, merge: Merge) -> str | None:
-    """The instance of `merge` in native.hpp that does it."""
+    """The instance of `merge` in merge.hpp that does it."""
     types = [_STORED.get(base_MN.dtype), _STORED.get(merge.merged_MN.dtype), *map(_kind, merge.operands)]
     if None in types:
         return None
@@ -249,30 +211,9 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def in_parallel(work: Callable[[int, int], None], length: int, size: int) -> None:
-    """Does `work` on parts of 0 ... length, of a million of `size` elements each, on all threads."""
-    for part in _begin(work, length, size):
-        part.result()
-
-
-def _begin(work: Callable[[int, int], None], length: int, size: int) -> list["Future[None]"]:
-    pool = _threads(torch.get_num_threads())
-    return [pool.submit(work, *edge) for edge in pairwise(_edges(length, size))]
-
-
-def _edges(length: int, size: int) -> list[int]:
-    num_parts = max(1, min(length, size // _PART))
-    return [length * part // num_parts for part in range(num_parts + 1)]
-
-
-@cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number, "merge", initializer=lambda: os.sched_setaffinity(0, _CPUS))
-
-
 @cache
 def _variant(compiler: str, call: str, num_values: int) -> _Function | None:
-    return _library(
+    return _function(
         compiler,
         "const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad",
         f"{call}(jobs, num_jobs, first, last, bad, std::make_index_sequence<{num_values}>());",
@@ -281,46 +222,19 @@ def _variant(compiler: str, call: str, num_values: int) -> _Function | None:
 
 @cache
 def _selecting(compiler: str, types: str) -> _Function | None:
-    return _library(
+    return _function(
         compiler,
         "const Job* job, int64_t first, int64_t last, int64_t upper, int64_t* out",
         f"upper < 0 ? count<{types}>(*job, first, last, out) : (void)collect<{types}>(*job, first, last, upper, out);",
     )
 
 
-def _library(compiler: str, parameters: str, body: str) -> _Function | None:
+def _function(compiler: str, parameters: str, body: str) -> _Function | None:
     source = f'{_HEADER.read_text()}\nextern "C" void crossbreed_kernel({parameters}) {{\n  {body}\n}}\n'
-    try:
-        library = ctypes.CDLL(str(_compiled(compiler, source)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", "") or str(error)
-        warnings.warn(f"{compiler} does not compile merge kernels, so merges are slow: {detail[-300:]}", stacklevel=2)
+    found = library(compiler, source)
+    if found is None:
         return None
-    function = library.crossbreed_kernel
+    function = found.crossbreed_kernel
     function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p), None
-    found: _Function = function
-    return found
-
-
-def _compiled(compiler: str, source: str) -> Path:
-    key = sha256("\n".join([source, *_FLAGS, _version(compiler), _processor()]).encode()).hexdigest()[:24]
-    library = cache_folder() / "kernels" / f"{key}.so"
-    if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        made = library.with_suffix(f".{os.getpid()}.so")  # renamed into place: other processes see all of it or nothing
-        command = [compiler, *_FLAGS, "-x", "c++", "-", "-o", str(made)]
-        subprocess.run(command, input=source, check=True, capture_output=True, text=True)
-        made.replace(library)
-    return library
-
-
-@cache
-def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    kernel: _Function = function
+    return kernel

@@ -1,0 +1,91 @@
+"""Threads for kernels: `Threads` runs compiled ones without Python's lock, `in_parallel` any function."""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from crossbreed.kernels.native.compiling import library
+
+T = TypeVar("T")
+
+_CPUS = os.sched_getaffinity(0)
+"""Before an engine binds the main thread, and whatever it starts, to one of them."""
+_PART = 1 << 20
+"""Elements that a thread is given at least."""
+
+
+def in_parallel(work: Callable[..., T], length: int, size: int, *more: Sequence[object]) -> list[T]:
+    """Does `work(first, last)` on parts of 0 ... length, of a million of `size` elements each, on all threads.
+
+    Returns the results in order. `more` has an argument for each part, as the results of an earlier call with the same
+    lengths have.
+    """
+    cuts = edges(length, size)
+    return list(_pool(torch.get_num_threads()).map(work, cuts[:-1], cuts[1:], *more))
+
+
+def edges(length: int, size: int) -> list[int]:
+    """Returns where 0 ... length is cut, for parts of at least a million of `size` elements."""
+    num_parts = max(1, min(length, size // _PART))
+    return [length * part // num_parts for part in range(num_parts + 1)]
+
+
+@cache
+def _pool(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, "merge", initializer=lambda: os.sched_setaffinity(0, _CPUS))
+
+
+class _Work(ctypes.Structure):
+    _fields_ = (
+        ("kernel", ctypes.c_void_p),
+        ("jobs", ctypes.c_void_p),
+        ("num_jobs", ctypes.c_int64),
+        ("bad", ctypes.c_void_p),
+        ("num_parts_left", ctypes.c_int64),
+    )
+
+
+class Begun:
+    """Work that threads are at. It holds what they read and write, and ends when they have."""
+
+    def __init__(
+        self, threads: ctypes.CDLL, kernel: object, jobs: ctypes.Array[ctypes.Structure], held: object
+    ) -> None:
+        self._threads, self._jobs, self._held = threads, jobs, held
+        self._bad = (ctypes.c_uint8 * len(jobs))()
+        address = ctypes.cast(kernel, ctypes.c_void_p).value  # type: ignore[arg-type]
+        self._work = _Work(address, ctypes.addressof(jobs), len(jobs), ctypes.addressof(self._bad))
+
+    def begin(self, length: int, size: int) -> "Begun":
+        """Gives parts of 0 ... length to the threads."""
+        self._threads.crossbreed_begin(ctypes.byref(self._work), length, max(1, min(length, size // _PART)))
+        return self
+
+    def wait(self) -> Sequence[bool]:
+        """Returns, when all is done, of each job whether its result is finite."""
+        self._threads.crossbreed_wait(ctypes.byref(self._work))
+        return [not byte for byte in self._bad]
+
+    def __del__(self) -> None:
+        self.wait()
+
+
+@cache
+def threads(compiler: str, number: int) -> ctypes.CDLL | None:
+    """Returns the library whose threads they are; all numbers that a process asks for share the largest."""
+    found = library(compiler, Path(__file__).with_name("threads.cpp").read_text())
+    if found is None:
+        return None
+    found.crossbreed_begin.argtypes, found.crossbreed_begin.restype = (ctypes.c_void_p, *[ctypes.c_int64] * 2), None
+    found.crossbreed_wait.argtypes, found.crossbreed_wait.restype = (ctypes.c_void_p,), None
+    bound = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _CPUS)  # new threads inherit it
+    found.crossbreed_have_threads(ctypes.c_int64(number))
+    os.sched_setaffinity(0, bound)
+    return found
