@@ -10,6 +10,7 @@ all but their end (many blocks of a prefix cache):
 What the canary cannot know is what B's answers should be. The swap tests compare with a fresh engine.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -113,10 +114,17 @@ def _distance(some: Sequence[Response], others: Sequence[Response]) -> float:
     gaps = [0.0]
     for one, other in zip(some, others, strict=True):
         for a, b, p, q in zip(one.token_ids, other.token_ids, one.logprobs, other.logprobs, strict=False):
-            gaps.append(abs(p - q))
+            gaps.append(_gap(p, q))
             if a != b:
                 break
     return max(gaps)
+
+
+def _gap(p: float, q: float) -> float:
+    """NaN is as far as can be from any number, and from itself it is not."""
+    if math.isnan(p) or math.isnan(q):
+        return 0.0 if math.isnan(p) and math.isnan(q) else math.inf
+    return 0.0 if p == q else abs(p - q)
 
 
 def _with_other_head(weights: WeightStream) -> WeightStream:

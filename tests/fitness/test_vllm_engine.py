@@ -57,11 +57,13 @@ def test_a_swapped_engine_answers_as_a_fresh_one(
     assert gap(swapped.b, expected) <= TOLERANCE
     assert gap(swapped.a, expected) > TOLERANCE, "the two merges must differ, or nothing is shown"
     assert gap(swapped.b_after_torn_stream, expected) <= TOLERANCE
+    assert gap(swapped.b_after_nan, expected) <= TOLERANCE
     assert len(swapped.errors) == 2
     assert swapped.errors[0] == "NaN in layer 1"
     assert "weights are gone" in swapped.errors[1]
 
-    # The comparison has teeth: it fails without either of the two steps.
+    # The comparison has teeth: it fails without any one of the steps.
+    assert gap(swapped.b_after_nan_without_clear, expected) > TOLERANCE
     assert gap(swapped.b_without_reset, expected) > TOLERANCE
     assert (gap(swapped.b_without_repack, expected) > TOLERANCE) == tied
     # So has the canary, which has no fresh engine to compare with.

@@ -1,5 +1,6 @@
 """What the swap tests do inside processes of their own: vLLM gives its memory back at the end of the process only."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Swapped:
     a: list[Response]
     b: list[Response]
     b_after_torn_stream: list[Response]
+    b_after_nan: list[Response]
+    b_after_nan_without_clear: list[Response]
     b_without_reset: list[Response]
     b_without_repack: list[Response]
     errors: list[str] = field(default_factory=list)
@@ -83,7 +86,15 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
     def answers(folder: Path) -> list[Response]:
         return engine.adopt(recipe(folder), stream(folder)).answer(requests)
 
-    swapped = Swapped(a=answers(a), b=answers(b), b_after_torn_stream=[], b_without_reset=[], b_without_repack=[])
+    swapped = Swapped(
+        a=answers(a),
+        b=answers(b),
+        b_after_torn_stream=[],
+        b_after_nan=[],
+        b_after_nan_without_clear=[],
+        b_without_reset=[],
+        b_without_repack=[],
+    )
     swapped.errors.extend(filter(None, [canary()]))
     old = engine.adopt(recipe(a), stream(a))
     try:
@@ -95,6 +106,16 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
     except EngineError as error:
         swapped.errors.append(str(error))
     swapped.b_after_torn_stream = answers(b)
+
+    def answer_nan() -> None:
+        nan = ((name, tensor * (float("nan") if "layers.1" in name else 1)) for name, tensor in stream(a))
+        assert all(math.isnan(response.logprobs[0]) for response in engine.adopt(recipe(a), nan).answer(requests))
+
+    answer_nan()
+    engine._is_cache_spoilt = False
+    swapped.b_after_nan_without_clear = answers(b)
+    answer_nan()
+    swapped.b_after_nan = answers(b)
 
     engine.adopt(recipe(base), stream(base))
     reset, engine._llm.reset_prefix_cache = engine._llm.reset_prefix_cache, lambda: True
@@ -139,12 +160,12 @@ def plain(exported: Path, requests: Sequence[Request]) -> list[Response]:
 
 
 def gap(some: Sequence[Response], others: Sequence[Response]) -> float:
-    """The largest difference of per-token log-probabilities; infinite where the tokens differ."""
+    """The largest difference of per-token log-probabilities; infinite where tokens differ or one is NaN."""
     if [r.token_ids for r in some] != [r.token_ids for r in others]:
         return float("inf")
-    pairs = [
-        (p, q)
+    gaps = [
+        abs(p - q)
         for one, other in zip(some, others, strict=True)
         for p, q in zip(one.logprobs, other.logprobs, strict=True)
     ]
-    return max(abs(p - q) for p, q in pairs)
+    return float("inf") if any(math.isnan(gap) for gap in gaps) else max(gaps)

@@ -2,6 +2,9 @@
 
 On CPU, vLLM packs the weights of linear layers into copies. A reload packs each layer that receives a tensor again; an
 lm_head that is tied to the input embedding receives none of its own, and would go on answering with the old weights.
+
+The KV cache is never cleared: attention gives what is left in it of old prompts a weight of 0. But 0 * NaN is NaN, so
+one candidate whose answers are NaN would spoil those of the next ones.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ class SwapExtension:
 
     if TYPE_CHECKING:
         get_model: Any
+        model_runner: Any
 
     def repack_lm_head(self) -> None:
         """Packs the lm_head from the weights that it has now; where nothing is packed, this does nothing."""
@@ -24,3 +28,9 @@ class SwapExtension:
         for module in model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
+
+    def clear_kv_cache(self) -> None:
+        """Overwrites what is left of old prompts with zeros."""
+        for cache in self.model_runner.kv_caches:
+            for tensor in cache if isinstance(cache, list | tuple) else [cache]:
+                tensor.zero_()

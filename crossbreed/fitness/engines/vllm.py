@@ -1,11 +1,13 @@
 """vLLM, in the worker's own process: candidates are streamed into one running engine, never written to disk.
 
-Three steps make a swap whole, and the swap tests fail without any one of them: reload the weights, pack the tied
-lm_head again (`_vllm_worker`), drop the prefix cache, which holds what the old weights made of earlier prompts.
+Four steps make a swap whole, and the swap tests fail without any one of them: clear the KV cache after NaN
+(`_vllm_worker`), reload the weights, pack the tied lm_head again (`_vllm_worker`), drop the prefix cache, which holds
+what the old weights made of earlier prompts.
 """
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +50,7 @@ class VllmEngine:
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self.version = 0
         self._is_broken = False
+        self._is_cache_spoilt = False
         self._llm = vllm.LLM(
             model=str(host),
             worker_extension_cls="crossbreed.fitness.engines._vllm_worker.SwapExtension",
@@ -63,6 +66,9 @@ class VllmEngine:
         self.version += 1
         stream = _Recoverable(weights)
         with self._call(f"vLLM did not take the weights of recipe {recipe.id}"):
+            if self._is_cache_spoilt:
+                self._llm.collective_rpc("clear_kv_cache")
+                self._is_cache_spoilt = False
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
             self._llm.collective_rpc("repack_lm_head")
             if not self._llm.reset_prefix_cache():
@@ -80,7 +86,11 @@ class VllmEngine:
                 [self._parameters(request) for request in requests],
                 use_tqdm=False,
             )
-        return [_response(*asked) for asked in zip(requests, encoded, outputs, strict=True)]
+        responses = [_response(*asked) for asked in zip(requests, encoded, outputs, strict=True)]
+        self._is_cache_spoilt |= any(
+            not math.isfinite(logprob) for response in responses for logprob in response.logprobs
+        )
+        return responses
 
     def close(self) -> None:
         """Lets go of the engine; the memory returns with the end of the process."""
