@@ -1,6 +1,6 @@
 """The engine protocol: who answers. An engine knows weights and text; it knows nothing of search, tasks or scores."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -73,8 +73,21 @@ class Handle(Protocol):
 class Engine(Protocol):
     """Adopts weights, answers requests."""
 
-    def adopt(self, recipe: Recipe, weights: WeightStream) -> Handle:
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        """Returns the tensors that need not come again, of those that the next candidate shares with the last.
+
+        None, where the engine cannot take a part, or is not certain of what it holds: at first, and after an `adopt`
+        that failed.
+        """
+        ...
+
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> Handle:
         """Makes the candidate the one that answers. Consumes `weights` to the end, or never (an API engine).
+
+        Args:
+            recipe: what the weights are made by.
+            weights: all its tensors but those of `kept`.
+            kept: what `keeps` returned for this candidate; empty is always right.
 
         Raises:
             EngineError: the engine did not take the weights.

@@ -1,14 +1,25 @@
 """One worker: a plan's parts and an engine; then recipe in, Score out."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from crossbreed.errors import InvalidWeights
 from crossbreed.fitness import build_engine, evaluate
 from crossbreed.fitness.canary import check_swap
-from crossbreed.kernels import Fingerprinted, materialize
+from crossbreed.kernels import Facts, Fingerprinted, materialize, unchanged
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.pool import Job
-from crossbreed.types import Cost, Score, Status, WeightStream
+from crossbreed.types import Cost, Recipe, Score, Status, WeightStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """What the engine was given last."""
+
+    recipe: Recipe
+    digests: Mapping[str, str]
+    """Of every tensor."""
 
 
 class Worker:
@@ -17,6 +28,9 @@ class Worker:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._engine = build_engine(plan.spec.fitness.engine, plan.sources.base.path)
+        self._facts = Facts()
+        self._held: _Held | None = None
+        """None while it is not certain: then everything is sent."""
 
     def canary(self) -> None:
         """Proves that a swap is a swap, before any score is believed.
@@ -24,6 +38,7 @@ class Worker:
         Raises:
             SwapError: the engine does not answer with the weights it was given.
         """
+        self._held = None
         recipes = dict(self._plan.firsts())
         items = self._plan.items["search"]
         requests = [r for task in self._plan.tasks for item in items[task.name].items[:8] for r in task.requests(item)]
@@ -31,25 +46,30 @@ class Worker:
             self._engine,
             recipes["baseline:base"],
             recipes["baseline:uniform"],
-            lambda recipe: materialize(recipe, self._plan.sources),
+            lambda recipe: materialize(recipe, self._plan.sources, self._facts),
             requests,
         )
 
     def evaluate(self, job: Job) -> Score:
-        """Materialises the recipe into the engine and asks it the split's items.
+        """Materialises the recipe into the engine, as far as it is not there yet, and asks it the split's items.
 
         Raises:
             EngineError: it could not be measured; the caller decides how often to try.
         """
         start = time.perf_counter()
-        fingerprinted = Fingerprinted(materialize(job.recipe, self._plan.sources))
-        stream = _Timed(iter(fingerprinted))
+        held, self._held = self._held, None
+        sources = self._plan.sources
         try:
-            handle = self._engine.adopt(job.recipe, iter(stream))
+            kept = self._kept(held, job.recipe) if held else {}
+            weights = materialize(job.recipe, sources, self._facts, without=kept.keys())
+            fingerprinted = Fingerprinted(weights, base=sources.base, kept=kept)
+            stream = _Timed(fingerprinted)
+            handle = self._engine.adopt(job.recipe, iter(stream), kept=kept.keys())
             adopted = time.perf_counter()
             answers = evaluate(handle, self._plan.tasks, self._plan.items[job.split])
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
+        self._held = _Held(recipe=job.recipe, digests=fingerprinted.digests)
         seconds = {
             "materialize": stream.seconds,
             "swap": adopted - start - stream.seconds,
@@ -66,6 +86,11 @@ class Worker:
     def close(self) -> None:
         """Frees the engine."""
         self._engine.close()
+
+    def _kept(self, held: _Held, recipe: Recipe) -> dict[str, str]:
+        """Returns the digests of the tensors that are made and sent no second time."""
+        same = unchanged(held.recipe, recipe, self._plan.sources, self._facts)
+        return {name: held.digests[name] for name in self._engine.keeps(same)}
 
 
 class _Timed:

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -51,11 +51,17 @@ class FakeEngine:
         self._num_answers = 0
         self.version = 0
 
-    def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        """Any tensor, each for itself; see `Engine`."""
+        return frozenset(self._moved).intersection(unchanged)
+
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
         """Consumes the stream; see `Engine`."""
         self.version += 1
         self._qualities = {}
-        self._moved = {name: _flat(tensor) - self._host[name] for name, tensor in weights}
+        before, self._moved = self._moved, {}
+        came = {name: _flat(tensor) - self._host[name] for name, tensor in weights}
+        self._moved = dict(sorted(({name: before[name] for name in kept} | came).items()))  # sums are in this order
         return CurrentHandle(self, self.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:

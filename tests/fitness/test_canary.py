@@ -1,6 +1,6 @@
 """The canary against engines that are wrong in the ways that real ones have been."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from crossbreed.errors import SwapError
 from crossbreed.fitness import FakeConfig, Generate, Loglikelihood, Prompt, Request, Response, check_swap
+from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.sources.structure import ModuleType, layer_of, module_of
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.types import Recipe, WeightStream
 
@@ -37,19 +39,19 @@ class CachingEngine(FakeEngine):
 class DeafEngine(FakeEngine):
     """Keeps its first weights."""
 
-    def adopt(self, recipe: Recipe, weights: WeightStream):  # type: ignore[no-untyped-def]
-        kept = dict(self._moved)
-        handle = super().adopt(recipe, weights)
-        self._moved = kept or self._moved
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
+        first = dict(self._moved)
+        handle = super().adopt(recipe, weights, kept=kept)
+        self._moved = first or self._moved
         return handle
 
 
 class DriftingEngine(FakeEngine):
     """Adds to its weights where it should replace them."""
 
-    def adopt(self, recipe: Recipe, weights: WeightStream):  # type: ignore[no-untyped-def]
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
         before = dict(self._moved)
-        handle = super().adopt(recipe, weights)
+        handle = super().adopt(recipe, weights, kept=kept)
         self._moved = {name: moved + before.get(name, 0) for name, moved in self._moved.items()}
         return handle
 
@@ -57,8 +59,38 @@ class DriftingEngine(FakeEngine):
 class TiedHeadEngine(FakeEngine):
     """Never looks at the embedding again, as a packed lm_head that is tied to it."""
 
-    def adopt(self, recipe: Recipe, weights: WeightStream):  # type: ignore[no-untyped-def]
-        return super().adopt(recipe, ((name, tensor) for name, tensor in weights if "embed" not in name))
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
+        return super().adopt(recipe, ((name, tensor) for name, tensor in weights if "embed" not in name), kept=kept)
+
+
+def module(name: str) -> tuple[int | None, ModuleType]:
+    return layer_of(name), module_of(name)
+
+
+class FusingEngine(FakeEngine):
+    """Fuses a layer's attention, and its MLP: the parts that do not come with others hold whatever was in memory."""
+
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
+        handle = super().adopt(recipe, weights, kept=kept)
+        came = {module(name) for name in self._moved.keys() - kept}
+        torn = {name for name in kept if module(name) in came}
+        self._moved = {name: moved + (name in torn) for name, moved in self._moved.items()}
+        return handle
+
+
+class CarefulEngine(FusingEngine):
+    """Wants whole modules, as it must."""
+
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        changing = {module(name) for name in self._moved.keys() - unchanged}
+        return frozenset(name for name in self._moved if module(name) not in changing)
+
+
+class NeedyEngine(FakeEngine):
+    """Wants everything, always."""
+
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        return frozenset()
 
 
 @pytest.fixture
@@ -73,8 +105,9 @@ def run_canary(kind: type[FakeEngine], folders: dict[str, Path], other: Recipe =
     check_swap(kind(FakeConfig(kind="fake"), folders[BASE.id]), BASE, other, stream, REQUESTS)
 
 
-def test_an_honest_engine_passes(folders: dict[str, Path]) -> None:
-    run_canary(FakeEngine, folders)
+@pytest.mark.parametrize("kind", [FakeEngine, CarefulEngine, NeedyEngine])
+def test_an_honest_engine_passes(folders: dict[str, Path], kind: type[FakeEngine]) -> None:
+    run_canary(kind, folders)
 
 
 def test_two_recipes_of_the_same_weights_may_answer_alike(folders: dict[str, Path]) -> None:
@@ -89,6 +122,7 @@ def test_two_recipes_of_the_same_weights_may_answer_alike(folders: dict[str, Pat
         (DeafEngine, "two different merges got the same answers"),
         (DriftingEngine, "the same weights, adopted again, answer otherwise"),
         (TiedHeadEngine, "does not notice that the output head has changed"),
+        (FusingEngine, "sent what changed alone, the engine answers otherwise than sent all"),
     ],
 )
 def test_what_is_wrong_is_named(folders: dict[str, Path], kind: type[FakeEngine], seen: str) -> None:

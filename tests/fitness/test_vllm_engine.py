@@ -1,5 +1,6 @@
 """Law 9 with the real vLLM: a hot-swapped engine answers as a fresh one started on the exported checkpoint."""
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,18 @@ def export_merge(folder: Path, base: Path, expert: Path, weight: float) -> Path:
     return folder
 
 
+def export_part(folder: Path, old: Path, new: Path) -> Path:
+    """Writes `old` with other keys in one layer, another gate in another, and other embeddings."""
+    changed = {"layers.1.self_attn.k_proj", "layers.2.mlp.gate_proj", "embed_tokens"}
+    shutil.copytree(old, folder)
+    tensors = {
+        name: t1 if any(part in name for part in changed) else t0
+        for (name, t0), (_, t1) in zip(stream(old), stream(new), strict=True)
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 @pytest.mark.parametrize(
     ("architecture", "tied", "dtype"),
     [("llama", True, "bfloat16"), ("llama", False, "bfloat16"), ("qwen3", True, "float32")],
@@ -49,26 +62,34 @@ def test_a_swapped_engine_answers_as_a_fresh_one(
     base = make_checkpoint(tmp_path / "base", architecture=architecture, tied=tied, dtype=getattr(torch, dtype))
     expert = make_expert(tmp_path / "expert", base=base, seed=1)
     a, b = (export_merge(tmp_path / name, base, expert, weight) for name, weight in (("a", -0.5), ("b", 0.7)))
+    part = export_part(tmp_path / "part", a, b)
     config = VllmConfig(kind="vllm", dtype=dtype, kv_cache_gb=0.25)
 
-    swapped = in_its_own_process(swap, config, base, a, b, REQUESTS)
+    swapped = in_its_own_process(swap, config, base, a, b, part, REQUESTS)
     expected = in_its_own_process(fresh, config, b, REQUESTS)
+    expected_part = in_its_own_process(fresh, config, part, REQUESTS)
 
     assert gap(swapped.b, expected) <= TOLERANCE
     assert gap(swapped.a, expected) > TOLERANCE, "the two merges must differ, or nothing is shown"
     assert gap(swapped.b_after_torn_stream, expected) <= TOLERANCE
     assert gap(swapped.b_after_nan, expected) <= TOLERANCE
+    assert gap(swapped.part, expected_part) <= TOLERANCE
+    assert gap(swapped.a, expected_part) > TOLERANCE
+    outside = set() if tied else {"lm_head.weight"}
+    assert swapped.kept == outside | {name for name, _ in stream(base) if "layers.0" in name or "layers.3" in name}
     assert len(swapped.errors) == 2
     assert swapped.errors[0] == "NaN in layer 1"
     assert "weights are gone" in swapped.errors[1]
 
-    # The comparison has teeth: it fails without any one of the steps.
+    # The comparison has teeth: it fails without any one of the steps, and when fused tensors are sent alone.
     assert gap(swapped.b_after_nan_without_clear, expected) > TOLERANCE
     assert gap(swapped.b_without_reset, expected) > TOLERANCE
     assert (gap(swapped.b_without_repack, expected) > TOLERANCE) == tied
+    assert gap(swapped.part_without_siblings, expected_part) > TOLERANCE
     # So has the canary, which has no fresh engine to compare with.
     assert "prefix cache" in swapped.canary_without_reset
     assert ("output head" in swapped.canary_without_repack) == tied
+    assert "sent what changed alone" in swapped.canary_without_siblings
     if dtype == "float32":
         assert gap(swapped.b, plain(b, REQUESTS)) <= TOLERANCE
 

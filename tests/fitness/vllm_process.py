@@ -22,6 +22,7 @@ from crossbreed.fitness import (
     build_engine,
     check_swap,
 )
+from crossbreed.fitness.engines import vllm
 from crossbreed.fitness.engines.vllm import VllmEngine
 from crossbreed.types import Recipe, WeightStream
 
@@ -45,9 +46,15 @@ class Swapped:
     b_after_nan_without_clear: list[Response]
     b_without_reset: list[Response]
     b_without_repack: list[Response]
+    part: list[Response]
+    """On top of A, with what it shares with A kept..."""
+    kept: frozenset[str]
+    part_without_siblings: list[Response]
+    """...and with each tensor kept that it shares with A, whatever it is fused with."""
     errors: list[str] = field(default_factory=list)
     canary_without_reset: str = ""
     canary_without_repack: str = ""
+    canary_without_siblings: str = ""
 
 
 def recipe(folder: Path) -> Recipe:
@@ -71,7 +78,7 @@ def start(config: VllmConfig, host: Path) -> VllmEngine:
     return engine
 
 
-def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Request]) -> Swapped:
+def swap(config: VllmConfig, base: Path, a: Path, b: Path, part: Path, requests: Sequence[Request]) -> Swapped:
     """Starts on the base, and swaps in every way, right and wrong."""
     engine = start(config, base)
     folders = {recipe(folder).id: folder for folder in (base, a, b)}
@@ -86,6 +93,14 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
     def answers(folder: Path) -> list[Response]:
         return engine.adopt(recipe(folder), stream(folder)).answer(requests)
 
+    def answers_by_part(old: Path, new: Path) -> tuple[list[Response], frozenset[str]]:
+        engine.adopt(recipe(old), stream(old))
+        before = dict(stream(old))
+        kept = engine.keeps({name for name, tensor in stream(new) if torch.equal(tensor, before[name])})
+        sent = ((name, tensor) for name, tensor in stream(new) if name not in kept)
+        return engine.adopt(recipe(new), sent, kept=kept).answer(requests), kept
+
+    by_part, kept = answers_by_part(a, part)
     swapped = Swapped(
         a=answers(a),
         b=answers(b),
@@ -94,6 +109,9 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
         b_after_nan_without_clear=[],
         b_without_reset=[],
         b_without_repack=[],
+        part=by_part,
+        kept=kept,
+        part_without_siblings=[],
     )
     swapped.errors.extend(filter(None, [canary()]))
     old = engine.adopt(recipe(a), stream(a))
@@ -101,6 +119,7 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
         engine.adopt(recipe(b), torn(b))
     except InvalidWeights as error:
         swapped.errors.append(str(error))
+    assert engine.keeps(dict(stream(b))) == frozenset()
     try:
         old.answer(requests)
     except EngineError as error:
@@ -116,6 +135,11 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, requests: Sequence[Re
     swapped.b_after_nan_without_clear = answers(b)
     answer_nan()
     swapped.b_after_nan = answers(b)
+
+    block_of, vllm.block_of = vllm.block_of, lambda name: name
+    swapped.part_without_siblings, _ = answers_by_part(a, part)
+    swapped.canary_without_siblings = canary()
+    vllm.block_of = block_of
 
     engine.adopt(recipe(base), stream(base))
     reset, engine._llm.reset_prefix_cache = engine._llm.reset_prefix_cache, lambda: True

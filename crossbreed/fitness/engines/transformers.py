@@ -1,7 +1,7 @@
 """Hugging Face transformers, one token at a time: slow, plain, and what the other engines must agree with."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -29,25 +29,34 @@ class TransformersEngine:
         stored = self._model.state_dict().keys()
         self._buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in stored}
         self._obsolete = (r"rotary_emb\.inv_freq$", *self._model._keys_to_ignore_on_load_unexpected)
+        self._held: frozenset[str] = frozenset()
+        """What came with the last candidate; nothing while that is not certain."""
         self.version = 0
 
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        """Any tensor, each for itself; see `Engine`."""
+        return self._held.intersection(unchanged)
+
     @torch.no_grad()
-    def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
         """Copies every tensor of the stream into the model's own; see `Engine`.
 
         Passed over, as transformers does, are those that old checkpoints hold and the model computes (masks, angles).
         """
         self.version += 1
-        own, missing = self._parameters | self._buffers, set(self._parameters)
+        assert self._held.issuperset(kept), "only what is held can be kept"
+        held, self._held = set(kept), frozenset()
+        own = self._parameters | self._buffers
         for name, tensor in weights:
             if name not in own and any(re.search(pattern, name) for pattern in self._obsolete):
                 continue
             if name not in own or own[name].shape != tensor.shape:
                 raise EngineError(f"recipe {recipe.id}: the model has no `{name}` of shape {tuple(tensor.shape)}")
             own[name].copy_(tensor)
-            missing.discard(name)
-        if missing:
+            held.add(name)
+        if missing := self._parameters.keys() - held:
             raise EngineError(f"recipe {recipe.id}: no weights came for {sorted(missing)[:3]}")
+        self._held = frozenset(held)
         return CurrentHandle(self, self.version)
 
     @torch.inference_mode()

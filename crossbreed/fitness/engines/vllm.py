@@ -3,13 +3,16 @@
 Four steps make a swap whole, and the swap tests fail without any one of them: clear the KV cache after NaN
 (`_vllm_worker`), reload the weights, pack the tied lm_head again (`_vllm_worker`), drop the prefix cache, which holds
 what the old weights made of earlier prompts.
+
+A module for which no tensor comes keeps its weights. vLLM fuses some of a checkpoint's tensors into one module, and
+fills what is missing of it with nothing in particular: those that may be fused are sent together or not at all.
 """
 
 import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.registry import VllmConfig, first_line
 from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.sources.structure import layer_of
 from crossbreed.types import Recipe, WeightStream
 
 _ENVIRONMENT = {
@@ -49,6 +53,8 @@ class VllmEngine:
         self._sampling = vllm.SamplingParams
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self.version = 0
+        self._held: frozenset[str] = frozenset()
+        """What came with the last candidate; nothing while that is not certain."""
         self._is_broken = False
         self._is_cache_spoilt = False
         self._llm = vllm.LLM(
@@ -61,20 +67,29 @@ class VllmEngine:
             **{**_defaults(host), **config.options},
         )
 
-    def adopt(self, recipe: Recipe, weights: WeightStream) -> CurrentHandle:
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        """Blocks of which nothing changes; see `Engine`."""
+        changing = {block_of(name) for name in self._held.difference(unchanged)}
+        return frozenset(name for name in self._held if block_of(name) not in changing)
+
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
         """Streams the weights into the engine; see `Engine`."""
         self.version += 1
+        assert self._held.issuperset(kept), "only what is held can be kept"
+        self._held = frozenset()
         stream = _Recoverable(weights)
         with self._call(f"vLLM did not take the weights of recipe {recipe.id}"):
             if self._is_cache_spoilt:
                 self._llm.collective_rpc("clear_kv_cache")
                 self._is_cache_spoilt = False
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
-            self._llm.collective_rpc("repack_lm_head")
+            if any(layer_of(name) is None for name in stream.came):  # the embedding, perhaps
+                self._llm.collective_rpc("repack_lm_head")
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("it kept its prefix cache, and would mix old weights with new ones")
         if stream.error is not None:
             raise stream.error
+        self._held = frozenset(stream.came).union(kept)
         return CurrentHandle(self, self.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:
@@ -135,13 +150,28 @@ class _Recoverable:
 
     def __init__(self, weights: WeightStream) -> None:
         self._weights = weights
+        self.came: set[str] = set()
         self.error: Exception | None = None
 
     def __iter__(self) -> WeightStream:
         try:
-            yield from self._weights
+            for name, tensor in self._weights:
+                self.came.add(name)
+                yield name, tensor
         except Exception as error:
             self.error = error
+
+
+def block_of(name: str) -> int | str:
+    """What a tensor is sent together with: its layer; outside the layers, what is under the same parent.
+
+    Fused are siblings (q, k and v; gate and up) and the experts of a layer, so this is more than enough.
+
+    >>> block_of("model.layers.3.mlp.up_proj.weight"), block_of("model.embed_tokens.weight"), block_of("lm_head.weight")
+    (3, 'model', '')
+    """
+    layer = layer_of(name)
+    return ".".join(name.split(".")[:-2]) if layer is None else layer
 
 
 def _response(request: Request, encoded: Encoded, output: Any) -> Response:

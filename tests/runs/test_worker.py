@@ -1,0 +1,105 @@
+"""A worker sends what changed, and the fingerprint is that of all the weights."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pytest
+from toy_runs import write_spec
+
+from crossbreed.errors import EngineError
+from crossbreed.fitness import Request, Response
+from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.kernels import Fingerprinted, materialize
+from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.pool import Job
+from crossbreed.runs.worker import Worker
+from crossbreed.testing.fakes import FakeEngine
+from crossbreed.types import Recipe, Rule, Status, WeightStream
+
+
+@pytest.fixture
+def plan(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> Plan:
+    return build_plan(load_spec(write_spec(tmp_path, base=toy_base, experts=toy_adapters)))
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What came with each adoption."""
+    adoptions: list[list[str]] = []
+    adopt = FakeEngine.adopt
+
+    def listening(
+        self: FakeEngine, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()
+    ) -> CurrentHandle:
+        came: list[str] = []
+        adoptions.append(came)
+
+        def noted() -> WeightStream:
+            for name, tensor in weights:
+                came.append(name)
+                yield name, tensor
+
+        return adopt(self, recipe, noted(), kept=kept)
+
+    monkeypatch.setattr(FakeEngine, "adopt", listening)
+    return adoptions
+
+
+def recipe(plan: Plan, **weights: float) -> Recipe:
+    """`weights`: part of a tensor's name -> the adapters' weight there."""
+    rules = tuple(
+        Rule(match=f".*{part}.*", operator="task_arithmetic", params={"weight": weight})
+        for part, weight in weights.items()
+    )
+    return Recipe(base="base", sources=plan.sources.structure.hashes, rules=rules, dtype=plan.dtype)
+
+
+def job(recipe: Recipe) -> Job:
+    return Job(number=0, split="search", recipe=recipe)
+
+
+def test_what_is_sent_is_what_changed_and_scores_are_the_same(plan: Plan, sent: list[list[str]]) -> None:
+    candidates = [recipe(plan, up_proj=up, q_proj=q) for up, q in ((0.5, 0.5), (0.25, 0.5), (0.25, 0.0), (0.25, 0.0))]
+    worker = Worker(plan)
+    scores = [worker.evaluate(job(candidate)) for candidate in candidates]
+    everything = sorted(plan.sources.base.tensors)
+    ups, qs = ([name for name in everything if part in name] for part in ("up_proj", "q_proj"))
+    assert sent == [everything, ups, qs, []]
+    for candidate, score in zip(candidates, scores, strict=True):
+        whole = Fingerprinted(materialize(candidate, plan.sources))
+        assert dict(whole).keys() == set(everything)
+        assert score.fingerprint == whole.value
+        alone = Worker(plan).evaluate(job(candidate))
+        assert (score.tasks, score.texts, score.fingerprint) == (alone.tasks, alone.texts, alone.fingerprint)
+    assert len({score.fingerprint for score in scores}) == 3
+
+
+def test_after_invalid_weights_a_failure_or_a_canary_everything_is_sent(
+    plan: Plan, sent: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: FakeEngine, requests: Sequence[Request]) -> list[Response]:
+        raise EngineError("died")
+
+    good = recipe(plan, up_proj=0.5)
+    everything = sorted(plan.sources.base.tensors)
+    worker = Worker(plan)
+
+    def sends_everything() -> bool:
+        assert worker.evaluate(job(good)).status is Status.OK
+        return sent[-1] == everything
+
+    assert sends_everything()
+    assert not sends_everything()
+    assert worker.evaluate(job(recipe(plan, up_proj=0.25, q_proj=1e39))).status is Status.INVALID
+    assert sent[-1] == ["model.layers.0.mlp.up_proj.weight"]
+    assert sends_everything()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "answer", fail)
+        with pytest.raises(EngineError, match="died"):
+            worker.evaluate(job(good))
+    assert sends_everything()
+
+    worker.canary()
+    assert sends_everything()
