@@ -22,6 +22,7 @@ import yaml
 from safetensors.torch import save_file
 
 from crossbreed.kernels import Facts, materialize
+from crossbreed.kernels.memory import keep_freed_memory
 from crossbreed.kernels.native import compiler
 from crossbreed.recipes import to_mergekit
 from crossbreed.runs.publish import write_checkpoint
@@ -218,6 +219,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the models are, or are to be kept; default: a temporary one")
     arguments = parser.parse_args()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         found = measure(
             arguments.folder or Path(temporary),

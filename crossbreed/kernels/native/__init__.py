@@ -1,4 +1,4 @@
-"""Compiled kernels for CPU: `merge.hpp` has the arithmetic, `merge` calls it, `threads` run it, `compiling` makes it."""
+"""Compiled CPU kernels: `merge.hpp` has the arithmetic, `merge` calls it, `threads` run it, `compiling` makes it."""
 
 from crossbreed.kernels.native.compiling import compiler
 from crossbreed.kernels.native.merge import Merge, Operand, find_magnitude, product, start

@@ -31,11 +31,14 @@ std::mutex& mutex = *new std::mutex;
 std::condition_variable& is_there = *new std::condition_variable;
 std::condition_variable& is_done = *new std::condition_variable;
 std::deque<Part>& queue = *new std::deque<Part>;
+int64_t num_idle = 0;
 
 void run() {
   std::unique_lock<std::mutex> lock(mutex);
   for (;;) {
+    ++num_idle;
     is_there.wait(lock, [] { return !queue.empty(); });
+    --num_idle;
     const Part part = queue.front();
     queue.pop_front();
     lock.unlock();
@@ -57,12 +60,14 @@ extern "C" void crossbreed_have_threads(int64_t number) {
 
 // Cuts 0 ... length into parts; `work` must stay where it is until it is done.
 extern "C" void crossbreed_begin(Work* work, int64_t length, int64_t num_parts) {
+  int64_t num_to_wake;
   {
     std::lock_guard<std::mutex> lock(mutex);
     work->num_parts_left = num_parts;
     for (int64_t i = 0; i < num_parts; ++i) queue.push_back({work, length * i / num_parts, length * (i + 1) / num_parts});
+    num_to_wake = num_idle < num_parts ? num_idle : num_parts;
   }
-  is_there.notify_all();
+  for (int64_t i = 0; i < num_to_wake; ++i) is_there.notify_one();
 }
 
 extern "C" void crossbreed_wait(const Work* work) {

@@ -54,22 +54,23 @@ class _Work(ctypes.Structure):
 class Begun:
     """Work that threads are at. It holds what they read and write, and ends when they have."""
 
-    def __init__(
-        self, threads: ctypes.CDLL, kernel: object, jobs: ctypes.Array[ctypes.Structure], held: object
-    ) -> None:
-        self._threads, self._jobs, self._held = threads, jobs, held
+    def __init__(self, threads: ctypes.CDLL, kernel: object, jobs: "ctypes.Array[Any]", held: object) -> None:
+        self._threads, self._jobs, self._held, self._is_done = threads, jobs, held, True
         self._bad = (ctypes.c_uint8 * len(jobs))()
         address = ctypes.cast(kernel, ctypes.c_void_p).value  # type: ignore[arg-type]
         self._work = _Work(address, ctypes.addressof(jobs), len(jobs), ctypes.addressof(self._bad))
 
     def begin(self, length: int, size: int) -> "Begun":
         """Gives parts of 0 ... length to the threads."""
+        self._is_done = False
         self._threads.crossbreed_begin(ctypes.byref(self._work), length, max(1, min(length, size // _PART)))
         return self
 
     def wait(self) -> Sequence[bool]:
         """Returns, when all is done, of each job whether its result is finite."""
-        self._threads.crossbreed_wait(ctypes.byref(self._work))
+        if not self._is_done:
+            self._threads.crossbreed_wait(ctypes.byref(self._work))
+            self._is_done = True
         return [not byte for byte in self._bad]
 
     def __del__(self) -> None:
