@@ -137,7 +137,7 @@ def to_files(folder: Path, operator: str) -> float:
                 recipe=recipe,
                 sources=sources,
                 out=Path(out) / "merged",
-                stream_factory=lambda: materialize(recipe, sources),
+                stream_factory=lambda: materialize(recipe, sources, once=True),
             )
 
     return seconds_of(work)

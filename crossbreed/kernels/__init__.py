@@ -8,8 +8,17 @@ rest is, is in docs/numerics.md.
 
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.fingerprint import Fingerprinted, fingerprint_checkpoint
-from crossbreed.kernels.materialize import materialize, unchanged
+from crossbreed.kernels.materialize import materialize, materialize_many, unchanged
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Operator
 
-__all__ = ["OPERATORS", "Facts", "Fingerprinted", "Operator", "fingerprint_checkpoint", "materialize", "unchanged"]
+__all__ = [
+    "OPERATORS",
+    "Facts",
+    "Fingerprinted",
+    "Operator",
+    "fingerprint_checkpoint",
+    "materialize",
+    "materialize_many",
+    "unchanged",
+]

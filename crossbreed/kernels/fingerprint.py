@@ -14,6 +14,7 @@ import torch
 from crossbreed.sources import Checkpoint
 from crossbreed.sources.files import open_shards
 from crossbreed.sources.hashes import digest_of, hash_of_tensors
+from crossbreed.sources.pages import MappedPages
 from crossbreed.types import WeightStream
 
 
@@ -83,4 +84,8 @@ def fingerprint_checkpoint(folder: Path) -> str:
         InputError: when the folder has no such weights, or not all of them.
     """
     weights = {name: tensor for held in open_shards(folder, stem="model").values() for name, tensor in held.items()}
-    return hash_of_tensors({name: digest_of(tensor) for name, tensor in weights.items()})
+    pages, digests = MappedPages(), {}
+    for name, tensor in weights.items():
+        digests[name] = digest_of(tensor)
+        pages.let_go(tensor)
+    return hash_of_tensors(digests)

@@ -21,12 +21,15 @@ from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder
 from crossbreed.sources import Adapter, Checkpoint, Sources, layer_of
+from crossbreed.sources.pages import MappedPages
 from crossbreed.types import Recipe, Rule, WeightStream
 
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
 _AHEAD_BYTES = 64 << 20
 """How much is made before it is asked for."""
+_FACTS_OF_ONE = 256 << 20
+"""What is kept for a single merge, which seldom asks twice."""
 
 
 def materialize(
@@ -36,6 +39,7 @@ def materialize(
     *,
     without: Collection[str] = (),
     artifacts: Collection[Grams] = (),
+    once: bool = False,
 ) -> WeightStream:
     """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
 
@@ -48,14 +52,16 @@ def materialize(
         facts: What earlier merges of the same sources found out; a search keeps one for its life.
         without: Names of tensors that are not wanted and not made.
         artifacts: Opened; those that the recipe names are found by content hash.
+        once: Nobody will read the sources again soon: the memory that they are mapped into is given back.
 
     Raises:
         InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
     names = sorted(sources.base.tensors.keys() - without)
-    merge = _Merge(recipe, sources, facts or Facts(), artifacts)
-    return ((name, merged) for name, (merged,) in _stream(names, [merge]))
+    merge = _Merge(recipe, sources, facts or Facts(budget_bytes=_FACTS_OF_ONE), artifacts)
+    stream = _stream(names, [merge])
+    return ((name, merged) for name, (merged,) in (_letting_go(stream, sources) if once else stream))
 
 
 def materialize_many(
@@ -67,7 +73,7 @@ def materialize_many(
         InputError: as `materialize`.
         InvalidWeights: on reaching a tensor that holds NaN or Inf in one of them.
     """
-    facts = facts or Facts()
+    facts = facts or Facts(budget_bytes=_FACTS_OF_ONE)
     return _stream(sorted(sources.base.tensors), [_Merge(recipe, sources, facts, artifacts) for recipe in recipes])
 
 
@@ -154,6 +160,17 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
             yield _end(*ahead.popleft(), merges)
     while ahead:
         yield _end(*ahead.popleft(), merges)
+
+
+def _letting_go(
+    stream: Iterator[tuple[str, list[torch.Tensor]]], sources: Sources
+) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    pages, full = MappedPages(), [e for e in (sources.base, *sources.experts.values()) if isinstance(e, Checkpoint)]
+    for name, made in stream:
+        yield name, made
+        for checkpoint in full:
+            if name in checkpoint.tensors:
+                pages.let_go(checkpoint.tensor(name))
 
 
 def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:

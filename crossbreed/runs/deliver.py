@@ -77,7 +77,7 @@ def _as_in_a_worker(plan: Plan, recipe: Recipe) -> WeightStream:
 
     if plan.spec.workers.executor == "ray":
         torch.set_num_threads(max(1, int(plan.spec.workers.cpus)))
-    return materialize(recipe, plan.sources)
+    return materialize(recipe, plan.sources, once=True)
 
 
 def merge_recipe(
@@ -144,7 +144,7 @@ def _merge_ours(path: Path, out: Path, *, sources: Sequence[str], numerics: str)
                 where=folders.get(name, base),
             )
     fingerprint = write_checkpoint(
-        recipe=recipe, sources=opened, out=out, stream_factory=lambda: materialize(recipe, opened)
+        recipe=recipe, sources=opened, out=out, stream_factory=lambda: materialize(recipe, opened, once=True)
     )
     print(f"wrote {out}, fingerprint {fingerprint}")
 

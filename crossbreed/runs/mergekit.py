@@ -52,7 +52,7 @@ def merge_accurately(config: MergeConfig, out: Path) -> str:
         )
     recipe: Recipe = to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype)
     return write_checkpoint(
-        recipe=recipe, sources=sources, out=out, stream_factory=lambda: materialize(recipe, sources)
+        recipe=recipe, sources=sources, out=out, stream_factory=lambda: materialize(recipe, sources, once=True)
     )
 
 

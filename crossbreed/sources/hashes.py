@@ -16,6 +16,7 @@ import torch
 from blake3 import blake3
 
 from crossbreed.errors import InputError
+from crossbreed.sources.pages import MappedPages
 
 _CACHE_FORMAT = 1
 _HASH_BYTES = 16
@@ -35,7 +36,10 @@ def digests_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, 
     cached = _read_entry(entry)
     if cached is not None and cached.keys() == tensors.keys():
         return cached
-    digests = {name: _digest(name, tensor, path) for name, tensor in tensors.items()}
+    pages, digests = MappedPages(), {}
+    for name, tensor in tensors.items():
+        digests[name] = _digest(name, tensor, path)
+        pages.let_go(tensor)
     _write_entry(entry, digests)
     return digests
 

@@ -108,7 +108,7 @@ def _top(delta: torch.Tensor, keep: int) -> torch.Tensor:
 def _trimmed_in_model(tensor: Tensor, expert: str, density: float) -> torch.Tensor:
     names, deltas = zip(*((other.name, other.deltas[expert]) for other in tensor.model()), strict=True)
     trimmed = trim(torch.cat([delta.flatten() for delta in deltas]), density)
-    parts = trimmed.split([delta.numel() for delta in deltas])
+    parts = torch.split(trimmed, [delta.numel() for delta in deltas])
     return parts[names.index(tensor.name)].view_as(tensor.base)
 
 
