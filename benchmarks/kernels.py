@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from crossbreed.kernels import Facts, materialize
+from crossbreed.kernels import Facts, materialize, materialize_many
 from crossbreed.kernels.memory import keep_freed_memory
 from crossbreed.kernels.native import compiler
 from crossbreed.recipes import to_mergekit
@@ -116,14 +116,16 @@ def exhaust(stream: Any) -> None:
         pass
 
 
-def in_memory(sources: Sources, operator: str, repeats: int) -> tuple[float, float]:
-    """Returns seconds of the first merge and the median of the others."""
+def in_memory(sources: Sources, operator: str, repeats: int) -> tuple[float, float, float]:
+    """Returns seconds of the first merge, the median of the others, and of each of four made together."""
     facts = Facts(budget_bytes=16 << 30)
     times = [
         seconds_of(lambda step=step: exhaust(materialize(recipe_of(sources, operator, step), sources, facts)))
         for step in range(repeats + 1)
     ]
-    return times[0], statistics.median(times[1:])
+    four = [recipe_of(sources, operator, step) for step in range(4)]
+    together = min(seconds_of(lambda: exhaust(materialize_many(four, sources, facts))) for _ in range(2))
+    return times[0], statistics.median(times[1:]), together / 4
 
 
 def to_files(folder: Path, operator: str) -> float:
@@ -166,11 +168,12 @@ def measure(folder: Path, size: str, operators: Sequence[str], *, mergekit: bool
     num_bytes = 2 * (len(EXPERTS) + 2) * sum(sources.base.tensor(name).numel() for name in sources.base.tensors)
     bandwidth, rows = copy_bandwidth(), []
     for operator in operators:
-        first, seconds = in_memory(sources, operator, repeats)
+        first, seconds, each_of_four = in_memory(sources, operator, repeats)
         row: dict[str, Any] = {
             "operator": operator,
             "seconds": seconds,
             "first_seconds": first,
+            "seconds_of_each_of_four": each_of_four,
             "bytes": num_bytes,
             "share_of_copy": num_bytes / seconds / bandwidth,
             "target": TARGETS[operator] if compiler() else None,
@@ -199,10 +202,13 @@ def measure(folder: Path, size: str, operators: Sequence[str], *, mergekit: bool
 def show(report: Mapping[str, Any]) -> None:
     """Prints the report as a table."""
     print(f"{report['size']}, {report['threads']} threads, copy {report['copy_bytes_per_second'] / 1e9:.1f} GB/s")
-    print(f"{'operator':18}{'bytes':>9}{'first':>9}{'then':>9}{'of copy':>9}{'target':>8}{'mergekit':>12}{'files':>18}")
+    heads = {"operator": -18, "bytes": 9, "first": 9, "then": 9, "4 at once": 10, "of copy": 9, "target": 8}
+    heads |= {"mergekit": 12, "files": 18}
+    print("".join(f"{head:{'<' if width < 0 else '>'}{abs(width)}}" for head, width in heads.items()))
     for row in report["operators"]:
         target = "" if row["target"] is None else f"{row['target']:.0%}"
         line = f"{row['operator']:18}{row['bytes'] / 1e9:7.2f}GB{row['first_seconds']:8.2f}s{row['seconds']:8.3f}s"
+        line += f"{row['seconds_of_each_of_four']:9.3f}s"
         line += f"{row['share_of_copy']:9.0%}{target:>8}"
         if "times_mergekit" in row:
             line += f"{row['mergekit_seconds']:6.1f}s{row['times_mergekit']:4.0f}x"
