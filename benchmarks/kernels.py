@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from crossbreed.kernels import Facts, materialize, materialize_many
 from crossbreed.kernels.memory import keep_freed_memory
 from crossbreed.kernels.native import compiler
-from crossbreed.recipes import to_mergekit
 from crossbreed.runs.publish import write_checkpoint
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import ParamValue, Recipe, Rule
@@ -90,10 +88,14 @@ def write_models(folder: Path, size: str) -> None:
         save_file(weights, folder / model / "model.safetensors", metadata={"format": "pt"})
 
 
+def weights_of(step: int) -> dict[str, float]:
+    """Weights that change with every step."""
+    return {name: 0.3 + 0.1 * index + 0.001 * step for index, name in enumerate(EXPERTS)}
+
+
 def recipe_of(sources: Sources, operator: str, step: int) -> Recipe:
     """A recipe whose coefficients change with every step."""
-    weight = {name: 0.3 + 0.1 * index + 0.001 * step for index, name in enumerate(EXPERTS)}
-    rule = Rule(match=".*", operator=operator, params={**OPERATORS[operator], "weight": weight})
+    rule = Rule(match=".*", operator=operator, params={**OPERATORS[operator], "weight": weights_of(step)})
     return Recipe(base="base", sources=sources.structure.hashes, rules=(rule,))
 
 
@@ -145,15 +147,18 @@ def to_files(folder: Path, operator: str) -> float:
     return seconds_of(work)
 
 
-def mergekit_seconds(folder: Path, sources: Sources, operator: str) -> float | None:
+def mergekit_seconds(folder: Path, operator: str) -> float | None:
     """Returns mergekit's time for the same merge, config to disk; None where it is not installed."""
     with suppress(ImportError):
         from mergekit.config import MergeConfiguration
         from mergekit.merge import MergeOptions, run_merge
 
-        paths = {name: str(folder / name) for name in ("base", *EXPERTS)}
-        config = to_mergekit(recipe_of(sources, operator, 0), sources.structure, paths)
-        parsed = MergeConfiguration.model_validate(yaml.safe_load(yaml.safe_dump(config)))
+        models = [
+            {"model": str(folder / name), "parameters": {"weight": weight, **OPERATORS[operator]}}
+            for name, weight in weights_of(0).items()
+        ]
+        config = {"merge_method": operator, "base_model": str(folder / "base"), "models": models}
+        parsed = MergeConfiguration.model_validate({**config, "dtype": "float32", "out_dtype": "bfloat16"})
         with tempfile.TemporaryDirectory(dir=folder) as out:
             options = MergeOptions(copy_tokenizer=False, quiet=True)
             return seconds_of(lambda: run_merge(parsed, out, options=options))
@@ -179,7 +184,7 @@ def measure(folder: Path, size: str, operators: Sequence[str], *, mergekit: bool
             "target": TARGETS[operator] if compiler() else None,
         }
         if mergekit and operator in AGAINST_MERGEKIT:
-            theirs = mergekit_seconds(folder, sources, operator)
+            theirs = mergekit_seconds(folder, operator)
             if theirs is not None:
                 files = to_files(folder, operator)
                 row |= {

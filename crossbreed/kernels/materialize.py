@@ -136,8 +136,17 @@ class _Merge:
         if rule is None or not self.base.tensor(name).is_floating_point():
             return None
         with self.naming(name):
-            parents = parents_of(name, self.recipe.base, self.base, self._experts, self._facts, self._grams)
-            return program_of(parents, rule)
+            return program_of(self._parents(name), rule)
+
+    def _parents(self, name: str) -> Parents:
+        """The same for every candidate of a search."""
+
+        def find() -> Parents:
+            return parents_of(name, self.recipe.base, self.base, self._experts, self._facts, self._grams)
+
+        grams = self._grams and self._grams.hash
+        experts = tuple((expert, source.hash) for expert, source in self._experts.items())
+        return self._facts.get(("parents", name, self.recipe.base, self.base.hash, experts, grams), find)
 
     @contextmanager
     def naming(self, name: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from math import prod
 
 _BLOCKS = r"(?:layers|h|blocks|block)"
@@ -47,7 +48,7 @@ class Structure:
     @property
     def num_layers(self) -> int:
         """Transformer blocks."""
-        return 1 + max((layer for name in self.tensors if (layer := layer_of(name)) is not None), default=-1)
+        return _num_layers(tuple(self.tensors))
 
     @property
     def dtype(self) -> str:
@@ -62,6 +63,11 @@ class Structure:
     def experts(self) -> tuple[str, ...]:
         """Expert names in the order of the Spec."""
         return tuple(self.touched)
+
+
+@lru_cache(maxsize=64)
+def _num_layers(names: tuple[str, ...]) -> int:
+    return 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
 
 
 def layer_of(name: str) -> int | None:
