@@ -72,7 +72,7 @@ def _find_model_cut(parents: Parents, expert: str, density: float) -> tuple[floa
     def magnitudes() -> Iterator[tuple[str, NDArray[np.int32]]]:
         for tensor in parents.model():
             own = next((parent for parent in tensor.experts if parent.name == expert), None)
-            delta = torch.zeros(tensor.base.shape) if own is None else own.whole_delta(tensor.base)
+            delta = torch.zeros(tensor.base.shape, dtype=torch.float32) if own is None else own.whole_delta(tensor.base)
             yield tensor.name, _bits(delta)
 
     counts = np.zeros(1 << 16, dtype=np.int64)

@@ -124,8 +124,7 @@ def start(programs: Sequence[Program], base: torch.Tensor, dtype: torch.dtype) -
         for index, work in enumerate(passes)
         if isinstance(work, _Pass) and work.values
     }
-    begun = native.start(as_matrix(base), list(merges.values())) if merges else None
-    positions = {index: position for position, index in enumerate(merges)}
+    waits = dict(zip(merges, native.start(as_matrix(base), list(merges.values())), strict=True))
 
     def waiting(index: int) -> torch.Tensor:
         work = passes[index]
@@ -133,9 +132,9 @@ def start(programs: Sequence[Program], base: torch.Tensor, dtype: torch.dtype) -
             return _checked(work.to(dtype)) if work.dtype != dtype else work
         if isinstance(work, Elementwise):
             return _checked(_elementwise(work, base, dtype))
-        if index not in merges or begun is None:
+        if (wait := waits.get(index)) is None:
             return _checked(_plain(work, base, dtype))
-        if not begun.wait()[positions[index]]:
+        if not wait():
             raise InvalidWeights(NOT_FINITE)
         merged_MN = merges[index].merged_MN
         return merged_MN if base.ndim == 2 else merged_MN.view(base.shape)

@@ -83,8 +83,9 @@ def fingerprint_checkpoint(folder: Path) -> str:
     Raises:
         InputError: when the folder has no such weights, or not all of them.
     """
-    weights = {name: tensor for held in open_shards(folder, stem="model").values() for name, tensor in held.items()}
-    pages, digests = MappedPages(), {}
+    shards = open_shards(folder, stem="model")
+    weights = {name: tensor for held in shards.values() for name, tensor in held.items()}
+    pages, digests = MappedPages(shards), {}
     for name, tensor in weights.items():
         digests[name] = digest_of(tensor)
         pages.let_go(tensor)

@@ -17,7 +17,7 @@ def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor:
 
 def product_in_order(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor:
     """The same in torch, one rank after the other."""
-    made_MN = torch.zeros(len(b_MR), a_RN.shape[1], device=a_RN.device)
+    made_MN = torch.zeros(len(b_MR), a_RN.shape[1], dtype=torch.float32, device=a_RN.device)
     for b_M, a_N in zip(b_MR.T, a_RN, strict=True):
         made_MN += b_M[:, None] * a_N
     return made_MN

@@ -73,6 +73,7 @@ def materialize_many(
         InputError: as `materialize`.
         InvalidWeights: on reaching a tensor that holds NaN or Inf in one of them.
     """
+    assert len({recipe.dtype for recipe in recipes}) == 1, "recipes of several dtypes have no pass in common"
     facts = facts or Facts(budget_bytes=_FACTS_OF_ONE)
     return _stream(sorted(sources.base.tensors), [_Merge(recipe, sources, facts, artifacts) for recipe in recipes])
 
@@ -133,7 +134,8 @@ class _Merge:
     def program(self, name: str) -> Program | None:
         """What becomes of a tensor; None: nothing."""
         rule = self.rule(name)
-        if rule is None or not self.base.tensor(name).is_floating_point():
+        base = self.base.tensor(name)
+        if rule is None or not base.is_floating_point() or not base.numel():
             return None
         with self.naming(name):
             return program_of(self._parents(name), rule)
@@ -174,7 +176,8 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
 def _letting_go(
     stream: Iterator[tuple[str, list[torch.Tensor]]], sources: Sources
 ) -> Iterator[tuple[str, list[torch.Tensor]]]:
-    pages, full = MappedPages(), [e for e in (sources.base, *sources.experts.values()) if isinstance(e, Checkpoint)]
+    full = [source for source in (sources.base, *sources.experts.values()) if isinstance(source, Checkpoint)]
+    pages = MappedPages(path for checkpoint in full for path in checkpoint.shards)
     for name, made in stream:
         yield name, made
         for checkpoint in full:

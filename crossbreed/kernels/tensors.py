@@ -46,7 +46,7 @@ class Parent:
         if isinstance(self.value, LowRank):
             return product(self.value.scale * self.value.b_MR, self.value.a_RN).view(base.shape)
         base_MN = as_matrix(base)
-        delta_MN = torch.empty(base_MN.shape, device=base.device)
+        delta_MN = torch.empty(base_MN.shape, dtype=torch.float32, device=base.device)
         for rows in row_blocks(base_MN):
             delta_MN[rows] = self.delta(base_MN[rows].float(), rows)
         return delta_MN.view(base.shape)

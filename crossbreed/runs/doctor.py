@@ -55,9 +55,15 @@ def _version(name: str) -> str | None:
 
 
 def _kernels() -> str:
+    import torch
+
     from crossbreed.kernels import native
 
-    return f"compiled by {found}" if (found := native.compiler()) else "plain torch: no g++, so merges are slow"
+    found = native.compiler()
+    if found is None:
+        return "plain torch: no g++, so merges are slow"
+    works = native.product(torch.ones(1, 1), torch.ones(1, 1)) is not None
+    return f"compiled by {found}" if works else f"plain torch: {found} compiles none, so merges are slow"
 
 
 def _gpus() -> list[str]:

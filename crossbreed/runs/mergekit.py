@@ -106,8 +106,8 @@ def _config(
     config = in_dtype(models[plan.donor].checkpoint.config, dtype)
     config |= {key: len(plan.layers) for key in _DEPTH_KEYS if key in config}
     if "layer_types" in config:
-        own = {reference: model.checkpoint.config["layer_types"] for reference, model in models.items()}
-        config["layer_types"] = [own[reference][layer] for reference, layer in plan.layers]
+        own = {reference: models[reference].checkpoint.config.get("layer_types") for reference, _ in plan.layers}
+        config["layer_types"] = [(own[reference] or config["layer_types"])[layer] for reference, layer in plan.layers]
     config["tie_word_embeddings"] = plan.tied
     if vocabulary is not None:
         theirs = models[vocabulary.donor].checkpoint.config

@@ -36,7 +36,7 @@ def digests_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, 
     cached = _read_entry(entry)
     if cached is not None and cached.keys() == tensors.keys():
         return cached
-    pages, digests = MappedPages(), {}
+    pages, digests = MappedPages([path]), {}
     for name, tensor in tensors.items():
         digests[name] = _digest(name, tensor, path)
         pages.let_go(tensor)

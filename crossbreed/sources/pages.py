@@ -7,6 +7,7 @@ system's cache, and the next reader maps them again.
 import ctypes
 import mmap
 from bisect import bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,12 +16,12 @@ _MADV_DONTNEED = 4
 
 
 class MappedPages:
-    """The safetensors files that are mapped now. Of other memory nothing is ever let go: it would be lost."""
+    """Files, as far as they are mapped now. Of other memory nothing is ever let go: it would be lost."""
 
-    def __init__(self) -> None:
-        maps = Path("/proc/self/maps")
+    def __init__(self, files: Iterable[Path]) -> None:
+        maps, names = Path("/proc/self/maps"), tuple(str(file.resolve()) for file in files)
         lines = maps.read_text().splitlines() if maps.is_file() else []
-        spans = (line.split()[0].split("-") for line in lines if line.endswith(".safetensors"))
+        spans = (line.split()[0].split("-") for line in lines if names and line.endswith(names))
         self._spans = sorted((int(start, 16), int(end, 16)) for start, end in spans)
         self._madvise = getattr(ctypes.CDLL(None), "madvise", None)
 

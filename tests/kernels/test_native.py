@@ -1,7 +1,9 @@
 """Compiled and plain kernels make the same bits, whatever is merged, in which dtypes, by how many threads."""
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import native
 from crossbreed.kernels.chance import random_codes, row_ranks
 from crossbreed.kernels.execute import execute, start
+from crossbreed.kernels.native.compiling import library
 from crossbreed.kernels.programs import (
     Affine,
     Band,
@@ -177,5 +180,36 @@ def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch: pytest.M
     program = Affine(shares=tuple((0.25, parent) for parent in parents.experts))
     wanted = execute(program, parents.base, torch.float32)
     monkeypatch.setenv("CROSSBREED_COMPILER", "false")
-    with pytest.warns(UserWarning, match="does not compile merge kernels"):
+    with pytest.warns(UserWarning, match="no kernel could be compiled"):
         assert torch.equal(execute(program, parents.base, torch.float32), wanted)
+
+
+def test_a_forked_child_merges_without_the_parent_s_threads() -> None:
+    parents = tensors(torch.bfloat16)
+    program = Affine(shares=tuple((0.25, parent) for parent in parents.experts))
+    wanted = execute(program, parents.base, torch.bfloat16)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        os.write(writer, b"1" if torch.equal(execute(program, parents.base, torch.bfloat16), wanted) else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 1) == b"1"
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "file"))
+    loaded = library(native.compiler(), 'extern "C" int answer() { return 42; }')
+    assert loaded.answer() == 42
+
+
+def test_a_library_that_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path))
+    source = 'extern "C" int answer() { return 43; }'
+    assert library(native.compiler(), source).answer() == 43
+    (made,) = (tmp_path / "kernels").glob("*.so")
+    made.unlink()
+    made.write_bytes(b"half")
+    assert library(native.compiler(), source).answer() == 43

@@ -191,3 +191,11 @@ def test_a_probability_beyond_0_or_1_is_refused(density: float, epsilon: float) 
     recipe = {"schema": 1, "base": "base", "sources": {"base": "0", "a": "1"}, "rules": [rule]}
     with pytest.raises(InputError, match="`epsilon` of `a` does not go with its `density`"):
         parse_recipe(recipe)
+
+
+def test_a_lone_voter_has_its_weight_where_the_largest_is_picked() -> None:
+    parents = parents_of_tensors(torch.zeros(2, 2), {"a": torch.ones(2, 2)})
+    params = {"weight": 0.5, "pick": "largest"}
+    for density in (1.0, 0.9999):
+        rule = Rule(match=".*", operator="ties", params={**params, "density": density})
+        assert merged(parents, rule).max() == 0.5

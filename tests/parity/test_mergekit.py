@@ -18,9 +18,9 @@ import yaml
 from safetensors.torch import load_file
 
 from crossbreed.kernels import materialize
+from crossbreed.kernels.cuts import find_cut, num_kept
 from crossbreed.kernels.materialize import parts_of
 from crossbreed.kernels.tensors import as_matrix
-from crossbreed.kernels.ties import find_cut
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder, to_mergekit
 from crossbreed.sources import Adapter, LowRank, Sources, open_sources
@@ -98,7 +98,7 @@ def tied_at_a_threshold(recipe: Recipe, sources: Sources, name: str) -> torch.Te
         for parent in parts_of(name, sources.experts):
             if densities[parent.name] < 1:
                 delta_MN = parent.delta(base_MN.float(), slice(None))
-                bound = find_cut(delta_MN, densities[parent.name]).magnitude
+                bound = find_cut(delta_MN, num_kept(densities[parent.name], delta_MN.numel())).magnitude
                 near = 4 * 2**-24 * base_MN.double().abs() if isinstance(parent.value, LowRank) else 0.0
                 tied_MN |= (delta_MN.abs().double() - bound).abs() <= near
     return tied_MN.view(sources.base.tensor(name).shape)

@@ -6,9 +6,11 @@ import platform
 import shutil
 import subprocess
 import warnings
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
 
 from crossbreed.sources.hashes import cache_folder
 
@@ -31,23 +33,39 @@ def _find(name: str) -> str | None:
 def library(compiler: str, source: str) -> ctypes.CDLL | None:
     """Returns the library that is made of the source; None, with a warning, if that fails."""
     try:
-        return ctypes.CDLL(str(_compiled(compiler, source)))
+        path = _path(compiler, source)
+        if path.is_file():
+            with suppress(OSError):  # a file that a crash cut short is made again
+                return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(_compile(compiler, source, path)))
     except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", "") or str(error)
-        warnings.warn(f"{compiler} does not compile merge kernels, so merges are slow: {detail[-300:]}", stacklevel=2)
+        said = getattr(error, "stderr", "") or str(error)
+        warnings.warn(f"no kernel could be compiled and loaded, so merges are slow: {said[-300:]}", stacklevel=2)
         return None
 
 
-def _compiled(compiler: str, source: str) -> Path:
+def _path(compiler: str, source: str) -> Path:
     key = sha256("\n".join([source, *_FLAGS, _version(compiler), _processor()]).encode()).hexdigest()[:24]
-    library = cache_folder() / "kernels" / f"{key}.so"
-    if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        made = library.with_suffix(f".{os.getpid()}.so")  # renamed into place: other processes see all of it or nothing
-        command = [compiler, *_FLAGS, "-x", "c++", "-", "-o", str(made)]
+    return cache_folder() / "kernels" / f"{key}.so"
+
+
+def _compile(compiler: str, source: str, path: Path) -> Path:
+    """Renames a whole file into place: others see all of it or nothing. Elsewhere, where nobody may write there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(dir=path.parent))
+    except OSError:
+        folder = Path(mkdtemp(prefix="crossbreed-"))
+        path = folder / path.name
+    made = folder / "made.so"
+    command = [compiler, *_FLAGS, "-x", "c++", "-", "-o", str(made)]
+    try:
         subprocess.run(command, input=source, check=True, capture_output=True, text=True)
-        made.replace(library)
-    return library
+        made.replace(path)
+    finally:
+        if path.parent != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+    return path
 
 
 @cache

@@ -1,6 +1,6 @@
 // One pass over a tensor: W = c0 W0 + sum(ci di), or an election among thinned deltas. Plain C++17, no headers of torch.
 //
-// `native.py` instantiates `merge` for what a recipe needs: the number of experts, their dtypes, how each delta is
+// `merge.py` instantiates `merge` for what a recipe needs: the number of experts, their dtypes, how each delta is
 // thinned out, who elects. All of an element then happens in registers, and the compiler turns the one loop over a row
 // into vector code. Each product and each sum is rounded by itself (-ffp-contract=off), in the order of `plain.py`: so
 // the bits do not depend on the number of threads, on the processor, or on whether there is a compiler at all.
@@ -15,7 +15,7 @@ enum class Keep { all, low, band, chance, ranked, ranked_rescaled };
 enum class Consensus { affine, none, sum, count };
 enum class Pick { mean, sum, max };
 
-// Mirrored by ctypes structures in native.py: keep the order.
+// Mirrored by ctypes structures in merge.py: keep the order.
 struct Value {
   const void* data;        // full tensor, or fp32 delta: [rows, columns]
   const float* b;          // low rank: [rows, rank], scale and coefficient in it
@@ -51,7 +51,6 @@ inline float widen(Bfloat16 stored) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
-inline float widen(_Float16 stored) { return static_cast<float>(stored); }
 inline float widen(float stored) { return stored; }
 
 inline void narrow(float value, Bfloat16& stored) {  // to nearest, ties to even
@@ -60,15 +59,9 @@ inline void narrow(float value, Bfloat16& stored) {  // to nearest, ties to even
   uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   stored.bits = static_cast<uint16_t>(value == value ? rounded : 0x7fc0);
 }
-inline void narrow(float value, _Float16& stored) { stored = static_cast<_Float16>(value); }
 inline void narrow(float value, float& stored) { stored = value; }
 
 inline uint16_t magnitude_bits(Bfloat16 stored) { return stored.bits & 0x7fff; }
-inline uint16_t magnitude_bits(_Float16 stored) {
-  uint16_t bits;
-  std::memcpy(&bits, &stored, 2);
-  return bits & 0x7fff;
-}
 inline uint32_t magnitude_bits(float stored) {
   uint32_t bits;
   std::memcpy(&bits, &stored, 4);
@@ -78,8 +71,18 @@ template <class Stored>
 constexpr auto kInfinityBits = uint32_t{0x7f800000};
 template <>
 constexpr auto kInfinityBits<Bfloat16> = uint16_t{0x7f80};
+
+#ifdef __FLT16_MAX__  // g++ 12 has it; without it float16 is merged in torch, and only that
+inline float widen(_Float16 stored) { return static_cast<float>(stored); }
+inline void narrow(float value, _Float16& stored) { stored = static_cast<_Float16>(value); }
+inline uint16_t magnitude_bits(_Float16 stored) {
+  uint16_t bits;
+  std::memcpy(&bits, &stored, 2);
+  return bits & 0x7fff;
+}
 template <>
 constexpr auto kInfinityBits<_Float16> = uint16_t{0x7c00};
+#endif
 
 // What a delta is made from. `Stored` is the expert's dtype; a Delta is ready, or a row of B A.
 template <class Stored, Keep keep, bool by_column = false>

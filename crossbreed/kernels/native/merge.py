@@ -6,9 +6,9 @@ times slower and to the same bits.
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -89,25 +89,39 @@ class Merge(NamedTuple):
     """Of what is added to the base, with one."""
 
 
-def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> Begun | None:
-    """Starts merges of one tensor on other threads, in one pass over what they read.
+def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> list[Callable[[], bool] | None]:
+    """Starts merges of one tensor on other threads; those that differ in numbers alone in one pass.
 
     Args:
         base_MN: The base's tensor, contiguous.
-        merges: Alike but for numbers and results.
+        merges: What is to be made.
 
     Returns:
-        What waits for them and says of each whether it is finite; None: there is no compiler, the merges are not alike,
-        or kernels do not know a dtype.
+        For each what waits for it and says whether it is finite; None: there is no compiler, or kernels do not know a
+        dtype.
     """
-    call, found = {_call(base_MN, merge) for merge in merges}, compiler()
-    if len(call) > 1 or None in call or found is None:
+    groups: dict[tuple[str | None, bool], list[int]] = {}
+    for index, merge in enumerate(merges):
+        groups.setdefault((_call(base_MN, merge), _is_flat(merge)), []).append(index)
+    waits: list[Callable[[], bool] | None] = [None] * len(merges)
+    for (call, _), members in groups.items():
+        begun = call and _start(base_MN, [merges[index] for index in members], call)
+        if begun:
+            for place, index in enumerate(members):
+                waits[index] = partial(begun.wait, place)
+    return waits
+
+
+def _start(base_MN: torch.Tensor, merges: Sequence[Merge], call: str) -> Begun | None:
+    found = compiler()
+    if found is None:
         return None
-    function = _variant(found, cast(str, call.pop()), len(merges[0].operands))
+    function = _variant(found, call, len(merges[0].operands))
     pool = threads(found, torch.get_num_threads())
     if function is None or pool is None:
         return None
-    rows, columns = (1, base_MN.numel()) if _is_flat(merges) else base_MN.shape
+    assert base_MN.is_contiguous(), "kernels read elements in a row"
+    rows, columns = (1, base_MN.numel()) if _is_flat(merges[0]) else base_MN.shape
     values = [(_Value * len(merge.operands))(*map(_value, merge.operands)) for merge in merges]
     jobs = (_Job * len(merges))()
     for job, merge, own in zip(jobs, merges, values, strict=True):
@@ -161,13 +175,13 @@ def find_magnitude(base_MN: torch.Tensor, operand: Operand, keep: int) -> tuple[
 
 def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor | None:
     """Returns the fp32 product as merges make it; None where nothing is compiled."""
-    made_MN = torch.empty(len(b_MR), a_RN.shape[1])
+    made_MN = torch.empty(len(b_MR), a_RN.shape[1], dtype=torch.float32)
     operand = Operand(b=b_MR.contiguous(), a=a_RN.contiguous())
     merge = Merge(made_MN, [operand], consensus="affine", pick="sum", of_base=0.0, scale=1.0)
-    begun = start(torch.zeros_like(made_MN), [merge])
-    if begun is None:
+    (wait,) = start(torch.zeros_like(made_MN), [merge])
+    if wait is None:
         return None
-    begun.wait()
+    wait()
     return made_MN
 
 
@@ -179,10 +193,9 @@ def _call(base_MN: torch.Tensor, merge: Merge) -> str | None:
     return f"merge<Consensus::{merge.consensus}, Pick::{merge.pick}, {', '.join(map(str, types))}>"
 
 
-def _is_flat(merges: Sequence[Merge]) -> bool:
+def _is_flat(merge: Merge) -> bool:
     """Rows do not matter: the tensor may be cut anywhere."""
-    operands = [operand for merge in merges for operand in merge.operands]
-    return all(operand.b is None and operand.by_row is None and operand.by_column is None for operand in operands)
+    return all(part is None for operand in merge.operands for part in (operand.b, operand.by_row, operand.by_column))
 
 
 def _kind(operand: Operand) -> str | None:
@@ -194,10 +207,12 @@ def _kind(operand: Operand) -> str | None:
 
 
 def _value(operand: Operand) -> _Value:
-    data = operand.full if operand.full is not None else operand.delta
+    data = _address(operand.delta) if operand.full is None else _address(operand.full, operand.full.dtype)
     value = _Value(
-        *(_address(t) for t in (data, operand.b, operand.a, operand.by_row, operand.by_column)),
-        *(_address(t) for t in (operand.codes, operand.ranks)),
+        data,
+        *(_address(tensor) for tensor in (operand.b, operand.a, operand.by_row, operand.by_column)),
+        _address(operand.codes, torch.uint16),
+        _address(operand.ranks, torch.uint8),
         rank=0 if operand.a is None else len(operand.a),
         weight=operand.weight,
     )
@@ -206,9 +221,12 @@ def _value(operand: Operand) -> _Value:
     return value
 
 
-def _address(tensor: torch.Tensor | None) -> int | None:
-    assert tensor is None or tensor.is_contiguous()
-    return None if tensor is None else tensor.data_ptr()
+def _address(tensor: torch.Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous(), "kernels read elements in a row"
+    assert tensor.dtype == dtype, f"kernels were told {dtype}, and would read {tensor.dtype}"
+    return tensor.data_ptr()
 
 
 @cache

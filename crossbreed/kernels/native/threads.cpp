@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -52,10 +53,14 @@ void run() {
 
 }  // namespace
 
-// Starts what is missing of a number of threads; they live as long as the process.
-extern "C" void crossbreed_have_threads(int64_t number) {
+// Starts what is missing of a number of threads, which live as long as the process, and returns how many there are.
+extern "C" int64_t crossbreed_have_threads(int64_t number) {
   static int64_t running = 0;
-  for (; running < number; ++running) std::thread(run).detach();
+  try {
+    for (; running < number; ++running) std::thread(run).detach();
+  } catch (const std::system_error&) {  // the machine allows no more
+  }
+  return running;
 }
 
 // Cuts 0 ... length into parts; `work` must stay where it is until it is done.

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 _CPUS = os.sched_getaffinity(0)
 """Before an engine binds the main thread, and whatever it starts, to one of them."""
+_PROCESS = os.getpid()
 _PART = 1 << 20
 """Elements that a thread is given at least."""
 
@@ -27,7 +28,7 @@ def in_parallel(work: Callable[..., T], length: int, size: int, *more: Sequence[
     lengths have.
     """
     cuts = edges(length, size)
-    return list(_pool(torch.get_num_threads()).map(work, cuts[:-1], cuts[1:], *more))
+    return list(_pool(os.getpid(), torch.get_num_threads()).map(work, cuts[:-1], cuts[1:], *more))
 
 
 def edges(length: int, size: int) -> list[int]:
@@ -37,7 +38,8 @@ def edges(length: int, size: int) -> list[int]:
 
 
 @cache
-def _pool(number: int) -> ThreadPoolExecutor:
+def _pool(process: int, number: int) -> ThreadPoolExecutor:
+    """A forked child makes its own."""
     return ThreadPoolExecutor(number, "merge", initializer=lambda: os.sched_setaffinity(0, _CPUS))
 
 
@@ -66,20 +68,27 @@ class Begun:
         self._threads.crossbreed_begin(ctypes.byref(self._work), length, max(1, min(length, size // _PART)))
         return self
 
-    def wait(self) -> Sequence[bool]:
-        """Returns, when all is done, of each job whether its result is finite."""
+    def wait(self, place: int = 0) -> bool:
+        """Returns, when all is done, whether the result of a job is finite."""
         if not self._is_done:
             self._threads.crossbreed_wait(ctypes.byref(self._work))
             self._is_done = True
-        return [not byte for byte in self._bad]
+        return not self._bad[place]
 
     def __del__(self) -> None:
         self.wait()
 
 
-@cache
 def threads(compiler: str, number: int) -> ctypes.CDLL | None:
-    """Returns the library whose threads they are; all numbers that a process asks for share the largest."""
+    """Returns the library whose threads they are; None in a forked child, which inherits no threads to wait for.
+
+    All numbers that a process asks for share the largest.
+    """
+    return None if os.getpid() != _PROCESS else _threads(compiler, number)
+
+
+@cache
+def _threads(compiler: str, number: int) -> ctypes.CDLL | None:
     found = library(compiler, Path(__file__).with_name("threads.cpp").read_text())
     if found is None:
         return None
@@ -87,6 +96,6 @@ def threads(compiler: str, number: int) -> ctypes.CDLL | None:
     found.crossbreed_wait.argtypes, found.crossbreed_wait.restype = (ctypes.c_void_p,), None
     bound = os.sched_getaffinity(0)
     os.sched_setaffinity(0, _CPUS)  # new threads inherit it
-    found.crossbreed_have_threads(ctypes.c_int64(number))
+    running = found.crossbreed_have_threads(ctypes.c_int64(number))
     os.sched_setaffinity(0, bound)
-    return found
+    return found if running else None

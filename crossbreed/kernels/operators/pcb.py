@@ -66,7 +66,7 @@ def _scores(parents: Parents, whole: bool) -> tuple[torch.Tensor, ...]:
     def find() -> tuple[torch.Tensor, ...]:
         clips, num_experts = _clips(parents, whole), len(parents.expert_names)
         base_MN = as_matrix(parents.base)
-        scores = tuple(torch.empty(base_MN.shape, device=base_MN.device) for _ in parents.experts)
+        scores = tuple(torch.empty(base_MN.shape, dtype=torch.float32, device=base_MN.device) for _ in parents.experts)
         for rows in row_blocks(base_MN):
             base_KN = base_MN[rows].float()
             deltas = [parent.delta(base_KN, rows).double() for parent in parents.experts]

@@ -193,7 +193,7 @@ def _most_disputed(parents: Parents, topk: float) -> torch.Tensor:
     variance: a sum that cannot cancel, so it is 0 where experts agree, and only there.
     """
     absent = len(parents.expert_names) - len(parents.experts)
-    spread_MN = torch.empty(as_matrix(parents.base).shape, device=parents.base.device)
+    spread_MN = torch.empty(as_matrix(parents.base).shape, dtype=torch.float32, device=parents.base.device)
     for rows, deltas in _deltas(parents):
         wide = [delta.double() for delta in deltas]
         pairs = [(one - other).square() for one, other in combinations(wide, 2)]

@@ -27,12 +27,12 @@ def ties(parents: Parents, rule: Rule) -> Election | Affine:
     spec = OPERATOR_SPECS["ties"]
     voters = _voters(parents, rule, _largest)
     scale, normalize = spec.scalar(rule, "scale"), bool(spec.scalar(rule, "normalize"))
-    if len(voters) == 1 and voters[0].keep is None:  # nobody to disagree with, nothing to trim
-        (voter,) = voters
-        return Affine(shares=((scale * (1.0 if normalize else voter.weight), voter.parent),))
     pick = Pick.MEAN if normalize else Pick.SUM
     if spec.word(rule, "pick") == "largest":
         pick = Pick.MAX
+    if len(voters) == 1 and voters[0].keep is None:  # nobody to disagree with, nothing to trim
+        (voter,) = voters
+        return Affine(shares=((scale * (1.0 if pick is Pick.MEAN else voter.weight), voter.parent),))
     return Election(voters=voters, scale=scale, consensus=Consensus(spec.word(rule, "consensus")), pick=pick)
 
 
