@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from crossbreed.kernels import native
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.tensors import Parent, Parents, row_blocks
 
 
 def philox_key(seed: int, tensor: str, expert: str) -> tuple[int, int]:
@@ -49,5 +49,7 @@ def _row_ranks(delta: torch.Tensor) -> torch.Tensor:
         return torch.full((delta.numel(),), 128, dtype=torch.uint8, device=delta.device)
     ranks = torch.empty(rows.shape, dtype=torch.uint8, device=delta.device)
     codes = (torch.arange(width, device=delta.device) * 255 // (width - 1)).to(torch.uint8)
-    ranks.scatter_(1, rows.argsort(dim=1, stable=True), codes.expand(rows.shape))
+    for block in row_blocks(rows, 1 << 24):  # an index of 8 bytes for each element
+        order = rows[block].argsort(dim=1, stable=True)
+        ranks[block].scatter_(1, order, codes.expand(order.shape))
     return ranks.reshape(-1)

@@ -276,13 +276,11 @@ def _elementwise(program: Elementwise, base: torch.Tensor, dtype: torch.dtype) -
     merged = torch.empty(base.shape, dtype=dtype)
     merged_MN, base_MN = as_matrix(merged), as_matrix(base)
     values = [_value(parent) for parent in program.parents]
-    sides = [side if program.by_rows and side.ndim == 2 else side.reshape(base_MN.shape) for side in program.sides]
+    sides = [side.reshape(base_MN.shape) for side in program.sides]
     numbers = torch.tensor(program.numbers, dtype=torch.float32)
     for rows in row_blocks(merged_MN):
         base_KN = base_MN[rows].float()
         deltas = [value.delta(base_KN, rows) for value in values]
-        added_KN = program.body(
-            base_KN, deltas, [side[rows] if len(side) == len(base_MN) else side for side in sides], numbers
-        )
+        added_KN = program.body(base_KN, deltas, [side[rows] for side in sides], numbers)
         merged_MN[rows] = base_KN + added_KN * program.factor
     return merged

@@ -4,7 +4,7 @@ With W0 the base, di the fp32 delta of expert i (its weights less the base's, or
 
 `Affine`       W = c0 W0 + sum(ci di); coefficients are numbers, or one number a row or a column
 `Election`     deltas are thinned out, weighted, and summed where they agree on a sign
-`Elementwise`  any other function of the elements (or of the rows) of the base and the deltas
+`Elementwise`  any other function of the elements of the base and the deltas
 `Dense`        W = W0 + a delta that somebody has computed whole
 
 All four can be `scaled`: W0 + factor (W - W0), which is how a depth profile (LiNeS) applies to any operator.
@@ -148,8 +148,6 @@ class Elementwise:
     sides: tuple[torch.Tensor, ...] = ()
     """Facts with one value for each element, flat or in the tensor's shape."""
     numbers: tuple[float, ...] = ()
-    by_rows: bool = False
-    """The body sees whole rows, [rows, columns], and may reduce over columns."""
     factor: float = 1.0
 
     def scaled(self, factor: float) -> "Elementwise":

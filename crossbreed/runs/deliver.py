@@ -72,7 +72,7 @@ def publish_run(
 
 
 def _as_in_a_worker(plan: Plan, recipe: Recipe) -> WeightStream:
-    """The recipe's weights, made with as many threads as a worker has: wide low-rank products depend on them."""
+    """The recipe's weights, made with as many threads as a worker has: decompositions and solutions depend on them."""
     import torch
 
     if plan.spec.workers.executor == "ray":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import InputError, MachineError, SwapError, require
+from crossbreed.kernels.memory import keep_freed_memory
 from crossbreed.runs.pool import Answered, Evaluator, Job, failed
 from crossbreed.types import Score
 
@@ -29,6 +30,7 @@ class _Host:
         self._make = make
 
     def start(self) -> str:
+        keep_freed_memory()
         self._evaluator = self._make()
         return f"{os.uname().nodename}:{os.getpid()}"
 

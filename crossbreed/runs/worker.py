@@ -8,7 +8,6 @@ from crossbreed.errors import InvalidWeights
 from crossbreed.fitness import build_engine, evaluate
 from crossbreed.fitness.canary import check_swap
 from crossbreed.kernels import Facts, Fingerprinted, materialize, unchanged
-from crossbreed.kernels.memory import keep_freed_memory
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.pool import Job
 from crossbreed.types import Cost, Recipe, Score, Status, WeightStream
@@ -28,7 +27,6 @@ class Worker:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        keep_freed_memory()
         self._engine = build_engine(plan.spec.fitness.engine, plan.sources.base.path)
         self._facts = Facts()
         self._held: _Held | None = None

@@ -230,15 +230,13 @@ class CudaLaws:
         assert memory[:32].eq(7).all()
         assert memory[-32:].eq(7).all()
 
-    @pytest.mark.parametrize("by_rows", [False, True])
-    def test_other_functions_of_elements(self, by_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_functions_of_elements(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda, "_AT_ONCE", 1000)
         base, *experts = random_tensors(ODD, *[torch.bfloat16] * 3)
         parents = self.both(base, *experts)
-        side = torch.linspace(0, 1, ODD[0])[:, None] if by_rows else torch.linspace(0, 1, base.numel())
+        side = torch.linspace(0, 1, base.numel())
         here, there = (
-            Elementwise(body=body, parents=p.experts, sides=(side,), numbers=(0.7,), by_rows=by_rows, factor=1.1)
-            for p in parents
+            Elementwise(body=body, parents=p.experts, sides=(side,), numbers=(0.7,), factor=1.1) for p in parents
         )
         self.check_program(here, there, parents, torch.float32)
 

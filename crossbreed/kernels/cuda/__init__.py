@@ -98,8 +98,7 @@ def _elementwise(program: Elementwise, base: torch.Tensor, out: torch.Tensor) ->
     values = _values(program.parents, base)
     base_MN, out_MN = as_matrix(base), as_matrix(out)
     values_MN = [as_matrix(value) for value in values.tensors]
-    given = [side.to(base.device) for side in program.sides]
-    sides = [side if program.by_rows and side.ndim == 2 else side.reshape(base_MN.shape) for side in given]
+    sides = [side.to(base.device).reshape(base_MN.shape) for side in program.sides]
     numbers = torch.tensor(program.numbers, dtype=torch.float32, device=base.device)
     for rows in row_blocks(base_MN, _AT_ONCE):
         base_KN = base_MN[rows].float()
@@ -107,6 +106,6 @@ def _elementwise(program: Elementwise, base: torch.Tensor, out: torch.Tensor) ->
             value_MN[rows].float() - base_KN if is_full else value_MN[rows]
             for value_MN, is_full in zip(values_MN, values.is_full, strict=True)
         ]
-        own = [side[rows] if len(side) == len(base_MN) else side for side in sides]
-        out_MN[rows] = base_KN + program.body(base_KN, deltas, own, numbers) * program.factor
+        added_KN = program.body(base_KN, deltas, [side[rows] for side in sides], numbers)
+        out_MN[rows] = base_KN + added_KN * program.factor
     return out
