@@ -98,7 +98,7 @@ def test_every_operator_of_the_family_is_tested() -> None:
 @given(data=st.data())
 def test_it_is_fp64_s_but_for_elements_at_a_threshold(sources: Sources, operator: str, data: st.DataObject) -> None:
     recipe = recipe_of(sources, operator, dtype="float32", **data.draw(OF_MANY[operator]))
-    assert share_off(recipe, sources) <= 1e-4
+    assert share_off(recipe, sources) <= 1e-3
 
 
 @pytest.mark.parametrize("expert", ["a", "mlp", "p"])
@@ -110,7 +110,7 @@ def test_of_one_expert_it_is_fp64_s_too(
 ) -> None:
     alone = opened(models, {expert: expert})
     recipe = recipe_of(alone, operator, dtype="float32", **data.draw(OF_ONE[operator]))
-    assert share_off(recipe, alone) <= 1e-4
+    assert share_off(recipe, alone) <= 1e-3
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,5 +1,6 @@
 """TSV-M: the core form is the direct form, and its algebra."""
 
+from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
@@ -25,6 +26,15 @@ weights = st.floats(-1.5, 1.5, allow_subnormal=False).map(lambda w: round(w, 4))
 per_expert = st.fixed_dictionaries(dict.fromkeys(EXPERTS, weights))
 ranks = st.fixed_dictionaries(dict.fromkeys(EXPERTS, st.floats(0.05, 1.0)))
 quick = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Decompositions of small matrices on two threads are mostly waiting."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

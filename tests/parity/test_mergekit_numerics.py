@@ -174,6 +174,7 @@ def test_every_bit_is_mergekits(method: str, dtype: str, shape: str, data: st.Da
 
 @parity
 @needs_mergekit
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (1,), (5, 1), (1, 5), (3, 4, 5), (2, 3, 4, 5)], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -184,6 +185,7 @@ def test_odd_shapes_are_mergekits(method: str, shape: tuple[int, ...], data: st.
 
 @parity
 @needs_mergekit
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=5, deadline=None, derandomize=True)

@@ -17,7 +17,7 @@ def sce(tensor: Tensor, rule: Rule) -> torch.Tensor:
         variance = len(deltas) * deltas.square().sum(0) - deltas.sum(0).square()  # times N^2
         order = variance.flatten().sort(descending=True, stable=True).indices
         mask = torch.zeros(variance.numel(), dtype=torch.float64)
-        mask[order[: int(topk * variance.count_nonzero())]] = 1
+        mask[order[: int(topk * int(variance.count_nonzero()))]] = 1
         deltas = deltas * mask.view_as(variance)
     energies = deltas.square().flatten(1).mean(1)
     if energies.sum() == 0:
