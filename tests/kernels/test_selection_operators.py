@@ -28,7 +28,7 @@ from crossbreed.types import Recipe, Rule
 T = TypeVar("T")
 
 EXPERTS = ("a", "b", "mlp", "p", "q")
-quick = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 weights = st.fixed_dictionaries(dict.fromkeys(EXPERTS, st.floats(-1.5, 1.5).map(lambda w: round(w, 4))))
 lambdas = st.fixed_dictionaries(dict.fromkeys(EXPERTS, st.floats(0.1, 1.0)))
 OF_MANY: Mapping[str, st.SearchStrategy[dict[str, Any]]] = {
