@@ -200,6 +200,7 @@ def test_nan_and_inf_go_where_mergekits_go(method: str, odd: float, data: st.Dat
 
 @parity
 @needs_mergekit
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", METHODS)
 def test_nine_experts_are_mergekits(method: str, dtype: str) -> None:
