@@ -80,6 +80,7 @@ def start(config: VllmConfig, host: Path) -> VllmEngine:
 
 def swap(config: VllmConfig, base: Path, a: Path, b: Path, part: Path, requests: Sequence[Request]) -> Swapped:
     """Starts on the base, and swaps in every way, right and wrong."""
+    vllm._BATCH_BYTES = 1 << 18  # a toy in several batches
     engine = start(config, base)
     folders = {recipe(folder).id: folder for folder in (base, a, b)}
 

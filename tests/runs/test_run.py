@@ -104,7 +104,7 @@ def test_a_worker_refuses_items_that_have_changed_since_the_start(spec: Path) ->
 
 
 def test_failed_trials_are_no_scores(spec: Path, tmp_path: Path) -> None:
-    changes = ["fitness.engine.fail=answer", "fitness.engine.fail_at=23", "workers.retries=0"]
+    changes = ["fitness.engine.fail=answer", "fitness.engine.fail_at=22", "workers.retries=0"]
     run(load_spec(spec, changes), tmp_path / "run")
     shown = show_json(tmp_path / "run")
     failed = [trial for trial in shown["trials"] if trial["status"] == "FAILED"]

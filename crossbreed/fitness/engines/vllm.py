@@ -33,6 +33,9 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CPU_KV_CACHE_GB = 1.0
+_BATCH_BYTES = 256 << 20
+"""How much is taken of a stream before vLLM sees it. It packs with all cores, and so do those who make tensors merge:
+at the same time they would wait for each other, one after the other they take three quarters of the time."""
 
 
 class VllmEngine:
@@ -155,11 +158,22 @@ class _Recoverable:
 
     def __iter__(self) -> WeightStream:
         try:
-            for name, tensor in self._weights:
-                self.came.add(name)
-                yield name, tensor
+            for batch in _batches(self._weights):
+                self.came.update(name for name, _ in batch)
+                yield from batch
         except Exception as error:
             self.error = error
+
+
+def _batches(weights: WeightStream) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    batch, num_bytes = [], 0
+    for name, tensor in weights:
+        batch.append((name, tensor))
+        num_bytes += tensor.nbytes
+        if num_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    yield batch
 
 
 def block_of(name: str) -> int | str:
