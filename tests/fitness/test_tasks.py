@@ -174,7 +174,7 @@ def test_an_option_that_reads_like_an_index_is_meant_as_text() -> None:
 
 def test_options_may_stand_in_fields_of_their_own() -> None:
     item = Item(id="1", fields={"q": "", "x": "yes", "y": "no", "a": "no"})
-    assert [r.continuation for r in choice(choices=["x", "y"]).requests(item)] == [" yes", " no"]  # type: ignore[union-attr]
+    assert [r.continuation for r in choice(choices=["x", "y"]).requests(item)] == [" yes", " no"]
 
 
 @pytest.mark.parametrize("gold", [2, -1, "Berlin", "2", None, 0.5])
@@ -212,3 +212,23 @@ def test_tasks_are_loaded_with_their_items_and_every_item_is_tried(tmp_path: Pat
         file.write('{"q": "1 + 3"}\n')
     with pytest.raises(InputError, match="has no field `a`"):
         load_tasks([config])
+
+
+def test_calibration_is_the_gold_after_the_prompt() -> None:
+    assert generate().calibration(SUM) == Loglikelihood(prompt=Prompt(text="34 + 12 ="), continuation=" 46")
+    spaced = Item(id="1", fields={"q": "34 + 12", "a": " 46\n"})
+    assert generate(prompt="{q} = ").calibration(spaced).continuation == "46"
+    chat = generate(chat_template=True, system="Add.").calibration(SUM)
+    assert chat == Loglikelihood(prompt=Prompt(text="34 + 12 =", chat=True, system="Add."), continuation="46")
+
+
+def test_calibration_of_a_choice_is_its_gold_option() -> None:
+    task = choice()
+    assert task.calibration(CAPITAL) == task.requests(CAPITAL)[1]
+    assert task.calibration(CAPITAL).continuation == " Paris, the city of light"
+
+
+def test_calibration_of_a_text_is_the_text() -> None:
+    item = Item(id="1", fields={"text": "Once upon a time."})
+    task = PerplexityTask(kind="perplexity", name="t", items="x")
+    assert task.calibration(item) == Loglikelihood(prompt=Prompt(text=""), continuation="Once upon a time.")

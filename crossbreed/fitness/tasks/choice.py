@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import FieldValue, Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Loglikelihood, Response
 from crossbreed.fitness.tasks.task import Answer, PromptSettings
 
 
@@ -23,12 +23,16 @@ class ChoiceTask(PromptSettings):
 
     higher_is_better: ClassVar[bool] = True
 
-    def requests(self, item: Item) -> list[Request]:
+    def requests(self, item: Item) -> list[Loglikelihood]:
         """One Loglikelihood an option."""
         self._gold_index(item)
         prompt = self.render(item)
         delimiter = self.delimiter if self.delimiter is not None else " " * (not self.chat_template)
         return [Loglikelihood(prompt=prompt, continuation=delimiter + option) for option in self._options(item)]
+
+    def calibration(self, item: Item) -> Loglikelihood:
+        """The gold option."""
+        return self.requests(item)[self._gold_index(item)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """1 when the gold option is likeliest; of equals the first counts."""

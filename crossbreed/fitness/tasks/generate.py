@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.metrics import METRICS, regex
 from crossbreed.fitness.tasks.task import Answer, PromptSettings
 
@@ -45,6 +45,12 @@ class GenerateTask(PromptSettings):
             raise self.unscorable(item, expected=f"what `{self.metric}` can match")
         stop = self.stop if self.stop is not None else ["\n"] * ("\n" not in gold.strip())
         return [Generate(prompt=self.render(item), max_tokens=self.max_tokens, stop=tuple(stop))]
+
+    def calibration(self, item: Item) -> Loglikelihood:
+        """The gold answer, after the space that few-shot examples have there. How it ends is left to the model."""
+        prompt = self.render(item)
+        space = " " * (not self.chat_template and not prompt.text[-1:].isspace())
+        return Loglikelihood(prompt=prompt, continuation=space + self.shown(item).strip())
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """1 for right, 0 for wrong."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response
+from crossbreed.fitness.protocol import Loglikelihood, Prompt, Response
 from crossbreed.fitness.tasks.task import Answer, TaskSettings
 
 
@@ -19,7 +19,7 @@ class PerplexityTask(TaskSettings):
 
     higher_is_better: ClassVar[bool] = False
 
-    def requests(self, item: Item) -> list[Request]:
+    def requests(self, item: Item) -> list[Loglikelihood]:
         """One Loglikelihood, of the text after nothing."""
         text = field_of(item, self.text, task=self.name)
         if not isinstance(text, str) or not text.strip():
@@ -30,6 +30,11 @@ class PerplexityTask(TaskSettings):
                 where=f"task `{self.name}`, field `{self.text}`",
             )
         return [Loglikelihood(prompt=Prompt(text=""), continuation=text)]
+
+    def calibration(self, item: Item) -> Loglikelihood:
+        """The text after nothing: what is asked, too."""
+        [request] = self.requests(item)
+        return request
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Nats a token."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from crossbreed.config import Config, InputPath
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import FieldValue, Item, field_of
-from crossbreed.fitness.protocol import Prompt, Request, Response
+from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Kind(Protocol):
         """The field whose values every split has in proportion."""
         ...
 
-    def requests(self, item: Item) -> list[Request]:
+    def requests(self, item: Item) -> Sequence[Request]:
         """Returns what is asked about an item.
 
         Raises:
@@ -56,6 +56,14 @@ class Kind(Protocol):
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Judges the responses to `requests(item)`, in the same order."""
+        ...
+
+    def calibration(self, item: Item) -> Loglikelihood:
+        """Returns what a model that is right finds likely: the gold answer after the prompt, or the text itself.
+
+        Its mean log-probability a token is smooth in the weights where the task's value may be a step: so it is what
+        slopes are taken of, and what inputs are gathered on.
+        """
         ...
 
     def shown(self, item: Item) -> str:
@@ -80,13 +88,17 @@ class Task:
         """Whether more of the value is better."""
         return self.kind.higher_is_better
 
-    def requests(self, item: Item) -> list[Request]:
+    def requests(self, item: Item) -> Sequence[Request]:
         """Returns what is asked about an item."""
         return self.kind.requests(item)
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Judges the responses to `requests(item)`."""
         return self.kind.score(item, responses)
+
+    def calibration(self, item: Item) -> Loglikelihood:
+        """Returns what a model that is right finds likely; see `Kind`."""
+        return self.kind.calibration(item)
 
 
 class TaskSettings(Config):
