@@ -101,8 +101,14 @@ def publish(
 
 @app.command()
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="Our recipe (YAML or JSON), or a mergekit YAML.", metavar="RECIPE")],
-    out: Out,
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(help="Our recipe (YAML or JSON), or a mergekit YAML; or several.", metavar="RECIPE..."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder to write, new or empty; of several recipes, one for each in it."),
+    ],
     source: Annotated[list[str] | None, typer.Option("--source", help="NAME=FOLDER, of a recipe.")] = None,
     numerics: Annotated[
         Literal["accurate", "mergekit"],
@@ -113,10 +119,13 @@ def merge(
         typer.Option(help="With mergekit numerics: round models with an adapter to this; default, their own dtype."),
     ] = None,
 ) -> None:
-    """Write the checkpoint of a recipe, or of a mergekit YAML."""
-    from crossbreed.runs import merge_recipe
+    """Write the checkpoint of a recipe, or of a mergekit YAML; of several, in one pass."""
+    from crossbreed.runs import merge_recipe, merge_recipes
 
-    merge_recipe(recipe, out, sources=source or [], numerics=numerics, lora_dtype=lora_merge_dtype)
+    if len(recipes) == 1:
+        merge_recipe(recipes[0], out, sources=source or [], numerics=numerics, lora_dtype=lora_merge_dtype)
+    else:
+        merge_recipes(recipes, out, sources=source or [], numerics=numerics, lora_dtype=lora_merge_dtype)
 
 
 @app.command()

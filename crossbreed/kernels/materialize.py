@@ -22,6 +22,7 @@ from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder
 from crossbreed.sources import Adapter, Checkpoint, Sources, layer_of
 from crossbreed.sources.pages import MappedPages
+from crossbreed.sources.structure import depth_of
 from crossbreed.types import Recipe, Rule, WeightStream
 
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
@@ -65,9 +66,16 @@ def materialize(
 
 
 def materialize_many(
-    recipes: Sequence[Recipe], sources: Sources, facts: Facts | None = None, *, artifacts: Collection[Grams] = ()
+    recipes: Sequence[Recipe],
+    sources: Sources,
+    facts: Facts | None = None,
+    *,
+    artifacts: Collection[Grams] = (),
+    once: bool = False,
 ) -> Iterator[tuple[str, list[torch.Tensor]]]:
     """Returns the weights of several recipes, tensor by tensor: where they use the same operator, one pass makes all.
+
+    The arguments are those of `materialize`.
 
     Raises:
         InputError: as `materialize`.
@@ -75,7 +83,9 @@ def materialize_many(
     """
     assert len({recipe.dtype for recipe in recipes}) == 1, "recipes of several dtypes have no pass in common"
     facts = facts or Facts(budget_bytes=_FACTS_OF_ONE)
-    return _stream(sorted(sources.base.tensors), [_Merge(recipe, sources, facts, artifacts) for recipe in recipes])
+    merges = [_Merge(recipe, sources, facts, artifacts) for recipe in recipes]
+    stream = _stream(sorted(sources.base.tensors), merges)
+    return _letting_go(stream, sources) if once else stream
 
 
 def unchanged(before: Recipe, after: Recipe, sources: Sources, facts: Facts | None = None) -> frozenset[str]:
@@ -211,13 +221,12 @@ def parents_of(
     name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None = None
 ) -> Parents:
     """Returns what one tensor of a merge is made from."""
-    layer = layer_of(name)
     last = facts.get(
         ("last layer", base.hash), lambda: max((layer_of(other) or 0 for other in base.tensors), default=0)
     )
     return Parents(
         name=name,
-        depth=None if layer is None else layer / max(1, last),
+        depth=depth_of(name, last + 1),
         base_name=base_name,
         base=base.tensor(name),
         base_hash=base.hash,

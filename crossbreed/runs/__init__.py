@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crossbreed.runs.check import check_spec
-    from crossbreed.runs.deliver import merge_recipe, publish_run
+    from crossbreed.runs.deliver import publish_run
     from crossbreed.runs.driver import report_on, run
     from crossbreed.runs.evaluate import evaluate_model
+    from crossbreed.runs.merge import merge_recipe, merge_recipes
     from crossbreed.runs.plan import Plan, build_plan
     from crossbreed.runs.report import Report, report_json
     from crossbreed.runs.spec import Spec, dump_spec, load_spec, parse_spec
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate_model",
     "load_spec",
     "merge_recipe",
+    "merge_recipes",
     "parse_spec",
     "publish_run",
     "report_json",
@@ -35,7 +37,8 @@ __all__ = [
 
 _HOMES = {
     "check_spec": "check",
-    "merge_recipe": "deliver",
+    "merge_recipe": "merge",
+    "merge_recipes": "merge",
     "publish_run": "deliver",
     "report_on": "driver",
     "run": "driver",

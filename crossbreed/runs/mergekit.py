@@ -1,12 +1,11 @@
 """A mergekit configuration becomes a checkpoint: with mergekit's own numbers, or with ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import InputError
-from crossbreed.kernels import materialize
 from crossbreed.kernels.mergekit import OpenModel, merge, merged_tensors, open_models
 from crossbreed.mergekit import MergeConfig, MergePlan, ModelReference, Vocabulary, plan_merge
 from crossbreed.mergekit.recipe import source_names, to_recipe
@@ -18,10 +17,9 @@ from crossbreed.runs.publish import (
     files_to_copy,
     in_dtype,
     require_unused,
-    write_checkpoint,
     write_model,
 )
-from crossbreed.sources import Structure, open_sources
+from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.types import Recipe
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
@@ -29,19 +27,17 @@ _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def merge_accurately(config: MergeConfig, out: Path) -> str:
-    """Writes the checkpoint of a configuration in accurate numerics, by way of our recipe for it.
-
-    Returns:
-        The fingerprint.
+def recipe_of(
+    config: MergeConfig, open_: Callable[[str, Mapping[str, str]], Sources] = open_sources
+) -> tuple[Recipe, Sources]:
+    """Returns our recipe for a configuration, to be merged in accurate numerics, and its sources.
 
     Raises:
         InputError: no recipe says the same, or a model is wrong.
     """
-    require_unused(out)
     names = source_names(config)
     base, *experts = names
-    sources = open_sources(base.model, {names[expert]: expert.lora or expert.model for expert in experts})
+    sources = open_(base.model, {names[expert]: expert.lora or expert.model for expert in experts})
     plan = plan_merge(config, dict.fromkeys(names, sources.structure))
     if len(plan.layers) != sources.structure.num_layers:
         raise InputError(
@@ -50,10 +46,7 @@ def merge_accurately(config: MergeConfig, out: Path) -> str:
             got=str(len(plan.layers)),
             fix="or keep mergekit's own arithmetic: --numerics mergekit",
         )
-    recipe: Recipe = to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype)
-    return write_checkpoint(
-        recipe=recipe, sources=sources, out=out, stream_factory=lambda: materialize(recipe, sources, once=True)
-    )
+    return to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype), sources
 
 
 def merge_as_mergekit(config: MergeConfig, text: str, out: Path, *, lora_dtype: Dtype | None = None) -> str:

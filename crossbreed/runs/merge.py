@@ -1,0 +1,239 @@
+"""`crossbreed merge`: recipes and mergekit's configurations become folders, several of them in one pass."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from threading import Barrier, BrokenBarrierError
+from typing import Literal, TypeAlias
+
+import torch
+
+from crossbreed.errors import InputError
+from crossbreed.kernels import materialize, materialize_many
+from crossbreed.mergekit import MergeConfig, read_config
+from crossbreed.recipes import load_recipe
+from crossbreed.runs.mergekit import Dtype, merge_as_mergekit, recipe_of
+from crossbreed.runs.publish import require_unused, write_checkpoint
+from crossbreed.sources import Sources, open_sources
+from crossbreed.types import Recipe, WeightStream
+
+Row: TypeAlias = tuple[str, Sequence[torch.Tensor]]
+"""A tensor's name, and what each of several merges makes of it."""
+
+
+def merge_recipe(
+    path: Path,
+    out: Path,
+    *,
+    sources: Sequence[str] = (),
+    numerics: Literal["accurate", "mergekit"] = "accurate",
+    lora_dtype: Dtype | None = None,
+) -> None:
+    """Writes the checkpoint of a recipe file, or of a mergekit configuration.
+
+    Args:
+        path: A recipe (YAML or JSON), or mergekit's YAML.
+        out: A new or empty folder.
+        sources: `NAME=FOLDER` of every source of a recipe; a configuration says where its models are.
+        numerics: `accurate`, or for a configuration mergekit's own.
+        lora_dtype: With mergekit's numerics, in which adapters are merged into their models.
+
+    Raises:
+        InputError: the recipe or a source is wrong, or a source is not the one that the recipe names by hash.
+        InvalidWeights: the merge holds NaN or Inf.
+    """
+    _merge({out: path}, sources=sources, numerics=numerics, lora_dtype=lora_dtype)
+
+
+def merge_recipes(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    sources: Sequence[str] = (),
+    numerics: Literal["accurate", "mergekit"] = "accurate",
+    lora_dtype: Dtype | None = None,
+) -> None:
+    """Writes each of several files' checkpoints to the folder in `out` that has the file's name without its ending.
+
+    What has the same sources and dtype is merged in one pass over them, to the same bits as alone; of such a pass
+    everything is written or, if a merge of it fails, nothing. Each folder appears whole, and is told.
+
+    Args:
+        paths: As `merge_recipe` takes them, each with a name of its own.
+        out: Holds the folders; may hold others.
+        sources: `NAME=FOLDER` of every source of the recipes.
+        numerics: As for `merge_recipe`.
+        lora_dtype: As for `merge_recipe`.
+
+    Raises:
+        InputError: as `merge_recipe`; two files of one name, or a folder that is in use. Nothing has been written.
+        InvalidWeights: a merge holds NaN or Inf.
+    """
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        if (target := out / path.stem) in targets:
+            raise InputError(
+                f"two recipes would be written to {target}",
+                expected="files with names of their own, without their endings",
+                got=f"{targets[target]} and {path}",
+                fix="rename one of them",
+            )
+        targets[target] = path
+    _merge(targets, sources=sources, numerics=numerics, lora_dtype=lora_dtype)
+
+
+def _merge(targets: Mapping[Path, Path], *, sources: Sequence[str], numerics: str, lora_dtype: Dtype | None) -> None:
+    """Writes folder <- file; refuses what can be refused before the first byte."""
+    configs = {path: read_config(path) for path in targets.values()}
+    is_accurate = numerics == "accurate"
+    if lora_dtype is not None and (is_accurate or None in configs.values()):
+        raise InputError("accurate numerics never round an adapter's model", expected="no --lora-merge-dtype")
+    if sources and None not in configs.values():
+        where = ", ".join(map(str, configs))
+        raise InputError("a mergekit configuration says where its models are", expected="no --source", where=where)
+    if not is_accurate and (recipe := next((path for path, config in configs.items() if config is None), None)):
+        load_recipe(recipe)  # which may be no recipe at all
+        raise InputError(
+            "a recipe has no mergekit numerics",
+            expected="a mergekit configuration (`merge_method: ...`), or --numerics accurate",
+            where=str(recipe),
+        )
+    for out in targets:
+        require_unused(out)
+    for config in configs.values():
+        if config is not None and config.idle:
+            print(
+                f"note: {config.method.name} has no use for {', '.join(config.idle)} there; mergekit passes over it too"
+            )
+    if is_accurate:
+        _merge_accurately({out: (path, configs[path]) for out, path in targets.items()}, dict(map(_named, sources)))
+        return
+    for out, path in targets.items():
+        config = configs[path]
+        assert config is not None, "recipes were refused"
+        _tell(out, merge_as_mergekit(config, path.read_text(encoding="utf-8"), out, lora_dtype=lora_dtype))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A merge, and where it goes."""
+
+    recipe: Recipe
+    sources: Sources
+    out: Path
+
+    def write(self, stream_factory: Callable[[], WeightStream]) -> None:
+        _tell(
+            self.out,
+            write_checkpoint(recipe=self.recipe, sources=self.sources, out=self.out, stream_factory=stream_factory),
+        )
+
+
+def _merge_accurately(files: Mapping[Path, tuple[Path, MergeConfig | None]], folders: Mapping[str, str]) -> None:
+    @cache
+    def opened(base: str, experts: tuple[tuple[str, str], ...]) -> Sources:
+        return open_sources(base, dict(experts))
+
+    def open_once(base: str, experts: Mapping[str, str]) -> Sources:
+        return opened(base, tuple(sorted(experts.items())))
+
+    passes: dict[tuple[Sources, str], list[_Job]] = {}
+    for out, (path, config) in files.items():
+        recipe, sources = _load(path, folders, open_once) if config is None else recipe_of(config, open_once)
+        passes.setdefault((sources, recipe.dtype), []).append(_Job(recipe=recipe, sources=sources, out=out))
+    for (sources, _), jobs in passes.items():
+        if len(jobs) == 1:
+            (job,) = jobs
+            job.write(partial(materialize, job.recipe, sources, once=True))
+        else:
+            _write_together(jobs, materialize_many([job.recipe for job in jobs], sources, once=True))
+
+
+def _load(
+    path: Path, folders: Mapping[str, str], open_: Callable[[str, Mapping[str, str]], Sources]
+) -> tuple[Recipe, Sources]:
+    recipe = load_recipe(path)
+    if missing := sorted(recipe.sources.keys() - folders.keys()):
+        raise InputError(
+            f"the recipe does not say where `{missing[0]}` is",
+            expected=" ".join(f"--source {name}=FOLDER" for name in recipe.sources),
+            where=str(path),
+        )
+    experts = {name: folders[name] for name in recipe.sources if name != recipe.base}
+    sources = open_(folders[recipe.base], experts)
+    found = {recipe.base: sources.base.hash, **{name: expert.hash for name, expert in sources.experts.items()}}
+    for name, content in found.items():
+        if recipe.sources[name] != content:
+            raise InputError(
+                f"`{name}` is not the model that the recipe was made for",
+                expected=f"content hash {recipe.sources[name]}",
+                got=content,
+                where=folders[name],
+            )
+    return recipe, sources
+
+
+def _write_together(jobs: Sequence[_Job], rows: Iterable[Row]) -> None:
+    """Each job writes, hashes and verifies on a thread of its own; all merges are made on this one."""
+    dealer = _Dealer(len(jobs))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        written = [pool.submit(dealer.serve, job.write, column) for column, job in enumerate(jobs)]
+        dealer.deal(rows)
+    faults = [fault for one in written if (fault := one.exception()) is not None]
+    for fault in sorted(faults, key=lambda fault: isinstance(fault, BrokenBarrierError)):
+        raise fault
+
+
+class _Dealer:
+    """Hands rows out to as many threads as a row has columns, in step: the next row is made while one is written."""
+
+    def __init__(self, num_columns: int) -> None:
+        self._row: Row | None = None
+        self._next: Row | None = None
+        self._turn = Barrier(num_columns + 1, action=self._advance)
+
+    def deal(self, rows: Iterable[Row]) -> None:
+        """Makes the rows; ends with the last, or as soon as somebody has failed to take one."""
+        try:
+            for row in rows:
+                self._next = row
+                self._turn.wait()
+            self._next = None
+            self._turn.wait()
+        except BrokenBarrierError:
+            return  # whoever broke it says why
+        except BaseException:
+            self._turn.abort()
+            raise
+
+    def serve(self, write: Callable[[Callable[[], WeightStream]], None], column: int) -> None:
+        """Has one column written; a failure stops everybody."""
+        try:
+            write(lambda: self._column(column))
+        except BaseException:
+            self._turn.abort()
+            raise
+
+    def _column(self, column: int) -> WeightStream:
+        while True:
+            self._turn.wait()
+            if self._row is None:
+                return
+            name, made = self._row
+            yield name, made[column]
+
+    def _advance(self) -> None:
+        self._row = self._next
+
+
+def _tell(out: Path, fingerprint: str) -> None:
+    print(f"wrote {out}, fingerprint {fingerprint}")
+
+
+def _named(source: str) -> tuple[str, str]:
+    name, equals, folder = source.partition("=")
+    if not (name and equals and folder):
+        raise InputError("a source has no name or no folder", expected="--source NAME=FOLDER", got=source)
+    return name, folder

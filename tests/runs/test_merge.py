@@ -1,0 +1,139 @@
+"""Several recipes in one command: the bits of single merges, a folder each, and no folder by halves."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from crossbreed.cli import app
+from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels import fingerprint_checkpoint
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs import merge_recipe, merge_recipes
+from crossbreed.sources import Sources, open_sources
+from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
+from crossbreed.types import ParamValue, Recipe, Rule
+
+FULL = {"a": 0.4, "b": -0.3, "p": 0.8}
+RECIPES: dict[str, tuple[str, dict[str, ParamValue]]] = {
+    "sum": ("task_arithmetic", {"weight": FULL}),
+    "more": ("task_arithmetic", {"weight": 0.7, "lines_beta": 0.5}),
+    "sparse": ("ties", {"weight": 0.7, "density": 0.3}),
+    "denser": ("ties", {"weight": FULL, "density": 0.6}),
+    "whole": ("ties", {"weight": FULL, "density": 0.5, "trim": "model"}),
+    "random": ("dare_ties", {"weight": FULL, "density": 0.5}),
+    "round": ("karcher", {}),
+    "chosen": ("pcb", {"weight": FULL}),
+    "turned": ("tsv_m", {"weight": FULL}),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    root = tmp_path_factory.mktemp("models")
+    base = make_checkpoint(root / "base", num_layers=2)
+    experts = {
+        "a": make_expert(root / "a", base=base, seed=1, pattern="self_attn"),
+        "b": make_expert(root / "b", base=base, seed=2),
+        "p": make_adapter(root / "p", base=base, seed=3),
+    }
+    return open_sources(str(base), {name: str(path) for name, path in experts.items()})
+
+
+@pytest.fixture(scope="module")
+def flags(sources: Sources) -> list[str]:
+    folders = {"base": sources.base.path, **{name: expert.path for name, expert in sources.experts.items()}}
+    return [f"{name}={folder}" for name, folder in folders.items()]
+
+
+def write(path: Path, sources: Sources, operator: str, params: dict[str, ParamValue], dtype: str = "bfloat16") -> Path:
+    rule = Rule(match=r"model\.layers\..*", operator=operator, params=params)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(dump_recipe(Recipe(base="base", sources=sources.structure.hashes, rules=(rule,), dtype=dtype)))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_together_they_are_what_each_is_alone(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+    paths = [write(tmp_path / f"{name}.yaml", sources, *recipe) for name, recipe in RECIPES.items()]
+    paths.append(write(tmp_path / "wide.yaml", sources, *RECIPES["sum"], dtype="float32"))  # a pass of its own
+    merge_recipes(paths, tmp_path / "out", sources=flags)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.stem for path in paths)
+    for path in paths:
+        merge_recipe(path, tmp_path / "alone" / path.stem, sources=flags)
+        assert contents(tmp_path / "out" / path.stem) == contents(tmp_path / "alone" / path.stem), path.stem
+
+
+@pytest.mark.parametrize("numerics", ["accurate", "mergekit"])
+def test_the_command_takes_mergekits_files_too(numerics: str, tmp_path: Path, sources: Sources) -> None:
+    models = [{"model": str(sources.experts[name].path)} for name in ("a", "b")]
+    for stem, weight in {"x": 0.3, "y": 0.7}.items():
+        config = {
+            "merge_method": "task_arithmetic",
+            "base_model": str(sources.base.path),
+            "models": models,
+            "parameters": {"weight": weight},
+        }
+        (tmp_path / f"{stem}.yml").write_text(yaml.safe_dump(config))
+    files = [str(tmp_path / name) for name in ("x.yml", "y.yml")]
+    done = CliRunner().invoke(app, ["merge", *files, "--out", str(tmp_path / "out"), "--numerics", numerics])
+    assert done.exit_code == 0, done.output
+    for stem in ("x", "y"):
+        found = fingerprint_checkpoint(tmp_path / "out" / stem)
+        assert f"wrote {tmp_path / 'out' / stem}, fingerprint {found}" in done.output
+        merge_recipe(tmp_path / f"{stem}.yml", tmp_path / stem, numerics=numerics)  # type: ignore[arg-type]
+        assert fingerprint_checkpoint(tmp_path / stem) == found
+
+
+def test_one_recipe_goes_to_the_folder_itself(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+    path = write(tmp_path / "sum.yaml", sources, *RECIPES["sum"])
+    arguments = [part for flag in flags for part in ("--source", flag)]
+    done = CliRunner().invoke(app, ["merge", str(path), "--out", str(tmp_path / "out"), *arguments])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_what_would_collide_is_refused_before_anything_is_written(
+    tmp_path: Path, sources: Sources, flags: list[str]
+) -> None:
+    first, second = (write(tmp_path / folder / "x.yaml", sources, *RECIPES["sum"]) for folder in ("f", "g"))
+    with pytest.raises(InputError, match=r"two recipes would be written to .*out/x"):
+        merge_recipes([first, second], tmp_path / "out", sources=flags)
+    other = write(tmp_path / "y.yaml", sources, *RECIPES["sum"])
+    (tmp_path / "out" / "y").mkdir(parents=True)
+    (tmp_path / "out" / "y" / "mine").touch()
+    with pytest.raises(InputError, match="the output folder is in use"):
+        merge_recipes([first, other], tmp_path / "out", sources=flags)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["y", "mine"]
+
+
+def test_a_merge_that_means_nothing_leaves_nothing(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+    good = write(tmp_path / "good.yaml", sources, *RECIPES["sum"])
+    bad = write(tmp_path / "bad.yaml", sources, "task_arithmetic", {"weight": {"a": 1e38, "b": 1e38}, "scale": 1e30})
+    with pytest.raises(InvalidWeights, match=r"model\.layers\."):
+        merge_recipes([good, bad], tmp_path / "out", sources=flags)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_stops_the_others(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+    paths = [write(tmp_path / f"{name}.yaml", sources, *RECIPES[name]) for name in ("sum", "more", "sparse")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".more.crossbreed-partial").touch()  # a file where the temporary folder goes
+    with pytest.raises(InputError, match="the output folder cannot be written"):
+        merge_recipes(paths, tmp_path / "out", sources=flags)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".more.crossbreed-partial"]
+
+
+def test_the_base_may_have_another_name(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+    hashes = {"root": sources.structure.hashes["base"], "x": sources.structure.hashes["a"]}
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": 1.0})
+    (tmp_path / "r.yaml").write_text(dump_recipe(Recipe(base="root", sources=hashes, rules=(rule,))))
+    named = [f"root={sources.base.path}", f"x={sources.experts['a'].path}"]
+    merge_recipe(tmp_path / "r.yaml", tmp_path / "out", sources=named)
+    assert fingerprint_checkpoint(tmp_path / "out") == sources.structure.hashes["a"]
+    with pytest.raises(InputError, match="`root` is not the model"):
+        merge_recipe(tmp_path / "r.yaml", tmp_path / "again", sources=[f"root={sources.experts['b'].path}", named[1]])
