@@ -140,6 +140,7 @@ def test_a_worker_killed_in_mid_answer_costs_a_retry(spec: Path, whole: Path, tm
     out = tmp_path / "run"
     process = started(spec, out, "workers.executor=ray", "workers.cpus=1", "workers.count=1")
     while size(out) < size(whole) // 3:
+        assert process.is_alive()
         time.sleep(0.01)
     worker = next(r["clock"]["worker"] for r in reversed(list(read(out / "journal.jsonl"))) if r["kind"] == "tell")
     os.kill(int(worker.rpartition(":")[2]), signal.SIGKILL)
