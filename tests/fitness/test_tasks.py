@@ -215,9 +215,11 @@ def test_tasks_are_loaded_with_their_items_and_every_item_is_tried(tmp_path: Pat
 
 
 def test_calibration_is_the_gold_after_the_prompt() -> None:
-    assert generate().calibration(SUM) == Loglikelihood(prompt=Prompt(text="34 + 12 ="), continuation=" 46")
-    spaced = Item(id="1", fields={"q": "34 + 12", "a": " 46\n"})
-    assert generate(prompt="{q} = ").calibration(spaced).continuation == "46"
+    assert generate().calibration(SUM) == Loglikelihood(prompt=Prompt(text="34 + 12 ="), continuation=" 46\n")
+    spaced = Item(id="1", fields={"q": "34 + 12", "a": " 46 "})
+    assert generate(prompt="{q} = ", stop=[".", ";"]).calibration(spaced).continuation == "46."
+    poem = Item(id="1", fields={"q": "", "a": "two\nlines"})
+    assert generate(metric="contains").calibration(poem).continuation == " two\nlines"
     chat = generate(chat_template=True, system="Add.").calibration(SUM)
     assert chat == Loglikelihood(prompt=Prompt(text="34 + 12 =", chat=True, system="Add."), continuation="46")
 

@@ -43,14 +43,17 @@ class GenerateTask(PromptSettings):
         gold = self.shown(item)
         if not (gold.strip() if self.metric == "regex" else METRICS[self.metric](gold, gold)):
             raise self.unscorable(item, expected=f"what `{self.metric}` can match")
-        stop = self.stop if self.stop is not None else ["\n"] * ("\n" not in gold.strip())
-        return [Generate(prompt=self.render(item), max_tokens=self.max_tokens, stop=tuple(stop))]
+        return [Generate(prompt=self.render(item), max_tokens=self.max_tokens, stop=self._stops(item))]
 
     def calibration(self, item: Item) -> Loglikelihood:
-        """The gold answer, after the space that few-shot examples have there. How it ends is left to the model."""
-        prompt = self.render(item)
-        space = " " * (not self.chat_template and not prompt.text[-1:].isspace())
-        return Loglikelihood(prompt=prompt, continuation=space + self.shown(item).strip())
+        """The gold answer as few-shot examples write it: after a space, and ended by the first stop.
+
+        In a chat there is neither: templates end the prompt where the answer begins, and a turn in a way of their own.
+        """
+        prompt, gold = self.render(item), self.shown(item).strip()
+        if not self.chat_template:
+            gold = " " * (not prompt.text[-1:].isspace()) + gold + (*self._stops(item), "")[0]
+        return Loglikelihood(prompt=prompt, continuation=gold)
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """1 for right, 0 for wrong."""
@@ -61,3 +64,6 @@ class GenerateTask(PromptSettings):
         else:
             right = METRICS[self.metric](response.text, gold)
         return Answer(value=float(right), text=response.text)
+
+    def _stops(self, item: Item) -> tuple[str, ...]:
+        return tuple(self.stop if self.stop is not None else ["\n"] * ("\n" not in self.shown(item).strip()))
