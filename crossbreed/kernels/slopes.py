@@ -1,0 +1,106 @@
+"""How a gradient lies to every expert, tensor by tensor: all that Frank-Wolfe needs to know to choose a vertex.
+
+The derivative of a loss along an expert's coefficient is <g, d>, where g is the gradient of the weights and d the
+expert's delta. A gradient is as large as a model, and there is one, whatever the number of experts: it goes by once,
+and each of its tensors is compared with one expert after the other. An adapter's delta is never made: with d = s B A,
+<g, d> = s <B^T g, A>. Everything is summed in fp64.
+
+Shapes: M rows, N columns, R ranks.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+
+import torch
+
+from crossbreed.kernels.facts import Facts
+from crossbreed.kernels.materialize import parts_of
+from crossbreed.kernels.tensors import as_matrix, row_blocks
+from crossbreed.sources import LowRank, Sources
+from crossbreed.types import SlopeKind, WeightStream
+
+_BLOCK = 1 << 20
+"""Elements in a block: eight mebibytes in fp64."""
+
+
+def slopes(
+    gradient: WeightStream, sources: Sources, kind: SlopeKind, facts: Facts | None = None
+) -> dict[str, dict[str, float]]:
+    """Returns a number for each tensor that some expert changes, and each expert: tensor -> expert -> slope.
+
+    Args:
+        gradient: Of a loss, by the base's tensor names; a tensor that is absent has no slopes.
+        sources: Opened.
+        kind: `inner` is <g, d>, 0 for an expert that leaves the tensor as it is. `cosine` is that by both norms: how
+            well the delta points down, whatever its size. `weight_cosine` is the cosine with the expert's weights, as
+            the published code of FW-Merging takes it (arXiv 2503.12649): where experts are close to their base, most
+            of it is the base's own, and common to all.
+        facts: Norms, which every candidate asks for.
+    """
+    facts = facts or Facts()
+    found = {}
+    touched = frozenset[str]().union(*(expert.touched for expert in sources.experts.values()))
+    for name, tensor in gradient:
+        if name in touched:
+            base_MN = as_matrix(sources.base.tensor(name))
+            found[name] = _of_tensor(name, as_matrix(tensor).to(base_MN.device), base_MN, sources, kind, facts)
+    return found
+
+
+def _of_tensor(
+    name: str, gradient_MN: torch.Tensor, base_MN: torch.Tensor, sources: Sources, kind: SlopeKind, facts: Facts
+) -> dict[str, float]:
+    def known(what: str, whose: str, find: Callable[[], float]) -> float:
+        return facts.get((what, name, sources.base.hash, whose), find)
+
+    steep = sqrt(_inner(gradient_MN, gradient_MN)) if kind != "inner" else 1.0
+    values = dict.fromkeys(sources.experts, 0.0)
+    if kind == "weight_cosine":
+        along_base = _inner(gradient_MN, base_MN)
+        base_square = known("square of the base", "", partial(_inner, base_MN, base_MN))
+        values = dict.fromkeys(sources.experts, _cosine(along_base, steep, base_square))
+    for parent in parts_of(name, sources.experts):
+        along = _along(gradient_MN, parent.value, base_MN)
+        if kind == "inner":
+            values[parent.name] = along
+            continue
+        square = known("square of a delta", parent.hash, partial(_square, parent.value, base_MN))
+        if kind == "weight_cosine":
+            mixed = known("base by delta", parent.hash, partial(_along, base_MN, parent.value, base_MN))
+            along, square = along_base + along, base_square + 2 * mixed + square
+        values[parent.name] = _cosine(along, steep, square)
+    return values
+
+
+def _cosine(product: float, norm: float, square: float) -> float:
+    """A zero vector has no direction: its cosine is 0."""
+    return product / (norm * sqrt(square)) if norm > 0 and square > 0 else 0.0
+
+
+def _inner(some_MN: torch.Tensor, other_MN: torch.Tensor) -> float:
+    blocks = row_blocks(some_MN, _BLOCK)
+    return sum(float(some_MN[rows].double().flatten() @ other_MN[rows].double().flatten()) for rows in blocks)
+
+
+def _along(matrix_MN: torch.Tensor, value: torch.Tensor | LowRank, base_MN: torch.Tensor) -> float:
+    """<matrix, delta>."""
+    if isinstance(value, LowRank):
+        b_MR, a_RN = value.b_MR.double(), value.a_RN.double()
+        blocks = row_blocks(matrix_MN, _BLOCK)
+        return value.scale * sum(float(((b_MR[k].T @ matrix_MN[k].double()) * a_RN).sum()) for k in blocks)
+    expert_MN = as_matrix(value)
+    return sum(
+        float((matrix_MN[k].double() * (expert_MN[k].double() - base_MN[k].double())).sum())
+        for k in row_blocks(matrix_MN, _BLOCK)
+    )
+
+
+def _square(value: torch.Tensor | LowRank, base_MN: torch.Tensor) -> float:
+    """<delta, delta>."""
+    if isinstance(value, LowRank):
+        b_MR, a_RN = value.b_MR.double(), value.a_RN.double()
+        return value.scale**2 * float(((b_MR.T @ b_MR) * (a_RN @ a_RN.T)).sum())
+    expert_MN = as_matrix(value)
+    blocks = row_blocks(base_MN, _BLOCK)
+    return sum(float((expert_MN[k].double() - base_MN[k].double()).square().sum()) for k in blocks)

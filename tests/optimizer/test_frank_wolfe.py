@@ -1,0 +1,273 @@
+"""Frank-Wolfe against the laws, and against what is proven of it."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
+
+from crossbreed.errors import InputError
+from crossbreed.optimizer import Box, FrankWolfe, FrankWolfeOptions, Hull, Setting
+from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of, project_to_simplex
+from crossbreed.testing.optimizers import MakeOptimizer, OptimizerConformance, drive, make_setting
+from crossbreed.types import Outcome, Point, Status
+
+SCALE = 2.2
+"""The optimum of the suite's sphere is on the hull of this scale."""
+
+
+class TestFrankWolfe(OptimizerConformance):
+    draws: ClassVar[bool] = False
+    sphere_regret: ClassVar[float] = 0.02  # 2 C / (t + 2) after 600 steps, with C the squared diameter
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return lambda setting: FrankWolfe(setting, FrankWolfeOptions(vertex_scale=SCALE, step_size=1.0))
+
+
+class TestSoftFrankWolfe(OptimizerConformance):
+    draws: ClassVar[bool] = False
+    sphere_regret: ClassVar[float] = 0.02
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return lambda setting: FrankWolfe(setting, FrankWolfeOptions(variant="soft", vertex_scale=SCALE))
+
+
+class TestFrankWolfeByDifferences(OptimizerConformance):
+    draws: ClassVar[bool] = False
+    sphere_regret: ClassVar[float] = 0.1  # 600 trials are 66 steps
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        options = FrankWolfeOptions(slopes="differences", vertex_scale=SCALE, step_size=1.0)
+        return lambda setting: FrankWolfe(setting, options)
+
+
+class Quadratic:
+    """A convex loss (x - a)^T Q (x - a) / 2 in several blocks of three experts, whose optimum is inside no block."""
+
+    def __init__(self, num_blocks: int, *, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        dim = 3 * num_blocks
+        root = rng.standard_normal((dim, dim))
+        self.q, self.middle = root @ root.T / dim, rng.uniform(-0.2, 1.0, dim)
+        self.hulls = tuple({expert: 3 * b + i for i, expert in enumerate("abc")} for b in range(num_blocks))
+        self.blocks = [np.array(list(hull.values())) for hull in self.hulls]
+
+    def loss(self, x: Floats) -> float:
+        return float((x - self.middle) @ self.q @ (x - self.middle) / 2)
+
+    def slopes(self, x: Floats) -> Floats:
+        return np.asarray(self.q @ (x - self.middle))
+
+    def gap(self, x: Floats) -> float:
+        """Frank-Wolfe's: an upper bound on how far the loss is from its least in the product of simplices."""
+        slopes = self.slopes(x)
+        return float(slopes @ x - sum(slopes[block].min() for block in self.blocks))
+
+    @property
+    def curvature(self) -> float:
+        """The constant C of the proof (Jaggi 2013): at most the largest eigenvalue times the squared diameter."""
+        return float(np.linalg.eigvalsh(self.q)[-1] * 2 * len(self.blocks))
+
+    def walk(self, options: FrankWolfeOptions, *, trials: int, slopes: bool = True) -> list[Floats]:
+        def evaluate(number: int, point: Point) -> Outcome:
+            x = np.array(point)
+            found = tuple(map(float, self.slopes(x))) if slopes else None
+            return Outcome(number=number, status=Status.OK, values=(-self.loss(x),), slopes=found)
+
+        return [np.array(point) for point in drive(FrankWolfe(self.setting(), options), evaluate, trials=trials)]
+
+    def setting(self) -> Setting:
+        dim = len(self.middle)
+        rng = np.random.default_rng(0)
+        return Setting(
+            box=Box(low=(-0.5,) * dim, high=(1.5,) * dim), num_objectives=1, start=None, rng=rng, hulls=self.hulls
+        )
+
+
+PAPER = FrankWolfeOptions(vertex_scale=1.0, base_vertex=False, step_size=1.0)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 4])
+def test_the_gap_falls_at_the_proven_rate(num_blocks: int) -> None:
+    """min over s <= t of the gap is at most 27/4 C / (t + 2) (Jaggi 2013, theorem 2, with his C half of ours)."""
+    problem = Quadratic(num_blocks)
+    xs = problem.walk(PAPER, trials=1000)
+    assert all(np.isclose(x[block].sum(), 1) and (x >= -1e-12).all() for x in xs for block in problem.blocks)
+    gaps = np.minimum.accumulate([problem.gap(x) for x in xs])
+    bound = 27 / 4 * problem.curvature / (np.arange(len(xs)) + 2)
+    assert (gaps <= bound).all()
+    assert gaps[-1] < gaps[10] / 20, "it does not fall at all"
+
+
+def test_differences_walk_where_the_gradient_does() -> None:
+    """Central differences of a quadratic are exact, so the iterates are the same."""
+    problem = Quadratic(2)
+    exact = problem.walk(PAPER, trials=40)
+    asked = problem.walk(PAPER.model_copy(update={"slopes": "differences"}), trials=40 * 13, slopes=False)
+    assert np.allclose(asked[::13], exact, atol=1e-9)
+
+
+def test_soft_mixes_what_is_equally_good() -> None:
+    [block] = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=False)
+    x, slopes = np.full(3, 1 / 3), np.array([-1.0, -0.9, 2.0])
+    hard = block.direction(x, slopes, towards=1, by_cosine=False)
+    soft = block.direction(x, slopes, towards=3, by_cosine=False)
+    assert x + hard == pytest.approx([1, 0, 0])
+    assert x + soft == pytest.approx([0.5484, 0.4516, 0], abs=1e-4)  # descents 1.0333 and 0.9333
+    assert (x + soft).sum() == pytest.approx(1)
+    assert block.direction(x, slopes, towards=3, by_cosine=True) @ slopes < 0
+
+
+def test_a_block_without_a_vertex_downhill_stays() -> None:
+    first, second = blocks_of(_hulls(2), _box(6), scale=1.0, granularity="layer", base=False)
+    corner = np.array([1.0, 0, 0])
+    assert not first.direction(corner, np.array([-1.0, 2, 3]), towards=1, by_cosine=False).any()
+    assert not second.direction(corner, np.array([0.5, 2, 3]), towards=1, by_cosine=True).any()
+    with_base = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=True)[0]
+    assert with_base.direction(corner, np.array([0.5, 2, 3]), towards=1, by_cosine=False).tolist() == [-1, 0, 0]
+
+
+def test_what_the_box_does_not_let_one_have_goes_to_the_next() -> None:
+    box = Box(low=(-0.5,) * 3, high=(1.5,) * 3)
+    slopes = np.array([-3.0, -1.0, -2.0])
+    [block] = blocks_of(_hulls(1), box, scale=2.0, granularity="layer", base=True)
+    assert block.direction(np.zeros(3), slopes, towards=1, by_cosine=False) == pytest.approx([1.5, 0, 0.5])
+    assert block.direction(np.zeros(3), np.array([-3.0, 1, 2]), towards=1, by_cosine=False).tolist() == [1.5, 0, 0]
+
+
+def test_a_task_is_one_expert_in_every_group_that_it_changes() -> None:
+    hulls: tuple[Hull, ...] = ({"a": 0, "b": 1}, {"a": 2}, {"a": 3, "b": 4})
+    [block] = blocks_of(hulls, _box(5), scale=1.5, granularity="task", base=True)
+    assert block.vertices.tolist() == [[1.5, 0, 1.5, 1.5, 0], [0, 1.5, 0, 0, 1.5], [0] * 5]
+    assert list(probes_of(hulls, "task")) == [[0, 2, 3], [1, 4]]
+    assert list(probes_of(hulls, "layer")) == [[0], [1], [2], [3], [4]]
+
+
+def test_task_differences_ask_two_candidates_an_expert() -> None:
+    problem = Quadratic(3)
+    options = FrankWolfeOptions(slopes="differences", granularity="task", vertex_scale=1.0)
+    optimizer = FrankWolfe(problem.setting(), options)
+    sizes, number = [], 0
+    for _ in range(4):
+        asked: list[Point] = []
+        while (point := optimizer.ask(number + len(asked))) is not None:
+            asked.append(point)
+        for point in asked:
+            value = -problem.loss(np.array(point))
+            optimizer.tell(Outcome(number=number, status=Status.OK, values=(value,)))
+            number += 1
+        sizes.append(len(asked))
+    assert sizes == [1, 6, 1, 6]
+
+
+def test_the_published_schedule() -> None:
+    """Steps of 0.3 x 2 / (t + 2), of the way to the same vertex."""
+    setting = make_setting(dim=2, start=(0.5, 0.5))
+    points = _walk(setting, FrankWolfeOptions(vertex_scale=1.0), lambda x: (-1.0, 0.0), trials=4)
+    left = np.array([1 - x for x, _ in points])
+    assert left[1:] / left[:-1] == pytest.approx([1 - 0.3, 1 - 0.2, 1 - 0.15])
+
+
+def test_the_vertices_have_the_tuned_scalar_unless_told() -> None:
+    setting = make_setting(dim=2, start=(0.5, 0.5))
+    tuned = Setting(
+        box=setting.box, num_objectives=1, start=setting.start, rng=setting.rng, hulls=setting.hulls, tuned_scalar=1.5
+    )
+    options = FrankWolfeOptions(step_size=1.0)
+    assert _walk(tuned, options, lambda x: (-1.0, 0.0), trials=2)[1] == (1.5, 0.0)
+    assert _walk(setting, options, lambda x: (-1.0, 0.0), trials=2)[1] == (1.0, 0.0)
+
+
+def test_a_line_search_keeps_the_best_by_score() -> None:
+    setting = make_setting(dim=2, start=(0.5, 0.5))
+    options = FrankWolfeOptions(step_size=1.0, vertex_scale=1.0, steps=(0.25, 0.5, 1.0))
+    points = _walk(setting, options, lambda x: (2 * (x[0] - 0.74), 2 * (x[1] - 0.26)), trials=5)
+    assert points[1:4] == [(0.625, 0.375), (0.75, 0.25), (1.0, 0.0)]
+    assert points[4][0] < 0.75, "it went on from another point than the best"
+
+
+def test_it_begins_again_at_the_best_point_with_half_the_step() -> None:
+    """Slopes that say 'right' until 0.9, and nothing there; scores that are best at the second point."""
+    setting = make_setting(dim=2, start=(0.0, 0.0))
+    scores = iter([0.0, 1.0, 0.5, 0.0])
+    options = FrankWolfeOptions(step_size=0.5, vertex_scale=1.0)
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        slopes = (-1.0, 0.0) if number < 2 else (0.0, 0.0)
+        return Outcome(number=number, status=Status.OK, values=(next(scores),), slopes=slopes)
+
+    points = drive(FrankWolfe(setting, options), evaluate, trials=4)
+    assert [x for x, _ in points] == pytest.approx([0.0, 0.5, 0.5 + 0.5 / 3, 0.5 + 0.5 / 4])
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID])
+def test_a_step_that_cannot_be_measured_is_halved(status: Status) -> None:
+    setting = make_setting(dim=2, start=(0.5, 0.5))
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        if point[0] > 0.7:
+            return Outcome(number=number, status=status, values=None)
+        return Outcome(number=number, status=Status.OK, values=(point[0],), slopes=(-1.0, 0.0))
+
+    points = drive(FrankWolfe(setting, FrankWolfeOptions(step_size=1.0, vertex_scale=1.0)), evaluate, trials=4)
+    assert [x for x, _ in points] == pytest.approx([0.5, 1.0, 0.75, 0.625])
+
+
+def test_where_one_of_a_pair_fails_the_place_itself_stands_in() -> None:
+    problem, options = Quadratic(1), PAPER.model_copy(update={"slopes": "differences"})
+
+    def asked(failing: tuple[int, ...]) -> list[Floats]:
+        def evaluate(number: int, point: Point) -> Outcome:
+            ok = number not in failing
+            values = (-problem.loss(np.array(point)),) if ok else None
+            return Outcome(number=number, status=Status.OK if ok else Status.FAILED, values=values)
+
+        return [np.array(p) for p in drive(FrankWolfe(problem.setting(), options), evaluate, trials=8)]
+
+    assert np.allclose(asked((1, 4)), asked(()))
+
+
+def test_what_it_cannot_walk_in_is_refused() -> None:
+    box = Box(low=(0.0,), high=(1.0,))
+    with pytest.raises(InputError, match="other coordinates than their weights"):
+        FrankWolfe(Setting(box=box, num_objectives=1, start=None, rng=np.random.default_rng(0)))
+    with pytest.raises(InputError, match="one objective"):
+        FrankWolfe(make_setting(num_objectives=2))
+    with pytest.raises(ValidationError, match="needs a gradient"):
+        FrankWolfeOptions(slopes="differences", oracle="cosine")
+
+
+@given(arrays(np.float64, st.integers(1, 6), elements=st.floats(-10, 10)))
+def test_a_projection_onto_the_simplex_is_the_nearest_point(values: Floats) -> None:
+    nearest = project_to_simplex(values)
+    assert (nearest >= 0).all()
+    assert nearest.sum() == pytest.approx(1)
+    corners = np.eye(len(values))
+    assert ((corners - nearest) @ (values - nearest) <= 1e-9).all()  # the variational inequality
+
+
+def _hulls(num_blocks: int) -> tuple[Hull, ...]:
+    return Quadratic(num_blocks).hulls
+
+
+def _box(dim: int) -> Box:
+    return Box(low=(-2.0,) * dim, high=(2.0,) * dim)
+
+
+def _walk(
+    setting: Setting, options: FrankWolfeOptions, slopes: Callable[[Point], tuple[float, ...]], *, trials: int
+) -> list[Point]:
+    """The score is minus the distance to where the slopes of a sphere vanish, or 0."""
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        found = slopes(point)
+        return Outcome(number=number, status=Status.OK, values=(-sum(map(abs, found)),), slopes=found)
+
+    return drive(FrankWolfe(setting, options), evaluate, trials=trials)
