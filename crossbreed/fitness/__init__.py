@@ -27,7 +27,17 @@ from crossbreed.fitness.items import (
     load_items,
     split_items,
 )
-from crossbreed.fitness.protocol import Engine, Generate, Handle, Loglikelihood, Prompt, Request, Response
+from crossbreed.fitness.protocol import (
+    Differentiable,
+    Engine,
+    Generate,
+    Handle,
+    Loglikelihood,
+    Observable,
+    Prompt,
+    Request,
+    Response,
+)
 from crossbreed.fitness.tasks import (
     Answer,
     ChoiceTask,
@@ -43,6 +53,7 @@ __all__ = [
     "Answer",
     "AnyItems",
     "ChoiceTask",
+    "Differentiable",
     "Engine",
     "EngineConfig",
     "Evaluation",
@@ -53,6 +64,7 @@ __all__ = [
     "Item",
     "Kind",
     "Loglikelihood",
+    "Observable",
     "PerplexityTask",
     "Prompt",
     "ReportItems",

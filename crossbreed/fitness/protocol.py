@@ -1,10 +1,13 @@
 """The engine protocol: who answers. An engine knows weights and text; it knows nothing of search, tasks or scores."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from crossbreed.types import Recipe, WeightStream
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,4 +101,49 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees memory and processes; called once."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Engine, Protocol):
+    """An engine that can also say where a loss rises. One may do that beside another that scores."""
+
+    def gradient(self, requests: Sequence[Loglikelihood], *, tokens: int) -> WeightStream:
+        """Returns the derivative of a loss with respect to every parameter, at the weights adopted last.
+
+        The loss is minus the log-probability: its mean over each continuation's tokens, and the mean over requests.
+
+        Args:
+            requests: with the continuations that a good model finds likely.
+            tokens: how many one pass may hold, padding included; a longer request passes alone.
+
+        Returns:
+            (checkpoint tensor name, fp32 tensor), sorted by name, each let go of as the next is asked for. A tensor
+            that is used in two places has one entry, the sum of both; one that the loss does not depend on has none.
+
+        Raises:
+            EngineError: the gradient could not be taken (the trial is FAILED).
+            InvalidWeights: the loss is NaN or infinite.
+        """
+        ...
+
+
+@runtime_checkable
+class Observable(Engine, Protocol):
+    """An engine that can also show what its matrices are given. One may do that beside another that scores."""
+
+    def activations(
+        self, requests: Sequence[Loglikelihood], tensors: Collection[str], see: "Callable[[str, torch.Tensor], None]"
+    ) -> None:
+        """Runs the weights adopted last over requests, and shows the inputs of some Linear modules.
+
+        Args:
+            requests: with their continuations: the model reads its own answers.
+            tensors: checkpoint names of the modules' weights.
+            see: called with such a name and inputs [..., columns], in the order of computation. Modules that are given
+                the same inputs are shown the same object, one after the other.
+
+        Raises:
+            EngineError: the model has no such module, or cannot run.
+        """
         ...

@@ -1,17 +1,20 @@
 """Hugging Face transformers, one token at a time: slow, plain, and what the other engines must agree with."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from crossbreed.errors import EngineError
+from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.registry import TransformersConfig
-from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.types import Recipe, WeightStream
 
 
@@ -64,10 +67,62 @@ class TransformersEngine:
         """Answers one request after the other: no answer depends on its neighbours."""
         return [self._answer(request, self._encoder.encode(request)) for request in requests]
 
+    def gradient(self, requests: Sequence[Loglikelihood], *, tokens: int) -> WeightStream:
+        """Runs the model forwards and backwards over all requests; see `Differentiable`."""
+        encoded = [self._encoder.encode(request) for request in requests]
+        self._model.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            for batch in _batches(encoded, tokens):
+                (self._loss(batch) / len(encoded)).backward()  # type: ignore[no-untyped-call]
+        return self._gradients(self.version)
+
+    @torch.inference_mode()
+    def activations(
+        self, requests: Sequence[Loglikelihood], tensors: Collection[str], see: Callable[[str, torch.Tensor], None]
+    ) -> None:
+        """Shows one request's inputs after the other's; see `Observable`."""
+        linears = {
+            name: module
+            for prefix, module in self._model.named_modules()
+            if (name := f"{prefix}.weight") in tensors and isinstance(module, torch.nn.Linear)
+        }
+        if missing := sorted(set(tensors) - linears.keys()):
+            raise EngineError(f"the model has no Linear module for `{missing[0]}`")
+        with ExitStack() as hooks:
+            for name, module in linears.items():
+
+                def show(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+                    see(name, inputs[0])
+
+                hooks.callback(module.register_forward_pre_hook(show).remove)
+            for request in requests:
+                self._model(self._tensor(self._encoder.encode(request).token_ids), use_cache=False)
+
     def close(self) -> None:
         """Lets go of the model."""
         self.version += 1
         del self._model, self._parameters, self._buffers
+
+    def _loss(self, batch: Sequence[Encoded]) -> torch.Tensor:
+        """The sum over requests of the mean loss of their continuations' tokens."""
+        device = self._model.device
+        ids_BT = pad_sequence([torch.tensor(e.token_ids, device=device) for e in batch], batch_first=True)
+        logits_BTV = self._model(ids_BT, use_cache=False).logits  # padding comes last: unseen by causal attention
+        loss = torch.zeros((), device=device)
+        for request, logits_TV, ids_T in zip(batch, logits_BTV, ids_BT, strict=True):
+            start, end = request.num_prompt, len(request.token_ids)
+            loss = loss + cross_entropy(logits_TV[start - 1 : end - 1].float(), ids_T[start:end])
+        if not loss.isfinite():
+            raise InvalidWeights("the calibration loss is NaN or infinite")
+        return loss
+
+    def _gradients(self, version: int) -> WeightStream:
+        for name, parameter in sorted(self._parameters.items()):
+            if version != self.version:
+                raise EngineError("this gradient is gone: the engine has adopted another candidate since")
+            found, parameter.grad = parameter.grad, None
+            if found is not None:
+                yield name, found.float()
 
     def _answer(self, request: Request, encoded: Encoded) -> Response:
         if isinstance(request, Generate):
@@ -103,6 +158,17 @@ class TransformersEngine:
 
     def _tensor(self, token_ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(token_ids)], device=self._model.device)
+
+
+def _batches(encoded: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]]:
+    """Requests of like length together, as many as fit."""
+    batch: list[Encoded] = []
+    for request in sorted(encoded, key=lambda e: len(e.token_ids)):
+        if batch and (len(batch) + 1) * len(request.token_ids) > tokens:
+            yield batch
+            batch = []
+        batch.append(request)
+    yield batch
 
 
 def _draw(logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
