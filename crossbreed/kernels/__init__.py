@@ -8,7 +8,7 @@ rest is, is in docs/numerics.md.
 
 from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.fingerprint import Fingerprinted, fingerprint_checkpoint
-from crossbreed.kernels.materialize import materialize, materialize_many, unchanged
+from crossbreed.kernels.materialize import check_recipe, materialize, materialize_many, unchanged
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Operator
 
@@ -17,6 +17,7 @@ __all__ = [
     "Facts",
     "Fingerprinted",
     "Operator",
+    "check_recipe",
     "fingerprint_checkpoint",
     "materialize",
     "materialize_many",

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 
@@ -15,7 +15,7 @@ from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.artifacts import Grams, bind_grams
 from crossbreed.kernels.execute import Waiting, start
 from crossbreed.kernels.facts import Facts
-from crossbreed.kernels.operators import OPERATORS
+from crossbreed.kernels.operators import CHECKS, OPERATORS
 from crossbreed.kernels.programs import Affine, Program
 from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators import OPERATOR_SPECS
@@ -25,6 +25,7 @@ from crossbreed.sources.pages import MappedPages
 from crossbreed.sources.structure import depth_of
 from crossbreed.types import Recipe, Rule, WeightStream
 
+T = TypeVar("T")
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
 _AHEAD_BYTES = 64 << 20
@@ -56,13 +57,16 @@ def materialize(
         once: Nobody will read the sources again soon: the memory that they are mapped into is given back.
 
     Raises:
-        InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact.
+        InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact; as `check_recipe`.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
     names = sorted(sources.base.tensors.keys() - without)
     merge = _Merge(recipe, sources, facts or Facts(budget_bytes=_FACTS_OF_ONE), artifacts)
+    merge.check()
     stream = _stream(names, [merge])
-    return ((name, merged) for name, (merged,) in (_letting_go(stream, sources) if once else stream))
+    if once:
+        stream = _letting_go(stream, sources.base, sources.experts)
+    return ((name, merged) for name, (merged,) in stream)
 
 
 def materialize_many(
@@ -84,8 +88,19 @@ def materialize_many(
     assert len({recipe.dtype for recipe in recipes}) == 1, "recipes of several dtypes have no pass in common"
     facts = facts or Facts(budget_bytes=_FACTS_OF_ONE)
     merges = [_Merge(recipe, sources, facts, artifacts) for recipe in recipes]
+    for merge in merges:
+        merge.check()
     stream = _stream(sorted(sources.base.tensors), merges)
-    return _letting_go(stream, sources) if once else stream
+    return _letting_go(stream, sources.base, sources.experts) if once else stream
+
+
+def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[Grams] = ()) -> None:
+    """Refuses, before any weight is read, a recipe that could not be merged.
+
+    Raises:
+        InputError: an operator that cannot merge a tensor of this size, or lacks an artifact; or as `materialize`.
+    """
+    _Merge(recipe, sources, Facts(), artifacts).check()
 
 
 def unchanged(before: Recipe, after: Recipe, sources: Sources, facts: Facts | None = None) -> frozenset[str]:
@@ -141,6 +156,15 @@ class _Merge:
         self.recipe, self.base, self.rule = recipe, sources.base, rule_finder(recipe)
         self._experts, self._facts, self._grams = bind_experts(recipe, sources), facts, bind_grams(recipe, artifacts)
 
+    def check(self) -> None:
+        """Asks the operators, of every tensor that an expert changes, whether they can merge it."""
+        if not any(rule.operator in CHECKS for rule in self.recipe.rules):
+            return
+        for name in sorted(set[str]().union(*(expert.touched for expert in self._experts.values()))):
+            rule = self.rule(name)
+            if rule is not None and (check := CHECKS.get(rule.operator)):
+                check(self._parents(name), rule)
+
     def program(self, name: str) -> Program | None:
         """What becomes of a tensor; None: nothing."""
         rule = self.rule(name)
@@ -183,12 +207,11 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
         yield _end(*ahead.popleft(), merges)
 
 
-def _letting_go(
-    stream: Iterator[tuple[str, list[torch.Tensor]]], sources: Sources
-) -> Iterator[tuple[str, list[torch.Tensor]]]:
-    full = [source for source in (sources.base, *sources.experts.values()) if isinstance(source, Checkpoint)]
+def _letting_go(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Experts) -> Iterator[tuple[str, T]]:
+    """Gives back the pages of each tensor that a walk over the model has left."""
+    full = [source for source in (base, *experts.values()) if isinstance(source, Checkpoint)]
     pages = MappedPages(path for checkpoint in full for path in checkpoint.shards)
-    for name, made in stream:
+    for name, made in walk:
         yield name, made
         for checkpoint in full:
             if name in checkpoint.tensors:
@@ -221,6 +244,12 @@ def parents_of(
     name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None = None
 ) -> Parents:
     """Returns what one tensor of a merge is made from."""
+
+    def model() -> Iterator[Parents]:
+        names = (other for other in sorted(base.tensors) if base.tensor(other).is_floating_point())
+        walk = ((other, parents_of(other, base_name, base, experts, facts, grams)) for other in names)
+        return (parents for _, parents in _letting_go(walk, base, experts))
+
     last = facts.get(
         ("last layer", base.hash), lambda: max((layer_of(other) or 0 for other in base.tensors), default=0)
     )
@@ -234,11 +263,7 @@ def parents_of(
         expert_names=tuple(experts),
         expert_hashes=tuple(expert.hash for expert in experts.values()),
         facts=facts,
-        model=lambda: (
-            parents_of(other, base_name, base, experts, facts, grams)
-            for other in sorted(base.tensors)
-            if base.tensor(other).is_floating_point()
-        ),
+        model=model,
         grams=grams,
     )
 

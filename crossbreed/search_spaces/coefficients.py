@@ -234,6 +234,13 @@ class CoefficientSpace:
         """The groups, in the order of a decoded recipe's rules."""
         return self._groups
 
+    @property
+    def examples(self) -> tuple[Recipe, ...]:
+        """A recipe of each operator, from the middle of the box: where it cannot be merged, none of its can."""
+        middle = tuple((coordinate.low + coordinate.high) / 2 for coordinate in self._coordinates)
+        genes = ((index + 0.5,) * self._is_gene for index in range(len(self._layouts)))
+        return tuple(self.decode(gene + middle) for gene in genes)
+
     def decode(self, point: Point) -> Recipe:
         """Returns one rule a group, its numbers rounded."""
         assert len(point) == len(self.names)

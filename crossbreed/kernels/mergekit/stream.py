@@ -16,6 +16,7 @@ from crossbreed.kernels.mergekit_numerics import Input, merge_tensor, merged_dty
 from crossbreed.mergekit import MergePlan, ModelReference, OutputTensor, Vocabulary
 from crossbreed.randomness import spawn
 from crossbreed.sources import TensorInfo
+from crossbreed.sources.pages import MappedPages
 from crossbreed.types import WeightStream
 
 
@@ -27,7 +28,7 @@ def merged_tensors(
 
 
 def merge(plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabulary: Vocabulary | None) -> WeightStream:
-    """Returns the merge's weights, each tensor made when asked for.
+    """Returns the merge's weights, each tensor made when asked for; the pages that it was read from are given back.
 
     Random masks (DARE, DELLA) are drawn by the tensor's name from one fixed seed: no two tensors share them, and the
     same configuration gives the same weights. mergekit's are those of its process.
@@ -41,11 +42,14 @@ def merge(plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabular
         InputError: on reaching a buffer that differs between the models.
         InvalidWeights: on reaching a tensor that comes out with NaN or Inf.
     """
+    pages = MappedPages(path for model in models.values() for path in model.checkpoint.shards)
     for tensor in plan.tensors:
         merged = _merge_one(tensor, plan, models, vocabulary)
         if merged.is_floating_point() and not merged.isfinite().all():
             raise InvalidWeights(f"`{tensor.name}` holds NaN or Inf")
         yield tensor.name, merged
+        for one in tensor.inputs:
+            pages.let_go(models[one.model].checkpoint.tensor(one.tensor))
 
 
 def _info(

@@ -42,8 +42,7 @@ def regmean(parents: Parents, rule: Rule) -> Affine | Dense:
     shares = {name: weight / total for name, weight in weights.items()}
     if not parents.is_projection:
         return mean_of_deltas(parents, shares, len(shares))
-    kind = "deltas" if parents.grams is None else "data"
-    problem = _Problem(parents=parents, weights=shares, grams=kind, alpha=spec.scalar(rule, "alpha"))
+    problem = _problem(parents, rule, shares)
 
     def find() -> torch.Tensor:
         system = problem.solve()
@@ -63,7 +62,7 @@ def swudi(parents: Parents, rule: Rule) -> Affine | Dense:
         return _BASE
     if not parents.is_projection:
         return mean_of_deltas(parents, weights, scale)
-    problem = _Problem(parents=parents, weights=weights, grams="deltas")
+    problem = _problem(parents, rule, weights)
     system = problem.system()
     start = parents.fact("sum of deltas", lambda: system.anchored(problem.sum_of_deltas()), *problem.key)
     name = spec.word(rule, "filter")
@@ -82,10 +81,7 @@ def bmm(parents: Parents, rule: Rule) -> Program:
     anchor = _ANCHORS[name](parents, Rule(match=rule.match, operator=name, params=params))
     if not parents.is_projection or not _any_weight(parents, weights):
         return anchor.scaled(scale)
-    kind = spec.word(rule, "grams")
-    problem = _Problem(
-        parents=parents, weights=weights, grams=kind, eta=spec.scalar(rule, "eta") if kind == "mixed" else 1.0
-    )
+    problem = _problem(parents, rule, weights)
     system = problem.system()
     settings = sorted((parent.hash, weights[parent.name], densities[parent.name]) for parent in parents.experts)
     prior = parents.fact(
@@ -97,6 +93,31 @@ def bmm(parents: Parents, rule: Rule) -> Program:
     )
     ridge = spec.scalar(rule, "lambda") * system.mean_eigenvalue
     return Dense(delta=approach(system, prior, tikhonov(system, ridge), scale))
+
+
+def check(parents: Parents, rule: Rule) -> None:
+    """Refuses, from shapes and names alone, what an operator of this family could not solve.
+
+    Raises:
+        InputError: a matrix that is too large, or Grams of inputs that are not there.
+    """
+    weights = OPERATOR_SPECS[rule.operator].per_source(rule, "weight", parents.expert_names)
+    if parents.is_projection and _any_weight(parents, weights):
+        _problem(parents, rule, weights).check()
+
+
+def _problem(parents: Parents, rule: Rule, weights: Mapping[str, float]) -> "_Problem":
+    spec = OPERATOR_SPECS[rule.operator]
+    match spec.name:
+        case "regmean":
+            kind = "deltas" if parents.grams is None else "data"
+            return _Problem(parents=parents, weights=weights, grams=kind, alpha=spec.scalar(rule, "alpha"))
+        case "bmm":
+            kind = spec.word(rule, "grams")
+            eta = spec.scalar(rule, "eta") if kind == "mixed" else 1.0
+            return _Problem(parents=parents, weights=weights, grams=kind, eta=eta)
+        case _:
+            return _Problem(parents=parents, weights=weights, grams="deltas")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,20 +155,27 @@ class _Problem:
         """Solves it once."""
         return self.parents.fact("system", self.solve, *self.key)
 
-    def solve(self) -> System:
-        """Solves it: in the span of the adapters' A where nothing is outside of it, else in all columns.
-
-        Raises:
-            InputError: no Grams, or a matrix that is too large.
-        """
-        within_NR = self._span()
-        if within_NR is None and (num_columns := self.parents.base.shape[1]) > MOST_COLUMNS:
+    def check(self) -> None:
+        """Raises InputError for a matrix that is too large, or Grams that are not there."""
+        if not self._is_spanned and (num_columns := self.parents.base.shape[1]) > MOST_COLUMNS:
             raise InputError(
                 f"`{self.parents.name}` has too many inputs to be regressed on",
                 expected=f"at most {MOST_COLUMNS:,}: the work grows with their cube",
                 got=f"{num_columns:,}",
                 fix="give it a rule of its own, before this one, with another operator (for example tsv_m)",
             )
+        if self.grams != "deltas":
+            for expert in self.votes:
+                self._stored(expert)
+
+    def solve(self) -> System:
+        """Solves it: in the span of the adapters' A where nothing is outside of it, else in all columns.
+
+        Raises:
+            InputError: as `check`.
+        """
+        self.check()
+        within_NR = self._span() if self._is_spanned else None
         return solve(self._terms(within_NR), within_NR)
 
     def sum_of_deltas(self) -> torch.Tensor:
@@ -159,14 +187,21 @@ class _Problem:
                 total_MN += weight * changing[hash_].whole_delta(self.parents.base)
         return total_MN
 
-    def _span(self) -> torch.Tensor | None:
-        """Orthonormal columns [N, R] that span the rows of all deltas; None: the Grams need all of the columns."""
-        lows = [parent.value for parent in self.parents.experts if isinstance(parent.value, LowRank)]
+    @property
+    def _is_spanned(self) -> bool:
+        """Whether the rows of all deltas span less than the columns, and the Grams need no others."""
+        lows = self._lows
         rank = sum(len(low.a_RN) for low in lows)
         is_small = len(lows) == len(self.parents.experts) and rank < self.parents.base.shape[1]
-        if not is_small or self.grams != "deltas" or self.alpha != 1:
-            return None
-        span_NR: torch.Tensor = torch.linalg.qr(torch.cat([low.a_RN for low in lows]).double().T).Q
+        return is_small and self.grams == "deltas" and self.alpha == 1
+
+    @property
+    def _lows(self) -> list[LowRank]:
+        return [parent.value for parent in self.parents.experts if isinstance(parent.value, LowRank)]
+
+    def _span(self) -> torch.Tensor:
+        """Orthonormal columns [N, R] that span the rows of all deltas."""
+        span_NR: torch.Tensor = torch.linalg.qr(torch.cat([low.a_RN for low in self._lows]).double().T).Q
         return span_NR
 
     def _terms(self, within_NR: torch.Tensor | None) -> Iterator[Term]:
@@ -198,6 +233,9 @@ class _Problem:
         return self.alpha * gram_RR + (1 - self.alpha) * gram_RR.diagonal().diag()
 
     def _data(self, expert: str) -> torch.Tensor:
+        return self._stored(expert).to(self.parents.base.device).double()
+
+    def _stored(self, expert: str) -> torch.Tensor:
         parents = self.parents
         if parents.grams is None:
             raise InputError(
@@ -205,7 +243,7 @@ class _Problem:
                 expected=f"an artifact `{GRAMS}`",
                 fix="name it in the recipe's `artifacts`, or let the rule say `grams: deltas`",
             )
-        return parents.grams.of(expert, parents.name, parents.base.shape[1]).to(parents.base.device).double()
+        return parents.grams.of(expert, parents.name, parents.base.shape[1])
 
 
 def _of_trace_1(gram_NN: torch.Tensor) -> torch.Tensor:
