@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbreed.errors import InputError
+from crossbreed.mergekit import to_mergekit, why_not_mergekit
 from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, ParamKind, ParamSpec
-from crossbreed.recipes import dump_recipe, load_recipe, parse_recipe, rule_finder, to_mergekit, why_not_mergekit
+from crossbreed.recipes import dump_recipe, load_recipe, parse_recipe, rule_finder
 from crossbreed.sources import Structure, TensorInfo, layer_of
 from crossbreed.types import Recipe, Rule
 
@@ -214,6 +216,8 @@ def read_mergekit(config: Mapping[str, Any], name: str, model: str | None, param
         ("linear", ("lines_alpha", "lines_beta")),
         ("task_arithmetic", ()),
         ("ties", ("consensus", "pick", "trim")),
+        ("breadcrumbs", ()),
+        ("breadcrumbs_ties", ()),
     ],
 )
 @settings(max_examples=40, deadline=None)
@@ -267,19 +271,86 @@ def test_a_depth_profile_is_mergekit_s_lambda() -> None:
     assert {read[name] for name in NAMES if layer_of(name) is None} == {0.5}
 
 
+def recipe_of(operator: str, match: str = ".*", **params: Any) -> Recipe:
+    return Recipe(base="base", sources=SOURCES, rules=(Rule(match=match, operator=operator, params=params),))
+
+
+def test_filters_say_what_a_matched_tensor_is_told_and_the_others_are_not() -> None:
+    for operator, param, kept in [("ram", "epsilon", 1e30), ("ramplus", "epsilon", 1e30)]:
+        config = to_mergekit(recipe_of(operator, r".*\.mlp\..*", epsilon=0.5), STRUCTURE, PATHS)
+        assert config is not None
+        for name in NAMES:
+            assert read_mergekit(config, name, None, param) == (0.5 if ".mlp." in name else kept)
+
+
+def test_a_choice_may_be_two_flags() -> None:
+    config = to_mergekit(recipe_of("nuslerp", weight=0.5, along="columns"), STRUCTURE, PATHS)
+    assert config is not None
+    assert config["parameters"] == {"nuslerp_flatten": False, "nuslerp_row_wise": True}
+
+
+def test_layers_that_are_passed_through_are_slices_of_one_model() -> None:
+    touched = {"sums": frozenset(NAMES), "été": frozenset(n for n in NAMES if "mlp" in n)}
+    structure = Structure(tensors=STRUCTURE.tensors, touched=touched, hashes=SOURCES, tied=False)
+    swapped = [(r"model\.layers\.[01]\..*|.*embed.*", "sums"), (r".*\.2\.mlp\..*", "été"), (r"lm_head.*", "base")]
+    rules = [Rule(match=match, operator="passthrough", params={"source": source}) for match, source in swapped]
+    recipe = Recipe(base="base", sources=SOURCES, rules=(*rules, replace(rules[-1], match=".*")))
+    config = to_mergekit(recipe, structure, PATHS)
+    assert config is not None
+    assert [[(s["model"], s["layer_range"]) for s in entry["sources"]] for entry in config["slices"]] == [
+        [(PATHS["sums"], [0, 2])],
+        [(PATHS["été"], [2, 3])],  # what is not its own there is the base's
+        [(PATHS["base"], [3, 4])],
+    ]
+    torn = replace(recipe, rules=(replace(rules[0], match=r".*\.1\.mlp\..*"), rules[-1]))
+    assert to_mergekit(torn, structure, PATHS) is None
+    assert "layer 1 is of several sources" in (why_not_mergekit(torn, structure, PATHS) or "")
+
+
 @pytest.mark.parametrize(
     ("operator", "params", "why"),
     [
         ("linear", {"weight": 1.0, "lines_beta": 0.5}, "linear has no lambda"),
+        ("passthrough", {"source": "sums", "scale": 2.0, "lines_alpha": 0.5}, "passthrough has no lambda"),
         ("ties", {"weight": 1.0, "trim": "model"}, "ties has no trim `model`"),
-        ("nuslerp", {"weight": 1.0}, "no method that makes the tensors of `nuslerp`"),
+        ("nuslerp", {"weight": 1.0, "of": "weights"}, "nuslerp has no of `weights`"),
+        ("karcher", {"weight": {"base": 0.0}}, "karcher has no weight"),
+        ("model_stock", {"scale": 1.5}, "model_stock has no scale"),
+        ("model_stock", {"along": "rows"}, "model_stock has no along `rows`"),
+        ("dare_ties", {"weight": 1.0, "density": 0.5}, "dare_ties draws random masks of its own"),
+        ("sce", {}, "sce weighs experts alike"),
+        ("tsv_m", {"weight": 1.0}, "no method that makes the tensors of `tsv_m`"),
     ],
 )
 def test_what_a_rule_says_beyond_mergekit_has_a_reason(operator: str, params: dict[str, Any], why: str) -> None:
-    plain = {"match": "lm_head.*", "operator": operator, "params": {"weight": 1.0}}
-    recipe = parse_recipe(VALID | {"rules": [plain, {"match": ".*", "operator": operator, "params": params}]})
+    recipe = parse_recipe(recipe_of(operator, **params).to_json())
     assert to_mergekit(recipe, STRUCTURE, PATHS) is None
     assert why in (why_not_mergekit(recipe, STRUCTURE, PATHS) or "")
+
+
+def test_methods_that_cannot_leave_a_tensor_alone_match_all_that_is_changed() -> None:
+    touched = {"sums": frozenset(NAMES), "été": frozenset[str]()}
+    structure = Structure(tensors=STRUCTURE.tensors, touched=touched, hashes=SOURCES, tied=False)
+    params: dict[str, dict[str, Any]] = {"nuslerp": {"weight": 1.0}, "multislerp": {"weight": 1.0}, "karcher": {}}
+    for operator in ("nuslerp", "multislerp", "karcher", "model_stock"):
+        told = params.get(operator, {})
+        assert to_mergekit(recipe_of(operator, **told), structure, PATHS) is not None
+        part = recipe_of(operator, r".*mlp.*", **told)
+        assert to_mergekit(part, structure, PATHS) is None
+        assert "no rule matches `lm_head.weight`" in (why_not_mergekit(part, structure, PATHS) or "")
+        assert to_mergekit(part, STRUCTURE, PATHS) is not None  # whose experts change nothing
+
+
+@pytest.mark.parametrize(
+    ("experts", "why"), [({"sums"}, "of one expert is that expert"), ({"sums", "été", "trois"}, "finds no direction")]
+)
+def test_multislerp_needs_directions(experts: set[str], why: str) -> None:
+    hashes = {"base": "00aa", **{name: f"{number}" for number, name in enumerate(sorted(experts))}}
+    touched = {name: frozenset(n for n in NAMES if "mlp" in n) for name in experts}
+    structure = Structure(tensors=STRUCTURE.tensors, touched=touched, hashes=hashes, tied=False)
+    rule = Rule(match=".*", operator="multislerp", params={"weight": 1.0})
+    recipe, paths = Recipe(base="base", sources=hashes, rules=(rule,)), {name: f"/{name}" for name in hashes}
+    assert why in (why_not_mergekit(recipe, structure, paths) or "")
 
 
 @pytest.mark.parametrize(

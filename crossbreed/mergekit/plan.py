@@ -135,7 +135,7 @@ class _Planner:
             {
                 name: name
                 for name in self.structures[model].tensors
-                if layer_of(name) is None and (_FIRST.fullmatch(name) is not None) == before
+                if layer_of(name) is None and is_before_layers(name) == before
             }
             for model in entry.models
         ]
@@ -179,6 +179,11 @@ class _Planner:
             got = any_of(f"{model}: {shape}" for model, shape in zip(entry.models, shapes, strict=True))
             fix = "align the vocabularies: `tokenizer_source: base` (or union)" if has_token_rows else ""
             raise InputError(f"`{name}` has different shapes in the models", expected="one", got=got, fix=fix)
+
+
+def is_before_layers(name: str) -> bool:
+    """Whether a tensor outside of layers belongs to the first slice: an embedding; final norm and head do not."""
+    return _FIRST.fullmatch(name) is not None
 
 
 def _common(held: Sequence[Mapping[str, str]], entry: Slice) -> list[str]:

@@ -16,7 +16,8 @@ import yaml
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
-from crossbreed.recipes import dump_recipe, to_mergekit
+from crossbreed.mergekit import to_mergekit
+from crossbreed.recipes import dump_recipe
 from crossbreed.runs.card import (
     MERGEKIT_FILE,
     RECIPE_FILE,

@@ -2,16 +2,17 @@
 
 mergekit runs in a process of its own: it sets global state on import. Both compute in fp32 and round once, in another
 order: a bf16 element may fall on the other side of a rounding boundary. Adapters are merged by mergekit into rounded
-fp32 checkpoints first. For TIES, elements whose magnitude equals an expert's threshold are chosen by another rule.
+fp32 checkpoints first. Elements whose magnitude equals an expert's threshold may be chosen by another rule.
 """
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,8 +22,9 @@ from crossbreed.kernels import materialize
 from crossbreed.kernels.cuts import find_cut, num_kept
 from crossbreed.kernels.materialize import parts_of
 from crossbreed.kernels.tensors import as_matrix
+from crossbreed.mergekit import to_mergekit
 from crossbreed.operators import OPERATOR_SPECS
-from crossbreed.recipes import rule_finder, to_mergekit
+from crossbreed.recipes import rule_finder
 from crossbreed.sources import Adapter, LowRank, Sources, open_sources
 from crossbreed.testing.toys import make_checkpoint, make_expert
 from crossbreed.types import Recipe, Rule
@@ -69,7 +71,7 @@ def compare(recipe: Recipe, sources: Sources, theirs: Mapping[str, torch.Tensor]
     differing = count = 0
     for name, ours in materialize(recipe, sources):
         assert theirs[name].dtype == ours.dtype
-        off = (ours != theirs[name]) & ~tied_at_a_threshold(recipe, sources, name)
+        off = (ours != theirs[name]) & ~at_a_threshold(recipe, sources, name)
         differing, count = differing + int(off.sum()), count + ours.numel()
         assert within_one_ulp(ours[off], theirs[name][off], size_of_terms(sources, name)[off]), name
     assert differing <= 1e-3 * count
@@ -89,19 +91,33 @@ def size_of_terms(sources: Sources, name: str) -> torch.Tensor:
     return sum(deltas, base_MN.abs()).view(sources.base.tensor(name).shape)
 
 
-def tied_at_a_threshold(recipe: Recipe, sources: Sources, name: str) -> torch.Tensor:
-    """Elements whose magnitude equals (in an adapter: nearly equals) the last one that an expert keeps."""
+def at_a_threshold(recipe: Recipe, sources: Sources, name: str) -> torch.Tensor:
+    """Elements whose magnitude equals (in an adapter: nearly equals) one at which an expert's are told apart."""
     base_MN = as_matrix(sources.base.tensor(name))
     tied_MN, rule = torch.zeros(base_MN.shape, dtype=torch.bool), rule_finder(recipe)(name)
-    if rule is not None and rule.operator == "ties":
-        densities = OPERATOR_SPECS["ties"].per_source(rule, "density", tuple(sources.experts))
-        for parent in parts_of(name, sources.experts):
-            if densities[parent.name] < 1:
-                delta_MN = parent.delta(base_MN.float(), slice(None))
-                bound = find_cut(delta_MN, num_kept(densities[parent.name], delta_MN.numel())).magnitude
-                near = 4 * 2**-24 * base_MN.double().abs() if isinstance(parent.value, LowRank) else 0.0
-                tied_MN |= (delta_MN.abs().double() - bound).abs() <= near
+    if rule is None:
+        return tied_MN.view(sources.base.tensor(name).shape)
+    for parent in parts_of(name, sources.experts):
+        delta_MN = parent.delta(base_MN.float(), slice(None))
+        near = 4 * 2**-24 * base_MN.double().abs() if isinstance(parent.value, LowRank) else 0.0
+        for bound in thresholds(rule, parent.name, delta_MN):
+            tied_MN |= (delta_MN.abs().double() - bound).abs() <= near
     return tied_MN.view(sources.base.tensor(name).shape)
+
+
+def thresholds(rule: Rule, expert: str, delta: torch.Tensor) -> Iterator[float]:
+    """The magnitudes at which a rule cuts a delta, as we count what it keeps and as mergekit does."""
+    spec, size = OPERATOR_SPECS[rule.operator], delta.numel()
+    if rule.operator.startswith("ram"):
+        yield float(np.float32(spec.scalar(rule, "epsilon")))
+    if spec.param("density") is None or (density := spec.per_source(rule, "density", (expert,))[expert]) >= 1:
+        return
+    counts = {num_kept(density, size)}
+    if spec.param("gamma") is not None:
+        gamma = spec.per_source(rule, "gamma", (expert,))[expert]
+        counts = {num_kept(density + gamma, size), int(density * size) + int(gamma * size), num_kept(gamma, size)}
+    for count in counts:
+        yield find_cut(delta, count).magnitude
 
 
 OPERATORS = [
@@ -111,7 +127,29 @@ OPERATORS = [
     ("ties", {"density": 0.35, "scale": 1.2}),
     ("ties", {"density": 0.6, "normalize": False}),
 ]
+OTHERS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "breadcrumbs": ("breadcrumbs", [{"weight": 0.7, "density": 0.6, "gamma": 0.05, "scale": 0.8}, {"weight": -0.2}]),
+    "elected crumbs": ("breadcrumbs_ties", [{"weight": 0.7, "density": 0.4, "normalize": True}, {"weight": 0.9}]),
+    "ram": ("ram", [{"epsilon": 0.02}, {"epsilon": 0.05}]),
+    "ramplus": ("ramplus", [{"epsilon": 0.02, "r": 0.3, "alpha": 0.5}, {"epsilon": 0.05}]),
+    "nuslerp": ("nuslerp", [{"weight": 0.7123}, {"weight": {0: 0.2, 1: 0.9}}]),
+    "nuslerp of rows": (
+        "nuslerp",
+        [{"weight": {0: 0.2, 1: 0.9}, "along": "rows"}, {"weight": 0.5, "along": "columns"}],
+    ),
+    "multislerp": ("multislerp", [{"weight": 0.7123}, {"weight": {0: 0.2, 1: 0.9}, "normalize": False}]),
+    "karcher": ("karcher", [{}, {"max_iter": 3.0, "tol": 1e-3}]),
+    "model_stock": ("model_stock", [{}]),
+    "slerp": ("slerp", [{"t": 0.3123}, {"t": 0.7}]),
+    "nearswap": ("nearswap", [{"t": 0.01}, {"t": 0.05}]),
+    "swap": ("passthrough", [{"source": 0, "scale": 1.0}, {"source": 1, "scale": 0.9}]),
+}
+"""Operator, and what it is told in the first layers and in the others."""
+OF_ONE = {"slerp", "nearswap"}
+LEAVES_NOTHING = {"nuslerp", "multislerp", "karcher", "model_stock", "passthrough"}
+"""Methods with which no changed tensor stays the base's, or (in a slice) not beside others."""
 EXPERTS = {"full": FULL, "lora": LORA, "mixed": {"b": "everything", "p": "plain"}}
+CASES = [f"{experts}-{name}" for experts in EXPERTS for name in OTHERS]
 BANDS = [f"{experts}-{number}" for experts in EXPERTS for number in range(len(OPERATORS))]
 
 
@@ -133,12 +171,33 @@ def cases(
             made[f"{kind}-{number}"] = recipe_of(sources, *rules(operator, first, second, **params)), sources
         average = Rule(match=".*", operator="task_arithmetic", params={"weight": 0.5})
         made[f"{kind}-average"] = recipe_of(sources, average), sources
+        alone = open_sources(str(toy_base), {y: str(folders[experts[y]])})
+        for name, (operator, told) in OTHERS.items():
+            merged = alone if operator in OF_ONE else sources
+            made[f"{kind}-{name}"] = recipe_of(merged, *told_rules(operator, told, tuple(merged.experts))), merged
     made["untied"] = untied_case(tmp_path_factory.mktemp("untied"))
     return made
 
 
 def recipe_of(sources: Sources, *rules: Rule) -> Recipe:
     return Recipe(base="base", sources=sources.structure.hashes, rules=rules)
+
+
+def told_rules(operator: str, told: list[dict[str, Any]], experts: tuple[str, ...]) -> Iterator[Rule]:
+    """One band of layers and another; where tensors can be left as they are, most of the MLPs are."""
+    matches = [r"model\.layers\.[01]\.(?:mlp\.up|self_attn\.q).*", r".*\.self_attn\..*|model\.embed_tokens\.weight"]
+    if operator in LEAVES_NOTHING:
+        matches = [r"model\.layers\.[01]\..*|model\.embed_tokens\.weight", ".*"]
+    for match, params in zip(matches, (told[0], told[-1]), strict=True):
+        named = {
+            key: experts[value]
+            if key == "source"
+            else {experts[place]: number for place, number in value.items()}
+            if isinstance(value, dict)
+            else value
+            for key, value in params.items()
+        }
+        yield Rule(match=match, operator=operator, params=named)
 
 
 def untied_case(folder: Path) -> tuple[Recipe, Sources]:
@@ -159,6 +218,7 @@ def merged_by_mergekit(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -
         lora = {name: paths["base"] for name, expert in sources.experts.items() if isinstance(expert, Adapter)}
         (root / case).mkdir()
         config = to_mergekit(recipe, sources.structure, paths, lora)
+        assert config is not None, case
         (root / case / "config.yml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-c", RUN, str(root / "cache"), *(str(root / case) for case in cases)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
@@ -168,6 +228,11 @@ def merged_by_mergekit(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize("case", BANDS)
 def test_mergekit_writes_the_same_tensors(case: str, cases: Cases, merged_by_mergekit: Merged) -> None:
+    compare(*cases[case], merged_by_mergekit[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_so_it_does_by_its_other_methods(case: str, cases: Cases, merged_by_mergekit: Merged) -> None:
     compare(*cases[case], merged_by_mergekit[case])
 
 
