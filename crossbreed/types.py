@@ -2,7 +2,7 @@
 
 The Spec (crossbreed.runs.spec) builds the parts. Then, once a trial:
 
-    Point -> Candidate(recipe) -> stream of tensors -> Score -> Trial -> journal -> archive, optimizer
+    Point or Birth -> Candidate(recipe) -> stream of tensors -> Score -> Trial -> journal -> archive, optimizer
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,10 @@ WeightStream: TypeAlias = "Iterator[tuple[str, torch.Tensor]]"
 """(checkpoint tensor name, tensor), lazily made, sorted by name; a tied duplicate is absent."""
 ParamValue: TypeAlias = float | str | bool | Mapping[str, float]
 """A rule's parameter: one value for all sources, or one per source name."""
+
+SlopeKind: TypeAlias = Literal["inner", "cosine", "weight_cosine"]
+"""How a gradient is compared with an expert: the inner product with its delta, which is the derivative of the loss along
+its coefficient; the cosine with its delta; or the cosine with its weights."""
 
 RECIPE_SCHEMA = 1
 
@@ -96,17 +100,51 @@ def _canonical(value: float | str | bool) -> float | str | bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """A genome that the space begins with."""
+
+    index: int
+    scale: float = 1.0
+    """How much of it: a factor on its delta, where there is a base."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cross:
+    """A genome made of two others. `splits` and `weights` have one number for each chromosome."""
+
+    parents: tuple[int, int]
+    """Candidate numbers, A and B."""
+    splits: tuple[float, ...]
+    """In [0, 1): where on the chromosome the shares of A and B change places."""
+    weights: tuple[float, ...]
+    """In [0, 1]: how far the child is on the arc from A to B before the split; from B to A after it."""
+    noise: float = 0.0
+    """Standard deviation of normal noise on the child, from the stream that its number names."""
+
+
+Birth: TypeAlias = Seed | Cross
+"""How a genome came about: pure data, from which the genome can be made again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A question: what is this recipe worth?"""
 
     number: int
     """Position in the run: baselines first, then the optimizer's asks."""
-    recipe: Recipe
+    recipe: Recipe | None
+    """None where what is evaluated is the genome itself, an array that only its birth describes."""
     origin: str
     """`baseline:NAME`, `warm_start:N`, or the optimizer's kind."""
     point: Point | None = None
-    """None for baselines and warm starts, which may lie outside the space."""
-    parents: tuple[int, ...] = ()
+    """None for baselines and warm starts, which may lie outside the space, and in a space of genomes."""
+    birth: Birth | None = None
+    """None but in a space of genomes."""
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """Numbers of the candidates that it was crossed from."""
+        return self.birth.parents if isinstance(self.birth, Cross) else ()
 
 
 class Status(StrEnum):
@@ -158,6 +196,8 @@ class Score:
     """Empty unless OK (or STOPPED: what was answered until then)."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What the model said, task by task, in item order."""
+    slopes: tuple[float, ...] | None = None
+    """How the gradient of the calibration loss lies to each coordinate's expert, where the optimizer wants to know."""
     fingerprint: str | None = None
     """Hash of the merged weights that answered."""
     cost: Cost = field(default_factory=Cost)
@@ -181,6 +221,12 @@ class Trial:
         """The candidate's number."""
         return self.candidate.number
 
+    @property
+    def recipe(self) -> Recipe:
+        """What was merged."""
+        assert self.candidate.recipe is not None, "what is merged, reported and published are recipes"
+        return self.candidate.recipe
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -190,3 +236,7 @@ class Outcome:
     status: Status
     values: tuple[float, ...] | None
     """None unless OK."""
+    items: tuple[float, ...] = ()
+    """Every item's value that the objectives read, each item counting as much as it does in them; empty unless OK."""
+    slopes: tuple[float, ...] | None = None
+    """One for each coordinate, of a loss that is to be minimised; None where no gradient was taken."""

@@ -2,23 +2,35 @@
 
 An optimizer is asked for points and told outcomes. It knows nothing of models, recipes or tasks, keeps no clock and no
 global random state, and is brought back after a crash by hearing the same asks and tells again. `cma_es` is for one
-objective, `nsga2` for several, `random` to compare with. A new one is a file with its config and its class, a line in
-`build.py`, and a subclass of `crossbreed.testing.optimizers.OptimizerConformance`.
+objective, `gp` for one that few coordinates decide, `nsga2` for several, `random` to compare with. A new one is a file
+with its config and its class, a line in `build.py`, and a subclass of
+`crossbreed.testing.optimizers.OptimizerConformance`.
 """
 
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.build import OptimizerConfig, build_optimizer
 from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
+from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
+from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
 from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
-from crossbreed.optimizer.protocol import Box, Optimizer, Setting
+from crossbreed.optimizer.protocol import Box, Breeder, Genomes, Hull, Optimizer, Setting
 from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
 __all__ = [
     "Box",
+    "Breeder",
     "BudgetConfig",
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
+    "FrankWolfe",
+    "FrankWolfeConfig",
+    "FrankWolfeOptions",
+    "Genomes",
+    "Gp",
+    "GpConfig",
+    "GpOptions",
+    "Hull",
     "Nsga2",
     "Nsga2Config",
     "Nsga2Options",

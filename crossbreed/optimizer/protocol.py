@@ -1,15 +1,16 @@
-"""The optimizer protocol: scores in, points out. An optimizer knows a box; it knows nothing of models.
+"""The optimizer protocols: scores in, points or births out. An optimizer knows no models.
 
 Asks and tells are driven by the journal: replaying the same sequence of calls on a new optimizer of the same settings
 must bring it to the same state. So all randomness comes from the generator it was built with, none from the clock.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from crossbreed.types import Outcome, Point
+from crossbreed.types import Birth, Outcome, Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +27,35 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Genomes:
+    """A space of genomes as an optimizer sees it."""
+
+    num_seeds: int
+    num_chromosomes: int
+    """Parts of a genome that are split and mixed each for itself."""
+
+
+Hull: TypeAlias = Mapping[str, int]
+"""A block of coordinates, each the weight of a vertex: vertex -> coordinate. One vertex may be in several blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """Everything that an optimizer is built from."""
 
     box: Box
+    """Without coordinates where the space is one of genomes."""
     num_objectives: int
     start: Point | None
     """A good point to start from (the best baseline, encoded), if there is one."""
     rng: np.random.Generator
     """The optimizer's own stream, spawned by name from the Spec's seed."""
+    hulls: tuple[Hull, ...] | None = None
+    """Blocks of coordinates that are weights of vertices, and every coordinate is in one; None: the box is no such."""
+    genomes: Genomes | None = None
+    """None where the space is a box."""
+    tuned_scalar: float | None = None
+    """The factor s of the best global coefficient s/N on the search items; None where none was measured."""
 
 
 class Optimizer(Protocol):
@@ -49,4 +70,25 @@ class Optimizer(Protocol):
 
     def tell(self, outcome: Outcome) -> None:
         """Takes the outcome of a candidate that was asked, once."""
+        ...
+
+
+@runtime_checkable
+class Breeder(Protocol):
+    """An optimizer in a space of genomes: asked for births instead of points."""
+
+    in_order: ClassVar[bool]
+    """See Optimizer."""
+
+    def ask(self, number: int) -> Birth | None:
+        """Returns how candidate `number` is born, or None: nothing to ask until results come."""
+        ...
+
+    def tell(self, outcome: Outcome) -> None:
+        """See Optimizer."""
+        ...
+
+    @property
+    def parents(self) -> Collection[int]:
+        """Numbers of the candidates that may yet be crossed: the genomes of all others can be let go."""
         ...

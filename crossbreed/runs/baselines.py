@@ -14,6 +14,18 @@ def is_lone(origin: str) -> bool:
     return origin == f"{PREFIX}base" or origin.startswith(f"{PREFIX}expert:")
 
 
+def scalar_of(origin: str) -> float | None:
+    """Returns the factor s of `uniform` and of the tuned scalars, None for all other candidates.
+
+    >>> scalar_of("baseline:tuned_scalar:1.5"), scalar_of("baseline:uniform"), scalar_of("cma_es")
+    (1.5, 1.0, None)
+    """
+    if origin == f"{PREFIX}uniform":
+        return 1.0
+    before, tuned, scalar = origin.partition(f"{PREFIX}tuned_scalar:")
+    return float(scalar) if tuned and not before else None
+
+
 def baselines(hashes: Mapping[str, str], *, dtype: str) -> Iterator[tuple[str, Recipe]]:
     """Yields (origin, recipe): base, each expert, uniform, tuned_scalar, whatever the space's operator.
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.archive import pareto_front
+from crossbreed.runs.artifacts import prepared
 from crossbreed.runs.folder import RunFolder, write_atomically
 from crossbreed.runs.history import History, fold
 from crossbreed.runs.journal import CLOCK, Journal, Record, read
@@ -50,6 +51,7 @@ def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
     plan = build_plan(spec)
     plan.check_lengths()
     print(plan.describe(), flush=True)
+    plan = prepared(plan)
     with _open(plan, folder) as (loop, history), _pool(plan) as pool:
         loop.search(pool)
         return _judge(plan, folder, loop, history, pool)
@@ -71,6 +73,7 @@ def report_on(
     folder = RunFolder(path).existing()
     plan = build_plan(load_spec(folder.spec))
     before(plan)
+    plan = prepared(plan)
     with _open(plan, folder) as (loop, history), _pool(plan) as pool:
         found = _judge(plan, folder, loop, history, pool)
         if trial is None or trial == found.winner.number:
@@ -145,7 +148,7 @@ def _start_pool(plan: Plan) -> Pool:
 
 def _start_worker(spec: Spec, planned: Record) -> Evaluator:
     """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine."""
-    plan = build_plan(spec)
+    plan = prepared(build_plan(spec))
     check_same_run(planned, plan.run_record(), where=Path(plan.sources.base.path))
     worker = Worker(plan)
     worker.canary()
@@ -199,7 +202,7 @@ def _write_derived(plan: Plan, folder: RunFolder, history: History, found: Repor
     folder.write_json(folder.archive, {"schema": 1, "archive": [trial.number for trial in front]})
     folder.recipes.mkdir(exist_ok=True)
     for number in {found.winner.number, *(trial.number for trial in front)}:
-        recipe = history.candidates[number].recipe
+        recipe = history.trials[number].recipe
         write_atomically(folder.recipes / f"{number:06d}.yaml", dump_recipe(recipe).encode())
     folder.write_json(folder.report_json, report_json(found) | {"published": _published(history)})
     all_trials = sorted(history.trials.values(), key=lambda t: t.number)

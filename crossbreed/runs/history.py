@@ -1,12 +1,12 @@
 """What a journal says, folded: candidates, their scores on each split, and the records that say so."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs.journal import CLOCK, Record, damaged
-from crossbreed.types import Candidate, Cost, ItemScores, Score, Status, Trial
+from crossbreed.types import Birth, Candidate, Cost, Cross, ItemScores, Score, Seed, Status, Trial
 
 SplitName: TypeAlias = Literal["search", "select", "report"]
 ItemIds: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -102,7 +102,8 @@ def ask_record(candidate: Candidate) -> Record:
         "origin": candidate.origin,
         "point": None if candidate.point is None else list(candidate.point),
         "parents": list(candidate.parents),
-        "recipe": candidate.recipe.to_json(),
+        "birth": None if candidate.birth is None else _birth_json(candidate.birth),
+        "recipe": None if candidate.recipe is None else candidate.recipe.to_json(),
     }
 
 
@@ -110,11 +111,25 @@ def candidate_of(record: Record) -> Candidate:
     """The candidate of an `ask` record."""
     return Candidate(
         number=record["number"],
-        recipe=parse_recipe(record["recipe"]),
+        recipe=None if record["recipe"] is None else parse_recipe(record["recipe"]),
         origin=record["origin"],
         point=None if record["point"] is None else tuple(record["point"]),
-        parents=tuple(record["parents"]),
+        birth=None if record.get("birth") is None else _birth_of(record["birth"], record["parents"]),
     )
+
+
+def _birth_json(birth: Birth) -> Record:
+    if isinstance(birth, Seed):
+        return {"seed": birth.index, "scale": birth.scale}
+    return {"splits": list(birth.splits), "weights": list(birth.weights), "noise": birth.noise}
+
+
+def _birth_of(record: Record, parents: Sequence[int]) -> Birth:
+    if "seed" in record:
+        return Seed(index=record["seed"], scale=record["scale"])
+    a, b = parents
+    splits, weights = tuple(record["splits"]), tuple(record["weights"])
+    return Cross(parents=(a, b), splits=splits, weights=weights, noise=record["noise"])
 
 
 def tell_record(
@@ -127,7 +142,7 @@ def tell_record(
         "split": split,
         "status": score.status.value,
         "objectives": None if objectives is None else list(objectives),
-        "tasks": {name: list(scores.values) for name, scores in score.tasks.items()},
+        "tasks": {name: _written(scores.values) for name, scores in score.tasks.items()},
         "fingerprint": score.fingerprint,
         "items": score.cost.items,
         "tokens": score.cost.tokens,
@@ -140,7 +155,7 @@ def score_of(record: Record, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
     return Score(
         status=Status(record["status"]),
         tasks={
-            name: ItemScores(item_ids=ids[: len(record["tasks"][name])], values=tuple(record["tasks"][name]))
+            name: ItemScores(item_ids=ids[: len(record["tasks"][name])], values=_read(record["tasks"][name]))
             for name, ids in item_ids.items()  # the Spec's order; a journal's keys are sorted
             if name in record["tasks"]
         },
@@ -148,3 +163,17 @@ def score_of(record: Record, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
         cost=Cost(items=record["items"], tokens=record["tokens"], seconds=record[CLOCK]["seconds"]),
         error=record[CLOCK]["error"],
     )
+
+
+_DIGITS = {"0": 0.0, "1": 1.0}
+
+
+def _written(values: tuple[float, ...]) -> str | list[float]:
+    """Right or wrong is one digit an item: most tasks are, and a list of floats is four times as long."""
+    if set(values) <= {0.0, 1.0}:
+        return "".join(["1" if value else "0" for value in values])
+    return list(values)
+
+
+def _read(written: str | list[float]) -> tuple[float, ...]:
+    return tuple([_DIGITS[digit] for digit in written] if isinstance(written, str) else written)

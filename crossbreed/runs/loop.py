@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from crossbreed.errors import MachineError
 from crossbreed.runs.history import History, SplitName, ask_record, candidate_of, tell_record
 from crossbreed.runs.journal import Journal, Record
-from crossbreed.runs.objectives import Objective
+from crossbreed.runs.objectives import Objective, item_values
 from crossbreed.runs.pool import Job, Pool
 from crossbreed.runs.proposer import Proposer
 from crossbreed.types import Candidate, Outcome, Score, Status, Trial
@@ -63,7 +63,7 @@ class Loop:
         while True:
             elapsed_s = before_s + (freed - start)
             while pool.idle and (candidate := again.pop(0) if again else self._ask(elapsed_s)):
-                pool.submit(Job(number=candidate.number, split="search", recipe=candidate.recipe))
+                pool.submit(self._job(candidate, "search"))
                 start = start or time.monotonic()  # the first submit also starts the workers: not searching yet
                 began[candidate.number] = freed = freed or start
             if pool.idle and not pool.busy:
@@ -83,8 +83,7 @@ class Loop:
         missing = [t.candidate for t in trials if not self._is_measured(split, t.number)]
         while missing or pool.busy:  # pool.wait() returns None when a worker has come up
             while missing and pool.idle:
-                candidate = missing.pop(0)
-                pool.submit(Job(number=candidate.number, split=split, recipe=candidate.recipe))
+                pool.submit(self._job(missing.pop(0), split))
             if answered := pool.wait():
                 self.record(answered.job.number, split, answered.score, answered.clock)
 
@@ -102,6 +101,10 @@ class Loop:
         """Journals that nothing is left to do, unless that is what the journal says already."""
         if not self._history.is_finished:
             self._write({"kind": "end"})
+
+    def _job(self, candidate: Candidate, split: SplitName) -> Job:
+        genome = self._proposer.genome(candidate.number) if candidate.recipe is None else None
+        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome)
 
     def _is_measured(self, split: SplitName, number: int) -> bool:
         score = self._history.scores.get((split, number))
@@ -133,7 +136,8 @@ class Loop:
             objective.improvement(value, over=0.0)
             for value, objective in zip(trial.objectives, self._objectives, strict=True)
         )
-        return Outcome(number=trial.number, status=trial.score.status, values=values)
+        items = item_values(self._objectives, trial.score.tasks) if values else ()
+        return Outcome(number=trial.number, status=trial.score.status, values=values, items=items)
 
 
 def _with_other(score: Score, wall_s: float) -> Score:

@@ -1,5 +1,6 @@
 """What a run is after: scalar functions of the tasks' means, written over arrays so that a bootstrap is one call."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -128,6 +129,26 @@ class Normalized(Measure):
 
 
 Scalar: TypeAlias = Objective | Normalized
+
+
+def item_values(objectives: Sequence[Objective], scores: Mapping[str, ItemScores]) -> tuple[float, ...]:
+    """Returns every item's value that the objectives read, more is better, each counting as much as it does in them.
+
+    Their mean is the mean of the objectives, where none is a `worst`: that one reads its tasks alike. Tasks with equal
+    numbers of items and equal weights keep their plain scores.
+    """
+    factors: dict[str, float] = {}
+    for objective in objectives:
+        weights = objective.weights or (1.0,) * len(objective.tasks)
+        for task, weight in zip(objective.tasks, weights, strict=True):
+            share = weight / (math.fsum(weights) * len(objectives))
+            factors[task] = factors.get(task, 0.0) + (-share if objective.minimize else share)
+    num_items = sum(len(scores[task].values) for task in factors)
+    values: list[float] = []
+    for task, share in factors.items():
+        factor = share * num_items / len(scores[task].values)
+        values += scores[task].values if factor == 1 else [factor * value for value in scores[task].values]
+    return tuple(values)
 
 
 def build_objectives(configs: Sequence[ObjectiveConfig], minimized: Mapping[str, bool]) -> tuple[Objective, ...]:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError, require
 from crossbreed.fitness import AnyItems, Task, check_disjoint, load_tasks, split_items
-from crossbreed.optimizer import Box, Optimizer, Setting, build_optimizer
+from crossbreed.kernels.artifacts import GRAMS, Grams
+from crossbreed.optimizer import Box, Breeder, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.baselines import baselines
@@ -49,6 +50,8 @@ class Plan:
     objectives: tuple[Objective, ...]
     dtype: str
     warm_starts: tuple[tuple[str, Recipe], ...]
+    grams: Grams | None = None
+    """Of the experts' inputs, if the spec wants some: see `crossbreed.runs.artifacts`. None in a plan just built."""
 
     @property
     def budget(self) -> Budget:
@@ -67,6 +70,16 @@ class Plan:
     def firsts(self) -> list[tuple[str, Recipe]]:
         """Baselines and warm starts: answered before the optimizer asks."""
         return [*baselines(self.sources.structure.hashes, dtype=self.dtype), *self.warm_starts]
+
+    def with_grams(self, grams: Grams) -> "Plan":
+        """Returns the plan of a run whose candidates are merged with these Grams."""
+        space = build_space(self.spec.space, self.sources.structure, self.dtype, artifacts={GRAMS: grams.hash})
+        return replace(self, space=space, grams=grams)
+
+    @property
+    def artifacts(self) -> tuple[Grams, ...]:
+        """What the candidates are merged with, opened."""
+        return () if self.grams is None else (self.grams,)
 
     def check_lengths(self) -> None:
         """Refuses items that no model of this context could be asked; takes seconds, so the workers do without."""
@@ -116,15 +129,17 @@ class Plan:
             "coordinates": list(self.space.names),
             "contents": {task.name: _contents_id(task) for task in self.tasks},
             "items": {s: {t: list(ids) for t, ids in tasks.items()} for s, tasks in self.item_ids.items()},
+            **({"artifacts": {GRAMS: self.grams.hash}} if self.grams else {}),
             CLOCK: {"versions": versions()},
         }
 
-    def _make_optimizer(self, start: Point | None) -> Optimizer:
+    def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer | Breeder:
         setting = Setting(
             box=Box(low=self.space.low, high=self.space.high),
             num_objectives=len(self.objectives),
             start=start,
             rng=spawn(self.spec.seed, "optimizer"),
+            tuned_scalar=tuned_scalar,
         )
         return build_optimizer(self.spec.optimizer, setting)
 
@@ -157,7 +172,7 @@ def build_plan(spec: Spec) -> Plan:
         dtype=dtype,
         warm_starts=tuple(_warm_starts(spec, sources.structure.hashes)),
     )
-    plan._make_optimizer(None)  # refuses what it cannot do now, not after the baselines
+    plan._make_optimizer(None, None)  # refuses what it cannot do now, not after the baselines
     return plan
 
 
@@ -191,6 +206,14 @@ def check_same_run(recorded: Record, planned: Record, *, where: Path) -> None:
     before, now = (dict(_leaves({k: v for k, v in r.items() if k != CLOCK})) for r in (recorded, planned))
     keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
     differing = [key for key in keys if before.get(key) != now.get(key)]
+    if differing == [f"artifacts.{GRAMS}"]:
+        raise InputError(
+            "the Grams made here are not those that this run began with",
+            expected=f"content hash {before[differing[0]]}",
+            got=f"{now[differing[0]]}: other bits of the same sums, by another processor or version of torch",
+            where=str(where),
+            fix="name the folder of the machine that began the run by CROSSBREED_CACHE, or choose another --out",
+        )
     if differing:
         lines = [
             f"{key.removeprefix('spec.')}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"[:160]

@@ -7,16 +7,19 @@ from typing import Any, Protocol
 
 from crossbreed.errors import InputError
 from crossbreed.runs.history import SplitName
+from crossbreed.search_spaces import Genome
 from crossbreed.types import Recipe, Score, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A recipe to be answered for on one split."""
+    """A candidate to be answered for on one split."""
 
     number: int
     split: SplitName
-    recipe: Recipe
+    recipe: Recipe | None
+    genome: Genome | None = None
+    """What is evaluated where there is no recipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

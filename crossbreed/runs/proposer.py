@@ -6,10 +6,11 @@ A pure function of the calls made on it, so that replaying a journal's asks and 
 from collections.abc import Callable, Sequence
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Optimizer
-from crossbreed.runs.baselines import is_lone
-from crossbreed.search_spaces import SearchSpace
-from crossbreed.types import Candidate, Outcome, Point, Recipe
+from crossbreed.optimizer import Breeder, Optimizer
+from crossbreed.runs.baselines import is_lone, scalar_of
+from crossbreed.runs.nursery import Nursery
+from crossbreed.search_spaces import Genome, SearchSpace
+from crossbreed.types import Birth, Candidate, Cross, Outcome, Point, Recipe, Seed
 
 
 class Proposer:
@@ -18,24 +19,27 @@ class Proposer:
     def __init__(
         self,
         *,
-        space: SearchSpace,
+        space: SearchSpace | Nursery,
         firsts: Sequence[tuple[str, Recipe]],
-        make_optimizer: Callable[[Point | None], Optimizer],
+        make_optimizer: Callable[[Point | None, float | None], Optimizer | Breeder],
         origin: str,
     ) -> None:
         """Starts with nothing asked.
 
         Args:
-            space: Decodes the optimizer's points.
+            space: Decodes the optimizer's points, or carries out its births.
             firsts: (origin, recipe) of the baselines and warm starts, answered before the optimizer starts.
-            make_optimizer: Called once with the best of `firsts`, encoded, when all of them have been told.
+            make_optimizer: Called once, when all of `firsts` have been told, with the best of them, encoded, and the
+                best tuned scalar.
             origin: What the optimizer's candidates are marked with.
         """
         self._space, self._firsts, self._make_optimizer, self._origin = space, firsts, make_optimizer, origin
-        self._optimizer: Optimizer | None = None
+        self._optimizer: Optimizer | Breeder | None = None
         self._first_outcomes: dict[int, Outcome] = {}
         self._waiting: dict[int, Outcome] = {}
         """Outcomes that came before those of earlier candidates, for an optimizer told in order."""
+        self._unanswered: set[int] = set()
+        """What the optimizer asked and was not told."""
         self._next_number = 0
         self._next_told = len(firsts)
 
@@ -59,13 +63,20 @@ class Proposer:
             if self._optimizer is None:
                 if len(self._first_outcomes) < len(self._firsts):
                     return None
-                self._optimizer = self._make_optimizer(self._start())
-            point = self._optimizer.ask(number)
-            if point is None:
+                ranked = self._ranked()
+                self._optimizer = self._make_optimizer(self._start(ranked), self._tuned_scalar(ranked))
+            asked = self._optimizer.ask(number)
+            if asked is None:
                 return None
-            candidate = Candidate(number=number, recipe=self._space.decode(point), origin=self._origin, point=point)
+            candidate = self._candidate(number, asked)
+            self._unanswered.add(number)
         self._next_number += 1
         return candidate
+
+    def genome(self, number: int) -> Genome:
+        """Returns the genome of a candidate that has no recipe."""
+        assert isinstance(self._space, Nursery)
+        return self._space.genome(number)
 
     def tell(self, outcome: Outcome) -> None:
         """Passes an outcome on: at once, or in candidate order to an optimizer that promises it."""
@@ -73,13 +84,16 @@ class Proposer:
             self._first_outcomes[outcome.number] = outcome
             return
         assert self._optimizer is not None
-        if not self._optimizer.in_order:
+        self._unanswered.remove(outcome.number)
+        if self._optimizer.in_order:
+            self._waiting[outcome.number] = outcome
+            while (following := self._waiting.pop(self._next_told, None)) is not None:
+                self._optimizer.tell(following)
+                self._next_told += 1
+        else:
             self._optimizer.tell(outcome)
-            return
-        self._waiting[outcome.number] = outcome
-        while (following := self._waiting.pop(self._next_told, None)) is not None:
-            self._optimizer.tell(following)
-            self._next_told += 1
+        if isinstance(self._space, Nursery) and isinstance(self._optimizer, Breeder):
+            self._space.keep(self._unanswered.union(self._optimizer.parents))
 
     def replay(self, recorded: Candidate) -> None:
         """Proposes again what a journal says was asked.
@@ -91,14 +105,22 @@ class Proposer:
         if proposed != recorded:
             raise InputError(
                 f"trial {recorded.number} of the journal is not what this spec asks",
-                expected=f"recipe {recorded.recipe.id} at {recorded.point}",
-                got="nothing" if proposed is None else f"recipe {proposed.recipe.id} at {proposed.point}",
+                expected=_described(recorded),
+                got="nothing" if proposed is None else _described(proposed),
                 fix="go on with the versions of crossbreed and its libraries that began the run (`clock` of the "
                 "journal's first line), or start a new run folder",
             )
 
-    def _start(self) -> Point | None:
-        """The best merge of the firsts that the space can express; a lone model only where no merge was measured.
+    def _candidate(self, number: int, asked: Point | Birth) -> Candidate:
+        if isinstance(asked, Seed | Cross):
+            assert isinstance(self._space, Nursery)
+            recipe = self._space.bear(number, asked)
+            return Candidate(number=number, recipe=recipe, origin=self._origin, birth=asked)
+        assert not isinstance(self._space, Nursery)
+        return Candidate(number=number, recipe=self._space.decode(asked), origin=self._origin, point=asked)
+
+    def _ranked(self) -> list[int]:
+        """The merges among the firsts, best first, over all objectives; lone models only where no merge was measured.
 
         A lone expert is a corner of the box: whole at one skill, nothing at the others, and worse in every direction.
         """
@@ -107,10 +129,25 @@ class Proposer:
         outcomes = merges or measured
         columns = list(zip(*outcomes.values(), strict=True))
         spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]  # objectives differ in unit
-        ranked = sorted(
+        return sorted(
             outcomes,
             key=lambda n: (sum((v - low) / span for v, (low, span) in zip(outcomes[n], spans, strict=True)), n),
             reverse=True,
         )
+
+    def _start(self, ranked: Sequence[int]) -> Point | None:
+        """The best that the space can express."""
+        if isinstance(self._space, Nursery):
+            return None
         points = (self._space.encode(self._firsts[number][1]) for number in ranked)
         return next((point for point in points if point is not None), None)
+
+    def _tuned_scalar(self, ranked: Sequence[int]) -> float | None:
+        """The factor s of the best baseline that merges all experts with s/N."""
+        scalars = (scalar_of(self._firsts[number][0]) for number in ranked)
+        return next((scalar for scalar in scalars if scalar is not None), None)
+
+
+def _described(candidate: Candidate) -> str:
+    where = candidate.birth or candidate.point
+    return f"{where}" if candidate.recipe is None else f"recipe {candidate.recipe.id} at {where}"

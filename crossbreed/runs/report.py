@@ -148,7 +148,7 @@ def make_report(
             kind=kind,
             number=trial.number,
             origin=trial.candidate.origin,
-            recipe=trial.candidate.recipe,
+            recipe=trial.recipe,
             fingerprint=scores[trial.number].fingerprint,
             value=interval(tasks, scalar, seed=seed),
             objectives=tuple(objective.of(tasks) for objective in objectives),

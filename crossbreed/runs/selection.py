@@ -42,7 +42,7 @@ def baseline_of(trial: Trial) -> str | None:
 
 def finalists(trials: Iterable[Trial], objectives: Sequence[Objective], *, top: int = NUM_FINALISTS) -> list[Trial]:
     """Returns the trials to answer on the selection split, best first; of equal recipes and scores the earliest."""
-    distinct = list({t.candidate.recipe.id: t for t in reversed(_scored(trials))}.values())
+    distinct = list({t.recipe.id: t for t in reversed(_scored(trials))}.values())
     if not distinct:
         return []
     utility_TO = _utilities(distinct, objectives)

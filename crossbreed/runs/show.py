@@ -106,7 +106,7 @@ def show_trial(path: Path, number: int, *, answers: bool) -> str:
     if number not in run.history.trials:
         raise InputError(f"the run has no trial {number}", expected=f"0 to {len(run.trials) - 1}", where=str(path))
     trial = run.history.trials[number]
-    lines = [json.dumps(_trial_json(trial) | {"recipe": None}, indent=2), "", dump_recipe(trial.candidate.recipe)]
+    lines = [json.dumps(_trial_json(trial) | {"recipe": None}, indent=2), "", dump_recipe(trial.recipe)]
     if answers:
         splits: tuple[SplitName, ...] = ("search", "select", "report")
         said = {split: found for split in splits if (found := run.folder.answers(split, number))}
@@ -128,7 +128,7 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
         "number": trial.number,
         "origin": trial.candidate.origin,
         "status": score.status.value,
-        "recipe": trial.candidate.recipe.to_json(),
+        "recipe": trial.recipe.to_json(),
         "tasks": {name: scores.mean for name, scores in score.tasks.items()},
         "objectives": None if trial.objectives is None else list(trial.objectives),
         "items": score.cost.items,

@@ -46,7 +46,7 @@ class Worker:
             self._engine,
             recipes["baseline:base"],
             recipes["baseline:uniform"],
-            lambda recipe: materialize(recipe, self._plan.sources, self._facts),
+            lambda recipe: materialize(recipe, self._plan.sources, self._facts, artifacts=self._plan.artifacts),
             requests,
         )
 
@@ -57,19 +57,21 @@ class Worker:
             EngineError: it could not be measured; the caller decides how often to try.
         """
         start = time.perf_counter()
+        recipe = job.recipe
+        assert recipe is not None, "an engine answers with merged weights"
         held, self._held = self._held, None
         sources = self._plan.sources
         try:
-            kept = self._kept(held, job.recipe) if held else {}
-            weights = materialize(job.recipe, sources, self._facts, without=kept.keys())
+            kept = self._kept(held, recipe) if held else {}
+            weights = materialize(recipe, sources, self._facts, without=kept.keys(), artifacts=self._plan.artifacts)
             fingerprinted = Fingerprinted(weights, base=sources.base, kept=kept)
             stream = _Timed(fingerprinted)
-            handle = self._engine.adopt(job.recipe, iter(stream), kept=kept.keys())
+            handle = self._engine.adopt(recipe, iter(stream), kept=kept.keys())
             adopted = time.perf_counter()
             answers = evaluate(handle, self._plan.tasks, self._plan.items[job.split])
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
-        self._held = _Held(recipe=job.recipe, digests=fingerprinted.digests)
+        self._held = _Held(recipe=recipe, digests=fingerprinted.digests)
         seconds = {
             "materialize": stream.seconds,
             "swap": adopted - start - stream.seconds,
@@ -89,7 +91,7 @@ class Worker:
 
     def _kept(self, held: _Held, recipe: Recipe) -> dict[str, str]:
         """Returns the digests of the tensors that are made and sent no second time."""
-        same = unchanged(held.recipe, recipe, self._plan.sources, self._facts)
+        same = unchanged(held.recipe, recipe, self._plan.sources, self._facts, artifacts=self._plan.artifacts)
         return {name: held.digests[name] for name in self._engine.keeps(same)}
 
 

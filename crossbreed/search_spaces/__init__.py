@@ -8,6 +8,15 @@ baseline can start the search. A new one is a file with its config and its class
 
 from crossbreed.search_spaces.coefficients import CoefficientsConfig, CoefficientSpace, build_space
 from crossbreed.search_spaces.groups import Group, GroupsConfig
-from crossbreed.search_spaces.protocol import SearchSpace
+from crossbreed.search_spaces.protocol import Genome, GenomeSpace, SearchSpace
 
-__all__ = ["CoefficientSpace", "CoefficientsConfig", "Group", "GroupsConfig", "SearchSpace", "build_space"]
+__all__ = [
+    "CoefficientSpace",
+    "CoefficientsConfig",
+    "Genome",
+    "GenomeSpace",
+    "Group",
+    "GroupsConfig",
+    "SearchSpace",
+    "build_space",
+]

@@ -69,3 +69,20 @@ def test_a_second_writer_is_refused_until_the_first_closes(tmp_path: Path) -> No
 
 def test_equal_runs_differ_only_in_their_clock() -> None:
     assert without_clock([{"kind": "tell", "clock": {"elapsed": 1.0}}]) == [{"kind": "tell"}]
+
+
+def test_grouped_records_are_in_the_file_at_once_and_synced_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    clock = iter([0.0, 0.0, 0.1, 0.3, 0.3])  # asked before and after each sync
+    monkeypatch.setattr("crossbreed.runs.journal.time.monotonic", lambda: next(clock, 1.0))
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, group_s=0.2)
+    monkeypatch.setattr("crossbreed.runs.journal.os.fsync", lambda _: synced.append(path.read_bytes().count(b"\n")))
+    for record in RECORDS:
+        journal.append(record)
+    assert list(read(path)) == RECORDS
+    assert synced == [1, 3]
+    journal.close()
+    assert synced == [1, 3, 3]

@@ -3,7 +3,15 @@ import pytest
 from pydantic import ValidationError
 
 from crossbreed.errors import InputError
-from crossbreed.runs.objectives import Normalized, Objective, ObjectiveConfig, build_objectives, build_scalar
+from crossbreed.runs.objectives import (
+    Normalized,
+    Objective,
+    ObjectiveConfig,
+    build_objectives,
+    build_scalar,
+    item_values,
+)
+from crossbreed.types import ItemScores
 
 MINIMIZED = {"sums": False, "french": False, "prose": True}
 
@@ -83,3 +91,31 @@ def test_scalar_of_several_is_0_at_the_worst_baseline_and_1_at_the_best() -> Non
 def test_scalar_survives_equal_baselines() -> None:
     objectives = build_objectives([ObjectiveConfig(task="sums"), ObjectiveConfig(task="french")], MINIMIZED)
     assert build_scalar(objectives, [(0.5, 0.5), (0.5, 0.5)]).value({"sums": 0.75, "french": 0.5}) == 0.125
+
+
+def _scores(**values: tuple[float, ...]) -> dict[str, ItemScores]:
+    return {
+        task: ItemScores(item_ids=tuple(f"{task}-{i}" for i in range(len(given))), values=given)
+        for task, given in values.items()
+    }
+
+
+def test_equal_tasks_keep_their_plain_item_scores() -> None:
+    objective = Objective(kind="mean", tasks=("a", "b"))
+    scores = _scores(a=(1.0, 0.0), b=(0.0, 1.0), unread=(1.0,))
+    assert item_values([objective], scores) == (1.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
+def test_the_mean_of_the_items_is_the_objective(weights: tuple[float, float] | None) -> None:
+    objective = Objective(kind="mean", tasks=("a", "b"), weights=weights)
+    scores = _scores(a=(1.0, 0.0, 0.0), b=(0.25,))
+    assert np.mean(item_values([objective], scores)) == pytest.approx(objective.of(scores))
+
+
+def test_the_items_of_several_objectives_count_as_often_as_they_are_read_and_less_is_negative() -> None:
+    objectives = [Objective(kind="mean", tasks=("a", "b")), Objective(kind="task", tasks=("c",), minimize=True)]
+    scores = _scores(a=(1.0, 0.0), b=(1.0, 1.0), c=(8.0, 4.0))
+    values = np.array(item_values(objectives, scores))
+    assert values.mean() == pytest.approx((0.75 - 6.0) / 2)
+    assert (values[4:] < 0).all()

@@ -29,7 +29,7 @@ def proposer(
     starts: list[Point | None] | None = None,
     origins: tuple[str, str] = ("baseline:0.25", "baseline:0.5"),
 ) -> Proposer:
-    def make(start: Point | None) -> object:
+    def make(start: Point | None, tuned_scalar: float | None) -> object:
         if starts is not None:
             starts.append(start)
         box = Box(low=space.low, high=space.high)
