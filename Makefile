@@ -3,8 +3,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 EXAMPLE := examples/smollm2
+# Two processes with a thread each; tests/conftest.py says who gets what.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup prepare demo test check
+.PHONY: setup prepare demo test test-all check
 
 setup: $(SETUP)
 
@@ -34,7 +36,11 @@ demo: prepare
 	$(BIN)/crossbreed publish out/demo --out out/demo-model
 
 test: prepare
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(PYTEST) -m "not gpu and not slow"
+
+# The rarest cases too: for a release.
+test-all: prepare
+	$(PYTEST) -m "not gpu"
 
 check: setup
 	$(BIN)/ruff check .

@@ -10,10 +10,30 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")  # the same examples every time: a commit that passes, passes
 
 
+def is_one_of_several(config: pytest.Config) -> bool:
+    """Whether this process runs a part of the tests, beside others."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deals the tests to processes (`-n 2 --dist loadgroup`): a file is one's, for what its tests share.
+
+    All engines are one's, so that no two want both cores at once, and come first, as they take longest.
+    """
+    if is_one_of_several(config):
+        engines = {item.path for item in items if item.get_closest_marker("engine")}
+        items.sort(key=lambda item: item.path not in engines)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("engines" if item.path in engines else item.path.stem))
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all processes: a kernel is compiled once."""
+    root = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CROSSBREED_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CROSSBREED_CACHE", str((root.parent if is_one_of_several(pytestconfig) else root) / "cache"))
         yield
 
 
