@@ -71,7 +71,6 @@ _SAME: Mapping[str, _Same] = MappingProxyType(
         "slerp": _Same(name="slerp", keeps=_NOWHERE),
         "nuslerp": _Same(name="nuslerp", flags={"along": _ALONG}),
         "multislerp": _Same(name="multislerp", renamed={"normalize": "normalize_weights"}),
-        "karcher": _Same(name="karcher"),
         "model_stock": _Same(name="model_stock"),
         "nearswap": _Same(name="nearswap", keeps=_NOWHERE),
         "ram": _Same(name="ram", keeps=_NO_CHANGE),
@@ -83,6 +82,7 @@ _MASKS = "draws random masks of its own"
 _OTHERWISE: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("dare_linear", "dare_ties", "della", "della_linear"), _MASKS),
+        "karcher": "steps by angles that float32 hardly holds, and stops elsewhere",
         "sce": "weighs experts alike whose deltas are small",
         "arcee_fusion": "takes quartiles of a random sample, and divergences that float32 does not hold",
     }

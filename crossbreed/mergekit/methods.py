@@ -32,19 +32,6 @@ class BaseRole(StrEnum):
     """A model like any other."""
 
 
-class WhenMissing(StrEnum):
-    """What becomes of a tensor that some of the models lack."""
-
-    MERGE = "merge"
-    """Those that have it are merged, which `Method.fault` may object to."""
-    PASS_ONE = "pass one"
-    """If one model alone has it, it is copied."""
-    PASS_BASE = "pass base"
-    """If the base alone has it, it is copied."""
-    BASE_OR_NONE = "base or none"
-    """If the base alone has it, it is copied; if too few have it, it is left out."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """A parameter of a method."""
@@ -82,7 +69,6 @@ class Method:
     """How many models it needs, besides a base that is not ORDINARY..."""
     most: int | None = None
     """...and how many it can take."""
-    missing: WhenMissing = WhenMissing.MERGE
 
     def parameter(self, name: str) -> Parameter | None:
         """Returns the parameter called `name`."""
@@ -136,7 +122,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             _deltas("breadcrumbs", _GAMMA),
             _deltas("breadcrumbs_ties", _GAMMA),
             Method(name="sce", parameters=(Parameter(name="select_topk", default=1.0), _flag("int8_mask", False))),
-            Method(name="slerp", parameters=(_T,), least=1, most=1, missing=WhenMissing.PASS_ONE),
+            Method(name="slerp", parameters=(_T,), least=1, most=1),
             Method(
                 name="nuslerp",
                 parameters=(
@@ -147,7 +133,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 base=BaseRole.OPTIONAL,
                 least=2,
                 most=2,
-                missing=WhenMissing.PASS_ONE,
             ),
             Method(
                 name="multislerp",
@@ -169,10 +154,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="model_stock",
                 parameters=(_flag("filter_wise", False),),
                 least=2,
-                missing=WhenMissing.BASE_OR_NONE,
             ),
-            Method(name="arcee_fusion", least=1, most=1, missing=WhenMissing.PASS_ONE),
-            Method(name="nearswap", parameters=(_T,), least=1, most=1, missing=WhenMissing.PASS_BASE),
+            Method(name="arcee_fusion", least=1, most=1),
+            Method(name="nearswap", parameters=(_T,), least=1, most=1),
             Method(name="ram", parameters=(_RAM_EPSILON,)),
             Method(
                 name="ramplus_tl",

@@ -10,9 +10,10 @@ from functools import reduce
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels.mergekit.arithmetic import merge_tensor, merged_dtype
+from crossbreed.kernels.mergekit.inputs import Input
 from crossbreed.kernels.mergekit.models import OpenModel
 from crossbreed.kernels.mergekit.rows import align
-from crossbreed.kernels.mergekit_numerics import Input, merge_tensor, merged_dtype
 from crossbreed.mergekit import MergePlan, ModelReference, OutputTensor, Vocabulary
 from crossbreed.randomness import spawn
 from crossbreed.sources import TensorInfo

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.kernels.mergekit_numerics.inputs import Input, Inputs
+from crossbreed.kernels.mergekit.inputs import Input, Inputs
 
 Keep: TypeAlias = Callable[[Inputs, Input, torch.Tensor, float], torch.Tensor]
 """(inputs, one of them, its delta, a density below 1) -> a mask, in the dtype in which the delta is thinned out."""

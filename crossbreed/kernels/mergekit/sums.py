@@ -5,8 +5,8 @@ from functools import partial
 
 import torch
 
-from crossbreed.kernels.mergekit_numerics.inputs import Inputs, Merge
-from crossbreed.kernels.mergekit_numerics.thinning import Keep, by_chance, by_rank, largest, thin, without_outliers
+from crossbreed.kernels.mergekit.inputs import Inputs, Merge
+from crossbreed.kernels.mergekit.thinning import Keep, by_chance, by_rank, largest, thin, without_outliers
 
 
 def linear(inputs: Inputs) -> torch.Tensor:

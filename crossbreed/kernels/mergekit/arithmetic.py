@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from crossbreed.kernels.mergekit_numerics import selection, sphere, sums
-from crossbreed.kernels.mergekit_numerics.inputs import Input, Inputs, Merge
+from crossbreed.kernels.mergekit import selection, sphere, sums
+from crossbreed.kernels.mergekit.inputs import Input, Inputs, Merge
 from crossbreed.mergekit.methods import METHODS
 from crossbreed.types import ParamValue
-
-__all__ = ["Input", "merge_tensor", "merged_dtype"]
 
 _MERGES: Mapping[str, Merge] = {**sums.MERGES, **sphere.MERGES, **selection.MERGES}
 

@@ -6,7 +6,7 @@ import torch
 from torch.linalg import vector_norm
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels.mergekit_numerics.inputs import Inputs, Merge
+from crossbreed.kernels.mergekit.inputs import Inputs, Merge
 
 COLINEAR = 0.9995
 """slerp walks straight between vectors whose cosine is larger."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from crossbreed.kernels.mergekit_numerics.inputs import Inputs, Merge
-from crossbreed.kernels.mergekit_numerics.sums import elected_sign
+from crossbreed.kernels.mergekit.inputs import Inputs, Merge
+from crossbreed.kernels.mergekit.sums import elected_sign
 
 SAMPLE = 1_000_000
 """Of a larger tensor arcee_fusion's quantiles are those of a sample of as many elements."""
