@@ -33,9 +33,10 @@ from crossbreed.sources import LowRank
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 ROWS, COLUMNS = 301, 217
 """Neither a multiple of a vector nor of a tile."""
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-@pytest.fixture(params=[torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.fixture(params=DTYPES, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
@@ -53,10 +54,12 @@ def tensors(dtype: torch.dtype) -> Parents:
 
 
 def check(program: Program, parents: Parents, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = torch.get_num_threads()
+    torch.set_num_threads(2)
     compiled = execute(program, parents.base, dtype)
     torch.set_num_threads(1)
     alone = execute(program, parents.base, dtype)
-    torch.set_num_threads(2)
+    torch.set_num_threads(number)
     monkeypatch.setenv("CROSSBREED_COMPILER", "")
     assert native.compiler() is None
     plain = execute(program, parents.base, dtype)
@@ -116,17 +119,31 @@ def _chance(parents: Parents, parent: Parent, *, rescale: bool, ranks: bool = Fa
     )
 
 
-@pytest.mark.parametrize("keep", KEEPS)
-@pytest.mark.parametrize("consensus", Consensus)
-def test_elections(keep: str, consensus: Consensus, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every mask with every consensus; how the agreeing are merged goes round."""
+def check_election(keep: str, consensus: Consensus, pick: Pick, dtype: torch.dtype, patch: pytest.MonkeyPatch) -> None:
     parents = tensors(dtype)
     voters = tuple(
         Voter(parent=parent, weight=0.7 - 0.5 * i, keep=KEEPS[keep](parents, parent))
         for i, parent in enumerate(parents.experts)
     )
-    pick = list(Pick)[(list(KEEPS).index(keep) + list(Consensus).index(consensus)) % 3]
-    check(Election(voters=voters, scale=1.3, consensus=consensus, pick=pick), parents, dtype, monkeypatch)
+    check(Election(voters=voters, scale=1.3, consensus=consensus, pick=pick), parents, dtype, patch)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("consensus", Consensus)
+def test_elections(keep: str, consensus: Consensus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every mask with every consensus; how the agreeing are merged and the dtype go round, each with each."""
+    i, k = list(KEEPS).index(keep), list(Consensus).index(consensus)
+    check_election(keep, consensus, list(Pick)[(i + k) % 3], DTYPES[(i + 2 * k) % 3], monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("consensus", Consensus)
+@pytest.mark.parametrize("pick", Pick)
+def test_every_election(
+    keep: str, consensus: Consensus, pick: Pick, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_election(keep, consensus, pick, dtype, monkeypatch)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -72,7 +72,7 @@ def test_permuting_experts_changes_no_bit(models: dict[str, Path], operator: str
         called = dict(zip(EXPERTS, names, strict=True))
         sources = opened(models, {called[key]: key for key in reversed(names)})
         moved = {called[key]: value for key, value in weight.items()}
-        recipe = recipe_of(sources, operator, weight=moved, density=0.5, **params_of(operator))
+        recipe = recipe_of(sources, operator, dtype="float32", weight=moved, density=0.5, **params_of(operator))
         seen.append({name: tensor.clone() for name, tensor in materialize(recipe, sources)})
     assert all(torch.equal(other[name], seen[0][name]) for other in seen[1:] for name in other)
 
