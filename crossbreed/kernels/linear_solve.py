@@ -16,6 +16,11 @@ other filters            spectral WUDI: the same minimiser, approached and not r
 Directions with c = 0 keep the anchor, and are left out of Q: with adapters alone C lives in the span of their A, and
 nothing here is larger than their stacked rank (`within`).
 
+Where the Grams are sketched, C = diag(d) + U^T U has no eigenvectors that anybody could afford. With E = 1 / (d +
+lambda), Woodbury's identity gives the same T for any lambda by one solution of R equations (`Sketched`):
+
+    T = A + (D - A C) (E - E U^T (I + U E U^T)^-1 U E)
+
 Shapes: M rows, N columns, R directions.
 """
 
@@ -26,9 +31,12 @@ from typing import NamedTuple
 import torch
 
 from crossbreed.kernels.basis_core import eigh
+from crossbreed.kernels.sketch import Sketch
 
 NOISE = 1e-12
 """Eigenvalues below this part of the largest are zero: fp64 cannot tell them from it."""
+LEAST_RIDGE = 1e-6
+"""Where the Grams are sketched: as a part of the mean eigenvalue, what a smaller lambda counts as."""
 
 
 class Term(NamedTuple):
@@ -39,12 +47,21 @@ class Term(NamedTuple):
     gram_NN: torch.Tensor
 
 
+class SketchedTerm(NamedTuple):
+    """The same, of a sketched Gram; fp64."""
+
+    weight: float
+    delta_MN: torch.Tensor
+    gram: Sketch
+
+
 class Anchor(NamedTuple):
     """A delta that a prior is centred on, or that a descent begins at."""
 
     delta_MN: torch.Tensor
     seen_MR: torch.Tensor
-    """Its coordinates in a system's eigenvectors, which stay the same while only the regularisation changes."""
+    """Its coordinates in a system's eigenvectors; of a sketched one, D - A C whole. It stays the same while only the
+    regularisation changes."""
 
 
 class System(NamedTuple):
@@ -66,6 +83,40 @@ class System(NamedTuple):
         """Returns a delta with its coordinates."""
         return Anchor(delta_MN, delta_MN @ self.basis_NR)
 
+    def regularised(self, anchor: Anchor, ridge: float) -> torch.Tensor:
+        """Returns (D + ridge A) (C + ridge I)^-1; with a ridge of 0, the minimiser nearest to A."""
+        return approach(self, anchor, tikhonov(self, ridge))
+
+
+class Sketched(NamedTuple):
+    """T C = D with C = diag(d) + U^T U; fp64, since what Woodbury's identity subtracts is nearly equal."""
+
+    diagonal_N: torch.Tensor
+    rows_RN: torch.Tensor
+    """U."""
+    target_MN: torch.Tensor
+    """D."""
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """As of a `System`."""
+        return float(self.diagonal_N.sum() + self.rows_RN.square().sum()) / len(self.diagonal_N)
+
+    def anchored(self, delta_MN: torch.Tensor) -> Anchor:
+        """Returns a delta with what it leaves unsolved, D - A C."""
+        wide_MN = delta_MN.double()
+        solved_MN = wide_MN * self.diagonal_N + (wide_MN @ self.rows_RN.T) @ self.rows_RN
+        return Anchor(delta_MN, self.target_MN - solved_MN)
+
+    def regularised(self, anchor: Anchor, ridge: float) -> torch.Tensor:
+        """Returns (D + ridge A) (C + ridge I)^-1, with a ridge of at least LEAST_RIDGE mean eigenvalues."""
+        e_N = 1 / (self.diagonal_N + max(ridge, LEAST_RIDGE * self.mean_eigenvalue))
+        scaled_RN, first_MN = self.rows_RN * e_N, anchor.seen_MR * e_N
+        core_RR = torch.eye(len(scaled_RN), dtype=e_N.dtype, device=e_N.device) + scaled_RN @ self.rows_RN.T
+        solved_RM = torch.linalg.solve(core_RR, (first_MN @ self.rows_RN.T).T)
+        moved_MN: torch.Tensor = first_MN - solved_RM.T @ scaled_RN
+        return anchor.delta_MN + moved_MN.float()
+
 
 def solve(terms: Iterable[Term], within_NR: torch.Tensor | None = None) -> System:
     """Finds the system's eigenvectors, in fp64.
@@ -84,10 +135,22 @@ def solve(terms: Iterable[Term], within_NR: torch.Tensor | None = None) -> Syste
     return System(values_R, basis_NR.float(), (d_MN @ vectors_NR / values_R).float())
 
 
-def approach(system: System, anchor: Anchor, parts_R: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Returns the scaled anchor, moved along each direction by a part of its way to the minimiser."""
-    ways_MR = (system.minimiser_MR - scale * anchor.seen_MR) * parts_R.float()
-    return scale * anchor.delta_MN + ways_MR @ system.basis_NR.T
+def solve_sketched(terms: Iterable[SketchedTerm]) -> Sketched:
+    """Stacks the sketches of at least one term; asked for one by one."""
+    rows: list[torch.Tensor] = []
+    diagonal_N = target_MN = torch.zeros((), dtype=torch.float64)
+    for weight, delta_MN, gram in terms:
+        diagonal_N = diagonal_N + weight * gram.diagonal_N
+        rows.append(weight**0.5 * gram.rows_KN)
+        product_MN = delta_MN * gram.diagonal_N + (delta_MN @ gram.rows_KN.T) @ gram.rows_KN
+        target_MN = target_MN + weight * product_MN
+    return Sketched(diagonal_N, torch.cat(rows), target_MN)
+
+
+def approach(system: System, anchor: Anchor, parts_R: torch.Tensor) -> torch.Tensor:
+    """Returns the anchor, moved along each direction by a part of its way to the minimiser."""
+    ways_MR = (system.minimiser_MR - anchor.seen_MR) * parts_R.float()
+    return anchor.delta_MN + ways_MR @ system.basis_NR.T
 
 
 def tikhonov(system: System, ridge: float) -> torch.Tensor:

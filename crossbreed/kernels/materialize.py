@@ -103,20 +103,27 @@ def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[Grams] 
     _Merge(recipe, sources, Facts(), artifacts).check()
 
 
-def unchanged(before: Recipe, after: Recipe, sources: Sources, facts: Facts | None = None) -> frozenset[str]:
+def unchanged(
+    before: Recipe,
+    after: Recipe,
+    sources: Sources,
+    facts: Facts | None = None,
+    *,
+    artifacts: Collection[Grams] = (),
+) -> frozenset[str]:
     """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
 
     A tensor depends on sources, dtype and the rule that it obeys, and on no other tensor's rule. One that no expert
     touches is made by both: as a rule, what comes out is the base's own memory twice.
 
     Raises:
-        InputError: `sources` lacks a source of the recipes.
+        InputError: `sources` lacks a source of the recipes, or `artifacts` an artifact.
         InvalidWeights: a rule means nothing for a tensor.
     """
     if replace(before, rules=()) != replace(after, rules=()):
         return frozenset()
     facts = facts or Facts()
-    old, new = _Merge(before, sources, facts), _Merge(after, sources, facts)
+    old, new = (_Merge(recipe, sources, facts, artifacts) for recipe in (before, after))
     touched = frozenset[str]().union(*(expert.touched for expert in sources.experts.values()))
 
     def is_unchanged(name: str) -> bool:

@@ -122,7 +122,7 @@ SPECS = (
     OperatorSpec(
         name="bmm",
         degree=None,
-        formula="W = W0 + (sum(wi di Gi) + l A) (sum(wi Gi) + l I)^-1; A the anchor's delta, "
+        formula="W = W0 + scale * (sum(wi di Gi) + l A) (sum(wi Gi) + l I)^-1; A the anchor's delta, "
         "l = lambda * the mean eigenvalue of sum(wi Gi)",
         params=(
             _vote("How much each expert counts, in the anchor and in the regression."),
@@ -147,7 +147,7 @@ SPECS = (
                 density("Of the anchor `ties`: share of each delta's largest elements that is kept."),
                 when=("anchor", "ties"),
             ),
-            scale("On the anchor's delta."),
+            scale("On the merged delta; of what is no projection, on the anchor's."),
         ),
     ),
 )

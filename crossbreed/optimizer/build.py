@@ -5,11 +5,15 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig
+from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig
+from crossbreed.optimizer.gp import Gp, GpConfig
 from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config
 from crossbreed.optimizer.protocol import Optimizer, Setting
 from crossbreed.optimizer.random_search import RandomConfig, RandomSearch
 
-OptimizerConfig: TypeAlias = Annotated[CmaEsConfig | Nsga2Config | RandomConfig, Field(discriminator="kind")]
+OptimizerConfig: TypeAlias = Annotated[
+    CmaEsConfig | FrankWolfeConfig | GpConfig | Nsga2Config | RandomConfig, Field(discriminator="kind")
+]
 """The `optimizer` section of a spec: `kind`, `budget`, `options`."""
 
 
@@ -22,6 +26,10 @@ def build_optimizer(config: OptimizerConfig, setting: Setting) -> Optimizer:
     match config:
         case CmaEsConfig():
             return CmaEs(setting, config.options)
+        case FrankWolfeConfig():
+            return FrankWolfe(setting, config.options)
+        case GpConfig():
+            return Gp(setting, config.options)
         case Nsga2Config():
             return Nsga2(setting, config.options)
         case RandomConfig():

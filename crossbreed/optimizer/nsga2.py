@@ -1,16 +1,11 @@
 """NSGA-II by Optuna: breeds a population towards the whole Pareto front, for several objectives."""
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import Trial, TrialState
@@ -20,6 +15,7 @@ from crossbreed.config import Config
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.generation import Generation, measured
 from crossbreed.optimizer.protocol import Setting
+from crossbreed.optimizer.quiet import quiet
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
 from crossbreed.types import Outcome, Point, Status
 
@@ -57,7 +53,7 @@ class Nsga2:
         self._start = None if setting.start is None else to_unit(setting.box, setting.start)
         self._num_objectives, self._population = setting.num_objectives, options.population
         self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in range(setting.box.dim)}
-        with _quiet():
+        with quiet():
             sampler = NSGAIISampler(
                 population_size=options.population,
                 crossover=SBXCrossover(),
@@ -102,16 +98,3 @@ class Nsga2:
             self._study.enqueue_trial(dict(zip(self._axes, map(float, unit), strict=True)))
         self._num_asked += 1
         return self._study.ask(self._axes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna announces studies in its log and its newer operators as experimental: not the user's concern."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(verbosity, logging.WARNING))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)

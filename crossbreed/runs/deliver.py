@@ -64,4 +64,4 @@ def _as_in_a_worker(plan: Plan, recipe: Recipe) -> WeightStream:
 
     if plan.spec.workers.executor == "ray":
         torch.set_num_threads(max(1, int(plan.spec.workers.cpus)))
-    return materialize(recipe, plan.sources, once=True)
+    return materialize(recipe, plan.sources, artifacts=plan.artifacts, once=True)

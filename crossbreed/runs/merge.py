@@ -14,6 +14,7 @@ from crossbreed.errors import InputError
 from crossbreed.kernels import materialize, materialize_many
 from crossbreed.mergekit import MergeConfig, read_config
 from crossbreed.recipes import load_recipe
+from crossbreed.runs.artifacts import artifacts_of
 from crossbreed.runs.mergekit import Dtype, merge_as_mergekit, recipe_of
 from crossbreed.runs.publish import require_unused, write_checkpoint
 from crossbreed.sources import Sources, open_sources
@@ -41,7 +42,8 @@ def merge_recipe(
         lora_dtype: With mergekit's numerics, in which adapters are merged into their models.
 
     Raises:
-        InputError: the recipe or a source is wrong, or a source is not the one that the recipe names by hash.
+        InputError: the recipe or a source is wrong, a source is not the one that the recipe names by hash, or an
+            artifact is not on this machine.
         InvalidWeights: the merge holds NaN or Inf.
     """
     _merge({out: path}, sources=sources, numerics=numerics, lora_dtype=lora_dtype)
@@ -146,9 +148,11 @@ def _merge_accurately(files: Mapping[Path, tuple[Path, MergeConfig | None]], fol
     for (sources, _), jobs in passes.items():
         if len(jobs) == 1:
             (job,) = jobs
-            job.write(partial(materialize, job.recipe, sources, once=True))
+            job.write(partial(materialize, job.recipe, sources, artifacts=artifacts_of(job.recipe), once=True))
         else:
-            _write_together(jobs, materialize_many([job.recipe for job in jobs], sources, once=True))
+            recipes = [job.recipe for job in jobs]
+            artifacts = [grams for recipe in recipes for grams in artifacts_of(recipe)]
+            _write_together(jobs, materialize_many(recipes, sources, artifacts=artifacts, once=True))
 
 
 def _load(

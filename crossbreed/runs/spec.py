@@ -44,6 +44,11 @@ class FitnessConfig(Config):
     """Items of each task for search, selection of the winner, and the report: counts or fractions."""
 
     @property
+    def max_model_len(self) -> int | None:
+        """Longest prompt plus answer, where the engine's settings limit it."""
+        return None if self.engine.kind == "fake" else self.engine.max_model_len
+
+    @property
     def minimized(self) -> dict[str, bool]:
         """Task name -> whether less of its metric is better."""
         return {task.name: not task.higher_is_better for task in self.tasks}
@@ -54,6 +59,39 @@ class FitnessConfig(Config):
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two tasks are called {doubled[0]!r}")
         return self
+
+
+class GramsConfig(Config):
+    """Grams of the inputs that each expert's matrices see while it answers search items, by teacher forcing.
+
+    Read by `bmm` with `grams: data` or `mixed`, and by `regmean`. Collected with transformers before the search, and
+    kept in the cache folder (`CROSSBREED_CACHE`), where all runs of the same experts and items share them.
+    """
+
+    items: Annotated[int, Field(ge=1)] = 32
+    """Search items of a task that an expert answers, at most: the first ones of the split."""
+    tasks: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Expert -> the tasks that it answers. Unless given: the task with the expert's own name, or all of them."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    """What the experts compute in meanwhile. Grams are float32."""
+    device: str = "cpu"
+    """torch's name of the device that they compute on."""
+    max_columns: Annotated[int, Field(ge=1)] = 4096
+    """Of wider inputs not the whole Gram is kept, but `rank` directions and the diagonal."""
+    rank: Annotated[int, Field(ge=1)] = 256
+    """How many. Exact up to as many tokens; beyond, off in the spectral norm by at most the sum of all eigenvalues but
+    the first k, divided by rank - k, whatever k (Frequent Directions). Diagonal and trace are exact."""
+
+    def tasks_of(self, expert: str, tasks: Sequence[str]) -> Sequence[str]:
+        """Returns which of the tasks an expert answers."""
+        return self.tasks.get(expert) or ([expert] if expert in tasks else tasks)
+
+
+class ArtifactsConfig(Config):
+    """What is prepared before the search."""
+
+    grams: GramsConfig | None = None
+    """None: no operator may ask for data."""
 
 
 class WorkersConfig(Config):
@@ -88,6 +126,8 @@ class Spec(Config):
     """Who proposes, and how much it may spend."""
     fitness: FitnessConfig
     """What a candidate is worth."""
+    artifacts: ArtifactsConfig = ArtifactsConfig()
+    """What is prepared before the search."""
     workers: WorkersConfig = WorkersConfig()
     """Where the work happens."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -99,6 +139,37 @@ class Spec(Config):
     def _objectives_name_tasks(self) -> "Spec":
         build_objectives(self.fitness.objectives, self.fitness.minimized)
         return self
+
+    @model_validator(mode="after")
+    def _grams_are_there_where_they_are_read(self) -> "Spec":
+        readers = [name for name in self.space.operators if _reads_grams(name, self.space.params.get("grams"))]
+        grams = self.artifacts.grams
+        if grams is None:
+            if needing := [name for name in readers if name != "regmean"]:
+                raise ValueError(
+                    f"`{needing[0]}` with `grams: {self.space.params['grams']}` reads Grams of inputs, which nothing "
+                    "collects: add `artifacts: {grams: {items: 32}}`, or say `grams: deltas`"
+                )
+            return self
+        if not readers:
+            raise ValueError(
+                f"`artifacts.grams` collects what `{self.space.operators[0]}` does not read: remove it, or use the "
+                "operator `regmean`, or `bmm` with `params: {grams: data}`"
+            )
+        tasks = [task.name for task in self.fitness.tasks]
+        for kind, named, known in (
+            ("expert", grams.tasks, self.sources.experts),
+            ("task", [name for names in grams.tasks.values() for name in names], tasks),
+        ):
+            if unknown := sorted(set(named) - set(known)):
+                raise ValueError(
+                    f"`artifacts.grams.tasks` names the {kind} `{unknown[0]}`: there are {', '.join(known)}"
+                )
+        return self
+
+
+def _reads_grams(operator: str, setting: object) -> bool:
+    return operator == "regmean" or (operator == "bmm" and setting in ("data", "mixed"))
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isclose
+from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -133,20 +134,27 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close and close[0] != name else ""
 
 
-def build_space(config: CoefficientsConfig, structure: Structure, dtype: str) -> "CoefficientSpace":
+def build_space(
+    config: CoefficientsConfig,
+    structure: Structure,
+    dtype: str,
+    *,
+    artifacts: Mapping[str, str] = MappingProxyType({}),
+) -> "CoefficientSpace":
     """Builds the space over a base and its experts.
 
     Args:
         config: The `space` section of a spec.
         structure: The base's tensors, and which of them each expert changes.
         dtype: What decoded recipes round their tensors to.
+        artifacts: What decoded recipes are merged with: name -> content hash.
 
     Raises:
         InputError: the groups or parameters do not fit the sources, or there is nothing to search.
     """
     for layout in config.layouts:
         _check_sources(layout, structure)
-    space = CoefficientSpace(config, structure, dtype)
+    space = CoefficientSpace(config, structure, dtype, artifacts)
     if not space.names:
         raise InputError(
             f"there is nothing to search: no parameter of `{config.operators[0]}` has a range here",
@@ -204,8 +212,15 @@ class _Coordinate:
 class CoefficientSpace:
     """Coordinates by group, parameter and expert; before them the operator's, if there are several."""
 
-    def __init__(self, config: CoefficientsConfig, structure: Structure, dtype: str) -> None:
+    def __init__(
+        self,
+        config: CoefficientsConfig,
+        structure: Structure,
+        dtype: str,
+        artifacts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._layouts, self._hashes, self._dtype = config.layouts, dict(structure.hashes), dtype
+        self._artifacts = dict(artifacts)
         self._groups = make_groups(config.groups, structure)
         self._coordinates = tuple(
             _Coordinate(group=index, key=key, name=_name(group, key), low=low, high=high)
@@ -253,15 +268,17 @@ class CoefficientSpace:
             Rule(match=group.match, operator=layout.spec.name, params=layout.params(coordinates, group.experts))
             for group, coordinates in zip(self._groups, per_group, strict=True)
         )
-        return Recipe(base=BASE, sources=self._hashes, rules=tuple(rules), dtype=self._dtype)
+        return Recipe(base=BASE, sources=self._hashes, rules=tuple(rules), dtype=self._dtype, artifacts=self._artifacts)
 
     def encode(self, recipe: Recipe) -> Point | None:
         """Returns the nearest point: exact for recipes of this space, averaged and clipped for others.
 
         Nothing but weights on deltas is expressed with any operator that has weights: one that does the same to the
-        deltas, if the space has it. Other operators, other settings of what is not searched, other sources and mixed
-        operators have no point.
+        deltas, if the space has it. Other operators, other settings of what is not searched, other sources, other
+        artifacts and mixed operators have no point.
         """
+        if recipe.artifacts and recipe.artifacts != self._artifacts:
+            return None
         mixes = mixes_of(recipe, self._groups, self._hashes)
         layout = None if mixes is None else self._layout_for(mixes)
         if mixes is None or layout is None:

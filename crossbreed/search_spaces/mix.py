@@ -41,7 +41,7 @@ def mixes_of(recipe: Recipe, groups: Sequence[Group], hashes: Mapping[str, str])
         groups: Which tensors to look at.
         hashes: Source name of the space -> content hash.
     """
-    if recipe.sources.get(recipe.base) != hashes["base"] or recipe.artifacts:
+    if recipe.sources.get(recipe.base) != hashes["base"]:
         return None
     names = {source: _name_of(source, digest, hashes) for source, digest in recipe.sources.items()}
     find_rule = rule_finder(recipe)

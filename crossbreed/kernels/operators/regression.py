@@ -2,7 +2,8 @@
 
 What is no projection has no Gram: `regmean` and `swudi` average its deltas, and `bmm` leaves it to its anchor. Matrices
 of more than MOST_COLUMNS inputs are refused: their Grams and eigenvectors in fp64 would take 4 GB and minutes each.
-(Where all experts are adapters and the Grams are those of their deltas, nothing as large is made.)
+(Where all experts are adapters and the Grams are those of their deltas, or where the Grams are sketched, nothing as
+large is made.)
 """
 
 import math
@@ -12,13 +13,23 @@ from dataclasses import dataclass
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.kernels.artifacts import GRAMS
+from crossbreed.kernels.artifacts import GRAMS, Gram
 from crossbreed.kernels.execute import execute
-from crossbreed.kernels.linear_solve import FILTERS, System, Term, approach, solve, tikhonov
+from crossbreed.kernels.linear_solve import (
+    FILTERS,
+    Sketched,
+    SketchedTerm,
+    System,
+    Term,
+    approach,
+    solve,
+    solve_sketched,
+)
 from crossbreed.kernels.operators.linear import task_arithmetic
 from crossbreed.kernels.operators.sparse import ties
 from crossbreed.kernels.operators.spectral import mean_of_deltas, tsv_m
 from crossbreed.kernels.programs import Affine, Dense, Operator, Program
+from crossbreed.kernels.sketch import Sketch
 from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.sources import LowRank
@@ -46,7 +57,7 @@ def regmean(parents: Parents, rule: Rule) -> Affine | Dense:
 
     def find() -> torch.Tensor:
         system = problem.solve()
-        return approach(system, system.anchored(problem.sum_of_deltas()), torch.ones_like(system.eigenvalues_R))
+        return system.regularised(system.anchored(problem.sum_of_deltas()), 0.0)
 
     return Dense(delta=parents.fact("regmean", find, *problem.key))
 
@@ -64,6 +75,7 @@ def swudi(parents: Parents, rule: Rule) -> Affine | Dense:
         return mean_of_deltas(parents, weights, scale)
     problem = _problem(parents, rule, weights)
     system = problem.system()
+    assert isinstance(system, System), "the Grams of deltas are never sketched"
     start = parents.fact("sum of deltas", lambda: system.anchored(problem.sum_of_deltas()), *problem.key)
     name = spec.word(rule, "filter")
     return Dense(delta=approach(system, start, FILTERS[name](system, spec.scalar(rule, _NUMBERS[name]))), factor=scale)
@@ -72,7 +84,8 @@ def swudi(parents: Parents, rule: Rule) -> Affine | Dense:
 def bmm(parents: Parents, rule: Rule) -> Program:
     """Bayesian regression with a prior around a merge that is good already (arXiv 2605.12843).
 
-    For given weights and density, lambda and scale cost a diagonal and one product.
+    For given weights and density, lambda costs a diagonal and one product, and scale nothing. (Where the Grams are
+    sketched, lambda costs a system of as many equations as they have rows.)
     """
     spec = OPERATOR_SPECS["bmm"]
     weights, densities = (spec.per_source(rule, name, parents.expert_names) for name in ("weight", "density"))
@@ -92,7 +105,7 @@ def bmm(parents: Parents, rule: Rule) -> Program:
         *problem.key,
     )
     ridge = spec.scalar(rule, "lambda") * system.mean_eigenvalue
-    return Dense(delta=approach(system, prior, tikhonov(system, ridge), scale))
+    return Dense(delta=system.regularised(prior, ridge), factor=scale)
 
 
 def check(parents: Parents, rule: Rule) -> None:
@@ -151,30 +164,35 @@ class _Problem:
         data = None if self.grams == "deltas" or found is None else found.hash
         return *self.votes.items(), self.grams, self.eta, self.alpha, data
 
-    def system(self) -> System:
+    def system(self) -> System | Sketched:
         """Solves it once."""
         return self.parents.fact("system", self.solve, *self.key)
 
     def check(self) -> None:
         """Raises InputError for a matrix that is too large, or Grams that are not there."""
-        if not self._is_spanned and (num_columns := self.parents.base.shape[1]) > MOST_COLUMNS:
+        if self.grams != "deltas":
+            for expert in self.votes:
+                self._stored(expert)
+        if self._is_spanned or self._is_sketched:
+            return
+        if (num_columns := self.parents.base.shape[1]) > MOST_COLUMNS:
             raise InputError(
                 f"`{self.parents.name}` has too many inputs to be regressed on",
                 expected=f"at most {MOST_COLUMNS:,}: the work grows with their cube",
                 got=f"{num_columns:,}",
-                fix="give it a rule of its own, before this one, with another operator (for example tsv_m)",
+                fix="give it a rule of its own, before this one, with another operator (for example tsv_m); or let "
+                f"`bmm` read sketched Grams (`grams: data`, `artifacts.grams.max_columns` below {num_columns:,})",
             )
-        if self.grams != "deltas":
-            for expert in self.votes:
-                self._stored(expert)
 
-    def solve(self) -> System:
+    def solve(self) -> System | Sketched:
         """Solves it: in the span of the adapters' A where nothing is outside of it, else in all columns.
 
         Raises:
             InputError: as `check`.
         """
         self.check()
+        if self._is_sketched:
+            return solve_sketched(self._sketched_terms())
         within_NR = self._span() if self._is_spanned else None
         return solve(self._terms(within_NR), within_NR)
 
@@ -196,6 +214,11 @@ class _Problem:
         return is_small and self.grams == "deltas" and self.alpha == 1
 
     @property
+    def _is_sketched(self) -> bool:
+        """Whether no Gram that is needed is there whole."""
+        return self.grams == "data" and all(isinstance(self._stored(expert), Sketch) for expert in self.votes)
+
+    @property
     def _lows(self) -> list[LowRank]:
         return [parent.value for parent in self.parents.experts if isinstance(parent.value, LowRank)]
 
@@ -209,6 +232,17 @@ class _Problem:
         for hash_, weight in self.votes.items():
             delta_MR = self._delta(changing.get(hash_), within_NR)
             yield Term(weight, delta_MR, self._gram(hash_, delta_MR))
+
+    def _sketched_terms(self) -> Iterator[SketchedTerm]:
+        """With `alpha`, diag(d) + U^T U becomes diag(alpha d + (1 - alpha) g) + alpha U^T U, g being its diagonal."""
+        changing = {parent.hash: parent for parent in self.parents.experts}
+        for hash_, weight in self.votes.items():
+            stored = self._stored(hash_)
+            assert isinstance(stored, Sketch), "asked for where all are"
+            wide = Sketch(*(part.to(self.parents.base.device).double() for part in stored))
+            diagonal_N = self.alpha * wide.diagonal_N + (1 - self.alpha) * wide.diagonal()
+            gram = Sketch(self.alpha**0.5 * wide.rows_KN, diagonal_N)
+            yield SketchedTerm(weight, self._delta(changing.get(hash_), None), gram)
 
     def _delta(self, parent: Parent | None, within_NR: torch.Tensor | None) -> torch.Tensor:
         base = self.parents.base
@@ -233,9 +267,10 @@ class _Problem:
         return self.alpha * gram_RR + (1 - self.alpha) * gram_RR.diagonal().diag()
 
     def _data(self, expert: str) -> torch.Tensor:
-        return self._stored(expert).to(self.parents.base.device).double()
+        stored = self._stored(expert)
+        return (stored.whole() if isinstance(stored, Sketch) else stored).to(self.parents.base.device).double()
 
-    def _stored(self, expert: str) -> torch.Tensor:
+    def _stored(self, expert: str) -> Gram:
         parents = self.parents
         if parents.grams is None:
             raise InputError(

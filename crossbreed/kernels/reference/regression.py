@@ -55,22 +55,22 @@ def swudi(tensor: Tensor, rule: Rule) -> torch.Tensor:
 
 
 def bmm(tensor: Tensor, rule: Rule) -> torch.Tensor:
-    """(D + l A) (C + l I)^-1; with l = 0, A + (D - A C) C^+."""
+    """(D + l A) (C + l I)^-1 times the scale; with l = 0, A + (D - A C) C^+ times it."""
     spec = OPERATOR_SPECS["bmm"]
     weights, densities = (spec.per_source(rule, name, tuple(tensor.experts)) for name in ("weight", "density"))
     name = spec.word(rule, "anchor")
     params = {"weight": weights, **({"density": densities} if name == "ties" else {})}
     merged = _ANCHORS[name](tensor, Rule(match=rule.match, operator=name, params=params))
-    anchor = spec.scalar(rule, "scale") * (merged - tensor.base)
+    anchor, scale = merged - tensor.base, spec.scalar(rule, "scale")
     if not tensor.is_projection or not any(weights[name] for name in tensor.hashes):
-        return tensor.base + anchor
+        return tensor.base + scale * anchor
     c, d = system(tensor, weights, spec.word(rule, "grams"), eta=spec.scalar(rule, "eta"))
     ridge = spec.scalar(rule, "lambda") * c.trace() / len(c)
     if ridge == 0:
-        return tensor.base + anchor + (d - anchor @ c) @ inverse(c)
+        return tensor.base + scale * (anchor + (d - anchor @ c) @ inverse(c))
     identity = torch.eye(len(c), dtype=torch.float64)
     solved: torch.Tensor = torch.linalg.solve(c + ridge * identity, d + ridge * anchor, left=False)
-    return tensor.base + solved
+    return tensor.base + scale * solved
 
 
 def system(

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import torch
 
+from crossbreed.kernels.sketch import Sketch
 from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.sources import LowRank
 from crossbreed.types import Rule
@@ -62,7 +63,8 @@ def _grams(parents: Parents) -> dict[str, torch.Tensor]:
         return {}
     held, num_columns = parents.grams, parents.base.shape[1]
     hashes = zip(parents.expert_names, parents.expert_hashes, strict=True)
-    return {name: held.of(hash_, parents.name, num_columns).double() for name, hash_ in hashes}
+    grams = {name: held.of(hash_, parents.name, num_columns) for name, hash_ in hashes}
+    return {name: (g.whole() if isinstance(g, Sketch) else g).double() for name, g in grams.items()}
 
 
 def full_tensor(parent: Parent, base: torch.Tensor) -> torch.Tensor:

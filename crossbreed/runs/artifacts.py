@@ -1,0 +1,184 @@
+"""What a run prepares before it searches: Grams of the inputs that each expert's matrices see.
+
+They are kept in the cache folder of the machine (`CROSSBREED_CACHE`), an expert's in a file that is named by the rule
+which makes it again: base, expert, the tokens that it is fed, what they are computed with and by. So runs of the same
+experts share them, a resumed run finds them, and a worker on another machine makes them there. A recipe names them by
+their content: where the same rule gave other bits (another processor, another version of torch), the run is refused.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from crossbreed.errors import InputError, InvalidWeights, require
+from crossbreed.fitness import Loglikelihood, Observable, TransformersConfig, build_engine
+from crossbreed.kernels import materialize
+from crossbreed.kernels.artifacts import Grams, GramSums
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.spec import GramsConfig
+from crossbreed.sources import ModuleType, module_of
+from crossbreed.sources.hashes import cache_folder, hash_of
+from crossbreed.types import Recipe, Rule, canonical_json
+
+_NUM_THREADS = 2
+"""Of the sums: how they are rounded depends on it."""
+
+
+class _Wanted(NamedTuple):
+    """An expert's Grams: where they are, or what they are made from."""
+
+    path: Path
+    name: str
+    requests: Sequence[Loglikelihood]
+
+
+def prepared(plan: Plan) -> Plan:
+    """Returns the plan with the artifacts that its spec wants, found on this machine or made.
+
+    Raises:
+        InputError: an item does not fit the model, or an expert's activations are NaN or infinite.
+        EngineError: transformers could not start.
+    """
+    config = plan.spec.artifacts.grams
+    if config is None:
+        return plan
+    require("transformers", extra="torch")
+    tensors = _projections(plan)
+    wanted = [_wanted(plan, config, name, tensors) for name in plan.sources.experts]
+    if missing := [expert for expert in wanted if not expert.path.exists()]:
+        _collect(plan, config, missing, tensors)
+    grams = Grams.open(*dict.fromkeys(expert.path for expert in wanted))
+    _note(grams)
+    return plan.with_grams(grams)
+
+
+def artifacts_of(recipe: Recipe) -> tuple[Grams, ...]:
+    """Returns the artifacts that a recipe names, from the cache of this machine.
+
+    Raises:
+        InputError: they are not there.
+    """
+    found = []
+    for name, wanted in recipe.artifacts.items():
+        note = _folder() / f"{wanted}.files"
+        paths = [_folder() / file for file in note.read_text().split()] if note.exists() else []
+        if not paths or not all(path.exists() for path in paths) or (grams := Grams.open(*paths)).hash != wanted:
+            raise InputError(
+                f"the recipe's artifact `{name}` is not on this machine",
+                expected=f"content hash {wanted}",
+                where=str(_folder()),
+                fix="`crossbreed report RUN` of the run that bred the recipe makes it again; or name the folder of "
+                "the machine that has it by CROSSBREED_CACHE",
+            )
+        found.append(grams)
+    return tuple(found)
+
+
+def _folder() -> Path:
+    return cache_folder() / "artifacts"
+
+
+def _projections(plan: Plan) -> list[str]:
+    """The matrices that some expert changes: what is no projection is not regressed on."""
+    tensors = plan.sources.structure.tensors
+    touched = frozenset[str]().union(*plan.sources.structure.touched.values())
+    return [
+        name
+        for name in sorted(touched)
+        if len(tensors[name].shape) == 2 and module_of(name) is not ModuleType.EMBEDDING
+    ]
+
+
+def _wanted(plan: Plan, config: GramsConfig, expert: str, tensors: Sequence[str]) -> _Wanted:
+    from crossbreed.fitness.engines.encoder import Encoder, TooLong
+
+    encoder = Encoder(plan.sources.base.path, max_model_len=plan.spec.fitness.max_model_len)
+    names = config.tasks_of(expert, [task.name for task in plan.tasks])
+    requests, tokens = [], []
+    for task in plan.tasks:
+        for item in plan.items["search"][task.name].items[: config.items] if task.name in names else ():
+            request = task.calibration(item)
+            try:
+                tokens.append(encoder.encode(request).token_ids)
+            except TooLong as error:
+                raise InputError(
+                    f"item `{item.id}` does not fit the model's context with its answer",
+                    got=str(error),
+                    where=f"task `{task.name}`",
+                    fix="shorten the item, or raise `fitness.engine.max_model_len`",
+                ) from None
+            requests.append(request)
+    rule: dict[str, Any] = {
+        "base": plan.sources.base.hash,
+        "config": plan.sources.base.config,
+        "expert": plan.sources.experts[expert].hash,
+        "tensors": tensors,
+        "tokens": tokens,
+        "settings": config.model_dump(mode="json", exclude={"items", "tasks"}),
+        "threads": _NUM_THREADS,
+        "versions": {package: version(package) for package in ("torch", "transformers")},
+    }
+    return _Wanted(_folder() / f"{hash_of([canonical_json(rule)])}.safetensors", expert, requests)
+
+
+def _collect(plan: Plan, config: GramsConfig, missing: Sequence[_Wanted], tensors: Sequence[str]) -> None:
+    """Lets each expert answer its requests by teacher forcing, and adds up what its matrices get."""
+    settings = TransformersConfig(
+        kind="transformers",
+        dtype=config.dtype,
+        device=config.device,
+        max_model_len=plan.spec.fitness.max_model_len,
+    )
+    print(f"collecting Grams: {', '.join(expert.name for expert in missing)} ...", flush=True)
+    _folder().mkdir(parents=True, exist_ok=True)
+    with _threads(_NUM_THREADS):
+        engine = build_engine(settings, plan.sources.base.path)
+        assert isinstance(engine, Observable)
+        try:
+            for expert in missing:
+                recipe = _alone(expert.name, plan.sources.structure.hashes)
+                sums = GramSums(max_columns=config.max_columns, rank=config.rank)
+                engine.adopt(recipe, materialize(recipe, plan.sources))
+                add = partial(sums.add, plan.sources.experts[expert.name].hash)
+                engine.activations(expert.requests, tensors, add)
+                sums.write(expert.path)
+        except InvalidWeights as error:
+            raise InputError(
+                f"expert `{expert.name}` has no Grams: {error}",
+                expected=f"finite activations in {config.dtype}",
+                where=plan.spec.sources.experts[expert.name],
+                fix="set `artifacts.grams.dtype: float32`",
+            ) from None
+        finally:
+            engine.close()
+
+
+def _alone(expert: str, hashes: Mapping[str, str]) -> Recipe:
+    """The expert itself; in fp32, for an adapter is no bf16 checkpoint."""
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": {expert: 1.0}})
+    return Recipe(base="base", sources=hashes, rules=(rule,), dtype="float32")
+
+
+def _note(grams: Grams) -> None:
+    """Leaves word of which files make up an artifact, for merges of its recipes without their run."""
+    note = _folder() / f"{grams.hash}.files"
+    if not note.exists():
+        partial_note = note.with_suffix(f".{os.getpid()}")
+        partial_note.write_text("\n".join(path.name for path in grams.shards))
+        partial_note.replace(note)
+
+
+@contextmanager
+def _threads(num: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,189 @@
+"""Grams from a spec to a published model: collected once, found again, made again, and refused where they differ."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_runs import call, journal_of, write_spec
+
+from crossbreed.errors import InputError
+from crossbreed.kernels.sketch import Sketch
+from crossbreed.runs import build_plan, load_spec, merge_recipe
+from crossbreed.runs.artifacts import artifacts_of, prepared
+from crossbreed.runs.journal import read
+from crossbreed.runs.plan import check_same_run
+from crossbreed.testing.toys import make_expert
+from crossbreed.types import Recipe, Rule
+
+BMM = {
+    "space__operator": "bmm",
+    "space__params": {"weight": 0.5, "grams": "data", "lambda": [1e-3, 1e3]},
+    "optimizer": {"kind": "gp", "budget": {"trials": 5}, "options": {"startup": 3}},
+    "artifacts": {"grams": {"items": 4}},
+}
+UP, DOWN = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "artifacts"
+
+
+def spec(tmp_path: Path, toy_base: Path, experts: dict[str, Path], **changes: Any) -> Path:
+    return write_spec(tmp_path / "spec", base=toy_base, experts=experts, **(BMM | changes))
+
+
+def test_they_are_of_what_each_expert_gets(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
+    """Of the search items alone, of the expert's own weights, and of the matrices that an expert changes."""
+    first, second = toy_adapters
+    grams = {"items": 3, "tasks": {first: ["red"]}, "max_columns": 150, "rank": 20}
+    plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": grams}))))
+    assert plan.grams is not None
+    experts = plan.sources.experts
+    for name, tasks in ((first, ["red"]), (second, ["red", "blue"])):
+        texts = []
+        for task in plan.tasks:
+            if task.name in tasks:
+                texts += [task.calibration(item) for item in plan.items["search"][task.name].items[:3]]
+        num_tokens = sum(len(f"{r.prompt.text}{r.continuation}".encode()) for r in texts)  # a byte is a token
+        gram = plan.grams.of(experts[name].hash, UP, 128)
+        assert torch.linalg.matrix_rank(gram, rtol=1e-6) == min(128, num_tokens)
+        assert isinstance(plan.grams.of(experts[name].hash, DOWN, 192), Sketch)
+    assert not torch.equal(*(plan.grams.of(expert.hash, UP, 128) for expert in experts.values()))
+    with pytest.raises(InputError):
+        plan.grams.of(experts[first].hash, "model.embed_tokens.weight", 128)
+
+
+def test_they_are_collected_once_and_made_again_alike(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_spec(spec(tmp_path, toy_base, toy_adapters))
+    first = prepared(build_plan(loaded))
+    assert "collecting Grams" in capsys.readouterr().out
+    again = prepared(build_plan(loaded))
+    assert capsys.readouterr().out == ""
+    shutil.rmtree(cache)
+    remade = prepared(build_plan(loaded))
+    for plan in (again, remade):
+        assert plan.grams is not None
+        assert plan.grams.hash == first.grams.hash
+        assert plan.run_record()["artifacts"] == {"grams": first.grams.hash}
+    files = sorted(path.name for path in cache.glob("*.safetensors"))
+    assert len(files) == 2
+    other = load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": {"items": 5}}))
+    assert prepared(build_plan(other)).grams.hash != first.grams.hash
+    assert set(files) < {path.name for path in cache.glob("*.safetensors")}
+
+
+def test_a_recipe_names_them_and_the_space_knows_its_own(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
+) -> None:
+    plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
+    middle = tuple((low + high) / 2 for low, high in zip(plan.space.low, plan.space.high, strict=True))
+    recipe = plan.space.decode(middle)
+    assert recipe.artifacts == {"grams": plan.grams.hash}
+    encoded = plan.space.encode(recipe)
+    assert encoded is not None
+    assert plan.space.decode(encoded) == recipe
+    assert plan.space.encode(plan.firsts()[-1][1]) is not None, "a baseline has no artifact, and a nearest point"
+    foreign = Recipe(
+        base=recipe.base, sources=recipe.sources, rules=recipe.rules, dtype=recipe.dtype, artifacts={"grams": "other"}
+    )
+    assert plan.space.encode(foreign) is None
+    assert [grams.hash for grams in artifacts_of(recipe)] == [plan.grams.hash]
+
+
+def test_other_bits_are_another_run(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
+    record = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters)))).run_record()
+    with pytest.raises(InputError, match="CROSSBREED_CACHE"):
+        check_same_run(record | {"artifacts": {"grams": "0" * 32}}, record, where=tmp_path)
+
+
+@pytest.mark.parametrize("grams", ["data", "mixed", "deltas"])
+def test_a_run_resumes_publishes_and_merges(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, grams: str
+) -> None:
+    """With the transformers engine: real activations, real answers."""
+    changes: dict[str, Any] = {
+        "space__params": {"weight": 0.5, "grams": grams, "lambda": [1e-3, 1e3], "anchor": "tsv_m"},
+        "space__groups": {"modules": ["attention", "mlp"]},
+        "fitness__engine": {"kind": "transformers"},
+        "fitness__split": {"search": 4, "select": 2, "report": 4},
+        "artifacts": {} if grams == "deltas" else {"grams": {"items": 4}},
+    }
+    path, run = spec(tmp_path, toy_base, toy_adapters, **changes), tmp_path / "run"
+    done = call("run", path, "--out", run, "--set", "optimizer.budget.trials=4")
+    assert done.returncode == 0, done.stderr
+    before = journal_of(run)
+    bred = [r for r in before if r["kind"] == "ask" and r["origin"] == "gp"]
+    assert all(bool(r["recipe"]["artifacts"]) == (grams != "deltas") for r in bred)
+    assert len({r["fingerprint"] for r in before if r["kind"] == "tell" and r["split"] == "search"}) > 10
+    if grams == "data":
+        shutil.rmtree(cache)
+    done = call("run", path, "--out", run, "--set", "optimizer.budget.trials=5")
+    assert done.returncode == 0, done.stderr
+    assert ("collecting" in done.stdout) == (grams == "data")
+    assert [r for r in journal_of(run) if r["kind"] == "ask"][:-1] == [r for r in before if r["kind"] == "ask"]
+    number = bred[-1]["number"]
+    done = call("publish", run, "--out", tmp_path / "model", "--trial", number, "--licence", "mit")
+    assert done.returncode == 0, done.stderr
+    merge_recipe(tmp_path / "model" / "recipe.yaml", tmp_path / "merged", sources=sources_of(toy_base, toy_adapters))
+    records = [json.loads((tmp_path / folder / "crossbreed.json").read_text()) for folder in ("model", "merged")]
+    told = {r["number"]: r for r in read(run / "journal.jsonl") if r["kind"] == "tell" and r["split"] == "search"}
+    assert {record["fingerprint"] for record in records} == {told[number]["fingerprint"]}
+
+
+def sources_of(base: Path, experts: dict[str, Path]) -> list[str]:
+    return [f"base={base}", *(f"{name}={path}" for name, path in experts.items())]
+
+
+def test_a_merge_without_them_says_what_to_do(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
+    plan = build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters)))
+    rule = Rule(match=".*", operator="regmean", params={"weight": 1.0})
+    recipe = Recipe(base="base", sources=plan.sources.structure.hashes, rules=(rule,), artifacts={"grams": "0" * 32})
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe.to_json()))
+    with pytest.raises(InputError, match="not on this machine") as caught:
+        merge_recipe(path, tmp_path / "merged", sources=sources_of(toy_base, toy_adapters))
+    assert "report RUN" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"artifacts": {}}, "artifacts: {grams: {items: 32}}"),
+        ({"space__params": {"weight": 0.5, "anchor": "wudi"}}, "task_arithmetic, ties, tsv_m, swudi"),
+        ({"space__params": {"weight": 0.5}}, "grams: data"),
+        ({"space__operator": "task_arithmetic", "space__params": {}}, "does not read"),
+        ({"artifacts": {"grams": {"tasks": {"nobody": ["red"]}}}}, "nobody"),
+        ({"artifacts": {"grams": {"tasks": {"FIRST": ["green"]}}}}, "green"),
+        ({"artifacts": {"grams": {"item": 3}}}, "items"),
+    ],
+)
+def test_wrong_settings_are_named_at_once(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict, changes: dict, message: str
+) -> None:
+    first = next(iter(toy_adapters))
+    named = json.loads(json.dumps(changes).replace("FIRST", first))
+    with pytest.raises(InputError) as caught:
+        load_spec(spec(tmp_path, toy_base, toy_adapters, **named))
+    assert message in str(caught.value)
+
+
+def test_an_item_that_does_not_fit_is_named(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
+    path = spec(tmp_path, toy_base, toy_adapters, fitness__engine={"kind": "transformers", "max_model_len": 10})
+    with pytest.raises(InputError, match="does not fit"):
+        prepared(build_plan(load_spec(path)))
+
+
+def test_an_expert_that_overflows_is_named(tmp_path: Path, cache: Path, toy_base: Path) -> None:
+    loud = make_expert(tmp_path / "loud", base=toy_base, seed=1, scale=300.0, pattern="mlp")
+    path = spec(tmp_path, toy_base, {"loud": loud}, artifacts={"grams": {"items": 1, "dtype": "float16"}})
+    with pytest.raises(InputError, match="float32") as caught:
+        prepared(build_plan(load_spec(path)))
+    assert "`loud`" in caught.value.problem
+    assert not list(cache.glob("*.safetensors"))
