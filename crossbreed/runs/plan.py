@@ -8,6 +8,7 @@ from typing import Any
 
 from crossbreed.errors import InputError, require
 from crossbreed.fitness import AnyItems, Task, check_disjoint, load_tasks, split_items
+from crossbreed.kernels import check_recipe
 from crossbreed.kernels.artifacts import GRAMS, Grams
 from crossbreed.optimizer import Box, Breeder, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
@@ -73,8 +74,7 @@ class Plan:
 
     def with_grams(self, grams: Grams) -> "Plan":
         """Returns the plan of a run whose candidates are merged with these Grams."""
-        space = build_space(self.spec.space, self.sources.structure, self.dtype, artifacts={GRAMS: grams.hash})
-        return replace(self, space=space, grams=grams)
+        return replace(self, space=_space(self.spec, self.sources, self.dtype, grams), grams=grams)
 
     @property
     def artifacts(self) -> tuple[Grams, ...]:
@@ -167,13 +167,23 @@ def build_plan(spec: Spec) -> Plan:
         sources=sources,
         tasks=tasks,
         items=split_tasks(spec, tasks),
-        space=build_space(spec.space, sources.structure, dtype),
+        space=_space(spec, sources, dtype),
         objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
         dtype=dtype,
         warm_starts=tuple(_warm_starts(spec, sources.structure.hashes)),
     )
     plan._make_optimizer(None, None)  # refuses what it cannot do now, not after the baselines
     return plan
+
+
+def _space(spec: Spec, sources: Sources, dtype: str, grams: Grams | None = None) -> SearchSpace:
+    """Builds the space, and refuses operators that cannot merge these sources: not after the baselines."""
+    artifacts = {} if grams is None else {GRAMS: grams.hash}
+    space = build_space(spec.space, sources.structure, dtype, artifacts=artifacts)
+    if grams is not None or spec.artifacts.grams is None:  # else they are still to be made
+        for recipe in space.examples:
+            check_recipe(recipe, sources, () if grams is None else (grams,))
+    return space
 
 
 def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, AnyItems]]:

@@ -279,6 +279,25 @@ def test_workers_that_never_fit(cli: Cli, spec: Path, tmp_path: Path) -> None:
     assert "999 CPUs" in err
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_matrices_that_are_too_wide_to_regress_on(
+    command: str,
+    cli: Cli,
+    tmp_path: Path,
+    toy_base: Path,
+    toy_experts: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crossbreed.kernels.operators.regression.MOST_COLUMNS", 150)
+    spec = write_spec(tmp_path / "spec", base=toy_base, experts=toy_experts, space__operator=["ties", "swudi"])
+    code, err = cli(command, spec, *(["--out", tmp_path / "run"] if command == "run" else []))
+    assert code == 2
+    assert "mlp.down_proj.weight` has too many inputs" in err
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+    spec = write_spec(tmp_path / "spec", base=toy_base, experts=toy_experts, space__operator="ties")
+    build_plan(load_spec(spec))
+
+
 def test_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
     for command in (("show", tmp_path), ("report", tmp_path), ("publish", tmp_path, "--out", tmp_path / "model")):
         assert cli(*command)[0] == 2
