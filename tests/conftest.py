@@ -1,31 +1,49 @@
 """Tiny real models that every package may test with, and a cache folder of the tests' own."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")  # the same examples every time: a commit that passes, passes
 
 
+class Dealer(LoadScopeScheduling):
+    """Deals the tests to processes (`-n 2`): a file's to one, for they share what is made for them.
+
+    All files with engines are one's, which starts with them: no two engines want both cores at once, and what takes
+    longest is not begun last.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "engines" if starts_engines(self.config.rootpath / file) else file
+
+
+@cache
+def starts_engines(file: Path) -> bool:
+    return "pytest.mark.engine" in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Dealer:
+    config.option.loadscopereorder = False
+    return Dealer(config, log)
+
+
 def is_one_of_several(config: pytest.Config) -> bool:
-    """Whether this process runs a part of the tests, beside others."""
+    """Whether this process runs a part of the tests."""
     return hasattr(config, "workerinput")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deals the tests to processes (`-n 2 --dist loadgroup`): a file is one's, for what its tests share.
-
-    All engines are one's, so that no two want both cores at once, and come first, as they take longest.
-    """
     if is_one_of_several(config):
-        engines = {item.path for item in items if item.get_closest_marker("engine")}
-        items.sort(key=lambda item: item.path not in engines)
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("engines" if item.path in engines else item.path.stem))
+        items.sort(key=lambda item: not starts_engines(item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
