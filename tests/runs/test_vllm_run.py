@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +50,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def published(whole: Path) -> Path:
+    out = whole.with_name("model")
+    done = call("publish", whole, "--out", out, "--licence", "mit")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 def test_the_search_lowers_what_is_to_be_minimised(whole: Path) -> None:
     shown = json.loads(call("show", whole, "--json").stdout)
     assert all(trial["status"] == "OK" for trial in shown["trials"])
@@ -68,26 +75,21 @@ def test_three_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path) -> 
     assert journal_of(out) == journal_of(whole)
 
 
-def test_what_is_published_is_what_was_scored(whole: Path, tmp_path: Path) -> None:
+def test_what_is_published_is_what_was_scored(whole: Path, published: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    out = tmp_path / "model"
-    done = call("publish", whole, "--out", out, "--licence", "mit")
-    assert done.returncode == 0, done.stderr
     winner = json.loads((whole / "report.json").read_text())["winner"]
     told = [r for r in read(whole / "journal.jsonl") if r["kind"] == "tell" and r["number"] == winner["number"]]
-    assert {fingerprint_checkpoint(out)} == {record["fingerprint"] for record in told}
-    tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
+    assert {fingerprint_checkpoint(published)} == {record["fingerprint"] for record in told}
+    tokenizer, model = AutoTokenizer.from_pretrained(published), AutoModelForCausalLM.from_pretrained(published)
     model.generate(**tokenizer("red 1", return_tensors="pt"), max_new_tokens=2)
-    card = (out / "README.md").read_text()
+    card = (published / "README.md").read_text()
     assert "base_model_relation: merge" in card
-    assert {"recipe.yaml", "mergekit_config.yml", "crossbreed.json"} <= {path.name for path in out.iterdir()}
+    assert {"recipe.yaml", "mergekit_config.yml", "crossbreed.json"} <= {path.name for path in published.iterdir()}
 
 
-def test_a_published_model_scores_as_its_trial(spec: Path, whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    assert call("publish", tmp_path / "run", "--out", tmp_path / "model", "--licence", "mit").returncode == 0
-    done = call("evaluate", tmp_path / "model", "--spec", spec, "--split", "report", "--json")
+def test_a_published_model_scores_as_its_trial(spec: Path, whole: Path, published: Path) -> None:
+    done = call("evaluate", published, "--spec", spec, "--split", "report", "--json")
     evaluated = json.loads(done.stdout)["tasks"]
     reported = json.loads((whole / "report.json").read_text())["winner"]["tasks"]
     assert {name: task["mean"] for name, task in evaluated.items()} == {
