@@ -12,6 +12,7 @@ from crossbreed.optimizer.build import OptimizerConfig, build_optimizer
 from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
 from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
 from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
+from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
 from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
 from crossbreed.optimizer.protocol import Box, Breeder, Genomes, Hull, Optimizer, Setting
 from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
@@ -31,6 +32,9 @@ __all__ = [
     "GpConfig",
     "GpOptions",
     "Hull",
+    "M2n2",
+    "M2n2Config",
+    "M2n2Options",
     "Nsga2",
     "Nsga2Config",
     "Nsga2Options",

@@ -9,6 +9,7 @@ baseline can start the search. A new one is a file with its config and its class
 from crossbreed.search_spaces.coefficients import CoefficientsConfig, CoefficientSpace, build_space
 from crossbreed.search_spaces.groups import Group, GroupsConfig
 from crossbreed.search_spaces.protocol import Genome, GenomeSpace, SearchSpace
+from crossbreed.search_spaces.vector import VectorSpace
 
 __all__ = [
     "CoefficientSpace",
@@ -18,5 +19,6 @@ __all__ = [
     "Group",
     "GroupsConfig",
     "SearchSpace",
+    "VectorSpace",
     "build_space",
 ]

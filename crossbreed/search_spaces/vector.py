@@ -1,0 +1,63 @@
+"""Genomes that are plain vectors: small problems, and evolution from scratch.
+
+Only the seeds are given. Everything else is born of them, so a run's journal holds births and no vector at all.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from crossbreed.search_spaces.arc import arc_shares
+from crossbreed.search_spaces.protocol import Genome
+
+
+class VectorSpace:
+    """Vectors of equal length, crossed as in M2N2's first experiment (arXiv 2508.16204): one split anywhere, SLERP.
+
+    >>> space = VectorSpace([np.array([1.0, 0.0]), np.array([0.0, 1.0])])
+    >>> space.cross(space.seed(0, 1.0), space.seed(1, 1.0), splits=(0.5,), weights=(0.0,)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, seeds: Sequence[Genome]) -> None:
+        assert seeds
+        assert all(seed.ndim == 1 and seed.shape == seeds[0].shape for seed in seeds)
+        self._seeds = tuple(seeds)
+
+    @property
+    def num_seeds(self) -> int:
+        """See GenomeSpace."""
+        return len(self._seeds)
+
+    @property
+    def chromosomes(self) -> tuple[str, ...]:
+        """The whole vector is one."""
+        return ("all",)
+
+    def seed(self, index: int, scale: float) -> Genome:
+        """Returns a vector that was given. There is no base here, and `scale` means nothing."""
+        return self._seeds[index]
+
+    def cross(self, a: Genome, b: Genome, splits: tuple[float, ...], weights: tuple[float, ...]) -> Genome:
+        """Returns the child: on the arc between the whole vectors, at w before the split and at 1 - w after it."""
+        (split,), (weight,) = splits, weights
+        edge, angle = int(split * len(a)), _angle(a, b)
+        child = np.empty_like(a)
+        for part, at in ((slice(None, edge), weight), (slice(edge, None), 1.0 - weight)):
+            share_a, share_b = arc_shares(angle, at)
+            child[part] = share_a * a[part] + share_b * b[part]
+        return child
+
+    def perturb(self, genome: Genome, std: float, rng: np.random.Generator) -> Genome:
+        """Returns the vector with independent normal noise on every element."""
+        return genome + std * rng.standard_normal(len(genome))
+
+    def decode(self, genome: Genome) -> None:
+        """Returns None: the vector itself is what is evaluated."""
+
+
+def _angle(a: Genome, b: Genome) -> float:
+    """Between two vectors, 0 where one vanishes. By `einsum`: the bits of BLAS depend on the number of threads."""
+    squares = float(np.einsum("i,i", a, a)) * float(np.einsum("i,i", b, b))
+    return math.acos(min(1.0, max(-1.0, float(np.einsum("i,i", a, b)) / math.sqrt(squares)))) if squares else 0.0

@@ -1,0 +1,250 @@
+"""What every optimizer that asks births owes its users, as tests; and a small world in which genomes can be crossed.
+
+Subclass `BreederConformance` in a test module and override its one fixture, as with `OptimizerConformance`.
+"""
+
+import random
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossbreed.optimizer import Box, Breeder, Genomes, Setting
+from crossbreed.runs.nursery import Nursery
+from crossbreed.search_spaces import VectorSpace
+from crossbreed.types import Birth, Cross, Outcome, Seed, Status
+
+MakeBreeder: TypeAlias = Callable[[Setting], Breeder]
+Evaluate: TypeAlias = Callable[[int, "World"], Outcome]
+
+
+class World:
+    """Genomes of 24 numbers; item j is right where number j is near 1. Three seeds know eight items each.
+
+    The best merges take each stretch from the seed that knows it, whole: to be found by splitting twice.
+    """
+
+    num_items = 24
+    num_seeds = 3
+
+    def __init__(self, seed: int = 7) -> None:
+        knows = np.repeat(np.eye(self.num_seeds), self.num_items // self.num_seeds, axis=1)
+        self._nursery = Nursery(VectorSpace(list(knows)), seed=seed)
+
+    def bear(self, number: int, birth: Birth) -> None:
+        """Makes the genome of a candidate; its parents must not have been let go."""
+        self._nursery.bear(number, birth)
+
+    def keep(self, numbers: set[int]) -> None:
+        """Lets all others go, as a run does."""
+        self._nursery.keep(numbers)
+
+    def items(self, number: int) -> tuple[float, ...]:
+        """Returns the scores of a candidate: right or wrong."""
+        return tuple((np.abs(self._nursery.genome(number) - 1) < 0.3).astype(float).tolist())
+
+
+def make_setting(*, num_seeds: int = World.num_seeds, num_chromosomes: int = 1, seed: int = 7) -> Setting:
+    """Returns the setting of a search over a world's genomes."""
+    return Setting(
+        box=Box(low=(), high=()),
+        genomes=Genomes(num_seeds=num_seeds, num_chromosomes=num_chromosomes),
+        num_objectives=1,
+        start=None,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def ok(number: int, world: World) -> Outcome:
+    """Returns the outcome of an evaluation that went well."""
+    items = world.items(number)
+    return Outcome(number=number, status=Status.OK, values=(float(np.mean(items)),), items=items)
+
+
+def breed(
+    breeder: Breeder,
+    evaluate: Evaluate = ok,
+    *,
+    trials: int,
+    workers: int = 1,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[Birth]:
+    """Runs a search as a driver with some workers does, and returns the births in the order in which they were asked.
+
+    Results come in a scrambled but fixed order. Genomes that may not be crossed any more are let go, so that a birth of
+    such parents fails. Ends early when the breeder has nothing to ask and nothing is out.
+    """
+    scrambled, world = np.random.default_rng(1), World()
+    births: list[Birth] = []
+    busy: list[int] = []
+    while len(births) < trials or busy:
+        meanwhile()
+        birth = breeder.ask(len(births)) if len(births) < trials and len(busy) < workers else None
+        if birth is not None:
+            world.bear(len(births), birth)
+            busy.append(len(births))
+            births.append(birth)
+            continue
+        if not busy:
+            break
+        number = busy.pop(int(scrambled.integers(len(busy))))
+        breeder.tell(evaluate(number, world))
+        world.keep({*busy, *breeder.parents})
+    return births
+
+
+class BreederConformance:
+    """The laws; `make` is the one thing to override."""
+
+    @pytest.fixture
+    def make(self) -> MakeBreeder:
+        """Override: how the optimizer is built."""
+        raise NotImplementedError
+
+    def test_the_seed_decides(self, make: MakeBreeder) -> None:
+        """Same generator, same births; another generator, others."""
+        births = breed(make(make_setting()), trials=80)
+        assert breed(make(make_setting()), trials=80) == births
+        assert breed(make(make_setting(seed=8)), trials=80) != births
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    @pytest.mark.parametrize("told", [1, 2, 17, 43])
+    def test_replaying_the_journal_brings_it_back(self, make: MakeBreeder, told: int, workers: int) -> None:
+        """Hearing the recorded calls again, results out of order and some still to come, leads to the same births."""
+        first, world = make(make_setting()), World()
+        journal: list[Birth | Outcome] = []
+        busy: list[int] = []
+        number = 0
+        while sum(isinstance(event, Outcome) for event in journal) < told:
+            if len(busy) < workers and (birth := first.ask(number)) is not None:
+                world.bear(number, birth)
+                journal.append(birth)
+                busy.append(number)
+                number += 1
+            else:
+                outcome = ok(busy.pop(), world)
+                journal.append(outcome)
+                first.tell(outcome)
+        again, asked = make(make_setting()), 0
+        for event in journal:
+            if isinstance(event, Outcome):
+                again.tell(event)
+            else:
+                assert again.ask(asked) == event
+                asked += 1
+        assert list(again.parents) == list(first.parents)
+        for later in range(number, number + 30):
+            birth = first.ask(later)
+            assert again.ask(later) == birth
+            if birth is not None:
+                world.bear(later, birth)
+                for breeder in (first, again):
+                    breeder.tell(ok(later, world))
+
+    @settings(
+        max_examples=25,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
+    @given(statuses=st.lists(st.sampled_from(Status), min_size=60, max_size=60), workers=st.integers(1, 9))
+    def test_only_what_was_measured_becomes_a_parent(
+        self, make: MakeBreeder, statuses: list[Status], workers: int
+    ) -> None:
+        """Late, FAILED, INVALID and STOPPED outcomes: it goes on, and crosses those that were OK and no others."""
+
+        def evaluate(number: int, world: World) -> Outcome:
+            if statuses[number] is Status.OK:
+                return ok(number, world)
+            return Outcome(number=number, status=statuses[number], values=None)
+
+        breeder = make(make_setting())
+        births = breed(breeder, evaluate, trials=60, workers=workers)
+        parents = {parent for birth in births if isinstance(birth, Cross) for parent in birth.parents}
+        assert all(statuses[number] is Status.OK for number in parents.union(breeder.parents))
+        assert all(set(birth.parents) <= set(range(n)) for n, birth in enumerate(births) if isinstance(birth, Cross))
+
+    def test_it_goes_on_asking_while_nothing_can_be_measured(self, make: MakeBreeder) -> None:
+        """An engine that never answers is the run's concern: seeds are asked again, for they may be good."""
+        breeder = make(make_setting())
+        births = breed(breeder, lambda number, _: Outcome(number=number, status=Status.FAILED, values=None), trials=30)
+        assert len(births) == 30
+        assert all(isinstance(birth, Seed) for birth in births)
+
+    def test_it_ends_where_nothing_can_be_crossed(self, make: MakeBreeder) -> None:
+        """Every seed measured and bad: there is nothing left to ask, and no crash."""
+        breeder = make(make_setting())
+        births = breed(breeder, lambda number, _: Outcome(number=number, status=Status.INVALID, values=None), trials=30)
+        assert len(births) == World.num_seeds
+
+    @pytest.mark.parametrize("broken", [np.inf, -np.inf, np.nan])
+    def test_undefined_items_are_no_skill(self, make: MakeBreeder, broken: float) -> None:
+        """The perplexity of a broken model is infinite, and its evaluation still OK: it is no parent."""
+
+        def evaluate(number: int, world: World) -> Outcome:
+            if number % 3 != 2:
+                return ok(number, world)
+            items = (*world.items(number)[1:], broken)
+            return Outcome(number=number, status=Status.OK, values=(0.5,), items=items)
+
+        breeder = make(make_setting())
+        breed(breeder, evaluate, trials=60)
+        assert breeder.parents
+        assert all(number % 3 != 2 for number in breeder.parents)
+
+    def test_a_flat_landscape_does_not_stop_it(self, make: MakeBreeder) -> None:
+        """Every score the same: births still come, and still differ."""
+        items = (0.0,) * World.num_items
+        births = breed(
+            make(make_setting()),
+            lambda number, _: Outcome(number=number, status=Status.OK, values=(0.0,), items=items),
+            trials=100,
+        )
+        assert len(set(births)) > 90
+
+    @pytest.mark.parametrize("num_chromosomes", [1, 3])
+    def test_births_are_what_a_space_can_carry_out(self, make: MakeBreeder, num_chromosomes: int) -> None:
+        """Seeds that there are; splits and weights in [0, 1), one for each chromosome, as plain floats."""
+        breeder, items = make(make_setting(num_chromosomes=num_chromosomes)), np.random.default_rng(2).random((60, 9))
+        for number in range(60):
+            birth = breeder.ask(number)
+            assert birth is not None
+            if isinstance(birth, Cross):
+                assert len(birth.splits) == len(birth.weights) == num_chromosomes
+                assert all(type(x) is float and 0 <= x < 1 for x in (*birth.splits, *birth.weights))
+                assert set(birth.parents) <= set(breeder.parents)
+            else:
+                assert 0 <= birth.index < World.num_seeds
+            scores = tuple(items[number].tolist())
+            breeder.tell(Outcome(number=number, status=Status.OK, values=(0.5,), items=scores))
+
+    def test_global_random_state_is_left_alone(self, make: MakeBreeder) -> None:
+        """It neither moves nor reads the global generators: lm-eval re-seeds them at every evaluation."""
+        before = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002 - the state that must not move
+        reference = breed(make(make_setting()), trials=60)
+        np.testing.assert_equal((np.random.get_state(legacy=False), random.getstate()), before)  # noqa: NPY002
+        constant = np.random.RandomState(1234).get_state(legacy=False)
+
+        def reseed() -> None:
+            np.random.set_state(constant)  # noqa: NPY002 - what lm-eval does
+            random.setstate(before[1])
+
+        try:
+            assert breed(make(make_setting()), trials=60, meanwhile=reseed) == reference
+        finally:
+            np.random.set_state(before[0])  # noqa: NPY002
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_it_finds_what_no_seed_has(self, make: MakeBreeder, workers: int) -> None:
+        """All 24 items, of which each seed knows 8, with one worker and with several."""
+        best = 0.0
+
+        def evaluate(number: int, world: World) -> Outcome:
+            nonlocal best
+            best = max(best, float(np.mean(world.items(number))))
+            return ok(number, world)
+
+        breed(make(make_setting()), evaluate, trials=600, workers=workers)
+        assert best == 1.0

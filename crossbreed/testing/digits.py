@@ -1,0 +1,223 @@
+"""M2N2's first experiment (arXiv 2508.16204): 19,210 weights of a small network, bred on 8x8 pictures of digits.
+
+Nothing here is a language model: the problem is a function of an array, behind the same proposer, loop, journal and
+optimizer as a merge of checkpoints. It is the example of how to search something else, and the reference that the
+optimizer is held to.
+
+The pictures are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI Machine
+Learning Repository 1998, doi 10.24432/C50P49, CC BY 4.0), as scikit-learn ships them. The first 80 % are searched on,
+the last 20 % reported on, as the paper does: they are other people's handwriting.
+
+Shapes: B pictures, P pixels, H hidden units, C classes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbreed.optimizer import Box, Breeder, Genomes, M2n2, M2n2Options, Setting
+from crossbreed.randomness import spawn
+from crossbreed.runs.history import History, SplitName
+from crossbreed.runs.journal import JOURNAL_SCHEMA, Journal
+from crossbreed.runs.loop import Budget, Loop
+from crossbreed.runs.nursery import Nursery
+from crossbreed.runs.objectives import Objective
+from crossbreed.runs.plan import check_same_run
+from crossbreed.runs.pool import Job, LocalPool
+from crossbreed.runs.proposer import Proposer
+from crossbreed.search_spaces import Genome, VectorSpace
+from crossbreed.types import Cost, ItemScores, Point, Score, Status
+
+TASK = "digits"
+NUM_PIXELS, NUM_HIDDEN, NUM_CLASSES = 64, 256, 10
+SHAPES = ((NUM_PIXELS, NUM_HIDDEN), (NUM_HIDDEN,), (NUM_HIDDEN, NUM_CLASSES), (NUM_CLASSES,))
+"""Weights and biases of the two layers, in the order in which a genome has them."""
+EDGES = (0, *np.cumsum([np.prod(shape) for shape in SHAPES]).tolist())
+NUM_WEIGHTS = EDGES[-1]
+"""19,210."""
+INITIAL_STD = 0.01
+GROUP_S = 0.2
+"""An evaluation takes a millisecond, an fsync several: the journal is synced so often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Some of the pictures, and what they show."""
+
+    pixels_BP: NDArray[np.float32]
+    labels_B: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+
+@cache
+def pictures() -> dict[SplitName, Pictures]:
+    """Returns the pictures by split."""
+    table = np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)
+    edge = int(0.8 * len(table))
+
+    def part(first: int, last: int) -> Pictures:
+        return Pictures(
+            pixels_BP=table[first:last, :NUM_PIXELS].astype(np.float32),
+            labels_B=table[first:last, NUM_PIXELS],
+            ids=tuple(f"{TASK}-{i}" for i in range(first, last)),
+        )
+
+    return {"search": part(0, edge), "select": part(edge, edge), "report": part(edge, len(table))}
+
+
+def layers(genome: Genome) -> list[NDArray[np.float64]]:
+    """Returns weights and biases: views of a genome."""
+    return [genome[low:high].reshape(shape) for (low, high), shape in zip(pairwise(EDGES), SHAPES, strict=True)]
+
+
+class Classifier:
+    """Evaluates jobs on one core, in fp32: which pictures does the network see rightly?"""
+
+    def evaluate(self, job: Job) -> Score:
+        """Returns 1 or 0 for each picture of the job's split; INVALID where a weight is not finite."""
+        start = time.perf_counter()
+        assert job.genome is not None
+        shown = pictures()[job.split]
+        w_PH, b_H, w_HC, b_C = layers(job.genome.astype(np.float32))
+        hidden_BH = shown.pixels_BP @ w_PH
+        hidden_BH += b_H
+        np.maximum(hidden_BH, 0.0, out=hidden_BH)
+        logits_BC = hidden_BH @ w_HC + b_C
+        if not np.isfinite(logits_BC).all():
+            return Score(status=Status.INVALID, error="a logit is not finite")
+        right_B = logits_BC.argmax(axis=1) == shown.labels_B
+        values = tuple(right_B.astype(np.float64).tolist())
+        return Score(
+            status=Status.OK,
+            tasks={TASK: ItemScores(item_ids=shown.ids, values=values)},
+            cost=Cost(items=len(values), seconds={"answer": time.perf_counter() - start}),
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def random_networks(seed: int) -> list[Genome]:
+    """Returns the two networks that evolution from scratch begins with."""
+    return [INITIAL_STD * spawn(seed, TASK, "network", str(i)).standard_normal(NUM_WEIGHTS) for i in range(2)]
+
+
+def trained_networks(seed: int) -> list[Genome]:
+    """Returns two networks, one that was shown the digits 0 to 4 and one that was shown 5 to 9, ten times each."""
+    shown = pictures()["search"]
+    halves = (shown.labels_B < 5, shown.labels_B >= 5)
+    return [
+        train(network, shown.pixels_BP[half_B], shown.labels_B[half_B])
+        for network, half_B in zip(random_networks(seed), halves, strict=True)
+    ]
+
+
+def train(
+    network: Genome, pixels_BP: NDArray[np.float32], labels_B: NDArray[np.int64], *, num_steps: int = 10
+) -> Genome:
+    """Returns the network after some full-batch steps of Adam (arXiv 1412.6980, algorithm 1), step size 3e-3."""
+    first, second, weights = np.zeros_like(network), np.zeros_like(network), network
+    for step in range(1, num_steps + 1):
+        gradient = _gradient(weights, pixels_BP.astype(np.float64), labels_B)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        weights = weights - 3e-3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return weights
+
+
+def _gradient(network: Genome, pixels_BP: NDArray[np.float64], labels_B: NDArray[np.int64]) -> Genome:
+    """Of the mean cross-entropy."""
+    w_PH, b_H, w_HC, b_C = layers(network)
+    hidden_BH = np.maximum(pixels_BP @ w_PH + b_H, 0.0)
+    logits_BC = hidden_BH @ w_HC + b_C
+    chances_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
+    errors_BC = chances_BC / chances_BC.sum(axis=1, keepdims=True)
+    errors_BC[np.arange(len(labels_B)), labels_B] -= 1
+    errors_BC /= len(labels_B)
+    errors_BH = (errors_BC @ w_HC.T) * (hidden_BH > 0)
+    parts = (pixels_BP.T @ errors_BH, errors_BH.sum(axis=0), hidden_BH.T @ errors_BC, errors_BC.sum(axis=0))
+    return np.concatenate([part.ravel() for part in parts])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bred:
+    """What a search found."""
+
+    number: int
+    """The member of the last archive that is best on the pictures searched on."""
+    search_accuracy: float
+    report_accuracy: float
+    evaluations: int
+    seconds: float
+    """Of the search alone, its journal included."""
+
+
+def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials: int, seed: int) -> Bred:
+    """Searches, or goes on where the folder's journal ends, and answers the report's pictures for the best member.
+
+    Args:
+        folder: Of the run; made if need be.
+        seeds: The networks to begin with.
+        options: Of M2N2.
+        trials: How many networks to evaluate, the seeds included.
+        seed: Of all randomness.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = pictures()
+    bred: list[Breeder] = []
+
+    def make_optimizer(start: Point | None, tuned_scalar: float | None) -> Breeder:
+        genomes = Genomes(num_seeds=len(seeds), num_chromosomes=1)
+        rng = spawn(seed, "optimizer")
+        setting = Setting(box=Box(low=(), high=()), genomes=genomes, num_objectives=1, start=None, rng=rng)
+        bred.append(M2n2(setting, options))
+        return bred[0]
+
+    space = VectorSpace(seeds)
+    proposer = Proposer(space=Nursery(space, seed=seed), firsts=[], make_optimizer=make_optimizer, origin="m2n2")
+    history = History(item_ids={split: {TASK: part.ids} for split, part in parts.items()})
+    journal = Journal(folder / "journal.jsonl", group_s=GROUP_S)
+    try:
+        loop = Loop(
+            journal=journal,
+            history=history,
+            proposer=proposer,
+            objectives=(Objective(kind="task", tasks=(TASK,)),),
+            budget=Budget(trials=trials, seconds=None),
+            keep_answers=lambda split, number, score: None,
+            watch=lambda trial, history: None,
+        )
+        begun = {
+            "kind": "run",
+            "schema": JOURNAL_SCHEMA,
+            "seed": seed,
+            "options": options.model_dump(mode="json"),
+            "items": {split: {TASK: list(part.ids)} for split, part in parts.items()},
+        }
+        if journal.records:
+            check_same_run(journal.records[0], begun, where=folder)
+        else:
+            journal.append(begun)
+        loop.replay(journal.records[1:])
+        pool = LocalPool(Classifier, retries=0)
+        start = time.perf_counter()
+        loop.search(pool)
+        seconds = time.perf_counter() - start
+        trial = max((history.trials[n] for n in bred[0].parents), key=lambda t: (t.objectives or (), -t.number))
+        loop.answer("report", [trial], pool)
+        loop.end()
+    finally:
+        journal.close()
+    return Bred(
+        number=trial.number,
+        search_accuracy=trial.score.tasks[TASK].mean,
+        report_accuracy=history.scores["report", trial.number].tasks[TASK].mean,
+        evaluations=len(history.trials),
+        seconds=seconds,
+    )
