@@ -108,13 +108,14 @@ class Engine(Protocol):
 class Differentiable(Engine, Protocol):
     """An engine that can also say where a loss rises. One may do that beside another that scores."""
 
-    def gradient(self, requests: Sequence[Loglikelihood], *, tokens: int) -> WeightStream:
+    def gradient(self, requests: Sequence[Loglikelihood], weights: Sequence[float], *, tokens: int) -> WeightStream:
         """Returns the derivative of a loss with respect to every parameter, at the weights adopted last.
 
-        The loss is minus the log-probability: its mean over each continuation's tokens, and the mean over requests.
+        The loss of a request is minus the log-probability of its continuation, the mean over tokens.
 
         Args:
             requests: with the continuations that a good model finds likely.
+            weights: of each request's loss in their sum.
             tokens: how many one pass may hold, padding included; a longer request passes alone.
 
         Returns:

@@ -11,6 +11,7 @@ from crossbreed.kernels.fingerprint import Fingerprinted, fingerprint_checkpoint
 from crossbreed.kernels.materialize import check_recipe, materialize, materialize_many, unchanged
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Operator
+from crossbreed.kernels.slopes import slopes
 
 __all__ = [
     "OPERATORS",
@@ -21,5 +22,6 @@ __all__ = [
     "fingerprint_checkpoint",
     "materialize",
     "materialize_many",
+    "slopes",
     "unchanged",
 ]

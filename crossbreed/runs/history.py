@@ -143,6 +143,7 @@ def tell_record(
         "status": score.status.value,
         "objectives": None if objectives is None else list(objectives),
         "tasks": {name: _written(scores.values) for name, scores in score.tasks.items()},
+        "slopes": None if score.slopes is None else list(score.slopes),
         "fingerprint": score.fingerprint,
         "items": score.cost.items,
         "tokens": score.cost.tokens,
@@ -159,6 +160,7 @@ def score_of(record: Record, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
             for name, ids in item_ids.items()  # the Spec's order; a journal's keys are sorted
             if name in record["tasks"]
         },
+        slopes=None if record.get("slopes") is None else tuple(record["slopes"]),
         fingerprint=record["fingerprint"],
         cost=Cost(items=record["items"], tokens=record["tokens"], seconds=record[CLOCK]["seconds"]),
         error=record[CLOCK]["error"],

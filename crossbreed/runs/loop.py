@@ -137,7 +137,8 @@ class Loop:
             for value, objective in zip(trial.objectives, self._objectives, strict=True)
         )
         items = item_values(self._objectives, trial.score.tasks) if values else ()
-        return Outcome(number=trial.number, status=trial.score.status, values=values, items=items)
+        score = trial.score
+        return Outcome(number=trial.number, status=score.status, values=values, items=items, slopes=score.slopes)
 
 
 def _with_other(score: Score, wall_s: float) -> Score:

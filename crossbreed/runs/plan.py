@@ -10,7 +10,7 @@ from crossbreed.errors import InputError, require
 from crossbreed.fitness import AnyItems, Task, check_disjoint, load_tasks, split_items
 from crossbreed.kernels import check_recipe
 from crossbreed.kernels.artifacts import GRAMS, Grams
-from crossbreed.optimizer import Box, Breeder, Optimizer, Setting, build_optimizer
+from crossbreed.optimizer import Box, Breeder, FrankWolfeOptions, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.baselines import baselines
@@ -24,7 +24,7 @@ from crossbreed.runs.selection import NUM_FINALISTS
 from crossbreed.runs.spec import Spec
 from crossbreed.search_spaces import SearchSpace, build_space
 from crossbreed.sources import Sources, open_sources
-from crossbreed.types import Point, Recipe, canonical_json, content_id
+from crossbreed.types import Point, Recipe, SlopeKind, canonical_json, content_id
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NOT_IDENTITY: Any = {
@@ -81,13 +81,24 @@ class Plan:
         """What the candidates are merged with, opened."""
         return () if self.grams is None else (self.grams,)
 
+    @property
+    def slope_kind(self) -> SlopeKind | None:
+        """By what the optimizer compares experts, where it needs gradients."""
+        options = self.spec.optimizer.options
+        return options.oracle if isinstance(options, FrankWolfeOptions) and options.slopes == "gradient" else None
+
     def check_lengths(self) -> None:
         """Refuses items that no model of this context could be asked; takes seconds, so the workers do without."""
         engine = self.spec.fitness.engine
         if engine.kind != "fake":
             from crossbreed.fitness.engines.encoder import check_tasks  # needs transformers
 
-            check_tasks(self.tasks, self.sources.base.path, max_model_len=engine.max_model_len)
+            check_tasks(
+                self.tasks,
+                self.sources.base.path,
+                max_model_len=engine.max_model_len,
+                calibration=self.slope_kind is not None,
+            )
 
     def describe(self) -> str:
         """What the run will cost, for a person to agree to before it starts."""
@@ -140,6 +151,7 @@ class Plan:
             start=start,
             rng=spawn(self.spec.seed, "optimizer"),
             tuned_scalar=tuned_scalar,
+            hulls=self.space.hulls,
         )
         return build_optimizer(self.spec.optimizer, setting)
 

@@ -22,7 +22,7 @@ from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
-PHASES = ("materialize", "swap", "answer", "other")
+PHASES = ("materialize", "swap", "answer", "slopes", "other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,8 @@ def show_text(path: Path) -> str:
     phases = seconds_by_phase(ok)
     total = sum(phases.values()) or 1.0
     lines.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
-    lines.append("time of a trial: " + ", ".join(f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items()))
+    spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
+    lines.append("time of a trial: " + ", ".join(spent))
     return "\n".join(lines)
 
 

@@ -31,6 +31,23 @@ class SourcesConfig(Config):
         return self
 
 
+class SlopesConfig(Config):
+    """Gradients of the loss of right answers, for `frank_wolfe` with `slopes: gradient`.
+
+    A transformers engine takes them beside the engine that scores; the one that scores itself does, if it is a
+    transformers engine of the same dtype on the same device.
+    """
+
+    items: Annotated[int, Field(ge=1)] = 32
+    """Search items of each task that the loss is taken of, at most: the first ones of the split."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    """What the model computes in, and what the gradient is added up in."""
+    device: str = "cpu"
+    """torch's name of the device."""
+    tokens: Annotated[int, Field(ge=1)] = 1024
+    """Tokens of one pass forwards and backwards, padding included: bounds the memory."""
+
+
 class FitnessConfig(Config):
     """What a candidate is asked, and who answers."""
 
@@ -42,6 +59,8 @@ class FitnessConfig(Config):
     """One: the best so far is kept. Several: a Pareto front. None: the mean over all tasks."""
     split: SplitConfig
     """Items of each task for search, selection of the winner, and the report: counts or fractions."""
+    slopes: SlopesConfig = SlopesConfig()
+    """Who takes gradients where the optimizer needs them, and of what."""
 
     @property
     def max_model_len(self) -> int | None:

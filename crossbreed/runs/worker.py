@@ -10,6 +10,7 @@ from crossbreed.fitness.canary import check_swap
 from crossbreed.kernels import Facts, Fingerprinted, materialize, unchanged
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.pool import Job
+from crossbreed.runs.slopes import Slopes
 from crossbreed.types import Cost, Recipe, Score, Status, WeightStream
 
 
@@ -29,6 +30,9 @@ class Worker:
         self._plan = plan
         self._engine = build_engine(plan.spec.fitness.engine, plan.sources.base.path)
         self._facts = Facts()
+        kind = plan.slope_kind
+        self._slopes = Slopes(plan, kind, self._engine, self._facts) if kind else None
+        self._num_firsts = len(plan.firsts())
         self._held: _Held | None = None
         """None while it is not certain: then everything is sent."""
 
@@ -69,24 +73,33 @@ class Worker:
             handle = self._engine.adopt(recipe, iter(stream), kept=kept.keys())
             adopted = time.perf_counter()
             answers = evaluate(handle, self._plan.tasks, self._plan.items[job.split])
+            answered = time.perf_counter()
+            asked = self._slopes if job.split == "search" and job.number >= self._num_firsts else None
+            slopes = asked.at(recipe) if asked else None
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
         self._held = _Held(recipe=recipe, digests=fingerprinted.digests)
         seconds = {
             "materialize": stream.seconds,
             "swap": adopted - start - stream.seconds,
-            "answer": _since(adopted),
+            "answer": answered - adopted,
         }
+        num_items = answers.num_items
+        if asked:
+            seconds["slopes"], num_items = _since(answered), num_items + asked.num_items
         return Score(
             status=Status.OK,
             tasks=answers.tasks,
             texts=answers.texts,
+            slopes=slopes,
             fingerprint=fingerprinted.value,
-            cost=Cost(items=answers.num_items, tokens=answers.num_tokens, seconds=seconds),
+            cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
         )
 
     def close(self) -> None:
-        """Frees the engine."""
+        """Frees the engines."""
+        if self._slopes:
+            self._slopes.close()
         self._engine.close()
 
     def _kept(self, held: _Held, recipe: Recipe) -> dict[str, str]:

@@ -4,6 +4,7 @@ The space is built from the declarations of the operators alone; `crossbreed.sea
 searched. With a list of operators the choice is a coordinate too, and those that the chosen one does not read wait.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -255,6 +256,23 @@ class CoefficientSpace:
         middle = tuple((coordinate.low + coordinate.high) / 2 for coordinate in self._coordinates)
         genes = ((index + 0.5,) * self._is_gene for index in range(len(self._layouts)))
         return tuple(self.decode(gene + middle) for gene in genes)
+
+    @property
+    def hulls(self) -> tuple[Mapping[str, int], ...] | None:
+        """A block for each group, if nothing but weights on deltas is searched."""
+        if self._is_gene or any(c.key.name != "weight" or c.key.taker is None for c in self._coordinates):
+            return None
+        blocks: list[dict[str, int]] = [{} for _ in self._groups]
+        for index, coordinate in enumerate(self._coordinates):
+            blocks[coordinate.group][str(coordinate.key.taker)] = index
+        return tuple(blocks)
+
+    def slopes(self, found: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
+        """Returns the sum over each group's tensors of what was found for the coordinate's expert."""
+        of_groups = [[found[name] for name in group.tensors if name in found] for group in self._groups]
+        return tuple(
+            math.fsum(of_tensor[str(c.key.taker)] for of_tensor in of_groups[c.group]) for c in self._coordinates
+        )
 
     def decode(self, point: Point) -> Recipe:
         """Returns one rule a group, its numbers rounded."""

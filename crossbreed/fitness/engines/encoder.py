@@ -95,8 +95,14 @@ class Encoder:
         return ids
 
 
-def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None) -> None:
+def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False) -> None:
     """Tokenises every request of every task, without an engine.
+
+    Args:
+        tasks: what will be asked.
+        host: the folder that an engine would start from.
+        max_model_len: longest prompt plus answer, if the engine limits it.
+        calibration: whether right answers will be asked for, too.
 
     Raises:
         InputError: one that no engine could answer; where it is too long, the message names the item.
@@ -104,7 +110,7 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None)
     encoder = Encoder(host, max_model_len=max_model_len)
     for task in tasks:
         for item in task.items:
-            for request in task.requests(item):
+            for request in (*task.requests(item), *([task.calibration(item)] * calibration)):
                 try:
                     encoder.encode(request)
                 except TooLong as error:

@@ -67,13 +67,13 @@ class TransformersEngine:
         """Answers one request after the other: no answer depends on its neighbours."""
         return [self._answer(request, self._encoder.encode(request)) for request in requests]
 
-    def gradient(self, requests: Sequence[Loglikelihood], *, tokens: int) -> WeightStream:
+    def gradient(self, requests: Sequence[Loglikelihood], weights: Sequence[float], *, tokens: int) -> WeightStream:
         """Runs the model forwards and backwards over all requests; see `Differentiable`."""
         encoded = [self._encoder.encode(request) for request in requests]
         self._model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            for batch in _batches(encoded, tokens):
-                (self._loss(batch) / len(encoded)).backward()  # type: ignore[no-untyped-call]
+            for batch in _batches(list(zip(encoded, weights, strict=True)), tokens):
+                self._loss(batch).backward()  # type: ignore[no-untyped-call]
         return self._gradients(self.version)
 
     @torch.inference_mode()
@@ -103,15 +103,15 @@ class TransformersEngine:
         self.version += 1
         del self._model, self._parameters, self._buffers
 
-    def _loss(self, batch: Sequence[Encoded]) -> torch.Tensor:
-        """The sum over requests of the mean loss of their continuations' tokens."""
+    def _loss(self, batch: Sequence[tuple[Encoded, float]]) -> torch.Tensor:
+        """The weighted sum over requests of the mean loss of their continuations' tokens."""
         device = self._model.device
-        ids_BT = pad_sequence([torch.tensor(e.token_ids, device=device) for e in batch], batch_first=True)
+        ids_BT = pad_sequence([torch.tensor(e.token_ids, device=device) for e, _ in batch], batch_first=True)
         logits_BTV = self._model(ids_BT, use_cache=False).logits  # padding comes last: unseen by causal attention
         loss = torch.zeros((), device=device)
-        for request, logits_TV, ids_T in zip(batch, logits_BTV, ids_BT, strict=True):
+        for (request, weight), logits_TV, ids_T in zip(batch, logits_BTV, ids_BT, strict=True):
             start, end = request.num_prompt, len(request.token_ids)
-            loss = loss + cross_entropy(logits_TV[start - 1 : end - 1].float(), ids_T[start:end])
+            loss = loss + weight * cross_entropy(logits_TV[start - 1 : end - 1].float(), ids_T[start:end])
         if not loss.isfinite():
             raise InvalidWeights("the calibration loss is NaN or infinite")
         return loss
@@ -160,14 +160,14 @@ class TransformersEngine:
         return torch.tensor([list(token_ids)], device=self._model.device)
 
 
-def _batches(encoded: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]]:
+def _batches(requests: Sequence[tuple[Encoded, float]], tokens: int) -> Iterator[list[tuple[Encoded, float]]]:
     """Requests of like length together, as many as fit."""
-    batch: list[Encoded] = []
-    for request in sorted(encoded, key=lambda e: len(e.token_ids)):
+    batch: list[tuple[Encoded, float]] = []
+    for request, weight in sorted(requests, key=lambda pair: len(pair[0].token_ids)):
         if batch and (len(batch) + 1) * len(request.token_ids) > tokens:
             yield batch
             batch = []
-        batch.append(request)
+        batch.append((request, weight))
     yield batch
 
 

@@ -1,0 +1,91 @@
+"""Slopes against their definition, with every delta made and every sum taken in fp64."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossbreed.kernels import Facts, slopes
+from crossbreed.sources import LowRank, Sources, open_sources
+from crossbreed.testing.toys import make_adapter
+from crossbreed.types import SlopeKind
+
+
+@pytest.fixture(scope="module")
+def sources(toy_base: Path, toy_experts: dict[str, Path], toy_adapters: dict[str, Path]) -> Sources:
+    return open_sources(str(toy_base), {name: str(path) for name, path in {**toy_experts, **toy_adapters}.items()})
+
+
+@pytest.fixture(scope="module")
+def gradient(sources: Sources) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(info.shape, generator=generator) for name, info in sources.base.tensors.items()}
+
+
+def weights_of(sources: Sources, expert: str, name: str) -> torch.Tensor:
+    base = sources.base.tensor(name).double()
+    source = sources.experts[expert]
+    if name not in source.touched:
+        return base
+    value = source.factors(name) if hasattr(source, "factors") else source.tensor(name)
+    if isinstance(value, LowRank):
+        return base + value.scale * value.b_MR.double() @ value.a_RN.double()
+    assert value is not None
+    return value.double()
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    norms = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norms if norms else 0.0
+
+
+DEFINITIONS: dict[SlopeKind, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]] = {
+    "inner": lambda g, base, expert: float((g * (expert - base)).sum()),
+    "cosine": lambda g, base, expert: cosine(g, expert - base),
+    "weight_cosine": lambda g, base, expert: cosine(g, expert),
+}
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_slopes_are_what_they_are_called(kind: SlopeKind, sources: Sources, gradient: dict[str, torch.Tensor]) -> None:
+    facts = Facts()
+    for scale in (1.0, -3.0):  # the second time norms are facts
+        stream = ((name, scale * tensor) for name, tensor in sorted(gradient.items()))
+        found = slopes(stream, sources, kind, facts)
+        assert found.keys() == frozenset().union(*(expert.touched for expert in sources.experts.values()))
+        for name, of_experts in found.items():
+            g, base = scale * gradient[name].double(), sources.base.tensor(name).double()
+            expected = {e: DEFINITIONS[kind](g, base, weights_of(sources, e, name)) for e in sources.experts}
+            assert of_experts == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_a_gradient_of_zeros_points_nowhere(sources: Sources, gradient: dict[str, torch.Tensor]) -> None:
+    for kind in DEFINITIONS:
+        found = slopes(((name, torch.zeros_like(g)) for name, g in gradient.items()), sources, kind)
+        assert all(value == 0 for of_experts in found.values() for value in of_experts.values())
+
+
+def test_a_tensor_that_does_not_come_has_no_slopes(sources: Sources, gradient: dict[str, torch.Tensor]) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert slopes(iter([(name, gradient[name])]), sources, "inner").keys() == {name}
+
+
+def test_an_adapter_s_delta_is_never_made(toy_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product of the shape of a matrix: the factors meet the gradient one after the other."""
+    adapter = make_adapter(tmp_path, base=toy_base, seed=0)
+    sources = open_sources(str(toy_base), {"a": str(adapter)})
+    name = "model.layers.0.mlp.up_proj.weight"
+    made: list[torch.Size] = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            if func in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.addmm):
+                made.append(result.shape)
+            return result
+
+    with Watch():
+        slopes(iter([(name, torch.ones(sources.base.tensors[name].shape))]), sources, "cosine")
+    assert made
+    assert sources.base.tensors[name].shape not in made

@@ -1,0 +1,172 @@
+"""Frank-Wolfe from spec to report: real gradients of toy models, and resume by replay."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_runs import SKILLS, trials_of, write_spec
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import Item, PerplexityTask, SearchItems, Task, TransformersConfig, build_engine
+from crossbreed.fitness.tasks import GenerateTask
+from crossbreed.kernels import materialize
+from crossbreed.runs import build_plan, load_spec, run
+from crossbreed.runs.journal import read
+from crossbreed.runs.objectives import Objective
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.pool import Job
+from crossbreed.runs.slopes import calibration_of
+from crossbreed.runs.worker import Worker
+from crossbreed.types import Point, Status
+
+TRANSFORMERS = {"kind": "transformers", "dtype": "float32"}
+SMALL = {"fitness__split": {"search": 6, "select": 4, "report": 6}, "fitness__slopes": {"items": 3, "tokens": 128}}
+
+
+def frank_wolfe(**options: Any) -> dict[str, Any]:
+    return {"kind": "frank_wolfe", "budget": {"trials": 5}, "options": {"vertex_scale": 1.0, **options}}
+
+
+def spec_of(folder: Path, base: Path, experts: Mapping[str, Path], **changes: Any) -> Path:
+    settings = {"optimizer": frank_wolfe(), "fitness__engine": TRANSFORMERS, **SMALL, **changes}
+    return write_spec(folder, base=base, experts=experts, **settings)
+
+
+@pytest.fixture(scope="module")
+def experts(toy_experts: dict[str, Path], toy_adapters: dict[str, Path]) -> dict[str, Path]:
+    """A full checkpoint and an adapter."""
+    return {"everything": toy_experts["everything"], "stabilised": toy_adapters["stabilised"]}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, experts: dict[str, Path]) -> Path:
+    return spec_of(tmp_path_factory.mktemp("spec"), toy_base, experts)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(load_spec(spec), out)
+    return out
+
+
+def calibration_loss(plan: Plan, point: Point) -> float:
+    """As the engine's answers say it, request by request."""
+    engine = build_engine(TransformersConfig.model_validate(TRANSFORMERS), plan.sources.base.path)
+    recipe = plan.space.decode(point)
+    asked = calibration_of(plan.tasks, plan.items["search"], plan.objectives[0], num_items=3)
+    responses = engine.adopt(recipe, materialize(recipe, plan.sources)).answer(asked.requests)
+    losses = [-math.fsum(response.logprobs) / len(response.logprobs) for response in responses]
+    return math.fsum(weight * loss for weight, loss in zip(asked.weights, losses, strict=True))
+
+
+def evaluated(plan: Plan, point: Point) -> tuple[float, ...]:
+    worker = Worker(plan)
+    score = worker.evaluate(Job(number=100, split="search", recipe=plan.space.decode(point)))
+    worker.close()
+    assert score.status is Status.OK
+    assert score.slopes is not None
+    assert score.cost.items == len(SKILLS) * (6 + 3)
+    assert score.cost.seconds["slopes"] > 0
+    return score.slopes
+
+
+def test_slopes_are_derivatives_along_coefficients(tmp_path: Path, toy_base: Path, experts: dict[str, Path]) -> None:
+    """Of the loss that the engine's answers give, by finite differences: full experts and adapters alike."""
+    plan = build_plan(load_spec(spec_of(tmp_path, toy_base, experts, dtype="float32")))
+    point = tuple(0.2 + 0.1 * index for index in range(len(plan.space.names)))
+    slopes, step = evaluated(plan, point), 0.005
+    for index, slope in enumerate(slopes):
+        high, low = ((*point[:index], point[index] + way * step, *point[index + 1 :]) for way in (1, -1))
+        difference = calibration_loss(plan, high) - calibration_loss(plan, low)
+        assert slope == pytest.approx(difference / (2 * step), rel=0.02, abs=2e-3), plan.space.names[index]
+
+
+def test_an_engine_beside_the_one_that_scores_says_the_same(
+    tmp_path: Path, toy_base: Path, experts: dict[str, Path]
+) -> None:
+    """The one that scores takes the gradient itself, or computes in another dtype, or can take none."""
+    point = (0.3,) * 6
+    specs = [
+        spec_of(tmp_path / str(index), toy_base, experts, fitness__engine=engine)
+        for index, engine in enumerate([TRANSFORMERS, {**TRANSFORMERS, "dtype": "bfloat16"}, {"kind": "fake"}])
+    ]
+    shared, *beside = (evaluated(build_plan(load_spec(spec)), point) for spec in specs)
+    assert beside == [shared, shared]
+
+
+def test_slopes_are_journalled_with_what_the_optimizer_asked(finished: Path) -> None:
+    records = read(finished / "journal.jsonl")
+    points = {r["number"]: r["point"] for r in records if r["kind"] == "ask"}
+    tells = [r for r in records if r["kind"] == "tell"]
+    for tell in tells:
+        has_slopes = tell["split"] == "search" and points[tell["number"]] is not None
+        assert (tell["slopes"] is not None) is has_slopes
+        assert ("slopes" in tell["clock"]["seconds"]) is has_slopes
+    assert sum(tell["slopes"] is not None for tell in tells) == 5
+
+
+def test_the_walk_lowers_the_loss(finished: Path, spec: Path) -> None:
+    plan = build_plan(load_spec(spec))
+    asked = [tuple(r["point"]) for r in read(finished / "journal.jsonl") if r["kind"] == "ask" and r["point"]]
+    assert calibration_loss(plan, asked[-1]) < calibration_loss(plan, asked[0])
+
+
+def test_a_walk_gone_on_with_is_the_walk_at_once(finished: Path, spec: Path, tmp_path: Path) -> None:
+    run(load_spec(spec, ["optimizer.budget.trials=2"]), tmp_path / "grown")
+    run(load_spec(spec), tmp_path / "grown")
+    search = [
+        [r for r in trials_of(path) if r.get("split", "search") == "search"] for path in (tmp_path / "grown", finished)
+    ]
+    assert search[0] == search[1]
+
+
+def test_differences_need_no_gradient(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    options = frank_wolfe(slopes="differences", granularity="task", radius=0.2)
+    path = spec_of(tmp_path, toy_base, toy_adapters, fitness__engine={"kind": "fake"}, optimizer=options)
+    run(load_spec(path, ["optimizer.budget.trials=12"]), tmp_path / "run")
+    tells = [r for r in read(tmp_path / "run" / "journal.jsonl") if r["kind"] == "tell"]
+    assert all(tell["slopes"] is None for tell in tells)
+    points = [r["point"] for r in read(tmp_path / "run" / "journal.jsonl") if r.get("point")]
+    assert len(points) == 12
+    assert points[5] not in points[:5], "a step after one place and two candidates an expert"
+
+
+def test_a_space_that_is_no_hull_is_refused_before_anything_starts(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    path = spec_of(tmp_path, toy_base, toy_adapters, space__operator="ties")
+    with pytest.raises(InputError, match="density"):
+        build_plan(load_spec(path))
+    build_plan(load_spec(path, ["space.params={density: 0.5}"]))
+
+
+def test_a_gold_that_is_too_long_is_found_before_anything_starts(spec: Path) -> None:
+    fits = load_spec(spec, ["fitness.engine.max_model_len=14"])
+    with pytest.raises(InputError, match="does not fit"):
+        build_plan(fits).check_lengths()
+
+
+def test_the_loss_is_the_objective_s() -> None:
+    """Its tasks with its weights; turned round where it wants a task done badly."""
+    tasks = [
+        Task(kind=GenerateTask(kind="generate", name="sums", items="", prompt="{q}", answer="a"), items=()),
+        Task(kind=PerplexityTask(kind="perplexity", name="prose", items="", text="q"), items=()),
+        Task(kind=GenerateTask(kind="generate", name="idle", items="", prompt="{q}", answer="a"), items=()),
+    ]
+    items = {
+        task.name: SearchItems(items=tuple(Item(id=f"{i}", fields={"q": f"text {i}", "a": "x"}) for i in range(n)))
+        for task, n in zip(tasks, (4, 2, 4), strict=True)
+    }
+
+    def weights(objective: Objective) -> tuple[float, ...]:
+        return calibration_of(tasks, items, objective, num_items=3).weights
+
+    assert weights(Objective(kind="mean", tasks=("sums", "idle"), weights=(3.0, 1.0))) == pytest.approx(
+        (0.25,) * 3 + (1 / 12,) * 3
+    )
+    assert weights(Objective(kind="mean", tasks=("sums", "idle"), weights=(3.0, 0.0))) == pytest.approx((1 / 3,) * 3)
+    assert weights(Objective(kind="task", tasks=("prose",), minimize=True)) == (0.5, 0.5)
+    assert weights(Objective(kind="task", tasks=("sums",), minimize=True)) == pytest.approx((-1 / 3,) * 3)
