@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isclose
+from statistics import fmean
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
 
@@ -21,7 +22,7 @@ from crossbreed.search_spaces.axes import Key, Setting, fault_of
 from crossbreed.search_spaces.groups import Group, GroupsConfig, make_groups
 from crossbreed.search_spaces.layout import BASE, Layout
 from crossbreed.search_spaces.mix import Mix, mixes_of
-from crossbreed.sources.structure import Structure
+from crossbreed.sources.structure import Structure, depth_of
 from crossbreed.types import Point, Recipe, Rule
 
 _RANGES: Mapping[str, tuple[float, float]] = {"weight": (-0.5, 1.5), "density": (0.1, 1.0)}
@@ -222,7 +223,7 @@ class CoefficientSpace:
     ) -> None:
         self._layouts, self._hashes, self._dtype = config.layouts, dict(structure.hashes), dtype
         self._artifacts = dict(artifacts)
-        self._groups = make_groups(config.groups, structure)
+        self._groups, self._num_layers = make_groups(config.groups, structure), structure.num_layers
         self._coordinates = tuple(
             _Coordinate(group=index, key=key, name=_name(group, key), low=low, high=high)
             for index, group in enumerate(self._groups)
@@ -292,8 +293,9 @@ class CoefficientSpace:
         """Returns the nearest point: exact for recipes of this space, averaged and clipped for others.
 
         Nothing but weights on deltas is expressed with any operator that has weights: one that does the same to the
-        deltas, if the space has it. Other operators, other settings of what is not searched, other sources, other
-        artifacts and mixed operators have no point.
+        deltas, if the space has it. Where recipe and space have other depth profiles (LiNeS), the weights make up for
+        the difference at the mean depth of each group. Other operators, other settings of what is not searched, other
+        sources, other artifacts and mixed operators have no point.
         """
         if recipe.artifacts and recipe.artifacts != self._artifacts:
             return None
@@ -303,9 +305,10 @@ class CoefficientSpace:
             return None
         values: list[dict[Key, float]] = []
         for mix, group in zip(mixes, self._groups, strict=True):
-            if (own := layout.locate(mix, group.experts)) is None:
+            depth = fmean(depth_of(name, self._num_layers) or 0.0 for name in group.tensors)
+            if (own := layout.locate(mix, group.experts, depth)) is None:
                 return None
-            waiting = [other.locate(mix, group.experts) or {} for other in self._layouts]
+            waiting = [other.locate(mix, group.experts, depth) or {} for other in self._layouts]
             values.append({key: value for found in (*waiting, own) for key, value in found.items()})
         point = (self._layouts.index(layout) + 0.5,) * self._is_gene + tuple(
             min(max(values[c.group].get(c.key, c.low), c.low), c.high) for c in self._coordinates

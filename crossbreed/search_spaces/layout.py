@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from crossbreed.operators import OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.search_spaces.axes import Axis, Key, Setting, limited, six_decimals
 from crossbreed.search_spaces.mix import Mix
 from crossbreed.types import ParamValue
@@ -143,9 +143,15 @@ class Layout:
             params[name] = values[None] if None in values else {str(taker): v for taker, v in values.items()}
         return params
 
-    def locate(self, mix: Mix, experts: Sequence[str]) -> dict[Key, float] | None:
-        """Returns the coordinates nearest to a mix, of this operator or another; None: no source has a share."""
-        numbers = self._in_own_terms(mix, experts)
+    def locate(self, mix: Mix, experts: Sequence[str], depth: float) -> dict[Key, float] | None:
+        """Returns the coordinates nearest to a mix, of this operator or another; None: no source has a share.
+
+        Args:
+            mix: What a recipe does to a group.
+            experts: Those that change some tensor of the group.
+            depth: Where the group is on average, from 0 (first layer) to 1 (last).
+        """
+        numbers = self._in_own_terms(mix, experts, depth)
         point: dict[Key, float] = {}
         if self.by_shares:
             takers = self._takers("weight", experts)
@@ -163,10 +169,13 @@ class Layout:
                 point[Key(axis.label, taker)] = axis.coordinate(value, limit=limit)
         return point
 
-    def _in_own_terms(self, mix: Mix, experts: Sequence[str]) -> dict[Key, float]:
-        """The mix's numbers, with its weights and its scale told apart as they are here."""
+    def _in_own_terms(self, mix: Mix, experts: Sequence[str], depth: float) -> dict[Key, float]:
+        """The mix's numbers, with its weights, its scale and its depth profile told apart as they are here."""
         numbers, scale = dict(mix.numbers), Key("scale", None)
-        weights = {Key("weight", expert): numbers.get(Key("weight", expert), 0.0) for expert in experts}
+        deeper = self._deeper(mix, depth) if mix.plain else 1.0
+        weights = {Key("weight", expert): deeper * numbers.get(Key("weight", expert), 0.0) for expert in experts}
+        if mix.plain:
+            numbers |= weights
         if self._absorbs_scale:
             factor = numbers.get(scale, 1.0) / (self._constant("scale", None) or 1.0)
             numbers |= {key: factor * value for key, value in weights.items()}
@@ -176,6 +185,18 @@ class Layout:
         elif mix.plain and (own := sum(self._constant("weight", expert) for expert in experts)):
             numbers[scale] = sum(weights.values()) / own
         return numbers
+
+    def _deeper(self, mix: Mix, depth: float) -> float:
+        """How many times a mix's depth profile is the profile here, at a depth; 1 where there is nothing here."""
+        theirs, ours = [], []
+        for param in DEPTH_PROFILE:
+            said = mix.numbers.get(Key(param.name, None), float(param.default))
+            axis = self.axes.get(param.name)
+            theirs.append(said)
+            ours.append(axis.value(axis.coordinate(said)) if axis else self._constant(param.name, None))
+        (their_alpha, their_beta), (alpha, beta) = theirs, ours
+        factor = alpha + beta * depth
+        return (their_alpha + their_beta * depth) / factor if theirs != ours and factor else 1.0
 
     def _mixture(self, point: Mapping[Key, float], experts: Sequence[str]) -> dict[Key, float]:
         """Shares as weights: the last source, which is the base where it is one of them, takes what is left."""

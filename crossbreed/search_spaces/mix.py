@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import isclose
 from statistics import fmean
 
-from crossbreed.operators import OPERATOR_SPECS, OperatorSpec, ParamKind
+from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind
 from crossbreed.recipes import rule_finder
 from crossbreed.search_spaces.axes import Key
 from crossbreed.search_spaces.groups import Group
@@ -24,7 +24,7 @@ class Mix:
     operator: str | None
     """None where no rule matches: the base as it is."""
     plain: bool
-    """Whether the weights, which are then on the deltas, say it all."""
+    """Whether the weights, which are then on the deltas, and a depth profile say it all."""
     numbers: Mapping[Key, float]
     words: Mapping[str, bool | str] = field(default_factory=dict)
     """Flags, choices, and sources by the names that the space has for them."""
@@ -99,7 +99,8 @@ def _mix_of_rule(
             return None
     factor = numbers.get(Key("scale", None), 1.0) / total
     weights = {Key("weight", expert): factor * numbers.get(Key("weight", expert), 0.0) for expert in experts}
-    return Mix(operator=spec.name, plain=True, numbers=weights)
+    profile = {key: numbers[key] for param in DEPTH_PROFILE if (key := Key(param.name, None)) in numbers}
+    return Mix(operator=spec.name, plain=True, numbers=weights | profile)
 
 
 def _only_known(rule: Rule, spec: OperatorSpec, names: Mapping[str, str | None], hashes: Mapping[str, str]) -> bool:
@@ -111,8 +112,9 @@ def _only_known(rule: Rule, spec: OperatorSpec, names: Mapping[str, str | None],
 
 
 def _is_plain(rule: Rule, spec: OperatorSpec) -> bool:
-    """Whether the rule says nothing but weights, a factor on all of them, or their normalisation."""
-    others = [param for param in spec.params if param.name not in ("weight", "scale", "normalize")]
+    """Whether the rule says nothing but weights, factors on all of them, or their normalisation."""
+    factors = {"weight", "scale", "normalize", *(param.name for param in DEPTH_PROFILE)}
+    others = [param for param in spec.params if param.name not in factors]
     return spec.plain and all(rule.params.get(param.name, param.default) == param.default for param in others)
 
 

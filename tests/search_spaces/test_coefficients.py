@@ -324,6 +324,39 @@ def test_an_average_of_models_is_weights_on_deltas() -> None:
     assert recipe.rules[0].params["weight"] == {"french": 0.25, "sums": 0.25, "norms": 0.0}
 
 
+def test_a_depth_profile_is_weights_that_grow_with_the_layer() -> None:
+    recipe = one_rule("task_arithmetic", weight=0.8, lines_alpha=0.25, lines_beta=0.75)
+    space = make_space(groups={"layers": "each", "modules": ["mlp"]})
+    weights = [rule.params["weight"] for rule in decoded(space, recipe).rules]
+    assert [weight["french"] for weight in weights[:6]] == pytest.approx(  # type: ignore[index]
+        [0.8 * (0.25 + 0.75 * layer / 5) for layer in range(6)], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("operator", ["task_arithmetic", "ties"])
+def test_weights_make_up_for_a_depth_profile_of_the_space(operator: str) -> None:
+    params = {"lines_alpha": 0.5, "lines_beta": 1.0}
+    space = make_space(operator=operator, groups={"layers": "each", "modules": ["mlp"]}, params=params)
+    rules = decoded(space, one_rule("task_arithmetic", weight=0.45)).rules
+    assert {rule.params["lines_beta"] for rule in rules} == {1.0}
+    weights = [rule.params["weight"]["french"] for rule in rules[:6]]  # type: ignore[index,call-overload]
+    assert [weight * (0.5 + layer / 5) for layer, weight in enumerate(weights)] == pytest.approx([0.45] * 6, abs=2e-6)
+
+
+def test_a_profile_that_is_searched_is_found() -> None:
+    space = make_space(params={"lines_beta": [0.0, 1.0]})
+    params = decoded(space, one_rule("task_arithmetic", weight=THIRD, lines_beta=0.25)).rules[0].params
+    assert (params["weight"], params["lines_beta"]) == (dict.fromkeys(THIRD, 0.333333), 0.25)
+
+
+def test_the_examples_are_of_every_operator_and_read_all_weights() -> None:
+    space = make_space(operator=["ties", "linear"], groups=BANDS)
+    examples = space.examples
+    assert [{rule.operator for rule in recipe.rules} for recipe in examples] == [{"ties"}, {"linear"}]
+    for recipe in examples:
+        assert all(all(rule.params["weight"].values()) for rule in recipe.rules)  # type: ignore[union-attr]
+
+
 def test_the_base_is_the_zero_of_every_space() -> None:
     nothing = Recipe(base="base", sources=STRUCTURE.hashes, rules=(), dtype="bfloat16")
     assert decoded(make_space(), nothing).rules[0].params["weight"] == dict.fromkeys(THIRD, 0.0)
