@@ -315,6 +315,7 @@ def test_layers_that_are_passed_through_are_slices_of_one_model() -> None:
         ("ties", {"weight": 1.0, "trim": "model"}, "ties has no trim `model`"),
         ("nuslerp", {"weight": 1.0, "of": "weights"}, "nuslerp has no of `weights`"),
         ("karcher", {}, "karcher steps by angles"),
+        ("multislerp", {"weight": 1.0}, "multislerp multiplies by lengths"),
         ("model_stock", {"scale": 1.5}, "model_stock has no scale"),
         ("model_stock", {"along": "rows"}, "model_stock has no along `rows`"),
         ("dare_ties", {"weight": 1.0, "density": 0.5}, "dare_ties draws random masks of its own"),
@@ -331,26 +332,12 @@ def test_what_a_rule_says_beyond_mergekit_has_a_reason(operator: str, params: di
 def test_methods_that_cannot_leave_a_tensor_alone_match_all_that_is_changed() -> None:
     touched = {"sums": frozenset(NAMES), "été": frozenset[str]()}
     structure = Structure(tensors=STRUCTURE.tensors, touched=touched, hashes=SOURCES, tied=False)
-    params: dict[str, dict[str, Any]] = {"nuslerp": {"weight": 1.0}, "multislerp": {"weight": 1.0}}
-    for operator in ("nuslerp", "multislerp", "model_stock"):
-        told = params.get(operator, {})
+    for operator, told in {"nuslerp": {"weight": 1.0}, "model_stock": {}}.items():
         assert to_mergekit(recipe_of(operator, **told), structure, PATHS) is not None
         part = recipe_of(operator, r".*mlp.*", **told)
         assert to_mergekit(part, structure, PATHS) is None
         assert "no rule matches `lm_head.weight`" in (why_not_mergekit(part, structure, PATHS) or "")
         assert to_mergekit(part, STRUCTURE, PATHS) is not None  # whose experts change nothing
-
-
-@pytest.mark.parametrize(
-    ("experts", "why"), [({"sums"}, "of one expert is that expert"), ({"sums", "été", "trois"}, "finds no direction")]
-)
-def test_multislerp_needs_directions(experts: set[str], why: str) -> None:
-    hashes = {"base": "00aa", **{name: f"{number}" for number, name in enumerate(sorted(experts))}}
-    touched = {name: frozenset(n for n in NAMES if "mlp" in n) for name in experts}
-    structure = Structure(tensors=STRUCTURE.tensors, touched=touched, hashes=hashes, tied=False)
-    rule = Rule(match=".*", operator="multislerp", params={"weight": 1.0})
-    recipe, paths = Recipe(base="base", sources=hashes, rules=(rule,)), {name: f"/{name}" for name in hashes}
-    assert why in (why_not_mergekit(recipe, structure, paths) or "")
 
 
 @pytest.mark.parametrize(

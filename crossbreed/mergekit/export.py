@@ -70,7 +70,6 @@ _SAME: Mapping[str, _Same] = MappingProxyType(
         "breadcrumbs_ties": _Same(name="breadcrumbs_ties", keeps=_NO_WEIGHT, renamed=_SCALE),
         "slerp": _Same(name="slerp", keeps=_NOWHERE),
         "nuslerp": _Same(name="nuslerp", flags={"along": _ALONG}),
-        "multislerp": _Same(name="multislerp", renamed={"normalize": "normalize_weights"}),
         "model_stock": _Same(name="model_stock"),
         "nearswap": _Same(name="nearswap", keeps=_NOWHERE),
         "ram": _Same(name="ram", keeps=_NO_CHANGE),
@@ -83,6 +82,7 @@ _OTHERWISE: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("dare_linear", "dare_ties", "della", "della_linear"), _MASKS),
         "karcher": "steps by angles that float32 hardly holds, and stops elsewhere",
+        "multislerp": "multiplies by lengths whose last digits float32 does not hold",
         "sce": "weighs experts alike whose deltas are small",
         "arcee_fusion": "takes quartiles of a random sample, and divergences that float32 does not hold",
     }
@@ -182,11 +182,6 @@ def _why_not_tensors(recipe: Recipe, structure: Structure) -> str | None:
     changed = frozenset[str]().union(*_changes(recipe, structure).values())
     if spared := sorted(tensor for tensor in changed if find_rule(tensor) is None):
         return f"mergekit's {name} merges every tensor, and no rule matches `{spared[0]}`"
-    if operator == "multislerp" and (num_experts := len(recipe.sources) - 1) != 2:
-        if num_experts == 1:
-            return "mergekit's multislerp of one expert is that expert"
-        if still := sorted(structure.tensors.keys() - changed):
-            return f"mergekit's multislerp finds no direction where no expert changes anything: `{still[0]}`"
     return None
 
 

@@ -137,7 +137,6 @@ OTHERS: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "nuslerp",
         [{"weight": {0: 0.2, 1: 0.9}, "along": "rows"}, {"weight": 0.5, "along": "columns"}],
     ),
-    "multislerp": ("multislerp", [{"weight": 0.7123}, {"weight": {0: 0.2, 1: 0.9}, "normalize": False}]),
     "model_stock": ("model_stock", [{}]),
     "slerp": ("slerp", [{"t": 0.3123}, {"t": 0.7}]),
     "nearswap": ("nearswap", [{"t": 0.01}, {"t": 0.05}]),
@@ -145,7 +144,7 @@ OTHERS: dict[str, tuple[str, list[dict[str, Any]]]] = {
 }
 """Operator, and what it is told in the first layers and in the others."""
 OF_ONE = {"slerp", "nearswap"}
-LEAVES_NOTHING = {"nuslerp", "multislerp", "model_stock", "passthrough"}
+LEAVES_NOTHING = {"nuslerp", "model_stock", "passthrough"}
 """Methods with which no changed tensor stays the base's, or (in a slice) not beside others."""
 EXPERTS = {"full": FULL, "lora": LORA, "mixed": {"b": "everything", "p": "plain"}}
 CASES = [f"{experts}-{name}" for experts in EXPERTS for name in OTHERS]

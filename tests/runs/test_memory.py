@@ -23,7 +23,9 @@ TENSOR = 4 * SIDE * SIDE
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("models")
-    return [model(root / name, seed) for seed, name in enumerate(("base", "a", "b"))]
+    made = [model(root / name, seed) for seed, name in enumerate(("base", "a", "b"))]
+    opened(made)  # hashes are known from here on: opening maps nothing
+    return made
 
 
 def model(folder: Path, seed: int) -> Path:
@@ -37,6 +39,10 @@ def model(folder: Path, seed: int) -> Path:
 
 @pytest.fixture
 def sources(folders: list[Path]) -> Sources:
+    return opened(folders)
+
+
+def opened(folders: list[Path]) -> Sources:
     base, *experts = map(str, folders)
     return open_sources(base, dict(zip("ab", experts, strict=True)))
 
