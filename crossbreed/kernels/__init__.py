@@ -10,6 +10,7 @@ from crossbreed.kernels.facts import Facts
 from crossbreed.kernels.fingerprint import Fingerprinted, fingerprint_checkpoint
 from crossbreed.kernels.materialize import check_recipe, materialize, materialize_many, unchanged
 from crossbreed.kernels.operators import OPERATORS
+from crossbreed.kernels.products import inner_products
 from crossbreed.kernels.programs import Operator
 from crossbreed.kernels.slopes import slopes
 
@@ -20,6 +21,7 @@ __all__ = [
     "Operator",
     "check_recipe",
     "fingerprint_checkpoint",
+    "inner_products",
     "materialize",
     "materialize_many",
     "slopes",

@@ -167,15 +167,17 @@ def score_of(record: Record, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
     )
 
 
-_DIGITS = {"0": 0.0, "1": 1.0}
+_DIGIT_OF = {0.0: "0", 1.0: "1"}
+_VALUE_OF = {digit: value for value, digit in _DIGIT_OF.items()}
 
 
 def _written(values: tuple[float, ...]) -> str | list[float]:
     """Right or wrong is one digit an item: most tasks are, and a list of floats is four times as long."""
-    if set(values) <= {0.0, 1.0}:
-        return "".join(["1" if value else "0" for value in values])
-    return list(values)
+    try:
+        return "".join(map(_DIGIT_OF.__getitem__, values))
+    except KeyError:
+        return list(values)
 
 
 def _read(written: str | list[float]) -> tuple[float, ...]:
-    return tuple([_DIGITS[digit] for digit in written] if isinstance(written, str) else written)
+    return tuple(map(_VALUE_OF.__getitem__, written) if isinstance(written, str) else written)

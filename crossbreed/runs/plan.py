@@ -3,26 +3,28 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError, require
 from crossbreed.fitness import AnyItems, Task, check_disjoint, load_tasks, split_items
-from crossbreed.kernels import check_recipe
+from crossbreed.kernels import check_recipe, inner_products
 from crossbreed.kernels.artifacts import GRAMS, Grams
-from crossbreed.optimizer import Box, Breeder, FrankWolfeOptions, Optimizer, Setting, build_optimizer
+from crossbreed.optimizer import Box, Breeder, FrankWolfeOptions, Genomes, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.baselines import baselines
 from crossbreed.runs.history import ItemIds, SplitName
 from crossbreed.runs.journal import CLOCK, JOURNAL_SCHEMA, Record
 from crossbreed.runs.loop import Budget
+from crossbreed.runs.nursery import Nursery
 from crossbreed.runs.objectives import Objective, build_objectives
 from crossbreed.runs.proposer import Proposer
 from crossbreed.runs.provenance import versions
 from crossbreed.runs.selection import NUM_FINALISTS
 from crossbreed.runs.spec import Spec
-from crossbreed.search_spaces import SearchSpace, build_space
+from crossbreed.search_spaces import LineageConfig, LineageSpace, SearchSpace, build_space
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import Point, Recipe, SlopeKind, canonical_json, content_id
 
@@ -47,7 +49,7 @@ class Plan:
     tasks: list[Task]
     items: Mapping[SplitName, Mapping[str, AnyItems]]
     """Split -> task -> items."""
-    space: SearchSpace
+    space: SearchSpace | LineageSpace
     objectives: tuple[Objective, ...]
     dtype: str
     warm_starts: tuple[tuple[str, Recipe], ...]
@@ -67,6 +69,11 @@ class Plan:
             split: {name: tuple(item.id for item in items.items) for name, items in tasks.items()}
             for split, tasks in self.items.items()
         }
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of the box's coordinates; none where genomes are crossed."""
+        return () if isinstance(self.space, LineageSpace) else self.space.names
 
     def firsts(self) -> list[tuple[str, Recipe]]:
         """Baselines and warm starts: answered before the optimizer asks."""
@@ -97,7 +104,7 @@ class Plan:
                 self.tasks,
                 self.sources.base.path,
                 max_model_len=engine.max_model_len,
-                calibration=self.slope_kind is not None,
+                calibration=self.slope_kind is not None or self.spec.artifacts.grams is not None,
             )
 
     def describe(self) -> str:
@@ -107,8 +114,11 @@ class Plan:
         budget = self.spec.optimizer.budget
         limits = {"trials": budget.trials, "minutes": budget.minutes}
         until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+        searched = f"{len(self.coordinates)} coordinates"
+        if isinstance(self.space, LineageSpace):
+            searched = f"chromosomes: {', '.join(self.space.chromosomes)}"
         return (
-            f"{self.spec.name}: {experts} experts, {len(self.space.names)} coordinates, {kind}\n"
+            f"{self.spec.name}: {experts} experts, {searched}, {kind}\n"
             f"  search  {len(self.firsts())} baselines and {until}, {num_items['search']} items each\n"
             f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
             f"  report  {experts + 4} models, {num_items['report']} items each\n"
@@ -123,7 +133,7 @@ class Plan:
     def proposer(self) -> Proposer:
         """A new proposer, at its beginning."""
         return Proposer(
-            space=self.space,
+            space=Nursery(self.space, seed=self.spec.seed) if isinstance(self.space, LineageSpace) else self.space,
             firsts=self.firsts(),
             make_optimizer=self._make_optimizer,
             origin=self.spec.optimizer.kind,
@@ -137,7 +147,7 @@ class Plan:
             "spec": self.spec.model_dump(mode="json", exclude=_NOT_IDENTITY),
             "sources": dict(self.sources.structure.hashes),
             "warm_starts": [recipe.id for _, recipe in self.warm_starts],
-            "coordinates": list(self.space.names),
+            "coordinates": list(self.coordinates),
             "contents": {task.name: _contents_id(task) for task in self.tasks},
             "items": {s: {t: list(ids) for t, ids in tasks.items()} for s, tasks in self.item_ids.items()},
             **({"artifacts": {GRAMS: self.grams.hash}} if self.grams else {}),
@@ -145,13 +155,20 @@ class Plan:
         }
 
     def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer | Breeder:
+        space, genomes = self.space, None
+        if isinstance(space, LineageSpace):
+            genomes = Genomes(num_seeds=space.num_seeds, num_chromosomes=len(space.chromosomes))
+            box, hulls = Box(low=(), high=()), None
+        else:
+            box, hulls = Box(low=space.low, high=space.high), space.hulls
         setting = Setting(
-            box=Box(low=self.space.low, high=self.space.high),
+            box=box,
             num_objectives=len(self.objectives),
             start=start,
             rng=spawn(self.spec.seed, "optimizer"),
+            hulls=hulls,
+            genomes=genomes,
             tuned_scalar=tuned_scalar,
-            hulls=self.space.hulls,
         )
         return build_optimizer(self.spec.optimizer, setting)
 
@@ -188,8 +205,10 @@ def build_plan(spec: Spec) -> Plan:
     return plan
 
 
-def _space(spec: Spec, sources: Sources, dtype: str, grams: Grams | None = None) -> SearchSpace:
+def _space(spec: Spec, sources: Sources, dtype: str, grams: Grams | None = None) -> SearchSpace | LineageSpace:
     """Builds the space, and refuses operators that cannot merge these sources: not after the baselines."""
+    if isinstance(spec.space, LineageConfig):
+        return LineageSpace(spec.space, sources.structure, dtype, partial(inner_products, sources=sources))
     artifacts = {} if grams is None else {GRAMS: grams.hash}
     space = build_space(spec.space, sources.structure, dtype, artifacts=artifacts)
     if grams is not None or spec.artifacts.grams is None:  # else they are still to be made

@@ -35,6 +35,8 @@ class Proposer:
         """
         self._space, self._firsts, self._make_optimizer, self._origin = space, firsts, make_optimizer, origin
         self._optimizer: Optimizer | Breeder | None = None
+        self._breeder: Breeder | None = None
+        """The optimizer, where it is one of genomes."""
         self._first_outcomes: dict[int, Outcome] = {}
         self._waiting: dict[int, Outcome] = {}
         """Outcomes that came before those of earlier candidates, for an optimizer told in order."""
@@ -65,6 +67,7 @@ class Proposer:
                     return None
                 ranked = self._ranked()
                 self._optimizer = self._make_optimizer(self._start(ranked), self._tuned_scalar(ranked))
+                self._breeder = self._optimizer if isinstance(self._optimizer, Breeder) else None
             asked = self._optimizer.ask(number)
             if asked is None:
                 return None
@@ -92,8 +95,9 @@ class Proposer:
                 self._next_told += 1
         else:
             self._optimizer.tell(outcome)
-        if isinstance(self._space, Nursery) and isinstance(self._optimizer, Breeder):
-            self._space.keep(self._unanswered.union(self._optimizer.parents))
+        if isinstance(self._space, Nursery):
+            assert self._breeder is not None
+            self._space.keep(self._unanswered.union(self._breeder.parents))
 
     def replay(self, recorded: Candidate) -> None:
         """Proposes again what a journal says was asked.

@@ -13,7 +13,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import EngineConfig, SplitConfig, TaskConfig
 from crossbreed.optimizer import OptimizerConfig
 from crossbreed.runs.objectives import ObjectiveConfig, build_objectives
-from crossbreed.search_spaces import CoefficientsConfig
+from crossbreed.search_spaces import LineageConfig, SpaceConfig
 
 
 class SourcesConfig(Config):
@@ -139,7 +139,7 @@ class Spec(Config):
     """The one seed; every random stream is spawned from it by name."""
     sources: SourcesConfig
     """The base and its experts."""
-    space: CoefficientsConfig
+    space: SpaceConfig
     """Which recipes may be proposed."""
     optimizer: OptimizerConfig
     """Who proposes, and how much it may spend."""
@@ -161,18 +161,20 @@ class Spec(Config):
 
     @model_validator(mode="after")
     def _grams_are_there_where_they_are_read(self) -> "Spec":
-        readers = [name for name in self.space.operators if _reads_grams(name, self.space.params.get("grams"))]
+        operators = ("linear",) if isinstance(self.space, LineageConfig) else self.space.operators
+        params = {} if isinstance(self.space, LineageConfig) else self.space.params
+        readers = [name for name in operators if _reads_grams(name, params.get("grams"))]
         grams = self.artifacts.grams
         if grams is None:
             if needing := [name for name in readers if name != "regmean"]:
                 raise ValueError(
-                    f"`{needing[0]}` with `grams: {self.space.params['grams']}` reads Grams of inputs, which nothing "
+                    f"`{needing[0]}` with `grams: {params['grams']}` reads Grams of inputs, which nothing "
                     "collects: add `artifacts: {grams: {items: 32}}`, or say `grams: deltas`"
                 )
             return self
         if not readers:
             raise ValueError(
-                f"`artifacts.grams` collects what `{self.space.operators[0]}` does not read: remove it, or use the "
+                f"`artifacts.grams` collects what `{operators[0]}` does not read: remove it, or use the "
                 "operator `regmean`, or `bmm` with `params: {grams: data}`"
             )
         tasks = [task.name for task in self.fitness.tasks]
@@ -316,8 +318,10 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
     schema = Spec.model_json_schema()
     node: dict[str, Any] = schema
     for part in (*location, None):
-        while "$ref" in node or "allOf" in node:
-            node = schema["$defs"][(node.get("$ref") or node["allOf"][0]["$ref"]).rsplit("/", 1)[-1]]
+        inner = [node, *node.get("allOf", ()), *node.get("anyOf", ())]  # a model, one with a default, one or None
+        while reference := next((found["$ref"] for found in inner if "$ref" in found), None):
+            node = schema["$defs"][reference.rsplit("/", 1)[-1]]
+            inner = [node, *node.get("allOf", ()), *node.get("anyOf", ())]
         if part is None:
             break
         if "discriminator" in node and part in node["discriminator"]["mapping"]:

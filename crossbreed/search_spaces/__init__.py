@@ -6,10 +6,22 @@ baseline can start the search. A new one is a file with its config and its class
 `crossbreed.testing.spaces.SpaceConformance`.
 """
 
+from typing import Annotated, TypeAlias
+
+from pydantic import BeforeValidator, Field
+
 from crossbreed.search_spaces.coefficients import CoefficientsConfig, CoefficientSpace, build_space
 from crossbreed.search_spaces.groups import Group, GroupsConfig
+from crossbreed.search_spaces.lineage import LineageConfig, LineageSpace
 from crossbreed.search_spaces.protocol import Genome, GenomeSpace, SearchSpace
 from crossbreed.search_spaces.vector import VectorSpace
+
+SpaceConfig: TypeAlias = Annotated[
+    CoefficientsConfig | LineageConfig,
+    Field(discriminator="kind"),
+    BeforeValidator(lambda said: {"kind": "coefficients", **said} if isinstance(said, dict) else said),
+]
+"""The `space` section of a spec; one of coefficients unless it says otherwise."""
 
 __all__ = [
     "CoefficientSpace",
@@ -18,7 +30,10 @@ __all__ = [
     "GenomeSpace",
     "Group",
     "GroupsConfig",
+    "LineageConfig",
+    "LineageSpace",
     "SearchSpace",
+    "SpaceConfig",
     "VectorSpace",
     "build_space",
 ]

@@ -63,7 +63,7 @@ def make_groups(config: GroupsConfig, structure: Structure) -> tuple[Group, ...]
     unclaimed = set(structure.tensors)
     for label, names in members.items():
         if changed := tuple(name for name in names if name in touched):
-            match = ".*" if unclaimed <= set(names) else _exact_match(changed, frozenset(names), structure.tensors)
+            match = ".*" if unclaimed <= set(names) else pattern_of(changed, frozenset(names), structure.tensors)
             experts = tuple(e for e, theirs in structure.touched.items() if not theirs.isdisjoint(changed))
             groups.append(Group(label=label, match=match, tensors=changed, experts=experts))
             unclaimed -= set(names)
@@ -115,7 +115,7 @@ def _label(name: str, config: GroupsConfig, bands: dict[int, str]) -> str:
     return "rest" if bands or config.modules else "all"
 
 
-def _exact_match(names: Sequence[str], members: frozenset[str], tensors: Collection[str]) -> str:
+def pattern_of(names: Sequence[str], members: frozenset[str], tensors: Collection[str]) -> str:
     """The most readable pattern that takes all of `names` and nothing outside `members`."""
     candidates = (*_layer_patterns(names, tensors), names_pattern(names))
     return next(p for p in candidates if set(names) <= set(filter(re.compile(p).fullmatch, tensors)) <= members)

@@ -8,15 +8,15 @@ The pictures are the test part of "Optical Recognition of Handwritten Digits" (E
 Learning Repository 1998, doi 10.24432/C50P49, CC BY 4.0), as scikit-learn ships them. The first 80 % are searched on,
 the last 20 % reported on, as the paper does: they are other people's handwriting.
 
-Shapes: B pictures, P pixels, H hidden units, C classes.
+Shapes: B pictures, P pixels and a constant 1 (so that biases are a row of the weights), H hidden units, C classes.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,13 @@ from crossbreed.runs.proposer import Proposer
 from crossbreed.search_spaces import Genome, VectorSpace
 from crossbreed.types import Cost, ItemScores, Point, Score, Status
 
+F = TypeVar("F", np.float32, np.float64)
+
 TASK = "digits"
 NUM_PIXELS, NUM_HIDDEN, NUM_CLASSES = 64, 256, 10
-SHAPES = ((NUM_PIXELS, NUM_HIDDEN), (NUM_HIDDEN,), (NUM_HIDDEN, NUM_CLASSES), (NUM_CLASSES,))
-"""Weights and biases of the two layers, in the order in which a genome has them."""
-EDGES = (0, *np.cumsum([np.prod(shape) for shape in SHAPES]).tolist())
-NUM_WEIGHTS = EDGES[-1]
+EDGE = (NUM_PIXELS + 1) * NUM_HIDDEN
+"""Where the first layer ends in a genome, its biases last, and the second begins."""
+NUM_WEIGHTS = EDGE + (NUM_HIDDEN + 1) * NUM_CLASSES
 """19,210."""
 INITIAL_STD = 0.01
 GROUP_S = 0.2
@@ -63,7 +64,7 @@ def pictures() -> dict[SplitName, Pictures]:
 
     def part(first: int, last: int) -> Pictures:
         return Pictures(
-            pixels_BP=table[first:last, :NUM_PIXELS].astype(np.float32),
+            pixels_BP=np.insert(table[first:last, :NUM_PIXELS], NUM_PIXELS, 1, axis=1).astype(np.float32),
             labels_B=table[first:last, NUM_PIXELS],
             ids=tuple(f"{TASK}-{i}" for i in range(first, last)),
         )
@@ -71,9 +72,9 @@ def pictures() -> dict[SplitName, Pictures]:
     return {"search": part(0, edge), "select": part(edge, edge), "report": part(edge, len(table))}
 
 
-def layers(genome: Genome) -> list[NDArray[np.float64]]:
-    """Returns weights and biases: views of a genome."""
-    return [genome[low:high].reshape(shape) for (low, high), shape in zip(pairwise(EDGES), SHAPES, strict=True)]
+def layers(genome: NDArray[F]) -> tuple[NDArray[F], NDArray[F]]:
+    """Returns the weights of both layers, [P, H] and [H + 1, C], biases last: views of a genome."""
+    return genome[:EDGE].reshape(-1, NUM_HIDDEN), genome[EDGE:].reshape(-1, NUM_CLASSES)
 
 
 class Classifier:
@@ -84,11 +85,10 @@ class Classifier:
         start = time.perf_counter()
         assert job.genome is not None
         shown = pictures()[job.split]
-        w_PH, b_H, w_HC, b_C = layers(job.genome.astype(np.float32))
+        w_PH, v_HC = layers(job.genome.astype(np.float32))
         hidden_BH = shown.pixels_BP @ w_PH
-        hidden_BH += b_H
         np.maximum(hidden_BH, 0.0, out=hidden_BH)
-        logits_BC = hidden_BH @ w_HC + b_C
+        logits_BC = hidden_BH @ v_HC[:-1] + v_HC[-1]
         if not np.isfinite(logits_BC).all():
             return Score(status=Status.INVALID, error="a logit is not finite")
         right_B = logits_BC.argmax(axis=1) == shown.labels_B
@@ -133,15 +133,15 @@ def train(
 
 def _gradient(network: Genome, pixels_BP: NDArray[np.float64], labels_B: NDArray[np.int64]) -> Genome:
     """Of the mean cross-entropy."""
-    w_PH, b_H, w_HC, b_C = layers(network)
-    hidden_BH = np.maximum(pixels_BP @ w_PH + b_H, 0.0)
-    logits_BC = hidden_BH @ w_HC + b_C
+    w_PH, v_HC = layers(network)
+    hidden_BH = np.maximum(pixels_BP @ w_PH, 0.0)
+    logits_BC = hidden_BH @ v_HC[:-1] + v_HC[-1]
     chances_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
     errors_BC = chances_BC / chances_BC.sum(axis=1, keepdims=True)
     errors_BC[np.arange(len(labels_B)), labels_B] -= 1
     errors_BC /= len(labels_B)
-    errors_BH = (errors_BC @ w_HC.T) * (hidden_BH > 0)
-    parts = (pixels_BP.T @ errors_BH, errors_BH.sum(axis=0), hidden_BH.T @ errors_BC, errors_BC.sum(axis=0))
+    errors_BH = (errors_BC @ v_HC[:-1].T) * (hidden_BH > 0)
+    parts = (pixels_BP.T @ errors_BH, hidden_BH.T @ errors_BC, errors_BC.sum(axis=0))
     return np.concatenate([part.ravel() for part in parts])
 
 

@@ -1,6 +1,6 @@
 """What every search space owes its users, as tests, and a structure to build one from.
 
-Subclass `SpaceConformance` in a test module and override its one fixture:
+Subclass `SpaceConformance` (a box) or `GenomeConformance` in a test module and override its one fixture:
 
     class TestMine(SpaceConformance):
         @pytest.fixture
@@ -11,12 +11,14 @@ Subclass `SpaceConformance` in a test module and override its one fixture:
 import json
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crossbreed.randomness import spawn
 from crossbreed.recipes import parse_recipe
-from crossbreed.search_spaces import SearchSpace
+from crossbreed.search_spaces import GenomeSpace, SearchSpace
 from crossbreed.sources.structure import Structure, TensorInfo
 from crossbreed.types import Point, Recipe, canonical_json
 
@@ -102,6 +104,54 @@ class SpaceConformance:
         recipe = space.decode(space.low)
         sources = {name: f"not {digest}" for name, digest in recipe.sources.items()}
         assert space.encode(Recipe(base=recipe.base, sources=sources, rules=recipe.rules)) is None
+
+
+class GenomeConformance:
+    """The laws of an algebra of genomes; `space` is the one thing to override."""
+
+    @pytest.fixture
+    def space(self) -> GenomeSpace:
+        """Override: a space with two seeds at least."""
+        raise NotImplementedError
+
+    @_EXAMPLES
+    @given(data=st.data())
+    def test_a_child_is_a_pure_function_of_its_birth(self, space: GenomeSpace, data: st.DataObject) -> None:
+        """The same every time, a genome of its own, and its parents are left as they were."""
+        a, b = space.seed(0, 1.0), space.seed(1, 1.5)
+        before = a.copy(), b.copy()
+        shares = [st.floats(0, 1, exclude_max=True)] * len(space.chromosomes)
+        splits, weights = data.draw(st.tuples(*shares)), data.draw(st.tuples(*shares))
+        child = space.cross(a, b, splits, weights)
+        assert np.array_equal(space.cross(a, b, splits, weights), child)
+        assert np.array_equal(a, before[0])
+        assert np.array_equal(b, before[1])
+        assert child.shape == a.shape
+        assert np.isfinite(child).all()
+        recipe = space.decode(child)
+        assert recipe is None or parse_recipe(recipe.to_json()) == recipe
+
+    def test_a_genome_crossed_with_itself_is_itself(self, space: GenomeSpace) -> None:
+        """To the last few digits, wherever it is split."""
+        a, num = space.seed(1, 1.0), len(space.chromosomes)
+        child = space.cross(a, a, (0.4,) * num, (0.3,) * num)
+        assert np.allclose(child, a, rtol=1e-12, atol=1e-14)
+
+    def test_the_ends_of_the_arc_are_the_parents(self, space: GenomeSpace) -> None:
+        """At 0 before the split the child is A; split at the very beginning, it is B instead."""
+        a, b, num = space.seed(0, 1.0), space.seed(1, 1.0), len(space.chromosomes)
+        assert np.allclose(space.cross(a, b, (0.0,) * num, (0.0,) * num), b, rtol=1e-12, atol=1e-14)
+        first = space.cross(a, b, (0.99,) * num, (0.0,) * num)
+        assert not np.allclose(first, b)
+
+    def test_noise_is_the_streams_and_as_large_as_said(self, space: GenomeSpace) -> None:
+        """Equal streams, equal noise; none of standard deviation 0."""
+        a = space.seed(0, 1.0)
+        noisy = space.perturb(a, 0.01, spawn(7, "noise"))
+        assert np.array_equal(noisy, space.perturb(a, 0.01, spawn(7, "noise")))
+        assert not np.array_equal(noisy, space.perturb(a, 0.01, spawn(8, "noise")))
+        assert np.array_equal(space.perturb(a, 0.0, spawn(7, "noise")), a)
+        assert 0 < np.abs(noisy - a).max() < 0.1
 
 
 def point_at(space: SearchSpace, shares: list[float]) -> Point:

@@ -1,0 +1,141 @@
+"""M2N2 over lineages: whole runs on toy models, cut anywhere and gone on with."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_runs import SKILLS, journal_of, write_spec
+
+from crossbreed.errors import InputError
+from crossbreed.recipes import parse_recipe
+from crossbreed.runs import build_plan, dump_spec, load_spec, parse_spec, run
+from crossbreed.runs.history import candidate_of
+from crossbreed.runs.journal import read
+from crossbreed.runs.nursery import Nursery
+from crossbreed.runs.selection import best_tuned_scalar
+from crossbreed.runs.show import open_run
+from crossbreed.types import Cross, Seed
+
+M2N2 = {"kind": "m2n2", "budget": {"trials": 24}, "options": {"archive": 6, "mutation": 0.02}}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    return write_spec(
+        tmp_path_factory.mktemp("spec"),
+        base=toy_base,
+        experts=toy_adapters,
+        space={"kind": "lineage", "chromosomes": ["attention", "mlp"]},
+        optimizer=M2N2,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(load_spec(spec), out)
+    return out
+
+
+def test_seeds_of_the_best_tuned_scale_then_children_of_measured_parents(finished: Path) -> None:
+    shown = open_run(finished)
+    best = best_tuned_scalar(shown.history.ok_trials, shown.objectives)
+    assert best is not None
+    scale = float(best.candidate.origin.rpartition(":")[2]) if "tuned" in best.candidate.origin else 1.0
+    bred = [trial.candidate for trial in shown.trials if trial.candidate.origin == "m2n2"]
+    assert [candidate.birth for candidate in bred[:2]] == [Seed(index=i, scale=scale) for i in range(2)]
+    assert len(bred) == 24
+    for candidate in bred[2:]:
+        assert isinstance(candidate.birth, Cross)
+        assert all(bred[0].number <= parent < candidate.number for parent in candidate.parents)
+        assert len(candidate.birth.splits) == 2 + 1
+        assert candidate.birth.noise == 0.02
+
+
+def test_a_journal_holds_the_recipe_of_every_child_and_all_it_takes_to_bear_it_again(
+    finished: Path, spec: Path
+) -> None:
+    plan = build_plan(load_spec(spec))
+    nursery = Nursery(plan.space, seed=plan.spec.seed)
+    asks = [record for record in read(finished / "journal.jsonl") if record["kind"] == "ask"]
+    for record in asks:
+        candidate = candidate_of(json.loads(json.dumps(record)))
+        if candidate.birth is not None:
+            assert nursery.bear(candidate.number, candidate.birth) == candidate.recipe == parse_recipe(record["recipe"])
+
+
+def test_a_cut_journal_grows_back(finished: Path, spec: Path, tmp_path: Path) -> None:
+    content, rng = (finished / "journal.jsonl").read_bytes(), random.Random(3)
+    for cut in sorted(rng.randrange(len(content)) for _ in range(4)):
+        out = tmp_path / f"{cut}"
+        out.mkdir()
+        (out / "journal.jsonl").write_bytes(content[:cut])
+        run(load_spec(spec), out)
+        assert journal_of(out) == journal_of(finished)
+
+
+def test_a_larger_budget_goes_on_with_the_archive(spec: Path, finished: Path, tmp_path: Path) -> None:
+    run(load_spec(spec, ["optimizer.budget.trials=9"]), tmp_path / "run")
+    run(load_spec(spec), tmp_path / "run")
+
+    def searched(out: Path) -> list[object]:
+        return [r for r in journal_of(out) if r["kind"] == "ask" or r.get("split") == "search"]
+
+    assert searched(tmp_path / "run") == searched(finished)
+
+
+def test_a_changed_journal_is_refused(finished: Path, spec: Path, tmp_path: Path) -> None:
+    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if '"splits"' in line)
+    record = json.loads(lines[place])
+    record["birth"]["weights"][0] /= 2
+    lines[place] = json.dumps(record) + "\n"
+    (tmp_path / "journal.jsonl").write_text("".join(lines))
+    with pytest.raises(InputError, match=f"trial {record['number']} of the journal is not what this spec asks"):
+        run(load_spec(spec), tmp_path)
+
+
+def test_less_is_better_too(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    """With a real model's perplexities: negative items, shifted by the archive's worst."""
+    tasks = [{"name": skill, "kind": "perplexity", "items": f"{skill}.jsonl", "text": "q"} for skill in SKILLS]
+    spec = write_spec(
+        tmp_path / "spec",
+        base=toy_base,
+        experts=toy_adapters,
+        space={"kind": "lineage"},
+        optimizer={**M2N2, "budget": {"trials": 6}, "options": {"archive": 3}},
+        fitness__engine={"kind": "transformers", "dtype": "bfloat16"},
+        fitness__tasks=tasks,
+        fitness__split={"search": 4, "select": 4, "report": 4},
+    )
+    run(load_spec(spec), tmp_path / "run")
+    trials = open_run(tmp_path / "run").trials
+    assert sum(isinstance(trial.candidate.birth, Cross) for trial in trials) == 4
+    assert len({trial.score.fingerprint for trial in trials[-4:]}) == 4
+    assert np.isfinite([trial.objectives for trial in trials]).all()
+
+
+def test_optimizer_and_space_must_be_of_one_kind(spec: Path, tmp_path: Path) -> None:
+    for override in ("optimizer={kind: cma_es, budget: {trials: 3}}", "space={operator: task_arithmetic}"):
+        with pytest.raises(InputError, match="not for this kind of space") as caught:
+            run(load_spec(spec, [override]), tmp_path / "run")
+        assert "m2n2" in str(caught.value)
+        assert "lineage" in str(caught.value)
+
+
+def test_a_spec_of_lineage_comes_back_whole_and_its_mistakes_are_named(spec: Path, tmp_path: Path) -> None:
+    import yaml
+
+    loaded = load_spec(spec)
+    assert parse_spec(yaml.safe_load(dump_spec(loaded)), folder=tmp_path) == loaded
+    for override, message in (
+        ("space.chromosome=[mlp]", "unknown key `space.chromosome`"),
+        ("space.kind=linage", "`space` has an unknown `kind`"),
+        ("optimizer.options.alpha=-1", "`optimizer.options.alpha` is wrong"),
+        ("space=3", "`space`"),
+    ):
+        with pytest.raises(InputError) as caught:
+            load_spec(spec, [override])
+        assert message in str(caught.value)
