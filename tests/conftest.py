@@ -1,49 +1,25 @@
 """Tiny real models that every package may test with, and a cache folder of the tests' own."""
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")  # the same examples every time: a commit that passes, passes
 
 
-class Dealer(LoadScopeScheduling):
-    """Deals the tests to processes (`-n 2`): a file's to one, for they share what is made for them.
-
-    All files with engines are one's, which starts with them: no two engines want both cores at once, and what takes
-    longest is not begun last.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "engines" if starts_engines(self.config.rootpath / file) else file
-
-
-@cache
-def starts_engines(file: Path) -> bool:
-    return "pytest.mark.engine" in file.read_text()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Dealer:
-    config.option.loadscopereorder = False
-    return Dealer(config, log)
-
-
 def is_one_of_several(config: pytest.Config) -> bool:
-    """Whether this process runs a part of the tests."""
+    """Whether this process runs a part of the tests (`-n 2`)."""
     return hasattr(config, "workerinput")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begins with files that start engines: they take minutes, and what takes longest must not be begun last."""
     if is_one_of_several(config):
-        items.sort(key=lambda item: not starts_engines(item.path))
+        engines = {item.path for item in items if item.get_closest_marker("engine")}
+        items.sort(key=lambda item: item.path not in engines)
 
 
 @pytest.fixture(scope="session", autouse=True)
