@@ -332,7 +332,7 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
 
 def test_ctrl_c_once_and_twice_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
-    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.1}")
+    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.05}")
     for signals in (1, 2):
         process = start("run", spec, "--out", out, *slow)
         wait_for_a_trial(process)
@@ -347,7 +347,7 @@ def test_ctrl_c_once_and_twice_leave_a_run_that_resumes(spec: Path, tmp_path: Pa
 
 
 def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> None:
-    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.1}")
+    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.05}")
     first = start("run", spec, "--out", tmp_path / "run", *slow)
     wait_for_a_trial(first)
     code, err = cli("run", spec, "--out", tmp_path / "run", *slow)
