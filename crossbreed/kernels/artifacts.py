@@ -76,7 +76,7 @@ class Grams:
         raise InputError(
             f"the Grams have none for `{tensor}`",
             expected=f"[{num_columns}, {num_columns}], the mean x x^T of what expert {expert} gives it",
-            got="none" if columns is None else f"{len(columns)} columns",
+            got="none" if columns is None else f"[{len(columns)}, {len(columns)}]",
             where=self.where,
             fix="collect Grams of every expert and every matrix that the rule matches, or give it a rule of its own",
         )

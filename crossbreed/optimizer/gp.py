@@ -11,10 +11,15 @@ may differ in the last digit, and a fitted length with it.
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
+from optuna.distributions import FloatDistribution
+from optuna.samplers import GPSampler
+from optuna.trial import Trial, TrialState
 from pydantic import Field
 
 from crossbreed.config import Config
@@ -26,9 +31,6 @@ from crossbreed.optimizer.quiet import quiet
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
 from crossbreed.types import Outcome, Point, Status
 
-if TYPE_CHECKING:
-    from optuna.trial import Trial
-
 _MOST_COORDINATES = 21_201
 """Of torch's and scipy's Sobol' sequences."""
 
@@ -38,7 +40,7 @@ class GpOptions(Config):
 
     startup: Annotated[int, Field(ge=2)] = 10
     """Trials before the model decides: the start, then a Sobol' sequence around it."""
-    spread: Annotated[float, Field(gt=0, le=1)] = 1.0
+    spread: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Side of the cube around the start, kept inside the box, that this sequence fills: a share of each range."""
 
 
@@ -56,6 +58,8 @@ class Gp:
     It never waits: the points that are out are pending in the model, so several workers ask different ones. INVALID and
     STOPPED count as the worst value measured. A FAILED candidate stays pending: nothing is known of its value, but to
     ask there again is worth less than to ask elsewhere, so that a point which kills its engine is not asked for ever.
+    A point is never asked twice, since its recipe would score the same: where the model wants that, which it does where
+    all scores are alike, the Sobol' sequence goes on.
     """
 
     in_order: ClassVar[bool] = False
@@ -68,28 +72,28 @@ class Gp:
             MissingExtra: scipy or torch is not installed.
         """
         _check(setting)
-        import optuna
-        from optuna.samplers import GPSampler
-
         options = options or GpOptions()
-        self._box, wide = setting.box, np.less(setting.box.low, setting.box.high)
-        self._free = np.flatnonzero(wide)
-        self._axes = {str(i): optuna.distributions.FloatDistribution(0.0, 1.0) for i in self._free}
-        self._first = list(_first_points(setting, options)[:, self._free])
+        self._box, self._num_first = setting.box, options.startup
+        self._free = [i for i, (low, high) in enumerate(zip(self._box.low, self._box.high, strict=True)) if low < high]
+        self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in self._free}
+        self._sequence = _sequence(setting, options)
         with quiet():
             sampler = GPSampler(seed=int(setting.rng.integers(2**32)), n_startup_trials=options.startup)
             self._study = optuna.create_study(study_name="crossbreed", sampler=sampler, direction="maximize")
         self._out: dict[int, Trial] = {}
+        self._asked: set[Point] = set()
 
     def ask(self, number: int) -> Point:
         """Returns the next of the first points, or the one of the largest expected improvement."""
-        if self._first:
-            self._study.enqueue_trial(dict(zip(self._axes, map(float, self._first.pop(0)), strict=True)))
         with quiet():
-            trial = self._out[number] = self._study.ask(self._axes)
-        unit = np.full(self._box.dim, 0.5)
-        unit[self._free] = [trial.params[name] for name in self._axes]
-        return from_unit(self._box, unit)
+            trial = self._spread() if len(self._asked) < self._num_first else self._study.ask(self._axes)
+            if self._free and (point := self._point(trial)) in self._asked:
+                self._study.tell(trial, state=TrialState.FAIL)
+                trial = self._spread()
+        self._out[number] = trial
+        point = self._point(trial)
+        self._asked.add(point)
+        return point
 
     def tell(self, outcome: Outcome) -> None:
         """Gives the model a value, unless there is none."""
@@ -98,6 +102,17 @@ class Gp:
             (value,) = measured(outcome) or (-math.inf,)
             with quiet():
                 self._study.tell(trial, value)
+
+    def _spread(self) -> Trial:
+        """The next point of the sequence."""
+        unit = next(self._sequence)
+        self._study.enqueue_trial({name: float(unit[i]) for name, i in zip(self._axes, self._free, strict=True)})
+        return self._study.ask(self._axes)
+
+    def _point(self, trial: Trial) -> Point:
+        unit = np.full(self._box.dim, 0.5)
+        unit[self._free] = [trial.params[name] for name in self._axes]
+        return from_unit(self._box, unit)
 
 
 def _check(setting: Setting) -> None:
@@ -121,17 +136,16 @@ def _check(setting: Setting) -> None:
         )
 
 
-def _first_points(setting: Setting, options: GpOptions) -> NDArray[np.float64]:
-    """The start, if there is one, and a scrambled Sobol' sequence in the cube around it: unit points [startup, dim]."""
+def _sequence(setting: Setting, options: GpOptions) -> Iterator[NDArray[np.float64]]:
+    """The start, if there is one, then a scrambled Sobol' sequence in the cube around it, in unit coordinates."""
     from scipy.stats.qmc import Sobol
 
-    with warnings.catch_warnings():  # a sequence whose length is no power of two is less balanced, as it says
-        warnings.simplefilter("ignore", UserWarning)
-        spread: NDArray[np.float64] = Sobol(setting.box.dim, rng=setting.rng).random(options.startup)
-    if setting.start is None:
-        return spread
-    start = to_unit(setting.box, setting.start)
-    low = np.clip(start - options.spread / 2, 0.0, 1.0 - options.spread)
-    spread = low + options.spread * spread
-    spread[0] = start
-    return spread
+    sequence, low, side = Sobol(setting.box.dim, rng=setting.rng), np.zeros(setting.box.dim), 1.0
+    if setting.start is not None:
+        start, side = to_unit(setting.box, setting.start), options.spread
+        low = np.clip(start - side / 2, 0.0, 1.0 - side)
+        yield start
+    while True:
+        with warnings.catch_warnings():  # begun anywhere but at a power of two it is less balanced, as it says
+            warnings.simplefilter("ignore", UserWarning)
+            yield low + side * sequence.random()[0]

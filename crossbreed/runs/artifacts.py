@@ -6,7 +6,6 @@ experts share them, a resumed run finds them, and a worker on another machine ma
 their content: where the same rule gave other bits (another processor, another version of torch), the run is refused.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from crossbreed.errors import InputError, InvalidWeights, require
 from crossbreed.fitness import Loglikelihood, Observable, TransformersConfig, build_engine
 from crossbreed.kernels import materialize
 from crossbreed.kernels.artifacts import Grams, GramSums
+from crossbreed.runs.folder import write_atomically
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec import GramsConfig
 from crossbreed.sources import ModuleType, module_of
@@ -42,7 +42,7 @@ def prepared(plan: Plan) -> Plan:
     """Returns the plan with the artifacts that its spec wants, found on this machine or made.
 
     Raises:
-        InputError: an item does not fit the model, or an expert's activations are NaN or infinite.
+        InputError: an expert's activations are NaN or infinite.
         EngineError: transformers could not start.
     """
     config = plan.spec.artifacts.grams
@@ -96,30 +96,22 @@ def _projections(plan: Plan) -> list[str]:
 
 
 def _wanted(plan: Plan, config: GramsConfig, expert: str, tensors: Sequence[str]) -> _Wanted:
-    from crossbreed.fitness.engines.encoder import Encoder, TooLong
+    from crossbreed.fitness.engines.encoder import Encoder
 
     encoder = Encoder(plan.sources.base.path, max_model_len=plan.spec.fitness.max_model_len)
     names = config.tasks_of(expert, [task.name for task in plan.tasks])
-    requests, tokens = [], []
-    for task in plan.tasks:
-        for item in plan.items["search"][task.name].items[: config.items] if task.name in names else ():
-            request = task.calibration(item)
-            try:
-                tokens.append(encoder.encode(request).token_ids)
-            except TooLong as error:
-                raise InputError(
-                    f"item `{item.id}` does not fit the model's context with its answer",
-                    got=str(error),
-                    where=f"task `{task.name}`",
-                    fix="shorten the item, or raise `fitness.engine.max_model_len`",
-                ) from None
-            requests.append(request)
+    requests = [
+        task.calibration(item)
+        for task in plan.tasks
+        if task.name in names
+        for item in plan.items["search"][task.name].items[: config.items]
+    ]
     rule: dict[str, Any] = {
         "base": plan.sources.base.hash,
         "config": plan.sources.base.config,
         "expert": plan.sources.experts[expert].hash,
         "tensors": tensors,
-        "tokens": tokens,
+        "tokens": [encoder.encode(request).token_ids for request in requests],
         "settings": config.model_dump(mode="json", exclude={"items", "tasks"}),
         "threads": _NUM_THREADS,
         "versions": {package: version(package) for package in ("torch", "transformers")},
@@ -167,11 +159,7 @@ def _alone(expert: str, hashes: Mapping[str, str]) -> Recipe:
 
 def _note(grams: Grams) -> None:
     """Leaves word of which files make up an artifact, for merges of its recipes without their run."""
-    note = _folder() / f"{grams.hash}.files"
-    if not note.exists():
-        partial_note = note.with_suffix(f".{os.getpid()}")
-        partial_note.write_text("\n".join(path.name for path in grams.shards))
-        partial_note.replace(note)
+    write_atomically(_folder() / f"{grams.hash}.files", "\n".join(path.name for path in grams.shards).encode())
 
 
 @contextmanager

@@ -37,12 +37,12 @@ def adapter(num_rows: int, num_columns: int, rank: int, seed: int) -> LowRank:
     return LowRank(a_RN=noise(rank, num_columns, seed=seed), b_MR=noise(num_rows, rank, seed=seed + 1), scale=0.1)
 
 
-def parents_with(tmp_path: Path, *, num_tokens: int = 200) -> Parents:
+def parents_with(tmp_path: Path, *, num_tokens: int = 200, seed: int = 0) -> Parents:
     """Two full experts and what each gets as inputs: other directions matter to one than to the other."""
-    parents = parents_of_tensors(noise(12, 16), {"one": noise(12, 16, seed=1), "other": noise(12, 16, seed=2)})
-    sums = GramSums()
-    for seed, name in enumerate(("one", "other")):
-        sums.add(name, UP, noise(num_tokens, 16, seed=3 + seed) * torch.linspace(0.1, 2, 16).roll(5 * seed))
+    experts = {"one": noise(12, 16, seed=seed + 1), "other": noise(12, 16, seed=seed + 2)}
+    parents, sums = parents_of_tensors(noise(12, 16), experts), GramSums()
+    for i, name in enumerate(experts):
+        sums.add(name, UP, noise(num_tokens, 16, seed=seed + 3 + i) * torch.linspace(0.1, 2, 16).roll(5 * i))
     return replace(parents, grams=sums.write(tmp_path / "grams.safetensors"))
 
 
@@ -99,20 +99,42 @@ def test_regmean_does_to_an_expert_s_inputs_what_the_expert_does_where_nobody_el
     assert torch.allclose(found[:, 8:], deltas["other"][:, 8:], atol=1e-9)
 
 
-@pytest.mark.parametrize("anchor", ["task_arithmetic", "ties", "tsv_m", "swudi"])
-def test_bmm_runs_from_its_anchor_to_regmean(tmp_path: Path, anchor: str) -> None:
-    parents, weight = parents_with(tmp_path), {"one": 0.4, "other": 0.9}
-    density = {"density": 0.5} if anchor == "ties" else {}
-    at_infinity = reference(parents, "bmm", weight=weight, anchor=anchor, grams="data", **density, **{"lambda": 1e12})
-    assert torch.allclose(at_infinity, reference(parents, anchor, weight=weight, **density), atol=1e-9)
-    merged = fast(parents, "bmm", weight=weight, anchor=anchor, grams="data", **density, **{"lambda": 1e12})
-    assert torch.allclose(merged, fast(parents, anchor, weight=weight, **density), atol=1e-6)
-    half = reference(parents, "bmm", weight=weight, anchor=anchor, scale=0.5, **density, **{"lambda": 1e12})
-    assert torch.allclose(half, 0.5 * at_infinity, atol=1e-9)
-    regmean = reference(parents, "regmean", weight=weight, alpha=1.0)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    anchor=st.sampled_from(["task_arithmetic", "ties", "tsv_m", "swudi"]),
+    weight=st.fixed_dictionaries(dict.fromkeys(("one", "other"), st.floats(0.1, 1.5).map(lambda w: round(w, 3)))),
+    scale=st.floats(0.3, 2),
+    seed=st.integers(0, 99),
+)
+def test_bmm_runs_from_its_anchor_to_regmean(
+    tmp_path: Path, anchor: str, weight: dict[str, float], scale: float, seed: int
+) -> None:
+    """Times its scale: as lambda grows without end, the anchor; as it vanishes, RegMean, whatever the anchor."""
+    parents = parents_with(tmp_path, seed=seed)
+    said: dict[str, ParamValue] = {"density": 0.5} if anchor == "ties" else {}
+    alone, regmean = (
+        reference(parents, anchor, weight=weight, **said),
+        reference(parents, "regmean", weight=weight, alpha=1.0),
+    )
+    said |= {"weight": weight, "anchor": anchor, "grams": "data", "scale": scale}
+    assert torch.allclose(reference(parents, "bmm", **said, **{"lambda": 1e12}), scale * alone, atol=1e-8)
     for near_zero in (1e-10, 0.0):
-        found = reference(parents, "bmm", weight=weight, anchor=anchor, grams="data", **{"lambda": near_zero})
-        assert torch.allclose(found, regmean, atol=1e-6)
+        found = reference(parents, "bmm", **said, **{"lambda": near_zero})
+        assert torch.allclose(found, scale * regmean, atol=1e-5)
+    merged = fast(parents, "bmm", **said, **{"lambda": 1e12}) - parents.base
+    assert torch.allclose(merged.double(), scale * alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_what_is_no_projection_keeps_the_anchor(name: str) -> None:
+    """Times its scale: no Gram is asked for."""
+    shape = (12, 16) if "embed" in name else (16,)
+    experts = {"one": noise(*shape, seed=1), "other": noise(*shape, seed=2)}
+    parents = parents_of_tensors(noise(*shape), experts, name=name, depth=None)
+    for make in (reference, lambda *args, **params: fast(*args, **params) - parents.base):
+        found = make(parents, "bmm", weight=0.4, anchor="ties", density=0.5, grams="data", scale=0.7)
+        anchor = make(parents, "ties", weight=0.4, density=0.5)
+        assert torch.allclose(found, 0.7 * anchor, atol=1e-5)
 
 
 def test_without_data_bmm_runs_to_wudi_s_minimiser_nearest_to_the_anchor() -> None:
@@ -394,7 +416,7 @@ def test_grams_are_the_mean_outer_product_whatever_the_batches(tmp_path: Path) -
     assert torch.allclose(held.of("x", "t", 6).double(), rows.T @ rows / 35, atol=1e-6)
     assert [file.name for file in tmp_path.iterdir()] == ["g.safetensors"]
     copy = tmp_path / "copy.safetensors"
-    copy.write_bytes(held.path.read_bytes())
+    copy.write_bytes((tmp_path / "g.safetensors").read_bytes())
     assert Grams.open(copy).hash == held.hash
     sums.add("x", "t", inputs)
     sums.add("x", "t", inputs[:1])
