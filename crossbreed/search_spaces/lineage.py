@@ -41,7 +41,11 @@ class LineageConfig(Config):
 
 
 class LineageSpace:
-    """Genomes [P, C, V]; a chromosome is the vector of all its tensors' weights, in the order of depth."""
+    """Genomes [P, C, V]; a chromosome is the vector of all its tensors' weights, in the order of depth.
+
+    Where an expert leaves a layer as it is there is no delta, and where a chromosome has no tensor there is nothing: a
+    genome is 0 there.
+    """
 
     def __init__(self, config: LineageConfig, structure: Structure, dtype: str, products: Products) -> None:
         """Builds the space from names alone; `products` reads weights, once, when two models are first crossed.
@@ -54,10 +58,13 @@ class LineageSpace:
         self._chromosomes, self._names = _cells(config, structure)
         self._tensors = tuple(structure.tensors)
         touched = structure.touched.values()
-        self._touched_PCV = np.array(
-            [[[False, *(not theirs.isdisjoint(names) for theirs in touched)] for names in row] for row in self._names]
+        self._exists_PCV = np.array(
+            [
+                [[names != [], *(not theirs.isdisjoint(names) for theirs in touched)] for names in row]
+                for row in self._names
+            ]
         )
-        if not self._touched_PCV.any():
+        if not self._exists_PCV[..., 1:].any():
             raise InputError(
                 "there is nothing to cross: no expert differs from the base",
                 expected="at least two experts with a non-zero delta",
@@ -77,10 +84,9 @@ class LineageSpace:
 
     def seed(self, index: int, scale: float) -> Genome:
         """Returns W0 + scale d_i: at 1 an expert, as in the paper."""
-        genome = np.zeros(self._touched_PCV.shape)
-        genome[..., 0] = 1.0
-        genome[..., 1 + index] = scale
-        return genome
+        genome_V = np.zeros(1 + len(self._experts))
+        genome_V[0], genome_V[1 + index] = 1.0, scale
+        return np.asarray(genome_V * self._exists_PCV)
 
     def cross(self, a: Genome, b: Genome, splits: tuple[float, ...], weights: tuple[float, ...]) -> Genome:
         """Returns the child: a chromosome at a time, on the arc at w before the split and at 1 - w from it on.
@@ -100,7 +106,9 @@ class LineageSpace:
 
     def perturb(self, genome: Genome, std: float, rng: np.random.Generator) -> Genome:
         """Returns the genome with normal noise on the coefficient of every delta that there is."""
-        return np.asarray(genome + std * rng.standard_normal(genome.shape) * self._touched_PCV)
+        noise_PCV = std * rng.standard_normal(genome.shape) * self._exists_PCV
+        noise_PCV[..., 0] = 0.0
+        return np.asarray(genome + noise_PCV)
 
     def decode(self, genome: Genome) -> Recipe:
         """Returns a weighted sum of the sources; neighbouring layers with the same weights share a rule.
@@ -122,17 +130,16 @@ class LineageSpace:
         runs: list[tuple[list[str], dict[str, float]]] = []
         for p, row in enumerate(self._names):
             if row[c]:
-                weights = self._weights(genome[p, c], self._touched_PCV[p, c])
+                weights = self._weights(genome[p, c])
                 if not runs or runs[-1][1] != weights:
                     runs.append(([], weights))
                 runs[-1][0].extend(row[c])
         return runs
 
-    def _weights(self, genome_V: NDArray[np.float64], touched_V: NDArray[np.bool_]) -> dict[str, float]:
+    def _weights(self, genome_V: Genome) -> dict[str, float]:
         """Of the models themselves: what is left of W0 when each delta has brought its own."""
-        total, *deltas = (six_decimals(float(value)) for value in genome_V)
-        used = [delta if touched else 0.0 for delta, touched in zip(deltas, touched_V[1:], strict=True)]
-        return {BASE: six_decimals(total - math.fsum(used)), **dict(zip(self._experts, used, strict=True))}
+        total, *deltas = map(six_decimals, genome_V.tolist())
+        return {BASE: six_decimals(total - math.fsum(deltas)), **dict(zip(self._experts, deltas, strict=True))}
 
     @cached_property
     def _gram_PCVV(self) -> NDArray[np.float64]:
