@@ -131,20 +131,21 @@ def in_memory(sources: Sources, operator: str, repeats: int) -> tuple[float, flo
 
 
 def to_files(folder: Path, operator: str) -> float:
-    """Returns seconds from opening the sources to the published folder."""
+    """Returns seconds from opening sources to the published folder. Libraries are imported before, like mergekit's."""
+    from transformers import AutoConfig, AutoTokenizer  # noqa: F401 - what writing imports when it verifies
 
-    def work() -> None:
+    def work(out: Path) -> None:
         sources = open_sources(str(folder / "base"), {name: str(folder / name) for name in EXPERTS})
         recipe = recipe_of(sources, operator, 0)
-        with tempfile.TemporaryDirectory(dir=folder) as out:
-            write_checkpoint(
-                recipe=recipe,
-                sources=sources,
-                out=Path(out) / "merged",
-                stream_factory=lambda: materialize(recipe, sources, once=True),
-            )
+        write_checkpoint(
+            recipe=recipe,
+            sources=sources,
+            out=out,
+            stream_factory=lambda: materialize(recipe, sources, once=True),
+        )
 
-    return seconds_of(work)
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        return seconds_of(lambda: work(Path(out) / "merged"))
 
 
 def mergekit_seconds(folder: Path, operator: str) -> float | None:

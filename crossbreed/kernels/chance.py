@@ -10,7 +10,11 @@ import numpy as np
 import torch
 
 from crossbreed.kernels import native
+from crossbreed.kernels.cuts import operand_of
 from crossbreed.kernels.tensors import Parent, Parents, row_blocks
+
+_BLOCK = 16
+"""Elements that a Philox block has numbers for."""
 
 
 def philox_key(seed: int, tensor: str, expert: str) -> tuple[int, int]:
@@ -19,30 +23,44 @@ def philox_key(seed: int, tensor: str, expert: str) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
 
 
-def random_codes(parents: Parents, parent: Parent, seed: int) -> torch.Tensor:
-    """Returns uint16 [n]: each element's random number below 65,536."""
-    return parents.fact_of(parent, "codes", lambda: _codes(philox_key(seed, parents.name, parent.hash), parents), seed)
+def kept_codes(parents: Parents, parent: Parent, key: tuple[int, int]) -> torch.Tensor | None:
+    """Returns uint16 [n]: each element's random number below 65,536. None where they are not worth their memory.
 
-
-def _codes(key: tuple[int, int], parents: Parents) -> torch.Tensor:
-    """Part by part on all threads: a counter is where its part of the stream begins."""
+    A merge that is made once draws them as it goes, as every merge on CUDA does.
+    """
     size = parents.base.numel()
-    codes = np.empty((size + 15) // 16 * 16, dtype="<u2")
 
-    def fill(first: int, last: int) -> None:
-        stream = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=first)
-        codes[16 * first : 16 * last] = stream.random_raw(4 * (last - first)).astype("<u8").view("<u2")
+    def find() -> torch.Tensor:
+        codes = native.draw_codes(key, size)
+        return draw_codes(key, 0, size) if codes is None else codes
 
-    native.in_parallel(fill, len(codes) // 16, size)
-    return torch.from_numpy(codes[:size])
+    name = ("codes", parents.name, parents.base_hash, parent.hash, key)
+    return None if parents.base.is_cuda else parents.facts.get_repeated(name, 2 * size, find)
+
+
+def draw_codes(key: tuple[int, int], first: int, last: int) -> torch.Tensor:
+    """Returns uint16: the random numbers of the elements from `first` to `last`."""
+    start = first // _BLOCK
+    stream = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=start)
+    words = stream.random_raw(4 * (-(-last // _BLOCK) - start))
+    return torch.from_numpy(words.astype("<u8").view("<u2")[first - start * _BLOCK : last - start * _BLOCK])
 
 
 def row_ranks(parents: Parents, parent: Parent) -> torch.Tensor:
     """Returns uint8 [n]: where each magnitude stands in its row, 0 the smallest, 255 the largest. A vector is a row."""
-    return parents.fact_of(parent, "row ranks", lambda: _row_ranks(parent.whole_delta(parents.base)))
+    return parents.fact_of(parent, "row ranks", lambda: _row_ranks(parents, parent))
 
 
-def _row_ranks(delta: torch.Tensor) -> torch.Tensor:
+def _row_ranks(parents: Parents, parent: Parent) -> torch.Tensor:
+    base = parents.base
+    ranks = (
+        None if base.is_cuda else native.rank_rows(base, operand_of(parent, base), base.shape[-1] if base.ndim else 1)
+    )
+    return rank_rows(parent.whole_delta(base)) if ranks is None else ranks
+
+
+def rank_rows(delta: torch.Tensor) -> torch.Tensor:
+    """The same of a delta, in torch."""
     rows = delta.abs().reshape(-1, delta.shape[-1]) if delta.ndim > 1 else delta.abs().reshape(1, -1)
     width = rows.shape[1]
     if width == 1:

@@ -1,7 +1,7 @@
 """Where the largest elements of a delta end: a density becomes a compare, never a sort.
 
-A search steps densities on a grid of 1/1024. The first cut of a tensor is selected; as soon as a second density is
-asked for, the whole grid's cuts are found by one sort, and every candidate after that looks its own up.
+A search steps densities on a grid of 1/1024. The first cut of a tensor is found alone; as soon as a second density is
+asked for, those of the whole grid are found together, and every candidate after that looks its own up.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from crossbreed.kernels import native
 from crossbreed.kernels.programs import Cut
-from crossbreed.kernels.tensors import Parent, Parents, as_matrix
+from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators.spec import DENSITY_GRID
 
 _SAMPLE, _MARGIN = 8192, 256
@@ -35,21 +35,43 @@ def cut_of(parents: Parents, parent: Parent, density: float) -> Cut | None:
         return None
     first = parents.fact_of(parent, "first density", lambda: density)
     step = density * DENSITY_GRID
-    if density != first and step == int(step) and size <= _SORTABLE:
-        magnitudes, ends = parents.fact_of(parent, "cuts", lambda: _find_grid(parent.whole_delta(parents.base)))
-        return Cut(float(magnitudes[int(step)]), int(ends[int(step)]))
+    if density != first and step == int(step):
+        grid = parents.fact_of(parent, "cuts", lambda: _find_grid(parents, parent))
+        if grid is not None:
+            magnitudes, ends = grid
+            return Cut(float(magnitudes[int(step)]), int(ends[int(step)]))
     keep = num_kept(density, size)
     return parents.fact_of(parent, "cut", lambda: _find(parents, parent, keep), keep)
 
 
-def _find(parents: Parents, parent: Parent, keep: int) -> Cut:
-    base_MN = as_matrix(parents.base)
+def operand_of(parent: Parent, base: torch.Tensor) -> native.Operand:
+    """Returns an expert's delta as compiled kernels take it, computed first if it is a product."""
     if isinstance(parent.value, torch.Tensor):
-        operand = native.Operand(full=as_matrix(parent.value))
-    else:
-        operand = native.Operand(delta=as_matrix(parent.whole_delta(parents.base)))
-    found = None if base_MN.is_cuda else native.find_magnitude(base_MN, operand, keep)
-    return find_cut(parent.whole_delta(parents.base), keep) if found is None else Cut(*found)
+        return native.Operand(full=parent.value)
+    return native.Operand(delta=parent.whole_delta(base))
+
+
+def _find(parents: Parents, parent: Parent, keep: int) -> Cut:
+    found = _compiled(parents, parent, np.array([keep]))
+    if found is None:
+        return find_cut(parent.whole_delta(parents.base), keep)
+    magnitudes, ends = found
+    return Cut(float(magnitudes[0]), int(ends[0]))
+
+
+def _find_grid(parents: Parents, parent: Parent) -> native.Cuts | None:
+    """Returns the cuts at 0, 1/1024, ... 1023/1024; None: it would take too much memory."""
+    size = parents.base.numel()
+    keeps = np.maximum(1, (np.arange(DENSITY_GRID) / DENSITY_GRID * size).astype(np.int64))
+    found = _compiled(parents, parent, keeps)
+    if found is not None or size > _SORTABLE:
+        return found
+    return sort_cuts(parent.whole_delta(parents.base), keeps)
+
+
+def _compiled(parents: Parents, parent: Parent, keeps: NDArray[np.int64]) -> native.Cuts | None:
+    base = parents.base
+    return None if base.is_cuda else native.find_cuts(base, operand_of(parent, base), keeps)
 
 
 def model_cut_of(parents: Parents, parent: Parent, density: float) -> Cut | None:
@@ -107,14 +129,13 @@ def find_cut(delta: torch.Tensor, keep: int) -> Cut:
     return Cut(magnitude.view(np.float32).item(), end)
 
 
-def _find_grid(delta: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Returns magnitudes and ends of the cuts at 0, 1/1024, ... 1023/1024."""
+def sort_cuts(delta: torch.Tensor, keeps: NDArray[np.int64]) -> native.Cuts:
+    """Returns several cuts of a delta at once."""
     bits = _bits(delta)
     size = len(bits)
     # Later elements first among equals: the last of the kept ones is then the one with the highest index.
     keys = np.sort((bits.astype(np.int64) << 32) | (size - 1 - np.arange(size)))
-    kept = np.array([num_kept(step / DENSITY_GRID, size) for step in range(DENSITY_GRID)])
-    last = keys[size - kept]
+    last = keys[size - keeps]
     return (last >> 32).astype(np.int32).view(np.float32), size - (last & 0xFFFFFFFF)
 
 

@@ -44,8 +44,8 @@ class _Full:
         return self.value_MN[rows].float() - base_KN
 
     @property
-    def operand(self) -> native.Operand:
-        return native.Operand(full=self.value_MN)
+    def tensors(self) -> native.Tensors:
+        return self.value_MN, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class _Ready:
         return self.delta_MN[rows]
 
     @property
-    def operand(self) -> native.Operand:
-        return native.Operand(delta=self.delta_MN)
+    def tensors(self) -> native.Tensors:
+        return None, self.delta_MN, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class _Product:
         return product_in_order(self.b_MR[rows], self.a_RN)
 
     @property
-    def operand(self) -> native.Operand:
-        return native.Operand(b=self.b_MR, a=self.a_RN)
+    def tensors(self) -> native.Tensors:
+        return None, None, self.b_MR, self.a_RN
 
 
 NOT_FINITE = "the merge holds NaN or Inf"
@@ -247,28 +247,31 @@ def _of_rows(weight: Coefficient, rows: slice, num_rows: int) -> Coefficient:
 
 
 def _operand(value: _Value, weight: Coefficient, keep: Keep | None) -> native.Operand:
-    operand = value.operand
+    return native.Operand(*value.tensors, *_weights(weight), _kept(keep))
+
+
+def _weights(weight: Coefficient) -> native.Weights:
     if not isinstance(weight, torch.Tensor) or weight.numel() == 1:
-        operand = operand._replace(weight=float(weight))
-    elif weight.shape[1] == 1:
-        operand = operand._replace(by_row=weight.float().contiguous())
-    else:
-        operand = operand._replace(by_column=weight.float().contiguous())
+        return float(weight), None, None
+    if weight.shape[1] == 1:
+        return 1.0, weight.float().contiguous(), None
+    return 1.0, None, weight.float().contiguous()
+
+
+def _kept(keep: Keep | None) -> native.Kept:
     match keep:
         case None:
-            return operand
+            return native.Kept()
         case Band(low=low, high=high):
             if high is None:
-                return operand._replace(keep="low", numbers=(low.magnitude,), ends=(low.end,))
-            numbers, ends = (low.magnitude, high.magnitude), (low.end, high.end)
-            return operand._replace(keep="band", numbers=numbers, ends=ends)
-        case Chance():
-            operand = operand._replace(codes=keep.codes(), ranks=keep.ranks)
-            if keep.ranks is None:
-                numbers = (keep.density * CODES, 1 / keep.density if keep.rescale else 1.0)
-                return operand._replace(keep="chance", numbers=numbers)
-            name = "ranked_rescaled" if keep.rescale else "ranked"
-            return operand._replace(keep=name, numbers=(keep.least, keep.slope))
+                return native.Kept("low", (low.magnitude, 0.0), (low.end, 0))
+            return native.Kept("band", (low.magnitude, high.magnitude), (low.end, high.end))
+        case Chance(ranks=None, rescale=rescale):
+            numbers = keep.density * CODES, 1 / keep.density if rescale else 1.0
+            return native.Kept("chance", numbers, (0, 0), keep.key, keep.codes)
+        case Chance(ranks=ranks, rescale=rescale):
+            name = "ranked_rescaled" if rescale else "ranked"
+            return native.Kept(name, (keep.least, keep.slope), (0, 0), keep.key, keep.codes, ranks)
 
 
 def _elementwise(program: Elementwise, base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

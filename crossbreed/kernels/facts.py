@@ -30,6 +30,7 @@ class Facts:
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self._budget, self._used = budget_bytes, 0
         self._held: dict[Hashable, tuple[Any, int]] = {}
+        self._asked: set[Hashable] = set()
         self._random = random.Random(0)  # decides what is found twice, not what is found
 
     def get(self, key: tuple[Hashable, ...], find: Callable[[], T]) -> T:
@@ -44,6 +45,16 @@ class Facts:
         self._held[key] = fact, size
         self._used += size
         return fact
+
+    def get_repeated(self, key: tuple[Hashable, ...], num_bytes: int, find: Callable[[], T]) -> T | None:
+        """Returns a fact that one can do without, from the second time on that it is asked for, if there is room.
+
+        So a merge that is made once finds nothing in vain, and what costs little pushes out nothing that costs more.
+        """
+        if key not in self._asked:
+            self._asked.add(key)
+            return None
+        return self.get(key, find) if key in self._held or self._used + num_bytes <= self._budget else None
 
 
 def _size(fact: object) -> int:

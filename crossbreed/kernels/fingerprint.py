@@ -13,8 +13,7 @@ import torch
 
 from crossbreed.sources import Checkpoint
 from crossbreed.sources.files import open_shards
-from crossbreed.sources.hashes import digest_of, hash_of_tensors
-from crossbreed.sources.pages import MappedPages
+from crossbreed.sources.hashes import digest_each, digest_of, hash_of_tensors
 from crossbreed.types import WeightStream
 
 
@@ -85,8 +84,4 @@ def fingerprint_checkpoint(folder: Path) -> str:
     """
     shards = open_shards(folder, stem="model")
     weights = {name: tensor for held in shards.values() for name, tensor in held.items()}
-    pages, digests = MappedPages(shards), {}
-    for name, tensor in weights.items():
-        digests[name] = digest_of(tensor)
-        pages.let_go(tensor)
-    return hash_of_tensors(digests)
+    return hash_of_tensors(digest_each(weights, shards, lambda _, tensor: digest_of(tensor)))

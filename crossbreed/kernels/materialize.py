@@ -5,7 +5,6 @@ The same stream is what an engine is given, what is fingerprinted and what is pu
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
@@ -178,8 +177,10 @@ class _Merge:
         base = self.base.tensor(name)
         if rule is None or not base.is_floating_point() or not base.numel():
             return None
-        with self.naming(name):
+        try:
             return program_of(self._parents(name), rule)
+        except InvalidWeights as fault:
+            raise self.named(name, fault) from None
 
     def _parents(self, name: str) -> Parents:
         """The same for every candidate of a search."""
@@ -191,13 +192,9 @@ class _Merge:
         experts = tuple((expert, source.hash) for expert, source in self._experts.items())
         return self._facts.get(("parents", name, self.recipe.base, self.base.hash, experts, grams), find)
 
-    @contextmanager
-    def naming(self, name: str) -> Iterator[None]:
-        """Says in an error where it was."""
-        try:
-            yield
-        except InvalidWeights as fault:
-            raise InvalidWeights(f"`{name}` of recipe {self.recipe.id}: {fault}") from None
+    def named(self, name: str, fault: InvalidWeights) -> InvalidWeights:
+        """Returns an error that says where it was."""
+        return InvalidWeights(f"`{name}` of recipe {self.recipe.id}: {fault}")
 
 
 def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[str, list[torch.Tensor]]]:
@@ -235,8 +232,10 @@ def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:
 def _end(name: str, waits: Sequence[Waiting], merges: Sequence[_Merge]) -> tuple[str, list[torch.Tensor]]:
     made = []
     for merge, waiting in zip(merges, waits, strict=True):
-        with merge.naming(name):
+        try:
             made.append(waiting())
+        except InvalidWeights as fault:
+            raise merge.named(name, fault) from None
     return name, made
 
 

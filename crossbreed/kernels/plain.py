@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from crossbreed.kernels.chance import draw_codes
 from crossbreed.kernels.programs import CODES, Band, Chance, Coefficient, Consensus, Keep, Pick
 
 
@@ -21,12 +22,15 @@ def thin(delta: torch.Tensor, keep: Keep | None, rows: slice, first: int) -> tor
                 return torch.where(outside, 0.0, delta)
             return delta * (~outside & _is_outside(delta, high.magnitude, high.end, first)).float()
         case Chance():
-            codes = keep.codes().view(-1, delta.shape[1])[rows].to(torch.int32).float()
+            last = first + delta.numel()
+            codes = draw_codes(keep.key, first, last) if keep.codes is None else keep.codes[first:last]
+            codes = codes.view(delta.shape).to(torch.int32).float()
             if keep.ranks is None:
-                return delta * (codes < keep.density * CODES).float() * (1 / keep.density if keep.rescale else 1.0)
+                factor = 1 / keep.density if keep.rescale else 1.0
+                return torch.where(codes < keep.density * CODES, delta, 0.0) * factor
             ranks = keep.ranks.view(-1, delta.shape[1])[rows].float()
             chance = ranks * keep.slope + keep.least
-            kept = delta * (codes < chance).float()
+            kept = torch.where(codes < chance, delta, 0.0)
             return kept * (float(CODES) / chance) if keep.rescale else kept
 
 

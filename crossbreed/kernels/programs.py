@@ -67,10 +67,10 @@ class Chance:
 
     key: tuple[int, int]
     """Of the Philox stream that gives each element a random number below CODES."""
-    codes: Callable[[], torch.Tensor]
-    """Those numbers as uint16 [n]; not asked for on CUDA, which draws them where it needs them."""
     density: float
     rescale: bool
+    codes: torch.Tensor | None = None
+    """Those numbers as uint16 [n]; None: they are drawn where they are needed."""
     ranks: torch.Tensor | None = None
     """[n] uint8: where in its row an element's magnitude stands, from 0 to 255."""
     spread: float = 0.0

@@ -132,7 +132,10 @@ class OperatorSpec:
 
     def param(self, name: str) -> ParamSpec | None:
         """Returns the parameter called `name`."""
-        return next((param for param in self.params if param.name == name), None)
+        for param in self.params:  # half the time of a generator: kernels ask for every tensor
+            if param.name == name:
+                return param
+        return None
 
     def per_source(self, rule: Rule, name: str, sources: tuple[str, ...]) -> dict[str, float]:
         """Returns a per-source parameter of a rule with its blanks filled in, source by source."""

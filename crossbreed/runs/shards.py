@@ -8,8 +8,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -92,17 +94,21 @@ def plan_shards(tensors: Mapping[str, TensorInfo], *, max_bytes: int) -> list[Sh
 
 
 def write_shards(folder: Path, shards: list[Shard], stream: WeightStream) -> None:
-    """Writes the planned files, with an index when there are several, and waits until the disk has them."""
+    """Writes the planned files, with an index when there are several, and waits until the disk has them.
+
+    A tensor is written while the stream makes the next one.
+    """
     for shard in shards:
         header, offsets = shard.header(), shard.layout()
-        with (folder / shard.file).open("wb") as file:
-            file.write(header)
+        with (folder / shard.file).open("wb") as file, ThreadPoolExecutor(1, "write") as thread:
+            writing = thread.submit(file.write, header)
             for name, info in shard.tensors.items():
                 came, tensor = next(stream)
                 found = TensorInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
                 assert (came, found) == (name, info), f"the stream brought {came} {found}, planned was {name} {info}"
-                file.seek(len(header) + offsets[name])
-                file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                writing.result()
+                writing = thread.submit(_write, file, len(header) + offsets[name], tensor)
+            writing.result()
             file.flush()
             os.fsync(file.fileno())
     assert next(stream, None) is None, "the stream brought more tensors than were planned"
@@ -112,6 +118,11 @@ def write_shards(folder: Path, shards: list[Shard], stream: WeightStream) -> Non
             "weight_map": {name: shard.file for shard in shards for name in shard.tensors},
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _write(file: BinaryIO, offset: int, tensor: torch.Tensor) -> int:
+    file.seek(offset)
+    return file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _itemsize(info: TensorInfo) -> int:

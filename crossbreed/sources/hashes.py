@@ -7,7 +7,8 @@ by path, size and modification time, so that a source is read in full once in it
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -38,12 +39,24 @@ def digests_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, 
     cached = _read_entry(entry)
     if cached is not None and cached.keys() == tensors.keys():
         return cached
-    pages, digests = MappedPages([path]), {}
-    for name, tensor in tensors.items():
-        digests[name] = _digest(name, tensor, path)
-        pages.let_go(tensor)
+    digests = digest_each(tensors, [path], lambda name, tensor: _digest(name, tensor, path))
     _write_entry(entry, digests)
     return digests
+
+
+def digest_each(
+    tensors: Mapping[str, torch.Tensor], files: Iterable[Path], digest: Callable[[str, torch.Tensor], str]
+) -> dict[str, str]:
+    """Returns the digest of each tensor, found on all threads; the pages of `files` that were read are given back."""
+    pages = MappedPages(files)
+
+    def find(name: str) -> str:
+        found = digest(name, tensors[name])
+        pages.let_go(tensors[name])
+        return found
+
+    with ThreadPoolExecutor(torch.get_num_threads(), "hash") as threads:
+        return dict(zip(tensors, threads.map(find, tensors), strict=True))
 
 
 def digest_of(tensor: torch.Tensor) -> str:

@@ -29,3 +29,11 @@ def test_a_walk_in_circles_beyond_the_budget_still_finds_some() -> None:
 def test_what_is_larger_than_the_budget_is_found_all_the_same() -> None:
     facts = Facts(budget_bytes=10)
     assert facts.get(("a",), lambda: torch.ones(100)).sum() == 100
+
+
+def test_what_one_can_do_without_is_found_when_it_is_asked_for_again_and_has_room() -> None:
+    facts = Facts(budget_bytes=10)
+    asked = [facts.get_repeated(("a",), 8, lambda: torch.ones(1, dtype=torch.int64)) for _ in range(3)]
+    assert asked[0] is None
+    assert asked[1] is asked[2] is not None
+    assert [facts.get_repeated(("b",), 8, lambda: torch.ones(1)) for _ in range(2)] == [None, None]

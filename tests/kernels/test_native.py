@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from merges import parents_of_tensors
 
 from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import native
-from crossbreed.kernels.chance import random_codes, row_ranks
+from crossbreed.kernels.chance import draw_codes, row_ranks
 from crossbreed.kernels.execute import execute, start
 from crossbreed.kernels.native.compiling import library
 from crossbreed.kernels.programs import (
@@ -98,6 +98,9 @@ KEEPS: dict[str, Callable[[Parents, Parent], Keep | None]] = {
     "low": lambda parents, parent: Band(low=Cut(_median(parents, parent), ROWS * COLUMNS // 2)),
     "band": lambda parents, parent: Band(low=Cut(_median(parents, parent), 77), high=Cut(0.004, 5)),
     "chance": lambda parents, parent: _chance(parents, parent, rescale=True),
+    "chance, numbers kept": lambda parents, parent: replace(
+        _chance(parents, parent, rescale=True), codes=draw_codes((1, 2), 0, ROWS * COLUMNS)
+    ),
     "chance, not rescaled": lambda parents, parent: _chance(parents, parent, rescale=False),
     "ranked": lambda parents, parent: _chance(parents, parent, rescale=False, ranks=True),
     "ranked, rescaled": lambda parents, parent: _chance(parents, parent, rescale=True, ranks=True),
@@ -110,8 +113,7 @@ def _median(parents: Parents, parent: Parent) -> float:
 
 def _chance(parents: Parents, parent: Parent, *, rescale: bool, ranks: bool = False) -> Chance:
     return Chance(
-        key=(0, 0),
-        codes=partial(random_codes, parents, parent, 3),
+        key=(1, 2),
         density=0.6,
         rescale=rescale,
         ranks=row_ranks(parents, parent) if ranks else None,

@@ -96,7 +96,7 @@ def samples(num_experts: int, size: int = 1 << 12) -> Mapping[str, Launch]:
     base, *experts = (torch.zeros(size, dtype=torch.bfloat16) for _ in range(num_experts + 1))
     out, values = torch.empty_like(base), Values.of(experts, base.device)
     share, cut = [1 / num_experts] * num_experts, Cut(0.5, size // 2)
-    chance = Chance(key=(1, 2), codes=lambda: torch.empty(0), density=0.5, rescale=True)
+    chance = Chance(key=(1, 2), density=0.5, rescale=True)
     keeps: dict[str, Keep] = {
         "cut": Band(low=cut),
         "band": Band(low=cut, high=cut),

@@ -1,7 +1,24 @@
-"""Compiled CPU kernels: `merge.hpp` has the arithmetic, `merge` calls it, `threads` run it, `compiling` makes it."""
+"""Compiled CPU kernels: `merge.hpp` merges, `facts.hpp` prepares; `operands` tell them what, `threads` run them."""
 
 from crossbreed.kernels.native.compiling import compiler
-from crossbreed.kernels.native.merge import Merge, Operand, find_magnitude, product, start
+from crossbreed.kernels.native.facts import Cuts, draw_codes, find_cuts, rank_rows
+from crossbreed.kernels.native.merge import Merge, product, start
+from crossbreed.kernels.native.operands import Kept, Operand, Tensors, Weights
 from crossbreed.kernels.native.threads import Begun, in_parallel
 
-__all__ = ["Begun", "Merge", "Operand", "compiler", "find_magnitude", "in_parallel", "product", "start"]
+__all__ = [
+    "Begun",
+    "Cuts",
+    "Kept",
+    "Merge",
+    "Operand",
+    "Tensors",
+    "Weights",
+    "compiler",
+    "draw_codes",
+    "find_cuts",
+    "in_parallel",
+    "product",
+    "rank_rows",
+    "start",
+]

@@ -5,6 +5,7 @@
 // into vector code. Each product and each sum is rounded by itself (-ffp-contract=off), in the order of `plain.py`: so
 // the bits do not depend on the number of threads, on the processor, or on whether there is a compiler at all.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include <vector>
 
 enum class Keep { all, low, band, chance, ranked, ranked_rescaled };
+constexpr bool is_random(Keep keep) { return keep == Keep::chance || keep == Keep::ranked || keep == Keep::ranked_rescaled; }
 enum class Consensus { affine, none, sum, count };
 enum class Pick { mean, sum, max };
 
@@ -22,8 +24,9 @@ struct Value {
   const float* a;          // low rank: [rank, columns]
   const float* by_row;     // coefficients [rows], or null
   const float* by_column;  // coefficients [columns], or null
-  const uint16_t* codes;   // each element's random number
+  const uint16_t* codes;   // each element's random number, or null: drawn as the merge goes
   const uint8_t* ranks;    // where each element's magnitude stands in its row
+  uint64_t key[2];         // of the Philox stream that the codes are drawn from
   int64_t rank;
   int64_t ends[2];
   float weight, numbers[2];
@@ -132,12 +135,12 @@ struct Part {
     } else if constexpr (Kind::kKeep == Keep::band) {
       const float size = __builtin_fabsf(delta);
       return delta * ((!(size <= first)) & (size <= second) ? 1.0f : 0.0f);
-    } else if constexpr (Kind::kKeep == Keep::chance) {
-      return delta * (static_cast<float>(codes[j]) < first ? 1.0f : 0.0f) * second;
+    } else if constexpr (Kind::kKeep == Keep::chance) {  // codes are whole numbers: below a limit is below the next one
+      return (static_cast<int32_t>(codes[j]) < static_cast<int32_t>(std::ceil(first)) ? delta : 0.0f) * second;
     } else if constexpr (Kind::kKeep == Keep::ranked || Kind::kKeep == Keep::ranked_rescaled) {
       const float chance = first + static_cast<float>(ranks[j]) * second;
-      const float kept = static_cast<float>(codes[j]) < chance ? 1.0f : 0.0f;
-      return Kind::kKeep == Keep::ranked ? delta * kept : delta * kept * (65536.0f / chance);
+      const float kept = static_cast<float>(codes[j]) < chance ? delta : 0.0f;
+      return Kind::kKeep == Keep::ranked ? kept : kept * (65536.0f / chance);
     } else {
       return delta;
     }
@@ -197,6 +200,31 @@ inline void multiply(const Value& value, int64_t row, int64_t column, int64_t co
   }
 }
 
+// The elements of a Philox block: four words of 64 bits, 16 for each element.
+constexpr int64_t kDrawn = 16;
+
+// Draws blocks `first` to `last` of a stream, as numpy's generator does (Salmon et al. 2011; Philox 4x64-10).
+inline void draw(const uint64_t* key, int64_t first, int64_t last, uint16_t* codes) {
+  for (int64_t block = first; block < last; ++block, codes += kDrawn) {
+    uint64_t c[4] = {static_cast<uint64_t>(block) + 1, 0, 0, 0}, k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B97F4A7C15u, k1 += 0xBB67AE8584CAA73Bu) {
+      const auto even = static_cast<unsigned __int128>(c[0]) * 0xD2E7470EE14C6C93u;
+      const auto odd = static_cast<unsigned __int128>(c[2]) * 0xCA5A826395121157u;
+      c[0] = static_cast<uint64_t>(odd >> 64) ^ c[1] ^ k0;
+      c[1] = static_cast<uint64_t>(odd);
+      c[2] = static_cast<uint64_t>(even >> 64) ^ c[3] ^ k1;
+      c[3] = static_cast<uint64_t>(even);
+    }
+    std::memcpy(codes, c, sizeof c);
+  }
+}
+
+// What a value needs beside its data for a tile: a row of its product, the tile's random numbers.
+struct Buffer {
+  float product[kTile];
+  uint16_t codes[kTile + 2 * kDrawn];
+};
+
 // The next smaller magnitude. Below 0 is -1: then every element is above the cut.
 inline float below(float magnitude) { return magnitude > 0.0f ? std::nextafter(magnitude, 0.0f) : -1.0f; }
 
@@ -209,7 +237,7 @@ inline int64_t until_next_end(const Job& job, std::size_t num_values, int64_t at
 }
 
 template <class Kind>
-Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t column, int64_t n, float* buffer) {
+Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t column, int64_t n, Buffer* buffer) {
   const int64_t at = row * job.columns + column;
   auto cut = [&](int which) {  // what equals a cut is inside before its end: there the cut is a little lower
     const float magnitude = value.numbers[which];
@@ -218,12 +246,19 @@ Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t colu
   constexpr bool kIsCut = Kind::kKeep == Keep::low || Kind::kKeep == Keep::band;
   auto* data = static_cast<const typename Kind::Element*>(value.data) + at;
   if constexpr (Kind::kIsLowRank) {
-    multiply(value, row, column, job.columns, n, buffer);
-    data = buffer;
+    multiply(value, row, column, job.columns, n, buffer->product);
+    data = buffer->product;
+  }
+  const uint16_t* codes = value.codes == nullptr ? nullptr : value.codes + at;
+  if constexpr (is_random(Kind::kKeep)) {
+    if (codes == nullptr) {
+      draw(value.key, at / kDrawn, (at + n + kDrawn - 1) / kDrawn, buffer->codes);
+      codes = buffer->codes + at % kDrawn;
+    }
   }
   return Part<Kind>{data,
                     value.by_column == nullptr ? nullptr : value.by_column + column,
-                    value.codes == nullptr ? nullptr : value.codes + at,
+                    codes,
                     value.ranks == nullptr ? nullptr : value.ranks + at,
                     value.by_row == nullptr ? value.weight : value.by_row[row],
                     kIsCut ? cut(0) : value.numbers[0],
@@ -246,7 +281,7 @@ bool merge_tile(const Base* base, Merged* out, int32_t n, float of_base, float s
 // whose result holds NaN or Inf.
 template <Consensus consensus, Pick pick, class Base, class Merged, class... Kinds, std::size_t... index>
 void merge(const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad, std::index_sequence<index...>) {
-  float buffers[sizeof...(Kinds)][kTile];
+  Buffer buffers[sizeof...(Kinds)];
   const int64_t rows = jobs->rows, columns = jobs->columns;
   for (int64_t row = rows == 1 ? 0 : first; row < (rows == 1 ? 1 : last); ++row) {
     const int64_t end = rows == 1 ? last : columns;
@@ -257,35 +292,9 @@ void merge(const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8
       for (const Job* job = jobs; job < jobs + num_jobs; ++job)
         bad[job - jobs] |= merge_tile<consensus, pick, Base, Merged, Kinds...>(
             static_cast<const Base*>(job->base) + at, static_cast<Merged*>(job->merged) + at, static_cast<int32_t>(n),
-            job->of_base, job->scale, part_of<Kinds>(job->values[index], *job, row, column, n, buffers[index])...);
+            job->of_base, job->scale, part_of<Kinds>(job->values[index], *job, row, column, n, buffers + index)...);
     }
   }
-}
-
-// Counts the magnitudes of a delta by the upper 16 bits of their fp32 form, which are ordered as the floats are.
-template <class Base, class Kind>
-void count(const Job& job, int64_t first, int64_t last, int64_t* counts) {
-  const auto part = part_of<Kind>(*job.values, job, 0, 0, 0, nullptr);
-  auto* base = static_cast<const Base*>(job.base);
-  std::vector<uint32_t> own(1 << 16);
-  for (int64_t j = first; j < last; ++j) ++own[magnitude_bits(part.delta(j, widen(base[j]))) >> 16];
-  for (std::size_t i = 0; i < own.size(); ++i) counts[i] += own[i];
-}
-
-// Collects the magnitudes with the given upper bits: fp32 form in the upper half, place from the end in the lower.
-template <class Base, class Kind>
-int64_t collect(const Job& job, int64_t first, int64_t last, uint32_t upper, int64_t* found) {
-  const auto part = part_of<Kind>(*job.values, job, 0, 0, 0, nullptr);
-  auto* base = static_cast<const Base*>(job.base);
-  int64_t num = 0;
-  uint32_t bits[kTile];
-  for (int64_t start = first; start < last; start += kTile) {
-    const int32_t n = static_cast<int32_t>(last - start < kTile ? last - start : kTile);
-    for (int32_t j = 0; j < n; ++j) bits[j] = magnitude_bits(part.delta(start + j, widen(base[start + j])));
-    for (int32_t j = 0; j < n; ++j)
-      if (bits[j] >> 16 == upper) found[num++] = static_cast<int64_t>(bits[j]) << 32 | (job.columns - 1 - start - j);
-  }
-  return num;
 }
 
 }  // namespace

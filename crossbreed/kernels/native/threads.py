@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from crossbreed.kernels.native.compiling import library
+from crossbreed.kernels.native.operands import Job, Kernel
 
 T = TypeVar("T")
 
@@ -18,23 +19,23 @@ _CPUS = os.sched_getaffinity(0)
 """Before an engine binds the main thread, and whatever it starts, to one of them."""
 _PROCESS = os.getpid()
 _PART = 1 << 20
-"""Elements that a thread is given at least."""
+"""Elements that a thread merges at least."""
+_PART_OF_FACTS = 1 << 16
+"""Elements that a thread is given at least to find something out, which takes longer."""
+_SMALL = 1 << 13
+"""Elements up to which to wake a thread takes longer than to do its work."""
 
 
 def in_parallel(work: Callable[..., T], length: int, size: int, *more: Sequence[object]) -> list[T]:
-    """Does `work(first, last)` on parts of 0 ... length, of a million of `size` elements each, on all threads.
+    """Does `work(first, last)` on parts of 0 ... length, which has `size` elements: a part for each thread, if it pays.
 
     Returns the results in order. `more` has an argument for each part, as the results of an earlier call with the same
     lengths have.
     """
-    cuts = edges(length, size)
-    return list(_pool(os.getpid(), torch.get_num_threads()).map(work, cuts[:-1], cuts[1:], *more))
-
-
-def edges(length: int, size: int) -> list[int]:
-    """Returns where 0 ... length is cut, for parts of at least a million of `size` elements."""
-    num_parts = max(1, min(length, size // _PART))
-    return [length * part // num_parts for part in range(num_parts + 1)]
+    number = torch.get_num_threads()
+    num_parts = max(1, min(length, number, size // _PART_OF_FACTS))
+    cuts = [length * part // num_parts for part in range(num_parts + 1)]
+    return list(_pool(os.getpid(), number).map(work, cuts[:-1], cuts[1:], *more))
 
 
 @cache
@@ -56,14 +57,17 @@ class _Work(ctypes.Structure):
 class Begun:
     """Work that threads are at. It holds what they read and write, and ends when they have."""
 
-    def __init__(self, threads: ctypes.CDLL, kernel: object, jobs: "ctypes.Array[Any]", held: object) -> None:
-        self._threads, self._jobs, self._held, self._is_done = threads, jobs, held, True
+    def __init__(self, threads: ctypes.CDLL, kernel: Kernel, jobs: "ctypes.Array[Job]", held: object) -> None:
+        self._threads, self._kernel, self._jobs, self._held, self._is_done = threads, kernel, jobs, held, True
         self._bad = (ctypes.c_uint8 * len(jobs))()
-        address = ctypes.cast(kernel, ctypes.c_void_p).value  # type: ignore[arg-type]
-        self._work = _Work(address, ctypes.addressof(jobs), len(jobs), ctypes.addressof(self._bad))
 
     def begin(self, length: int, size: int) -> "Begun":
-        """Gives parts of 0 ... length to the threads."""
+        """Gives parts of 0 ... length to the threads, or does it all if it is small."""
+        if size <= _SMALL:
+            self._kernel.call(self._jobs, len(self._jobs), 0, length, self._bad)
+            return self
+        jobs, bad = ctypes.addressof(self._jobs), ctypes.addressof(self._bad)
+        self._work = _Work(self._kernel.address, jobs, len(self._jobs), bad)
         self._is_done = False
         self._threads.crossbreed_begin(ctypes.byref(self._work), length, max(1, min(length, size // _PART)))
         return self

@@ -8,18 +8,18 @@ the probability of keeping it, as in the papers.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
 from typing import TypeAlias
 
-from crossbreed.kernels.chance import philox_key, random_codes, row_ranks
+from crossbreed.kernels.chance import kept_codes, philox_key, row_ranks
 from crossbreed.kernels.cuts import cut_of, model_cut_of
 from crossbreed.kernels.programs import Affine, Band, Chance, Consensus, Cut, Election, Keep, Operator, Pick, Voter
 from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
-Thin: TypeAlias = Callable[[Parents, Parent, Rule, float], Keep | None]
-"""(tensor, expert, rule, density) -> what is kept of the expert's delta; None: all."""
+Thin: TypeAlias = Callable[[Parents, Rule], Callable[[Parent, float], Keep | None]]
+"""(tensor, rule) -> (expert, density) -> what is kept of the expert's delta; None: all."""
 
 
 def ties(parents: Parents, rule: Rule) -> Election | Affine:
@@ -90,57 +90,64 @@ def _voters(parents: Parents, rule: Rule, thin: Thin) -> tuple[Voter, ...]:
     spec = OPERATOR_SPECS[rule.operator]
     weights = spec.per_source(rule, "weight", parents.expert_names)
     densities = spec.per_source(rule, "density", parents.expert_names)
+    thinned = thin(parents, rule)
     taking = [parent for parent in parents.experts if weights[parent.name] != 0]
     taking.sort(key=lambda parent: (parent.hash, weights[parent.name], densities[parent.name]))
     return tuple(
         Voter(
             parent=parent,
             weight=weights[parent.name],
-            keep=None if densities[parent.name] >= 1 else thin(parents, parent, rule, densities[parent.name]),
+            keep=None if densities[parent.name] >= 1 else thinned(parent, densities[parent.name]),
         )
         for parent in taking
     )
 
 
-def _largest(parents: Parents, parent: Parent, rule: Rule, density: float) -> Keep | None:
-    whole = OPERATOR_SPECS[rule.operator].word(rule, "trim") == "model"
-    cut = model_cut_of(parents, parent, density) if whole else cut_of(parents, parent, density)
-    return None if cut is None else Band(low=cut)
+def _largest(parents: Parents, rule: Rule) -> Callable[[Parent, float], Keep | None]:
+    find = model_cut_of if OPERATOR_SPECS[rule.operator].word(rule, "trim") == "model" else cut_of
+
+    def keep(parent: Parent, density: float) -> Keep | None:
+        cut = find(parents, parent, density)
+        return None if cut is None else Band(low=cut)
+
+    return keep
 
 
-def _between(parents: Parents, parent: Parent, rule: Rule, density: float) -> Keep | None:
+def _between(parents: Parents, rule: Rule) -> Callable[[Parent, float], Keep | None]:
     """What is inside the cut at density + gamma and outside the one at gamma, if that drops anything."""
-    gamma = OPERATOR_SPECS[rule.operator].per_source(rule, "gamma", parents.expert_names)[parent.name]
-    gamma = min(gamma, 1 - density)
-    low = cut_of(parents, parent, density + gamma)
-    high = cut_of(parents, parent, gamma) if gamma * parents.base.numel() >= 1 else None
-    if low is None and high is None:
-        return None
-    return Band(low=low or Cut(0.0, parents.base.numel()), high=high)
+    gammas = OPERATOR_SPECS[rule.operator].per_source(rule, "gamma", parents.expert_names)
+
+    def keep(parent: Parent, density: float) -> Keep | None:
+        gamma = min(gammas[parent.name], 1 - density)
+        low = cut_of(parents, parent, density + gamma)
+        high = cut_of(parents, parent, gamma) if gamma * parents.base.numel() >= 1 else None
+        if low is None and high is None:
+            return None
+        return Band(low=low or Cut(0.0, parents.base.numel()), high=high)
+
+    return keep
 
 
-def _by_chance(parents: Parents, parent: Parent, rule: Rule, density: float) -> Keep:
+def _by_chance(parents: Parents, rule: Rule) -> Callable[[Parent, float], Chance]:
     spec = OPERATOR_SPECS[rule.operator]
-    seed = int(spec.scalar(rule, "seed"))
-    return Chance(
-        key=philox_key(seed, parents.name, parent.hash),
-        codes=partial(random_codes, parents, parent, seed),
-        density=density,
-        rescale=bool(spec.scalar(rule, "rescale")),
-    )
+    seed, rescale = int(spec.scalar(rule, "seed")), bool(spec.scalar(rule, "rescale"))
+
+    def keep(parent: Parent, density: float) -> Chance:
+        key = philox_key(seed, parents.name, parent.hash)
+        return Chance(key=key, density=density, rescale=rescale, codes=kept_codes(parents, parent, key))
+
+    return keep
 
 
-def _by_rank(parents: Parents, parent: Parent, rule: Rule, density: float) -> Keep:
-    spec = OPERATOR_SPECS[rule.operator]
-    seed = int(spec.scalar(rule, "seed"))
-    return Chance(
-        key=philox_key(seed, parents.name, parent.hash),
-        codes=partial(random_codes, parents, parent, seed),
-        density=density,
-        rescale=bool(spec.scalar(rule, "rescale")),
-        ranks=row_ranks(parents, parent),
-        spread=spec.per_source(rule, "epsilon", parents.expert_names)[parent.name],
-    )
+def _by_rank(parents: Parents, rule: Rule) -> Callable[[Parent, float], Keep]:
+    by_chance = _by_chance(parents, rule)
+    spreads = OPERATOR_SPECS[rule.operator].per_source(rule, "epsilon", parents.expert_names)
+
+    def keep(parent: Parent, density: float) -> Keep:
+        ranks = row_ranks(parents, parent)
+        return replace(by_chance(parent, density), ranks=ranks, spread=spreads[parent.name])
+
+    return keep
 
 
 OPERATORS: Mapping[str, Operator] = {

@@ -1,0 +1,50 @@
+"""What compiled kernels find out about a delta is what numpy and torch find, whatever is equal to what."""
+
+import numpy as np
+import pytest
+import torch
+
+from crossbreed.kernels import native
+from crossbreed.kernels.chance import draw_codes, rank_rows
+from crossbreed.kernels.cuts import sort_cuts
+
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+SHAPES = [(7,), (1, 1), (301, 217), (1100, 2000), (3, 4, 5), (9, 1)]
+KEY = (123_456_789_012_345_678, 987_654_321)
+
+
+def sources(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A base, an expert and its delta; of bfloat16 weights many deltas are equal, and many 0."""
+    generator = torch.Generator().manual_seed(0)
+    base = (0.02 * torch.randn(shape, generator=generator)).to(dtype)
+    expert = (base + 0.002 * torch.randn(shape, generator=generator).relu()).to(dtype)
+    return base, expert, expert.float() - base.float()
+
+
+@pytest.mark.parametrize("size", [1, 16, 1000, 3_000_001])
+def test_numpy_s_random_numbers(size: int) -> None:
+    drawn = native.draw_codes(KEY, size)
+    words = np.random.Philox(key=np.array(KEY, dtype=np.uint64)).random_raw(4 * (size // 16 + 1))
+    assert torch.equal(drawn, torch.from_numpy(words.view(np.uint16)[:size]))
+    assert torch.equal(drawn[size // 3 :], draw_codes(KEY, size // 3, size))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_ranks_in_rows(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    base, expert, delta = sources(shape, dtype)
+    assert torch.equal(native.rank_rows(base, native.Operand(full=expert), shape[-1]), rank_rows(delta))
+    assert torch.equal(native.rank_rows(base, native.Operand(delta=delta), shape[-1]), rank_rows(delta))
+
+
+@pytest.mark.parametrize("num_cuts", [1, 1024])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cuts(shape: tuple[int, ...], dtype: torch.dtype, num_cuts: int) -> None:
+    base, expert, delta = sources(shape, dtype)
+    keeps = np.linspace(1, delta.numel(), num_cuts).astype(np.int64)
+    magnitudes, ends = native.find_cuts(base, native.Operand(full=expert), keeps)
+    sorted_magnitudes, sorted_ends = sort_cuts(delta, keeps)
+    assert (magnitudes == sorted_magnitudes).all()
+    assert (ends == sorted_ends).all()
