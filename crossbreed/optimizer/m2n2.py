@@ -195,4 +195,5 @@ def _shifted(scores_KI: Floats) -> Floats:
 
     The paper's third experiment subtracts each item's minimum too.
     """
-    return np.asarray(scores_KI - np.minimum(scores_KI.min(axis=0), 0.0))
+    worst_I = scores_KI.min(axis=0)
+    return np.asarray(scores_KI - np.minimum(worst_I, 0.0)) if (worst_I < 0).any() else scores_KI
