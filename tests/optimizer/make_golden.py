@@ -4,14 +4,21 @@ A change meant to keep results keeps these files; one meant to alter them alters
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from crossbreed.optimizer import CmaEs, Nsga2, RandomSearch
+from crossbreed.optimizer import CmaEs, FrankWolfe, FrankWolfeOptions, Gp, M2n2, M2n2Options, Nsga2, RandomSearch
+from crossbreed.testing import breeders
 from crossbreed.testing.optimizers import MakeOptimizer, Sphere, Spheres, drive, make_setting, ok
 from crossbreed.types import Point
 
+DIFFERENCES = FrankWolfeOptions(slopes="differences", variant="soft", vertex_scale=2.0, steps=(0.5, 1.0))
 OPTIMIZERS: dict[str, tuple[MakeOptimizer, int]] = {
     "cma_es": (CmaEs, 1),
+    "frank_wolfe": (FrankWolfe, 1),
+    "frank_wolfe_differences": (lambda setting: FrankWolfe(setting, DIFFERENCES), 1),
+    "gp": (Gp, 1),
     "nsga2": (Nsga2, 2),
     "random": (RandomSearch, 1),
 }
@@ -25,12 +32,23 @@ def trajectory(name: str) -> list[Point]:
     return drive(optimizer, lambda number, point: ok(problem, number, point), trials=60, workers=3)
 
 
+def births() -> list[dict[str, object]]:
+    """What M2N2 has born in the world of `crossbreed.testing.breeders`."""
+    breeder = M2n2(breeders.make_setting(), M2n2Options(archive=6, warmup=3, mutation=0.01))
+    return [asdict(birth) for birth in breeders.breed(breeder, trials=60, workers=3)]
+
+
 def path_of(name: str) -> Path:
     return Path(__file__).parent / "golden" / f"{name}.json"
+
+
+def write(name: str, asked: Sequence[object]) -> None:
+    rows = ",\n".join(json.dumps(one) for one in asked)
+    path_of(name).write_text(f"[\n{rows}\n]\n")
 
 
 if __name__ == "__main__":
     for name in OPTIMIZERS:
         path_of(name).parent.mkdir(exist_ok=True)
-        rows = ",\n".join(json.dumps(point) for point in trajectory(name))
-        path_of(name).write_text(f"[\n{rows}\n]\n")
+        write(name, trajectory(name))
+    write("m2n2", births())

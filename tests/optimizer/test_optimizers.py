@@ -1,6 +1,7 @@
 """Each optimizer against the laws, against its recorded trajectory, and against what makes it itself."""
 
 import json
+import sys
 import warnings
 from typing import ClassVar
 
@@ -8,12 +9,15 @@ import make_golden
 import numpy as np
 import optuna
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, MissingExtra
 from crossbreed.optimizer import (
     CmaEs,
     CmaEsOptions,
+    Gp,
+    GpOptions,
     Nsga2,
     Nsga2Options,
     OptimizerConfig,
@@ -40,6 +44,18 @@ class TestCmaEs(OptimizerConformance):
     @pytest.fixture
     def make(self) -> MakeOptimizer:
         return CmaEs
+
+
+class TestGp(OptimizerConformance):
+    """On few trials: an ask costs a tenth of a second, and grows with what was told."""
+
+    trials: ClassVar[int] = 16
+    sphere_trials: ClassVar[int] = 36
+    sphere_regret: ClassVar[float] = 1e-2
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return Gp
 
 
 class TestNsga2(OptimizerConformance):
@@ -206,10 +222,88 @@ def test_optuna_is_quiet_and_its_settings_are_the_users(capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
 
 
+# Gaussian process
+
+
+def test_gp_asks_the_start_first_and_then_fills_the_cube_around_it() -> None:
+    optimizer = Gp(make_setting(dim=3, start=(1.4, 0.5, 0.5)), GpOptions(startup=64, spread=0.25))
+    points = np.array([optimizer.ask(number) for number in range(64)])
+    assert points[0] == pytest.approx((1.4, 0.5, 0.5))
+    assert points.min(axis=0) == pytest.approx((1.0, 0.25, 0.25), abs=0.02)  # a quarter of 2, kept in the box
+    assert points.max(axis=0) == pytest.approx((1.5, 0.75, 0.75), abs=0.02)
+
+
+def test_gp_asks_other_points_while_candidates_are_out() -> None:
+    sphere, optimizer = Sphere(optimum=(0.3, 0.9)), Gp(make_setting(dim=2), GpOptions(startup=8))
+    for number in range(16):
+        optimizer.tell(ok(sphere, number, optimizer.ask(number)))
+    out = np.array([optimizer.ask(number) for number in range(16, 20)])
+    assert min(np.linalg.norm(a - b) for i, a in enumerate(out) for b in out[:i]) > 1e-3
+
+
+def test_gp_does_not_ask_for_ever_what_fails() -> None:
+    """The best points end their engines: none is asked twice, and the best that do not are found."""
+    sphere = Sphere(optimum=(0.3, 0.9))
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        return ok(sphere, number, point) if sphere(point)[0] < -0.01 else _failed(number)
+
+    points = drive(Gp(make_setting(dim=2), GpOptions(startup=8)), evaluate, trials=40)
+    failed = [point for point in points if sphere(point)[0] >= -0.01]
+    assert min(np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(failed) for b in failed[:i]) > 1e-3
+    assert max(sphere(point)[0] for point in points if point not in failed) > -0.03
+
+
+def test_gp_stands_the_noise_of_few_items() -> None:
+    """As CMA-ES has to, on a third of the trials. It looks far afield to the end: what it finds is its best."""
+    noise, sphere, measured = np.random.default_rng(3), Sphere(optimum=(0.6,) * 12), list[float]()
+
+    def accuracy(point: Point) -> float:
+        return 0.8 * float(np.exp(sphere(point)[0]))
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        measured.append(noise.binomial(48, accuracy(point)) / 48)
+        return _ok(number, measured[-1])
+
+    start = (1 / 3,) * 12
+    points = drive(Gp(make_setting(dim=12, start=start)), evaluate, trials=60)
+    assert accuracy(points[int(np.argmax(measured))]) > accuracy(start) + 0.1
+
+
+def test_gp_leaves_torch_s_generator_alone() -> None:
+    sphere = Sphere(optimum=(0.3, 0.9))
+    state = torch.get_rng_state()
+
+    def points() -> list[Point]:
+        optimizer = Gp(make_setting(dim=2), GpOptions(startup=4))
+        return drive(optimizer, lambda number, point: ok(sphere, number, point), trials=12, workers=2)
+
+    reference = points()
+    assert torch.equal(torch.get_rng_state(), state)
+    try:
+        torch.set_rng_state(torch.Generator().manual_seed(5).get_state())
+        assert points() == reference
+    finally:
+        torch.set_rng_state(state)
+
+
+def test_gp_says_what_it_cannot_do() -> None:
+    with pytest.raises(InputError, match="nsga2"):
+        Gp(make_setting(num_objectives=2))
+    with pytest.raises(InputError, match="cma_es"):
+        Gp(make_setting(dim=30_000))
+
+
+def test_gp_names_the_package_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtra, match=r"crossbreed\[gp\]"):
+        Gp(make_setting())
+
+
 # Settings
 
 
-@pytest.mark.parametrize(("kind", "built"), [("cma_es", CmaEs), ("nsga2", Nsga2), ("random", RandomSearch)])
+@pytest.mark.parametrize(("kind", "built"), [("cma_es", CmaEs), ("gp", Gp), ("nsga2", Nsga2), ("random", RandomSearch)])
 def test_a_kind_names_an_optimizer(kind: str, built: type) -> None:
     config = CONFIG.validate_python({"kind": kind, "budget": {"trials": 3}})
     assert isinstance(build_optimizer(config, make_setting()), built)
