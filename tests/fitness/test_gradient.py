@@ -78,7 +78,7 @@ def test_batches_change_nothing_but_rounding(folder: Path) -> None:
     at_once = dict(engine.gradient(REQUESTS, WEIGHTS, tokens=1024))
     one_by_one = dict(engine.gradient(REQUESTS, WEIGHTS, tokens=1))
     for name, tensor in at_once.items():
-        assert torch.allclose(one_by_one[name], tensor, atol=1e-6 * float(tensor.abs().max()), rtol=1e-4), name
+        assert torch.allclose(one_by_one[name], tensor, atol=1e-5 * float(tensor.abs().max()), rtol=1e-4), name
 
 
 def test_the_same_question_has_the_same_gradient_after_answers_and_swaps(folder: Path) -> None:

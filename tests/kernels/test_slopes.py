@@ -1,10 +1,13 @@
 """Slopes against their definition, with every delta made and every sum taken in fp64."""
 
+import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from crossbreed.kernels import Facts, slopes
 from crossbreed.sources import LowRank, Sources, open_sources
@@ -50,7 +53,7 @@ DEFINITIONS: dict[SlopeKind, Callable[[torch.Tensor, torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize("kind", DEFINITIONS)
 def test_slopes_are_what_they_are_called(kind: SlopeKind, sources: Sources, gradient: dict[str, torch.Tensor]) -> None:
     facts = Facts()
-    for scale in (1.0, -3.0):  # the second time norms are facts
+    for scale in (1.0, -4.0):  # the second time norms are facts
         stream = ((name, scale * tensor) for name, tensor in sorted(gradient.items()))
         found = slopes(stream, sources, kind, facts)
         assert found.keys() == frozenset().union(*(expert.touched for expert in sources.experts.values()))
@@ -78,14 +81,64 @@ def test_an_adapter_s_delta_is_never_made(toy_base: Path, tmp_path: Path, monkey
     name = "model.layers.0.mlp.up_proj.weight"
     made: list[torch.Size] = []
 
-    class Watch(torch.overrides.TorchFunctionMode):
+    class Products(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             result = func(*args, **(kwargs or {}))
             if func in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.addmm):
                 made.append(result.shape)
             return result
 
-    with Watch():
+    with Products():
         slopes(iter([(name, torch.ones(sources.base.tensors[name].shape))]), sources, "cosine")
     assert made
     assert sources.base.tensors[name].shape not in made
+
+
+SIDE = 1024
+
+
+def full_model(folder: Path, seed: int) -> Path:
+    """Three matrices of 8 MiB in fp64."""
+    folder.mkdir()
+    chance = torch.Generator().manual_seed(seed)
+    names = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(3))
+    save_file({name: torch.randn(SIDE, SIDE, generator=chance) for name in names}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True}))
+    return folder
+
+
+def test_memory_does_not_grow_with_the_experts(tmp_path: Path) -> None:
+    """Beyond what is mapped from files: one block of one expert, whatever their number."""
+    base, *experts = (full_model(tmp_path / str(seed), seed) for seed in range(12))
+
+    def peak(num_experts: int) -> int:
+        sources = open_sources(str(base), {str(n): str(path) for n, path in enumerate(experts[:num_experts])})
+        gradient = {name: torch.ones(SIDE, SIDE) for name in sources.base.tensors}
+        slopes(iter(gradient.items()), sources, "weight_cosine")  # what is read once, and what torch keeps
+        before, watch = anonymous_bytes(), Watch()
+        slopes(iter(gradient.items()), sources, "weight_cosine")
+        return watch.end() - before
+
+    assert abs(peak(11) - peak(3)) < 16 << 20  # a delta of each expert would be 64 MiB more
+
+
+class Watch:
+    """The most anonymous memory since it was made."""
+
+    def __init__(self) -> None:
+        self._most, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def end(self) -> int:
+        self._ended.set()
+        self._thread.join()
+        return self._most
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.001):
+            self._most = max(self._most, anonymous_bytes())
+
+
+def anonymous_bytes() -> int:
+    return 1024 * int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0])

@@ -508,3 +508,44 @@ def test_experts_equal_to_the_base_are_refused() -> None:
     )
     with pytest.raises(InputError, match="nothing to search"):
         build_space(CoefficientsConfig(), same, "bfloat16")
+
+
+def test_weights_alone_make_hulls() -> None:
+    space = make_space(operator="task_arithmetic", groups={"layers": 2})
+    assert space.hulls is not None
+    assert [index for hull in space.hulls for index in hull.values()] == list(range(len(space.names)))
+    for hull, group in zip(space.hulls, space.groups, strict=True):
+        assert tuple(hull) == group.experts
+        assert all(space.names[index] == f"{group.label} / {expert}: weight" for expert, index in hull.items())
+
+
+@pytest.mark.parametrize(
+    ("config", "has_hulls"),
+    [
+        ({"operator": "ties"}, False),
+        ({"operator": "ties", "params": {"density": 0.5}}, True),
+        ({"operator": "dare_linear", "params": {"density": 0.5}}, True),
+        ({"operator": "linear"}, False),
+        ({"operator": ["task_arithmetic", "ties"], "params": {"density": 0.5}}, False),
+    ],
+)
+def test_other_coordinates_make_none(config: dict[str, Any], has_hulls: bool) -> None:
+    assert (make_space(**config).hulls is not None) is has_hulls
+
+
+def test_a_group_s_slope_is_the_sum_of_its_tensors() -> None:
+    space = make_space(operator="task_arithmetic", groups={"layers": 2})
+    assert space.hulls is not None
+    found = {
+        name: {expert: 10.0**place for place, expert in enumerate(group.experts)}
+        for group in space.groups
+        for name in group.tensors
+    }
+    left_out = space.groups[0].tensors[0]
+    del found[left_out]
+    slopes = space.slopes(found)
+    for hull, group in zip(space.hulls, space.groups, strict=True):
+        num_tensors = len(group.tensors) - (left_out in group.tensors)
+        assert [slopes[hull[expert]] for expert in group.experts] == [
+            num_tensors * 10.0**place for place in range(len(group.experts))
+        ]
