@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_the_experts(tmp_path: Path) -> None:
         slopes(iter(gradient.items()), sources, "weight_cosine")
         return watch.end() - before
 
-    assert abs(peak(11) - peak(3)) < 16 << 20  # a delta of each expert would be 64 MiB more
+    assert abs(peak(11) - peak(3)) < 40 << 20  # blocks are 25 MiB; a delta of each expert would be 64 MiB more
 
 
 class Watch:

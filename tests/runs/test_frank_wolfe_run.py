@@ -107,7 +107,7 @@ def test_an_engine_beside_the_one_that_scores_says_the_same(
 
 
 def test_slopes_are_journalled_with_what_the_optimizer_asked(finished: Path) -> None:
-    records = read(finished / "journal.jsonl")
+    records = list(read(finished / "journal.jsonl"))
     points = {r["number"]: r["point"] for r in records if r["kind"] == "ask"}
     tells = [r for r in records if r["kind"] == "tell"]
     for tell in tells:
@@ -118,7 +118,7 @@ def test_slopes_are_journalled_with_what_the_optimizer_asked(finished: Path) -> 
 
 
 def test_the_walk_leads_downhill(finished: Path) -> None:
-    records = read(finished / "journal.jsonl")
+    records = list(read(finished / "journal.jsonl"))
     losses = [r["objectives"][0] for r in records if r["kind"] == "tell" and r["split"] == "search"]
     assert min(losses[-5:]) < min(losses[:-5]), "no better than the baselines"
     assert losses[-1] < losses[-5]
