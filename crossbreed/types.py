@@ -24,8 +24,8 @@ ParamValue: TypeAlias = float | str | bool | Mapping[str, float]
 """A rule's parameter: one value for all sources, or one per source name."""
 
 SlopeKind: TypeAlias = Literal["inner", "cosine", "weight_cosine"]
-"""How a gradient is compared with an expert: the inner product with its delta, which is the derivative of the loss along
-its coefficient; the cosine with its delta; or the cosine with its weights."""
+"""How a gradient is compared with an expert: the inner product with its delta, which is the derivative of the loss
+along its coefficient; the cosine with its delta; or the cosine with its weights."""
 
 RECIPE_SCHEMA = 1
 

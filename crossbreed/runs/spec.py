@@ -13,6 +13,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import EngineConfig, SplitConfig, TaskConfig
 from crossbreed.optimizer import OptimizerConfig
 from crossbreed.runs.objectives import ObjectiveConfig, build_objectives
+from crossbreed.runs.presets import fill_in
 from crossbreed.search_spaces import LineageConfig, SpaceConfig
 
 
@@ -217,9 +218,9 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
 
 
 def parse_spec(raw: Mapping[str, Any], *, folder: Path, where: str = "spec") -> Spec:
-    """Parses what a spec file holds; see `load_spec`."""
+    """Parses what a spec file holds, after its preset has filled it in; see `load_spec`."""
     try:
-        return Spec.model_validate(raw, context={"folder": folder})
+        return Spec.model_validate(fill_in(raw), context={"folder": folder})
     except ValidationError as error:
         raise _explain(error, where) from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.runs.presets import PRESETS
 from crossbreed.runs.spec import Spec
 from crossbreed.search_spaces.layout import Layout
 
@@ -15,6 +16,9 @@ INTRO = """# The spec
 
 A run is one YAML file. Relative paths are relative to the file. Unknown keys are refused. `--set a.b=value` overrides
 a key. This page is written by `python -m crossbreed.runs.spec_docs`.
+
+`preset: NAME` fills in `space` and `optimizer` with a method of the literature; what the file says itself wins, field
+by field, and a section of another `kind` is the file's alone. The presets:
 """
 OPERATORS = """## Operators
 
@@ -29,7 +33,7 @@ its default.
 def render() -> str:
     """Returns the page: one table for each model, in the order in which a reader meets them."""
     schema = Spec.model_json_schema()
-    sections = [INTRO, *_section("Spec", schema)]
+    sections = [INTRO, *map(_preset, PRESETS), "", *_section("Spec", schema)]
     pending, seen = list(_references(schema)), {"Spec"}
     while pending:
         name = pending.pop(0)
@@ -45,6 +49,11 @@ def render() -> str:
     sections += ["Every operator has two parameters more, which are not searched unless `params` has a range:", ""]
     sections += [f"- {line}" for line in profile]
     return "\n".join(sections) + "\n"
+
+
+def _preset(name: str) -> str:
+    filled = PRESETS[name]({})
+    return f"- `{name}`: {(PRESETS[name].__doc__ or '').splitlines()[0]} `{_json(filled)}`"
 
 
 def _operator(spec: OperatorSpec) -> Iterator[str]:

@@ -1,0 +1,100 @@
+"""Methods of the literature by name: `preset: m2n2` in a spec stands for the sections that make a run that method.
+
+A preset is a function from what a user's spec says to a whole one. What the user says wins, field by field; a section
+whose `kind` the user changes is the user's alone, for the preset's fields belong to the other kind.
+"""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from crossbreed.errors import InputError
+
+RawSpec: TypeAlias = dict[str, Any]
+"""What a spec file holds, before it is parsed."""
+
+
+def evolutionary_recipes(given: Mapping[str, Any]) -> RawSpec:
+    """CMA-ES over weights and densities of DARE-TIES (arXiv 2403.13187, merging in parameter space).
+
+    The paper spends 1000 trials. It does not say how its layers were grouped: four bands here.
+    """
+    space = {"kind": "coefficients", "operator": "dare_ties", "groups": {"layers": 4}, "weight": [0.0, 1.0]}
+    return _filled(given, space=space, optimizer={"kind": "cma_es", "budget": {"trials": 1000}})
+
+
+def m2n2(given: Mapping[str, Any]) -> RawSpec:
+    """M2N2 over merges that are bred (arXiv 2508.16204, experiment 2: an archive of 15, 1000 trials)."""
+    optimizer = {"kind": "m2n2", "budget": {"trials": 1000}, "options": {"archive": 15, "alpha": 1.0}}
+    return _filled(given, space={"kind": "lineage"}, optimizer=optimizer)
+
+
+def frank_wolfe(given: Mapping[str, Any]) -> RawSpec:
+    """Hard Frank-Wolfe by gradients, a vertex for each band of layers and module type (FW-Merging, arXiv 2503.12649).
+
+    The paper takes 10 iterations and a vertex for each tensor. Bands of a few layers are as fine as small calibration
+    sets can tell apart.
+    """
+    groups = {"layers": 4, "modules": ["attention", "mlp"]}
+    space = {"kind": "coefficients", "operator": "task_arithmetic", "groups": groups}
+    return _filled(given, space=space, optimizer={"kind": "frank_wolfe", "budget": {"trials": 30}})
+
+
+def bmm(given: Mapping[str, Any]) -> RawSpec:
+    """Bayesian model merging (arXiv 2605.12843): regression around TSV-M, its strength and scale found by a GP.
+
+    Grams are those of the deltas, so that nothing has to be collected; `artifacts: {grams: {items: 48}}` with
+    `space: {params: {grams: data}}` takes the experts' own activations. Ranges and trials were not published.
+    """
+    space = {
+        "kind": "coefficients",
+        "operator": "bmm",
+        "groups": {"layers": 3, "modules": ["attention", "mlp"]},
+        "params": {"anchor": "tsv_m", "weight": 1.0, "grams": "deltas", "lambda": [1e-3, 1e3], "scale": [0.3, 2.0]},
+    }
+    return _filled(given, space=space, optimizer={"kind": "gp", "budget": {"trials": 60}})
+
+
+PRESETS: Mapping[str, Callable[[Mapping[str, Any]], RawSpec]] = MappingProxyType(
+    {preset.__name__: preset for preset in (evolutionary_recipes, m2n2, frank_wolfe, bmm)}
+)
+"""Name -> what fills a spec in."""
+
+
+def fill_in(raw: Mapping[str, Any]) -> RawSpec:
+    """Returns the spec that `raw` and the preset it names make together; `raw` itself where it names none.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    given = dict(raw)
+    name = given.pop("preset", None)
+    if name is None:
+        return given
+    if not isinstance(name, str) or name not in PRESETS:
+        close = get_close_matches(str(name), PRESETS, n=1)
+        raise InputError(
+            "unknown preset",
+            expected=f"one of {', '.join(PRESETS)}",
+            got=repr(name),
+            where="preset",
+            fix=f"did you mean `{close[0]}`?" if close else "",
+        )
+    return PRESETS[name](given)
+
+
+def _filled(given: Mapping[str, Any], **sections: RawSpec) -> RawSpec:
+    return _merged(sections, given)
+
+
+def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:
+    """What is given over what is usual, key by key; another `kind` takes nothing over."""
+    if given.get("kind", usual.get("kind")) != usual.get("kind"):
+        return dict(given)
+    both = {
+        key: _merged(usual[key], given[key])
+        for key in usual.keys() & given.keys()
+        if isinstance(usual[key], Mapping) and isinstance(given[key], Mapping)
+    }
+    return {**usual, **given, **both}

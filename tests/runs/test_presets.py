@@ -1,0 +1,57 @@
+"""A preset is a spec: it builds, the user's word wins, and what nobody knows is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from toy_runs import write_spec
+
+from crossbreed.errors import InputError
+from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs.presets import PRESETS, fill_in
+
+
+@pytest.fixture
+def bare(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    """A spec that says neither how to search nor where."""
+    path = write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters)
+    raw = yaml.safe_load(path.read_text())
+    del raw["space"], raw["optimizer"]
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_all_that_a_spec_lacks(name: str, bare: Path) -> None:
+    plan = build_plan(load_spec(bare, [f"preset={name}"]))
+    sections: dict[str, Any] = PRESETS[name]({})
+    assert plan.spec.space.kind == sections["space"]["kind"]
+    assert plan.spec.optimizer.kind == sections["optimizer"]["kind"]
+    assert plan.budget.trials == sections["optimizer"]["budget"]["trials"]
+
+
+def test_the_user_wins_field_by_field(bare: Path) -> None:
+    overrides = ["preset=m2n2", "optimizer.options.alpha=2", "optimizer.budget.minutes=5", "space.chromosomes=[mlp]"]
+    spec = load_spec(bare, overrides).model_dump()
+    assert spec["optimizer"]["options"]["alpha"] == 2
+    assert spec["optimizer"]["options"]["archive"] == 15
+    assert spec["optimizer"]["budget"] == {"trials": 1000, "minutes": 5}
+    assert spec["space"] == {"kind": "lineage", "chromosomes": ("mlp",)}
+
+
+def test_a_section_of_another_kind_is_the_users_alone() -> None:
+    filled = fill_in({"preset": "m2n2", "optimizer": {"kind": "random", "budget": {"trials": 3}}})
+    assert filled["optimizer"] == {"kind": "random", "budget": {"trials": 3}}
+    assert filled["space"] == {"kind": "lineage"}
+
+
+def test_no_preset_fills_in_nothing() -> None:
+    assert fill_in({"space": {"kind": "lineage"}}) == {"space": {"kind": "lineage"}}
+
+
+@pytest.mark.parametrize("name", ["m2n3", 7, ["m2n2"]])
+def test_an_unknown_preset_is_refused(name: object) -> None:
+    with pytest.raises(InputError, match="unknown preset") as caught:
+        fill_in({"preset": name})
+    assert "m2n2" in str(caught.value)
