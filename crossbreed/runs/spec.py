@@ -147,7 +147,7 @@ class Spec(Config):
     fitness: FitnessConfig
     """What a candidate is worth."""
     artifacts: ArtifactsConfig = ArtifactsConfig()
-    """What is prepared before the search."""
+    """What the run makes once, before the search; recipes name it by its hash."""
     workers: WorkersConfig = WorkersConfig()
     """Where the work happens."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
