@@ -16,6 +16,8 @@ from crossbreed.kernels.tensors import Parent, Parents
 from crossbreed.operators.spec import DENSITY_GRID
 
 _SAMPLE, _MARGIN = 8192, 256
+_SMALL = 1 << 14
+"""Elements up to which a sort takes less time than to tell magnitudes apart digit by digit."""
 _SORTABLE = 1 << 26
 """Elements beyond which a sort would take gigabytes: there each density has a selection of its own."""
 
@@ -63,8 +65,7 @@ def _find_grid(parents: Parents, parent: Parent) -> native.Cuts | None:
     """Returns the cuts at 0, 1/1024, ... 1023/1024; None: it would take too much memory."""
     size = parents.base.numel()
     keeps = np.maximum(1, (np.arange(DENSITY_GRID) / DENSITY_GRID * size).astype(np.int64))
-    found = _compiled(parents, parent, keeps)
-    if found is not None or size > _SORTABLE:
+    if size > _SMALL and ((found := _compiled(parents, parent, keeps)) is not None or size > _SORTABLE):
         return found
     return sort_cuts(parent.whole_delta(parents.base), keeps)
 

@@ -48,6 +48,14 @@ void count(const Job& job, const Wanted& wanted, int64_t digit, int64_t first, i
   if (digit == 2) by([&](uint32_t bits) { return place_of<2>(wanted, bits); });
 }
 
+// Collects what has a wanted first digit: magnitudes in the upper half of keys, places from the end in the lower.
+template <class Base, class Kind>
+void collect(const Job& job, const Wanted& wanted, int64_t first, int64_t last, int64_t* keys) {
+  for_each_magnitude<Base, Kind>(job, first, last, [&](uint32_t bits, int64_t at) {
+    if (wanted.uppers[bits >> 19] < wanted.num_values) *keys++ = static_cast<int64_t>(bits) << 32 | (job.columns - 1 - at);
+  });
+}
+
 // Notes behind which places the elements are that are looked for; `before` says how many of each magnitude came earlier.
 template <class Base, class Kind>
 void locate(const Job& job, const Wanted& wanted, int64_t first, int64_t last, const int64_t* before, int64_t* ends) {

@@ -16,12 +16,15 @@ _DIGITS = (1 << 12, 1 << 10, 1 << 9)
 """How many values each digit of a magnitude can have."""
 _SELECTING = (
     "const Job* job, const Wanted* wanted, int64_t digit, int64_t first, int64_t last, uint32_t* counts,"
-    "const int64_t* before, int64_t* ends"
+    "const int64_t* before, int64_t* found"
 )
 _SELECT = (
     "if (counts != nullptr) count<{0}>(*job, *wanted, digit, first, last, counts);"
-    "else locate<{0}>(*job, *wanted, first, last, before, ends);"
+    "else if (before != nullptr) locate<{0}>(*job, *wanted, first, last, before, found);"
+    "else collect<{0}>(*job, *wanted, first, last, found);"
 )
+_FEW = 8
+"""The part of all elements up to which they are looked at one by one is one in so many."""
 _BLOCK = 16
 """Elements that a Philox block has numbers for."""
 
@@ -43,8 +46,8 @@ class _Wanted(ctypes.Structure):
 def find_cuts(base: torch.Tensor, operand: Operand, keeps: NDArray[np.int64]) -> Cuts | None:
     """Returns where the largest elements of a delta end. Of equal magnitudes those that come first are kept.
 
-    It takes four passes, however many cuts there are: each of the first three tells magnitudes apart by one digit more,
-    the last one looks for places.
+    A first pass tells magnitudes apart by their first digit. Where a cut is alone, few elements have the same: a second
+    pass collects them. Otherwise two more tell magnitudes apart by all digits, and a last one looks for places.
 
     Args:
         base: The base's tensor, contiguous.
@@ -63,14 +66,20 @@ def find_cuts(base: torch.Tensor, operand: Operand, keeps: NDArray[np.int64]) ->
         counts_by_part = _count(kernel, job, tables, num_rows * num_digits)
         counts: NDArray[np.int64] = np.add.reduce(counts_by_part, dtype=np.int64)
         up_to = counts.cumsum()
-        ranks = ranks + (up_to - counts)[groups * num_digits]
+        beginnings = groups * num_digits
+        ranks = ranks + up_to[beginnings] - counts[beginnings]
         places = up_to.searchsorted(ranks, side="right")
-        ranks = ranks - (up_to - counts)[places]
+        ranks = ranks - up_to[places] + counts[places]
         bits = bits * num_digits + places % num_digits
         kinds, groups = np.unique(places, return_inverse=True)
         tables.append(np.full(len(counts), len(kinds), dtype=np.int16))
         tables[-1][kinds] = np.arange(len(kinds))
         num_rows = len(kinds) + 1
+        if len(tables) == 1 and _FEW * counts[kinds].sum() < size:
+            keys = _collect(kernel, job, tables[0], [own[kinds] for own in counts_by_part])
+            at = (counts[kinds].cumsum() - counts[kinds])[groups] + ranks
+            last = np.partition(keys, np.unique(at))[at]
+            return (last >> 32).astype(np.int32).view(np.float32), size - (last & 0xFFFFFFFF)
     numbers = counts[places] - ranks - 1  # of those equal to a cut, the last one kept
     earlier = np.cumsum([np.zeros(len(kinds), np.int64), *[own[kinds] for own in counts_by_part[:-1]]], axis=0)
     return bits.astype(np.int32).view(np.float32), _locate(kernel, job, tables, groups, numbers, earlier)
@@ -86,6 +95,21 @@ def _count(kernel: Kernel, job: Job, tables: Sequence[NDArray[np.int16]], num_pl
         return counts
 
     return in_parallel(count, job.columns, job.columns)
+
+
+def _collect(
+    kernel: Kernel, job: Job, uppers: NDArray[np.int16], counts_by_part: Sequence[NDArray[np.uint32]]
+) -> NDArray[np.int64]:
+    """The magnitudes with a wanted first digit, each with its place from the end behind it."""
+    wanted = _Wanted(uppers.ctypes.data, num_values=len(counts_by_part[0]))
+
+    def collect(first: int, last: int, num: int) -> NDArray[np.int64]:
+        keys = np.empty(num, dtype=np.int64)
+        kernel.call(ctypes.byref(job), ctypes.byref(wanted), 1, first, last, None, None, keys.ctypes.data)
+        return keys
+
+    nums = [int(counts.sum()) for counts in counts_by_part]
+    return np.concatenate(in_parallel(collect, job.columns, job.columns, nums))
 
 
 def _locate(
