@@ -17,6 +17,7 @@ from crossbreed.runs import build_plan
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.pool import Job
 from crossbreed.runs.worker import Worker
+from crossbreed.search_spaces import CoefficientSpace
 
 
 class Peak:
@@ -48,10 +49,11 @@ def plan_of(name: str) -> Plan:
 def measure(name: str) -> dict[str, float]:
     """Two evaluations with slopes: the second finds all norms known."""
     plan = plan_of(name)
-    peak, worker = Peak(), Worker(plan)
+    peak, worker, space = Peak(), Worker(plan), plan.space
+    assert isinstance(space, CoefficientSpace)
     for number, weight in enumerate((0.3, 0.2), start=1000):
         start = time.perf_counter()
-        recipe = plan.space.decode((weight,) * len(plan.space.names))
+        recipe = space.decode((weight,) * len(space.names))
         score = worker.evaluate(Job(number=number, split="search", recipe=recipe))
         seconds = {"trial_s": time.perf_counter() - start, "slopes_s": score.cost.seconds["slopes"]}
     return {"experts": len(plan.sources.experts), "anonymous_gb": peak.end() / 1e9, **seconds}
