@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _IMPORTED_ONCE = [
     *("vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"),
-    *("crossbreed.runs", "crossbreed.testing.fakes"),  # for the tests of kills, which fork from the same server
+    *("crossbreed.testing.fakes", "crossbreed.fitness.engines.encoder"),  # for test_kill: the same server may fork it
 ]
 
 

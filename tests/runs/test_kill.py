@@ -25,7 +25,7 @@ def drive(spec: Path, out: Path, overrides: tuple[str, ...] = ()) -> None:
 def started(spec: Path, out: Path, *overrides: str) -> multiprocessing.process.BaseProcess:
     """A driver in a process of its own, forked from one that has the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crossbreed.runs", "crossbreed.testing.fakes", "test_kill"])
+    context.set_forkserver_preload(["crossbreed.testing.fakes", "crossbreed.fitness.engines.encoder"])
     process = context.Process(target=drive, args=(spec, out, overrides))
     process.start()
     return process
