@@ -64,7 +64,7 @@ def test_the_search_lowers_what_is_to_be_minimised(whole: Path) -> None:
     values = {trial["number"]: trial["objectives"][0] for trial in shown["trials"]}
     assert shown["best"] == [min(values, key=lambda number: (values[number], number))]
     assert len(set(values.values())) > 10  # different weights, different answers
-    assert set(shown["seconds_by_phase"]) == {"materialize", "swap", "answer", "other"}
+    assert set(shown["seconds_by_phase"]) == {"materialize", "swap", "answer", "slopes", "other"}
 
 
 def test_three_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path) -> None:
