@@ -1,0 +1,77 @@
+"""All four methods on the SmolLM2 zoo: `python -m benchmarks.results OUT [--minutes 6] [--only NAME ...] [--show]`.
+
+Every preset searches the demo's zoo twice, for the mean over skills and for the worst skill, with the demo's engine,
+items and seed and the same minutes. A run that is there already is gone on with or only read. Prints the table of
+docs/results.md from the reports of those that are done: their items were seen by no search.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossbreed.runs import Spec, parse_spec, run
+from crossbreed.runs.presets import PRESETS
+
+EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
+OBJECTIVES = ("mean", "worst")
+NAMES = tuple(f"{preset}-{objective}" for preset in PRESETS for objective in OBJECTIVES)
+HEAD = """| method | searched for | mean of skills | worst skill | over the best baseline | items | minutes | trials |
+|---|---|---|---|---|---|---|---|"""
+
+
+def spec_of(name: str, minutes: float) -> Spec:
+    """Returns the demo's spec with a preset's search, and as long as `minutes` allow."""
+    preset, objective = name.rsplit("-", 1)
+    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "demo.yaml").read_text())
+    tasks = [task["name"] for task in raw["fitness"]["tasks"]]
+    del raw["space"]
+    raw |= {"name": name, "preset": preset, "optimizer": {"budget": {"minutes": minutes}}}
+    raw["fitness"]["objectives"] = [{objective: tasks}]
+    return parse_spec(raw, folder=EXAMPLE)
+
+
+def row_of(folder: Path) -> str:
+    """Returns a run's line of the table, from what it wrote."""
+    report = json.loads((folder / "report.json").read_text())
+    records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    tells = [record for record in records if record["kind"] == "tell" and record["split"] == "search"]
+    winner, gained = report["winner"], report["difference_to_best_baseline"]
+    means = {task: found["mean"] for task, found in winner["tasks"].items()}
+    worst = min(means, key=lambda task: means[task])
+    preset, objective = folder.name.rsplit("-", 1)
+    cells = (
+        preset,
+        objective,
+        f"{sum(means.values()) / len(means):.3f}",
+        f"{_with_interval(winner['tasks'][worst])} {worst}",
+        _with_interval(gained),
+        str(sum(record["items"] for record in tells)),
+        f"{max(record['clock']['elapsed'] for record in tells) / 60:.1f}",
+        f"{len(tells)}, winner {winner['number']} ({winner['origin']})",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _with_interval(found: dict[str, float]) -> str:
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def main() -> None:
+    """Runs what is named, then prints what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=6, help="of each search; the report comes on top")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME")
+    parser.add_argument("--show", action="store_true", help="only print the table")
+    arguments = parser.parse_args()
+    for name in () if arguments.show else arguments.only:
+        run(spec_of(name, arguments.minutes), arguments.out / name)
+    done = [arguments.out / name for name in NAMES if (arguments.out / name / "report.json").exists()]
+    print("\n".join([HEAD, *map(row_of, done)]))
+
+
+if __name__ == "__main__":
+    main()
