@@ -173,6 +173,8 @@ def measure(folder: Path, size: str, operators: Sequence[str], *, mergekit: bool
     sources = open_sources(str(folder / "base"), {name: str(folder / name) for name in EXPERTS})
     num_bytes = 2 * (len(EXPERTS) + 2) * sum(sources.base.tensor(name).numel() for name in sources.base.tensors)
     bandwidth, rows = copy_bandwidth(), []
+    if mergekit:
+        mergekit_seconds(folder, "task_arithmetic")  # it imports as it goes
     for operator in operators:
         first, seconds, each_of_four = in_memory(sources, operator, repeats)
         row: dict[str, Any] = {
