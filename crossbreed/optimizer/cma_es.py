@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from crossbreed.config import Config
-from crossbreed.errors import InputError
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.generation import Generation, measured
-from crossbreed.optimizer.protocol import Setting
+from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.protocol import Setting, check_one_objective
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
 from crossbreed.types import Outcome, Point, Status
 
@@ -32,7 +32,7 @@ with warnings.catch_warnings():
     from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
 
-class CmaEsOptions(Config):
+class CmaEsOptions(Options):
     """Options of `cma_es`."""
 
     sigma0: Annotated[float, Field(gt=0, le=1)] = 0.15
@@ -64,14 +64,7 @@ class CmaEs:
         Raises:
             InputError: there are several objectives.
         """
-        if setting.num_objectives != 1:
-            raise InputError(
-                "optimizer `cma_es` searches for one objective",
-                expected="one entry under `fitness.objectives`",
-                got=f"{setting.num_objectives} objectives",
-                where="optimizer.kind",
-                fix="use `kind: nsga2` for a Pareto front, or one objective such as `{mean: [TASKS]}`",
-            )
+        check_one_objective(setting, "cma_es")
         self._box, self._rng, self._options = setting.box, setting.rng, options or CmaEsOptions()
         start = setting.start if setting.start is not None else from_unit(self._box, np.full(self._box.dim, 0.5))
         # pycma does not support one dimension: the box then gets a second coordinate that is cut off again

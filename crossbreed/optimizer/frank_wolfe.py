@@ -31,8 +31,9 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of
-from crossbreed.optimizer.protocol import Setting
+from crossbreed.optimizer.protocol import Setting, check_one_objective
 from crossbreed.types import Outcome, Point, SlopeKind, Status
 
 _HALVINGS = 4
@@ -41,7 +42,7 @@ _SMALLEST = 2.0**-10
 """Factor on the steps below which beginning again means beginning anew."""
 
 
-class FrankWolfeOptions(Config):
+class FrankWolfeOptions(Options):
     """Options of `frank_wolfe`."""
 
     slopes: Literal["gradient", "differences"] = "gradient"
@@ -66,6 +67,11 @@ class FrankWolfeOptions(Config):
     """Whether the base is a vertex too: by inner products a block may then do without experts. The paper's is not."""
     radius: Annotated[float, Field(gt=0)] = 0.1
     """For `differences`: how far to go either way, as a part of `vertex_scale`."""
+
+    @property
+    def slope_kind(self) -> SlopeKind | None:
+        """The oracle's, unless slopes are differences of scores."""
+        return self.oracle if self.slopes == "gradient" else None
 
     @model_validator(mode="after")
     def _differences_are_inner_products(self) -> "FrankWolfeOptions":
@@ -110,7 +116,7 @@ class FrankWolfe:
         assert setting.hulls is not None
         self._options = options = options or FrankWolfeOptions()
         self._low, self._high, self._rng = np.array(setting.box.low), np.array(setting.box.high), setting.rng
-        scale = options.vertex_scale or setting.tuned_scalar or 1.0
+        scale = setting.vertex_scale(options.vertex_scale)
         self._blocks = blocks_of(
             setting.hulls, setting.box, scale=scale, granularity=options.granularity, base=options.base_vertex
         )
@@ -244,14 +250,7 @@ class FrankWolfe:
 
 
 def _check(setting: Setting) -> None:
-    if setting.num_objectives != 1:
-        raise InputError(
-            "optimizer `frank_wolfe` searches for one objective",
-            expected="one entry under `fitness.objectives`",
-            got=f"{setting.num_objectives} objectives",
-            where="optimizer.kind",
-            fix="use `kind: nsga2` for a Pareto front, or one objective such as `{mean: [TASKS]}`",
-        )
+    check_one_objective(setting, "frank_wolfe")
     if setting.hulls is None:
         raise InputError(
             "optimizer `frank_wolfe` walks between experts, and this space has other coordinates than their weights",

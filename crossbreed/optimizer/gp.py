@@ -26,7 +26,8 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError, require
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.generation import measured
-from crossbreed.optimizer.protocol import Setting
+from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.protocol import Setting, check_one_objective
 from crossbreed.optimizer.quiet import quiet
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
 from crossbreed.types import Outcome, Point, Status
@@ -35,7 +36,7 @@ _MOST_COORDINATES = 21_201
 """Of torch's and scipy's Sobol' sequences."""
 
 
-class GpOptions(Config):
+class GpOptions(Options):
     """Options of `gp`."""
 
     startup: Annotated[int, Field(ge=2)] = 10
@@ -118,14 +119,7 @@ class Gp:
 def _check(setting: Setting) -> None:
     require("scipy", extra="gp")
     require("torch", extra="gp")
-    if setting.num_objectives != 1:
-        raise InputError(
-            "optimizer `gp` searches for one objective",
-            expected="one entry under `fitness.objectives`",
-            got=f"{setting.num_objectives} objectives",
-            where="optimizer.kind",
-            fix="use `kind: nsga2` for a Pareto front, or one objective such as `{mean: [TASKS]}`",
-        )
+    check_one_objective(setting, "gp")
     if setting.box.dim > _MOST_COORDINATES:
         raise InputError(
             "optimizer `gp` models few coordinates",

@@ -21,6 +21,7 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.generation import measured
+from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import Setting
 from crossbreed.types import Birth, Cross, Outcome, Seed, Status
 
@@ -30,7 +31,7 @@ EPSILON = 1e-9
 """Keeps an item that nobody has any of from dividing by zero."""
 
 
-class M2n2Options(Config):
+class M2n2Options(Options):
     """Options of `m2n2`. The switches turn off one idea each, for ablations."""
 
     archive: Annotated[int, Field(ge=2)] = 15
@@ -85,7 +86,7 @@ class M2n2:
                 fix="add an expert, or use `kind: cma_es` with a space of coefficients",
             )
         self._num_chromosomes = setting.genomes.num_chromosomes
-        self._scale = self._options.vertex_scale or setting.tuned_scalar or 1.0
+        self._scale = setting.vertex_scale(self._options.vertex_scale)
         self._seeds = deque(range(setting.genomes.num_seeds))
         self._num_new_seeds = len(self._seeds)
         self._seed_of: dict[int, int] = {}

@@ -14,13 +14,14 @@ from pydantic import Field
 from crossbreed.config import Config
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import Setting
 from crossbreed.optimizer.quiet import quiet
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
 from crossbreed.types import Outcome, Point, Status
 
 
-class Nsga2Options(Config):
+class Nsga2Options(Options):
     """Options of `nsga2`."""
 
     population: Annotated[int, Field(ge=4)] = 20

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from crossbreed.errors import InputError
 from crossbreed.types import Birth, Outcome, Point
 
 
@@ -56,6 +57,29 @@ class Setting:
     """None where the space is a box."""
     tuned_scalar: float | None = None
     """The factor s of the best global coefficient s/N on the search items; None where none was measured."""
+
+    def vertex_scale(self, wanted: float | None) -> float:
+        """Returns how much of a lone expert is a vertex, or a seed: what the options want, or what the baselines found.
+
+        One global factor moves the experts' hull to where the best merges are; the papers' own is 1.
+        """
+        return wanted or self.tuned_scalar or 1.0
+
+
+def check_one_objective(setting: Setting, kind: str) -> None:
+    """Refuses several objectives, for an optimizer that compares candidates by one number.
+
+    Raises:
+        InputError: there are several.
+    """
+    if setting.num_objectives != 1:
+        raise InputError(
+            f"optimizer `{kind}` searches for one objective",
+            expected="one entry under `fitness.objectives`",
+            got=f"{setting.num_objectives} objectives",
+            where="optimizer.kind",
+            fix="use `kind: nsga2` for a Pareto front, or one objective such as `{mean: [TASKS]}`",
+        )
 
 
 class Optimizer(Protocol):

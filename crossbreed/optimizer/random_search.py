@@ -4,12 +4,13 @@ from typing import ClassVar, Literal
 
 from crossbreed.config import Config
 from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import Setting
 from crossbreed.optimizer.unit_cube import from_unit
 from crossbreed.types import Outcome, Point
 
 
-class RandomOptions(Config):
+class RandomOptions(Options):
     """None yet."""
 
 

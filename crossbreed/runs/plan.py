@@ -11,7 +11,7 @@ from crossbreed.errors import InputError, require
 from crossbreed.fitness import AnyItems, Task, check_disjoint, load_tasks, split_items
 from crossbreed.kernels import check_recipe, inner_products
 from crossbreed.kernels.artifacts import GRAMS, Grams
-from crossbreed.optimizer import Box, Breeder, FrankWolfeOptions, Genomes, Optimizer, Setting, build_optimizer
+from crossbreed.optimizer import Box, Breeder, Genomes, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.baselines import baselines
@@ -91,8 +91,7 @@ class Plan:
     @property
     def slope_kind(self) -> SlopeKind | None:
         """By what the optimizer compares experts, where it needs gradients."""
-        options = self.spec.optimizer.options
-        return options.oracle if isinstance(options, FrankWolfeOptions) and options.slopes == "gradient" else None
+        return self.spec.optimizer.options.slope_kind
 
     def check_lengths(self) -> None:
         """Refuses items that no model of this context could be asked; takes seconds, so the workers do without."""
