@@ -237,6 +237,6 @@ class Outcome:
     values: tuple[float, ...] | None
     """None unless OK."""
     items: tuple[float, ...] = ()
-    """Every item's value that the objectives read, each item counting as much as it does in them; empty unless OK."""
+    """Every item's value that the objectives read, more is better; empty unless OK."""
     slopes: tuple[float, ...] | None = None
     """One for each coordinate, of a loss that is to be minimised; None where no gradient was taken."""

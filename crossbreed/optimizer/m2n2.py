@@ -29,6 +29,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 EPSILON = 1e-9
 """Keeps an item that nobody has any of from dividing by zero."""
+ALIKE: Floats = np.ones(1)
+"""The weight of every item, where all count alike."""
+SEED_RETRIES = 3
+"""How often a seed that FAILED is asked again between children: what never answers must not take half of the budget."""
 
 
 class M2n2Options(Options):
@@ -53,7 +57,11 @@ class M2n2Options(Options):
 
 
 class M2n2Config(Config):
-    """M2N2: an archive of complementary merges, for a space of genomes."""
+    """M2N2: an archive of complementary merges, for a space of genomes.
+
+    Members compete for items, each of which counts as much as it does in the objectives; a `worst` counts all its tasks
+    alike.
+    """
 
     kind: Literal["m2n2"] = "m2n2"
     budget: BudgetConfig
@@ -63,8 +71,9 @@ class M2n2Config(Config):
 class M2n2:
     """Steady state: parents are of whatever archive stands when a child is asked, so no worker ever waits.
 
-    Only what was measured enters the archive. A seed that FAILED is asked again where fewer than two members are known;
-    where two never come, nothing can be crossed and nothing more is asked.
+    Only what was measured enters the archive. A seed that FAILED is asked again: as often as it takes while fewer than
+    two members are known, then between children, `SEED_RETRIES` times at most. Where all were measured and two never
+    come, nothing can be crossed and nothing more is asked.
     """
 
     in_order: ClassVar[bool] = False
@@ -88,22 +97,29 @@ class M2n2:
         self._num_chromosomes = setting.genomes.num_chromosomes
         self._scale = setting.vertex_scale(self._options.vertex_scale)
         self._seeds = deque(range(setting.genomes.num_seeds))
+        """Yet to be measured and not out: new ones, then those that FAILED."""
         self._num_new_seeds = len(self._seeds)
+        self._retries_left = [SEED_RETRIES] * len(self._seeds)
+        self._is_childs_turn = False
         self._seed_of: dict[int, int] = {}
         """Candidate number -> which seed it is."""
         self._numbers: list[int] = []
         self._scores_KI: Floats = np.empty((0, 0))
         """Row by row of `_numbers`; one row more than the archive has members, for the child."""
         self._num_crossed = 0
+        self._weights_I: Floats = np.array(setting.item_weights) if setting.item_weights else ALIKE
 
     def ask(self, number: int) -> Birth | None:
         """Returns a seed while there are new ones, then children; None while fewer than two members are known."""
-        too_few = len(self._numbers) < (2 if self._options.crossover else 1)
-        if self._seeds and (self._num_new_seeds or too_few):
+        if self._seeds and (self._num_new_seeds or self._too_few or not self._is_childs_turn):
             self._num_new_seeds = max(0, self._num_new_seeds - 1)
+            self._is_childs_turn = True
             self._seed_of[number] = self._seeds.popleft()
             return Seed(index=self._seed_of[number], scale=self._scale)
-        return None if too_few else self._cross()
+        if self._too_few:
+            return None
+        self._is_childs_turn = False
+        return self._cross()
 
     def tell(self, outcome: Outcome) -> None:
         """Lets a measured child into the archive, and drops the least fit when that is full."""
@@ -111,12 +127,22 @@ class M2n2:
         if measured(outcome) is not None and np.isfinite(scores_I := np.array(outcome.items)).all():
             self._admit(outcome.number, scores_I)
         elif outcome.status is Status.FAILED and outcome.number in self._seed_of:
-            self._seeds.append(self._seed_of[outcome.number])
+            self._retry(self._seed_of[outcome.number])
 
     @property
     def parents(self) -> Collection[int]:
         """The members of the archive."""
         return tuple(self._numbers)
+
+    @property
+    def _too_few(self) -> bool:
+        return len(self._numbers) < (2 if self._options.crossover else 1)
+
+    def _retry(self, seed: int) -> None:
+        if not self._too_few:
+            self._retries_left[seed] -= 1
+        if self._retries_left[seed] >= 0:
+            self._seeds.append(seed)
 
     def _admit(self, number: int, scores_I: Floats) -> None:
         if not self._numbers:
@@ -124,7 +150,7 @@ class M2n2:
         self._scores_KI[len(self._numbers)] = scores_I
         self._numbers.append(number)
         if len(self._numbers) > self._options.archive:
-            dropped = int(competition_fitness(self._scores_KI, self._options.alpha).argmin())
+            dropped = int(competition_fitness(self._scores_KI, self._options.alpha, self._weights_I).argmin())
             self._scores_KI[dropped] = scores_I
             self._numbers[dropped] = number
             self._numbers.pop()
@@ -143,16 +169,17 @@ class M2n2:
     def _pair(self) -> tuple[int, int]:
         """Two places in the archive: the first by fitness, the second by its attraction to the first."""
         scores_KI = self._scores_KI[: len(self._numbers)]
-        if self._num_crossed < self._options.warmup:
-            is_seed_K = np.array([float(number in self._seed_of) for number in self._numbers])
-            first = self._draw(is_seed_K)
-            return first, self._draw(is_seed_K, other_than=first)
-        fitness_K = competition_fitness(scores_KI, self._options.alpha)
-        first = self._draw(fitness_K)
+        if is_warmup := self._num_crossed < self._options.warmup:
+            chances_K = np.array([float(number in self._seed_of) for number in self._numbers])
+        else:
+            chances_K = competition_fitness(scores_KI, self._options.alpha, self._weights_I)
+        first = self._draw(chances_K)
         if not self._options.crossover:
             return first, first
-        attraction_K = attraction(scores_KI, first) if self._options.attraction else np.zeros_like(fitness_K)
-        return first, self._draw(attraction_K if attraction_K.any() else fitness_K, other_than=first)
+        if self._options.attraction and not is_warmup:
+            attraction_K = attraction(scores_KI, first, self._weights_I)
+            chances_K = attraction_K if attraction_K.any() else chances_K
+        return first, self._draw(chances_K, other_than=first)
 
     def _draw(self, weights_K: Floats, other_than: int | None = None) -> int:
         """A place in the archive with a probability in proportion to its weight, or any where all weights are 0."""
@@ -166,28 +193,28 @@ class M2n2:
         return int(self._rng.choice(len(weights_K), p=weights_K / weights_K.sum()))
 
 
-def competition_fitness(scores_KI: Floats, alpha: float) -> Floats:
-    """Returns f_i = sum_j c_j s_ij / (z_j^alpha + eps), with z_j = sum_i s_ij and c_j = max_i s_ij.
+def competition_fitness(scores_KI: Floats, alpha: float, weights_I: Floats = ALIKE) -> Floats:
+    """Returns f_i = sum_j w_j c_j s_ij / (z_j^alpha + eps), with z_j = sum_i s_ij and c_j = max_i s_ij.
 
     The capacity c_j of an item is what the archive's best has of it: 1 for right and wrong, as in the paper; an item of
-    which nobody has anything feeds nobody.
+    which nobody has anything feeds nobody. The weight w_j is how much the item counts in the objectives.
 
     >>> competition_fitness(np.array([[1.0, 1.0], [1.0, 0.0]]), alpha=1.0).round(3).tolist()
     [1.5, 0.5]
     """
     shares_KI = _shifted(scores_KI)
-    worth_I = shares_KI.max(axis=0) / (shares_KI.sum(axis=0) ** alpha + EPSILON)
+    worth_I = weights_I * shares_KI.max(axis=0) / (shares_KI.sum(axis=0) ** alpha + EPSILON)
     return np.asarray((shares_KI * worth_I).sum(axis=1))
 
 
-def attraction(scores_KI: Floats, first: int) -> Floats:
-    """Returns g(A, B) = sum_j c_j / (z_j + eps) max(s_Bj - s_Aj, 0) of one member A to every B.
+def attraction(scores_KI: Floats, first: int, weights_I: Floats = ALIKE) -> Floats:
+    """Returns g(A, B) = sum_j w_j c_j / (z_j + eps) max(s_Bj - s_Aj, 0) of one member A to every B.
 
     >>> attraction(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), first=0).round(3).tolist()
     [0.0, 0.0, 1.0]
     """
     shares_KI = _shifted(scores_KI)
-    worth_I = shares_KI.max(axis=0) / (shares_KI.sum(axis=0) + EPSILON)
+    worth_I = weights_I * shares_KI.max(axis=0) / (shares_KI.sum(axis=0) + EPSILON)
     return np.asarray((np.maximum(shares_KI - shares_KI[first], 0.0) * worth_I).sum(axis=1))
 
 

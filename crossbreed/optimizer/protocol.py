@@ -57,6 +57,8 @@ class Setting:
     """None where the space is a box."""
     tuned_scalar: float | None = None
     """The factor s of the best global coefficient s/N on the search items; None where none was measured."""
+    item_weights: tuple[float, ...] = ()
+    """How much each of an outcome's items counts in the objectives; empty: all alike."""
 
     def vertex_scale(self, wanted: float | None) -> float:
         """Returns how much of a lone expert is a vertex, or a seed: what the options want, or what the baselines found.

@@ -132,23 +132,37 @@ Scalar: TypeAlias = Objective | Normalized
 
 
 def item_values(objectives: Sequence[Objective], scores: Mapping[str, ItemScores]) -> tuple[float, ...]:
-    """Returns every item's value that the objectives read, more is better, each counting as much as it does in them.
+    """Returns every item's value that the objectives read; more is better."""
+    values: list[float] = []
+    for task, share in _shares(objectives).items():
+        values += scores[task].values if share >= 0 else [-value for value in scores[task].values]
+    return tuple(values)
 
-    Their mean is the mean of the objectives, where none is a `worst`: that one reads its tasks alike. Tasks with equal
-    numbers of items and equal weights keep their plain scores.
+
+def item_weights(objectives: Sequence[Objective], num_items: Mapping[str, int]) -> tuple[float, ...]:
+    """Returns how much each of `item_values` counts, 1 on average; nothing where all count alike.
+
+    So weighted, their mean is the mean of the objectives, where none is a `worst`: that one reads its tasks alike.
+
+    Args:
+        objectives: Of the run.
+        num_items: Task -> how many items it has on the search split.
     """
-    factors: dict[str, float] = {}
+    shares = _shares(objectives)
+    total = sum(num_items[task] for task in shares)
+    weights = [abs(share) * total / num_items[task] for task, share in shares.items() for _ in range(num_items[task])]
+    return tuple(weights) if len(set(weights)) > 1 else ()
+
+
+def _shares(objectives: Sequence[Objective]) -> dict[str, float]:
+    """Task -> its share in the mean of the objectives, negative where less is better."""
+    shares: dict[str, float] = {}
     for objective in objectives:
         weights = objective.weights or (1.0,) * len(objective.tasks)
         for task, weight in zip(objective.tasks, weights, strict=True):
             share = weight / (math.fsum(weights) * len(objectives))
-            factors[task] = factors.get(task, 0.0) + (-share if objective.minimize else share)
-    num_items = sum(len(scores[task].values) for task in factors)
-    values: list[float] = []
-    for task, share in factors.items():
-        factor = share * num_items / len(scores[task].values)
-        values += scores[task].values if factor == 1 else [factor * value for value in scores[task].values]
-    return tuple(values)
+            shares[task] = shares.get(task, 0.0) + (-share if objective.minimize else share)
+    return shares
 
 
 def build_objectives(configs: Sequence[ObjectiveConfig], minimized: Mapping[str, bool]) -> tuple[Objective, ...]:

@@ -19,7 +19,7 @@ from crossbreed.runs.history import ItemIds, SplitName
 from crossbreed.runs.journal import CLOCK, JOURNAL_SCHEMA, Record
 from crossbreed.runs.loop import Budget
 from crossbreed.runs.nursery import Nursery
-from crossbreed.runs.objectives import Objective, build_objectives
+from crossbreed.runs.objectives import Objective, build_objectives, item_weights
 from crossbreed.runs.proposer import Proposer
 from crossbreed.runs.provenance import versions
 from crossbreed.runs.selection import NUM_FINALISTS
@@ -155,6 +155,7 @@ class Plan:
 
     def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer | Breeder:
         space, genomes = self.space, None
+        num_items = {task: len(ids) for task, ids in self.item_ids["search"].items()}
         if isinstance(space, LineageSpace):
             genomes = Genomes(num_seeds=space.num_seeds, num_chromosomes=len(space.chromosomes))
             box, hulls = Box(low=(), high=()), None
@@ -168,6 +169,7 @@ class Plan:
             hulls=hulls,
             genomes=genomes,
             tuned_scalar=tuned_scalar,
+            item_weights=item_weights(self.objectives, num_items),
         )
         return build_optimizer(self.spec.optimizer, setting)
 

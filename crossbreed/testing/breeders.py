@@ -64,6 +64,11 @@ def ok(number: int, world: World) -> Outcome:
     return Outcome(number=number, status=Status.OK, values=(float(np.mean(items)),), items=items)
 
 
+def failed(number: int) -> Outcome:
+    """Returns the outcome of a candidate that could not be measured."""
+    return Outcome(number=number, status=Status.FAILED, values=None)
+
+
 def breed(
     breeder: Breeder,
     evaluate: Evaluate = ok,
@@ -112,8 +117,15 @@ class BreederConformance:
 
     @pytest.mark.parametrize("workers", [1, 4])
     @pytest.mark.parametrize("told", [1, 2, 17, 43])
-    def test_replaying_the_journal_brings_it_back(self, make: MakeBreeder, told: int, workers: int) -> None:
-        """Hearing the recorded calls again, results out of order and some still to come, leads to the same births."""
+    @pytest.mark.parametrize("failing", [0, 3, 7])
+    def test_replaying_the_journal_brings_it_back(
+        self, make: MakeBreeder, told: int, workers: int, failing: int
+    ) -> None:
+        """Hearing the recorded calls again leads to the same births.
+
+        Results come out of order, the first few FAILED, and some are still to come. Asks that were not answered are in
+        no journal.
+        """
         first, world = make(make_setting()), World()
         journal: list[Birth | Outcome] = []
         busy: list[int] = []
@@ -125,7 +137,8 @@ class BreederConformance:
                 busy.append(number)
                 number += 1
             else:
-                outcome = ok(busy.pop(), world)
+                outcome = failed(busy[-1]) if busy[-1] < failing else ok(busy[-1], world)
+                busy.pop()
                 journal.append(outcome)
                 first.tell(outcome)
         again, asked = make(make_setting()), 0
@@ -169,9 +182,19 @@ class BreederConformance:
     def test_it_goes_on_asking_while_nothing_can_be_measured(self, make: MakeBreeder) -> None:
         """An engine that never answers is the run's concern: seeds are asked again, for they may be good."""
         breeder = make(make_setting())
-        births = breed(breeder, lambda number, _: Outcome(number=number, status=Status.FAILED, values=None), trials=30)
+        births = breed(breeder, lambda number, _: failed(number), trials=30)
         assert len(births) == 30
         assert all(isinstance(birth, Seed) for birth in births)
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_a_seed_that_failed_is_not_lost(self, make: MakeBreeder, workers: int) -> None:
+        """The first of all evaluations FAILED: later ones measure every seed, though two are enough to go on with."""
+
+        def evaluate(number: int, world: World) -> Outcome:
+            return failed(number) if number < World.num_seeds else ok(number, world)
+
+        measured = breed(make(make_setting()), evaluate, trials=40, workers=workers)[World.num_seeds :]
+        assert {birth.index for birth in measured if isinstance(birth, Seed)} == set(range(World.num_seeds))
 
     def test_it_ends_where_nothing_can_be_crossed(self, make: MakeBreeder) -> None:
         """Every seed measured and bad: there is nothing left to ask, and no crash."""

@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import BudgetConfig, CmaEsConfig, M2n2, M2n2Config, M2n2Options, build_optimizer
-from crossbreed.optimizer.m2n2 import EPSILON, attraction, competition_fitness
-from crossbreed.testing.breeders import BreederConformance, MakeBreeder, World, breed, make_setting, ok
+from crossbreed.optimizer.m2n2 import EPSILON, SEED_RETRIES, attraction, competition_fitness
+from crossbreed.testing.breeders import BreederConformance, MakeBreeder, World, breed, failed, make_setting, ok
 from crossbreed.testing.optimizers import make_setting as make_box_setting
 from crossbreed.types import Cross, Outcome, Seed, Status
 
@@ -28,6 +28,23 @@ class TestM2n2WithWarmup(BreederConformance):
     @pytest.fixture
     def make(self) -> MakeBreeder:
         return lambda setting: M2n2(setting, M2n2Options(archive=5, warmup=20, alpha=2.0))
+
+
+class TestM2n2WithoutCrossover(BreederConformance):
+    @pytest.fixture
+    def make(self) -> MakeBreeder:
+        return lambda setting: M2n2(setting, M2n2Options(crossover=False, warmup=20, mutation=0.01))
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_it_finds_what_no_seed_has(self, make: MakeBreeder, workers: int) -> None:
+        """Or rather: it never does, for a child has one parent, whatever the warm-up says of two."""
+
+        def evaluate(number: int, world: World) -> Outcome:
+            assert sum(world.items(number)) == World.num_items / World.num_seeds
+            return ok(number, world)
+
+        births = breed(make(make_setting()), evaluate, trials=200, workers=workers)
+        assert {len(set(birth.parents)) for birth in births if isinstance(birth, Cross)} == {1}
 
 
 def test_the_recorded_births_are_followed() -> None:
@@ -48,9 +65,10 @@ RIGHT_OR_WRONG = arrays(
 )
 GRADED = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 8)), elements=st.floats(0, 3, width=16))
 SCORES = RIGHT_OR_WRONG | GRADED
+WEIGHTS = st.floats(0, 5, width=16)
 
 
-def slow_fitness(scores: np.ndarray, alpha: float) -> list[float]:
+def slow_fitness(scores: np.ndarray, alpha: float, weights: np.ndarray) -> list[float]:
     num_members, num_items = scores.shape
     fitness = []
     for i in range(num_members):
@@ -58,12 +76,12 @@ def slow_fitness(scores: np.ndarray, alpha: float) -> list[float]:
         for j in range(num_items):
             capacity = max(scores[k][j] for k in range(num_members))
             z = sum(scores[k][j] for k in range(num_members))
-            total += capacity * scores[i][j] / (z**alpha + EPSILON)
+            total += weights[j] * capacity * scores[i][j] / (z**alpha + EPSILON)
         fitness.append(total)
     return fitness
 
 
-def slow_attraction(scores: np.ndarray, a: int) -> list[float]:
+def slow_attraction(scores: np.ndarray, a: int, weights: np.ndarray) -> list[float]:
     num_members, num_items = scores.shape
     found = []
     for b in range(num_members):
@@ -71,16 +89,31 @@ def slow_attraction(scores: np.ndarray, a: int) -> list[float]:
         for j in range(num_items):
             capacity = max(scores[k][j] for k in range(num_members))
             z = sum(scores[k][j] for k in range(num_members))
-            total += capacity / (z + EPSILON) * max(scores[b][j] - scores[a][j], 0.0)
+            total += weights[j] * capacity / (z + EPSILON) * max(scores[b][j] - scores[a][j], 0.0)
         found.append(total)
     return found
 
 
-@given(scores=SCORES, alpha=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
-def test_fitness_and_attraction_are_the_papers(scores: np.ndarray, alpha: float) -> None:
-    assert np.allclose(competition_fitness(scores, alpha), slow_fitness(scores, alpha), rtol=1e-9, atol=1e-12)
-    for a in range(len(scores)):
-        assert np.allclose(attraction(scores, a), slow_attraction(scores, a), rtol=1e-9, atol=1e-12)
+ALPHAS = st.sampled_from([0.0, 0.5, 1.0, 2.0])
+
+
+@given(scores=SCORES, alpha=ALPHAS, data=st.data())
+def test_fitness_and_attraction_are_the_papers(scores: np.ndarray, alpha: float, data: st.DataObject) -> None:
+    for weights in (np.ones(scores.shape[1]), data.draw(arrays(np.float64, scores.shape[1], elements=WEIGHTS))):
+        found = competition_fitness(scores, alpha, weights)
+        assert np.allclose(found, slow_fitness(scores, alpha, weights), rtol=1e-9, atol=1e-12)
+        for a in range(len(scores)):
+            found = attraction(scores, a, weights)
+            assert np.allclose(found, slow_attraction(scores, a, weights), rtol=1e-9, atol=1e-12)
+
+
+@given(scores=SCORES, alpha=ALPHAS, times=st.integers(2, 4))
+def test_an_item_of_a_weight_is_so_many_items_whatever_alpha(scores: np.ndarray, alpha: float, times: int) -> None:
+    weights = np.ones(scores.shape[1])
+    weights[0] = times
+    repeated = np.concatenate([*[scores[:, :1]] * (times - 1), scores], axis=1)
+    assert np.allclose(competition_fitness(scores, alpha, weights), competition_fitness(repeated, alpha))
+    assert np.allclose(attraction(scores, 0, weights), attraction(repeated, 0))
 
 
 @given(scores=RIGHT_OR_WRONG)
@@ -128,6 +161,23 @@ def test_parents_are_drawn_in_proportion_to_fitness() -> None:
     optimizer = told(M2n2(make_setting(num_seeds=2)), [(1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)])
     firsts = [birth.parents[0] for birth in crosses(optimizer, 4000)]
     assert np.mean(firsts) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
+def test_a_weight_counts_once_whatever_alpha(alpha: float) -> None:
+    """Two specialists, each alone with its items: nobody competes, and fitness is the weighted number of them."""
+    setting = replace(make_setting(num_seeds=2), item_weights=(1.5, 1.5, 0.5, 0.5))
+    optimizer = told(M2n2(setting, M2n2Options(alpha=alpha)), [(1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 1.0)])
+    firsts = [birth.parents[0] for birth in crosses(optimizer, 4000)]
+    assert np.mean(firsts) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_archive_and_attraction_know_weights_too() -> None:
+    items = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
+    heavy = replace(make_setting(), item_weights=(2.5, 0.4, 0.1))
+    assert sorted(told(M2n2(heavy, M2n2Options(archive=2)), items).parents) == [0, 1]
+    mates = [birth.parents for birth in crosses(told(M2n2(heavy), items), 4000)]
+    assert np.mean([b == 1 for a, b in mates if a == 0]) == pytest.approx(0.8, abs=0.03)
 
 
 def test_where_nobody_attracts_mates_are_drawn_by_fitness() -> None:
@@ -184,17 +234,35 @@ def test_the_switches_turn_off_one_idea_each() -> None:
     assert {birth.noise for birth in mutated} == {0.01}
 
 
-def test_a_seed_that_failed_is_asked_again_only_where_there_is_nothing_to_cross() -> None:
-    def run(num_failed: int) -> list[bool]:
-        def evaluate(number: int, world: World) -> Outcome:
-            if number < num_failed:
-                return Outcome(number=number, status=Status.FAILED, values=None)
-            return ok(number, world)
+@pytest.mark.parametrize(
+    ("num_failed", "expected"), [(0, "sssccccccc"), (1, "ssscsccccc"), (2, "sssscscccc"), (5, "ssssssscsc")]
+)
+def test_a_seed_that_failed_is_asked_again_between_children(num_failed: int, expected: str) -> None:
+    """And at once where there is nothing to cross."""
 
-        return [isinstance(birth, Seed) for birth in breed(M2n2(make_setting()), evaluate, trials=12)]
+    def evaluate(number: int, world: World) -> Outcome:
+        return failed(number) if number < num_failed else ok(number, world)
 
-    assert run(1) == [True] * 3 + [False] * 9
-    assert run(2) == [True] * 4 + [False] * 8
+    births = breed(M2n2(make_setting()), evaluate, trials=10)
+    assert "".join("s" if isinstance(birth, Seed) else "c" for birth in births) == expected
+
+
+def test_a_seed_that_never_answers_does_not_take_the_budget() -> None:
+    optimizer = M2n2(make_setting())
+    asked = []
+    for number in range(50):
+        asked.append(optimizer.ask(number))
+        outcome = Outcome(number=number, status=Status.OK, values=(0.5,), items=(0.0, 1.0))
+        optimizer.tell(failed(number) if asked[-1] == Seed(index=2) else outcome)
+    assert asked.count(Seed(index=2)) == 1 + SEED_RETRIES
+    assert sum(isinstance(birth, Cross) for birth in asked) == 50 - 3 - SEED_RETRIES
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_without_crossover_one_seed_is_enough(warmup: int) -> None:
+    options = M2n2Options(crossover=False, warmup=warmup, mutation=0.01)
+    optimizer = told(M2n2(make_setting(num_seeds=1), options), [(1.0, 0.0)])
+    assert {birth.parents for birth in crosses(optimizer, 10)} == {(0, 0)}
 
 
 def test_one_seed_is_refused_and_so_is_another_kind_of_space() -> None:

@@ -14,9 +14,10 @@ from crossbreed.runs import build_plan, dump_spec, load_spec, parse_spec, run
 from crossbreed.runs.history import candidate_of
 from crossbreed.runs.journal import read
 from crossbreed.runs.nursery import Nursery
+from crossbreed.runs.objectives import item_values
 from crossbreed.runs.selection import best_tuned_scalar
 from crossbreed.runs.show import open_run
-from crossbreed.types import Cross, Seed
+from crossbreed.types import Cross, ItemScores, Outcome, Seed, Status
 
 M2N2 = {"kind": "m2n2", "budget": {"trials": 24}, "options": {"archive": 6, "mutation": 0.02}}
 
@@ -115,6 +116,23 @@ def test_less_is_better_too(tmp_path: Path, toy_base: Path, toy_adapters: dict[s
     assert sum(isinstance(trial.candidate.birth, Cross) for trial in trials) == 4
     assert len({trial.score.fingerprint for trial in trials[-4:]}) == 4
     assert np.isfinite([trial.objectives for trial in trials]).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_weights_of_tasks_are_those_of_the_objective_whatever_alpha(spec: Path, alpha: float) -> None:
+    """Two specialists, each right in all of one task: parents are drawn as the objective values them, 3 to 1."""
+    objectives = f"fitness.objectives=[{{mean: {list(SKILLS)}, weights: [3, 1]}}]"
+    plan = build_plan(load_spec(spec, [objectives, f"optimizer.options.alpha={alpha}"]))
+    optimizer = plan._make_optimizer(None, None)
+    num_items = [len(plan.item_ids["search"][skill]) for skill in SKILLS]
+    for number in range(2):
+        optimizer.ask(number)
+        values = {skill: (float(place == number),) * num_items[place] for place, skill in enumerate(SKILLS)}
+        scores = {skill: ItemScores(item_ids=own, values=own) for skill, own in values.items()}
+        items = item_values(plan.objectives, scores)
+        optimizer.tell(Outcome(number=number, status=Status.OK, values=(0.5,), items=items))
+    firsts = [optimizer.ask(number).parents[0] for number in range(2, 2002)]
+    assert np.mean(firsts) == pytest.approx(0.25, abs=0.04)
 
 
 def test_optimizer_and_space_must_be_of_one_kind(spec: Path, tmp_path: Path) -> None:

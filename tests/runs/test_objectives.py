@@ -10,6 +10,7 @@ from crossbreed.runs.objectives import (
     build_objectives,
     build_scalar,
     item_values,
+    item_weights,
 )
 from crossbreed.types import ItemScores
 
@@ -100,22 +101,39 @@ def _scores(**values: tuple[float, ...]) -> dict[str, ItemScores]:
     }
 
 
-def test_equal_tasks_keep_their_plain_item_scores() -> None:
-    objective = Objective(kind="mean", tasks=("a", "b"))
+def weighted_mean(objectives: list[Objective], scores: dict[str, ItemScores]) -> float:
+    values = item_values(objectives, scores)
+    weights = item_weights(objectives, {task: len(own.values) for task, own in scores.items()})
+    assert weights == () or np.mean(weights) == pytest.approx(1)
+    return float(np.mean(np.multiply(values, weights or 1.0)))
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 7])
+def test_items_of_equal_tasks_count_alike(num_tasks: int) -> None:
+    objective = Objective(kind="mean", tasks=tuple("abcdefg"[:num_tasks]))
+    assert item_weights([objective], dict.fromkeys("abcdefgh", 10)) == ()
+
+
+def test_items_keep_their_plain_scores() -> None:
+    objective = Objective(kind="mean", tasks=("a", "b"), weights=(3.0, 1.0))
     scores = _scores(a=(1.0, 0.0), b=(0.0, 1.0), unread=(1.0,))
     assert item_values([objective], scores) == (1.0, 0.0, 0.0, 1.0)
+    assert item_weights([objective], {"a": 2, "b": 2, "unread": 1}) == (1.5, 1.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
-def test_the_mean_of_the_items_is_the_objective(weights: tuple[float, float] | None) -> None:
+@pytest.mark.parametrize("weights", [None, (3.0, 1.0), (0.0, 1.0)])
+def test_the_weighted_mean_of_the_items_is_the_objective(weights: tuple[float, float] | None) -> None:
     objective = Objective(kind="mean", tasks=("a", "b"), weights=weights)
     scores = _scores(a=(1.0, 0.0, 0.0), b=(0.25,))
-    assert np.mean(item_values([objective], scores)) == pytest.approx(objective.of(scores))
+    assert weighted_mean([objective], scores) == pytest.approx(objective.of(scores))
 
 
-def test_the_items_of_several_objectives_count_as_often_as_they_are_read_and_less_is_negative() -> None:
-    objectives = [Objective(kind="mean", tasks=("a", "b")), Objective(kind="task", tasks=("c",), minimize=True)]
+def test_items_of_several_objectives_count_as_often_as_they_are_read_and_less_is_negative() -> None:
+    objectives = [
+        Objective(kind="mean", tasks=("a", "b")),
+        Objective(kind="task", tasks=("a",)),
+        Objective(kind="task", tasks=("c",), minimize=True),
+    ]
     scores = _scores(a=(1.0, 0.0), b=(1.0, 1.0), c=(8.0, 4.0))
-    values = np.array(item_values(objectives, scores))
-    assert values.mean() == pytest.approx((0.75 - 6.0) / 2)
-    assert (values[4:] < 0).all()
+    assert item_values(objectives, scores)[4:] == (-8.0, -4.0)
+    assert weighted_mean(objectives, scores) == pytest.approx((0.75 + 0.5 - 6.0) / 3)
