@@ -97,7 +97,7 @@ class Proposer:
             self._optimizer.tell(outcome)
         if isinstance(self._space, Nursery):
             assert self._breeder is not None
-            self._space.keep(self._unanswered.union(self._breeder.parents))
+            self._space.keep(self._unanswered.union(self._waiting, self._breeder.parents))
 
     def replay(self, recorded: Candidate) -> None:
         """Proposes again what a journal says was asked.

@@ -1,14 +1,17 @@
 from collections.abc import Iterator
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import Box, BudgetConfig, CmaEsConfig, Setting, build_optimizer
 from crossbreed.randomness import spawn
+from crossbreed.runs.nursery import Nursery
 from crossbreed.runs.proposer import Proposer
-from crossbreed.search_spaces import CoefficientsConfig, SearchSpace, build_space
+from crossbreed.search_spaces import CoefficientsConfig, SearchSpace, VectorSpace, build_space
 from crossbreed.sources.structure import Structure, TensorInfo
-from crossbreed.types import Candidate, Outcome, Point, Recipe, Rule, Status
+from crossbreed.types import Birth, Candidate, Cross, Outcome, Point, Recipe, Rule, Seed, Status
 
 NAMES = [f"model.layers.{i}.{m}.weight" for i in range(2) for m in ("self_attn.q_proj", "mlp.up_proj")]
 STRUCTURE = Structure(
@@ -85,6 +88,36 @@ def test_the_order_of_results_changes_nothing_for_an_optimizer_told_in_order(spa
                 proposing.tell(outcome(candidate.number))
     assert one.propose() == other.propose()
     assert one.num_asked > 10
+
+
+class Couples:
+    """Two seeds, then their children: the smallest breeder that is told in order."""
+
+    in_order: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.parents: tuple[int, ...] = ()
+
+    def ask(self, number: int) -> Birth | None:
+        if number < 2:
+            return Seed(index=number)
+        return Cross(parents=self.parents, splits=(0.5,), weights=(0.5,)) if len(self.parents) == 2 else None
+
+    def tell(self, outcome: Outcome) -> None:
+        assert outcome.number == len(self.parents)
+        self.parents += (outcome.number,)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_genomes_whose_outcome_waits_for_earlier_ones_are_kept(order: tuple[int, int]) -> None:
+    nursery = Nursery(VectorSpace([np.zeros(2), np.ones(2)]), seed=1)
+    proposing = Proposer(space=nursery, firsts=[], make_optimizer=lambda start, scalar: Couples(), origin="couples")
+    assert [candidate.number for candidate in asked(proposing)] == [0, 1]
+    for number in order:
+        proposing.tell(outcome(number))
+    child = proposing.propose()
+    assert child is not None
+    assert child.parents == (0, 1)
 
 
 def test_a_journal_of_another_run_is_refused(space: SearchSpace) -> None:
