@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -198,6 +199,7 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
             "schema": JOURNAL_SCHEMA,
             "seed": seed,
             "options": options.model_dump(mode="json"),
+            "networks": [sha256(network.tobytes()).hexdigest() for network in seeds],
             "items": {split: {TASK: list(part.ids)} for split, part in parts.items()},
         }
         if journal.records:

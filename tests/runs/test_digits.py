@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from toy_runs import journal_of
 
+from crossbreed.errors import InputError
 from crossbreed.optimizer import M2n2Options
 from crossbreed.runs.journal import read
 from crossbreed.runs.pool import Job
@@ -115,6 +116,12 @@ def test_a_larger_budget_goes_on(whole: Path, tmp_path: Path) -> None:
     assert found.evaluations == NUM_TRIALS
     searched = [r for r in journal_of(tmp_path) if r.get("split") == "search"]
     assert searched == [r for r in journal_of(whole) if r.get("split") == "search"]
+
+
+def test_a_search_does_not_go_on_from_other_networks(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes((whole / "journal.jsonl").read_bytes())
+    with pytest.raises(InputError, match=r"networks\[0\]"):
+        digits.breed(tmp_path, digits.random_networks(2), OPTIONS, trials=NUM_TRIALS, seed=1)
 
 
 def test_breeding_is_better_than_what_it_began_with(whole: Path) -> None:
