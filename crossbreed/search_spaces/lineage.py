@@ -51,7 +51,7 @@ class LineageSpace:
         """Builds the space from names alone; `products` reads weights, once, when two models are first crossed.
 
         Raises:
-            InputError: the base has no tensor of a chromosome's module type, or there is no delta at all.
+            InputError: the base has no tensor of a chromosome's module type, or fewer than two experts have a delta.
         """
         self._hashes, self._dtype, self._products = dict(structure.hashes), dtype, products
         self._experts = structure.experts
@@ -64,12 +64,14 @@ class LineageSpace:
                 for row in self._names
             ]
         )
-        if not self._exists_PCV[..., 1:].any():
+        differing = [expert for expert, theirs in structure.touched.items() if theirs]
+        if len(differing) < 2:
             raise InputError(
-                "there is nothing to cross: no expert differs from the base",
+                "there is nothing to cross: two models at least must differ from the base",
                 expected="at least two experts with a non-zero delta",
-                got=f"{len(self._experts)} experts equal to the base in every tensor",
+                got=f"{', '.join(differing) or 'none'} of {', '.join(self._experts)}",
                 where="sources.experts",
+                fix="add an expert that was fine-tuned from this base, or search `kind: coefficients`",
             )
 
     @property

@@ -221,11 +221,18 @@ def test_only_deltas_that_there_are_get_noise() -> None:
 def test_what_cannot_be_crossed_is_refused() -> None:
     with pytest.raises(InputError, match="module type `other`"):
         lineage("other")
-    untouched = Structure(
+
+
+@pytest.mark.parametrize(("num_differing", "got"), [(0, "none of a, b, c"), (1, "a of a, b, c")])
+def test_two_experts_must_differ_from_the_base(num_differing: int, got: str) -> None:
+    touched = [frozenset(STRUCTURE.tensors)] * num_differing + [frozenset[str]()] * 3
+    structure = Structure(
         tensors=STRUCTURE.tensors,
-        touched={"a": frozenset(), "b": frozenset()},
-        hashes={"base": "0", "a": "1", "b": "2"},
+        touched=dict(zip("abc", touched, strict=False)),
+        hashes={"base": "0", "a": "1", "b": "2", "c": "3"},
         tied=True,
     )
-    with pytest.raises(InputError, match="nothing to cross"):
-        LineageSpace(LineageConfig(), untouched, "float32", Weights().products)
+    with pytest.raises(InputError, match="nothing to cross") as caught:
+        LineageSpace(LineageConfig(), structure, "float32", Weights().products)
+    assert got in str(caught.value)
+    assert "add an expert" in str(caught.value)
