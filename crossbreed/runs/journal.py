@@ -2,7 +2,8 @@
 
 One JSON object a line, appended and fsynced by one writer; `docs/journal.md` specifies the format. Where a trial takes
 milliseconds, an fsync for each would take longer than the trial: such journals are fsynced in groups. What a power cut
-then loses is the end of the journal, never a part before it, and is asked again identically.
+then loses is the end of the journal, never a part before it, and is asked again identically. The end of a group is
+fsynced with the next record that comes: not before a long trial is over, so that journals of such are not grouped.
 """
 
 import fcntl
@@ -32,7 +33,8 @@ class Journal:
 
         Args:
             path: The file.
-            group_s: At most so many seconds lie between two fsyncs while records come; 0 is one for each record.
+            group_s: A record that comes so many seconds after the last fsync is fsynced with those before it; 0 does it
+                for each.
         """
         self._group_s, self._synced_s = group_s, -math.inf
         self._lock = _lock(path.with_name("lock"))
