@@ -11,10 +11,8 @@ import torch
 
 from crossbreed.kernels import native
 from crossbreed.kernels.cuts import operand_of
+from crossbreed.kernels.native import PHILOX_BLOCK
 from crossbreed.kernels.tensors import Parent, Parents, row_blocks
-
-_BLOCK = 16
-"""Elements that a Philox block has numbers for."""
 
 
 def philox_key(seed: int, tensor: str, expert: str) -> tuple[int, int]:
@@ -40,10 +38,10 @@ def kept_codes(parents: Parents, parent: Parent, key: tuple[int, int]) -> torch.
 
 def draw_codes(key: tuple[int, int], first: int, last: int) -> torch.Tensor:
     """Returns uint16: the random numbers of the elements from `first` to `last`."""
-    start = first // _BLOCK
+    start = first // PHILOX_BLOCK
     stream = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=start)
-    words = stream.random_raw(4 * (-(-last // _BLOCK) - start))
-    return torch.from_numpy(words.astype("<u8").view("<u2")[first - start * _BLOCK : last - start * _BLOCK])
+    words = stream.random_raw(4 * (-(-last // PHILOX_BLOCK) - start))
+    return torch.from_numpy(words.astype("<u8").view("<u2")[first - start * PHILOX_BLOCK : last - start * PHILOX_BLOCK])
 
 
 def row_ranks(parents: Parents, parent: Parent) -> torch.Tensor:

@@ -25,7 +25,7 @@ _SELECT = (
 )
 _FEW = 8
 """The part of all elements up to which they are looked at one by one is one in so many."""
-_BLOCK = 16
+PHILOX_BLOCK = 16
 """Elements that a Philox block has numbers for."""
 
 Cuts: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -156,15 +156,15 @@ def rank_rows(base: torch.Tensor, operand: Operand, num_columns: int) -> torch.T
 
 def draw_codes(key: tuple[int, int], size: int) -> torch.Tensor | None:
     """Returns uint16 [size], as numpy's Philox draws them with this key; None: there is no compiler."""
-    found, num_blocks = compiler(), -(-size // _BLOCK)
+    found, num_blocks = compiler(), -(-size // PHILOX_BLOCK)
     parameters = "const uint64_t* key, int64_t first, int64_t last, uint16_t* codes"
     kernel = found and kernel_of(found, ("merge.hpp",), parameters, "draw(key, first, last, codes);")
     if not kernel:
         return None
-    codes, words = torch.empty(num_blocks * _BLOCK, dtype=torch.uint16), (ctypes.c_uint64 * 2)(*key)
+    codes, words = torch.empty(num_blocks * PHILOX_BLOCK, dtype=torch.uint16), (ctypes.c_uint64 * 2)(*key)
 
     def draw(first: int, last: int) -> None:
-        kernel.call(words, first, last, codes[first * _BLOCK :].data_ptr())
+        kernel.call(words, first, last, codes[first * PHILOX_BLOCK :].data_ptr())
 
     in_parallel(draw, num_blocks, size)
     return codes[:size]
