@@ -36,6 +36,8 @@ from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of
 from crossbreed.optimizer.protocol import Setting, check_one_objective
 from crossbreed.types import Outcome, Point, SlopeKind, Status
 
+_REPEATS = 4
+"""How often in a row points that all FAILED are asked again, before they count as a step that cannot be measured."""
 _HALVINGS = 4
 """How often a step that could not be measured is tried at half its length, before another direction is."""
 _SMALLEST = 2.0**-10
@@ -100,6 +102,9 @@ class _Place:
 class FrankWolfe:
     """One walk. When no vertex lies downhill it begins again at the best point, with steps half as long.
 
+    FAILED says nothing of the way: where nothing else comes back, the same points are asked again, a few times, for a
+    machine may be out for a while. A step to what is INVALID or STOPPED, or was scored but has no slopes, is halved.
+
     Nothing is drawn unless nothing is known: where a step cannot be measured even at a sixteenth of its length, where
     the best point itself has no vertex downhill, or where its slopes never came, it goes towards a random mixture.
     """
@@ -123,7 +128,7 @@ class FrankWolfe:
         self._probes, self._radius = list(probes_of(setting.hulls, options.granularity)), options.radius * scale
         start = np.array(setting.start) if setting.start is not None else self._middle()
         self._best: _Place | None = None
-        self._time, self._shrink, self._num_lost = 0, 1.0, 0
+        self._time, self._shrink, self._num_lost, self._num_failed = 0, 1.0, 0, 0
         self._from, self._direction = start, np.zeros_like(start)
         self._probing: _Place | None = None
         """Whose slopes are being asked for."""
@@ -138,6 +143,11 @@ class FrankWolfe:
         self._generation.tell(outcome)
         outcomes = self._generation.outcomes
         if outcomes is None:
+            return
+        is_out = all(outcome.status is Status.FAILED for outcome in outcomes)
+        self._num_failed = self._num_failed + 1 if is_out else 0
+        if is_out and self._num_failed <= _REPEATS:
+            self._ask_points(self._points)
             return
         if self._probing is not None:
             place, self._probing = replace(self._probing, slopes=self._differences(self._probing, outcomes)), None
@@ -182,7 +192,7 @@ class FrankWolfe:
         self._step(self._best.point, direction)
 
     def _retreat(self) -> None:
-        """Nothing was learnt: takes half the step, and in the end another direction."""
+        """Nothing was learnt, and is not going to be: takes half the step, and in the end another direction."""
         self._num_lost += 1
         if self._num_lost > _HALVINGS or not self._direction.any():
             self._num_lost, self._direction = 0, self._anywhere(self._from)

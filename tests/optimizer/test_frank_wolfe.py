@@ -207,31 +207,98 @@ def test_it_begins_again_at_the_best_point_with_half_the_step() -> None:
     assert [x for x, _ in points] == pytest.approx([0.0, 0.5, 0.5 + 0.5 / 3, 0.5 + 0.5 / 4])
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID])
-def test_a_step_that_cannot_be_measured_is_halved(status: Status) -> None:
-    setting = make_setting(dim=2, start=(0.5, 0.5))
+LINE = FrankWolfeOptions(step_size=1.0, vertex_scale=1.0)
+"""To the vertex at (1, 0) in one step from anywhere, by the slopes of `_rightwards`."""
+
+
+def _rightwards(
+    lost: Callable[[int, Point], Status | None], *, trials: int, options: FrankWolfeOptions = LINE
+) -> list[float]:
+    """The first coordinates that are asked where right is downhill, for what is `lost` (number, point -> status)."""
 
     def evaluate(number: int, point: Point) -> Outcome:
-        if point[0] > 0.7:
+        if status := lost(number, point):
             return Outcome(number=number, status=status, values=None)
         return Outcome(number=number, status=Status.OK, values=(point[0],), slopes=(-1.0, 0.0))
 
-    points = drive(FrankWolfe(setting, FrankWolfeOptions(step_size=1.0, vertex_scale=1.0)), evaluate, trials=4)
+    optimizer = FrankWolfe(make_setting(dim=2, start=(0.5, 0.5)), options)
+    return [x for x, _ in drive(optimizer, evaluate, trials=trials)]
+
+
+@pytest.mark.parametrize("status", [Status.INVALID, Status.STOPPED])
+def test_a_step_that_cannot_be_measured_is_halved(status: Status) -> None:
+    asked = _rightwards(lambda _, point: status if point[0] > 0.7 else None, trials=4)
+    assert asked == pytest.approx([0.5, 1.0, 0.75, 0.625])
+
+
+def test_what_failed_is_asked_again_and_halved_where_it_always_fails() -> None:
+    asked = _rightwards(lambda _, point: Status.FAILED if point[0] > 0.7 else None, trials=8)
+    assert asked == pytest.approx([0.5, *[1.0] * 5, 0.75, 0.625])
+
+
+def test_a_long_outage_shortens_a_step_and_keeps_its_direction() -> None:
+    asked = _rightwards(lambda number, _: Status.FAILED if 1 <= number <= 8 else None, trials=10)
+    assert asked == pytest.approx([0.5, *[1.0] * 5, 0.75, 0.625, 0.5625, 0.53125])
+
+
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("num_failed", [1, 4])
+def test_a_machine_that_is_out_for_a_while_does_not_turn_the_walk(first: int, num_failed: int) -> None:
+    """At the start, and on the way: the same points as if nothing had been, once all are answered."""
+    options = FrankWolfeOptions(vertex_scale=1.0)
+    out = range(first, first + num_failed)
+    asked = _rightwards(lambda number, _: Status.FAILED if number in out else None, trials=8, options=options)
+    assert [x for number, x in enumerate(asked) if number not in out] == _rightwards(
+        lambda *_: None, trials=8 - num_failed, options=options
+    )
+    assert len({asked[number] for number in (*out, out.stop)}) == 1
+
+
+def test_of_several_steps_those_that_were_measured_are_enough() -> None:
+    options = LINE.model_copy(update={"steps": (0.25, 0.5, 1.0)})
+    asked = _rightwards(lambda number, _: Status.FAILED if number in (1, 3) else None, trials=5, options=options)
+    assert asked == pytest.approx([0.5, 0.625, 0.75, 1.0, 0.75 + 0.25 * 0.25 * 2 / 3])
+
+
+def test_a_score_without_slopes_halves_the_step() -> None:
+    """An engine could not take the gradient there, and would not another time."""
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        slopes = None if point[0] > 0.7 else (-1.0, 0.0)
+        return Outcome(number=number, status=Status.OK, values=(point[0],), slopes=slopes)
+
+    points = drive(FrankWolfe(make_setting(dim=2, start=(0.5, 0.5)), LINE), evaluate, trials=4)
     assert [x for x, _ in points] == pytest.approx([0.5, 1.0, 0.75, 0.625])
 
 
+def test_it_goes_on_where_slopes_never_come() -> None:
+    optimizer = FrankWolfe(make_setting(dim=2, start=(0.5, 0.5)), LINE)
+    points = drive(optimizer, lambda number, _: Outcome(number=number, status=Status.OK, values=(1.0,)), trials=40)
+    assert len(set(points)) == 40
+
+
+def test_probes_that_all_failed_are_asked_again() -> None:
+    """A machine that is out while slopes are taken: the walk is the one that would have been."""
+    out = range(1, 13)
+    asked = _by_differences(lambda number: number in out, trials=8 + len(out))
+    assert asked[1:7] == asked[7:13] == asked[13:19]
+    assert asked[19] == _by_differences(lambda _: False, trials=8)[7]
+
+
 def test_where_one_of_a_pair_fails_the_place_itself_stands_in() -> None:
+    asked = _by_differences(lambda number: number in (1, 4), trials=8)
+    assert np.allclose(asked, _by_differences(lambda _: False, trials=8))
+
+
+def _by_differences(failing: Callable[[int], bool], *, trials: int) -> list[Point]:
     problem, options = Quadratic(1), PAPER.model_copy(update={"slopes": "differences"})
 
-    def asked(failing: tuple[int, ...]) -> list[Floats]:
-        def evaluate(number: int, point: Point) -> Outcome:
-            ok = number not in failing
-            values = (-problem.loss(np.array(point)),) if ok else None
-            return Outcome(number=number, status=Status.OK if ok else Status.FAILED, values=values)
+    def evaluate(number: int, point: Point) -> Outcome:
+        if failing(number):
+            return Outcome(number=number, status=Status.FAILED, values=None)
+        return Outcome(number=number, status=Status.OK, values=(-problem.loss(np.array(point)),))
 
-        return [np.array(p) for p in drive(FrankWolfe(problem.setting(), options), evaluate, trials=8)]
-
-    assert np.allclose(asked((1, 4)), asked(()))
+    return drive(FrankWolfe(problem.setting(), options), evaluate, trials=trials)
 
 
 def test_what_it_cannot_walk_in_is_refused() -> None:
