@@ -202,7 +202,7 @@ class Score:
     """Hash of the merged weights that answered."""
     cost: Cost = field(default_factory=Cost)
     error: str | None = None
-    """One line, when FAILED or INVALID."""
+    """One line, when FAILED or INVALID; with OK, why there are no slopes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

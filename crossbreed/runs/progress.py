@@ -54,7 +54,8 @@ class Progress:
     def _result(self, trial: Trial) -> str:
         if trial.objectives is None:
             return f"{trial.score.status.value}: {trial.score.error}"
-        return " ".join(f"{value:.4f}" for value in trial.objectives)
+        values = " ".join(f"{value:.4f}" for value in trial.objectives)
+        return f"{values} ({trial.score.error})" if trial.score.error else values
 
     def _best(self, history: History) -> str:
         best = best_trial(history.ok_trials, self._objectives)

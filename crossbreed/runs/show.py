@@ -81,9 +81,11 @@ def show_text(path: Path) -> str:
     ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if baseline_of(t)}
     failed = sum(t.score.status is Status.FAILED for t in run.trials)
+    no_slopes = sum(t.score.error is not None for t in ok)
     lines = [
         f"{run.spec.name}: {run.state}, {len(run.trials)} trials"
-        + (f", {failed} FAILED (not measured)" if failed else ""),
+        + (f", {failed} FAILED (not measured)" if failed else "")
+        + (f", {no_slopes} without slopes (scored, and no gradient could be taken)" if no_slopes else ""),
         f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
     ]
     lines += [

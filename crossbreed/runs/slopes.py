@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from crossbreed.errors import EngineError
 from crossbreed.fitness import (
     AnyItems,
@@ -89,6 +91,12 @@ class Slopes:
             EngineError: the gradient could not be taken, or is not finite.
             InvalidWeights: the loss is NaN or infinite.
         """
+        try:
+            return self._at(recipe)
+        except torch.OutOfMemoryError as error:
+            raise EngineError("out of memory in the gradient; fewer `fitness.slopes.tokens` take less") from error
+
+    def _at(self, recipe: Recipe) -> tuple[float, ...]:
         plan = self._plan
         assert not isinstance(plan.space, LineageSpace), "what asks for slopes moves in a box"
         if not self._is_shared:

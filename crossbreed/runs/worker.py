@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from crossbreed.errors import InvalidWeights
+from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness import build_engine, evaluate
 from crossbreed.fitness.canary import check_swap
 from crossbreed.kernels import Facts, Fingerprinted, materialize, unchanged
@@ -74,19 +74,20 @@ class Worker:
             adopted = time.perf_counter()
             answers = evaluate(handle, self._plan.tasks, self._plan.items[job.split])
             answered = time.perf_counter()
-            asked = self._slopes if job.split == "search" and job.number >= self._num_firsts else None
-            slopes = asked.at(recipe) if asked else None
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
-        self._held = _Held(recipe=recipe, digests=fingerprinted.digests)
         seconds = {
             "materialize": stream.seconds,
             "swap": adopted - start - stream.seconds,
             "answer": answered - adopted,
         }
-        num_items = answers.num_items
-        if asked:
-            seconds["slopes"], num_items = _since(answered), num_items + asked.num_items
+        num_items, slopes, fault = answers.num_items, None, None
+        if self._slopes and job.split == "search" and job.number >= self._num_firsts:
+            slopes, fault = _tried(self._slopes, recipe)
+            seconds["slopes"] = _since(answered)
+            num_items += self._slopes.num_items if slopes is not None else 0
+        if fault is None:
+            self._held = _Held(recipe=recipe, digests=fingerprinted.digests)
         return Score(
             status=Status.OK,
             tasks=answers.tasks,
@@ -94,6 +95,7 @@ class Worker:
             slopes=slopes,
             fingerprint=fingerprinted.value,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
+            error=fault,
         )
 
     def close(self) -> None:
@@ -123,6 +125,14 @@ class _Timed:
             if item is None:
                 return
             yield item
+
+
+def _tried(slopes: Slopes, recipe: Recipe) -> tuple[tuple[float, ...] | None, str | None]:
+    """The slopes, or why there are none: what was measured is not thrown away for want of them."""
+    try:
+        return slopes.at(recipe), None
+    except (EngineError, InvalidWeights) as error:
+        return None, f"no slopes: {error}"
 
 
 def _since(start: float) -> float:

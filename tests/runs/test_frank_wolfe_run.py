@@ -1,15 +1,18 @@
 """Frank-Wolfe from spec to report: real gradients of toy models, and resume by replay."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy_runs import SKILLS, trials_of, write_spec
 
-from crossbreed.errors import InputError
+from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import Item, PerplexityTask, SearchItems, Task, TransformersConfig, build_engine
+from crossbreed.fitness.engines.encoder import Encoded
+from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.fitness.tasks import GenerateTask
 from crossbreed.kernels import materialize
 from crossbreed.runs import build_plan, load_spec, run
@@ -17,6 +20,7 @@ from crossbreed.runs.journal import read
 from crossbreed.runs.objectives import Objective
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.pool import Job
+from crossbreed.runs.show import show_text
 from crossbreed.runs.slopes import calibration_of
 from crossbreed.runs.worker import Worker
 from crossbreed.search_spaces import CoefficientSpace
@@ -131,6 +135,55 @@ def test_a_walk_gone_on_with_is_the_walk_at_once(finished: Path, spec: Path, tmp
         [r for r in trials_of(path) if r.get("split", "search") == "search"] for path in (tmp_path / "grown", finished)
     ]
     assert search[0] == search[1]
+
+
+def fail_after(num_batches: int, fault: Exception, patch: pytest.MonkeyPatch) -> Callable[[], torch.nn.Module]:
+    """Lets the loss of that many batches be taken and no more; returns what says which model they were taken of."""
+    loss, models = TransformersEngine._loss, list[torch.nn.Module]()
+
+    def failing(self: TransformersEngine, batch: Sequence[tuple[Encoded, float]]) -> torch.Tensor:
+        models.append(self._model)
+        if len(models) > num_batches:
+            raise fault
+        return loss(self, batch)
+
+    patch.setattr(TransformersEngine, "_loss", failing)
+    return lambda: models[-1]
+
+
+@pytest.mark.parametrize(
+    "fault", [EngineError("no gradient"), InvalidWeights("an infinite loss"), torch.OutOfMemoryError("no memory")]
+)
+def test_a_score_without_slopes_is_a_score(
+    fault: Exception, tmp_path: Path, toy_base: Path, experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answers are there. What the gradient's first batches left in memory is not, when the next candidate comes."""
+    plan = build_plan(load_spec(spec_of(tmp_path, toy_base, experts, fitness__slopes={"items": 3, "tokens": 1})))
+    worker, job = Worker(plan), Job(number=100, split="search", recipe=space_of(plan).decode((0.3,) * 6))
+    whole = worker.evaluate(job)
+    with monkeypatch.context() as patch:
+        model = fail_after(3, fault, patch)
+        score = worker.evaluate(job)
+    assert (score.status, score.tasks, score.fingerprint) == (Status.OK, whole.tasks, whole.fingerprint)
+    assert score.slopes is None
+    assert (score.error or "").startswith("no slopes: ")
+    assert score.cost.items == len(SKILLS) * 6
+    assert all(parameter.grad is None for parameter in model().parameters())
+    assert worker.evaluate(job).slopes == whole.slopes
+    worker.close()
+
+
+def test_a_run_goes_on_without_slopes_and_says_so(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_after(1, EngineError("the gradient is NaN"), monkeypatch)
+    run(load_spec(spec), tmp_path / "run")
+    tells = [r for r in read(tmp_path / "run" / "journal.jsonl") if r["kind"] == "tell" and r["split"] == "search"]
+    assert {tell["status"] for tell in tells} == {"OK"}
+    missing = [tell for tell in tells[-5:] if tell["slopes"] is None]
+    assert len(missing) == 4
+    assert all(tell["clock"]["error"] == "no slopes: the gradient is NaN" for tell in missing)
+    assert "4 without slopes" in show_text(tmp_path / "run")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("(no slopes: the gradient is NaN)") == 4
 
 
 def test_differences_need_no_gradient(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:

@@ -71,9 +71,13 @@ class TransformersEngine:
         """Runs the model forwards and backwards over all requests; see `Differentiable`."""
         encoded = [self._encoder.encode(request) for request in requests]
         self._model.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            for batch in _batches(list(zip(encoded, weights, strict=True)), tokens):
-                self._loss(batch).backward()  # type: ignore[no-untyped-call]
+        try:
+            with torch.enable_grad():
+                for batch in _batches(list(zip(encoded, weights, strict=True)), tokens):
+                    self._loss(batch).backward()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._model.zero_grad(set_to_none=True)  # as large as the model, and nobody will come for it
+            raise
         return self._gradients(self.version)
 
     @torch.inference_mode()
