@@ -1,7 +1,8 @@
 """Methods of the literature by name: `preset: m2n2` in a spec stands for the sections that make a run that method.
 
 A preset is a function from what a user's spec says to a whole one. What the user says wins, field by field; a section
-whose `kind` the user changes is the user's alone, for the preset's fields belong to the other kind.
+whose `kind` the user changes is the user's alone, for the preset's fields belong to the other kind. With another
+`operator` go the preset's parameters and ranges, which are the other operator's.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from crossbreed.errors import InputError
 
 RawSpec: TypeAlias = dict[str, Any]
 """What a spec file holds, before it is parsed."""
+_OF_OPERATOR = ("params", "weight", "density")
+"""Keys of a space that mean what they do with its operator alone."""
 
 
 def evolutionary_recipes(given: Mapping[str, Any]) -> RawSpec:
@@ -89,9 +92,11 @@ def _filled(given: Mapping[str, Any], **sections: RawSpec) -> RawSpec:
 
 
 def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:
-    """What is given over what is usual, key by key; another `kind` takes nothing over."""
+    """What is given over what is usual, key by key; another `kind` takes nothing over, another `operator` less."""
     if given.get("kind", usual.get("kind")) != usual.get("kind"):
         return dict(given)
+    if given.get("operator", usual.get("operator")) != usual.get("operator"):
+        usual = {key: value for key, value in usual.items() if key not in _OF_OPERATOR}
     both = {
         key: _merged(usual[key], given[key])
         for key in usual.keys() & given.keys()

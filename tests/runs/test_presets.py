@@ -46,6 +46,25 @@ def test_a_section_of_another_kind_is_the_users_alone() -> None:
     assert filled["space"] == {"kind": "lineage"}
 
 
+@pytest.mark.parametrize(
+    ("preset", "operator", "params"), [("bmm", "regmean", {}), ("evolutionary_recipes", "ties", {"density": 0.5})]
+)
+def test_another_operator_has_parameters_of_its_own(
+    preset: str, operator: str, params: dict[str, float], bare: Path
+) -> None:
+    """What the preset says of its own operator would be refused, by names that the user never wrote."""
+    spec = load_spec(bare, [f"preset={preset}", f"space.operator={operator}", f"space.params={params}"])
+    assert spec.space.model_dump(include={"operator", "params"}) == {"operator": operator, "params": params}
+    groups = PRESETS[preset]({})["space"]["groups"]
+    filled = fill_in({"preset": preset, "space": {"operator": operator}})["space"]
+    assert filled == {"kind": "coefficients", "operator": operator, "groups": groups}
+
+
+def test_the_preset_s_own_operator_keeps_its_parameters() -> None:
+    space = fill_in({"preset": "bmm", "space": {"operator": "bmm", "params": {"grams": "data"}}})["space"]
+    assert space["params"] == PRESETS["bmm"]({})["space"]["params"] | {"grams": "data"}
+
+
 def test_no_preset_fills_in_nothing() -> None:
     assert fill_in({"space": {"kind": "lineage"}}) == {"space": {"kind": "lineage"}}
 
