@@ -17,6 +17,7 @@ SPECS = (
         name="task_arithmetic",
         formula="W = W0 + scale sum(wi di)",
         plain=True,
+        sums_deltas=True,
         params=(
             weight(ParamKind.EXPERT, "How much of each expert's delta; negative unlearns."),
             scale("On the sum of deltas; mergekit calls it lambda."),

@@ -127,6 +127,7 @@ SPECS = (
     OperatorSpec(
         name="consensus",
         formula="W = W0 + scale sum(wi di) where at least k experts vote: |wi di| >= tall_lambda |what the others add|",
+        sums_deltas=True,
         params=(
             weight(ParamKind.EXPERT, "How much of each expert's delta; it votes with as much."),
             _TALL_LAMBDA,

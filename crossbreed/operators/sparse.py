@@ -80,7 +80,7 @@ _EPSILON = ParamSpec(
 
 def _thinned(name: str, formula: str, elects: bool, normalizes: bool, *params: ParamSpec) -> OperatorSpec:
     own = (_WEIGHT if elects else _SUMMAND, *params, _SCALE, normalize(default=normalizes))
-    return OperatorSpec(name=name, formula=formula, params=own)
+    return OperatorSpec(name=name, formula=formula, sums_deltas=True, params=own)
 
 
 _SUM = "W = W0 + scale sum(wi mi di)"

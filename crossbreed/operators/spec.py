@@ -117,6 +117,8 @@ class OperatorSpec:
     """With W0 the base, Wi an expert, di = Wi - W0."""
     plain: bool = False
     """W is a weighted sum of the sources, and nothing but their weights decides it."""
+    sums_deltas: bool = False
+    """W - W0 is scale sum(wi di), or what is kept of it element by element: a weight steps along an expert's delta."""
     degree: Literal[0, 1] | None = 1
     """Of the merged delta in `weight`, where no flag normalises it. 1: twice the weights are twice the delta, so that
     a `scale` says nothing that they do not. 0: only the ratios of the weights count. None: neither."""

@@ -263,10 +263,10 @@ def _check(setting: Setting) -> None:
     check_one_objective(setting, "frank_wolfe")
     if setting.hulls is None:
         raise InputError(
-            "optimizer `frank_wolfe` walks between experts, and this space has other coordinates than their weights",
-            expected="a coefficient space of one operator with `weight`, all else fixed",
-            got=f"a space of {setting.box.dim} coordinates, not all of them weights of deltas",
+            "optimizer `frank_wolfe` walks between experts: its coordinates must be weights of their deltas alone",
+            expected="one operator that adds weighted deltas up, all but `weight` fixed, and no factor on all weights",
+            got=setting.why_no_hulls or f"a space of {setting.box.dim} coordinates",
             where="space",
-            fix="choose one of task_arithmetic, ties and dare_linear, and fix what else it has: "
+            fix="choose one of task_arithmetic, ties and dare_linear, leave its factors out, and fix what else it has: "
             "`params: {density: 0.5}`",
         )

@@ -53,6 +53,8 @@ class Setting:
     """The optimizer's own stream, spawned by name from the Spec's seed."""
     hulls: tuple[Hull, ...] | None = None
     """Blocks of coordinates that are weights of vertices, and every coordinate is in one; None: the box is no such."""
+    why_no_hulls: str | None = None
+    """What keeps the box from it, in words for a person."""
     genomes: Genomes | None = None
     """None where the space is a box."""
     tuned_scalar: float | None = None

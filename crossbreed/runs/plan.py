@@ -158,15 +158,16 @@ class Plan:
         num_items = {task: len(ids) for task, ids in self.item_ids["search"].items()}
         if isinstance(space, LineageSpace):
             genomes = Genomes(num_seeds=space.num_seeds, num_chromosomes=len(space.chromosomes))
-            box, hulls = Box(low=(), high=()), None
+            box, hulls, why_no_hulls = Box(low=(), high=()), None, None
         else:
-            box, hulls = Box(low=space.low, high=space.high), space.hulls
+            box, hulls, why_no_hulls = Box(low=space.low, high=space.high), space.hulls, space.why_no_hulls
         setting = Setting(
             box=box,
             num_objectives=len(self.objectives),
             start=start,
             rng=spawn(self.spec.seed, "optimizer"),
             hulls=hulls,
+            why_no_hulls=why_no_hulls,
             genomes=genomes,
             tuned_scalar=tuned_scalar,
             item_weights=item_weights(self.objectives, num_items),

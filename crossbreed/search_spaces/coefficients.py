@@ -261,12 +261,17 @@ class CoefficientSpace:
     @property
     def hulls(self) -> tuple[Mapping[str, int], ...] | None:
         """A block for each group, if nothing but weights on deltas is searched."""
-        if self._is_gene or any(c.key.name != "weight" or c.key.taker is None for c in self._coordinates):
+        if self.why_no_hulls:
             return None
         blocks: list[dict[str, int]] = [{} for _ in self._groups]
         for index, coordinate in enumerate(self._coordinates):
             blocks[coordinate.group][str(coordinate.key.taker)] = index
         return tuple(blocks)
+
+    @property
+    def why_no_hulls(self) -> str | None:
+        """What else is searched, or multiplies the weights."""
+        return "the operator is searched" if self._is_gene else self._layouts[0].why_no_hull
 
     def slopes(self, found: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
         """Returns the sum over each group's tensors of what was found for the coordinate's expert."""

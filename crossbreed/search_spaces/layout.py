@@ -23,6 +23,8 @@ from crossbreed.types import ParamValue
 BASE = "base"
 """What the base is called in the recipes of a space."""
 SHARE = "share of what is left"
+_FACTORS = ("scale", *(param.name for param in DEPTH_PROFILE))
+"""Parameters that multiply all that is merged."""
 Fixed: TypeAlias = bool | float | str | Mapping[str, float]
 """What every rule says of a parameter."""
 
@@ -92,6 +94,21 @@ class Layout:
             return None
         shares = f"{operator} is searched by shares of a whole"
         return shares if self.by_shares else "the weights, which are searched, say it already"
+
+    @property
+    def why_no_hull(self) -> str | None:
+        """Returns why a coordinate is not how much of an expert's delta is added, or None: all are."""
+        name, others = self.spec.name, [param for param in self.axes if param != "weight"]
+        if not self.spec.sums_deltas:
+            return f"`{name}` does not add weighted deltas up"
+        if self.by_shares:
+            return f"`{name}` is searched by shares of a whole"
+        if others:
+            return f"`{others[0]}` of `{name}` is searched"
+        for param in self.spec.params:
+            if param.name in _FACTORS and (factor := self._constant(param.name, None)) != param.default:
+                return f"`{param.name}: {factor:g}` multiplies the weights"
+        return None
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -35,7 +35,16 @@ class SearchSpace(Protocol):
 
     @property
     def hulls(self) -> tuple[Mapping[str, int], ...] | None:
-        """Block by block, expert -> coordinate, if every coordinate is the weight of an expert's delta; else None."""
+        """Block by block, expert -> coordinate, if every coordinate is the weight of an expert's delta; else None.
+
+        Then what is merged changes by the delta as its coordinate does, or, where the operator thins deltas out, by
+        what it keeps of it: a slope along the delta is the derivative, or stands for it.
+        """
+        ...
+
+    @property
+    def why_no_hulls(self) -> str | None:
+        """In words for a person; None where there are hulls."""
         ...
 
     def slopes(self, found: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Box, FrankWolfe, FrankWolfeOptions, Hull, Setting
+from crossbreed.optimizer import Box, CmaEsOptions, FrankWolfe, FrankWolfeOptions, Hull, Setting
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of, project_to_simplex
 from crossbreed.testing.optimizers import MakeOptimizer, OptimizerConformance, drive, make_setting
 from crossbreed.types import Outcome, Point, Status
@@ -301,9 +301,16 @@ def _by_differences(failing: Callable[[int], bool], *, trials: int) -> list[Poin
     return drive(FrankWolfe(problem.setting(), options), evaluate, trials=trials)
 
 
+def test_options_say_which_slopes_they_need() -> None:
+    """Without knowing this optimizer: a run asks any options, and those of an optimizer without slopes say none."""
+    assert FrankWolfeOptions(oracle="cosine").slope_kind == "cosine"
+    assert FrankWolfeOptions(slopes="differences").slope_kind is None
+    assert CmaEsOptions().slope_kind is None
+
+
 def test_what_it_cannot_walk_in_is_refused() -> None:
     box = Box(low=(0.0,), high=(1.0,))
-    with pytest.raises(InputError, match="other coordinates than their weights"):
+    with pytest.raises(InputError, match="weights of their deltas alone"):
         FrankWolfe(Setting(box=box, num_objectives=1, start=None, rng=np.random.default_rng(0)))
     with pytest.raises(InputError, match="one objective"):
         FrankWolfe(make_setting(num_objectives=2))

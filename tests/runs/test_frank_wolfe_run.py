@@ -204,6 +204,8 @@ def test_a_space_that_is_no_hull_is_refused_before_anything_starts(
     with pytest.raises(InputError, match="density"):
         build_plan(load_spec(path))
     build_plan(load_spec(path, ["space.params={density: 0.5}"]))
+    with pytest.raises(InputError, match=r"`scale: 0\.3` multiplies"):
+        build_plan(load_spec(path, ["space.params={density: 0.5, scale: 0.3}"]))
 
 
 def test_a_gold_that_does_not_fit_is_found_before_anything_starts(

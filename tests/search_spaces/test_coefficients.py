@@ -520,17 +520,39 @@ def test_weights_alone_make_hulls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "has_hulls"),
+    ("config", "why"),
     [
-        ({"operator": "ties"}, False),
-        ({"operator": "ties", "params": {"density": 0.5}}, True),
-        ({"operator": "dare_linear", "params": {"density": 0.5}}, True),
-        ({"operator": "linear"}, False),
-        ({"operator": ["task_arithmetic", "ties"], "params": {"density": 0.5}}, False),
+        ({"operator": "ties"}, "`density` of `ties` is searched"),
+        ({"operator": "linear"}, "`linear` does not add weighted deltas up"),
+        ({"operator": "ties", "params": {"density": 0.5, "normalize": True}}, "shares of a whole"),
+        ({"operator": ["task_arithmetic", "ties"], "params": {"density": 0.5}}, "the operator is searched"),
+        ({"params": {"scale": 0.3}}, "`scale: 0.3` multiplies the weights"),
+        ({"params": {"lines_alpha": 0, "lines_beta": 1}}, "`lines_alpha: 0` multiplies the weights"),
+        ({"params": {"lines_beta": 0.5}}, "`lines_beta: 0.5` multiplies the weights"),
+        ({"params": {"lines_beta": [0, 1]}}, "`lines_beta` of `task_arithmetic` is searched"),
+        ({"operator": "bmm", "params": {"lambda": 1.0, "scale": 1.0}}, "`bmm` does not add"),
+        ({"operator": "swudi", "params": {"time": 300.0, "scale": 1.0}}, "`swudi` does not add"),
+        ({"operator": "tsv_m", "params": {"rank": 1.0}}, "`tsv_m` does not add"),
     ],
 )
-def test_other_coordinates_make_none(config: dict[str, Any], has_hulls: bool) -> None:
-    assert (make_space(**config).hulls is not None) is has_hulls
+def test_a_space_that_is_no_hull_says_why(config: dict[str, Any], why: str) -> None:
+    space = make_space(**config)
+    assert space.hulls is None
+    assert why in (space.why_no_hulls or "")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"params": {"scale": 1.0, "lines_beta": 0.0}},
+        {"operator": "ties", "params": {"density": 0.5}},
+        {"operator": "dare_linear", "params": {"density": 0.5}},
+    ],
+)
+def test_settings_that_are_no_factors_leave_hulls(config: dict[str, Any]) -> None:
+    space = make_space(**config)
+    assert space.hulls
+    assert space.why_no_hulls is None
 
 
 def test_a_group_s_slope_is_the_sum_of_its_tensors() -> None:
