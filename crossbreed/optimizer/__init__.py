@@ -1,10 +1,11 @@
-"""Optimizers: scores in, points of a box out.
+"""Optimizers: scores in, points of a box out, or births.
 
 An optimizer is asked for points and told outcomes. It knows nothing of models, recipes or tasks, keeps no clock and no
 global random state, and is brought back after a crash by hearing the same asks and tells again. `cma_es` is for one
-objective, `gp` for one that few coordinates decide, `nsga2` for several, `random` to compare with. A new one is a file
-with its config and its class, a line in `build.py`, and a subclass of
-`crossbreed.testing.optimizers.OptimizerConformance`.
+objective, `gp` for one that few coordinates decide, `frank_wolfe` for one whose slopes along the experts' deltas can be
+had, `nsga2` for several, `random` to compare with. `m2n2` is a breeder: asked for births, in a space of genomes. A new
+one is a file with its options, its config and its class, its place in `build.py`, and a subclass of
+`crossbreed.testing.optimizers.OptimizerConformance` or `crossbreed.testing.breeders.BreederConformance`.
 """
 
 from crossbreed.optimizer.budget import BudgetConfig

@@ -1,9 +1,10 @@
-"""Search spaces: a box whose points are recipes.
+"""Search spaces: a box whose points are recipes, or genomes that can be crossed. They know nothing of scores.
 
-A space is built from a base's structure (names, shapes, which tensors each expert changes), never from weights, and
-knows nothing of scores. `decode` makes a recipe of a point; `encode` finds the point nearest to a recipe, so that a
-baseline can start the search. A new one is a file with its config and its class, and a subclass of
-`crossbreed.testing.spaces.SpaceConformance`.
+A box (`coefficients`) is built from a base's structure (names, shapes, which tensors each expert changes), never from
+weights. `decode` makes a recipe of a point; `encode` finds the point nearest to a recipe, so that a baseline can start
+the search; where coordinates are weights of deltas it says which (`hulls`). Genomes are crossed and perturbed: of
+recipes in `lineage`, which has to know the deltas' inner products, of plain arrays in `vector`. A new space is a file
+with its config and its class, and a subclass of a conformance suite in `crossbreed.testing.spaces`.
 """
 
 from typing import Annotated, TypeAlias
