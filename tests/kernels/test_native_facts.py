@@ -1,4 +1,9 @@
-"""What compiled kernels find out about a delta is what numpy and torch find, whatever is equal to what."""
+"""What compiled kernels find out about a delta is what numpy and torch find, whatever is equal to what.
+
+And on however many threads: a tensor is found out about in parts, one for each, and equal elements lie in several.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,8 +15,24 @@ from crossbreed.kernels.cuts import sort_cuts
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-SHAPES = [(7,), (1, 1), (301, 217), (1100, 2000), (3, 4, 5), (9, 1)]
+SHAPES = [(7,), (1, 1), (301, 217), (1100, 2000), (2, 150_001), (3, 4, 5), (9, 1)]
 KEY = (123_456_789_012_345_678, 987_654_321)
+
+
+@pytest.fixture(autouse=True, params=[1, 3], ids="{} threads".format)
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Whatever number the environment gives to torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_every_thread_gets_a_part(num_threads: int) -> None:
+    parts = native.in_parallel(lambda first, last: (first, last), 100, 1 << 20)
+    assert [first for first, _ in parts] == [0, *(last for _, last in parts[:-1])]
+    assert len(parts) == num_threads
+    assert parts[-1][1] == 100
 
 
 def sources(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -38,12 +59,13 @@ def test_ranks_in_rows(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert torch.equal(native.rank_rows(base, native.Operand(delta=delta), shape[-1]), rank_rows(delta))
 
 
-@pytest.mark.parametrize("num_cuts", [1, 1024])
+@pytest.mark.parametrize("kept", [np.zeros(1), np.full(1, 0.05), np.linspace(0, 1, 1024)], ids=["one", "few", "all"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_cuts(shape: tuple[int, ...], dtype: torch.dtype, num_cuts: int) -> None:
+def test_cuts(shape: tuple[int, ...], dtype: torch.dtype, kept: np.ndarray) -> None:
+    """One cut finds its few elements in a second pass; many are found digit by digit."""
     base, expert, delta = sources(shape, dtype)
-    keeps = np.linspace(1, delta.numel(), num_cuts).astype(np.int64)
+    keeps = (1 + kept * (delta.numel() - 1)).astype(np.int64)
     magnitudes, ends = native.find_cuts(base, native.Operand(full=expert), keeps)
     sorted_magnitudes, sorted_ends = sort_cuts(delta, keeps)
     assert (magnitudes == sorted_magnitudes).all()
