@@ -1,27 +1,31 @@
 """`crossbreed merge`: recipes and mergekit's configurations become folders, several of them in one pass."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from threading import Barrier, BrokenBarrierError
 from typing import Literal, TypeAlias
 
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.kernels import materialize, materialize_many
+from crossbreed.kernels import check_recipe, materialize_many
+from crossbreed.kernels.artifacts import Grams
 from crossbreed.mergekit import MergeConfig, read_config
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.artifacts import artifacts_of
 from crossbreed.runs.mergekit import Dtype, merge_as_mergekit, recipe_of
-from crossbreed.runs.publish import require_unused, write_checkpoint
+from crossbreed.runs.publish import Contents, checkpoint_contents, new_folders, require_unused
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import Recipe, WeightStream
 
 Row: TypeAlias = tuple[str, Sequence[torch.Tensor]]
 """A tensor's name, and what each of several merges makes of it."""
+Writer: TypeAlias = Callable[[Callable[[], WeightStream]], str]
+"""Takes what makes the weights, and returns their fingerprint when they lie on the disk."""
 
 
 def merge_recipe(
@@ -59,8 +63,9 @@ def merge_recipes(
 ) -> None:
     """Writes each of several files' checkpoints to the folder in `out` that has the file's name without its ending.
 
-    What has the same sources and dtype is merged in one pass over them, to the same bits as alone; of such a pass
-    everything is written or, if a merge of it fails, nothing. Each folder appears whole, and is told.
+    What has the same sources and dtype is merged in one pass over them, to the same bits as alone. The folders appear
+    when the last of them has been written and read back: all of them, or none if anything fails. Only a crash between
+    two renames leaves some of them alone, and those are whole; the same command refuses them until they are removed.
 
     Args:
         paths: As `merge_recipe` takes them, each with a name of its own.
@@ -70,7 +75,7 @@ def merge_recipes(
         lora_dtype: As for `merge_recipe`.
 
     Raises:
-        InputError: as `merge_recipe`; two files of one name, or a folder that is in use. Nothing has been written.
+        InputError: as `merge_recipe`; two files of one name, a folder that is in use, or a disk without room for all.
         InvalidWeights: a merge holds NaN or Inf.
     """
     targets: dict[Path, Path] = {}
@@ -109,31 +114,41 @@ def _merge(targets: Mapping[Path, Path], *, sources: Sequence[str], numerics: st
             print(
                 f"note: {config.method.name} has no use for {', '.join(config.idle)} there; mergekit passes over it too"
             )
-    if is_accurate:
-        _merge_accurately({out: (path, configs[path]) for out, path in targets.items()}, dict(map(_named, sources)))
-        return
-    for out, path in targets.items():
-        config = configs[path]
-        assert config is not None, "recipes were refused"
-        _tell(out, merge_as_mergekit(config, path.read_text(encoding="utf-8"), out, lora_dtype=lora_dtype))
+    with TemporaryDirectory() as scratch:
+        if is_accurate:
+            files = {out: (path, configs[path]) for out, path in targets.items()}
+            passes = _accurate_passes(files, dict(map(_named, sources)))
+        else:
+            passes = [
+                _mergekit_pass(out, path, configs[path], Path(scratch), lora_dtype) for out, path in targets.items()
+            ]
+        num_bytes = {out: contents.num_bytes for one in passes for out, contents in one.contents.items()}
+        with new_folders(num_bytes) as folders:
+            fingerprints = {out: found for one in passes for out, found in one.write(folders).items()}
+    for out in targets:
+        print(f"wrote {out}, fingerprint {fingerprints[out]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """A merge, and where it goes."""
+class _Pass:
+    """Merges that are made in one walk over their sources. All that can be refused has been."""
 
-    recipe: Recipe
-    sources: Sources
-    out: Path
+    contents: Mapping[Path, Contents]
+    """Where each goes -> what lies beside its weights there."""
+    rows: Callable[[], Iterator[Row]]
+    """Makes the weights."""
 
-    def write(self, stream_factory: Callable[[], WeightStream]) -> None:
-        _tell(
-            self.out,
-            write_checkpoint(recipe=self.recipe, sources=self.sources, out=self.out, stream_factory=stream_factory),
-        )
+    def write(self, folders: Mapping[Path, Path]) -> dict[Path, str]:
+        """Fills the folder that each has for now; returns the fingerprints."""
+        writers = [partial(contents.write, folders[out]) for out, contents in self.contents.items()]
+        if len(writers) == 1:
+            found = [writers[0](lambda: ((name, made) for name, (made,) in self.rows()))]
+        else:
+            found = _write_together(writers, self.rows())
+        return dict(zip(self.contents, found, strict=True))
 
 
-def _merge_accurately(files: Mapping[Path, tuple[Path, MergeConfig | None]], folders: Mapping[str, str]) -> None:
+def _accurate_passes(files: Mapping[Path, tuple[Path, MergeConfig | None]], folders: Mapping[str, str]) -> list[_Pass]:
     @cache
     def opened(base: str, experts: tuple[tuple[str, str], ...]) -> Sources:
         return open_sources(base, dict(experts))
@@ -141,18 +156,33 @@ def _merge_accurately(files: Mapping[Path, tuple[Path, MergeConfig | None]], fol
     def open_once(base: str, experts: Mapping[str, str]) -> Sources:
         return opened(base, tuple(sorted(experts.items())))
 
-    passes: dict[tuple[Sources, str], list[_Job]] = {}
+    together: dict[tuple[Sources, str], dict[Path, Recipe]] = {}
+    artifacts: dict[Path, Sequence[Grams]] = {}
     for out, (path, config) in files.items():
         recipe, sources = _load(path, folders, open_once) if config is None else recipe_of(config, open_once)
-        passes.setdefault((sources, recipe.dtype), []).append(_Job(recipe=recipe, sources=sources, out=out))
-    for (sources, _), jobs in passes.items():
-        if len(jobs) == 1:
-            (job,) = jobs
-            job.write(partial(materialize, job.recipe, sources, artifacts=artifacts_of(job.recipe), once=True))
-        else:
-            recipes = [job.recipe for job in jobs]
-            artifacts = [grams for recipe in recipes for grams in artifacts_of(recipe)]
-            _write_together(jobs, materialize_many(recipes, sources, artifacts=artifacts, once=True))
+        artifacts[out] = artifacts_of(recipe)
+        check_recipe(recipe, sources, artifacts[out])
+        together.setdefault((sources, recipe.dtype), {})[out] = recipe
+    return [
+        _Pass(
+            contents={out: checkpoint_contents(recipe, sources) for out, recipe in recipes.items()},
+            rows=partial(
+                materialize_many,
+                list(recipes.values()),
+                sources,
+                artifacts=[grams for out in recipes for grams in artifacts[out]],
+                once=True,
+            ),
+        )
+        for (sources, _), recipes in together.items()
+    ]
+
+
+def _mergekit_pass(out: Path, path: Path, config: MergeConfig | None, scratch: Path, lora_dtype: Dtype | None) -> _Pass:
+    assert config is not None, "recipes were refused"
+    text, own = path.read_text(encoding="utf-8"), Path(mkdtemp(dir=scratch))
+    contents, stream_factory = merge_as_mergekit(config, text, own, lora_dtype=lora_dtype)
+    return _Pass(contents={out: contents}, rows=lambda: ((name, [made]) for name, made in stream_factory()))
 
 
 def _load(
@@ -179,15 +209,16 @@ def _load(
     return recipe, sources
 
 
-def _write_together(jobs: Sequence[_Job], rows: Iterable[Row]) -> None:
-    """Each job writes, hashes and verifies on a thread of its own; all merges are made on this one."""
-    dealer = _Dealer(len(jobs))
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        written = [pool.submit(dealer.serve, job.write, column) for column, job in enumerate(jobs)]
+def _write_together(writers: Sequence[Writer], rows: Iterable[Row]) -> list[str]:
+    """Each is written, hashed and verified on a thread of its own; all merges are made on this one."""
+    dealer = _Dealer(len(writers))
+    with ThreadPoolExecutor(len(writers)) as pool:
+        written = [pool.submit(dealer.serve, writer, column) for column, writer in enumerate(writers)]
         dealer.deal(rows)
     faults = [fault for one in written if (fault := one.exception()) is not None]
     for fault in sorted(faults, key=lambda fault: isinstance(fault, BrokenBarrierError)):
         raise fault
+    return [one.result() for one in written]
 
 
 class _Dealer:
@@ -212,10 +243,10 @@ class _Dealer:
             self._turn.abort()
             raise
 
-    def serve(self, write: Callable[[Callable[[], WeightStream]], None], column: int) -> None:
+    def serve(self, write: Writer, column: int) -> str:
         """Has one column written; a failure stops everybody."""
         try:
-            write(lambda: self._column(column))
+            return write(lambda: self._column(column))
         except BaseException:
             self._turn.abort()
             raise
@@ -230,10 +261,6 @@ class _Dealer:
 
     def _advance(self) -> None:
         self._row = self._next
-
-
-def _tell(out: Path, fingerprint: str) -> None:
-    print(f"wrote {out}, fingerprint {fingerprint}")
 
 
 def _named(source: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import InputError
@@ -13,14 +12,13 @@ from crossbreed.runs.card import MERGEKIT_FILE
 from crossbreed.runs.provenance import versions
 from crossbreed.runs.publish import (
     PUBLISHED_SCHEMA,
+    Contents,
     as_json,
     files_to_copy,
     in_dtype,
-    require_unused,
-    write_model,
 )
 from crossbreed.sources import Sources, Structure, open_sources
-from crossbreed.types import Recipe
+from crossbreed.types import Recipe, WeightStream
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
@@ -49,47 +47,43 @@ def recipe_of(
     return to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype), sources
 
 
-def merge_as_mergekit(config: MergeConfig, text: str, out: Path, *, lora_dtype: Dtype | None = None) -> str:
-    """Writes the checkpoint of a configuration with the numbers that mergekit 0.1.5 gives it.
+def merge_as_mergekit(
+    config: MergeConfig, text: str, scratch: Path, *, lora_dtype: Dtype | None = None
+) -> tuple[Contents, Callable[[], WeightStream]]:
+    """Returns a configuration's checkpoint: what lies beside the weights, and what makes them as mergekit 0.1.5 does.
 
     Args:
         config: The merge.
         text: Its YAML, to lie beside the weights.
-        out: A folder that does not exist or is empty.
+        scratch: An empty folder, for a tokenizer that is no model's own; needed until all is written.
         lora_dtype: In which adapters are merged into their models; None: in the dtype of the model.
-
-    Returns:
-        The fingerprint.
 
     Raises:
         InputError: a model is wrong, or the models do not fit.
     """
-    require_unused(out)
     models = open_models(config.models, lora_dtype=lora_dtype)
     plan = plan_merge(config, {reference: model.structure for reference, model in models.items()})
-    with TemporaryDirectory() as folder:
-        folders = {reference: model.checkpoint.path for reference, model in models.items()}
-        vocabulary = Vocabulary.build(config, folders, Path(folder))
-        donor = models[plan.donor if vocabulary is None else vocabulary.donor].checkpoint.path
-        tensors = merged_tensors(plan, models, vocabulary)
-        dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
-        texts = {
-            "config.json": as_json(_config(plan, models, vocabulary, dtype)),
-            MERGEKIT_FILE: text,
-            **({} if config.chat_template is None else {"chat_template.jinja": config.chat_template}),
-        }
-        record = {"schema": PUBLISHED_SCHEMA, "numerics": "mergekit", "dtype": dtype, "versions": versions()}
-        sources = {str(reference): _source(model) for reference, model in models.items()}
-        return write_model(
-            tensors=tensors,
-            stream_factory=lambda: merge(plan, models, vocabulary),
-            copies=files_to_copy(donor) | files_to_copy(Path(folder)),
-            texts=lambda fingerprint: {
-                **texts,
-                "crossbreed.json": as_json({**record, "fingerprint": fingerprint, "sources": sources}),
-            },
-            out=out,
-        )
+    folders = {reference: model.checkpoint.path for reference, model in models.items()}
+    vocabulary = Vocabulary.build(config, folders, scratch)
+    donor = models[plan.donor if vocabulary is None else vocabulary.donor].checkpoint.path
+    tensors = merged_tensors(plan, models, vocabulary)
+    dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
+    texts = {
+        "config.json": as_json(_config(plan, models, vocabulary, dtype)),
+        MERGEKIT_FILE: text,
+        **({} if config.chat_template is None else {"chat_template.jinja": config.chat_template}),
+    }
+    record = {"schema": PUBLISHED_SCHEMA, "numerics": "mergekit", "dtype": dtype, "versions": versions()}
+    sources = {str(reference): _source(model) for reference, model in models.items()}
+    contents = Contents(
+        tensors=tensors,
+        copies=files_to_copy(donor) | files_to_copy(scratch),
+        texts=lambda fingerprint: {
+            **texts,
+            "crossbreed.json": as_json({**record, "fingerprint": fingerprint, "sources": sources}),
+        },
+    )
+    return contents, lambda: merge(plan, models, vocabulary)
 
 
 def _config(

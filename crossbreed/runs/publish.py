@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ from crossbreed.types import Recipe, WeightStream
 PUBLISHED_SCHEMA = 1
 MAX_SHARD_BYTES = 5_000_000_000
 _SPARE_BYTES = 16 << 20
-"""Room for what is not weights, beyond the copied files."""
+"""Room in a folder for what is not weights, beyond the copied files."""
 _COPIED = (
     *(
         "generation_config.json",
@@ -157,67 +158,88 @@ def write_checkpoint(
         InputError: `out` cannot be used, or the disk lacks room.
         MachineError: what was made or written is not what was expected; `out` is left alone.
     """
+    contents = checkpoint_contents(recipe, sources, readme=readme, record=record, max_shard_bytes=max_shard_bytes)
+    with new_folders({out: contents.num_bytes}) as folders:
+        return contents.write(folders[out], stream_factory, expected_fingerprint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a checkpoint's folder will hold, all but the weights themselves."""
+
+    tensors: Mapping[str, TensorInfo]
+    """What the stream of weights will bring."""
+    copies: Mapping[str, Path]
+    """Name in the folder -> file to copy there."""
+    texts: Callable[[str], Mapping[str, str]]
+    """Fingerprint of the weights -> name in the folder -> what else is to be written there."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+
+    @property
+    def num_bytes(self) -> int:
+        """Room that the folder needs."""
+        copied = sum(file.stat().st_size for file in self.copies.values())
+        return sum(shard.num_bytes for shard in self._plan()) + copied + _SPARE_BYTES
+
+    def write(
+        self, folder: Path, stream_factory: Callable[[], WeightStream], expected_fingerprint: str | None = None
+    ) -> str:
+        """Fills an empty folder, and reads it back.
+
+        Args:
+            folder: One of `new_folders`.
+            stream_factory: Makes the weights; called once.
+            expected_fingerprint: What they must be, if that is known.
+
+        Returns:
+            The fingerprint.
+
+        Raises:
+            MachineError: what was made or written is not what was expected.
+        """
+        shards = self._plan()
+        try:
+            stream = Fingerprinted(stream_factory())
+            write_shards(folder, shards, stream)
+            if expected_fingerprint not in (None, stream.value):
+                raise MachineError(
+                    f"the weights made now ({stream.value[:16]}) are not the weights that were scored "
+                    f"({str(expected_fingerprint)[:16]}): published they would not have these scores"
+                )
+            for name, file in self.copies.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / name)
+            for name, text in self.texts(stream.value).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            _verify(folder, stream.value, shards)
+            _sync(folder)
+        except OSError as error:
+            raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
+        return stream.value
+
+    def _plan(self) -> list[Shard]:
+        return plan_shards(self.tensors, max_bytes=self.max_shard_bytes)
+
+
+def checkpoint_contents(
+    recipe: Recipe,
+    sources: Sources,
+    *,
+    readme: str | None = None,
+    record: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Contents:
+    """Returns what is written beside a recipe's weights; the arguments are those of `write_checkpoint`."""
 
     def texts(fingerprint: str) -> dict[str, str]:
         return _texts(recipe, sources, fingerprint, record or {}) | ({"README.md": readme} if readme else {})
 
-    return write_model(
+    return Contents(
         tensors=_merged_tensors(recipe, sources),
-        stream_factory=stream_factory,
         copies=files_to_copy(sources.base.path),
         texts=texts,
-        out=out,
-        expected_fingerprint=expected_fingerprint,
         max_shard_bytes=max_shard_bytes,
     )
-
-
-def write_model(
-    *,
-    tensors: Mapping[str, TensorInfo],
-    stream_factory: Callable[[], WeightStream],
-    copies: Mapping[str, Path],
-    texts: Callable[[str], Mapping[str, str]],
-    out: Path,
-    expected_fingerprint: str | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> str:
-    """Writes a checkpoint folder, whole or not at all.
-
-    Args:
-        tensors: What the stream will bring.
-        stream_factory: Makes the weights; called once.
-        copies: Name in the folder -> file to copy there.
-        texts: Fingerprint of the weights -> name in the folder -> what else is to be written there.
-        out: A folder that does not exist or is empty.
-        expected_fingerprint: What the weights must be, if that is known.
-        max_shard_bytes: Largest file.
-
-    Returns:
-        The fingerprint.
-
-    Raises:
-        InputError: `out` cannot be used, or the disk lacks room.
-        MachineError: what was made or written is not what was expected; `out` is left alone.
-    """
-    shards = plan_shards(tensors, max_bytes=max_shard_bytes)
-    num_bytes = sum(shard.num_bytes for shard in shards) + sum(file.stat().st_size for file in copies.values())
-    with _new_folder(out, num_bytes=num_bytes) as folder:
-        stream = Fingerprinted(stream_factory())
-        write_shards(folder, shards, stream)
-        if expected_fingerprint not in (None, stream.value):
-            raise MachineError(
-                f"the weights made now ({stream.value[:16]}) are not the weights that were scored "
-                f"({str(expected_fingerprint)[:16]}): published they would not have these scores"
-            )
-        for name, file in copies.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, folder / name)
-        for name, text in texts(stream.value).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        _verify(folder, stream.value, shards)
-        _sync(folder)
-    return stream.value
 
 
 def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = False, hub: Hub | None = None) -> str:
@@ -353,11 +375,34 @@ def as_json(value: Any) -> str:  # any JSON value
 
 
 @contextmanager
-def _new_folder(out: Path, *, num_bytes: int) -> Iterator[Path]:
-    """A sibling to write in, which becomes `out` when all went well and is removed when not."""
-    out = out.absolute()
-    require_unused(out)
-    folder = out.with_name(f".{out.name}.crossbreed-partial")
+def new_folders(num_bytes: Mapping[Path, int]) -> Iterator[dict[Path, Path]]:
+    """Gives siblings to write in, which become the folders when all went well, all of them, and are removed when not.
+
+    A crash between two of the renames leaves folders that are whole, and siblings that are whole too and that the next
+    attempt removes.
+
+    Args:
+        num_bytes: Folder, absent or empty -> how much will be written to it. They are on one disk.
+
+    Raises:
+        InputError: a folder cannot be used, or the disk lacks room for all of them.
+        MachineError: a folder could not be renamed; none was.
+    """
+    partial = {out: out.absolute().with_name(f".{out.absolute().name}.crossbreed-partial") for out in num_bytes}
+    for out in partial:
+        require_unused(out)
+    try:
+        for out, folder in partial.items():
+            _make_anew(folder, out)
+        _require_room(next(iter(partial.values())), sum(num_bytes.values()))
+        yield partial
+        _rename(partial)
+    finally:
+        for folder in partial.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_anew(folder: Path, out: Path) -> None:
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of a publish that was killed
         folder.mkdir(parents=True)
@@ -365,22 +410,26 @@ def _new_folder(out: Path, *, num_bytes: int) -> Iterator[Path]:
         raise InputError(
             f"the output folder cannot be written: {error.strerror}", where=str(out), fix="choose another --out"
         ) from None
+
+
+def _rename(partial: Mapping[Path, Path]) -> None:
     try:
-        _require_room(folder, num_bytes + _SPARE_BYTES)
-        yield folder
-        folder.rename(out)
-        sync_folder(out.parent)
+        with ExitStack() as undo:
+            for out, folder in partial.items():
+                folder.rename(out)
+                undo.callback(out.rename, folder)
+            undo.pop_all()
+        for parent in {folder.parent for folder in partial.values()}:
+            sync_folder(parent)
     except OSError as error:
-        raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise MachineError(f"writing {', '.join(map(str, partial))} failed: {error}") from error
 
 
 def _require_room(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise InputError(
-            "not enough disk for the checkpoint",
+            "not enough disk for what is to be written",
             expected=f"{num_bytes / 1e9:.2f} GB free",
             got=f"{free / 1e9:.2f} GB",
             where=str(folder.parent),

@@ -1,5 +1,7 @@
 """Several recipes in one command: the bits of single merges, a folder each, and no folder by halves."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
-from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import fingerprint_checkpoint
-from crossbreed.recipes import dump_recipe
+from crossbreed.recipes import dump_recipe, load_recipe
 from crossbreed.runs import merge_recipe, merge_recipes
+from crossbreed.runs.publish import checkpoint_contents, new_folders
 from crossbreed.sources import Sources, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 from crossbreed.types import ParamValue, Recipe, Rule
@@ -111,9 +114,70 @@ def test_what_would_collide_is_refused_before_anything_is_written(
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["y", "mine"]
 
 
-def test_a_merge_that_means_nothing_leaves_nothing(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_cannot_be_merged_is_found_before_the_others_are(
+    dtype: str, tmp_path: Path, sources: Sources, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = write(tmp_path / "good.yaml", sources, *RECIPES["sum"])
-    bad = write(tmp_path / "bad.yaml", sources, "task_arithmetic", {"weight": {"a": 1e38, "b": 1e38}, "scale": 1e30})
+    bad = write(tmp_path / "bad.yaml", sources, "bmm", {"weight": 1.0, "grams": "data"}, dtype=dtype)
+    made: list[object] = []
+    monkeypatch.setattr("crossbreed.runs.merge.materialize_many", lambda *args, **options: made.append(args))
+    with pytest.raises(InputError, match="Grams"):
+        merge_recipes([good, bad], tmp_path / "out", sources=flags)
+    assert not (tmp_path / "out").exists()
+    assert not made
+
+
+def test_a_configuration_that_is_refused_stops_the_others(tmp_path: Path, sources: Sources) -> None:
+    for stem, model in {"good": sources.experts["b"].path, "bad": tmp_path / "nowhere"}.items():
+        models = [{"model": str(path), "parameters": {"weight": 0.5}} for path in (sources.base.path, model)]
+        (tmp_path / f"{stem}.yml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
+    with pytest.raises(InputError, match="nowhere"):
+        merge_recipes([tmp_path / "good.yml", tmp_path / "bad.yml"], tmp_path / "out", numerics="mergekit")
+    assert not (tmp_path / "out").exists()
+
+
+def test_there_must_be_room_for_all(
+    tmp_path: Path, sources: Sources, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write(tmp_path / f"{name}.yaml", sources, *RECIPES[name]) for name in ("sum", "more")]
+    num_bytes = checkpoint_contents(load_recipe(paths[0]), sources).num_bytes
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=int(1.5 * num_bytes)))
+    with pytest.raises(InputError, match="not enough disk"):
+        merge_recipes(paths, tmp_path / "out", sources=flags)
+    assert not list((tmp_path / "out").iterdir())
+    merge_recipes(paths[:1], tmp_path / "out", sources=flags)
+
+
+def test_folders_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    outs = [tmp_path / name for name in "abc"]
+    outs[0].mkdir()
+
+    def fill(meanwhile: Callable[[], None]) -> None:
+        with new_folders(dict.fromkeys(outs, 0)) as folders:
+            for folder in folders.values():
+                (folder / "weights").touch()
+            assert not any((out / "weights").exists() for out in outs)
+            meanwhile()
+
+    with pytest.raises(MachineError, match=r"\.b\.crossbreed-partial"):
+        fill(lambda: (outs[1] / "of somebody else").mkdir(parents=True))
+    assert [path.name for path in tmp_path.rglob("*")] == ["b", "of somebody else"]
+    (outs[1] / "of somebody else").rmdir()
+    fill(lambda: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert all((out / "weights").exists() for out in outs)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_merge_that_means_nothing_leaves_nothing(
+    dtype: str, tmp_path: Path, sources: Sources, flags: list[str]
+) -> None:
+    """In the same pass as the good one, or in the pass after it."""
+    good = write(tmp_path / "good.yaml", sources, *RECIPES["sum"])
+    infinite: dict[str, ParamValue] = {"weight": {"a": 1e38, "b": 1e38}, "scale": 1e30}
+    bad = write(tmp_path / "bad.yaml", sources, "task_arithmetic", infinite, dtype=dtype)
     with pytest.raises(InvalidWeights, match=r"model\.layers\."):
         merge_recipes([good, bad], tmp_path / "out", sources=flags)
     assert not list((tmp_path / "out").iterdir())
