@@ -120,7 +120,7 @@ def exhaust(stream: Any) -> None:
 
 def in_memory(sources: Sources, operator: str, repeats: int) -> tuple[float, float, float]:
     """Returns seconds of the first merge, the median of the others, and of each of four made together."""
-    facts = Facts(budget_bytes=16 << 30)
+    facts = Facts()
     times = [
         seconds_of(lambda step=step: exhaust(materialize(recipe_of(sources, operator, step), sources, facts)))
         for step in range(repeats + 1)
