@@ -157,6 +157,21 @@ class BreederConformance:
                 for breeder in (first, again):
                     breeder.tell(ok(later, world))
 
+    def test_an_ask_without_an_answer_leaves_no_trace(self, make: MakeBreeder) -> None:
+        """Drivers ask as often as they like while all seeds are out, and journals do not say how often."""
+        (asked_once, asked_often), world = (make(make_setting()), make(make_setting())), World()
+        for number in range(World.num_seeds):
+            birth = asked_once.ask(number)
+            assert birth is not None
+            assert asked_often.ask(number) == birth
+            world.bear(number, birth)
+        assert asked_often.ask(World.num_seeds) is None
+        for outcome in (ok(0, world), ok(1, world), failed(2)):
+            asked_once.tell(outcome)
+            asked_often.tell(outcome)
+        later = range(World.num_seeds, 20)
+        assert [asked_often.ask(number) for number in later] == [asked_once.ask(number) for number in later]
+
     @settings(
         max_examples=25,
         deadline=None,
