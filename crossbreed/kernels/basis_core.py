@@ -4,7 +4,8 @@ A delta of rank R is L core R^T. What costs (singular vectors) depends on source
 scale) is diagonal. An adapter's singular vectors come from its factors by two QRs and never see a whole matrix.
 
 All factors are found in fp64 by eigenvectors of Grams. Squaring costs half the digits: singular values are good to 1e-8
-of the largest, which is more than fp32 weights hold, at a fraction of the time of an SVD.
+of the largest, which is more than fp32 weights hold, at a fraction of the time of an SVD. No number of threads changes
+a bit of them (`blas`).
 
 Shapes: M rows, N columns, R rank.
 """
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from crossbreed.kernels.blas import on_threads, product
 from crossbreed.kernels.tensors import Parent
 from crossbreed.sources import LowRank
 
@@ -34,10 +36,10 @@ def singular_factors(parent: Parent, base: torch.Tensor, rank: int) -> Factors:
     """Returns the largest `rank` singular triplets of an expert's delta, or all that it has; fp32."""
     if isinstance(parent.value, LowRank):
         low = parent.value
-        left_MR, left_RR = torch.linalg.qr(low.scale * low.b_MR.double())
-        right_NR, right_RR = torch.linalg.qr(low.a_RN.double().T)
-        core = svd(left_RR @ right_RR.T)
-        found = Factors(left_MR @ core.left_MR, core.values_R, right_NR @ core.right_NR)
+        left_MR, left_RR = qr(low.scale * low.b_MR.double())
+        right_NR, right_RR = qr(low.a_RN.double().T)
+        core = svd(product(left_RR, right_RR.T))
+        found = Factors(product(left_MR, core.left_MR), core.values_R, product(right_NR, core.right_NR))
     else:
         found = svd(parent.whole_delta(base).double())
     return Factors(found.left_MR[:, :rank].float(), found.values_R[:rank].float(), found.right_NR[:, :rank].float())
@@ -48,11 +50,11 @@ def svd(matrix_MN: torch.Tensor) -> Factors:
     if matrix_MN.shape[0] < matrix_MN.shape[1]:
         right_NR, values_R, left_MR = svd(matrix_MN.T)
         return Factors(left_MR, values_R, right_NR)
-    squares_N, vectors_NN = eigh(matrix_MN.T @ matrix_MN)
+    squares_N, vectors_NN = eigh(product(matrix_MN.T, matrix_MN))
     values_N = squares_N.clamp_min(0).sqrt()
     kept = ~(values_N <= NOISE * values_N[0])
     right_NR, values_R = vectors_NN[:, kept], values_N[kept]
-    return Factors(matrix_MN @ right_NR / values_R, values_R, right_NR)
+    return Factors(product(matrix_MN, right_NR) / values_R, values_R, right_NR)
 
 
 def polar(basis_MR: torch.Tensor) -> torch.Tensor:
@@ -61,14 +63,22 @@ def polar(basis_MR: torch.Tensor) -> torch.Tensor:
     Columns that are nearly dependent (experts that learned the same) would blow up noise: see FLOOR.
     """
     basis_MR = basis_MR.double()
-    values_R, vectors_RR = eigh(basis_MR.T @ basis_MR)
+    values_R, vectors_RR = eigh(product(basis_MR.T, basis_MR))
     roots_R = values_R.clamp_min(FLOOR * values_R[:1]).rsqrt()
-    return (basis_MR @ (vectors_RR * roots_R) @ vectors_RR.T).float()
+    return product(product(basis_MR, vectors_RR * roots_R), vectors_RR.T).float()
 
 
 def eigh(symmetric_NN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns eigenvalues, largest first, and eigenvectors. All are NaN if anything is, where LAPACK would raise."""
     if not symmetric_NN.isfinite().all():
         return torch.full_like(symmetric_NN[0], torch.nan), torch.full_like(symmetric_NN, torch.nan)
-    values_N, vectors_NN = torch.linalg.eigh(symmetric_NN)
+    with on_threads(1):
+        values_N, vectors_NN = torch.linalg.eigh(symmetric_NN)
     return values_N.flip(0), vectors_NN.flip(1)
+
+
+def qr(matrix_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns orthonormal columns and the triangle that makes the matrix of them."""
+    with on_threads(1):
+        orthonormal_MR, triangle_RN = torch.linalg.qr(matrix_MN)
+    return orthonormal_MR, triangle_RN

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crossbreed.kernels.blas import on_threads, product
 from crossbreed.kernels.tensors import Parent, Parents, as_matrix, row_blocks
 from crossbreed.sources import LowRank
 
@@ -74,7 +75,7 @@ def _delta(parent: Parent, base_MN: torch.Tensor) -> Callable[[slice], torch.Ten
     """Returns what gives some rows of an expert's delta."""
     if isinstance(parent.value, LowRank):
         b_MR, a_RN = parent.value.scale * parent.value.b_MR.double(), parent.value.a_RN.double()
-        return lambda rows: b_MR[rows] @ a_RN
+        return lambda rows: product(b_MR[rows], a_RN)
     expert_MN = as_matrix(parent.value)
     return lambda rows: expert_MN[rows].double() - base_MN[rows].double()
 
@@ -90,6 +91,7 @@ def _in_blocks(base_MN: torch.Tensor, vectors: Sequence[Callable[[slice], torch.
     return np.asarray(of_each.sum(-1)) if along is Along.TENSOR else np.ascontiguousarray(np.moveaxis(of_each, -1, 0))
 
 
+@on_threads(1)
 def _of_factors(factors: Sequence[LowRank], along: Along) -> Gram:
     """<di, dj> = si sj tr((Bi^T Bj)(Aj Ai^T)), and the same of rows or columns, without making a delta."""
     b_MR = torch.cat([low.scale * low.b_MR.double() for low in factors], 1)

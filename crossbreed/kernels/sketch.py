@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import torch
 
+from crossbreed.kernels.blas import on_threads, product
+
 
 class Sketch(NamedTuple):
     """A Gram: rows^T rows + diag(diagonal)."""
@@ -26,8 +28,9 @@ class Sketch(NamedTuple):
 
     def whole(self) -> torch.Tensor:
         """Returns it as a matrix [N, N]."""
-        return self.rows_KN.T @ self.rows_KN + self.diagonal_N.diag()
+        return product(self.rows_KN.T, self.rows_KN) + self.diagonal_N.diag()
 
+    @on_threads(1)  # a sum over rows splits columns among threads, and rounds the last few otherwise
     def diagonal(self) -> torch.Tensor:
         """Returns the Gram's diagonal, which is exact."""
         return self.diagonal_N + self.rows_KN.square().sum(0)

@@ -1,5 +1,6 @@
 """The winner of a run becomes a folder with its card."""
 
+from functools import partial
 from pathlib import Path
 
 from crossbreed.kernels import materialize
@@ -7,7 +8,6 @@ from crossbreed.runs.card import Origins, choose_licence, parents_of
 from crossbreed.runs.driver import note_published, report_on
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.publish import publish_checkpoint, published_fingerprint, push, require_unused
-from crossbreed.types import Recipe, WeightStream
 
 
 def publish_run(
@@ -47,7 +47,7 @@ def publish_run(
             recipe=winner.recipe,
             sources=plan.sources,
             out=out,
-            stream_factory=lambda: _as_in_a_worker(plan, winner.recipe),
+            stream_factory=partial(materialize, winner.recipe, plan.sources, artifacts=plan.artifacts, once=True),
             expected_fingerprint=winner.fingerprint,
             origins=Origins.of(plan.spec, report),
             licence=licence,
@@ -56,12 +56,3 @@ def publish_run(
     print(f"published trial {winner.number} to {out}")
     if push_to:
         print(push(out, push_to, dry_run=dry_run))
-
-
-def _as_in_a_worker(plan: Plan, recipe: Recipe) -> WeightStream:
-    """The recipe's weights, made with as many threads as a worker has: decompositions and solutions depend on them."""
-    import torch
-
-    if plan.spec.workers.executor == "ray":
-        torch.set_num_threads(max(1, int(plan.spec.workers.cpus)))
-    return materialize(recipe, plan.sources, artifacts=plan.artifacts, once=True)

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from crossbreed.kernels.basis_core import Factors, polar, singular_factors
+from crossbreed.kernels.blas import product
 from crossbreed.kernels.operators.linear import without_copies
 from crossbreed.kernels.programs import Affine, Dense, Operator
 from crossbreed.kernels.tensors import Parent, Parents
@@ -37,7 +38,7 @@ def tsv_m(parents: Parents, rule: Rule) -> Affine | Dense:
     directions, nums = parents.fact("tsv_m", lambda: _directions(parents, experts, in_order, max(1, even)), *in_order)
     of_each = [weights[parent.name] for parent, num in zip(experts, nums, strict=True) for _ in range(num)]
     values_R = directions.values_R * torch.tensor(of_each, device=parents.base.device)
-    return Dense(delta=(directions.left_MR * values_R) @ directions.right_NR.T, factor=scale)
+    return Dense(delta=product(directions.left_MR * values_R, directions.right_NR.T), factor=scale)
 
 
 def _directions(

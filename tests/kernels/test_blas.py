@@ -1,0 +1,133 @@
+"""No number of threads changes a bit of what is decomposed, solved or multiplied."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from merges import UP, merged, parents_of_tensors
+
+from crossbreed.kernels import Facts
+from crossbreed.kernels.artifacts import GramSums
+from crossbreed.kernels.basis_core import eigh, qr
+from crossbreed.kernels.blas import on_threads, product
+from crossbreed.kernels.gram import Along, Of, gram
+from crossbreed.kernels.tensors import Parents
+from crossbreed.sources import LowRank
+from crossbreed.types import ParamValue, Rule
+
+N = 320
+"""Columns: of fewer, LAPACK makes the same bits on one thread and on two."""
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def on_each(make: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:
+    """What one thread makes, what two make, and what eight do."""
+    for number in (1, 2, 8):
+        with on_threads(number):
+            yield make()
+
+
+def assert_same_bits(make: Callable[[], torch.Tensor]) -> None:
+    first, *others = on_each(make)
+    assert all(torch.equal(other, first) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((7, 2000, 2000), torch.float32),
+        ((40, 2000, 300), torch.float32),
+        ((64, 48, 50), torch.float32),
+        ((16, 3000, 16), torch.float64),
+        ((300, 400, 200), torch.float64),
+        ((0, 5, 3), torch.float64),
+    ],
+)
+def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Those of few rows that BLAS rounds otherwise on more threads, and others."""
+    num_rows, size, num_columns = shape
+    a, b = noise(num_rows, size, dtype=dtype), noise(size, num_columns, seed=1, dtype=dtype)
+    assert torch.allclose(product(a, b), a @ b, rtol=1e-3, atol=1e-3)
+    assert_same_bits(lambda: product(a, b))
+    assert_same_bits(lambda: product(a, a.T))
+
+
+def test_decompositions() -> None:
+    square = noise(N, N, dtype=torch.float64)
+    assert_same_bits(lambda: torch.cat([part.reshape(-1) for part in eigh(square @ square.T)]))
+    assert_same_bits(lambda: torch.cat(qr(square)))
+
+
+def test_the_number_of_threads_is_given_back_also_after_a_failure() -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    @on_threads(before + 1)
+    def fail() -> None:
+        seen.append(torch.get_num_threads())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory: pytest.TempPathFactory) -> Parents:
+    """Two experts that learned more in some directions than in others; what they get: fewer tokens than columns."""
+    sums = GramSums()
+    for seed, name in enumerate(("one", "other")):
+        sums.add(name, UP, noise(200, N, seed=seed))
+    spread_N = torch.logspace(-3, 0, N)
+    found = parents_of_tensors(
+        torch.zeros(N, N), {"one": noise(N, N, seed=1) * spread_N, "other": noise(N, N, seed=2) * spread_N}
+    )
+    return replace(found, grams=sums.write(tmp_path_factory.mktemp("grams") / "grams.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "params"),
+    [
+        ("tsv_m", {}),
+        ("regmean", {"alpha": 1.0}),
+        ("bmm", {"grams": "data", "lambda": 0.01, "anchor": "tsv_m"}),
+        ("swudi", {"time": 1e6}),
+    ],
+)
+def test_merges(parents: Parents, operator: str, params: dict[str, ParamValue]) -> None:
+    rule = Rule(match=".*", operator=operator, params={"weight": 0.4, **params})
+    assert_same_bits(lambda: merged(parents_anew(parents), rule))
+
+
+@pytest.mark.parametrize(
+    ("operator", "params"), [("regmean", {"alpha": 1.0}), ("bmm", {"grams": "data", "lambda": 0.0})]
+)
+def test_merges_with_sketches(tmp_path: Path, parents: Parents, operator: str, params: dict[str, ParamValue]) -> None:
+    sums = GramSums(max_columns=16, rank=150)
+    for seed, name in enumerate(("one", "other")):
+        sums.add(name, UP, noise(150, N, seed=seed))
+    parents = replace(parents, grams=sums.write(tmp_path / "sketches.safetensors"))
+    rule = Rule(match=".*", operator=operator, params={"weight": 0.4, **params})
+    assert_same_bits(lambda: merged(parents_anew(parents), rule))
+
+
+@pytest.mark.parametrize("along", [Along.TENSOR, Along.ROWS])
+def test_inner_products_of_adapters(along: Along) -> None:
+    """Which decide where on a sphere a merge lies."""
+    adapters = {
+        name: LowRank(a_RN=noise(8, 300, seed=seed), b_MR=noise(500, 8, seed=seed + 1), scale=0.1)
+        for seed, name in enumerate(("p", "q"))
+    }
+    parents = parents_of_tensors(noise(500, 300), adapters)
+    assert_same_bits(lambda: torch.from_numpy(gram(parents_anew(parents), Of.DELTAS, along)))
+
+
+def parents_anew(parents: Parents) -> Parents:
+    """Without the facts that were found."""
+    return replace(parents, facts=Facts())
