@@ -8,7 +8,7 @@ and TENSORS the names, with commas between them, of the matrices that get the sa
     EXPERT/TENSORS/rows           where that would be too large: fp32 [K, N] ...
     EXPERT/TENSORS/diagonal       ... and fp32 [N], of which the mean is made as `crossbreed.kernels.sketch` says
 
-Files are mapped; a Gram is read when its tensor is merged.
+Files are mapped; a Gram is read when its tensor is merged, and its memory given back when it has been read.
 """
 
 import os
@@ -27,6 +27,7 @@ from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.sketch import FrequentDirections, Sketch
 from crossbreed.sources.files import Shards, open_shards
 from crossbreed.sources.hashes import digests_of, hash_of
+from crossbreed.sources.pages import MappedPages
 from crossbreed.types import Recipe
 
 GRAMS = "grams"
@@ -69,7 +70,7 @@ class Grams:
         Raises:
             InputError: the files have none of that size.
         """
-        gram = self._held.get(f"{expert}/{tensor}")
+        _, gram = self._held.get(f"{expert}/{tensor}", ("", None))
         columns = gram.diagonal_N if isinstance(gram, Sketch) else gram
         if gram is not None and columns is not None and len(columns) == num_columns:
             return gram
@@ -81,23 +82,37 @@ class Grams:
             fix="collect Grams of every expert and every matrix that the rule matches, or give it a rule of its own",
         )
 
+    def name_of(self, expert: str, tensor: str) -> str:
+        """Returns what the files call a Gram that they have: one name for all matrices that get the same inputs."""
+        return self._held[f"{expert}/{tensor}"][0]
+
+    def let_go(self, expert: str, tensor: str) -> None:
+        """Gives back the memory that a Gram has been read into."""
+        _, gram = self._held[f"{expert}/{tensor}"]
+        for part in gram if isinstance(gram, Sketch) else (gram,):
+            self._pages.let_go(part)
+
     @property
     def where(self) -> str:
         """The files, for messages."""
         return ", ".join(map(str, self.shards))
 
     @cached_property
-    def _held(self) -> Mapping[str, Gram]:
-        """EXPERT/TENSOR -> its Gram."""
+    def _pages(self) -> MappedPages:
+        return MappedPages(self.shards)
+
+    @cached_property
+    def _held(self) -> Mapping[str, tuple[str, Gram]]:
+        """EXPERT/TENSOR -> EXPERT/TENSORS, and their Gram."""
         stored = dict(chain.from_iterable(held.items() for held in self.shards.values()))
-        found: dict[str, Gram] = {}
+        found: dict[str, tuple[str, Gram]] = {}
         for name, tensor in stored.items():
             if name.endswith(_DIAGONAL):
                 continue
             key = name.removesuffix(_ROWS)
             gram = tensor if key == name else Sketch(tensor, stored[key + _DIAGONAL])
             expert, _, tensors = key.partition("/")
-            found |= dict.fromkeys((f"{expert}/{one}" for one in tensors.split(",")), gram)
+            found |= dict.fromkeys((f"{expert}/{one}" for one in tensors.split(",")), (key, gram))
         return found
 
 
@@ -164,8 +179,11 @@ class GramSums:
     def write(self, path: Path) -> Grams:
         """Writes all means to a new .safetensors file, whole or not at all, and opens it."""
         with TemporaryDirectory(dir=path.parent) as folder:
-            save_file(self._means(), Path(folder, path.name), metadata={"format": "pt"})
-            os.replace(Path(folder, path.name), path)
+            whole = Path(folder, path.name)
+            save_file(self._means(), whole, metadata={"format": "pt"})
+            _sync(whole)
+            os.replace(whole, path)
+        _sync(path.parent)
         return Grams.open(path)
 
     def _means(self) -> dict[str, torch.Tensor]:
@@ -188,6 +206,15 @@ class GramSums:
         if self._max_columns is not None and num_columns > self._max_columns:
             return FrequentDirections(num_columns=num_columns, rank=self._rank)
         return torch.zeros(num_columns, num_columns)
+
+
+def _sync(path: Path) -> None:
+    """Has a file's content, or a folder's names, outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def bind_grams(recipe: Recipe, artifacts: Collection[Grams]) -> Grams | None:

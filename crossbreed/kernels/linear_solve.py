@@ -14,7 +14,8 @@ f = c / (c + lambda)     Bayesian regression with a prior around A: (D + lambda 
 other filters            spectral WUDI: the same minimiser, approached and not reached
 
 Directions with c = 0 keep the anchor, and are left out of Q: with adapters alone C lives in the span of their A, and
-nothing here is larger than their stacked rank (`within`).
+nothing here is larger than their stacked rank (`within`). So do those that only rounding has made: where there were
+fewer tokens than columns, a Gram that is stored in fp32 has tiny eigenvalues instead of none (STORED_NOISE).
 
 Where the Grams are sketched, C = diag(d) + U^T U has no eigenvectors that anybody could afford. With E = 1 / (d +
 lambda), Woodbury's identity gives the same T for any lambda by one solution of R equations (`Sketched`):
@@ -31,10 +32,17 @@ from typing import NamedTuple
 import torch
 
 from crossbreed.kernels.basis_core import eigh
+from crossbreed.kernels.blas import on_threads, product
 from crossbreed.kernels.sketch import Sketch
 
 NOISE = 1e-12
 """Eigenvalues below this part of the largest are zero: fp64 cannot tell them from it."""
+STORED_NOISE = 1e-6
+"""How far off an element of a Gram is that was added up and stored in fp32: as a part of sqrt(gii gjj), with room to
+spare. Independent errors of a part e come to no more than 2 e sqrt(N) q^T diag(G) q in a direction q (Wigner), so an
+eigenvalue below STORED_NOISE sqrt(N) q^T diag(G) q is zero. A part of the largest eigenvalue would be no measure: some
+inputs of a language model are a thousand times as large as the others (arXiv 2402.17762), whose products are rounded
+no worse for it."""
 LEAST_RIDGE = 1e-6
 """Where the Grams are sketched: as a part of the mean eigenvalue, what a smaller lambda counts as."""
 
@@ -64,13 +72,26 @@ class Anchor(NamedTuple):
     regularisation changes."""
 
 
+class Directions(NamedTuple):
+    """The eigenvectors of C that are not zero, in fp64."""
+
+    eigenvalues_R: torch.Tensor
+    """Largest first."""
+    basis_NR: torch.Tensor
+    """Q."""
+
+    def minimiser(self, target_MN: torch.Tensor) -> torch.Tensor:
+        """Returns D Q / c, fp32."""
+        return (product(target_MN, self.basis_NR) / self.eigenvalues_R).float()
+
+
 class System(NamedTuple):
     """T C = D in the eigenvectors of C."""
 
     eigenvalues_R: torch.Tensor
     """fp64, largest first, none of them zero."""
     basis_NR: torch.Tensor
-    """Q, fp32."""
+    """Q; fp32, or fp64 where other matrices' systems share it."""
     minimiser_MR: torch.Tensor
     """D Q / c: the minimiser's coordinates, fp32."""
 
@@ -81,7 +102,7 @@ class System(NamedTuple):
 
     def anchored(self, delta_MN: torch.Tensor) -> Anchor:
         """Returns a delta with its coordinates."""
-        return Anchor(delta_MN, delta_MN @ self.basis_NR)
+        return Anchor(delta_MN, product(delta_MN, self.basis_NR.float()))
 
     def regularised(self, anchor: Anchor, ridge: float) -> torch.Tensor:
         """Returns (D + ridge A) (C + ridge I)^-1; with a ridge of 0, the minimiser nearest to A."""
@@ -98,6 +119,7 @@ class Sketched(NamedTuple):
     """D."""
 
     @property
+    @on_threads(1)
     def mean_eigenvalue(self) -> float:
         """As of a `System`."""
         return float(self.diagonal_N.sum() + self.rows_RN.square().sum()) / len(self.diagonal_N)
@@ -105,34 +127,50 @@ class Sketched(NamedTuple):
     def anchored(self, delta_MN: torch.Tensor) -> Anchor:
         """Returns a delta with what it leaves unsolved, D - A C."""
         wide_MN = delta_MN.double()
-        solved_MN = wide_MN * self.diagonal_N + (wide_MN @ self.rows_RN.T) @ self.rows_RN
+        solved_MN = wide_MN * self.diagonal_N + product(product(wide_MN, self.rows_RN.T), self.rows_RN)
         return Anchor(delta_MN, self.target_MN - solved_MN)
 
     def regularised(self, anchor: Anchor, ridge: float) -> torch.Tensor:
         """Returns (D + ridge A) (C + ridge I)^-1, with a ridge of at least LEAST_RIDGE mean eigenvalues."""
         e_N = 1 / (self.diagonal_N + max(ridge, LEAST_RIDGE * self.mean_eigenvalue))
         scaled_RN, first_MN = self.rows_RN * e_N, anchor.seen_MR * e_N
-        core_RR = torch.eye(len(scaled_RN), dtype=e_N.dtype, device=e_N.device) + scaled_RN @ self.rows_RN.T
-        solved_RM = torch.linalg.solve(core_RR, (first_MN @ self.rows_RN.T).T)
-        moved_MN: torch.Tensor = first_MN - solved_RM.T @ scaled_RN
-        return anchor.delta_MN + moved_MN.float()
+        core_RR = torch.eye(len(scaled_RN), dtype=e_N.dtype, device=e_N.device) + product(scaled_RN, self.rows_RN.T)
+        seen_RM = product(first_MN, self.rows_RN.T).T
+        with on_threads(1):
+            solved_RM = torch.linalg.solve(core_RR, seen_RM)
+        return anchor.delta_MN + (first_MN - product(solved_RM.T, scaled_RN)).float()
 
 
-def solve(terms: Iterable[Term], within_NR: torch.Tensor | None = None) -> System:
+def solve(terms: Iterable[Term], within_NR: torch.Tensor | None = None, *, are_stored: bool = False) -> System:
     """Finds the system's eigenvectors, in fp64.
 
     Args:
         terms: At least one; asked for one by one.
         within_NR: Orthonormal columns in which the terms' deltas and Grams are given; None: those of the matrix.
+        are_stored: As of `directions`.
     """
     c_NN = d_MN = torch.zeros((), dtype=torch.float64)
     for weight, delta_MN, gram_NN in terms:
-        c_NN, d_MN = c_NN + weight * gram_NN, d_MN + weight * (delta_MN @ gram_NN)
+        c_NN, d_MN = c_NN + weight * gram_NN, d_MN + weight * product(delta_MN, gram_NN)
+    found = directions(c_NN, are_stored=are_stored)
+    basis_NR = found.basis_NR if within_NR is None else product(within_NR, found.basis_NR)
+    return System(found.eigenvalues_R, basis_NR.float(), found.minimiser(d_MN))
+
+
+def directions(c_NN: torch.Tensor, *, are_stored: bool) -> Directions:
+    """Finds the eigenvectors of C, without those that are zero.
+
+    Args:
+        c_NN: fp64.
+        are_stored: Whether Grams in it were stored in fp32.
+    """
     values_N, vectors_NN = eigh(c_NN)
-    kept = ~(values_N <= NOISE * values_N[0])
-    values_R, vectors_NR = values_N[kept], vectors_NN[:, kept]
-    basis_NR = vectors_NR if within_NR is None else within_NR @ vectors_NR
-    return System(values_R, basis_NR.float(), (d_MN @ vectors_NR / values_R).float())
+    least_N = NOISE * values_N[:1]
+    if are_stored:
+        diagonal_1N = c_NN.diagonal()[None]
+        least_N = least_N.maximum(STORED_NOISE * len(c_NN) ** 0.5 * product(diagonal_1N, vectors_NN.square())[0])
+    kept = ~(values_N <= least_N)
+    return Directions(values_N[kept], vectors_NN[:, kept])
 
 
 def solve_sketched(terms: Iterable[SketchedTerm]) -> Sketched:
@@ -142,15 +180,15 @@ def solve_sketched(terms: Iterable[SketchedTerm]) -> Sketched:
     for weight, delta_MN, gram in terms:
         diagonal_N = diagonal_N + weight * gram.diagonal_N
         rows.append(weight**0.5 * gram.rows_KN)
-        product_MN = delta_MN * gram.diagonal_N + (delta_MN @ gram.rows_KN.T) @ gram.rows_KN
-        target_MN = target_MN + weight * product_MN
+        seen_MN = delta_MN * gram.diagonal_N + product(product(delta_MN, gram.rows_KN.T), gram.rows_KN)
+        target_MN = target_MN + weight * seen_MN
     return Sketched(diagonal_N, torch.cat(rows), target_MN)
 
 
 def approach(system: System, anchor: Anchor, parts_R: torch.Tensor) -> torch.Tensor:
     """Returns the anchor, moved along each direction by a part of its way to the minimiser."""
     ways_MR = (system.minimiser_MR - anchor.seen_MR) * parts_R.float()
-    return anchor.delta_MN + ways_MR @ system.basis_NR.T
+    return anchor.delta_MN + product(ways_MR, system.basis_NR.float().T)
 
 
 def tikhonov(system: System, ridge: float) -> torch.Tensor:

@@ -64,7 +64,7 @@ def materialize(
     merge.check()
     stream = _stream(names, [merge])
     if once:
-        stream = _letting_go(stream, sources.base, sources.experts)
+        stream = letting_go(stream, sources.base, sources.experts)
     return ((name, merged) for name, (merged,) in stream)
 
 
@@ -90,7 +90,7 @@ def materialize_many(
     for merge in merges:
         merge.check()
     stream = _stream(sorted(sources.base.tensors), merges)
-    return _letting_go(stream, sources.base, sources.experts) if once else stream
+    return letting_go(stream, sources.base, sources.experts) if once else stream
 
 
 def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[Grams] = ()) -> None:
@@ -211,7 +211,7 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
         yield _end(*ahead.popleft(), merges)
 
 
-def _letting_go(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Experts) -> Iterator[tuple[str, T]]:
+def letting_go(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Experts) -> Iterator[tuple[str, T]]:
     """Gives back the pages of each tensor that a walk over the model has left."""
     full = [source for source in (base, *experts.values()) if isinstance(source, Checkpoint)]
     pages = MappedPages(path for checkpoint in full for path in checkpoint.shards)
@@ -254,7 +254,7 @@ def parents_of(
     def model() -> Iterator[Parents]:
         names = (other for other in sorted(base.tensors) if base.tensor(other).is_floating_point())
         walk = ((other, parents_of(other, base_name, base, experts, facts, grams)) for other in names)
-        return (parents for _, parents in _letting_go(walk, base, experts))
+        return (parents for _, parents in letting_go(walk, base, experts))
 
     last = facts.get(
         ("last layer", base.hash), lambda: max((layer_of(other) or 0 for other in base.tensors), default=0)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from crossbreed.kernels.gram import Along, Gram, gram_with_base
-from crossbreed.kernels.materialize import parts_of
+from crossbreed.kernels.materialize import letting_go, parts_of
 from crossbreed.sources import Sources
 
 
@@ -13,12 +13,12 @@ def inner_products(names: Iterable[str], sources: Sources) -> Gram:
     """Returns [V, V], summed over the named tensors: the base's weights first, then each expert's delta.
 
     In fp64, tensor after tensor in the order given, so that no number of threads changes a bit: a run that is resumed
-    on more cores must find the same angles.
+    on more cores must find the same angles. Of the sources no more than a tensor stays mapped.
     """
     places = {name: place for place, name in enumerate(sources.experts, start=1)}
     total_VV = np.zeros((1 + len(places), 1 + len(places)))
-    for name in names:
-        base = sources.base.tensor(name)
+    walk = ((name, sources.base.tensor(name)) for name in names)
+    for name, base in letting_go(walk, sources.base, sources.experts):
         if base.is_floating_point() and base.numel():
             parts = list(parts_of(name, sources.experts))
             at = [0, *(places[part.name] for part in parts)]

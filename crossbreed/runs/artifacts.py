@@ -6,19 +6,17 @@ experts share them, a resumed run finds them, and a worker on another machine ma
 their content: where the same rule gave other bits (another processor, another version of torch), the run is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from crossbreed.errors import InputError, InvalidWeights, require
 from crossbreed.fitness import Loglikelihood, Observable, TransformersConfig, build_engine
 from crossbreed.kernels import materialize
 from crossbreed.kernels.artifacts import Grams, GramSums
+from crossbreed.kernels.blas import on_threads
 from crossbreed.runs.folder import write_atomically
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec import GramsConfig
@@ -51,7 +49,7 @@ def prepared(plan: Plan) -> Plan:
     require("transformers", extra="torch")
     tensors = _projections(plan)
     wanted = [_wanted(plan, config, name, tensors) for name in plan.sources.experts]
-    if missing := [expert for expert in wanted if not expert.path.exists()]:
+    if missing := [expert for expert in wanted if _opened(expert.path) is None]:
         _collect(plan, config, missing, tensors)
     grams = Grams.open(*dict.fromkeys(expert.path for expert in wanted))
     _note(grams)
@@ -68,7 +66,8 @@ def artifacts_of(recipe: Recipe) -> tuple[Grams, ...]:
     for name, wanted in recipe.artifacts.items():
         note = _folder() / f"{wanted}.files"
         paths = [_folder() / file for file in note.read_text().split()] if note.exists() else []
-        if not paths or not all(path.exists() for path in paths) or (grams := Grams.open(*paths)).hash != wanted:
+        grams = _opened(*paths)
+        if grams is None or grams.hash != wanted:
             raise InputError(
                 f"the recipe's artifact `{name}` is not on this machine",
                 expected=f"content hash {wanted}",
@@ -78,6 +77,14 @@ def artifacts_of(recipe: Recipe) -> tuple[Grams, ...]:
             )
         found.append(grams)
     return tuple(found)
+
+
+def _opened(*paths: Path) -> Grams | None:
+    """None where one of the files is not there, or was cut off: what can be made again is made again."""
+    try:
+        return Grams.open(*paths)
+    except InputError:
+        return None
 
 
 def _folder() -> Path:
@@ -129,24 +136,25 @@ def _collect(plan: Plan, config: GramsConfig, missing: Sequence[_Wanted], tensor
     )
     print(f"collecting Grams: {', '.join(expert.name for expert in missing)} ...", flush=True)
     _folder().mkdir(parents=True, exist_ok=True)
-    with _threads(_NUM_THREADS):
+    with on_threads(_NUM_THREADS):
         engine = build_engine(settings, plan.sources.base.path)
         assert isinstance(engine, Observable)
         try:
             for expert in missing:
                 recipe = _alone(expert.name, plan.sources.structure.hashes)
                 sums = GramSums(max_columns=config.max_columns, rank=config.rank)
-                engine.adopt(recipe, materialize(recipe, plan.sources))
+                engine.adopt(recipe, materialize(recipe, plan.sources, once=True))
                 add = partial(sums.add, plan.sources.experts[expert.name].hash)
-                engine.activations(expert.requests, tensors, add)
+                try:
+                    engine.activations(expert.requests, tensors, add)
+                except InvalidWeights as error:
+                    raise InputError(
+                        f"expert `{expert.name}` has no Grams: {error}",
+                        expected=f"finite activations in {config.dtype}",
+                        where=plan.spec.sources.experts[expert.name],
+                        fix="" if config.dtype == "float32" else "set `artifacts.grams.dtype: float32`",
+                    ) from None
                 sums.write(expert.path)
-        except InvalidWeights as error:
-            raise InputError(
-                f"expert `{expert.name}` has no Grams: {error}",
-                expected=f"finite activations in {config.dtype}",
-                where=plan.spec.sources.experts[expert.name],
-                fix="set `artifacts.grams.dtype: float32`",
-            ) from None
         finally:
             engine.close()
 
@@ -160,13 +168,3 @@ def _alone(expert: str, hashes: Mapping[str, str]) -> Recipe:
 def _note(grams: Grams) -> None:
     """Leaves word of which files make up an artifact, for merges of its recipes without their run."""
     write_atomically(_folder() / f"{grams.hash}.files", "\n".join(path.name for path in grams.shards).encode())
-
-
-@contextmanager
-def _threads(num: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

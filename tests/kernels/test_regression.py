@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from merges import UP, opened, parents_of_tensors, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS, Facts, materialize
+from crossbreed.kernels import OPERATORS, Facts, linear_solve, materialize
 from crossbreed.kernels.artifacts import Grams, GramSums
+from crossbreed.kernels.basis_core import eigh
 from crossbreed.kernels.execute import execute
 from crossbreed.kernels.operators import regression
 from crossbreed.kernels.reference import REFERENCES, materialize_fp64
@@ -121,8 +122,38 @@ def test_bmm_runs_from_its_anchor_to_regmean(
     for near_zero in (1e-10, 0.0):
         found = reference(parents, "bmm", **said, **{"lambda": near_zero})
         assert torch.allclose(found, scale * regmean, atol=1e-5)
+        merged = fast(parents, "bmm", **said, **{"lambda": near_zero}) - parents.base
+        assert torch.allclose(merged.double(), scale * regmean, atol=1e-4)
     merged = fast(parents, "bmm", **said, **{"lambda": 1e12}) - parents.base
     assert torch.allclose(merged.double(), scale * alone, atol=1e-5)
+
+
+def nearest(deltas: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], anchor: torch.Tensor) -> torch.Tensor:
+    """RegMean's minimiser nearest to an anchor, from the inputs themselves: no Gram is made, and none is rounded."""
+    x_TN = torch.cat([inputs[name].double() for name in deltas])
+    y_TM = torch.cat([inputs[name].double() @ (delta.double() - anchor).T for name, delta in deltas.items()])
+    return anchor + (torch.linalg.pinv(x_TN, rtol=1e-12) @ y_TM).T
+
+
+@pytest.mark.parametrize("largest", [1.0, 1000.0])
+def test_fewer_tokens_than_columns_leave_the_rest_to_the_anchor(tmp_path: Path, largest: float) -> None:
+    """What fp32 rounds into a Gram is no direction; what few inputs say is one, however large the others are."""
+    deltas = {name: noise(4, 256, seed=seed) / 16 for seed, name in enumerate(("one", "other"), start=1)}
+    inputs = {name: noise(100, 256, seed=seed) for seed, name in enumerate(deltas, start=5)}
+    parents, sums = parents_of_tensors(torch.zeros(4, 256), deltas), GramSums()
+    for name, x_TN in inputs.items():
+        x_TN[:, 3] *= largest
+        sums.add(name, UP, x_TN)
+    parents = replace(parents, grams=sums.write(tmp_path / "few.safetensors"))
+    total = deltas["one"].double() + deltas["other"].double()
+    for operator, params, anchor in [
+        ("regmean", {"alpha": 1.0}, total / 2),
+        ("bmm", {"grams": "data", "lambda": 0.0}, total),
+    ]:
+        expected = nearest(deltas, inputs, anchor)
+        for make in (fast, reference):
+            found = make(parents, operator, weight=1.0, **params).double()
+            assert (found - expected).norm() < 1e-3 * expected.norm(), (operator, make)
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
@@ -346,6 +377,33 @@ def test_a_second_lambda_looks_the_system_up(sources: Sources, monkeypatch: pyte
     monkeypatch.setattr(regression, "solve", lambda *_: pytest.fail("solved again"))
     monkeypatch.setattr(regression, "execute", lambda *_: pytest.fail("made the anchor again"))
     assert torch.equal(dict(materialize(second, sources, facts))[UP], expected)
+
+
+@pytest.mark.parametrize(("operator", "params"), [("bmm", {"grams": "data"}), ("regmean", {})])
+def test_matrices_with_the_same_inputs_share_eigenvectors(
+    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch, operator: str, params: dict
+) -> None:
+    """To the bits that each would find for itself."""
+    together, apart = GramSums(), GramSums()
+    names = [f"model.layers.0.self_attn.{one}_proj.weight" for one in "qkv"]
+    for seed, expert in enumerate(sorted(expert.hash for expert in sources.experts.values())):
+        inputs = noise(300, 128, seed=seed)
+        for name in names:
+            together.add(expert, name, inputs)
+            apart.add(expert, name, inputs.clone())
+    recipe, decomposed, others = (
+        recipe_of(sources, operator, match=".*[qkv]_proj.weight", weight=0.4, **params),
+        [],
+        None,
+    )
+    monkeypatch.setattr(linear_solve, "eigh", lambda c_NN: decomposed.append(c_NN) or eigh(c_NN))
+    for sums, number in ((together, 1), (apart, 3)):
+        decomposed.clear()
+        grams = sums.write(tmp_path / f"{number}.safetensors")
+        found = dict(materialize(with_grams(recipe, grams), sources, Facts(), artifacts=[grams]))
+        assert len(decomposed) == number
+        assert others is None or all(torch.equal(found[name], others[name]) for name in names)
+        others = found
 
 
 def test_an_expert_that_leaves_a_tensor_votes_for_the_base_on_its_inputs(sources: Sources, grams: Grams) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_runs import journal_of, write_spec
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.kernels.sketch import Sketch
 from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
@@ -86,6 +86,24 @@ def test_they_are_collected_once_and_made_again_alike(
     other = load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": {"items": 5}}))
     assert prepared(build_plan(other)).grams.hash != first.grams.hash
     assert set(files) < {path.name for path in cache.glob("*.safetensors")}
+
+
+def test_a_file_that_was_cut_off_is_collected_again(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
+) -> None:
+    """As a power cut leaves one."""
+    loaded = load_spec(spec(tmp_path, toy_base, toy_adapters))
+    first = prepared(build_plan(loaded))
+    recipe = first.space.decode(first.space.low)
+    one, other = sorted(cache.glob("*.safetensors"))
+    one.unlink()  # it is mapped: not to be cut where it lies
+    one.touch()
+    with pytest.raises(InputError, match="not on this machine"):
+        artifacts_of(recipe)
+    untouched = other.stat().st_mtime_ns
+    assert prepared(build_plan(loaded)).grams.hash == first.grams.hash
+    assert other.stat().st_mtime_ns == untouched
+    assert [grams.hash for grams in artifacts_of(recipe)] == [first.grams.hash]
 
 
 def test_a_recipe_names_them_and_the_space_knows_its_own(
@@ -196,3 +214,30 @@ def test_an_expert_that_overflows_is_named(tmp_path: Path, cache: Path, toy_base
         prepared(build_plan(load_spec(path)))
     assert "`loud`" in caught.value.problem
     assert not list(cache.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(("dtype", "fix"), [("float32", ""), ("bfloat16", "set `artifacts.grams.dtype: float32`")])
+def test_only_what_helps_is_advised(
+    tmp_path: Path,
+    cache: Path,
+    toy_base: Path,
+    dtype: str,
+    fix: str,
+) -> None:
+    loud = make_expert(tmp_path / "loud", base=toy_base, seed=1, scale=1e30, pattern="mlp")
+    path = spec(tmp_path, toy_base, {"loud": loud}, artifacts={"grams": {"items": 1, "dtype": dtype}})
+    with pytest.raises(InputError, match=f"finite activations in {dtype}") as caught:
+        prepared(build_plan(load_spec(path)))
+    assert caught.value.fix == fix
+
+
+def test_weights_that_mean_nothing_are_no_activations(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
+) -> None:
+    """An adapter whose product overflows: no dtype of the activations mends it."""
+    name = next(iter(toy_adapters))
+    loud = shutil.copytree(toy_adapters[name], tmp_path / "loud")
+    file = loud / "adapter_model.safetensors"
+    save_file({key: tensor * 1e25 for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(InvalidWeights, match="_proj"):
+        prepared(build_plan(load_spec(spec(tmp_path, toy_base, {"loud": loud}))))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from crossbreed.kernels import materialize, materialize_many
+from crossbreed.kernels import inner_products, materialize, materialize_many
+from crossbreed.kernels.artifacts import GramSums
 from crossbreed.kernels.mergekit import merge, open_models
 from crossbreed.mergekit import parse_config, plan_merge
 from crossbreed.sources import Sources, open_sources
@@ -79,6 +81,38 @@ def test_so_do_several_merges_in_one_pass(sources: Sources, monkeypatch: pytest.
     monkeypatch.setattr(import_module("crossbreed.kernels.materialize"), "_AHEAD_BYTES", 2 * TENSOR)
     recipes = [of("task_arithmetic", sources, weight=weight) for weight in (0.3, 0.7)]
     assert most_mapped(materialize_many(recipes, sources, once=True)) < 12 * TENSOR
+
+
+def test_so_do_inner_products(sources: Sources) -> None:
+    before = mapped_bytes()
+    inner_products(sorted(sources.base.tensors), sources)
+    assert mapped_bytes() - before < 6 * TENSOR
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_gram_is_let_go_when_it_has_been_read(sources: Sources, tmp_path: Path, once: bool) -> None:
+    """Also in a search: what it needs of it is a fact from then on."""
+    sums, (first, second, *others) = GramSums(), sources.base.tensors
+    for expert in sources.experts.values():
+        for name in (first, second):
+            sums.add(expert.hash, name, torch.randn(8, SIDE, generator=torch.Generator().manual_seed(0)))
+    grams = sums.write(tmp_path / "grams.safetensors")
+    rule = Rule(match=f"{first}|{second}", operator="regmean", params={"weight": 1.0})
+    recipe = replace(of("regmean", sources), rules=(rule,), artifacts={"grams": grams.hash})
+    merged = dict(materialize(recipe, sources, without=others, artifacts=[grams], once=once))
+    assert len(merged) == 2
+    assert mapped_of(*grams.shards) < TENSOR
+
+
+def mapped_of(file: Path) -> int:
+    """Bytes of a file that are in this process's memory."""
+    resident, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.split()[0].endswith(":"):
+            inside = line.endswith(str(file.resolve()))
+        elif inside and line.startswith("Rss:"):
+            resident += 1024 * int(line.split()[1])
+    return resident
 
 
 def test_so_does_mergekits_arithmetic(folders: list[Path]) -> None:

@@ -13,15 +13,19 @@ from dataclasses import dataclass
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.kernels.artifacts import GRAMS, Gram
+from crossbreed.kernels.artifacts import GRAMS, Gram, Grams
+from crossbreed.kernels.basis_core import qr
+from crossbreed.kernels.blas import product
 from crossbreed.kernels.execute import execute
 from crossbreed.kernels.linear_solve import (
     FILTERS,
+    Directions,
     Sketched,
     SketchedTerm,
     System,
     Term,
     approach,
+    directions,
     solve,
     solve_sketched,
 )
@@ -166,6 +170,9 @@ class _Problem:
 
     def system(self) -> System | Sketched:
         """Solves it once."""
+        if self._is_shared:
+            minimiser_MR = self.parents.fact("minimiser", self._minimiser, *self.key)
+            return System(*self._directions(), minimiser_MR)
         return self.parents.fact("system", self.solve, *self.key)
 
     def check(self) -> None:
@@ -193,8 +200,10 @@ class _Problem:
         self.check()
         if self._is_sketched:
             return solve_sketched(self._sketched_terms())
+        if self._is_shared:
+            return System(*self._directions(), self._minimiser())
         within_NR = self._span() if self._is_spanned else None
-        return solve(self._terms(within_NR), within_NR)
+        return solve(self._terms(within_NR), within_NR, are_stored=self.grams != "deltas")
 
     def sum_of_deltas(self) -> torch.Tensor:
         """Returns the weighted sum, fp32."""
@@ -219,12 +228,41 @@ class _Problem:
         return self.grams == "data" and all(isinstance(self._stored(expert), Sketch) for expert in self.votes)
 
     @property
+    def _is_shared(self) -> bool:
+        """Whether other matrices get the same inputs, and so have a system with the same eigenvectors."""
+        return self.grams == "data" and not self._is_sketched and all("," in name for name in self._names)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """What the files of Grams call those that are needed."""
+        return tuple(self._artifact.name_of(expert, self.parents.name) for expert in self.votes)
+
+    def _directions(self) -> Directions:
+        """Finds the eigenvectors once for all matrices that get the same inputs."""
+
+        def find() -> Directions:
+            self.check()
+            summed_NN = torch.zeros((), dtype=torch.float64)
+            for expert, weight in self.votes.items():
+                summed_NN = summed_NN + weight * self._with_alpha(self._data(expert))
+            return directions(summed_NN, are_stored=True)
+
+        votes = zip(self._names, self.votes.values(), strict=True)
+        return self.parents.facts.get(("directions", self._artifact.hash, *votes, self.alpha), find)
+
+    def _minimiser(self) -> torch.Tensor:
+        target_MN = torch.zeros_like(self.parents.base, dtype=torch.float64)
+        for weight, delta_MN, gram_NN in self._terms(None):
+            target_MN += weight * product(delta_MN, gram_NN)
+        return self._directions().minimiser(target_MN)
+
+    @property
     def _lows(self) -> list[LowRank]:
         return [parent.value for parent in self.parents.experts if isinstance(parent.value, LowRank)]
 
     def _span(self) -> torch.Tensor:
         """Orthonormal columns [N, R] that span the rows of all deltas."""
-        span_NR: torch.Tensor = torch.linalg.qr(torch.cat([low.a_RN for low in self._lows]).double().T).Q
+        span_NR, _ = qr(torch.cat([low.a_RN for low in self._lows]).double().T)
         return span_NR
 
     def _terms(self, within_NR: torch.Tensor | None) -> Iterator[Term]:
@@ -239,7 +277,7 @@ class _Problem:
         for hash_, weight in self.votes.items():
             stored = self._stored(hash_)
             assert isinstance(stored, Sketch), "asked for where all are"
-            wide = Sketch(*(part.to(self.parents.base.device).double() for part in stored))
+            wide = Sketch(*(self._read(hash_, part) for part in stored))
             diagonal_N = self.alpha * wide.diagonal_N + (1 - self.alpha) * wide.diagonal()
             gram = Sketch(self.alpha**0.5 * wide.rows_KN, diagonal_N)
             yield SketchedTerm(weight, self._delta(changing.get(hash_), None), gram)
@@ -250,7 +288,7 @@ class _Problem:
             return torch.zeros_like(base, dtype=torch.float64)
         if isinstance(parent.value, LowRank) and within_NR is not None:
             low = parent.value
-            return low.scale * low.b_MR.double() @ (low.a_RN.double() @ within_NR)
+            return product(low.scale * low.b_MR.double(), product(low.a_RN.double(), within_NR))
         return parent.whole_delta(base).double()
 
     def _gram(self, expert: str, delta_MR: torch.Tensor) -> torch.Tensor:
@@ -258,19 +296,32 @@ class _Problem:
             case "data":
                 gram_RR = self._data(expert)
             case "deltas":
-                gram_RR = _of_trace_1(delta_MR.T @ delta_MR)
+                gram_RR = _of_trace_1(product(delta_MR.T, delta_MR))
             case _:
-                own_RR = _of_trace_1(delta_MR.T @ delta_MR)
+                own_RR = _of_trace_1(product(delta_MR.T, delta_MR))
                 gram_RR = self.eta * _of_trace_1(self._data(expert)) + (1 - self.eta) * own_RR
+        return self._with_alpha(gram_RR)
+
+    def _with_alpha(self, gram_RR: torch.Tensor) -> torch.Tensor:
         if self.alpha == 1:
             return gram_RR
         return self.alpha * gram_RR + (1 - self.alpha) * gram_RR.diagonal().diag()
 
     def _data(self, expert: str) -> torch.Tensor:
         stored = self._stored(expert)
-        return (stored.whole() if isinstance(stored, Sketch) else stored).to(self.parents.base.device).double()
+        return self._read(expert, stored.whole() if isinstance(stored, Sketch) else stored)
+
+    def _read(self, expert: str, part: torch.Tensor) -> torch.Tensor:
+        """Returns a Gram, or a part of it, in fp64; of the file nothing is kept in memory."""
+        wide = part.to(self.parents.base.device).double()
+        self._artifact.let_go(expert, self.parents.name)
+        return wide
 
     def _stored(self, expert: str) -> Gram:
+        return self._artifact.of(expert, self.parents.name, self.parents.base.shape[1])
+
+    @property
+    def _artifact(self) -> Grams:
         parents = self.parents
         if parents.grams is None:
             raise InputError(
@@ -278,7 +329,7 @@ class _Problem:
                 expected=f"an artifact `{GRAMS}`",
                 fix="name it in the recipe's `artifacts`, or let the rule say `grams: deltas`",
             )
-        return parents.grams.of(expert, parents.name, parents.base.shape[1])
+        return parents.grams
 
 
 def _of_trace_1(gram_NN: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ def regmean(tensor: Tensor, rule: Rule) -> torch.Tensor:
         return tensor.base + mean
     alpha = spec.scalar(rule, "alpha")
     c, d = system(tensor, shares, "data" if tensor.grams else "deltas", alpha=alpha)
-    return tensor.base + mean + (d - mean @ c) @ inverse(c)
+    return tensor.base + mean + (d - mean @ c) @ inverse(c, are_stored=bool(tensor.grams))
 
 
 def swudi(tensor: Tensor, rule: Rule) -> torch.Tensor:
@@ -64,10 +64,11 @@ def bmm(tensor: Tensor, rule: Rule) -> torch.Tensor:
     anchor, scale = merged - tensor.base, spec.scalar(rule, "scale")
     if not tensor.is_projection or not any(weights[name] for name in tensor.hashes):
         return tensor.base + scale * anchor
-    c, d = system(tensor, weights, spec.word(rule, "grams"), eta=spec.scalar(rule, "eta"))
+    grams = spec.word(rule, "grams")
+    c, d = system(tensor, weights, grams, eta=spec.scalar(rule, "eta"))
     ridge = spec.scalar(rule, "lambda") * c.trace() / len(c)
     if ridge == 0:
-        return tensor.base + scale * (anchor + (d - anchor @ c) @ inverse(c))
+        return tensor.base + scale * (anchor + (d - anchor @ c) @ inverse(c, are_stored=grams != "deltas"))
     identity = torch.eye(len(c), dtype=torch.float64)
     solved: torch.Tensor = torch.linalg.solve(c + ridge * identity, d + ridge * anchor, left=False)
     return tensor.base + scale * solved
@@ -88,10 +89,18 @@ def system(
     return c, d
 
 
-def inverse(c: torch.Tensor) -> torch.Tensor:
-    """Moore and Penrose's."""
-    inverted: torch.Tensor = torch.linalg.pinv(c, hermitian=True, rtol=1e-12)
-    return inverted
+def inverse(c: torch.Tensor, *, are_stored: bool) -> torch.Tensor:
+    """Moore and Penrose's. Of Grams that were stored in fp32, where they say more than their rounding.
+
+    An eigenvalue has to be larger than 1e-6 sqrt(N) times what it would be if inputs were not correlated.
+    """
+    values, vectors = torch.linalg.eigh(c)
+    least = 1e-12 * values.max().expand(len(c))
+    if are_stored:
+        least = least.maximum(1e-6 * len(c) ** 0.5 * (vectors.T @ c.diagonal().diag() @ vectors).diagonal())
+    inverted = torch.where(values > least, 1 / values, 0.0)
+    pseudo: torch.Tensor = vectors @ inverted.diag() @ vectors.T
+    return pseudo
 
 
 _ANCHORS: Mapping[str, Reference] = {"task_arithmetic": task_arithmetic, "ties": ties, "tsv_m": tsv_m, "swudi": swudi}
