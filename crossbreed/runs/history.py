@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from crossbreed.errors import MachineError
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs.journal import CLOCK, Record, damaged
 from crossbreed.types import Birth, Candidate, Cost, Cross, ItemScores, Score, Seed, Status, Trial
@@ -64,6 +65,20 @@ class History:
                 score=score,
                 objectives=None if objectives is None else tuple(objectives),
                 provenance={key: str(record[CLOCK][key]) for key in ("attempts", "worker") if key in record[CLOCK]},
+            )
+
+    def check_same_weights(self, number: int, score: Score) -> None:
+        """Refuses an answer to a trial's recipe that was given with other weights than its score in the search.
+
+        Raises:
+            MachineError: the fingerprints differ.
+        """
+        searched = self.trials[number].score.fingerprint
+        if score.status is Status.OK and score.fingerprint != searched:
+            raise MachineError(
+                f"trial {number} was searched with weights of fingerprint {searched}; its recipe makes weights of "
+                f"{score.fingerprint} now. Use the versions of crossbreed and torch, the processor and the number of "
+                "threads that the search was made with, or search again in a new folder"
             )
 
     @property

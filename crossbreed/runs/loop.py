@@ -79,12 +79,13 @@ class Loop:
                 )
 
     def answer(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
-        """Has trials of the search answered on another split, those that have not been measured there yet."""
+        """Has trials answered on another split, unless they were; MachineError if weights are others than searched."""
         missing = [t.candidate for t in trials if not self._is_measured(split, t.number)]
         while missing or pool.busy:  # pool.wait() returns None when a worker has come up
             while missing and pool.idle:
                 pool.submit(self._job(missing.pop(0), split))
             if answered := pool.wait():
+                self._history.check_same_weights(answered.job.number, answered.score)
                 self.record(answered.job.number, split, answered.score, answered.clock)
 
     def record(self, number: int, split: SplitName, score: Score, clock: Mapping[str, object]) -> None:

@@ -89,6 +89,22 @@ def test_report_items_are_answered_once_a_recipe_and_after_the_search(finished: 
     assert len(reported) == len(set(reported))
 
 
+def test_an_answer_with_other_weights_than_the_search_s_is_refused(finished: Path, spec: Path, tmp_path: Path) -> None:
+    """As where another version of torch makes other bits of the recipe that won."""
+    records = list(read(finished / "journal.jsonl"))
+    winner = json.loads((finished / "report.json").read_text())["winner"]["number"]
+    kept = [record for record in records if record["kind"] != "end" and record.get("split") != "report"]
+    for record in kept:
+        if record["kind"] == "tell" and record["number"] == winner:
+            record["fingerprint"] = "0" * 32
+    before = "".join(json.dumps(record) + "\n" for record in kept)
+    (tmp_path / "journal.jsonl").write_text(before)
+    with pytest.raises(MachineError, match=f"trial {winner} .*versions of .* torch.* threads"):
+        run(load_spec(spec), tmp_path)
+    added = list(read(tmp_path / "journal.jsonl"))[len(kept) :]
+    assert all(record["kind"] == "tell" and record["number"] != winner for record in added)
+
+
 def test_a_failing_answer_is_retried_and_costs_nothing_else(finished: Path, spec: Path, tmp_path: Path) -> None:
     flaky = ["fitness.engine.fail=answer", "fitness.engine.fail_at=20"]
     run(load_spec(spec, flaky), tmp_path / "flaky")
