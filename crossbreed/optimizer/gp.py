@@ -40,7 +40,7 @@ class GpOptions(Options):
     """Options of `gp`."""
 
     startup: Annotated[int, Field(ge=2)] = 10
-    """Trials before the model decides: the start, then a Sobol' sequence around it."""
+    """Values before the model decides: until then the start is asked, and a Sobol' sequence around it."""
     spread: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Side of the cube around the start, kept inside the box, that this sequence fills: a share of each range."""
 
@@ -83,11 +83,13 @@ class Gp:
             self._study = optuna.create_study(study_name="crossbreed", sampler=sampler, direction="maximize")
         self._out: dict[int, Trial] = {}
         self._asked: set[Point] = set()
+        self._num_valued = 0
 
     def ask(self, number: int) -> Point:
         """Returns the next of the first points, or the one of the largest expected improvement."""
         with quiet():
-            trial = self._spread() if len(self._asked) < self._num_first else self._study.ask(self._axes)
+            # not by what was asked: short of values, Optuna would draw from the whole box
+            trial = self._spread() if self._num_valued < self._num_first else self._study.ask(self._axes)
             if self._free and (point := self._point(trial)) in self._asked:
                 self._study.tell(trial, state=TrialState.FAIL)
                 trial = self._spread()
@@ -103,6 +105,7 @@ class Gp:
             (value,) = measured(outcome) or (-math.inf,)
             with quiet():
                 self._study.tell(trial, value)
+            self._num_valued += 1
 
     def _spread(self) -> Trial:
         """The next point of the sequence."""

@@ -31,6 +31,7 @@ from crossbreed.testing.optimizers import (
     OptimizerConformance,
     Sphere,
     Spheres,
+    calls,
     drive,
     make_setting,
     ok,
@@ -83,6 +84,42 @@ class TestRandom(OptimizerConformance):
     @pytest.fixture
     def make(self) -> MakeOptimizer:
         return RandomSearch
+
+
+class _Impatient(RandomSearch):
+    """Draws when it is asked in vain, of which a journal says nothing."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._num_out = 0
+
+    def ask(self, number: int) -> Point | None:  # type: ignore[override]
+        point = super().ask(number)
+        if self._num_out == 3:
+            return None
+        self._num_out += 1
+        return point
+
+    def tell(self, outcome: Outcome) -> None:
+        self._num_out -= 1
+
+
+class _Resentful(RandomSearch):
+    """Keeps what FAILED where a new optimizer does not begin without it."""
+
+    num_failed: ClassVar[int] = 0
+
+    def ask(self, number: int) -> Point:
+        return tuple(x / (1 + _Resentful.num_failed) for x in super().ask(number))
+
+    def tell(self, outcome: Outcome) -> None:
+        _Resentful.num_failed += outcome.status is Status.FAILED
+
+
+@pytest.mark.parametrize("make", [_Impatient, _Resentful])
+def test_an_optimizer_that_cannot_be_replayed_is_caught(make: MakeOptimizer) -> None:
+    with pytest.raises(AssertionError):
+        OptimizerConformance().test_replaying_the_journal_brings_it_back(make, workers=4)
 
 
 @pytest.mark.parametrize("name", make_golden.OPTIMIZERS)
@@ -231,6 +268,26 @@ def test_gp_asks_the_start_first_and_then_fills_the_cube_around_it() -> None:
     assert points[0] == pytest.approx((1.4, 0.5, 0.5))
     assert points.min(axis=0) == pytest.approx((1.0, 0.25, 0.25), abs=0.02)  # a quarter of 2, kept in the box
     assert points.max(axis=0) == pytest.approx((1.5, 0.75, 0.75), abs=0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_gp_fills_that_cube_until_there_are_values_enough_for_a_model(workers: int) -> None:
+    """Whatever is out and whatever FAILED: those do not count, INVALID does."""
+    sphere, lost, num_valued = Sphere(optimum=(1.4,) * 3), {0: Status.FAILED, 3: Status.INVALID, 4: Status.FAILED}, 0
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        return _failed(number, lost[number]) if number in lost else ok(sphere, number, point)
+
+    optimizer = Gp(make_setting(dim=3, start=(0.5,) * 3), GpOptions(startup=8, spread=0.25))
+    for event in calls(optimizer, evaluate, workers=workers):
+        if isinstance(event, Outcome):
+            num_valued += event.status is not Status.FAILED
+            continue
+        farthest = np.abs(np.array(event) - 0.5).max()
+        if num_valued == 8:
+            break
+        assert farthest <= 0.25 + 1e-9  # half of a quarter of 2
+    assert farthest > 0.25
 
 
 def test_gp_asks_other_points_while_candidates_are_out() -> None:
