@@ -15,10 +15,10 @@ from crossbreed.errors import InputError
 from crossbreed.kernels import check_recipe, materialize_many
 from crossbreed.kernels.artifacts import Grams
 from crossbreed.mergekit import MergeConfig, read_config
-from crossbreed.recipes import load_recipe
+from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.runs.artifacts import artifacts_of
 from crossbreed.runs.mergekit import Dtype, merge_as_mergekit, recipe_of
-from crossbreed.runs.publish import Contents, checkpoint_contents, new_folders, require_unused
+from crossbreed.runs.publish import Contents, checkpoint_contents, import_readers, new_folders, require_unused
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import Recipe, WeightStream
 
@@ -206,11 +206,13 @@ def _load(
                 got=content,
                 where=folders[name],
             )
+    require_matches(recipe, sources.base.tensors, where=str(path))
     return recipe, sources
 
 
 def _write_together(writers: Sequence[Writer], rows: Iterable[Row]) -> list[str]:
     """Each is written, hashed and verified on a thread of its own; all merges are made on this one."""
+    import_readers()
     dealer = _Dealer(len(writers))
     with ThreadPoolExecutor(len(writers)) as pool:
         written = [pool.submit(dealer.serve, writer, column) for column, writer in enumerate(writers)]

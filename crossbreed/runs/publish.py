@@ -437,6 +437,11 @@ def _require_room(folder: Path, num_bytes: int) -> None:
         )
 
 
+def import_readers() -> None:
+    """Imports what reads a checkpoint back; before threads do, for two at once break transformers' lazy imports."""
+    from transformers import AutoConfig, AutoTokenizer  # noqa: F401
+
+
 def _verify(folder: Path, fingerprint: str, shards: Sequence[Shard]) -> None:
     """Reads back what was written, the way that others will."""
     from transformers import AutoConfig, AutoTokenizer

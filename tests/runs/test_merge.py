@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy_runs import call
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
@@ -190,6 +191,15 @@ def test_a_folder_that_cannot_be_written_stops_the_others(tmp_path: Path, source
     with pytest.raises(InputError, match="the output folder cannot be written"):
         merge_recipes(paths, tmp_path / "out", sources=flags)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".more.crossbreed-partial"]
+
+
+def test_a_new_process_does_the_same(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
+    """Where nobody has imported yet what reads a checkpoint back, and every folder's thread wants it at once."""
+    names = ("sum", "more", "sparse", "denser")
+    paths = [write(tmp_path / f"{name}.yaml", sources, *RECIPES[name]) for name in names]
+    called = call("merge", *paths, "--out", tmp_path / "out", *(part for flag in flags for part in ("--source", flag)))
+    assert called.returncode == 0, called.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
 
 
 def test_the_base_may_have_another_name(tmp_path: Path, sources: Sources, flags: list[str]) -> None:
