@@ -7,6 +7,7 @@ operator without its weight or a source that is not there is refused here, with 
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,34 @@ def rule_finder(recipe: Recipe) -> Callable[[str], Rule | None]:
     """Returns the function that finds the rule which a tensor obeys: the first whose pattern is its whole name."""
     compiled = [(re.compile(rule.match), rule) for rule in recipe.rules]
     return lambda name: next((rule for pattern, rule in compiled if pattern.fullmatch(name)), None)
+
+
+def require_matches(recipe: Recipe, tensors: Iterable[str], *, where: str) -> None:
+    """Refuses a rule whose pattern is no tensor's name: a recipe is of one base, so it is a slip that merges nothing.
+
+    One that only tensors of earlier rules match is let through, as every last `.*` is where others have taken all.
+
+    Args:
+        recipe: Of a person: those of search spaces are made from the names.
+        tensors: Names of the base's tensors.
+        where: The file, for errors.
+
+    Raises:
+        InputError: naming the rule, and the tensors' names that are nearest to its pattern.
+    """
+    names = sorted(tensors)
+    for index, rule in enumerate(recipe.rules):
+        pattern = re.compile(rule.match)
+        if not any(map(pattern.fullmatch, names)):
+            is_part = any(map(pattern.search, names))
+            near = get_close_matches(rule.match, names, n=3, cutoff=0.0)
+            raise InputError(
+                "a rule fits no tensor of the base, and would change nothing",
+                expected=f"a regular expression that is the whole name of a tensor, for example of {any_of(near)}",
+                got=f"match: {rule.match}",
+                where=f"{where}, rules[{index}]",
+                fix=f"it fits a part of a name: write .*({rule.match}).*" if is_part else "correct or remove the rule",
+            )
 
 
 def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str) -> Rule:

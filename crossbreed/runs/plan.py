@@ -13,7 +13,7 @@ from crossbreed.kernels import check_recipe, inner_products
 from crossbreed.kernels.artifacts import GRAMS, Grams
 from crossbreed.optimizer import Box, Breeder, Genomes, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
-from crossbreed.recipes import load_recipe
+from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.runs.baselines import baselines
 from crossbreed.runs.history import ItemIds, SplitName
 from crossbreed.runs.journal import CLOCK, JOURNAL_SCHEMA, Record
@@ -25,7 +25,7 @@ from crossbreed.runs.provenance import versions
 from crossbreed.runs.selection import NUM_FINALISTS
 from crossbreed.runs.spec import Spec
 from crossbreed.search_spaces import LineageConfig, LineageSpace, SearchSpace, build_space
-from crossbreed.sources import Sources, open_sources
+from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.types import Point, Recipe, SlopeKind, canonical_json, content_id
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -201,7 +201,7 @@ def build_plan(spec: Spec) -> Plan:
         space=_space(spec, sources, dtype),
         objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
         dtype=dtype,
-        warm_starts=tuple(_warm_starts(spec, sources.structure.hashes)),
+        warm_starts=tuple(_warm_starts(spec, sources.structure)),
     )
     plan._make_optimizer(None, None)  # refuses what it cannot do now, not after the baselines
     return plan
@@ -284,7 +284,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # any JSO
         yield path, value
 
 
-def _warm_starts(spec: Spec, hashes: Mapping[str, str]) -> Iterator[tuple[str, Recipe]]:
+def _warm_starts(spec: Spec, structure: Structure) -> Iterator[tuple[str, Recipe]]:
+    hashes = structure.hashes
     for index, path in enumerate(spec.warm_start):
         recipe = load_recipe(Path(path))
         if dict(recipe.sources) != dict(hashes):
@@ -294,4 +295,5 @@ def _warm_starts(spec: Spec, hashes: Mapping[str, str]) -> Iterator[tuple[str, R
                 got=", ".join(f"{name} {hash_[:12]}" for name, hash_ in recipe.sources.items()),
                 where=path,
             )
+        require_matches(recipe, structure.tensors, where=path)
         yield f"warm_start:{index}", recipe

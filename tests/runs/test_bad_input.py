@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from toy_runs import call, journal_of, start, write_spec
 
 from crossbreed.cli import main
+from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec
 from crossbreed.runs.show import show_json
 from crossbreed.runs.worker import Worker
 from crossbreed.testing.toys import make_adapter, make_checkpoint
+from crossbreed.types import Recipe, Rule
 
 Cli = Callable[..., tuple[int, str]]
 MAX_LINES = 24
@@ -91,6 +93,16 @@ def test_a_wrong_setting(cli: Cli, spec: Path, tmp_path: Path, command: str, key
     assert code == 2
     assert said in err
     assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_warm_start_whose_rule_fits_no_tensor(cli: Cli, spec: Path) -> None:
+    hashes = build_plan(load_spec(spec)).sources.structure.hashes
+    rule = Rule(match="modle.*", operator="task_arithmetic", params={"weight": 0.5})
+    (spec.parent / "warm.yaml").write_text(dump_recipe(Recipe(base="base", sources=hashes, rules=(rule,))))
+    code, err = cli("check", changed(spec, "warm_start", ["warm.yaml"]))
+    assert code == 2
+    assert "a rule fits no tensor of the base" in err
+    assert "warm.yaml, rules[0]" in err
 
 
 @pytest.mark.parametrize(

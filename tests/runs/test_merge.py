@@ -115,6 +115,32 @@ def test_what_would_collide_is_refused_before_anything_is_written(
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["y", "mine"]
 
 
+@pytest.mark.parametrize(
+    ("match", "fix"),
+    [("modle.*", "correct or remove the rule"), ("up_proj", r"write \.\*\(up_proj\)\.\*")],
+    ids=["misspelt", "a part of names"],
+)
+def test_a_rule_that_fits_no_tensor_is_refused(
+    match: str, fix: str, tmp_path: Path, sources: Sources, flags: list[str]
+) -> None:
+    rules = [Rule(match=pattern, operator="task_arithmetic", params={"weight": 1.0}) for pattern in (".*", match)]
+    path = tmp_path / "slip.yaml"
+    path.write_text(dump_recipe(Recipe(base="base", sources=sources.structure.hashes, rules=tuple(rules))))
+    with pytest.raises(InputError, match=rf"(?s)fits no tensor.*model\.layers.*{match}.*rules\[1\].*{fix}"):
+        merge_recipe(path, tmp_path / "out", sources=flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rule_behind_others_that_take_all_it_fits_is_merged(
+    tmp_path: Path, sources: Sources, flags: list[str]
+) -> None:
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": 1.0})
+    path = tmp_path / "twice.yaml"
+    path.write_text(dump_recipe(Recipe(base="base", sources=sources.structure.hashes, rules=(rule, rule))))
+    merge_recipe(path, tmp_path / "out", sources=flags)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_what_cannot_be_merged_is_found_before_the_others_are(
     dtype: str, tmp_path: Path, sources: Sources, flags: list[str], monkeypatch: pytest.MonkeyPatch
