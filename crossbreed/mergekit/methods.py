@@ -42,6 +42,8 @@ class Parameter:
     """Its type is the parameter's: a bool is a flag, an int a count. None: a number, or nothing."""
     required: bool = False
     """Without a default: a configuration must give it."""
+    at_least: float = -math.inf
+    """The least number that means anything. mergekit asks for none: it crashes on less, or merges something."""
 
     def fault(self, value: object) -> str | None:
         """Returns what a single value should have been, or None when it is valid."""
@@ -51,6 +53,8 @@ class Parameter:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return "a finite number"
+        if value < self.at_least:
+            return f"a number of at least {self.at_least:g}"
         return "a whole number" if isinstance(self.default, int) and value != int(value) else None
 
 
@@ -93,14 +97,14 @@ def _flag(name: str, default: bool) -> Parameter:
 def _deltas(name: str, *own: Parameter, normalize: bool = False, rescale: bool = False) -> Method:
     """The family of task arithmetic: deltas thinned out, weighted, perhaps elected, added."""
     weight = Parameter(name="weight", scope=Scope.EXPERT, required=True)
-    density = Parameter(name="density", scope=Scope.EXPERT, default=1.0)
+    density = Parameter(name="density", scope=Scope.EXPERT, default=1.0, at_least=0)
     flags = _flag("normalize", normalize), _flag("rescale", rescale), _flag("int8_mask", False)
     return Method(name=name, parameters=(weight, density, *own, Parameter(name="lambda", default=1.0), *flags))
 
 
-_GAMMA = Parameter(name="gamma", scope=Scope.EXPERT, default=0.01)
-_EPSILON = Parameter(name="epsilon", scope=Scope.EXPERT, default=0.15)
-_RAM_EPSILON = Parameter(name="epsilon", default=1e-5)
+_GAMMA = Parameter(name="gamma", scope=Scope.EXPERT, default=0.01, at_least=0)
+_EPSILON = Parameter(name="epsilon", scope=Scope.EXPERT, default=0.15, at_least=0)
+_RAM_EPSILON = Parameter(name="epsilon", default=1e-5, at_least=0)
 _T = Parameter(name="t", required=True)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -121,7 +125,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             _deltas("della_linear", _EPSILON, rescale=True),
             _deltas("breadcrumbs", _GAMMA),
             _deltas("breadcrumbs_ties", _GAMMA),
-            Method(name="sce", parameters=(Parameter(name="select_topk", default=1.0), _flag("int8_mask", False))),
+            Method(
+                name="sce",
+                parameters=(Parameter(name="select_topk", default=1.0, at_least=0), _flag("int8_mask", False)),
+            ),
             Method(name="slerp", parameters=(_T,), least=1, most=1),
             Method(
                 name="nuslerp",

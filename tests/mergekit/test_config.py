@@ -134,6 +134,11 @@ def test_parameters_that_nobody_asks_for_are_noted() -> None:
     assert parse(TIES, models=models).idle == ("normalize",), "a model has no say in what is the merge's"
 
 
+@pytest.mark.parametrize("density", [0.0, 1.0, 1.5])
+def test_all_or_nothing_of_a_delta_may_be_kept(density: float) -> None:
+    assert parse(TIES, parameters={"density": density}).settings["density"][0].anchors == (density,)
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -152,6 +157,12 @@ def test_parameters_that_nobody_asks_for_are_noted() -> None:
         ({"parameters": {"density": "high"}}, ["'high'", "a finite number"]),
         ({"parameters": {"density": True}}, ["True", "a finite number"]),
         ({"parameters": {"density": None}}, ["None"]),
+        ({"parameters": {"density": -1}}, ["`density`", "at least 0", "-1"]),
+        ({"parameters": {"density": [{"filter": "mlp", "value": [0.5, -0.1]}, {"value": 1}]}}, ["at least 0", "-0.1"]),
+        ({"merge_method": "della", "parameters": {"epsilon": -0.1}}, ["`epsilon`", "at least 0"]),
+        ({"merge_method": "breadcrumbs", "parameters": {"gamma": -0.1}}, ["`gamma`", "at least 0"]),
+        ({"merge_method": "sce", "parameters": {"select_topk": -0.1}}, ["`select_topk`", "at least 0"]),
+        ({"merge_method": "ram", "parameters": {"epsilon": -0.1}}, ["`epsilon`", "at least 0"]),
         ({"parameters": {"density": []}}, ["a value"]),
         ({"parameters": {"density": [0.5, {"filter": "mlp", "value": 1}]}}, ["density"]),
         ({"parameters": {"density": [{"filter": 3, "value": 1}]}}, ["filter", '"3"']),
