@@ -22,17 +22,21 @@ by field, and a section of another `kind` is the file's alone. The presets:
 """
 OPERATORS = """## Operators
 
-What `operator` of a space may be, and what its `params` may name. W0 is the base, Wi an expert, di = Wi - W0.
+What `operator` of a space, or of a rule of a [recipe](recipe.md), may be, and what its `params` may name. W0 is
+the base, Wi an expert, di = Wi - W0.
+
 *Searched* is what a space does that says nothing of a parameter: a range, each expert having a value of its own where
 the parameter is of experts; *by ratio*: its logarithm is what is stepped along; *shares*: the weights are parts of a
-whole, since only their ratios count; *by the weights*: they say as much; a value: what it is set to; nothing: it keeps
-its default.
+whole, since only their ratios count; *by the weights*: they say as much; *say it in `params`*: a space has no value of
+its own for it, and is refused without one; a value: what it is set to; nothing: it keeps its default.
 """
 
 
 def render() -> str:
     """Returns the page: one table for each model, in the order in which a reader meets them."""
     schema = Spec.model_json_schema()
+    schema = _with_choices(schema, schema["$defs"])
+    schema["properties"] = {"preset": _PRESET, **schema["properties"]}
     sections = [INTRO, *map(_preset, PRESETS), "", *_section("Spec", schema)]
     pending, seen = list(_references(schema)), {"Spec"}
     while pending:
@@ -49,6 +53,13 @@ def render() -> str:
     sections += ["Every operator has two parameters more, which are not searched unless `params` has a range:", ""]
     sections += [f"- {line}" for line in profile]
     return "\n".join(sections) + "\n"
+
+
+_PRESET = {
+    "enum": list(PRESETS),
+    "description": "One of the methods above; then `space` and `optimizer` are left out, or say what is to be different.",
+}
+"""The one key that is gone when the settings are parsed."""
 
 
 def _preset(name: str) -> str:
@@ -80,6 +91,8 @@ _OF = {
 
 
 def _searched(param: ParamSpec, layout: Layout) -> str:
+    if param.name in layout.missing:
+        return "say it in `params`"
     if param.name == "weight" and layout.by_shares:
         return "shares"
     if param.when and layout.why_idle(param.name):
@@ -88,15 +101,12 @@ def _searched(param: ParamSpec, layout: Layout) -> str:
         fixed = layout.fixed.get(param.name)
         return f"`{_json(fixed)}`" if fixed is not None else "by the weights" if param.search else ""
     ways = ["by ratio"] if param.by_ratio else []
-    ways += (
-        [f"in steps of 1/{param.grid}"] if param.grid else ["of its limit: " + param.limit.about] if param.limit else []
-    )
+    ways += [f"in steps of 1/{param.grid}"] if param.grid else []
+    ways += [f"as a fraction of its limit ({param.limit.about})"] if param.limit else []
     return ", ".join([f"{axis.low:g} to {axis.high:g}", *ways])
 
 
 def _section(name: str, definition: dict[str, Any]) -> Iterator[str]:
-    if "properties" not in definition:
-        return
     yield f"## {name}\n\n{_one_line(definition.get('description', ''))}\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
     required = definition.get("required", [])
@@ -121,7 +131,19 @@ def _type(field: dict[str, Any]) -> str:
         return f"list of {_type(field.get('items', {}))}"
     if field.get("type") == "object" and isinstance(field.get("additionalProperties"), dict):
         return f"mapping to {_type(field['additionalProperties'])}"
-    return str(field.get("type", "any"))
+    return str(field.get("type", "any value"))
+
+
+def _with_choices(node: Any, definitions: dict[str, Any]) -> Any:  # any part of a JSON schema
+    """Returns the schema with what is no model, and so has no section to link to, put where it is referred to."""
+    if isinstance(node, list):
+        return [_with_choices(value, definitions) for value in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: _with_choices(value, definitions) for key, value in node.items()}
+    if "$ref" not in inner or "properties" in (definition := definitions[_name(inner["$ref"])]):
+        return inner
+    return {**definition, **{key: value for key, value in inner.items() if key != "$ref"}}
 
 
 def _references(node: Any) -> Iterator[str]:  # any part of a JSON schema
