@@ -57,7 +57,7 @@ def render() -> str:
 
 _PRESET = {
     "enum": list(PRESETS),
-    "description": "One of the methods above; then `space` and `optimizer` are left out, or say what is to be different.",
+    "description": "One of the methods above; then `space` and `optimizer` are left out, or say what differs.",
 }
 """The one key that is gone when the settings are parsed."""
 
