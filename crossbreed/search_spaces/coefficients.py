@@ -81,6 +81,12 @@ class CoefficientsConfig(Config):
         return {name: bounds for name, bounds in ranges.items() if bounds != _usual(name, self.operators)}
 
     @property
+    def _given(self) -> dict[str, Setting]:
+        """What somebody chose: a spec that has every key may have been written with all its defaults, read or not."""
+        chosen = self.model_fields_set if self.model_fields_set != type(self).model_fields.keys() else frozenset[str]()
+        return {name: bounds for name, bounds in (("weight", self.weight), ("density", self.density)) if name in chosen}
+
+    @property
     def _settings(self) -> dict[str, Setting]:
         return self._ranges | self.params
 
@@ -92,9 +98,10 @@ class CoefficientsConfig(Config):
             if name not in OPERATOR_SPECS:
                 hint = _hint(name, OPERATOR_SPECS) or f"there are {', '.join(OPERATOR_SPECS)}"
                 raise ValueError(f"unknown operator `{name}`; {hint}")
-        if twice := self._ranges.keys() & self.params.keys():
+        beside = self._ranges | self._given
+        if twice := beside.keys() & self.params.keys():
             raise ValueError(f"`{min(twice)}` is given twice: in `params` and beside it")
-        for name, setting in self._settings.items():
+        for name, setting in (beside | self.params).items():
             _check(name, setting, self.layouts)
         for layout in self.layouts:
             for name in layout.missing:

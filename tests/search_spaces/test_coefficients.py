@@ -442,12 +442,15 @@ def test_what_the_space_cannot_express_has_no_point(recipe: Recipe) -> None:
         ({"operator": []}, "at least one operator"),
         ({"operator": "ties", "density": [0.0, 1.0]}, r"within \(0, 1\]"),
         ({"density": [0.2, 0.9]}, "`density` has no effect"),
+        ({"operator": "task_arithmetic", "density": [0.1, 1]}, "`density` has no effect"),
+        ({"operator": "slerp", "weight": [-0.5, 1.5]}, "`weight` has no effect"),
         ({"operator": "linear", "weight": [0, 1]}, "`weight` has no effect"),
         ({"operator": "ties", "params": {"densty": 0.5}}, r"`densty` has no effect: .* did you mean `density`"),
         ({"operator": "ties", "params": {"scale": [0.5, 1.0]}}, "weights, which are searched, say it already"),
         ({"operator": "linear", "params": {"normalize": False}}, "shares of a whole"),
         ({"operator": "bmm", "params": {"density": 0.5}}, "only with `anchor: ties`"),
         ({"operator": "ties", "density": [0.1, 0.5], "params": {"density": 0.5}}, "given twice"),
+        ({"operator": "ties", "density": [0.1, 1.0], "params": {"density": 0.5}}, "given twice"),
         ({"operator": "ties", "params": {"density": [0.5, 0.5]}}, "lower bound first"),
         ({"operator": "ties", "params": {"density": [0.5, 0.5001]}}, "steps of 1/1024"),
         ({"operator": "ties", "params": {"density": 1.5}}, "greater than 0 and at most 1, got 1.5"),
@@ -474,6 +477,12 @@ def test_wrong_settings_are_named(config: dict[str, Any], message: str) -> None:
 def test_a_spec_with_its_defaults_written_out_is_the_same(config: dict[str, Any]) -> None:
     parsed = CoefficientsConfig.model_validate(config)
     assert CoefficientsConfig.model_validate(parsed.model_dump(mode="json")) == parsed
+
+
+@pytest.mark.parametrize("operator", ["ties", ["task_arithmetic", "ties"]])
+def test_what_an_operator_reads_may_be_given_as_it_is(operator: str | list[str]) -> None:
+    usual = CoefficientsConfig.model_validate({"operator": operator})
+    assert CoefficientsConfig.model_validate({"operator": operator, "density": [0.1, 1.0]}) == usual
 
 
 def test_more_bands_than_layers_are_refused() -> None:
