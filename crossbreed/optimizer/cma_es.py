@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from statistics import median
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ from pydantic import Field
 
 from crossbreed.config import Config
 from crossbreed.optimizer.budget import BudgetConfig
-from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import Setting, check_one_objective
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Outcome, Point, Status
+from crossbreed.types import Outcome, Status
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Could not import matplotlib")  # its plots are not ours
@@ -49,14 +49,12 @@ class CmaEsConfig(Config):
     options: CmaEsOptions = CmaEsOptions()
 
 
-class CmaEs:
+class CmaEs(Generational):
     """One normal distribution, started around `setting.start` (or the middle of the box).
 
     When pycma has converged or finds a plateau, it begins again at its last mean with the first step size and twice the
     population (IPOP). The mean is kept and not the best point seen, which under noise is the luckiest.
     """
-
-    in_order: ClassVar[bool] = True
 
     def __init__(self, setting: Setting, options: CmaEsOptions | None = None) -> None:
         """Samples the first generation.
@@ -72,16 +70,7 @@ class CmaEs:
         self._strategy = self._begin(mean, self._options.popsize)
         self._sample()
 
-    def ask(self, number: int) -> Point | None:
-        """Returns the next of the generation, or None until all of it has been told."""
-        return self._generation.ask(number)
-
-    def tell(self, outcome: Outcome) -> None:
-        """Keeps the outcome; the last of a generation moves the distribution."""
-        self._generation.tell(outcome)
-        outcomes = self._generation.outcomes
-        if outcomes is None:
-            return
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
         losses = rank_losses(outcomes)
         if losses is not None:
             self._strategy.tell(self._samples, losses)

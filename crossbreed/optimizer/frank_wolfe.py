@@ -22,7 +22,7 @@ What differs from the paper, and why:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -30,11 +30,11 @@ from pydantic import Field, model_validator
 from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.optimizer.budget import BudgetConfig
-from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of
 from crossbreed.optimizer.protocol import Setting, check_one_objective
-from crossbreed.types import Outcome, Point, SlopeKind, Status
+from crossbreed.types import Outcome, SlopeKind, Status
 
 _REPEATS = 4
 """How often in a row points that all FAILED are asked again, before they count as a step that cannot be measured."""
@@ -99,7 +99,7 @@ class _Place:
     slopes: Floats
 
 
-class FrankWolfe:
+class FrankWolfe(Generational):
     """One walk. When no vertex lies downhill it begins again at the best point, with steps half as long.
 
     FAILED says nothing of the way: where nothing else comes back, the same points are asked again, a few times, for a
@@ -108,8 +108,6 @@ class FrankWolfe:
     Nothing is drawn unless nothing is known: where a step cannot be measured even at a sixteenth of its length, where
     the best point itself has no vertex downhill, or where its slopes never came, it goes towards a random mixture.
     """
-
-    in_order: ClassVar[bool] = True
 
     def __init__(self, setting: Setting, options: FrankWolfeOptions | None = None) -> None:
         """Asks for the start.
@@ -134,16 +132,7 @@ class FrankWolfe:
         """Whose slopes are being asked for."""
         self._ask_points([start])
 
-    def ask(self, number: int) -> Point | None:
-        """Returns the next point, or None until what is out has been told."""
-        return self._generation.ask(number)
-
-    def tell(self, outcome: Outcome) -> None:
-        """Keeps the outcome; the last that is out decides where to go."""
-        self._generation.tell(outcome)
-        outcomes = self._generation.outcomes
-        if outcomes is None:
-            return
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
         is_out = all(outcome.status is Status.FAILED for outcome in outcomes)
         self._num_failed = self._num_failed + 1 if is_out else 0
         if is_out and self._num_failed <= _REPEATS:

@@ -1,7 +1,9 @@
 """Ask a whole generation, learn once all of it is answered: so a search is the same on 1 worker and on 40."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from crossbreed.types import Outcome, Point, Status
 
@@ -33,6 +35,28 @@ class Generation:
         if len(self._outcomes) < len(self._points):
             return None
         return [self._outcomes[number] for number in self._numbers]
+
+
+class Generational(ABC):
+    """What optimizers that ask by generations have in common."""
+
+    in_order: ClassVar[bool] = True
+    _generation: Generation
+
+    def ask(self, number: int) -> Point | None:
+        """Returns the next of the generation, or None until all of it has been told."""
+        return self._generation.ask(number)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keeps the outcome; the last of a generation is learnt from together with the others."""
+        self._generation.tell(outcome)
+        outcomes = self._generation.outcomes
+        if outcomes is not None:
+            self._learn(outcomes)
+
+    @abstractmethod
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Learns from one outcome for each point of the generation, and sets the next `_generation`."""
 
 
 def measured(outcome: Outcome) -> tuple[float, ...] | None:

@@ -1,7 +1,8 @@
 """NSGA-II by Optuna: breeds a population towards the whole Pareto front, for several objectives."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import optuna
@@ -13,12 +14,12 @@ from pydantic import Field
 
 from crossbreed.config import Config
 from crossbreed.optimizer.budget import BudgetConfig
-from crossbreed.optimizer.generation import Generation, measured
+from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import Setting
 from crossbreed.optimizer.quiet import quiet
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Outcome, Point, Status
+from crossbreed.types import Outcome, Status
 
 
 class Nsga2Options(Options):
@@ -38,15 +39,13 @@ class Nsga2Config(Config):
     options: Nsga2Options = Nsga2Options()
 
 
-class Nsga2:
+class Nsga2(Generational):
     """A population of the least dominated points, crossed (SBX) and mutated (polynomial mutation).
 
     The first generation is `setting.start` and normal draws around it, or uniform when there is no start: uniform
     coefficients of many groups are bad models all alike, and a small budget never gets away from them.
     A FAILED candidate is replaced by another of the same generation; an INVALID or STOPPED one is dominated by all.
     """
-
-    in_order: ClassVar[bool] = True
 
     def __init__(self, setting: Setting, options: Nsga2Options | None = None) -> None:
         options = options or Nsga2Options()
@@ -67,16 +66,7 @@ class Nsga2:
         self._num_asked = self._num_completed = 0
         self._breed()
 
-    def ask(self, number: int) -> Point | None:
-        """Returns the next of the generation, or None until all of it has been told."""
-        return self._generation.ask(number)
-
-    def tell(self, outcome: Outcome) -> None:
-        """Keeps the outcome; the last of a generation selects the parents of the next."""
-        self._generation.tell(outcome)
-        outcomes = self._generation.outcomes
-        if outcomes is None:
-            return
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for trial, told in zip(self._trials, outcomes, strict=True):
             if told.status is Status.FAILED:
                 self._study.tell(trial, state=TrialState.FAIL)
