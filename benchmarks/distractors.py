@@ -43,7 +43,7 @@ def spec_of(name: str, *, trials: int, split: dict[str, int], engine: dict[str, 
 def row(name: str, report: Report) -> str:
     """A line of the table."""
     winner = report_json(report)["winner"]
-    per_task = "  ".join(f"{task} {mean:.3f}" for task, mean in winner["tasks"].items())
+    per_task = "  ".join(f"{task} {found['mean']:.3f}" for task, found in winner["tasks"].items())
     return f"{name:<14} {winner['mean']:.4f} [{winner['low']:.4f}, {winner['high']:.4f}]  {per_task}"
 
 

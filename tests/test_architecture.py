@@ -18,6 +18,7 @@ GROUND = {
     "config",
     "parsing",
     "randomness",
+    "durable",
     "operators",
     "named_recipes",
     "recipes",

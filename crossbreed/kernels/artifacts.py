@@ -23,6 +23,7 @@ from typing import Self, TypeAlias
 import torch
 from safetensors.torch import save_file
 
+from crossbreed.durable import sync
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.sketch import FrequentDirections, Sketch
 from crossbreed.sources.files import Shards, open_shards
@@ -181,9 +182,9 @@ class GramSums:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
             save_file(self._means(), whole, metadata={"format": "pt"})
-            _sync(whole)
+            sync(whole)
             os.replace(whole, path)
-        _sync(path.parent)
+        sync(path.parent)
         return Grams.open(path)
 
     def _means(self) -> dict[str, torch.Tensor]:
@@ -206,15 +207,6 @@ class GramSums:
         if self._max_columns is not None and num_columns > self._max_columns:
             return FrequentDirections(num_columns=num_columns, rank=self._rank)
         return torch.zeros(num_columns, num_columns)
-
-
-def _sync(path: Path) -> None:
-    """Has a file's content, or a folder's names, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def bind_grams(recipe: Recipe, artifacts: Collection[Grams]) -> Grams | None:

@@ -6,23 +6,24 @@ experts share them, a resumed run finds them, and a worker on another machine ma
 their content: where the same rule gave other bits (another processor, another version of torch), the run is refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError, InvalidWeights, require
 from crossbreed.fitness import Loglikelihood, Observable, TransformersConfig, build_engine
 from crossbreed.kernels import materialize
 from crossbreed.kernels.artifacts import Grams, GramSums
 from crossbreed.kernels.blas import on_threads
-from crossbreed.runs.folder import write_atomically
+from crossbreed.runs.baselines import weighted
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec import GramsConfig
 from crossbreed.sources import ModuleType, module_of
 from crossbreed.sources.hashes import cache_folder, hash_of
-from crossbreed.types import Recipe, Rule, canonical_json
+from crossbreed.types import Recipe, canonical_json
 
 _NUM_THREADS = 2
 """Of the sums: how they are rounded depends on it."""
@@ -141,7 +142,8 @@ def _collect(plan: Plan, config: GramsConfig, missing: Sequence[_Wanted], tensor
         assert isinstance(engine, Observable)
         try:
             for expert in missing:
-                recipe = _alone(expert.name, plan.sources.structure.hashes)
+                # in fp32, for an adapter is no bf16 checkpoint
+                recipe = weighted({expert.name: 1.0}, hashes=plan.sources.structure.hashes, dtype="float32")
                 sums = GramSums(max_columns=config.max_columns, rank=config.rank)
                 engine.adopt(recipe, materialize(recipe, plan.sources, once=True))
                 add = partial(sums.add, plan.sources.experts[expert.name].hash)
@@ -157,12 +159,6 @@ def _collect(plan: Plan, config: GramsConfig, missing: Sequence[_Wanted], tensor
                 sums.write(expert.path)
         finally:
             engine.close()
-
-
-def _alone(expert: str, hashes: Mapping[str, str]) -> Recipe:
-    """The expert itself; in fp32, for an adapter is no bf16 checkpoint."""
-    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": {expert: 1.0}})
-    return Recipe(base="base", sources=hashes, rules=(rule,), dtype="float32")
 
 
 def _note(grams: Grams) -> None:

@@ -1,6 +1,7 @@
 """The recipes that every run answers first: what a user could have had without a search."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from crossbreed.types import Recipe, Rule
 
@@ -26,6 +27,12 @@ def scalar_of(origin: str) -> float | None:
     return float(scalar) if tuned and not before else None
 
 
+def weighted(weights: Mapping[str, float], *, hashes: Mapping[str, str], dtype: str) -> Recipe:
+    """Returns base + the weighted deltas of the experts that are named, the same in every tensor."""
+    rules = (Rule(match=".*", operator="task_arithmetic", params={"weight": weights}),) if weights else ()
+    return Recipe(base="base", sources=hashes, rules=rules, dtype=dtype)
+
+
 def baselines(hashes: Mapping[str, str], *, dtype: str) -> Iterator[tuple[str, Recipe]]:
     """Yields (origin, recipe): base, each expert, uniform, tuned_scalar, whatever the space's operator.
 
@@ -34,11 +41,7 @@ def baselines(hashes: Mapping[str, str], *, dtype: str) -> Iterator[tuple[str, R
         dtype: What the merged tensors are rounded to.
     """
     experts = [name for name in hashes if name != "base"]
-
-    def scaled(weights: Mapping[str, float]) -> Recipe:
-        rules = (Rule(match=".*", operator="task_arithmetic", params={"weight": weights}),) if weights else ()
-        return Recipe(base="base", sources=hashes, rules=rules, dtype=dtype)
-
+    scaled = partial(weighted, hashes=hashes, dtype=dtype)
     yield f"{PREFIX}base", scaled({})
     if len(experts) > 1:  # with one expert, uniform is the expert
         for name in experts:

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
+from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.archive import pareto_front
 from crossbreed.runs.artifacts import prepared
-from crossbreed.runs.folder import RunFolder, write_atomically
+from crossbreed.runs.folder import RunFolder
 from crossbreed.runs.history import History, fold
 from crossbreed.runs.journal import CLOCK, Journal, Record, read
 from crossbreed.runs.loop import Loop

@@ -2,12 +2,12 @@
 
 import gzip
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError
 from crossbreed.runs.history import SplitName
 from crossbreed.types import Score
@@ -86,18 +86,3 @@ class RunFolder:
 
     def _answers(self, split: SplitName, number: int) -> Path:
         return self.path / "answers" / f"{number:06d}.{split}.json.gz"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step: a reader sees the old content or the new."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

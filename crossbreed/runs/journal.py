@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from crossbreed.durable import sync
 from crossbreed.errors import InputError
 from crossbreed.types import canonical_json
 
@@ -42,7 +43,7 @@ class Journal:
             self.records = tuple(read(path))
             _cut_torn_tail(path)
             self._file = path.open("ab")
-            sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             self._lock.close()
             raise
@@ -140,12 +141,3 @@ def _lock(path: Path) -> IO[str]:
             fix="wait for it or stop it; two drivers would write one journal",
         )
     return file
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns once the folder's names, new and renamed, are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

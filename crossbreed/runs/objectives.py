@@ -97,6 +97,12 @@ class Objective(Measure):
             names = ", ".join(f"{weight:g} {task}" for weight, task in zip(self.weights, self.tasks, strict=True))
         return names if self.kind == "task" else f"{self.kind} of {names}"
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Task -> its share in the mean, 1 together; a `worst` of tasks has each alike, for any of them may be it."""
+        weights = self.weights or (1.0,) * len(self.tasks)
+        return {task: weight / math.fsum(weights) for task, weight in zip(self.tasks, weights, strict=True)}
+
     def over(self, means: Mapping[str, Floats]) -> Floats:
         """Returns the objective at every position of the means."""
         stacked = np.stack([means[task] for task in self.tasks])
@@ -158,10 +164,9 @@ def _shares(objectives: Sequence[Objective]) -> dict[str, float]:
     """Task -> its share in the mean of the objectives, negative where less is better."""
     shares: dict[str, float] = {}
     for objective in objectives:
-        weights = objective.weights or (1.0,) * len(objective.tasks)
-        for task, weight in zip(objective.tasks, weights, strict=True):
-            share = weight / (math.fsum(weights) * len(objectives))
-            shares[task] = shares.get(task, 0.0) + (-share if objective.minimize else share)
+        sign = -1 if objective.minimize else 1
+        for task, share in objective.shares.items():
+            shares[task] = shares.get(task, 0.0) + sign * share / len(objectives)
     return shares
 
 

@@ -24,13 +24,13 @@ def evolutionary_recipes(given: Mapping[str, Any]) -> RawSpec:
     The paper spends 1000 trials. It does not say how its layers were grouped: four bands here.
     """
     space = {"kind": "coefficients", "operator": "dare_ties", "groups": {"layers": 4}, "weight": [0.0, 1.0]}
-    return _filled(given, space=space, optimizer={"kind": "cma_es", "budget": {"trials": 1000}})
+    return _merged({"space": space, "optimizer": {"kind": "cma_es", "budget": {"trials": 1000}}}, given)
 
 
 def m2n2(given: Mapping[str, Any]) -> RawSpec:
     """M2N2 over merges that are bred (arXiv 2508.16204, experiment 2: an archive of 15, 1000 trials)."""
     optimizer = {"kind": "m2n2", "budget": {"trials": 1000}, "options": {"archive": 15, "alpha": 1.0}}
-    return _filled(given, space={"kind": "lineage"}, optimizer=optimizer)
+    return _merged({"space": {"kind": "lineage"}, "optimizer": optimizer}, given)
 
 
 def frank_wolfe(given: Mapping[str, Any]) -> RawSpec:
@@ -41,7 +41,7 @@ def frank_wolfe(given: Mapping[str, Any]) -> RawSpec:
     """
     groups = {"layers": 4, "modules": ["attention", "mlp"]}
     space = {"kind": "coefficients", "operator": "task_arithmetic", "groups": groups}
-    return _filled(given, space=space, optimizer={"kind": "frank_wolfe", "budget": {"trials": 30}})
+    return _merged({"space": space, "optimizer": {"kind": "frank_wolfe", "budget": {"trials": 30}}}, given)
 
 
 def bmm(given: Mapping[str, Any]) -> RawSpec:
@@ -56,7 +56,7 @@ def bmm(given: Mapping[str, Any]) -> RawSpec:
         "groups": {"layers": 3, "modules": ["attention", "mlp"]},
         "params": {"anchor": "tsv_m", "weight": 1.0, "grams": "deltas", "lambda": [1e-3, 1e3], "scale": [0.3, 2.0]},
     }
-    return _filled(given, space=space, optimizer={"kind": "gp", "budget": {"trials": 60}})
+    return _merged({"space": space, "optimizer": {"kind": "gp", "budget": {"trials": 60}}}, given)
 
 
 PRESETS: Mapping[str, Callable[[Mapping[str, Any]], RawSpec]] = MappingProxyType(
@@ -85,10 +85,6 @@ def fill_in(raw: Mapping[str, Any]) -> RawSpec:
             fix=f"did you mean `{close[0]}`?" if close else "",
         )
     return PRESETS[name](given)
-
-
-def _filled(given: Mapping[str, Any], **sections: RawSpec) -> RawSpec:
-    return _merged(sections, given)
 
 
 def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:

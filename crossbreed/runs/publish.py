@@ -5,7 +5,6 @@ before the first byte: an output folder in use, a disk without room, a licence t
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from crossbreed.durable import sync
 from crossbreed.errors import InputError, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
@@ -29,7 +29,6 @@ from crossbreed.runs.card import (
     parents_of,
 )
 from crossbreed.runs.coefficients import coefficient_map
-from crossbreed.runs.journal import sync_folder
 from crossbreed.runs.shards import Shard, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, Origin, Sources, TensorInfo
 from crossbreed.types import Recipe, WeightStream
@@ -212,7 +211,7 @@ class Contents:
             for name, text in self.texts(stream.value).items():
                 (folder / name).write_text(text, encoding="utf-8")
             _verify(folder, stream.value, shards)
-            _sync(folder)
+            _sync_all(folder)
         except OSError as error:
             raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
         return stream.value
@@ -420,7 +419,7 @@ def _rename(partial: Mapping[Path, Path]) -> None:
                 undo.callback(out.rename, folder)
             undo.pop_all()
         for parent in {folder.parent for folder in partial.values()}:
-            sync_folder(parent)
+            sync(parent)
     except OSError as error:
         raise MachineError(f"writing {', '.join(map(str, partial))} failed: {error}") from error
 
@@ -460,11 +459,7 @@ def _verify(folder: Path, fingerprint: str, shards: Sequence[Shard]) -> None:
         raise MachineError(f"what was written ({on_disk[:16]}) is not what was made ({fingerprint[:16]}): a bad disk?")
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            sync_folder(path)
-    sync_folder(folder)
+        sync(path)
+    sync(folder)

@@ -41,15 +41,15 @@ def calibration_of(
 ) -> Calibration:
     """Returns the first items of each task that the objective names, each task with its weight there.
 
-    The worst of several tasks is not one, but depends on the candidate: all of them count alike.
+    The worst of several tasks depends on the candidate: all of them count alike.
     """
-    shares = dict(zip(objective.tasks, objective.weights or (1.0,) * len(objective.tasks), strict=True))
+    shares = objective.shares
     requests, weights = [], []
     for task in tasks:
         asked = items[task.name].items[:num_items] if shares.get(task.name) else ()
         sign = -1 if objective.minimize is task.higher_is_better else 1
         requests += [task.calibration(item) for item in asked]
-        weights += [sign * shares[task.name] / sum(shares.values()) / len(asked) for _ in asked]
+        weights += [sign * shares[task.name] / len(asked) for _ in asked]
     return Calibration(requests=tuple(requests), weights=tuple(weights))
 
 
