@@ -11,7 +11,8 @@ What differs from the paper, and why:
 
 - Vertices are base + `vertex_scale` x delta. The hull of the experts as they are (coefficients with sum 1) does not
   hold the best merges; one global factor, which the baselines tune, moves it to where they are. The base is a vertex
-  as well, so that a block need not take part.
+  as well, so that a block need not take part, and the hull is twice as large as what was tuned: that lies halfway
+  between base and experts then, and a block can grow as well as shrink.
 - The step is taken in coefficients, and the space's operator merges once. The public code merges a vertex into the
   merged model, again and again; with task arithmetic that is the same.
 - The published oracle is the cosine with the experts' weights, `weight_cosine`: what the weights have in common with
@@ -40,6 +41,8 @@ _REPEATS = 4
 """How often in a row points that all FAILED are asked again, before they count as a step that cannot be measured."""
 _HALVINGS = 4
 """How often a step that could not be measured is tried at half its length, before another direction is."""
+_LARGEST_SCALE = 3.0
+"""Of vertices unless told: of tuned scalars the largest, which is best where most experts know nothing."""
 _SMALLEST = 2.0**-10
 """Factor on the steps below which beginning again means beginning anew."""
 
@@ -64,7 +67,8 @@ class FrankWolfeOptions(Options):
     steps: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     """Multiples of that step which are all tried; the best by score is kept. More than one is a line search."""
     vertex_scale: Annotated[float, Field(gt=0)] | None = None
-    """A vertex is the base plus this times an expert's delta. Unless given: the best tuned scalar. The paper's is 1."""
+    """A vertex is the base plus this times an expert's delta. Unless given: the best tuned scalar, and twice that, at
+    most 3, where the base is a vertex too. The paper's is 1."""
     base_vertex: bool = True
     """Whether the base is a vertex too: by inner products a block may then do without experts. The paper's is not."""
     radius: Annotated[float, Field(gt=0)] = 0.1
@@ -119,7 +123,7 @@ class FrankWolfe(Generational):
         assert setting.hulls is not None
         self._options = options = options or FrankWolfeOptions()
         self._low, self._high, self._rng = np.array(setting.box.low), np.array(setting.box.high), setting.rng
-        scale = setting.vertex_scale(options.vertex_scale)
+        scale = _scale(setting, options)
         self._blocks = blocks_of(
             setting.hulls, setting.box, scale=scale, granularity=options.granularity, base=options.base_vertex
         )
@@ -246,6 +250,13 @@ class FrankWolfe(Generational):
             if width := float(np.sum(where[1][probe] - where[0][probe])):
                 slopes[probe] = (scores[0] - scores[1]) / width
         return slopes
+
+
+def _scale(setting: Setting, options: FrankWolfeOptions) -> float:
+    scale = setting.vertex_scale(options.vertex_scale)
+    if options.vertex_scale is not None or setting.tuned_scalar is None or not options.base_vertex:
+        return scale
+    return min(2 * scale, _LARGEST_SCALE)
 
 
 def _check(setting: Setting) -> None:

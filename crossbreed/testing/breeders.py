@@ -3,7 +3,6 @@
 Subclass `BreederConformance` in a test module and override its one fixture, as with `OptimizerConformance`.
 """
 
-import random
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from crossbreed.optimizer import Box, Breeder, Genomes, Setting
 from crossbreed.runs.nursery import Nursery
 from crossbreed.search_spaces import VectorSpace
+from crossbreed.testing.global_random import check_it_is_left_alone
 from crossbreed.types import Birth, Cross, Outcome, Seed, Status
 
 MakeBreeder: TypeAlias = Callable[[Setting], Breeder]
@@ -259,20 +259,8 @@ class BreederConformance:
             breeder.tell(Outcome(number=number, status=Status.OK, values=(0.5,), items=scores))
 
     def test_global_random_state_is_left_alone(self, make: MakeBreeder) -> None:
-        """It neither moves nor reads the global generators: lm-eval re-seeds them at every evaluation."""
-        before = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002 - the state that must not move
-        reference = breed(make(make_setting()), trials=60)
-        np.testing.assert_equal((np.random.get_state(legacy=False), random.getstate()), before)  # noqa: NPY002
-        constant = np.random.RandomState(1234).get_state(legacy=False)
-
-        def reseed() -> None:
-            np.random.set_state(constant)  # noqa: NPY002 - what lm-eval does
-            random.setstate(before[1])
-
-        try:
-            assert breed(make(make_setting()), trials=60, meanwhile=reseed) == reference
-        finally:
-            np.random.set_state(before[0])  # noqa: NPY002
+        """It neither moves nor reads the global generators."""
+        check_it_is_left_alone(lambda meanwhile: breed(make(make_setting()), trials=60, meanwhile=meanwhile))
 
     @pytest.mark.parametrize("workers", [1, 4])
     def test_it_finds_what_no_seed_has(self, make: MakeBreeder, workers: int) -> None:

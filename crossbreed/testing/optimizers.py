@@ -9,7 +9,6 @@ Subclass `OptimizerConformance` in a test module and override its one fixture; p
 """
 
 import itertools
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossbreed.optimizer import Box, Hull, Optimizer, Setting
+from crossbreed.testing.global_random import check_it_is_left_alone
 from crossbreed.types import Outcome, Point, Status
 
 MakeOptimizer: TypeAlias = Callable[[Setting], Optimizer]
@@ -274,26 +274,14 @@ class OptimizerConformance:
         assert len(set(points[-100:])) > 0.9 * len(points[-100:])
 
     def test_global_random_state_is_left_alone(self, make: MakeOptimizer) -> None:
-        """It neither moves nor reads the global generators: lm-eval re-seeds them at every evaluation."""
+        """It neither moves nor reads the global generators."""
         problem = self.problem
 
         def points_with(meanwhile: Callable[[], None]) -> list[Point]:
             optimizer = make(make_setting(num_objectives=self.num_objectives))
             return drive(optimizer, lambda number, p: ok(problem, number, p), trials=self.trials, meanwhile=meanwhile)
 
-        before = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002 - the state that must not move
-        reference = points_with(lambda: None)
-        np.testing.assert_equal((np.random.get_state(legacy=False), random.getstate()), before)  # noqa: NPY002
-        constant = np.random.RandomState(1234).get_state(legacy=False)
-
-        def reseed() -> None:
-            np.random.set_state(constant)  # noqa: NPY002 - what lm-eval does
-            random.setstate(before[1])
-
-        try:
-            assert points_with(reseed) == reference
-        finally:
-            np.random.set_state(before[0])  # noqa: NPY002
+        check_it_is_left_alone(points_with)
 
     @pytest.mark.parametrize("workers", [2, 4])
     def test_the_number_of_workers_does_not_matter(self, make: MakeOptimizer, workers: int) -> None:

@@ -1,6 +1,7 @@
 """Frank-Wolfe against the laws, and against what is proven of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -175,14 +176,17 @@ def test_the_published_schedule() -> None:
     assert left[1:] / left[:-1] == pytest.approx([1 - 0.3, 1 - 0.2, 1 - 0.15])
 
 
-def test_the_vertices_have_the_tuned_scalar_unless_told() -> None:
-    setting = make_setting(dim=2, start=(0.5, 0.5))
-    tuned = Setting(
-        box=setting.box, num_objectives=1, start=setting.start, rng=setting.rng, hulls=setting.hulls, tuned_scalar=1.5
-    )
-    options = FrankWolfeOptions(step_size=1.0)
-    assert _walk(tuned, options, lambda x: (-1.0, 0.0), trials=2)[1] == (1.5, 0.0)
-    assert _walk(setting, options, lambda x: (-1.0, 0.0), trials=2)[1] == (1.0, 0.0)
+@pytest.mark.parametrize(
+    ("tuned_scalar", "base_vertex", "scale"),
+    [(None, True, 1.0), (0.5, True, 1.0), (2.0, True, 3.0), (None, False, 1.0), (2.0, False, 2.0)],
+)
+def test_the_tuned_merge_lies_inside_the_hull_unless_told(
+    tuned_scalar: float | None, base_vertex: bool, scale: float
+) -> None:
+    setting = replace(make_setting(dim=2, start=(0.5, 0.5)), tuned_scalar=tuned_scalar)
+    setting = replace(setting, box=Box(low=(0.0, 0.0), high=(4.0, 4.0)))
+    options = FrankWolfeOptions(step_size=1.0, base_vertex=base_vertex)
+    assert _walk(setting, options, lambda x: (-1.0, 0.0), trials=2)[1] == (scale, 0.0)
 
 
 def test_a_line_search_keeps_the_best_by_score() -> None:
