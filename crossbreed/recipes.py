@@ -55,6 +55,13 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe") -> Recipe
     Raises:
         InputError: naming the first thing that is wrong, where it is, and how to mend it.
     """
+    if isinstance(mapping, Mapping) and "fitness" in mapping:
+        raise InputError(
+            "this is a run's spec",
+            expected="a recipe",
+            where=where,
+            fix="run it: `crossbreed run`; the recipes that it finds are in its folder's `recipes`",
+        )
     require_keys(mapping, _RECIPE_KEYS, needed=("schema", "base", "sources", "rules"), where=where)
     if mapping["schema"] != RECIPE_SCHEMA:
         raise InputError(

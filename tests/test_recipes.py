@@ -146,6 +146,7 @@ def with_params(**changes: Any) -> dict[str, Any]:
     ("wrong", "says"),
     [
         ([], "not a mapping"),
+        ({"name": "x", "sources": {}, "fitness": {}}, "a run's spec"),
         ({key: VALID[key] for key in VALID if key != "base"}, "`base` is missing"),
         (VALID | {"dtpye": "float32"}, "did you mean `dtype`"),
         (VALID | {"schema": 2}, "another schema"),

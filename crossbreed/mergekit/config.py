@@ -156,7 +156,7 @@ def read_config(path: Path) -> MergeConfig | None:
     for key, tool in _OTHER_TOOLS.items():
         if key in documents[0]:
             raise InputError(f"this is {tool}", expected="`merge_method` with `models` or `slices`", where=str(path))
-    if "merge_method" not in documents[0]:
+    if not documents[0].keys() & {"merge_method", "models", "slices"}:
         return None
     if len(documents) > 1:
         raise InputError(

@@ -15,6 +15,7 @@ from crossbreed.errors import InputError
 from crossbreed.kernels import check_recipe, materialize_many
 from crossbreed.kernels.artifacts import Grams
 from crossbreed.mergekit import MergeConfig, read_config
+from crossbreed.parsing import any_of, suggestion
 from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.runs.artifacts import artifacts_of
 from crossbreed.runs.mergekit import Dtype, merge_as_mergekit, recipe_of
@@ -117,7 +118,7 @@ def _merge(targets: Mapping[Path, Path], *, sources: Sequence[str], numerics: st
     with TemporaryDirectory() as scratch:
         if is_accurate:
             files = {out: (path, configs[path]) for out, path in targets.items()}
-            passes = _accurate_passes(files, dict(map(_named, sources)))
+            passes = _accurate_passes(files, _folders_of(sources))
         else:
             passes = [
                 _mergekit_pass(out, path, configs[path], Path(scratch), lora_dtype) for out, path in targets.items()
@@ -158,11 +159,21 @@ def _accurate_passes(files: Mapping[Path, tuple[Path, MergeConfig | None]], fold
 
     together: dict[tuple[Sources, str], dict[Path, Recipe]] = {}
     artifacts: dict[Path, Sequence[Grams]] = {}
+    named: set[str] = set()
     for out, (path, config) in files.items():
         recipe, sources = _load(path, folders, open_once) if config is None else recipe_of(config, open_once)
         artifacts[out] = artifacts_of(recipe)
         check_recipe(recipe, sources, artifacts[out])
         together.setdefault((sources, recipe.dtype), {})[out] = recipe
+        if config is None:
+            named |= recipe.sources.keys()
+    if surplus := [name for name in folders if name not in named]:
+        raise InputError(
+            f"no recipe has a source `{surplus[0]}`",
+            expected=any_of(sorted(named)),
+            got=f"--source {surplus[0]}={folders[surplus[0]]}",
+            fix=suggestion(surplus[0], named),
+        )
     return [
         _Pass(
             contents={out: checkpoint_contents(recipe, sources) for out, recipe in recipes.items()},
@@ -265,8 +276,14 @@ class _Dealer:
         self._row = self._next
 
 
-def _named(source: str) -> tuple[str, str]:
-    name, equals, folder = source.partition("=")
-    if not (name and equals and folder):
-        raise InputError("a source has no name or no folder", expected="--source NAME=FOLDER", got=source)
-    return name, folder
+def _folders_of(sources: Sequence[str]) -> dict[str, str]:
+    folders: dict[str, str] = {}
+    for source in sources:
+        name, equals, folder = source.partition("=")
+        if not (name and equals and folder):
+            raise InputError("a source has no name or no folder", expected="--source NAME=FOLDER", got=source)
+        if name in folders:
+            got = f"{name}={folders[name]} and {source}"
+            raise InputError(f"`--source {name}` is given twice", expected="each source once", got=got)
+        folders[name] = folder
+    return folders

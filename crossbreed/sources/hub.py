@@ -50,7 +50,7 @@ def locate(source: str) -> Origin:
             expected="a folder with config.json and safetensors weights, or a hub id `org/name[@revision]`",
             got="a file" if folder.exists() else "nothing of that name",
             where=str(folder.absolute()),
-            fix="name the folder itself; relative paths start at the folder of the spec",
+            fix="name the folder itself; a path in a spec starts at the spec's folder",
         )
     return _download(named["id"], named["revision"])
 

@@ -237,9 +237,11 @@ def test_a_whole_number_has_no_gradient() -> None:
         ("{base_model: x, gate_mode: hidden, experts: []}", "mergekit-moe"),
         ("{genome: {}, tasks: []}", "mergekit-evolve"),
         (f"{TIES}\n---\n{TIES}", "mergekit-multi"),
+        ("{merge_metod: ties, models: []}", r"(?s)unknown key `merge_metod`.*did you mean `merge_method`"),
+        ("{slices: [], dtype: float32}", "`merge_method` is missing"),
     ],
 )
-def test_files_of_other_tools_are_refused_by_name(text: str, tool: str, tmp_path: Path) -> None:
+def test_files_of_other_tools_or_methods_are_refused_by_name(text: str, tool: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yml"
     path.write_text(text)
     with pytest.raises(InputError, match=tool):

@@ -116,6 +116,22 @@ def test_what_would_collide_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("bse=x", "(?s)no recipe has a source `bse`.*did you mean `base`"),
+        ("base=elsewhere", "`--source base` is given twice"),
+    ],
+)
+def test_a_source_that_no_recipe_has_is_refused(
+    more: str, says: str, tmp_path: Path, sources: Sources, flags: list[str]
+) -> None:
+    path = write(tmp_path / "sum.yaml", sources, *RECIPES["sum"])
+    with pytest.raises(InputError, match=says):
+        merge_recipe(path, tmp_path / "out", sources=[*flags, more])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("match", "fix"),
     [("modle.*", "correct or remove the rule"), ("up_proj", r"write \.\*\(up_proj\)\.\*")],
     ids=["misspelt", "a part of names"],
