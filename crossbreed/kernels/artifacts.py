@@ -152,7 +152,8 @@ class GramSums:
         leader = key = f"{expert}/{tensor}"
         if self._last is not None and self._last[1] is inputs and self._last[0].startswith(f"{expert}/"):
             leader = self._last[0]
-        assert self._leaders.setdefault(key, leader) == leader, f"`{tensor}` shares its inputs only at times"
+        known = self._leaders.setdefault(key, leader)
+        assert known == leader, f"`{tensor}` shares its inputs only at times"
         if leader != key:
             return
         self._last = key, inputs

@@ -17,7 +17,9 @@ What differs from the paper, and why:
   merged model, again and again; with task arithmetic that is the same.
 - The published oracle is the cosine with the experts' weights, `weight_cosine`: what the weights have in common with
   the base outweighs what tells experts apart. The default is Frank-Wolfe's own, the inner product with the deltas.
-- A block with no vertex downhill stays where it is; the public code steps towards zero weights.
+- A block with no vertex downhill stays where it is. By `weight_cosine` it steps to the least all the same, as in the
+  public code for vision models; that for language models steps towards zero weights there.
+- The public code has the merge that it starts from as one more vertex.
 - `soft` mixes the best vertices by one projection of their slopes; the paper trains the mixture.
 """
 
@@ -70,7 +72,8 @@ class FrankWolfeOptions(Options):
     """A vertex is the base plus this times an expert's delta. Unless given: the best tuned scalar, and twice that, at
     most 3, where the base is a vertex too. The paper's is 1."""
     base_vertex: bool = True
-    """Whether the base is a vertex too: by inner products a block may then do without experts. The paper's is not."""
+    """Whether the base is a vertex too, so that a block may do without experts. The paper's is not, and by
+    `weight_cosine` it never is."""
     radius: Annotated[float, Field(gt=0)] = 0.1
     """For `differences`: how far to go either way, as a part of `vertex_scale`."""
 
@@ -78,6 +81,11 @@ class FrankWolfeOptions(Options):
     def slope_kind(self) -> SlopeKind | None:
         """The oracle's, unless slopes are differences of scores."""
         return self.oracle if self.slopes == "gradient" else None
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base is a vertex: it has no cosine of its own weights that could be compared."""
+        return self.base_vertex and self.oracle != "weight_cosine"
 
     @model_validator(mode="after")
     def _differences_are_inner_products(self) -> "FrankWolfeOptions":
@@ -125,7 +133,7 @@ class FrankWolfe(Generational):
         self._low, self._high, self._rng = np.array(setting.box.low), np.array(setting.box.high), setting.rng
         scale = _scale(setting, options)
         self._blocks = blocks_of(
-            setting.hulls, setting.box, scale=scale, granularity=options.granularity, base=options.base_vertex
+            setting.hulls, setting.box, scale=scale, granularity=options.granularity, base=options.has_base
         )
         self._probes, self._radius = list(probes_of(setting.hulls, options.granularity)), options.radius * scale
         start = np.array(setting.start) if setting.start is not None else self._middle()
@@ -208,7 +216,7 @@ class FrankWolfe(Generational):
                 place.point[block.coordinates],
                 place.slopes[block.coordinates],
                 towards=self._options.top_k if self._options.variant == "soft" else 1,
-                by_cosine=self._options.oracle != "inner",
+                kind=self._options.oracle,
             )
         return direction
 
@@ -254,7 +262,7 @@ class FrankWolfe(Generational):
 
 def _scale(setting: Setting, options: FrankWolfeOptions) -> float:
     scale = setting.vertex_scale(options.vertex_scale)
-    if options.vertex_scale is not None or setting.tuned_scalar is None or not options.base_vertex:
+    if options.vertex_scale is not None or setting.tuned_scalar is None or not options.has_base:
         return scale
     return min(2 * scale, _LARGEST_SCALE)
 

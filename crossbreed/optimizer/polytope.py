@@ -1,5 +1,6 @@
 """What Frank-Wolfe walks in: blocks of coordinates, and in each the corners that a step may go towards."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbreed.optimizer.protocol import Box, Hull
+from crossbreed.types import SlopeKind
 
 Floats = NDArray[np.float64]
 
@@ -25,12 +27,13 @@ class Block:
     caps: Floats
     """The largest share of each vertex that the box has room for: 1, where the vertex itself is inside."""
 
-    def direction(self, point: Floats, slopes: Floats, *, towards: int, by_cosine: bool) -> Floats:
+    def direction(self, point: Floats, slopes: Floats, *, towards: int, kind: SlopeKind) -> Floats:
         """Returns the step of length 1 from here to the best vertex, or a mixture of the best; 0 if none is downhill.
 
         The linear minimisation oracle of Frank-Wolfe: a vertex v is downhill of x if <g, v - x> < 0. Cosines of places
-        cannot be subtracted; by them a vertex is downhill if its own cosine is negative. What the box does not let the
-        best vertex have goes to the next best, which is the oracle of the polytope inside the box.
+        cannot be subtracted; by them a vertex is downhill if its own cosine is negative. Those with whole weights say
+        nothing of up and down, for the base's share is in all of them: the least is taken, as published. What the box
+        does not let the best vertex have goes to the next best, which is the oracle of the polytope inside the box.
 
         Args:
             point: Where the block is.
@@ -38,20 +41,21 @@ class Block:
             towards: How many vertices may share a step. With more than one, the shares are the projection onto the
                 simplex of the descents, the steepest being 1: equal vertices share alike, and one that is much better
                 than the others takes all.
-            by_cosine: Whether slopes are cosines.
+            kind: Of the slopes.
         """
-        rises = self.vertices @ slopes - (0.0 if by_cosine else point @ slopes)
+        rises = self.vertices @ slopes - (point @ slopes if kind == "inner" else 0.0)
         rounding = _ROUNDING * float(np.abs(self.vertices).max() * np.abs(slopes).sum())
         order = np.argsort(rises, stable=True)
-        best = [j for j in order[:towards] if rises[j] < -rounding]
+        downhill = math.inf if kind == "weight_cosine" else -rounding
+        best = [j for j in order[:towards] if rises[j] < downhill]
         if not best:
             return np.zeros_like(point)
         wanted = np.zeros(len(rises))
-        wanted[best] = project_to_simplex(rises[best] / rises[best[0]])
+        wanted[best] = project_to_simplex(-rises[best] / (np.abs(rises[best]).max() or 1.0))
         shares = np.minimum(wanted, self.caps)
         for j in order:
             shares[j] += min(1 - shares.sum(), self.caps[j] - shares[j])
-        return np.asarray(shares @ self.vertices - point) if shares @ rises < -rounding else np.zeros_like(point)
+        return np.asarray(shares @ self.vertices - point) if shares @ rises < downhill else np.zeros_like(point)
 
     def mixture(self, shares: Floats) -> Floats:
         """Returns a point of the polytope; what the box has no room for is left out."""
@@ -66,9 +70,9 @@ def blocks_of(
     Args:
         hulls: Vertex -> coordinate.
         box: What mixtures must be inside.
-        scale: The coefficient of a vertex's expert. The others' are 0.
+        scale: The coefficient of a vertex's expert. The others' are 0, or the least that the box lets them be.
         granularity: `layer` for a block each.
-        base: Whether the base, where all coefficients are 0, is a vertex too: the last.
+        base: Whether the base, where all coefficients are 0 or that least, is a vertex too: the last.
     """
     parts = [[hull] for hull in hulls] if granularity == "layer" else [list(hulls)]
     return tuple(_block(part, box, scale=scale, base=base) for part in parts)
@@ -77,14 +81,14 @@ def blocks_of(
 def _block(hulls: Sequence[Hull], box: Box, *, scale: float, base: bool) -> Block:
     coordinates = np.array([index for hull in hulls for index in hull.values()])
     owners = [vertex for hull in hulls for vertex in hull]
-    highs = np.take(box.high, coordinates)
-    rows = [np.array([scale * (owner == vertex) for owner in owners]) for vertex in dict.fromkeys(owners)]
-    caps = [min(1.0, max(0.0, float(highs[row > 0].min()) / scale)) for row in rows]
-    return Block(
-        coordinates=coordinates,
-        vertices=np.array(rows + [np.zeros(len(owners))] * base),
-        caps=np.array(caps + [1.0] * base),
-    )
+    lows, highs = np.maximum(np.take(box.low, coordinates), 0), np.take(box.high, coordinates)
+    rows, caps = [], []
+    for vertex in dict.fromkeys(owners):
+        own = np.array([owner == vertex for owner in owners])
+        rows.append(np.where(own, np.maximum(scale, lows), lows))
+        room, way = (highs - lows)[own], (rows[-1] - lows)[own]
+        caps.append(float(np.divide(room, way, out=np.ones_like(way), where=way > room).clip(min=0).min()))
+    return Block(coordinates=coordinates, vertices=np.array(rows + [lows] * base), caps=np.array(caps + [1.0] * base))
 
 
 def probes_of(hulls: Sequence[Hull], granularity: Literal["task", "layer"]) -> Iterator[list[int]]:

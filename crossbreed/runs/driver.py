@@ -54,7 +54,10 @@ def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
     print(plan.describe(), flush=True)
     plan = prepared(plan)
     with _open(plan, folder) as (loop, history), _pool(plan) as pool:
-        loop.search(pool)
+        if not loop.search(pool):
+            print(
+                "the search ends before its budget: too little could be measured for the optimizer to go on", flush=True
+            )
         return _judge(plan, folder, loop, history, pool)
 
 

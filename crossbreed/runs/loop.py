@@ -51,8 +51,11 @@ class Loop:
             elif record["kind"] == "tell" and record["split"] == "search":
                 self._proposer.tell(self._outcome(self._history.trials[record["number"]]))
 
-    def search(self, pool: Pool) -> None:
+    def search(self, pool: Pool) -> bool:
         """Runs until the budget is spent and every candidate asked has been answered.
+
+        Returns:
+            Whether the budget is spent: if not, the optimizer had nothing left to ask.
 
         Raises:
             MachineError: a candidate FAILED before any was measured: the engine is at fault, and nothing is journalled.
@@ -67,7 +70,7 @@ class Loop:
                 start = start or time.monotonic()  # the first submit also starts the workers: not searching yet
                 began[candidate.number] = freed = freed or start
             if pool.idle and not pool.busy:
-                break
+                return self._is_spent(elapsed_s)
             answered = pool.wait()  # also for a worker that is being replaced: it is neither idle nor busy
             freed = time.monotonic()
             if answered:
@@ -113,16 +116,19 @@ class Loop:
 
     def _ask(self, elapsed_s: float) -> Candidate | None:
         """Journals the next candidate before any work on it starts; None when the budget or the optimizer says wait."""
-        num_bred = self._proposer.num_asked - self._proposer.num_firsts
-        if num_bred >= 0 and (
-            (self._budget.trials is not None and num_bred >= self._budget.trials)
-            or (self._budget.seconds is not None and elapsed_s >= self._budget.seconds)
-        ):
+        if self._is_spent(elapsed_s):
             return None
         candidate = self._proposer.propose()
         if candidate is not None:
             self._write(ask_record(candidate))
         return candidate
+
+    def _is_spent(self, elapsed_s: float) -> bool:
+        num_bred = self._proposer.num_asked - self._proposer.num_firsts
+        return num_bred >= 0 and (
+            (self._budget.trials is not None and num_bred >= self._budget.trials)
+            or (self._budget.seconds is not None and elapsed_s >= self._budget.seconds)
+        )
 
     def _write(self, record: Record) -> None:
         self._journal.append(record)

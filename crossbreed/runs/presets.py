@@ -2,10 +2,11 @@
 
 A preset is a function from what a user's spec says to a whole one. What the user says wins, field by field; a section
 whose `kind` the user changes is the user's alone, for the preset's fields belong to the other kind. With another
-`operator` go the preset's parameters and ranges, which are the other operator's.
+`operator` go the preset's parameters and ranges, which are the other operator's. A budget is the user's or the
+preset's: minutes that a user grants are not to end with the preset's trials.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -14,6 +15,8 @@ from crossbreed.errors import InputError
 
 RawSpec: TypeAlias = dict[str, Any]
 """What a spec file holds, before it is parsed."""
+_EITHER_PLACE = {"weight", "density"}
+"""Keys that a space may have beside `params` or inside."""
 _OF_OPERATOR = ("params", "weight", "density")
 """Keys of a space that mean what they do with its operator alone."""
 
@@ -91,11 +94,22 @@ def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:
     """What is given over what is usual, key by key; another `kind` takes nothing over, another `operator` less."""
     if given.get("kind", usual.get("kind")) != usual.get("kind"):
         return dict(given)
-    if given.get("operator", usual.get("operator")) != usual.get("operator"):
-        usual = {key: value for key, value in usual.items() if key not in _OF_OPERATOR}
+    if _listed(given.get("operator", usual.get("operator"))) != _listed(usual.get("operator")):
+        usual = _without(_OF_OPERATOR, usual)
+    params = given.get("params")
+    said = _EITHER_PLACE & {*given, *(params if isinstance(params, Mapping) else ())}
+    usual = {key: _without(said, value) if key == "params" else value for key, value in _without(said, usual).items()}
     both = {
         key: _merged(usual[key], given[key])
-        for key in usual.keys() & given.keys()
+        for key in (usual.keys() & given.keys()) - {"budget"}
         if isinstance(usual[key], Mapping) and isinstance(given[key], Mapping)
     }
     return {**usual, **given, **both}
+
+
+def _without(keys: Collection[str], section: Mapping[str, Any]) -> RawSpec:
+    return {key: value for key, value in section.items() if key not in keys}
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]

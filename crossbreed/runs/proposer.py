@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import Breeder, Optimizer
-from crossbreed.runs.baselines import is_lone, scalar_of
+from crossbreed.runs.baselines import PREFIX, is_lone, scalar_of
 from crossbreed.runs.nursery import Nursery
 from crossbreed.search_spaces import Genome, SearchSpace
 from crossbreed.types import Birth, Candidate, Cross, Outcome, Point, Recipe, Seed
@@ -127,17 +127,19 @@ class Proposer:
         """The merges among the firsts, best first, over all objectives; lone models only where no merge was measured.
 
         A lone expert is a corner of the box: whole at one skill, nothing at the others, and worse in every direction.
+        Of equals a warm start comes first, then the plainest baseline.
         """
         measured = {o.number: o.values for o in self._first_outcomes.values() if o.values is not None}
         merges = {number: values for number, values in measured.items() if not is_lone(self._firsts[number][0])}
         outcomes = merges or measured
         columns = list(zip(*outcomes.values(), strict=True))
         spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]  # objectives differ in unit
-        return sorted(
-            outcomes,
-            key=lambda n: (sum((v - low) / span for v, (low, span) in zip(outcomes[n], spans, strict=True)), n),
-            reverse=True,
-        )
+
+        def rank(number: int) -> tuple[float, bool, int]:
+            value = sum((v - low) / span for v, (low, span) in zip(outcomes[number], spans, strict=True))
+            return -value, self._firsts[number][0].startswith(PREFIX), number
+
+        return sorted(outcomes, key=rank)
 
     def _start(self, ranked: Sequence[int]) -> Point | None:
         """The best that the space can express."""

@@ -93,7 +93,9 @@ class Slopes:
         """
         try:
             return self._at(recipe)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # the CPU's allocator has no type of error of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
             raise EngineError("out of memory in the gradient; fewer `fitness.slopes.tokens` take less") from error
 
     def _at(self, recipe: Recipe) -> tuple[float, ...]:

@@ -118,29 +118,57 @@ def test_differences_walk_where_the_gradient_does() -> None:
 def test_soft_mixes_what_is_equally_good() -> None:
     [block] = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=False)
     x, slopes = np.full(3, 1 / 3), np.array([-1.0, -0.9, 2.0])
-    hard = block.direction(x, slopes, towards=1, by_cosine=False)
-    soft = block.direction(x, slopes, towards=3, by_cosine=False)
+    hard = block.direction(x, slopes, towards=1, kind="inner")
+    soft = block.direction(x, slopes, towards=3, kind="inner")
     assert x + hard == pytest.approx([1, 0, 0])
     assert x + soft == pytest.approx([0.5484, 0.4516, 0], abs=1e-4)  # descents 1.0333 and 0.9333
     assert (x + soft).sum() == pytest.approx(1)
-    assert block.direction(x, slopes, towards=3, by_cosine=True) @ slopes < 0
+    assert block.direction(x, slopes, towards=3, kind="cosine") @ slopes < 0
 
 
 def test_a_block_without_a_vertex_downhill_stays() -> None:
     first, second = blocks_of(_hulls(2), _box(6), scale=1.0, granularity="layer", base=False)
     corner = np.array([1.0, 0, 0])
-    assert not first.direction(corner, np.array([-1.0, 2, 3]), towards=1, by_cosine=False).any()
-    assert not second.direction(corner, np.array([0.5, 2, 3]), towards=1, by_cosine=True).any()
+    assert not first.direction(corner, np.array([-1.0, 2, 3]), towards=1, kind="inner").any()
+    assert not second.direction(corner, np.array([0.5, 2, 3]), towards=1, kind="cosine").any()
     with_base = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=True)[0]
-    assert with_base.direction(corner, np.array([0.5, 2, 3]), towards=1, by_cosine=False).tolist() == [-1, 0, 0]
+    assert with_base.direction(corner, np.array([0.5, 2, 3]), towards=1, kind="inner").tolist() == [-1, 0, 0]
+
+
+def test_where_the_box_begins_above_nothing_the_hull_does_too() -> None:
+    """All that is downhill is the corner of the least weights: no step is lost to the edge of the box."""
+    setting = replace(make_setting(dim=2, start=(0.75, 0.75)), box=Box(low=(0.2, 0.2), high=(1.5, 1.5)))
+    points = _walk(setting, FrankWolfeOptions(vertex_scale=2.0), lambda x: (2 * x[0], 2 * x[1]), trials=40)
+    assert len(set(points)) == 40
+    assert min(map(max, points)) < 0.35
+    [block] = blocks_of(
+        _hulls(1), Box(low=(0.2, -1.0, 0.0), high=(1.1, 2.0, 0.5)), scale=2.0, granularity="layer", base=True
+    )
+    assert block.vertices.tolist() == [[2, 0, 0], [0.2, 2, 0], [0.2, 0, 2], [0.2, 0, 0]]
+    assert block.caps == pytest.approx([0.5, 1, 0.25, 1])
+
+
+def test_by_weight_cosine_the_least_is_taken_as_published() -> None:
+    """All positive, for the base's share is in each: no vertex is downhill, and one is best."""
+    setting, options = (
+        make_setting(dim=3, start=(0.4, 0.4, 0.2)),
+        FrankWolfeOptions(oracle="weight_cosine", vertex_scale=1),
+    )
+    points = _walk(setting, options, lambda x: (0.9, 0.1, 0.8), trials=3)
+    assert points[1] == pytest.approx((0.28, 0.58, 0.14))
+    assert points[2] == pytest.approx((0.224, 0.664, 0.112))
+    [block] = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=False)
+    soft = block.direction(np.zeros(3), np.array([0.9, 0.1, 0.8]), towards=2, kind="weight_cosine")
+    assert soft.sum() == pytest.approx(1)
+    assert soft[1] > soft[2] > soft[0] == 0
 
 
 def test_what_the_box_does_not_let_one_have_goes_to_the_next() -> None:
     box = Box(low=(-0.5,) * 3, high=(1.5,) * 3)
     slopes = np.array([-3.0, -1.0, -2.0])
     [block] = blocks_of(_hulls(1), box, scale=2.0, granularity="layer", base=True)
-    assert block.direction(np.zeros(3), slopes, towards=1, by_cosine=False) == pytest.approx([1.5, 0, 0.5])
-    assert block.direction(np.zeros(3), np.array([-3.0, 1, 2]), towards=1, by_cosine=False).tolist() == [1.5, 0, 0]
+    assert block.direction(np.zeros(3), slopes, towards=1, kind="inner") == pytest.approx([1.5, 0, 0.5])
+    assert block.direction(np.zeros(3), np.array([-3.0, 1, 2]), towards=1, kind="inner").tolist() == [1.5, 0, 0]
 
 
 def test_a_task_is_one_expert_in_every_group_that_it_changes() -> None:

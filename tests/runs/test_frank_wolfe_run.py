@@ -152,7 +152,13 @@ def fail_after(num_batches: int, fault: Exception, patch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "fault", [EngineError("no gradient"), InvalidWeights("an infinite loss"), torch.OutOfMemoryError("no memory")]
+    "fault",
+    [
+        EngineError("no gradient"),
+        InvalidWeights("an infinite loss"),
+        torch.OutOfMemoryError("no memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_a_score_without_slopes_is_a_score(
     fault: Exception, tmp_path: Path, toy_base: Path, experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import pytest
 from toy_runs import SKILLS, journal_of, write_spec
 
 from crossbreed.errors import InputError
+from crossbreed.optimizer import M2n2
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs import build_plan, dump_spec, load_spec, parse_spec, run
 from crossbreed.runs.history import candidate_of
@@ -53,6 +54,15 @@ def test_seeds_of_the_best_tuned_scale_then_children_of_measured_parents(finishe
         assert all(bred[0].number <= parent < candidate.number for parent in candidate.parents)
         assert len(candidate.birth.splits) == 2 + 1
         assert candidate.birth.noise == 0.02
+
+
+def test_a_search_that_ends_early_says_so(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where too few seeds can be measured for a child."""
+    monkeypatch.setattr(M2n2, "ask", lambda self, number: None)
+    run(load_spec(spec), tmp_path / "run")
+    assert "the search ends before its budget" in capsys.readouterr().out
 
 
 def test_a_journal_holds_the_recipe_of_every_child_and_all_it_takes_to_bear_it_again(

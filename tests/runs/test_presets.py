@@ -32,11 +32,11 @@ def test_a_preset_is_all_that_a_spec_lacks(name: str, bare: Path) -> None:
 
 
 def test_the_user_wins_field_by_field(bare: Path) -> None:
-    overrides = ["preset=m2n2", "optimizer.options.alpha=2", "optimizer.budget.minutes=5", "space.chromosomes=[mlp]"]
+    overrides = ["preset=m2n2", "optimizer.options.alpha=2", "space.chromosomes=[mlp]"]
     spec = load_spec(bare, overrides).model_dump()
     assert spec["optimizer"]["options"]["alpha"] == 2
     assert spec["optimizer"]["options"]["archive"] == 15
-    assert spec["optimizer"]["budget"] == {"trials": 1000, "minutes": 5}
+    assert spec["optimizer"]["budget"] == {"trials": 1000, "minutes": None}
     assert spec["space"] == {"kind": "lineage", "chromosomes": ("mlp",)}
 
 
@@ -63,6 +63,27 @@ def test_another_operator_has_parameters_of_its_own(
 def test_the_preset_s_own_operator_keeps_its_parameters() -> None:
     space = fill_in({"preset": "bmm", "space": {"operator": "bmm", "params": {"grams": "data"}}})["space"]
     assert space["params"] == PRESETS["bmm"]({})["space"]["params"] | {"grams": "data"}
+
+
+def test_a_budget_is_the_users_alone(bare: Path) -> None:
+    spec = load_spec(bare, ["preset=frank_wolfe", "optimizer.budget.minutes=5"]).model_dump()
+    assert spec["optimizer"]["budget"] == {"trials": None, "minutes": 5}
+
+
+@pytest.mark.parametrize(
+    ("preset", "space"),
+    [
+        ("bmm", {"weight": [0.0, 1.5]}),
+        ("bmm", {"operator": ["bmm"], "weight": [0.0, 1.5]}),
+        ("evolutionary_recipes", {"params": {"weight": [0.0, 2.0]}}),
+    ],
+)
+def test_a_weight_is_said_once_wherever_the_user_says_it(preset: str, space: dict[str, Any], bare: Path) -> None:
+    build_plan(load_spec(bare, [f"preset={preset}", f"space={space}"]))
+    filled, usual = fill_in({"preset": preset, "space": space})["space"], PRESETS[preset]({})["space"]
+    places = filled.get("weight"), filled.get("params", {}).get("weight")
+    assert sorted(place is None for place in places) == [False, True]
+    assert filled.get("params", {}).get("anchor") == usual.get("params", {}).get("anchor")
 
 
 def test_no_preset_fills_in_nothing() -> None:

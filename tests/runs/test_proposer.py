@@ -80,6 +80,25 @@ def test_a_lone_expert_starts_no_search_however_good(space: SearchSpace) -> None
     assert starts == [space.encode(uniform(0.5))]
 
 
+@pytest.mark.parametrize(
+    ("origins", "weight"),
+    [
+        (("baseline:uniform", "baseline:tuned_scalar:3"), 0.25),
+        (("baseline:uniform", "warm_start"), 0.5),
+        (("warm_start", "warm_start"), 0.25),
+    ],
+)
+def test_of_equals_a_warm_start_comes_first_and_then_the_plainest_baseline(
+    origins: tuple[str, str], weight: float, space: SearchSpace
+) -> None:
+    starts: list[Point | None] = []
+    proposing = proposer(space, starts, origins=origins)
+    for candidate in list(asked(proposing)):
+        proposing.tell(Outcome(number=candidate.number, status=Status.OK, values=(0.5,)))
+    proposing.propose()
+    assert starts == [space.encode(uniform(weight))]
+
+
 def test_the_order_of_results_changes_nothing_for_an_optimizer_told_in_order(space: SearchSpace) -> None:
     one, other = proposer(space), proposer(space)
     for proposing, order in ((one, 1), (other, -1)):
