@@ -1,12 +1,14 @@
-"""All four methods on the SmolLM2 zoo: `python -m benchmarks.results OUT [--minutes 6] [--only NAME ...] [--show]`.
+"""All four methods on the SmolLM2 zoo: `python -m benchmarks.results OUT [--minutes 5] [--only NAME ...] [--show]`.
 
 Every preset searches the demo's zoo twice, for the mean over skills and for the worst skill, with the demo's engine,
 items and seed and the same minutes. A run that is there already is gone on with or only read. Prints the table of
-docs/results.md from the reports of those that are done: their items were seen by no search.
+docs/results.md from the reports of those that are done, whose items were seen by no search, and copies the winners'
+recipes to docs/recipes.
 """
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from crossbreed.runs.presets import PRESETS
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 OBJECTIVES = ("mean", "worst")
 NAMES = tuple(f"{preset}-{objective}" for preset in PRESETS for objective in OBJECTIVES)
-HEAD = """| method | searched for | mean of skills | worst skill | over the best baseline | items | minutes | trials |
-|---|---|---|---|---|---|---|---|"""
+RECIPES = Path(__file__).parents[1] / "docs/recipes"
+HEAD = """| method | for | mean of skills | worst skill | over the best baseline | items | minutes | trials | winner |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def spec_of(name: str, minutes: float) -> Spec:
@@ -45,12 +48,13 @@ def row_of(folder: Path) -> str:
     cells = (
         preset,
         objective,
-        f"{sum(means.values()) / len(means):.3f}",
+        _with_interval(winner) if objective == "mean" else f"{sum(means.values()) / len(means):.3f}",
         f"{_with_interval(winner['tasks'][worst])} {worst}",
         _with_interval(gained),
         str(sum(record["items"] for record in tells)),
         f"{max(record['clock']['elapsed'] for record in tells) / 60:.1f}",
-        f"{len(tells)}, winner {winner['number']} ({winner['origin']})",
+        str(len(tells)),
+        f"[{winner['origin']} {winner['number']}](recipes/{folder.name}.yaml)",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -63,13 +67,17 @@ def main() -> None:
     """Runs what is named, then prints what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=6, help="of each search; the report comes on top")
+    parser.add_argument("--minutes", type=float, default=5, help="of each search; the report comes on top")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME")
     parser.add_argument("--show", action="store_true", help="only print the table")
     arguments = parser.parse_args()
     for name in () if arguments.show else arguments.only:
         run(spec_of(name, arguments.minutes), arguments.out / name)
     done = [arguments.out / name for name in NAMES if (arguments.out / name / "report.json").exists()]
+    RECIPES.mkdir(exist_ok=True)
+    for folder in done:
+        number = json.loads((folder / "report.json").read_text())["winner"]["number"]
+        shutil.copyfile(folder / f"recipes/{number:06d}.yaml", RECIPES / f"{folder.name}.yaml")
     print("\n".join([HEAD, *map(row_of, done)]))
 
 
