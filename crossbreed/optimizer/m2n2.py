@@ -51,7 +51,8 @@ class M2n2Options(Options):
     crossover: bool = True
     """False: a child is its first parent, mutated."""
     attraction: bool = True
-    """False: mates are chosen by fitness too."""
+    """False: mates are chosen by fitness too, and are never their own: in the public code they may be, and such a child
+    is a copy, mutated."""
     split: bool = True
     """False: one share of both parents along the whole chromosome."""
 
