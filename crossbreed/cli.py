@@ -159,9 +159,13 @@ def doctor(as_json: AsJson = False) -> None:
         typer.echo(render(findings))
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 def main() -> None:
-    """Runs the command; exit codes: 0 done, 1 the machine's fault, 2 the user's input, 130 Ctrl-C."""
-    signal.signal(signal.SIGINT, _interrupt)
+    """Runs the command; exit codes: 0 done, 1 the machine's fault, 2 the user's input, 130 Ctrl-C or SIGTERM."""
+    for number in _STOPS:
+        signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=False)
     except InputError as error:
@@ -184,7 +188,8 @@ def main() -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """The first Ctrl-C unwinds, so that workers stop; the second ends the process: the journal needs no goodbye."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    for number in _STOPS:
+        signal.signal(number, lambda *_: os._exit(130))
     raise KeyboardInterrupt
 
 

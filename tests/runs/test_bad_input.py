@@ -33,11 +33,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Calls the command line; returns exit code and stderr, which must fit one screen."""
 
     def call(*arguments: object) -> tuple[int, str]:
-        before = signal.getsignal(signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         monkeypatch.setattr(sys, "argv", ["crossbreed", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         err = capsys.readouterr().err
         assert "Traceback" not in err
         assert len(err.splitlines()) <= MAX_LINES
@@ -342,14 +343,14 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
     assert any(line.startswith("trial") for line in process.stdout)
 
 
-def test_ctrl_c_once_and_twice_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
+def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.05}")
-    for signals in (1, 2):
+    for number, signals in ((signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)):
         process = start("run", spec, "--out", out, *slow)
         wait_for_a_trial(process)
         for _ in range(signals):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in err
