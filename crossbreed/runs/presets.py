@@ -50,17 +50,21 @@ def frank_wolfe(given: Mapping[str, Any]) -> RawSpec:
 def bmm(given: Mapping[str, Any]) -> RawSpec:
     """Bayesian model merging (arXiv 2605.12843): regression around TSV-M, its strength and scale found by a GP.
 
-    Grams are those of the deltas, so that nothing has to be collected; `artifacts: {grams: {items: 48}}` with
-    `space: {params: {grams: data}}` takes the experts' own activations. Ranges and trials were not published;
-    on SmolLM2 nothing with a scale above 1.2 anywhere did well.
+    Grams are those of the experts' activations on their own items; `space: {params: {grams: deltas}}` needs none
+    collected, and found much less on SmolLM2. Ranges and trials were not published; there nothing with a scale above
+    1.2 anywhere did well.
     """
     space = {
         "kind": "coefficients",
         "operator": "bmm",
         "groups": {"layers": 3, "modules": ["attention", "mlp"]},
-        "params": {"anchor": "tsv_m", "weight": 1.0, "grams": "deltas", "lambda": [1e-3, 1e3], "scale": [0.2, 1.2]},
+        "params": {"anchor": "tsv_m", "weight": 1.0, "grams": "data", "lambda": [1e-3, 1e3], "scale": [0.2, 1.2]},
     }
-    return _merged({"space": space, "optimizer": {"kind": "gp", "budget": {"trials": 60}}}, given)
+    filled = _merged({"space": space, "optimizer": {"kind": "gp", "budget": {"trials": 60}}}, given)
+    params = filled["space"].get("params")
+    if isinstance(params, Mapping) and params.get("grams") in ("data", "mixed"):
+        filled = _merged({"artifacts": {"grams": {"items": 48}}}, filled)
+    return filled
 
 
 PRESETS: Mapping[str, Callable[[Mapping[str, Any]], RawSpec]] = MappingProxyType(

@@ -61,8 +61,24 @@ def test_another_operator_has_parameters_of_its_own(
 
 
 def test_the_preset_s_own_operator_keeps_its_parameters() -> None:
-    space = fill_in({"preset": "bmm", "space": {"operator": "bmm", "params": {"grams": "data"}}})["space"]
-    assert space["params"] == PRESETS["bmm"]({})["space"]["params"] | {"grams": "data"}
+    space = fill_in({"preset": "bmm", "space": {"operator": "bmm", "params": {"grams": "deltas"}}})["space"]
+    assert space["params"] == PRESETS["bmm"]({})["space"]["params"] | {"grams": "deltas"}
+
+
+@pytest.mark.parametrize(
+    ("space", "collected"),
+    [
+        ({}, {"grams": {"items": 48}}),
+        ({"params": {"grams": "mixed"}}, {"grams": {"items": 48}}),
+        ({"params": {"grams": "deltas"}}, None),
+        ({"operator": "ties"}, None),
+        ({"kind": "lineage"}, None),
+    ],
+)
+def test_grams_are_collected_only_for_who_reads_them(space: dict[str, Any], collected: dict[str, Any] | None) -> None:
+    assert fill_in({"preset": "bmm", "space": space}).get("artifacts") == collected
+    given = fill_in({"preset": "bmm", "artifacts": {"grams": {"items": 7}}})
+    assert given["artifacts"] == {"grams": {"items": 7}}
 
 
 def test_a_budget_is_the_users_alone(bare: Path) -> None:
