@@ -25,6 +25,9 @@ from crossbreed.sources import ModuleType, module_of
 from crossbreed.sources.hashes import cache_folder, hash_of
 from crossbreed.types import Recipe, canonical_json
 
+_SCHEMA = 1
+"""Of the rule that names a file. It rises with every change of what is summed or how (`GramSums`, the sketch, what an
+engine observes), so that sums of older code are not taken for those of this."""
 _NUM_THREADS = 2
 """Of the sums: how they are rounded depends on it."""
 
@@ -115,6 +118,7 @@ def _wanted(plan: Plan, config: GramsConfig, expert: str, tensors: Sequence[str]
         for item in plan.items["search"][task.name].items[: config.items]
     ]
     rule: dict[str, Any] = {
+        "schema": _SCHEMA,
         "base": plan.sources.base.hash,
         "config": plan.sources.base.config,
         "expert": plan.sources.experts[expert].hash,

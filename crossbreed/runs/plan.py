@@ -81,7 +81,9 @@ class Plan:
 
     def with_grams(self, grams: Grams) -> "Plan":
         """Returns the plan of a run whose candidates are merged with these Grams."""
-        return replace(self, space=_space(self.spec, self.sources, self.dtype, grams), grams=grams)
+        plan = replace(self, space=_space(self.spec, self.sources, self.dtype, grams), grams=grams)
+        _check_warm_starts(plan)
+        return plan
 
     @property
     def artifacts(self) -> tuple[Grams, ...]:
@@ -204,6 +206,7 @@ def build_plan(spec: Spec) -> Plan:
         warm_starts=tuple(_warm_starts(spec, sources.structure)),
     )
     plan._make_optimizer(None, None)  # refuses what it cannot do now, not after the baselines
+    _check_warm_starts(plan)
     return plan
 
 
@@ -297,3 +300,24 @@ def _warm_starts(spec: Spec, structure: Structure) -> Iterator[tuple[str, Recipe
             )
         require_matches(recipe, structure.tensors, where=path)
         yield f"warm_start:{index}", recipe
+
+
+def _check_warm_starts(plan: Plan) -> None:
+    """Refuses recipes that the workers of this run could not merge: not after the baselines."""
+    ours = {} if plan.grams is None else {GRAMS: plan.grams.hash}
+    for (_, recipe), path in zip(plan.warm_starts, plan.spec.warm_start, strict=True):
+        if recipe.artifacts and plan.grams is None and plan.spec.artifacts.grams is not None:
+            continue  # which ones this run has is known when they are made
+        if not recipe.artifacts.items() <= ours.items():
+            raise InputError(
+                "a warm start is merged with artifacts that this run does not have",
+                expected=_listed(ours),
+                got=_listed(recipe.artifacts),
+                where=path,
+                fix="give `artifacts`, tasks, items and seed as the run that bred the recipe had them, or leave it out",
+            )
+        check_recipe(recipe, plan.sources, plan.artifacts)
+
+
+def _listed(artifacts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {hash_[:12]}" for name, hash_ in artifacts.items()) or "none"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from toy_runs import journal_of, write_spec
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.kernels.sketch import Sketch
-from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs import artifacts, build_plan, load_spec, merge_recipe, publish_run, run
 from crossbreed.runs.artifacts import artifacts_of, prepared
 from crossbreed.runs.plan import check_same_run
 from crossbreed.testing.toys import make_expert
@@ -122,6 +124,36 @@ def test_a_recipe_names_them_and_the_space_knows_its_own(
     )
     assert plan.space.encode(foreign) is None
     assert [grams.hash for grams in artifacts_of(recipe)] == [plan.grams.hash]
+
+
+def test_a_warm_start_of_another_run_s_grams_is_refused_before_it_is_asked(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
+) -> None:
+    path = spec(tmp_path, toy_base, toy_adapters)
+    plan = prepared(build_plan(load_spec(path)))
+    ours = plan.space.decode(plan.space.low)
+    for name, recipe in {"ours": ours, "foreign": replace(ours, artifacts={"grams": "other"})}.items():
+        (path.parent / f"{name}.yaml").write_text(dump_recipe(recipe))
+    warmed = prepared(build_plan(load_spec(path, ["warm_start=[ours.yaml]"])))
+    assert [recipe for _, recipe in warmed.warm_starts] == [ours]
+    with pytest.raises(InputError, match="artifacts that this run does not have"):
+        prepared(build_plan(load_spec(path, ["warm_start=[foreign.yaml]"])))
+    bare = write_spec(
+        tmp_path / "bare", base=toy_base, experts=toy_adapters, warm_start=[str(path.parent / "ours.yaml")]
+    )
+    with pytest.raises(InputError, match="artifacts that this run does not have"):
+        build_plan(load_spec(bare))
+
+
+def test_sums_of_older_code_are_not_taken(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spec(tmp_path, toy_base, toy_adapters)
+    prepared(build_plan(load_spec(path)))
+    before = set(cache.glob("*.safetensors"))
+    monkeypatch.setattr(artifacts, "_SCHEMA", artifacts._SCHEMA + 1)
+    prepared(build_plan(load_spec(path)))
+    assert len(set(cache.glob("*.safetensors")) - before) == len(before)
 
 
 def test_other_bits_are_another_run(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
