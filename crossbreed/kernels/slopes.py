@@ -34,8 +34,9 @@ def slopes(
         sources: Opened.
         kind: `inner` is <g, d>, 0 for an expert that leaves the tensor as it is. `cosine` is that by both norms: how
             well the delta points down, whatever its size. `weight_cosine` is the cosine with the expert's weights, as
-            the published code of FW-Merging takes it (arXiv 2503.12649): where experts are close to their base, most
-            of it is the base's own, and common to all.
+            the published code of FW-Merging takes it (arXiv 2503.12649), less that with the base's, which all have in
+            common: which expert has the least is the same, for a tensor and for sums over tensors, and one that leaves
+            a tensor alone has 0 there.
         facts: Norms, which every candidate asks for.
     """
     facts = facts or Facts()
@@ -59,7 +60,6 @@ def _of_tensor(
     if kind == "weight_cosine":
         along_base = _inner(gradient_MN, base_MN)
         base_square = known("square of the base", "", partial(_inner, base_MN, base_MN))
-        values = dict.fromkeys(sources.experts, _cosine(along_base, steep, base_square))
     for parent in parts_of(name, sources.experts):
         along = _along(gradient_MN, parent.value, base_MN)
         if kind == "inner":
@@ -68,7 +68,9 @@ def _of_tensor(
         square = known("square of a delta", parent.hash, partial(_square, parent.value, base_MN))
         if kind == "weight_cosine":
             mixed = known("base by delta", parent.hash, partial(_along, base_MN, parent.value, base_MN))
-            along, square = along_base + along, base_square + 2 * mixed + square
+            square = base_square + 2 * mixed + square
+            values[parent.name] = _cosine(along_base + along, steep, square) - _cosine(along_base, steep, base_square)
+            continue
         values[parent.name] = _cosine(along, steep, square)
     return values
 

@@ -275,6 +275,6 @@ def _check(setting: Setting) -> None:
             expected="one operator that adds weighted deltas up, all but `weight` fixed, and no factor on all weights",
             got=setting.why_no_hulls or f"a space of {setting.box.dim} coordinates",
             where="space",
-            fix="choose one of task_arithmetic, ties and dare_linear, leave its factors out, and fix what else it has: "
-            "`params: {density: 0.5}`",
+            fix="choose one of task_arithmetic, ties and dare_linear, leave its factors out, let weights be above 0, "
+            "and fix what else it has: `params: {density: 0.5}`",
         )

@@ -26,14 +26,16 @@ class Block:
     """One row a vertex."""
     caps: Floats
     """The largest share of each vertex that the box has room for: 1, where the vertex itself is inside."""
+    owned: Floats
+    """One row a vertex: 1 for the coordinates of its own expert, 0 elsewhere, and all 0 for the base."""
 
     def direction(self, point: Floats, slopes: Floats, *, towards: int, kind: SlopeKind) -> Floats:
         """Returns the step of length 1 from here to the best vertex, or a mixture of the best; 0 if none is downhill.
 
-        The linear minimisation oracle of Frank-Wolfe: a vertex v is downhill of x if <g, v - x> < 0. Cosines of places
-        cannot be subtracted; by them a vertex is downhill if its own cosine is negative. Those with whole weights say
-        nothing of up and down, for the base's share is in all of them: the least is taken, as published. What the box
-        does not let the best vertex have goes to the next best, which is the oracle of the polytope inside the box.
+        The linear minimisation oracle of Frank-Wolfe: a vertex v is downhill of x if <g, v - x> < 0. Cosines know
+        nothing of places; by them a vertex is downhill if those of its own expert have a negative sum. Those with whole
+        weights tell experts apart and not up from down: the least is taken, as published. What the box does not let the
+        best vertex have goes to the next best, which is the oracle of the polytope inside the box.
 
         Args:
             point: Where the block is.
@@ -43,7 +45,7 @@ class Block:
                 than the others takes all.
             kind: Of the slopes.
         """
-        rises = self.vertices @ slopes - (point @ slopes if kind == "inner" else 0.0)
+        rises = self.vertices @ slopes - point @ slopes if kind == "inner" else self.owned @ slopes
         rounding = _ROUNDING * float(np.abs(self.vertices).max() * np.abs(slopes).sum())
         order = np.argsort(rises, stable=True)
         downhill = math.inf if kind == "weight_cosine" else -rounding
@@ -82,13 +84,19 @@ def _block(hulls: Sequence[Hull], box: Box, *, scale: float, base: bool) -> Bloc
     coordinates = np.array([index for hull in hulls for index in hull.values()])
     owners = [vertex for hull in hulls for vertex in hull]
     lows, highs = np.maximum(np.take(box.low, coordinates), 0), np.take(box.high, coordinates)
-    rows, caps = [], []
+    rows, caps, owned = [], [], []
     for vertex in dict.fromkeys(owners):
         own = np.array([owner == vertex for owner in owners])
+        owned.append(own.astype(float))
         rows.append(np.where(own, np.maximum(scale, lows), lows))
         room, way = (highs - lows)[own], (rows[-1] - lows)[own]
         caps.append(float(np.divide(room, way, out=np.ones_like(way), where=way > room).clip(min=0).min()))
-    return Block(coordinates=coordinates, vertices=np.array(rows + [lows] * base), caps=np.array(caps + [1.0] * base))
+    return Block(
+        coordinates=coordinates,
+        vertices=np.array(rows + [lows] * base),
+        caps=np.array(caps + [1.0] * base),
+        owned=np.array(owned + [np.zeros(len(lows))] * base),
+    )
 
 
 def probes_of(hulls: Sequence[Hull], granularity: Literal["task", "layer"]) -> Iterator[list[int]]:

@@ -277,8 +277,11 @@ class CoefficientSpace:
 
     @property
     def why_no_hulls(self) -> str | None:
-        """What else is searched, or multiplies the weights."""
-        return "the operator is searched" if self._is_gene else self._layouts[0].why_no_hull
+        """What else is searched, or multiplies the weights, or keeps them from an expert's side of the base."""
+        if self._is_gene:
+            return "the operator is searched"
+        shut = [name for name, high in zip(self.names, self.high, strict=True) if high <= 0]
+        return self._layouts[0].why_no_hull or (f"`{shut[0]}` cannot be above 0" if shut else None)
 
     def slopes(self, found: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
         """Returns the sum over each group's tensors of what was found for the coordinate's expert."""

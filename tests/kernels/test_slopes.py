@@ -46,7 +46,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 DEFINITIONS: dict[SlopeKind, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]] = {
     "inner": lambda g, base, expert: float((g * (expert - base)).sum()),
     "cosine": lambda g, base, expert: cosine(g, expert - base),
-    "weight_cosine": lambda g, base, expert: cosine(g, expert),
+    "weight_cosine": lambda g, base, expert: cosine(g, expert) - cosine(g, base),
 }
 
 

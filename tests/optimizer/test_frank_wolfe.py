@@ -163,6 +163,18 @@ def test_by_weight_cosine_the_least_is_taken_as_published() -> None:
     assert soft[1] > soft[2] > soft[0] == 0
 
 
+def test_a_cosine_is_its_expert_s_own_wherever_the_box_begins() -> None:
+    box = Box(low=(0.2, 0.4, 0.0), high=(2.0,) * 3)
+    [block] = blocks_of(_hulls(1), box, scale=1.0, granularity="layer", base=True)
+    point = np.array([0.3, 0.5, 0.1])
+    cosines = np.array([0.5, -0.1, 0.2])
+    assert (point + block.direction(point, cosines, towards=1, kind="cosine")).tolist() == [0.2, 1.0, 0.0]
+    assert not block.direction(point, np.abs(cosines), towards=1, kind="cosine").any()
+    [whole] = blocks_of(_hulls(1), box, scale=1.0, granularity="layer", base=False)
+    least = np.array([0.5, 0.6, 0.45])
+    assert (point + whole.direction(point, least, towards=1, kind="weight_cosine")).tolist() == [0.2, 0.4, 1.0]
+
+
 def test_what_the_box_does_not_let_one_have_goes_to_the_next() -> None:
     box = Box(low=(-0.5,) * 3, high=(1.5,) * 3)
     slopes = np.array([-3.0, -1.0, -2.0])

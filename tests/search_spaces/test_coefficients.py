@@ -533,6 +533,7 @@ def test_weights_alone_make_hulls() -> None:
     [
         ({"operator": "ties"}, "`density` of `ties` is searched"),
         ({"operator": "linear"}, "`linear` does not add weighted deltas up"),
+        ({"weight": [-0.5, 0.0]}, "cannot be above 0"),
         ({"operator": "ties", "params": {"density": 0.5, "normalize": True}}, "shares of a whole"),
         ({"operator": ["task_arithmetic", "ties"], "params": {"density": 0.5}}, "the operator is searched"),
         ({"params": {"scale": 0.3}}, "`scale: 0.3` multiplies the weights"),
