@@ -104,6 +104,8 @@ class M2n2:
         self._is_childs_turn = False
         self._seed_of: dict[int, int] = {}
         """Candidate number -> which seed it is."""
+        self._measured_seeds: list[int] = []
+        """Candidate numbers; parents of the warm-up, members of the archive or not."""
         self._numbers: list[int] = []
         self._scores_KI: Floats = np.empty((0, 0))
         """Row by row of `_numbers`; one row more than the archive has members, for the child."""
@@ -127,13 +129,20 @@ class M2n2:
         assert outcome.items or outcome.status is not Status.OK
         if measured(outcome) is not None and np.isfinite(scores_I := np.array(outcome.items)).all():
             self._admit(outcome.number, scores_I)
+            if outcome.number in self._seed_of:
+                self._measured_seeds.append(outcome.number)
         elif outcome.status is Status.FAILED and outcome.number in self._seed_of:
             self._retry(self._seed_of[outcome.number])
 
     @property
     def parents(self) -> Collection[int]:
-        """The members of the archive."""
-        return tuple(self._numbers)
+        """The members of the archive, and the seeds until a child is asked for that is not of the warm-up."""
+        warmup = self._options.warmup
+        return {*self._numbers, *self._measured_seeds} if 0 < warmup >= self._num_crossed else tuple(self._numbers)
+
+    @property
+    def _is_warmup(self) -> bool:
+        return self._num_crossed < self._options.warmup
 
     @property
     def _too_few(self) -> bool:
@@ -157,30 +166,31 @@ class M2n2:
             self._numbers.pop()
 
     def _cross(self) -> Cross:
-        a, b = self._pair()
+        parents = self._pair()
         self._num_crossed += 1
         splits = self._rng.random(self._num_chromosomes) if self._options.split else np.zeros(self._num_chromosomes)
         return Cross(
-            parents=(self._numbers[a], self._numbers[b]),
+            parents=parents,
             splits=tuple(splits.tolist()),
             weights=tuple(self._rng.random(self._num_chromosomes).tolist()),
             noise=self._options.mutation,
         )
 
     def _pair(self) -> tuple[int, int]:
-        """Two places in the archive: the first by fitness, the second by its attraction to the first."""
-        scores_KI = self._scores_KI[: len(self._numbers)]
-        if is_warmup := self._num_crossed < self._options.warmup:
-            chances_K = np.array([float(number in self._seed_of) for number in self._numbers])
+        """Two candidates: the first by fitness, its mate by attraction; in the warm-up two seeds."""
+        if self._is_warmup:
+            numbers, scores_KI = self._measured_seeds, None
+            chances_K = np.ones(len(numbers))
         else:
+            numbers, scores_KI = self._numbers, self._scores_KI[: len(self._numbers)]
             chances_K = competition_fitness(scores_KI, self._options.alpha, self._weights_I)
         first = self._draw(chances_K)
         if not self._options.crossover:
-            return first, first
-        if self._options.attraction and not is_warmup:
+            return numbers[first], numbers[first]
+        if self._options.attraction and scores_KI is not None:
             attraction_K = attraction(scores_KI, first, self._weights_I)
             chances_K = attraction_K if attraction_K.any() else chances_K
-        return first, self._draw(chances_K, other_than=first)
+        return numbers[first], numbers[self._draw(chances_K, other_than=first)]
 
     def _draw(self, weights_K: Floats, other_than: int | None = None) -> int:
         """A place in the archive with a probability in proportion to its weight, or any where all weights are 0."""

@@ -219,6 +219,21 @@ def test_warmup_crosses_seeds_whatever_their_fitness() -> None:
     assert {birth.parents[0] for birth in crosses(optimizer, 50)} == {0}
 
 
+def test_seeds_that_the_archive_dropped_are_crossed_until_the_warmup_ends() -> None:
+    seeds, child = [(1.0, 0.0), (0.0, 0.0), (0.0, 0.0)], (1.0, 1.0)
+    optimizer = told(M2n2(make_setting(), M2n2Options(archive=2, warmup=30)), seeds)
+    warm = []
+    for number in range(3, 33):
+        assert {0, 1, 2} <= set(optimizer.parents)
+        [birth] = crosses(optimizer, 1, first=number)
+        warm.append(birth.parents)
+        optimizer.tell(Outcome(number=number, status=Status.OK, values=(1.0,), items=child))
+    assert set(warm) == {(a, b) for a in range(3) for b in range(3) if a != b}
+    [birth] = crosses(optimizer, 1, first=33)
+    assert len(optimizer.parents) == 2
+    assert min(*birth.parents, *optimizer.parents) > 2
+
+
 def test_the_switches_turn_off_one_idea_each() -> None:
     items = [(1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
     plain, *others = (
