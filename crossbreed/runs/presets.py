@@ -61,7 +61,9 @@ def bmm(given: Mapping[str, Any]) -> RawSpec:
         "params": {"anchor": "tsv_m", "weight": 1.0, "grams": "data", "lambda": [1e-3, 1e3], "scale": [0.2, 1.2]},
     }
     filled = _merged({"space": space, "optimizer": {"kind": "gp", "budget": {"trials": 60}}}, given)
-    params = filled["space"].get("params")
+    space, params = filled["space"], None
+    if isinstance(space, Mapping):
+        params = space.get("params")
     if isinstance(params, Mapping) and params.get("grams") in ("data", "mixed"):
         filled = _merged({"artifacts": {"grams": {"items": 48}}}, filled)
     return filled

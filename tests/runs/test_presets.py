@@ -106,6 +106,14 @@ def test_no_preset_fills_in_nothing() -> None:
     assert fill_in({"space": {"kind": "lineage"}}) == {"space": {"kind": "lineage"}}
 
 
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("space", [None, "lineage", []])
+def test_a_space_that_is_none_is_refused_as_without_a_preset(name: str, space: object, bare: Path) -> None:
+    bare.write_text(yaml.safe_dump(yaml.safe_load(bare.read_text()) | {"preset": name, "space": space}))
+    with pytest.raises(InputError, match="space"):
+        load_spec(bare)
+
+
 @pytest.mark.parametrize("name", ["m2n3", 7, ["m2n2"]])
 def test_an_unknown_preset_is_refused(name: object) -> None:
     with pytest.raises(InputError, match="unknown preset") as caught:
