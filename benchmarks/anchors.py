@@ -7,16 +7,17 @@ saw; a run that is there already is gone on with or only read.
 """
 
 import argparse
-import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.tables import is_done, name_of, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
 from crossbreed.runs.show import open_run
-from crossbreed.runs.statistics import Interval, interval, paired_difference
-from crossbreed.types import ItemScores
+from crossbreed.runs.statistics import paired_difference
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 ANCHORS = ("tsv_m", "task_arithmetic")
@@ -35,11 +36,16 @@ def spec_of(anchor: str, *, alone: bool, trials: int) -> Spec:
     return parse_spec(raw, folder=EXAMPLE)
 
 
-def winner_of(folder: Path) -> dict[str, ItemScores]:
-    """Returns what the winner scored on the report items."""
-    found = open_run(folder)
-    number = json.loads((folder / "report.json").read_text())["winner"]["number"]
-    return dict(found.history.scores["report", number].tasks)
+def row_of(anchor: str, folders: Sequence[Path]) -> str:
+    """Returns an anchor's line of the table, from the run of it alone and that with regression."""
+    winners = [report_of(folder)["winner"] for folder in folders]
+    runs = [open_run(folder) for folder in folders]
+    alone, bred = (
+        found.history.scores["report", winner["number"]].tasks for found, winner in zip(runs, winners, strict=True)
+    )
+    better = paired_difference(bred, alone, runs[0].objectives[0])
+    cells = [f"{shown(winner)} {name_of(winner)}" for winner in winners]
+    return f"| {anchor} | {' | '.join(cells)} | {shown(asdict(better))} |"
 
 
 def main() -> None:
@@ -49,22 +55,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--show", action="store_true", help="only print the table")
     arguments = parser.parse_args()
-    lines = ["| anchor | alone | with regression | better by |", "|---|---|---|---|"]
+    print("| anchor | alone | with regression | better by |\n|---|---|---|---|")
     for anchor in ANCHORS:
-        folders = {kind: arguments.out / f"{anchor}-{kind}" for kind in ("alone", "data")}
-        for kind, folder in folders.items():
+        folders = [arguments.out / f"{anchor}-{kind}" for kind in ("alone", "data")]
+        for folder, alone in zip(folders, (True, False), strict=True):
             if not arguments.show:
-                run(spec_of(anchor, alone=kind == "alone", trials=arguments.trials), folder)
-        if all((folder / "report.json").exists() for folder in folders.values()):
-            alone, bred = (winner_of(folders[kind]) for kind in ("alone", "data"))
-            objective = open_run(folders["data"]).objectives[0]
-            cells = (interval(alone, objective), interval(bred, objective), paired_difference(bred, alone, objective))
-            lines.append(f"| {anchor} | {' | '.join(map(_shown, cells))} |")
-    print("\n".join(lines))
-
-
-def _shown(found: Interval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+                run(spec_of(anchor, alone=alone, trials=arguments.trials), folder)
+        if all(map(is_done, folders)):
+            print(row_of(anchor, folders))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What do experts that know nothing cost a search? `python -m benchmarks.distractors OUT [--trials 30] [--only NAME]`.
+"""What do experts that know nothing cost a search? `python -m benchmarks.distractors OUT [--only NAME ...] [--show]`.
 
 Frank-Wolfe and CMA-ES on the SmolLM2 zoo, with its three experts and with eight random ones added
 (`examples/smollm2/distractors.py` writes them), all four by vLLM and at equal items: those of Frank-Wolfe's gradients
@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from crossbreed.runs import Report, Spec, parse_spec, report_json, run
+from benchmarks.tables import is_done, name_of, report_of, shown
+from crossbreed.runs import Spec, parse_spec, run
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 NUM_DISTRACTORS = 8
@@ -40,24 +41,33 @@ def spec_of(name: str, *, trials: int, split: dict[str, int], engine: dict[str, 
     return parse_spec(raw, folder=EXAMPLE)
 
 
-def row(name: str, report: Report) -> str:
-    """A line of the table."""
-    winner = report_json(report)["winner"]
-    per_task = "  ".join(f"{task} {found['mean']:.3f}" for task, found in winner["tasks"].items())
-    return f"{name:<14} {winner['mean']:.4f} [{winner['low']:.4f}, {winner['high']:.4f}]  {per_task}"
+def row_of(folder: Path) -> str:
+    """Returns a run's line of the table."""
+    winner = report_of(folder)["winner"]
+    per_task = " / ".join(f"{found['mean']:.3f}" for found in winner["tasks"].values())
+    return f"| {folder.name} | {shown(winner)} | {per_task} | {name_of(winner)} |"
+
+
+def main() -> None:
+    """Runs what is named, then prints what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--trials", type=int, default=30, help="of Frank-Wolfe; the others have its items")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME")
+    parser.add_argument("--search", type=int, default=48)
+    parser.add_argument("--report", type=int, default=250)
+    parser.add_argument("--show", action="store_true", help="only print the table")
+    arguments = parser.parse_args()
+    if not (EXAMPLE / f"models/distractors/noise-{NUM_DISTRACTORS}").exists():
+        raise SystemExit("first: python examples/smollm2/prepare.py && python examples/smollm2/distractors.py")
+    split = {"search": arguments.search, "select": 40, "report": arguments.report}
+    for name in () if arguments.show else arguments.only:
+        run(spec_of(name, trials=arguments.trials, split=split), arguments.out / name)
+    print("| run | mean of skills | sums / French / Roman | winner |\n|---|---|---|---|")
+    for folder in (arguments.out / name for name in ROWS):
+        if is_done(folder):
+            print(row_of(folder))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--only", choices=list(ROWS))
-    parser.add_argument("--search", type=int, default=48)
-    parser.add_argument("--report", type=int, default=250)
-    args = parser.parse_args()
-    if not (EXAMPLE / f"models/distractors/noise-{NUM_DISTRACTORS}").exists():
-        raise SystemExit("first: python examples/smollm2/prepare.py && python examples/smollm2/distractors.py")
-    split = {"search": args.search, "select": 40, "report": args.report}
-    names = [args.only] if args.only else list(ROWS)
-    lines = [row(name, run(spec_of(name, trials=args.trials, split=split), args.out / name)) for name in names]
-    print("\n".join(lines))
+    main()

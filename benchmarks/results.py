@@ -7,21 +7,23 @@ recipes to docs/recipes.
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.tables import is_done, name_of, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
+from crossbreed.runs.journal import read
 from crossbreed.runs.presets import PRESETS
+from crossbreed.types import Status
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 OBJECTIVES = ("mean", "worst")
 NAMES = tuple(f"{preset}-{objective}" for preset in PRESETS for objective in OBJECTIVES)
 RECIPES = Path(__file__).parents[1] / "docs/recipes"
-HEAD = """| method | for | mean of skills | worst skill | over the best baseline | items | minutes | trials | winner |
+HEAD = """| method | for | mean of skills | worst skill | over the best baseline | items | minutes | bred | winner |
 |---|---|---|---|---|---|---|---|---|"""
 
 
@@ -37,30 +39,27 @@ def spec_of(name: str, minutes: float) -> Spec:
 
 
 def row_of(folder: Path) -> str:
-    """Returns a run's line of the table, from what it wrote."""
-    report = json.loads((folder / "report.json").read_text())
-    records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    """Returns a run's line of the table; `bred` is what its optimizer asked for and the engine scored."""
+    report, records = report_of(folder), list(read(folder / "journal.jsonl"))
     tells = [record for record in records if record["kind"] == "tell" and record["split"] == "search"]
-    winner, gained = report["winner"], report["difference_to_best_baseline"]
+    given = {r["number"] for r in records if r["kind"] == "ask" and r["origin"].startswith("baseline:")}
+    winner = report["winner"]
+    gained = [report[f"difference_to_{other}"] for other in ("best_baseline", "tuned_scalar")]
     means = {task: found["mean"] for task, found in winner["tasks"].items()}
     worst = min(means, key=lambda task: means[task])
     preset, objective = folder.name.rsplit("-", 1)
     cells = (
         preset,
         objective,
-        _with_interval(winner) if objective == "mean" else f"{sum(means.values()) / len(means):.3f}",
-        f"{_with_interval(winner['tasks'][worst])} {worst}",
-        _with_interval(gained),
+        shown(winner) if objective == "mean" else f"{sum(means.values()) / len(means):.3f}",
+        f"{shown(winner['tasks'][worst])} {worst}",
+        "it is one" if winner["number"] in given else shown(min(gained, key=lambda difference: difference["mean"])),
         str(sum(record["items"] for record in tells)),
         f"{max(record['clock']['elapsed'] for record in tells) / 60:.1f}",
-        str(len(tells)),
-        f"[{winner['origin']} {winner['number']}](recipes/{folder.name}.yaml)",
+        str(sum(record["status"] == Status.OK and record["number"] not in given for record in tells)),
+        f"[{name_of(winner)}](recipes/{folder.name}.yaml)",
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _with_interval(found: dict[str, float]) -> str:
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def main() -> None:
@@ -73,12 +72,13 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in () if arguments.show else arguments.only:
         run(spec_of(name, arguments.minutes), arguments.out / name)
-    done = [arguments.out / name for name in NAMES if (arguments.out / name / "report.json").exists()]
     RECIPES.mkdir(exist_ok=True)
-    for folder in done:
-        number = json.loads((folder / "report.json").read_text())["winner"]["number"]
-        shutil.copyfile(folder / f"recipes/{number:06d}.yaml", RECIPES / f"{folder.name}.yaml")
-    print("\n".join([HEAD, *map(row_of, done)]))
+    print(HEAD)
+    for folder in (arguments.out / name for name in NAMES):
+        if is_done(folder):
+            number = report_of(folder)["winner"]["number"]
+            shutil.copyfile(folder / f"recipes/{number:06d}.yaml", RECIPES / f"{folder.name}.yaml")
+            print(row_of(folder))
 
 
 if __name__ == "__main__":

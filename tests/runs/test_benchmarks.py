@@ -1,0 +1,56 @@
+"""The searches behind docs/results.md: their specs build, and their tables say what the runs found."""
+
+import json
+from pathlib import Path
+
+import pytest
+from toy_runs import write_spec
+
+from benchmarks import anchors, distractors, results
+from crossbreed.runs import build_plan, load_spec, run
+from crossbreed.runs.presets import PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_searches_the_zoo_for_both_objectives(preset: str) -> None:
+    mean, worst = (results.spec_of(f"{preset}-{objective}", minutes=5) for objective in results.OBJECTIVES)
+    assert mean.model_copy(update={"name": worst.name, "fitness": worst.fitness}) == worst
+    assert (worst.optimizer.budget.minutes, worst.optimizer.budget.trials) == (5, None)
+    build_plan(mean)
+    [objective] = build_plan(worst).objectives
+    assert objective.name == "worst of sums, french, roman"
+
+
+def test_equal_items_are_what_gradients_cost() -> None:
+    split = {"search": 48, "select": 40, "report": 250}
+    items = {}
+    for name in ("frank_wolfe", "cma_es"):
+        spec = distractors.spec_of(name, trials=30, split=split)
+        of_slopes = spec.fitness.slopes.items if spec.optimizer.kind == "frank_wolfe" else 0
+        items[name] = spec.optimizer.budget.trials * (48 + of_slopes)
+    assert items["frank_wolfe"] == items["cma_es"]
+
+
+def test_the_anchor_alone_is_searched_in_the_same_ranges() -> None:
+    alone, bred = (anchors.spec_of("tsv_m", alone=alone, trials=40) for alone in (True, False))
+    assert alone.optimizer == bred.optimizer
+    assert alone.space.params["scale"] == bred.space.params["scale"]
+    names = build_plan(alone).coordinates
+    assert names
+    assert all("scale" in name for name in names)
+
+
+def test_tables_say_what_a_run_found(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    spec = load_spec(write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, trials=6))
+    folder = tmp_path / "cma_es-mean"
+    run(spec, folder)
+    report = json.loads((folder / "report.json").read_text())
+    winner = report["winner"]
+    cells = [cell.strip() for cell in results.row_of(folder).strip("|").split("|")]
+    assert cells[:3] == ["cma_es", "mean", f"{winner['mean']:.3f} [{winner['low']:.3f}, {winner['high']:.3f}]"]
+    num_baselines = len(build_plan(spec).firsts())
+    assert cells[5:8:2] == [str(40 * (6 + num_baselines)), "6"], "what was bred is not what was given"
+    assert cells[8].startswith(f"[{winner['origin']} {winner['number']}]")
+    assert f"{winner['origin']} {winner['number']}" in distractors.row_of(folder)
+    row = anchors.row_of("none", [folder, folder])
+    assert "0.000 [0.000, 0.000]" in row, "a run is not better than itself"
