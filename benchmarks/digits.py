@@ -29,9 +29,9 @@ INTRO = """## M2N2 on digits
 
 The first experiment of arXiv 2508.16204 (`crossbreed/testing/digits.py`): archive 20, alpha 1; 50,000 evaluations from
 scratch, 10,000 from two networks trained on half of the digits each. Test accuracy of the archive's best member on the
-training pictures, in per cent, mean over seeds with its standard error; evaluations a second are the fastest seed's. One
-core, journal on. Paper: read off its figures. GA is M2N2 with alpha 0 and without attraction. Each seed has two networks
-of its own, so that the spread is that of the networks too; the paper has one pair for all of its runs.
+training pictures, in per cent, mean over seeds with its standard error; evaluations a second are the fastest seed's.
+One core, journal on. Paper: read off its figures. GA is M2N2 with alpha 0 and without attraction. Each seed has two
+networks of its own, so that the spread is that of the networks too; the paper has one pair for all of its runs.
 `python benchmarks/digits.py` makes the table.
 """
 SCRATCH, TRAINED = "from scratch", "two trained networks"
