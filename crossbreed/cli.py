@@ -168,13 +168,13 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=False)
+        if code == 130:
+            raise KeyboardInterrupt  # which typer has made a code of
     except InputError as error:
         code = _fail(2, str(error))
-    except typer.Abort:
-        code = 130
     except (CrossbreedError, OSError) as error:
         code = _fail(1, str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         code = _fail(130, "stopped; the same command goes on from here")
     except Exception as error:
         show = getattr(error, "show", None)  # click's own: a wrong option or argument

@@ -139,7 +139,8 @@ def _collect(plan: Plan, config: GramsConfig, missing: Sequence[_Wanted], tensor
         device=config.device,
         max_model_len=plan.spec.fitness.max_model_len,
     )
-    print(f"collecting Grams: {', '.join(expert.name for expert in missing)} ...", flush=True)
+    names = ", ".join(expert.name for expert in missing)
+    print(f"collecting Grams of {names}, to be kept in {_folder()} ...", flush=True)
     _folder().mkdir(parents=True, exist_ok=True)
     with on_threads(_NUM_THREADS):
         engine = build_engine(settings, plan.sources.base.path)

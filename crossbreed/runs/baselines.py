@@ -8,6 +8,8 @@ from crossbreed.types import Recipe, Rule
 TUNED_SCALARS = (0.5, 1.0, 1.5, 2.0, 3.0)
 """Global factors s of W0 + (s/N) sum of deltas; s = 1 is `uniform` itself."""
 PREFIX = "baseline:"
+WARM_START = "warm_start:"
+"""Of the origins of what a user gives to start from."""
 
 
 def is_lone(origin: str) -> bool:

@@ -156,7 +156,7 @@ def model_card(
         "## Coefficients",
         _coefficients(coefficients),
         "## Reproduce",
-        _reproduce(parents, in_mergekit),
+        _reproduce(parents, origins.report.winner.recipe, in_mergekit),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -194,8 +194,9 @@ def _opening(parents: Sequence[Parent], origins: Origins) -> str:
     report = origins.report
     asked = sum(report.num_trials.values())
     if not report.winner.is_bred:
-        baseline = report.winner.origin.removeprefix(PREFIX)
-        return f"The `{baseline}` baseline of the crossbreed run `{origins.name}`, which scored {asked} recipes."
+        given = report.winner.origin.removeprefix(PREFIX)
+        what = f"`{given}` baseline" if given != report.winner.origin else f"recipe `{given}`"
+        return f"The {what} of the crossbreed run `{origins.name}`, which scored {asked} recipes."
     experts = ", ".join(parent.name for parent in parents[1:])
     return (
         f"A merge of {experts} into their common base, bred by crossbreed: trial {report.winner.number} of the run "
@@ -256,12 +257,19 @@ def _coefficients(found: CoefficientMap) -> str:
     return _table(heads, rows)
 
 
-def _reproduce(parents: Sequence[Parent], in_mergekit: bool) -> str:
+def _reproduce(parents: Sequence[Parent], recipe: Recipe, in_mergekit: bool) -> str:
     sources = " ".join(f"--source {p.name}={f'{p.hub_id}@{p.revision}' if p.hub_id else 'FOLDER'}" for p in parents)
     text = (
         "`crossbreed.json` has the fingerprint of these weights; the recipe gives them again, bit for bit:\n\n"
         f"```\ncrossbreed merge {RECIPE_FILE} --out merged {sources}\n```"
     )
+    if recipe.artifacts:
+        named = ", ".join(f"{name} `{hash_}`" for name, hash_ in recipe.artifacts.items())
+        text += (
+            f"\n\nIt reads what the run made of the experts' activations ({named}), in the cache of the machine that "
+            "made it. Elsewhere `crossbreed report RUN` makes it again, from the run folder; a processor that rounds "
+            "otherwise gives other bits, and is refused."
+        )
     if in_mergekit:
         lora = " --lora-merge-dtype float32" if any(parent.is_adapter for parent in parents) else ""
         local = "; put your own paths in it for the parents that are local folders" * any(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from crossbreed.recipes import dump_recipe
 from crossbreed.runs.archive import pareto_front
 from crossbreed.runs.artifacts import prepared
 from crossbreed.runs.folder import RunFolder
-from crossbreed.runs.history import History, fold
+from crossbreed.runs.history import History, SplitName, fold
 from crossbreed.runs.journal import CLOCK, Journal, Record, read
 from crossbreed.runs.loop import Loop
 from crossbreed.runs.plan import Plan, build_plan, check_same_run
@@ -29,6 +29,7 @@ from crossbreed.runs.report_text import summary
 from crossbreed.runs.selection import choose_winner, finalists, reported
 from crossbreed.runs.spec import Spec, dump_spec, load_spec
 from crossbreed.runs.worker import Worker
+from crossbreed.types import Trial
 
 
 def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
@@ -47,18 +48,16 @@ def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
         InputError: the spec or the folder is wrong.
         MachineError: no worker could be started, or nothing could be measured.
     """
-    folder = RunFolder(Path(out))
-    folder.create()
     plan = build_plan(spec)
     plan.check_lengths()
+    folder = RunFolder(Path(out))
+    folder.create()
     print(plan.describe(), flush=True)
     plan = prepared(plan)
-    with _open(plan, folder) as (loop, history), _pool(plan) as pool:
+    with _open(plan, folder) as (loop, history, progress), _pool(plan) as pool:
         if not loop.search(pool):
-            print(
-                "the search ends before its budget: too little could be measured for the optimizer to go on", flush=True
-            )
-        return _judge(plan, folder, loop, history, pool)
+            progress.note("the search ends before its budget: too little could be measured for the optimizer to go on")
+        return _judge(plan, folder, loop, history, pool, progress)
 
 
 def report_on(
@@ -78,8 +77,8 @@ def report_on(
     plan = build_plan(load_spec(folder.spec))
     before(plan)
     plan = prepared(plan)
-    with _open(plan, folder) as (loop, history), _pool(plan) as pool:
-        found = _judge(plan, folder, loop, history, pool)
+    with _open(plan, folder) as (loop, history, progress), _pool(plan) as pool:
+        found = _judge(plan, folder, loop, history, pool, progress)
         if trial is None or trial == found.winner.number:
             return plan, found
         if trial not in {t.number for t in history.ok_trials}:
@@ -91,11 +90,11 @@ def report_on(
             )
         loop.answer("report", [history.trials[trial]], pool)
         loop.end()
-        return plan, _make_report(plan, history, trial)
+        return plan, _make_report(plan, loop, history, trial)
 
 
 @contextmanager
-def _open(plan: Plan, folder: RunFolder) -> Iterator[tuple[Loop, History]]:
+def _open(plan: Plan, folder: RunFolder) -> Iterator[tuple[Loop, History, Progress]]:
     """The journal, locked and replayed."""
     journal = Journal(folder.journal)
     proposer = plan.proposer()
@@ -118,7 +117,7 @@ def _open(plan: Plan, folder: RunFolder) -> Iterator[tuple[Loop, History]]:
             watch=progress,
         )
         loop.replay(journal.records[1:])
-        yield loop, history
+        yield loop, history, progress
     finally:
         progress.close()
         journal.close()
@@ -159,25 +158,34 @@ def _start_worker(spec: Spec, planned: Record) -> Evaluator:
     return worker
 
 
-def _judge(plan: Plan, folder: RunFolder, loop: Loop, history: History, pool: Pool) -> Report:
+def _judge(plan: Plan, folder: RunFolder, loop: Loop, history: History, pool: Pool, progress: Progress) -> Report:
     """Selection split, winner, report split, derived files."""
+
+    def answer(split: SplitName, wanted: Sequence[Trial]) -> None:
+        if num_models := sum((split, trial.number) not in history.scores for trial in wanted):
+            num_items = sum(len(ids) for ids in plan.item_ids[split].values())
+            progress.note(f"{split}: {num_models} models answer {num_items} items each ...")
+        loop.answer(split, wanted, pool)
+
     trials = history.ok_trials
-    loop.answer("select", finalists(trials, plan.objectives), pool)
+    answer("select", finalists(trials, plan.objectives))
     winner = choose_winner(trials, plan.objectives, history.scores_of("select"))
-    loop.answer("report", reported(trials, plan.objectives, winner.number), pool)
+    answer("report", reported(trials, plan.objectives, winner.number))
     loop.end()
-    found = _make_report(plan, history, winner.number)
+    progress.close()
+    found = _make_report(plan, loop, history, winner.number)
     _write_derived(plan, folder, history, found)
     return found
 
 
-def _make_report(plan: Plan, history: History, winner: int) -> Report:
+def _make_report(plan: Plan, loop: Loop, history: History, winner: int) -> Report:
     return make_report(
         trials=sorted(history.trials.values(), key=lambda t: t.number),
         winner=winner,
         scores=history.scores_of("report"),
         objectives=plan.objectives,
         seed=plan.spec.seed,
+        is_over=loop.is_over,
     )
 
 

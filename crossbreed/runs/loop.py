@@ -41,6 +41,7 @@ class Loop:
         self._journal, self._history, self._proposer = journal, history, proposer
         self._objectives, self._budget = objectives, budget
         self._keep_answers, self._watch = keep_answers, watch
+        self._has_ended = False
 
     def replay(self, records: tuple[Record, ...]) -> None:
         """Brings history and optimizer to where the journal's last record left them."""
@@ -50,6 +51,12 @@ class Loop:
                 self._proposer.replay(candidate_of(record))
             elif record["kind"] == "tell" and record["split"] == "search":
                 self._proposer.tell(self._outcome(self._history.trials[record["number"]]))
+        self._has_ended = self._history.is_finished
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the search is at its end: it is not where it was stopped before."""
+        return self._has_ended or (self._is_spent(self._history.elapsed_s) and not self._history.pending)
 
     def search(self, pool: Pool) -> bool:
         """Runs until the budget is spent and every candidate asked has been answered.
@@ -70,6 +77,7 @@ class Loop:
                 start = start or time.monotonic()  # the first submit also starts the workers: not searching yet
                 began[candidate.number] = freed = freed or start
             if pool.idle and not pool.busy:
+                self._has_ended = True
                 return self._is_spent(elapsed_s)
             answered = pool.wait()  # also for a worker that is being replaced: it is neither idle nor busy
             freed = time.monotonic()
@@ -102,8 +110,8 @@ class Loop:
             self._watch(trial, self._history)
 
     def end(self) -> None:
-        """Journals that nothing is left to do, unless that is what the journal says already."""
-        if not self._history.is_finished:
+        """Journals that nothing is left to do, if so, and unless the journal says it already."""
+        if self.is_over and not self._history.is_finished:
             self._write({"kind": "end"})
 
     def _job(self, candidate: Candidate, split: SplitName) -> Job:

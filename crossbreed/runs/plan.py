@@ -14,7 +14,7 @@ from crossbreed.kernels.artifacts import GRAMS, Grams
 from crossbreed.optimizer import Box, Breeder, Genomes, Optimizer, Setting, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes import load_recipe, require_matches
-from crossbreed.runs.baselines import baselines
+from crossbreed.runs.baselines import WARM_START, baselines
 from crossbreed.runs.history import ItemIds, SplitName
 from crossbreed.runs.journal import CLOCK, JOURNAL_SCHEMA, Record
 from crossbreed.runs.loop import Budget
@@ -118,9 +118,17 @@ class Plan:
         searched = f"{len(self.coordinates)} coordinates"
         if isinstance(self.space, LineageSpace):
             searched = f"chromosomes: {', '.join(self.space.chromosomes)}"
+        firsts = f"{len(self.firsts()) - len(self.warm_starts)} baselines"
+        if self.warm_starts:
+            firsts += f", {len(self.warm_starts)} warm starts"
+        prepare, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
+        if grams is not None:
+            prepare += f"  prepare Grams of each expert by transformers in {grams.dtype}, {grams.items} items a task\n"
+        if self.slope_kind is not None:
+            prepare += f"  slopes  a gradient a trial by transformers in {slopes.dtype}, {slopes.items} items a task\n"
         return (
-            f"{self.spec.name}: {experts} experts, {searched}, {kind}\n"
-            f"  search  {len(self.firsts())} baselines and {until}, {num_items['search']} items each\n"
+            f"{self.spec.name}: {experts} experts, {searched}, {kind}\n{prepare}"
+            f"  search  {firsts} and {until}, {num_items['search']} items each\n"
             f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
             f"  report  {experts + 4} models, {num_items['report']} items each\n"
             f"  weights {self.merged_bytes / 1e9:.2f} GB a candidate, in memory only"
@@ -299,7 +307,7 @@ def _warm_starts(spec: Spec, structure: Structure) -> Iterator[tuple[str, Recipe
                 where=path,
             )
         require_matches(recipe, structure.tensors, where=path)
-        yield f"warm_start:{index}", recipe
+        yield f"{WARM_START}{index}", recipe
 
 
 def _check_warm_starts(plan: Plan) -> None:

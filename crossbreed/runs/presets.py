@@ -86,7 +86,7 @@ def fill_in(raw: Mapping[str, Any]) -> RawSpec:
     if name is None:
         return given
     if not isinstance(name, str) or name not in PRESETS:
-        close = get_close_matches(str(name), PRESETS, n=1)
+        close = get_close_matches(str(name).lower(), PRESETS, n=1)
         raise InputError(
             "unknown preset",
             expected=f"one of {', '.join(PRESETS)}",

@@ -1,7 +1,6 @@
 """What a person sees while a search runs: one line a trial, or one line that moves."""
 
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -27,29 +26,35 @@ class Progress:
     ) -> None:
         self._objectives, self._budget, self._num_firsts = objectives, budget, num_firsts
         self._log, self._file = log, file or sys.stdout
-        self._start = time.monotonic()
-        self._num_seen = 0
+        self._is_inside_line = False
 
     def __call__(self, trial: Trial, history: History) -> None:
         """Shows the trial, the best so far and the time left."""
-        self._num_seen += 1
         line = f"{self._position(trial, history)}  {self._result(trial)}  {self._best(history)}  {self._eta(history)}"
         with self._log.open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  {line}\n")
         if self._file.isatty():
             self._file.write(f"\r\x1b[2K{line}")
+            self._is_inside_line = True
         else:
             self._file.write(line + "\n")
         self._file.flush()
 
+    def note(self, text: str) -> None:
+        """Says something in a line of its own."""
+        self.close()
+        self._file.write(f"{text}\n")
+        self._file.flush()
+
     def close(self) -> None:
         """Leaves the terminal's line."""
-        if self._num_seen and self._file.isatty():
+        if self._is_inside_line:
             self._file.write("\n")
+            self._is_inside_line = False
 
     def _position(self, trial: Trial, history: History) -> str:
-        total = "" if self._budget.trials is None else f"/{self._num_firsts + self._budget.trials}"
-        return f"trial {len(history.trials)}{total}  {trial.candidate.origin}"
+        total = "" if self._budget.trials is None else f" of {self._num_firsts + self._budget.trials}"
+        return f"[{len(history.trials)}{total}]  trial {trial.number}  {trial.candidate.origin}"
 
     def _result(self, trial: Trial) -> str:
         if trial.objectives is None:
@@ -64,7 +69,7 @@ class Progress:
         return f"best {' '.join(f'{value:.4f}' for value in best.objectives)} (trial {best.number})"
 
     def _eta(self, history: History) -> str:
-        per_trial_s = (time.monotonic() - self._start) / self._num_seen
+        per_trial_s = history.elapsed_s / len(history.trials)  # not the engine's start
         left_s = []
         if self._budget.trials is not None:
             left_s.append((self._num_firsts + self._budget.trials - len(history.trials)) * per_trial_s)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import MachineError
-from crossbreed.runs.baselines import PREFIX
+from crossbreed.runs.baselines import PREFIX, WARM_START
 from crossbreed.runs.objectives import Objective, Scalar
 from crossbreed.runs.selection import TUNED_SCALAR, UNIFORM, BaselineKind, baseline_of, named_baselines, search_scalar
 from crossbreed.runs.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
@@ -39,8 +39,8 @@ class Row:
 
     @property
     def is_bred(self) -> bool:
-        """Whether the search made it, and not the list of baselines."""
-        return not self.origin.startswith(PREFIX)
+        """Whether the search made it: it is no baseline, and was not given to start from."""
+        return not self.origin.startswith((PREFIX, WARM_START))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the promised shape."""
@@ -106,6 +106,8 @@ class Report:
     objectives: tuple[Objective, ...]
     scalar: Scalar
     num_trials: Mapping[Status, int]
+    is_over: bool
+    """False: the search was stopped before its end, and may go on."""
     unmeasured: Mapping[str, str]
     """Baseline -> why it has no row."""
 
@@ -122,6 +124,7 @@ def make_report(
     scores: Mapping[int, Score],
     objectives: Sequence[Objective],
     seed: int = 0,
+    is_over: bool = True,
 ) -> Report:
     """Returns the report of a run.
 
@@ -131,6 +134,7 @@ def make_report(
         scores: Trial number -> score on the report split, of the trials that `reported` names.
         objectives: Of the run.
         seed: The Spec's; the bootstrap's draws are spawned from it.
+        is_over: Whether the search is at its end.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -174,6 +178,7 @@ def make_report(
         ideal=_ideal(rows, measured, measured[winner], scalar, seed),
         objectives=tuple(objectives),
         scalar=scalar,
+        is_over=is_over,
         num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
         unmeasured={
             name.removeprefix("expert:"): t.score.status + _why(t.score)
@@ -201,6 +206,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "scalar": {"name": report.scalar.name, "minimize": report.scalar.minimize, "level": LEVEL},
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in report.objectives],
         "trials": {status.value: n for status, n in report.num_trials.items()},
+        "is_over": report.is_over,
         "unmeasured": dict(report.unmeasured),
     }
 

@@ -93,7 +93,7 @@ def _subtitle(report: Report) -> str:
 def _lead(report: Report) -> str:
     cards = [("Winner", number(report.winner.value.mean), _bounds(report.winner.value))]
     for label, difference in (
-        ("Better than the best baseline", report.to_best_baseline),
+        ("Better than the best without tuning", report.to_best_baseline),
         ("Better than the tuned scalar", report.to_tuned_scalar),
     ):
         if difference:

@@ -32,11 +32,16 @@ def row_label(name: str) -> str:
 def sentences(report: Report) -> list[str]:
     """Returns what the table means: differences, gap to the ideal, optimism, and what could not be measured."""
     lines = []
+    if not report.is_over:
+        lines.append(
+            f"The search was stopped before its end, after {sum(report.num_trials.values())} trials: "
+            "`crossbreed run` with the same spec and folder goes on."
+        )
     if not report.winner.is_bred:
-        lines.append(f"Nothing that was bred beat the baselines: the winner is {report.winner.origin}.")
+        lines.append(f"Nothing that was bred beat what was given: the winner is {report.winner.origin}.")
     for difference in (report.to_best_baseline, report.to_tuned_scalar):
         if difference:
-            role = "best baseline, " if difference is report.to_best_baseline else ""
+            role = "the best without tuning, " if difference is report.to_best_baseline else ""
             verdict = "" if difference.by.low > 0 else " (the interval holds 0 or less: not shown to be better)"
             lines.append(
                 f"Winner against {role}{row_label(difference.name)}: "

@@ -153,7 +153,8 @@ class Spec(Config):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: tuple[InputPath, ...] = ()
-    """Recipe files answered after the baselines; the best of all starts the search."""
+    """Recipe files answered after the baselines. The best of all, as near as the space has a point for it, starts the
+    search; `m2n2` breeds from the experts alone, and lets these compete."""
 
     @model_validator(mode="after")
     def _objectives_name_tasks(self) -> "Spec":
@@ -254,8 +255,16 @@ def _explain(error: ValidationError, where: str) -> InputError:
     key = _dotted(first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     match first["type"]:
+        case "tuple_type" | "list_type":
+            return InputError(
+                f"`{key}` must be a list{more}",
+                expected="[...], or a line with `- ` for each element",
+                got=repr(first["input"])[:200],
+                where=where,
+                fix="docs/spec.md says of what",
+            )
         case "extra_forbidden":
-            known = _known_keys(first["loc"][:-1])
+            known = [*_known_keys(first["loc"][:-1]), *["preset"] * (len(first["loc"]) == 1)]
             close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             return InputError(
                 f"unknown key `{key}`{more}",
@@ -264,7 +273,9 @@ def _explain(error: ValidationError, where: str) -> InputError:
                 fix=f"did you mean `{close[0]}`?" if close else "remove it; docs/spec.md lists the keys",
             )
         case "missing":
-            return InputError(f"`{key}` is missing{more}", where=where, fix="add it; docs/spec.md says what it takes")
+            by_preset = ", or a `preset` that has it" if key in ("space", "optimizer") else ""
+            fix = f"add it{by_preset}; docs/spec.md says what it takes"
+            return InputError(f"`{key}` is missing{more}", where=where, fix=fix)
         case "union_tag_not_found" | "union_tag_invalid":
             ctx = first["ctx"]
             kinds = ctx.get("expected_tags", "").replace("'", "") or ", ".join(_kinds_at(first["loc"]))
@@ -287,6 +298,7 @@ def _explain(error: ValidationError, where: str) -> InputError:
         f"`{key}` is wrong: {first['msg'].removeprefix('Value error, ')}{more}",
         got=repr(first["input"])[:200],
         where=where,
+        fix="docs/spec.md says what it takes",
     )
 
 

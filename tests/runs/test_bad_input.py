@@ -84,6 +84,8 @@ def changed(spec: Path, key: str, value: Any) -> Path:
         ("seeed", 3, "did you mean `seed`"),
         ("optimizer.options.sigma", 0.1, "did you mean `sigma0`"),
         ("seed", -1, "seed"),
+        ("warm_start", "one.yaml", "`warm_start` must be a list"),
+        ("preset", "BMM", "did you mean `bmm`?"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -340,7 +342,7 @@ def test_an_engine_that_dies_at_start_is_the_machines_fault(cli: Cli, spec: Path
 
 def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
     assert process.stdout is not None
-    assert any(line.startswith("trial") for line in process.stdout)
+    assert any("  trial " in line for line in process.stdout)
 
 
 def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
@@ -354,6 +356,7 @@ def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, 
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in err
+        assert signals == 2 or "stopped; the same command goes on" in err
     for folder in (out, whole):
         assert call("run", spec, "--out", folder, *slow).returncode == 0
     assert journal_of(out) == journal_of(whole)

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from simulated import MEAN, failed, score, scores_on, search, trial
 from crossbreed.errors import MachineError
 from crossbreed.runs.objectives import Objective
 from crossbreed.runs.report import Report, make_report, report_json
-from crossbreed.runs.report_text import summary
+from crossbreed.runs.report_text import sentences, summary
 from crossbreed.runs.selection import reported
 from crossbreed.runs.statistics import paired_difference
 from crossbreed.types import Score, Status
@@ -125,7 +126,7 @@ def test_text_names_every_row_and_says_what_it_means(report: Report) -> None:
     buffer = io.StringIO()
     Console(file=buffer, width=120).print(summary(report))
     text = buffer.getvalue()
-    for expected in ("base", "sums (n=100)", "uniform", "tuned scalar", "winner", "best baseline, uniform: +"):
+    for expected in ("base", "sums (n=100)", "uniform", "tuned scalar", "winner", "best without tuning, uniform: +"):
         assert expected in text
     assert "short of it" in text
     assert "200 report items" in text
@@ -140,3 +141,12 @@ def test_text_says_when_nothing_bred_won() -> None:
     Console(file=buffer, width=120).print(summary(report))
     assert "the winner is baseline:uniform" in buffer.getvalue()
     assert "not shown to be better" in buffer.getvalue()
+
+
+def test_a_winner_that_was_given_is_not_called_bred() -> None:
+    trials = search()
+    given = replace(trials[WINNER].candidate, origin="warm_start:0")
+    trials[WINNER] = replace(trials[WINNER], candidate=given)
+    scores = scores_on("report", reported(trials, [MEAN], WINNER))
+    report = make_report(trials=trials, winner=WINNER, scores=scores, objectives=[MEAN])
+    assert sentences(report)[0] == "Nothing that was bred beat what was given: the winner is warm_start:0."

@@ -8,6 +8,7 @@ from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.driver import _start_worker
 from crossbreed.runs.journal import read
+from crossbreed.runs.report_text import sentences
 from crossbreed.runs.show import show_json, show_text, show_trial
 
 
@@ -61,6 +62,31 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_asked_at_once(spec: Path, tmp
         return [r for r in trials_of(path) if r.get("split") in (None, "search")]
 
     assert searched(tmp_path / "grown") == searched(tmp_path / "whole")
+
+
+def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
+    finished: Path, spec: Path, tmp_path: Path
+) -> None:
+    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
+    tells = [n for n, line in enumerate(lines) if json.loads(line)["kind"] == "tell"]
+    (tmp_path / "journal.jsonl").write_text("".join(lines[: tells[9] + 1]))
+    (tmp_path / "spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
+    _, report = report_on(tmp_path)
+    assert not report.is_over
+    assert "stopped before its end, after 10 trials" in sentences(report)[0]
+    assert not json.loads((tmp_path / "report.json").read_text())["is_over"]
+    assert show_json(tmp_path)["state"] == "interrupted"
+    report = run(load_spec(spec), tmp_path)
+    assert report.is_over
+    assert show_json(tmp_path)["state"] == "finished"
+    asked, expected = ([r for r in journal_of(path) if r["kind"] == "ask"] for path in (tmp_path, finished))
+    assert asked == expected
+
+
+def test_a_spec_that_is_refused_leaves_no_folder(spec: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        run(load_spec(spec, ["fitness.split.report=1000"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_spec_on_the_folder_is_refused(finished: Path, spec: Path) -> None:
