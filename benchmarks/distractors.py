@@ -53,12 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--trials", type=int, default=30, help="of Frank-Wolfe; the others have its items")
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help=", ".join(ROWS)
+    )
     parser.add_argument("--search", type=int, default=48)
     parser.add_argument("--report", type=int, default=250)
     parser.add_argument("--show", action="store_true", help="only print the table")
     arguments = parser.parse_args()
-    if not (EXAMPLE / f"models/distractors/noise-{NUM_DISTRACTORS}").exists():
+    if not arguments.show and not (EXAMPLE / f"models/distractors/noise-{NUM_DISTRACTORS}").exists():
         raise SystemExit("first: python examples/smollm2/prepare.py && python examples/smollm2/distractors.py")
     split = {"search": arguments.search, "select": 40, "report": arguments.report}
     for name in () if arguments.show else arguments.only:

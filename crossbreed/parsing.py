@@ -1,5 +1,6 @@
 """Strict reading of mappings that people wrote: what is wrong is refused by name, with what was probably meant."""
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -34,6 +35,19 @@ def suggestion(wrong: object, right: Iterable[str]) -> str:
     """Returns the question whether the nearest of `right` was meant, or nothing where none is near."""
     close = get_close_matches(str(wrong), list(right), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
+
+
+def hint_at_exponent(value: object) -> str:
+    """Returns how YAML wants a number of a value that it took for text, or of one in a list; else nothing.
+
+    >>> hint_at_exponent(["1e-3", 5])
+    'YAML reads 1e-3 as text: write 1.0e-3'
+    """
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and (found := re.fullmatch(r"([+-]?\d+)(e[+-]?\d+)", text, re.IGNORECASE)):
+            sign = "" if found[2][1] in "+-" else "+"
+            return f"YAML reads {text} as text: write {found[1]}.0{found[2][0]}{sign}{found[2][1:]}"
+    return ""
 
 
 def kind(value: object) -> str:

@@ -15,7 +15,7 @@ import yaml
 
 from crossbreed.errors import InputError
 from crossbreed.operators import OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
-from crossbreed.parsing import any_of, kind, require_keys, suggestion
+from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys, suggestion
 from crossbreed.types import RECIPE_SCHEMA, ParamValue, Recipe, Rule
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -205,8 +205,8 @@ def _number(value: Any, param: ParamSpec, where: str) -> float:
 
 def _refuse(value: Any, param: ParamSpec, where: str) -> None:
     if wanted := param.fault(value):
-        hint = "YAML reads 1e-5 as text: write 1.0e-5" if isinstance(value, str) and "e" in value.lower() else ""
-        raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=repr(value), where=where, fix=hint)
+        fix = hint_at_exponent(value)
+        raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=repr(value), where=where, fix=fix)
 
 
 def _strings(value: Any, *, where: str) -> dict[str, str]:

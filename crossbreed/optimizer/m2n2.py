@@ -58,7 +58,7 @@ class M2n2Options(Options):
 
 
 class M2n2Config(Config):
-    """M2N2: an archive of complementary merges, for a space of genomes.
+    """M2N2: an archive of complementary merges, for a space of genomes. The first trials are its seeds, the experts.
 
     Members compete for items, each of which counts as much as it does in the objectives; a `worst` counts all its tasks
     alike.

@@ -12,6 +12,7 @@ from crossbreed.config import Config, InputPath, ModelId
 from crossbreed.errors import InputError
 from crossbreed.fitness import EngineConfig, SplitConfig, TaskConfig
 from crossbreed.optimizer import OptimizerConfig
+from crossbreed.parsing import hint_at_exponent
 from crossbreed.runs.objectives import ObjectiveConfig, build_objectives
 from crossbreed.runs.presets import fill_in
 from crossbreed.search_spaces import LineageConfig, SpaceConfig
@@ -298,7 +299,7 @@ def _explain(error: ValidationError, where: str) -> InputError:
         f"`{key}` is wrong: {first['msg'].removeprefix('Value error, ')}{more}",
         got=repr(first["input"])[:200],
         where=where,
-        fix="docs/spec.md says what it takes",
+        fix=hint_at_exponent(first["input"]) or "docs/spec.md says what it takes",
     )
 
 

@@ -86,6 +86,7 @@ def changed(spec: Path, key: str, value: Any) -> Path:
         ("seed", -1, "seed"),
         ("warm_start", "one.yaml", "`warm_start` must be a list"),
         ("preset", "BMM", "did you mean `bmm`?"),
+        ("space.params", {"weight": ["1e-1", 1.5]}, "write 1.0e-1"),
     ],
     ids=lambda value: str(value)[:30],
 )
