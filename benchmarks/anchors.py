@@ -1,4 +1,4 @@
-"""Is regression better than the anchor that it starts from? `python -m benchmarks.anchors OUT [--trials 40] [--show]`.
+"""Is regression better than the anchor it starts from? `python -m benchmarks.anchors OUT [--only ANCHOR] [--show]`.
 
 Bayesian model merging on the SmolLM2 zoo around two anchors, with the experts' own activations, and each anchor alone:
 the same operator with a lambda at which nothing of the regression is left, its scales searched in the same ranges by
@@ -53,13 +53,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument(
+        "--only", nargs="+", choices=ANCHORS, default=ANCHORS, metavar="ANCHOR", help=", ".join(ANCHORS)
+    )
     parser.add_argument("--show", action="store_true", help="only print the table")
     arguments = parser.parse_args()
     print("| anchor | alone | with regression | better by |\n|---|---|---|---|")
     for anchor in ANCHORS:
         folders = [arguments.out / f"{anchor}-{kind}" for kind in ("alone", "data")]
         for folder, alone in zip(folders, (True, False), strict=True):
-            if not arguments.show:
+            if anchor in arguments.only and not arguments.show:
                 run(spec_of(anchor, alone=alone, trials=arguments.trials), folder)
         if all(map(is_done, folders)):
             print(row_of(anchor, folders))

@@ -7,8 +7,8 @@ from typing import Any
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run has come to its report."""
-    return (folder / "report.json").exists()
+    """Whether a run has come to its end and its report."""
+    return (folder / "report.json").exists() and report_of(folder).get("is_over", True)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

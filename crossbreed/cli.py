@@ -175,7 +175,7 @@ def main() -> None:
     except (CrossbreedError, OSError) as error:
         code = _fail(1, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail(130, "stopped; the same command goes on from here")
+        code = _fail(130, "stopped; give the same command again")
     except Exception as error:
         show = getattr(error, "show", None)  # click's own: a wrong option or argument
         if show is None:

@@ -42,11 +42,14 @@ def hint_at_exponent(value: object) -> str:
 
     >>> hint_at_exponent(["1e-3", 5])
     'YAML reads 1e-3 as text: write 1.0e-3'
+    >>> hint_at_exponent("1.5e3")
+    'YAML reads 1.5e3 as text: write 1.5e+3'
     """
     for text in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(text, str) and (found := re.fullmatch(r"([+-]?\d+)(e[+-]?\d+)", text, re.IGNORECASE)):
-            sign = "" if found[2][1] in "+-" else "+"
-            return f"YAML reads {text} as text: write {found[1]}.0{found[2][0]}{sign}{found[2][1:]}"
+        if isinstance(text, str) and (found := re.fullmatch(r"([+-]?\d+)(\.\d*)?(e[+-]?\d+)", text, re.IGNORECASE)):
+            whole, fraction, power = found.groups()
+            sign = "" if power[1] in "+-" else "+"
+            return f"YAML reads {text} as text: write {whole}{fraction or '.0'}{power[0]}{sign}{power[1:]}"
     return ""
 
 

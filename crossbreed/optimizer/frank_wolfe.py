@@ -15,8 +15,9 @@ What differs from the paper, and why:
   between base and experts then, and a block can grow as well as shrink.
 - The step is taken in coefficients, and the space's operator merges once. The public code merges a vertex into the
   merged model, again and again; with task arithmetic that is the same.
-- The published oracle is the cosine with the experts' weights, `weight_cosine`: what the weights have in common with
-  the base outweighs what tells experts apart. The default is Frank-Wolfe's own, the inner product with the deltas.
+- The published oracle is the cosine with the experts' weights, `weight_cosine`: most of it is the base's, which all
+  have in common, and whether a vertex lies downhill it does not say. The default is Frank-Wolfe's own, the inner
+  product with the deltas.
 - A block with no vertex downhill stays where it is. By `weight_cosine` it steps to the least all the same, as in the
   public code for vision models; that for language models steps towards zero weights there.
 - The public code has the merge that it starts from as one more vertex.
@@ -84,7 +85,7 @@ class FrankWolfeOptions(Options):
 
     @property
     def has_base(self) -> bool:
-        """Whether the base is a vertex: it has no cosine of its own weights that could be compared."""
+        """Whether the base is a vertex: the published oracle knows experts only."""
         return self.base_vertex and self.oracle != "weight_cosine"
 
     @model_validator(mode="after")

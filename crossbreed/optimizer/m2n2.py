@@ -193,7 +193,7 @@ class M2n2:
         return numbers[first], numbers[self._draw(chances_K, other_than=first)]
 
     def _draw(self, weights_K: Floats, other_than: int | None = None) -> int:
-        """A place in the archive with a probability in proportion to its weight, or any where all weights are 0."""
+        """A place with a probability in proportion to its weight, or any where all weights are 0."""
         weights_K = weights_K.copy()
         if other_than is not None:
             weights_K[other_than] = 0.0

@@ -192,15 +192,15 @@ def _front_matter(title: str, parents: Sequence[Parent], licence: str, origins: 
 
 def _opening(parents: Sequence[Parent], origins: Origins) -> str:
     report = origins.report
-    asked = sum(report.num_trials.values())
+    asked = f"{sum(report.num_trials.values())} recipes" + ("" if report.is_over else " before it was stopped")
     if not report.winner.is_bred:
         given = report.winner.origin.removeprefix(PREFIX)
         what = f"`{given}` baseline" if given != report.winner.origin else f"recipe `{given}`"
-        return f"The {what} of the crossbreed run `{origins.name}`, which scored {asked} recipes."
+        return f"The {what} of the crossbreed run `{origins.name}`, which scored {asked}."
     experts = ", ".join(parent.name for parent in parents[1:])
     return (
         f"A merge of {experts} into their common base, bred by crossbreed: trial {report.winner.number} of the run "
-        f"`{origins.name}`, which scored {asked} recipes."
+        f"`{origins.name}`, which scored {asked}."
     )
 
 

@@ -48,12 +48,17 @@ def run(spec: Spec, out: str | os.PathLike[str]) -> Report:
         InputError: the spec or the folder is wrong.
         MachineError: no worker could be started, or nothing could be measured.
     """
-    plan = build_plan(spec)
-    plan.check_lengths()
     folder = RunFolder(Path(out))
-    folder.create()
-    print(plan.describe(), flush=True)
-    plan = prepared(plan)
+    is_new = folder.create()
+    try:
+        plan = build_plan(spec)
+        plan.check_lengths()
+        print(plan.describe(), flush=True)
+        plan = prepared(plan)
+    except InputError:
+        if is_new:
+            folder.path.rmdir()
+        raise
     with _open(plan, folder) as (loop, history, progress), _pool(plan) as pool:
         if not loop.search(pool):
             progress.note("the search ends before its budget: too little could be measured for the optimizer to go on")
@@ -162,7 +167,7 @@ def _judge(plan: Plan, folder: RunFolder, loop: Loop, history: History, pool: Po
     """Selection split, winner, report split, derived files."""
 
     def answer(split: SplitName, wanted: Sequence[Trial]) -> None:
-        if num_models := sum((split, trial.number) not in history.scores for trial in wanted):
+        if num_models := len(loop.missing(split, wanted)):
             num_items = sum(len(ids) for ids in plan.item_ids[split].values())
             progress.note(f"{split}: {num_models} models answer {num_items} items each ...")
         loop.answer(split, wanted, pool)

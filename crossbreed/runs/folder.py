@@ -29,8 +29,13 @@ class RunFolder:
         self.log = path / "log.txt"
         self.recipes = path / "recipes"
 
-    def create(self) -> None:
-        """Makes the folder, or raises InputError where it cannot be written."""
+    def create(self) -> bool:
+        """Makes the folder, unless it is there, or raises InputError where it cannot be written.
+
+        Returns:
+            Whether it was not there.
+        """
+        is_new = not self.path.exists()
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the run folder is a file", where=str(self.path), fix="choose another --out")
         if self.path.is_dir() and not self.journal.exists() and any(p.name != "lock" for p in self.path.iterdir()):
@@ -57,6 +62,7 @@ class RunFolder:
                 where=str(self.path),
                 fix="free some space, or choose another --out",
             )
+        return is_new
 
     def existing(self) -> "RunFolder":
         """Returns itself, or raises InputError when no run has been started here."""

@@ -41,7 +41,7 @@ class Loop:
         self._journal, self._history, self._proposer = journal, history, proposer
         self._objectives, self._budget = objectives, budget
         self._keep_answers, self._watch = keep_answers, watch
-        self._has_ended = False
+        self._is_dry = False
 
     def replay(self, records: tuple[Record, ...]) -> None:
         """Brings history and optimizer to where the journal's last record left them."""
@@ -51,12 +51,12 @@ class Loop:
                 self._proposer.replay(candidate_of(record))
             elif record["kind"] == "tell" and record["split"] == "search":
                 self._proposer.tell(self._outcome(self._history.trials[record["number"]]))
-        self._has_ended = self._history.is_finished
 
     @property
     def is_over(self) -> bool:
         """Whether the search is at its end: it is not where it was stopped before."""
-        return self._has_ended or (self._is_spent(self._history.elapsed_s) and not self._history.pending)
+        is_spent = self._is_spent(self._history.elapsed_s) and not self._history.pending
+        return self._history.has_ended or self._is_dry or is_spent
 
     def search(self, pool: Pool) -> bool:
         """Runs until the budget is spent and every candidate asked has been answered.
@@ -77,8 +77,8 @@ class Loop:
                 start = start or time.monotonic()  # the first submit also starts the workers: not searching yet
                 began[candidate.number] = freed = freed or start
             if pool.idle and not pool.busy:
-                self._has_ended = True
-                return self._is_spent(elapsed_s)
+                self._is_dry = not self._is_spent(elapsed_s)
+                return not self._is_dry
             answered = pool.wait()  # also for a worker that is being replaced: it is neither idle nor busy
             freed = time.monotonic()
             if answered:
@@ -89,9 +89,13 @@ class Loop:
                     answered.job.number, "search", score, {**answered.clock, "elapsed": before_s + freed - start}
                 )
 
+    def missing(self, split: SplitName, trials: Sequence[Trial]) -> list[Trial]:
+        """Returns those that were not measured on a split."""
+        return [trial for trial in trials if not self._is_measured(split, trial.number)]
+
     def answer(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
         """Has trials answered on another split, unless they were; MachineError if weights are others than searched."""
-        missing = [t.candidate for t in trials if not self._is_measured(split, t.number)]
+        missing = [trial.candidate for trial in self.missing(split, trials)]
         while missing or pool.busy:  # pool.wait() returns None when a worker has come up
             while missing and pool.idle:
                 pool.submit(self._job(missing.pop(0), split))

@@ -13,7 +13,7 @@ from crossbreed.runs.archive import pareto_front
 from crossbreed.runs.coefficients import CoefficientMap, coefficient_map, setting_text
 from crossbreed.runs.objectives import Objective
 from crossbreed.runs.report import Report
-from crossbreed.runs.report_text import how_measured, number, row_label, sentences, with_interval
+from crossbreed.runs.report_text import caveats, how_measured, number, row_label, sentences, with_interval
 from crossbreed.runs.selection import baseline_of
 from crossbreed.runs.statistics import Interval
 from crossbreed.sources.structure import Structure
@@ -76,7 +76,7 @@ def report_html(report: Report, *, trials: Sequence[Trial], title: str, structur
         lead=_lead(report),
         table=_table(report),
         how=escape(how_measured(report)),
-        sentences="".join(f"<li>{escape(line)}</li>" for line in sentences(report)),
+        sentences="".join(f"<li>{escape(line)}</li>" for line in caveats(report) + sentences(report)),
         figures="".join(figure.html for figure in figures),
         figures_json=json.dumps(drawn, allow_nan=False).replace("<", "\\u003c"),
         plotly_js=get_plotlyjs(),

@@ -29,8 +29,8 @@ def row_label(name: str) -> str:
     return name.replace("_", " ") if name == TUNED_SCALAR else name
 
 
-def sentences(report: Report) -> list[str]:
-    """Returns what the table means: differences, gap to the ideal, optimism, and what could not be measured."""
+def caveats(report: Report) -> list[str]:
+    """Returns what the owner of the run has to know first: that it was stopped, or has bred nothing."""
     lines = []
     if not report.is_over:
         lines.append(
@@ -39,6 +39,12 @@ def sentences(report: Report) -> list[str]:
         )
     if not report.winner.is_bred:
         lines.append(f"Nothing that was bred beat what was given: the winner is {report.winner.origin}.")
+    return lines
+
+
+def sentences(report: Report) -> list[str]:
+    """Returns what the table means: differences, gap to the ideal, optimism, and what could not be measured."""
+    lines = []
     for difference in (report.to_best_baseline, report.to_tuned_scalar):
         if difference:
             role = "the best without tuning, " if difference is report.to_best_baseline else ""
@@ -80,4 +86,9 @@ def summary(report: Report) -> Group:
         style = "bold" if row.kind == "winner" else ""
         cells = [number(row.tasks[task].mean) for task in tasks]
         table.add_row(row_label(row.name), with_interval(row.value), *cells, style=style)
-    return Group(table, Text(), *(Text(line) for line in sentences(report)), Text(how_measured(report), style="dim"))
+    return Group(
+        table,
+        Text(),
+        *(Text(line) for line in caveats(report) + sentences(report)),
+        Text(how_measured(report), style="dim"),
+    )

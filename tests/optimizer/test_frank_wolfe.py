@@ -149,7 +149,7 @@ def test_where_the_box_begins_above_nothing_the_hull_does_too() -> None:
 
 
 def test_by_weight_cosine_the_least_is_taken_as_published() -> None:
-    """All positive, for the base's share is in each: no vertex is downhill, and one is best."""
+    """Where all are positive no vertex is downhill, and one is best all the same."""
     setting, options = (
         make_setting(dim=3, start=(0.4, 0.4, 0.2)),
         FrankWolfeOptions(oracle="weight_cosine", vertex_scale=1),

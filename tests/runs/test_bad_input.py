@@ -331,6 +331,7 @@ def test_publishing_over_something_or_an_unknown_trial(cli: Cli, finished: Path,
     assert not (tmp_path / "model").exists()
     for trial, code in ((1, 0), (1, 0), (3, 2)):  # the second time it is there already
         assert cli("publish", finished, "--out", tmp_path / "model", "--licence", "mit", "--trial", trial)[0] == code
+    assert show_json(finished)["state"] == "finished"
     assert cli("run", finished / "spec.yaml", "--out", finished) == (0, "")
     assert show_json(finished)["state"] == "finished"
 
@@ -357,7 +358,7 @@ def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, 
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in err
-        assert signals == 2 or "stopped; the same command goes on" in err
+        assert signals == 2 or "stopped; give the same command again" in err
     for folder in (out, whole):
         assert call("run", spec, "--out", folder, *slow).returncode == 0
     assert journal_of(out) == journal_of(whole)

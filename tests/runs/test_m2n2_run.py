@@ -11,13 +11,13 @@ from toy_runs import SKILLS, journal_of, write_spec
 from crossbreed.errors import InputError
 from crossbreed.optimizer import M2n2
 from crossbreed.recipes import parse_recipe
-from crossbreed.runs import build_plan, dump_spec, load_spec, parse_spec, run
+from crossbreed.runs import build_plan, dump_spec, load_spec, parse_spec, report_on, run
 from crossbreed.runs.history import candidate_of
 from crossbreed.runs.journal import read
 from crossbreed.runs.nursery import Nursery
 from crossbreed.runs.objectives import item_values
 from crossbreed.runs.selection import best_tuned_scalar
-from crossbreed.runs.show import open_run
+from crossbreed.runs.show import open_run, show_json
 from crossbreed.types import Cross, ItemScores, Outcome, Seed, Status
 
 M2N2 = {"kind": "m2n2", "budget": {"trials": 24}, "options": {"archive": 6, "mutation": 0.02}}
@@ -63,6 +63,12 @@ def test_a_search_that_ends_early_says_so(
     monkeypatch.setattr(M2n2, "ask", lambda self, number: None)
     run(load_spec(spec), tmp_path / "run")
     assert "the search ends before its budget" in capsys.readouterr().out
+    assert show_json(tmp_path / "run")["state"] == "finished"
+    kinds = [record["kind"] for record in read(tmp_path / "run" / "journal.jsonl")]
+    assert kinds.count("end") == 1
+    _, report = report_on(tmp_path / "run", trial=1)
+    assert report.is_over
+    assert show_json(tmp_path / "run")["state"] == "finished"
 
 
 def test_a_journal_holds_the_recipe_of_every_child_and_all_it_takes_to_bear_it_again(

@@ -9,7 +9,7 @@ from simulated import MEAN, failed, score, scores_on, search, trial
 from crossbreed.errors import MachineError
 from crossbreed.runs.objectives import Objective
 from crossbreed.runs.report import Report, make_report, report_json
-from crossbreed.runs.report_text import sentences, summary
+from crossbreed.runs.report_text import caveats, summary
 from crossbreed.runs.selection import reported
 from crossbreed.runs.statistics import paired_difference
 from crossbreed.types import Score, Status
@@ -149,4 +149,4 @@ def test_a_winner_that_was_given_is_not_called_bred() -> None:
     trials[WINNER] = replace(trials[WINNER], candidate=given)
     scores = scores_on("report", reported(trials, [MEAN], WINNER))
     report = make_report(trials=trials, winner=WINNER, scores=scores, objectives=[MEAN])
-    assert sentences(report)[0] == "Nothing that was bred beat what was given: the winner is warm_start:0."
+    assert caveats(report) == ["Nothing that was bred beat what was given: the winner is warm_start:0."]

@@ -8,7 +8,7 @@ from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.driver import _start_worker
 from crossbreed.runs.journal import read
-from crossbreed.runs.report_text import sentences
+from crossbreed.runs.report_text import caveats
 from crossbreed.runs.show import show_json, show_text, show_trial
 
 
@@ -73,7 +73,7 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
     (tmp_path / "spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
     _, report = report_on(tmp_path)
     assert not report.is_over
-    assert "stopped before its end, after 10 trials" in sentences(report)[0]
+    assert "stopped before its end, after 10 trials" in caveats(report)[0]
     assert not json.loads((tmp_path / "report.json").read_text())["is_over"]
     assert show_json(tmp_path)["state"] == "interrupted"
     report = run(load_spec(spec), tmp_path)
@@ -83,10 +83,23 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
     assert asked == expected
 
 
+def test_a_report_does_not_end_a_search_whose_last_candidate_is_out(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
+    last_ask = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "ask")
+    (tmp_path / "journal.jsonl").write_text("".join(lines[: last_ask + 1]))
+    (tmp_path / "spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
+    assert not report_on(tmp_path)[1].is_over
+    assert "end" not in {record["kind"] for record in journal_of(tmp_path)}
+
+
 def test_a_spec_that_is_refused_leaves_no_folder(spec: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         run(load_spec(spec, ["fitness.split.report=1000"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError):
+        run(load_spec(spec, ["fitness.split.report=1000"]), tmp_path / "mine")
+    assert (tmp_path / "mine").exists()
 
 
 def test_another_spec_on_the_folder_is_refused(finished: Path, spec: Path) -> None:
