@@ -26,8 +26,6 @@ class History:
     elapsed_s: float = 0.0
     """Time spent searching, over all resumes."""
     is_finished: bool = False
-    """Nothing was asked or told since the last `end`."""
-    has_ended: bool = False
     """Nothing was asked since the last `end`: what was told is of other splits."""
     published: list[Record] = field(default_factory=list)
     """The `publish` records: which trial went to which folder."""
@@ -46,8 +44,7 @@ class History:
 
     def apply(self, record: Record) -> None:
         """Takes one record in."""
-        self.is_finished = record["kind"] == "end" or (self.is_finished and record["kind"] == "publish")
-        self.has_ended = record["kind"] == "end" or (self.has_ended and record["kind"] != "ask")
+        self.is_finished = record["kind"] == "end" or (self.is_finished and record["kind"] != "ask")
         if record["kind"] == "publish":
             self.published.append(record)
         elif record["kind"] == "ask":

@@ -56,7 +56,7 @@ class Loop:
     def is_over(self) -> bool:
         """Whether the search is at its end: it is not where it was stopped before."""
         is_spent = self._is_spent(self._history.elapsed_s) and not self._history.pending
-        return self._history.has_ended or self._is_dry or is_spent
+        return self._history.is_finished or self._is_dry or is_spent
 
     def search(self, pool: Pool) -> bool:
         """Runs until the budget is spent and every candidate asked has been answered.
