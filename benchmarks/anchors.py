@@ -8,7 +8,6 @@ saw; a run that is there already is gone on with or only read.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def row_of(anchor: str, folders: Sequence[Path]) -> str:
     )
     better = paired_difference(bred, alone, runs[0].objectives[0])
     cells = [f"{shown(winner)} {name_of(winner)}" for winner in winners]
-    return f"| {anchor} | {' | '.join(cells)} | {shown(asdict(better))} |"
+    return f"| {anchor} | {' | '.join(cells)} | {shown(better.to_json())} |"
 
 
 def main() -> None:

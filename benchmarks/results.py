@@ -15,6 +15,7 @@ import yaml
 
 from benchmarks.tables import is_done, name_of, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
+from crossbreed.runs.baselines import PREFIX
 from crossbreed.runs.journal import read
 from crossbreed.runs.presets import PRESETS
 from crossbreed.types import Status
@@ -42,7 +43,7 @@ def row_of(folder: Path) -> str:
     """Returns a run's line of the table; `bred` is what its optimizer asked for and the engine scored."""
     report, records = report_of(folder), list(read(folder / "journal.jsonl"))
     tells = [record for record in records if record["kind"] == "tell" and record["split"] == "search"]
-    given = {r["number"] for r in records if r["kind"] == "ask" and r["origin"].startswith("baseline:")}
+    given = {r["number"] for r in records if r["kind"] == "ask" and r["origin"].startswith(PREFIX)}
     winner = report["winner"]
     gained = [report[f"difference_to_{other}"] for other in ("best_baseline", "tuned_scalar")]
     means = {task: found["mean"] for task, found in winner["tasks"].items()}

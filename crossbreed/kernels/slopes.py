@@ -60,6 +60,7 @@ def _of_tensor(
     if kind == "weight_cosine":
         along_base = _inner(gradient_MN, base_MN)
         base_square = known("square of the base", "", partial(_inner, base_MN, base_MN))
+        base_cosine = _cosine(along_base, steep, base_square)
     for parent in parts_of(name, sources.experts):
         along = _along(gradient_MN, parent.value, base_MN)
         if kind == "inner":
@@ -69,9 +70,9 @@ def _of_tensor(
         if kind == "weight_cosine":
             mixed = known("base by delta", parent.hash, partial(_along, base_MN, parent.value, base_MN))
             square = base_square + 2 * mixed + square
-            values[parent.name] = _cosine(along_base + along, steep, square) - _cosine(along_base, steep, base_square)
-            continue
-        values[parent.name] = _cosine(along, steep, square)
+            values[parent.name] = _cosine(along_base + along, steep, square) - base_cosine
+        else:
+            values[parent.name] = _cosine(along, steep, square)
     return values
 
 

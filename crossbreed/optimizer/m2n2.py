@@ -141,10 +141,6 @@ class M2n2:
         return {*self._numbers, *self._measured_seeds} if 0 < warmup >= self._num_crossed else tuple(self._numbers)
 
     @property
-    def _is_warmup(self) -> bool:
-        return self._num_crossed < self._options.warmup
-
-    @property
     def _too_few(self) -> bool:
         return len(self._numbers) < (2 if self._options.crossover else 1)
 
@@ -178,16 +174,15 @@ class M2n2:
 
     def _pair(self) -> tuple[int, int]:
         """Two candidates: the first by fitness, its mate by attraction; in the warm-up two seeds."""
-        if self._is_warmup:
-            numbers, scores_KI = self._measured_seeds, None
-            chances_K = np.ones(len(numbers))
+        scores_KI = self._scores_KI[: len(self._numbers)]
+        if is_warmup := self._num_crossed < self._options.warmup:
+            numbers, chances_K = self._measured_seeds, np.ones(len(self._measured_seeds))
         else:
-            numbers, scores_KI = self._numbers, self._scores_KI[: len(self._numbers)]
-            chances_K = competition_fitness(scores_KI, self._options.alpha, self._weights_I)
+            numbers, chances_K = self._numbers, competition_fitness(scores_KI, self._options.alpha, self._weights_I)
         first = self._draw(chances_K)
         if not self._options.crossover:
             return numbers[first], numbers[first]
-        if self._options.attraction and scores_KI is not None:
+        if self._options.attraction and not is_warmup:
             attraction_K = attraction(scores_KI, first, self._weights_I)
             chances_K = attraction_K if attraction_K.any() else chances_K
         return numbers[first], numbers[self._draw(chances_K, other_than=first)]

@@ -302,8 +302,8 @@ def _warm_starts(spec: Spec, structure: Structure) -> Iterator[tuple[str, Recipe
         if dict(recipe.sources) != dict(hashes):
             raise InputError(
                 "a warm start merges other sources than this spec",
-                expected=", ".join(f"{name} {hash_[:12]}" for name, hash_ in hashes.items()),
-                got=", ".join(f"{name} {hash_[:12]}" for name, hash_ in recipe.sources.items()),
+                expected=_listed(hashes),
+                got=_listed(recipe.sources),
                 where=path,
             )
         require_matches(recipe, structure.tensors, where=path)
@@ -327,5 +327,5 @@ def _check_warm_starts(plan: Plan) -> None:
         check_recipe(recipe, plan.sources, plan.artifacts)
 
 
-def _listed(artifacts: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {hash_[:12]}" for name, hash_ in artifacts.items()) or "none"
+def _listed(hashes: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {hash_[:12]}" for name, hash_ in hashes.items()) or "none"

@@ -7,11 +7,11 @@ preset's: minutes that a user grants are not to end with the preset's trials.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from crossbreed.errors import InputError
+from crossbreed.parsing import suggestion
 
 RawSpec: TypeAlias = dict[str, Any]
 """What a spec file holds, before it is parsed."""
@@ -61,9 +61,7 @@ def bmm(given: Mapping[str, Any]) -> RawSpec:
         "params": {"anchor": "tsv_m", "weight": 1.0, "grams": "data", "lambda": [1e-3, 1e3], "scale": [0.2, 1.2]},
     }
     filled = _merged({"space": space, "optimizer": {"kind": "gp", "budget": {"trials": 60}}}, given)
-    space, params = filled["space"], None
-    if isinstance(space, Mapping):
-        params = space.get("params")
+    params = filled["space"].get("params") if isinstance(filled["space"], Mapping) else None
     if isinstance(params, Mapping) and params.get("grams") in ("data", "mixed"):
         filled = _merged({"artifacts": {"grams": {"items": 48}}}, filled)
     return filled
@@ -86,13 +84,12 @@ def fill_in(raw: Mapping[str, Any]) -> RawSpec:
     if name is None:
         return given
     if not isinstance(name, str) or name not in PRESETS:
-        close = get_close_matches(str(name).lower(), PRESETS, n=1)
         raise InputError(
             "unknown preset",
             expected=f"one of {', '.join(PRESETS)}",
             got=repr(name),
             where="preset",
-            fix=f"did you mean `{close[0]}`?" if close else "",
+            fix=suggestion(str(name).lower(), PRESETS),
         )
     return PRESETS[name](given)
 

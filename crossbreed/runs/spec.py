@@ -12,7 +12,7 @@ from crossbreed.config import Config, InputPath, ModelId
 from crossbreed.errors import InputError
 from crossbreed.fitness import EngineConfig, SplitConfig, TaskConfig
 from crossbreed.optimizer import OptimizerConfig
-from crossbreed.parsing import hint_at_exponent
+from crossbreed.parsing import hint_at_exponent, suggestion
 from crossbreed.runs.objectives import ObjectiveConfig, build_objectives
 from crossbreed.runs.presets import fill_in
 from crossbreed.search_spaces import LineageConfig, SpaceConfig
@@ -266,12 +266,11 @@ def _explain(error: ValidationError, where: str) -> InputError:
             )
         case "extra_forbidden":
             known = [*_known_keys(first["loc"][:-1]), *["preset"] * (len(first["loc"]) == 1)]
-            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             return InputError(
                 f"unknown key `{key}`{more}",
                 expected=f"one of {', '.join(known)}" if known else "",
                 where=where,
-                fix=f"did you mean `{close[0]}`?" if close else "remove it; docs/spec.md lists the keys",
+                fix=suggestion(first["loc"][-1], known) or "remove it; docs/spec.md lists the keys",
             )
         case "missing":
             by_preset = ", or a `preset` that has it" if key in ("space", "optimizer") else ""

@@ -64,14 +64,19 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_asked_at_once(spec: Path, tmp
     assert searched(tmp_path / "grown") == searched(tmp_path / "whole")
 
 
+def stopped(finished: Path, folder: Path, *, after: str, number: int) -> Path:
+    """A run killed after its journal's line of that kind and number."""
+    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
+    ends = [n for n, line in enumerate(lines, start=1) if json.loads(line)["kind"] == after]
+    (folder / "journal.jsonl").write_text("".join(lines[: ends[number]]))
+    (folder / "spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
+    return folder
+
+
 def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
     finished: Path, spec: Path, tmp_path: Path
 ) -> None:
-    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
-    tells = [n for n, line in enumerate(lines) if json.loads(line)["kind"] == "tell"]
-    (tmp_path / "journal.jsonl").write_text("".join(lines[: tells[9] + 1]))
-    (tmp_path / "spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
-    _, report = report_on(tmp_path)
+    _, report = report_on(stopped(finished, tmp_path, after="tell", number=9))
     assert not report.is_over
     assert "stopped before its end, after 10 trials" in caveats(report)[0]
     assert not json.loads((tmp_path / "report.json").read_text())["is_over"]
@@ -84,11 +89,7 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
 
 
 def test_a_report_does_not_end_a_search_whose_last_candidate_is_out(finished: Path, tmp_path: Path) -> None:
-    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
-    last_ask = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "ask")
-    (tmp_path / "journal.jsonl").write_text("".join(lines[: last_ask + 1]))
-    (tmp_path / "spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
-    assert not report_on(tmp_path)[1].is_over
+    assert not report_on(stopped(finished, tmp_path, after="ask", number=-1))[1].is_over
     assert "end" not in {record["kind"] for record in journal_of(tmp_path)}
 
 
