@@ -54,7 +54,7 @@ def test_answers_are_those_of_transformers_itself(engine: TransformersEngine, fo
         with torch.inference_mode():
             logprobs_TV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         expected = [logprobs_TV[i - 1, ids[i]].item() for i in range(encoded.num_prompt, len(ids))]
-        assert response.logprobs == pytest.approx(expected, abs=1e-5)
+        assert response.logprobs == pytest.approx(expected, abs=1e-4)  # fp32, sums in another order
 
 
 def test_weights_come_and_go_without_a_trace(engine: TransformersEngine, folders: dict[str, Path]) -> None:
