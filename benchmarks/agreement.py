@@ -18,7 +18,7 @@ from typing import cast
 
 from pydantic import TypeAdapter
 
-from crossbreed.fitness import EngineConfig, build_engine
+from crossbreed.fitness import AnyEngineConfig, EngineConfig, build_engine
 from crossbreed.fitness.engines.handle import HoldsOne
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.kernels import materialize
@@ -47,11 +47,11 @@ def requests_of(plan: Plan) -> list[list[Request]]:
 def answers(run: Path, model: Path, *, engine: dict[str, object], swapped: bool) -> list[Response]:
     """Answers of one engine: vLLM started on the base with the recipe streamed in, or any started on the model."""
     plan = build_plan(load_spec(run / "spec.yaml"))
-    config = TypeAdapter[EngineConfig](EngineConfig).validate_python(engine)
-    started = build_engine(config, plan.sources.base.path if swapped else model)
+    config = TypeAdapter[EngineConfig](AnyEngineConfig).validate_python(engine)
+    started = build_engine(config, plan.weights.sources.base.path if swapped else model)
     if swapped:
         recipe = load_recipe(model / "recipe.yaml")
-        started.adopt(recipe, materialize(recipe, plan.sources))
+        started.adopt(recipe, materialize(recipe, plan.weights.sources))
     elif config.kind == "transformers":  # it starts without weights
         published = open_sources(str(model), {})
         whole = Recipe(base="base", sources=published.structure.hashes, rules=(), dtype=config.dtype)

@@ -15,8 +15,8 @@ import yaml
 
 from benchmarks.tables import is_done, name_of, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
-from crossbreed.runs.show import open_run
-from crossbreed.runs.statistics import paired_difference
+from crossbreed.runs.results.show import open_run
+from crossbreed.runs.results.statistics import paired_difference
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 ANCHORS = ("tsv_m", "task_arithmetic")

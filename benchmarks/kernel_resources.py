@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from crossbreed.kernels.cuda.launch import Launch
-from crossbreed.kernels.cuda.resources import compile_for, num_instructions, samples, usage_of
+from crossbreed.kernels.executors.cuda.launch import Launch
+from crossbreed.kernels.executors.cuda.resources import compile_for, num_instructions, samples, usage_of
 
 BANDWIDTH = 3.35e12
 """Bytes a second."""

@@ -1,9 +1,9 @@
 """How near to memory speed are merges? `python -m benchmarks.kernels [--json] [--size 135m|1.5b] [--mergekit]`.
 
 Everything is a ratio taken in one run. A merge reads the base and each expert once and writes the result once: those
-bytes, over its time, against the bandwidth of a plain copy. Experts are full checkpoints that differ from the base in
+bytes, over its time, against the bandwidth of a copy. Experts are full checkpoints that differ from the base in
 every tensor; coefficients change from merge to merge, as in a search. The first merge, which compiles kernels and finds
-facts (cuts, random numbers, ranks), is reported apart.
+what depends on sources alone (thresholds, random numbers, ranks), is reported apart.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from crossbreed.kernels import Facts, materialize, materialize_many
-from crossbreed.kernels.memory import keep_freed_memory
+from crossbreed.kernels import SourceCache, materialize, materialize_many
 from crossbreed.kernels.native import compiler
-from crossbreed.runs.publish import write_checkpoint
+from crossbreed.runs.publishing.checkpoint import Merge, write_checkpoint
+from crossbreed.runs.workers.memory import keep_freed_memory
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import ParamValue, Recipe, Rule
 
@@ -113,20 +113,20 @@ def copy_bandwidth(num_bytes: int = 1 << 29) -> float:
 
 
 def exhaust(stream: Any) -> None:
-    """Takes every tensor and lets it go."""
+    """Takes every tensor, and keeps none."""
     for _ in stream:
         pass
 
 
 def in_memory(sources: Sources, operator: str, repeats: int) -> tuple[float, float, float]:
     """Returns seconds of the first merge, the median of the others, and of each of four made together."""
-    facts = Facts()
+    cache = SourceCache()
     times = [
-        seconds_of(lambda step=step: exhaust(materialize(recipe_of(sources, operator, step), sources, facts)))
+        seconds_of(lambda step=step: exhaust(materialize(recipe_of(sources, operator, step), sources, cache)))
         for step in range(repeats + 1)
     ]
     four = [recipe_of(sources, operator, step) for step in range(4)]
-    together = min(seconds_of(lambda: exhaust(materialize_many(four, sources, facts))) for _ in range(2))
+    together = min(seconds_of(lambda: exhaust(materialize_many(four, sources, cache))) for _ in range(2))
     return times[0], statistics.median(times[1:]), together / 4
 
 
@@ -138,10 +138,7 @@ def to_files(folder: Path, operator: str) -> float:
         sources = open_sources(str(folder / "base"), {name: str(folder / name) for name in EXPERTS})
         recipe = recipe_of(sources, operator, 0)
         write_checkpoint(
-            recipe=recipe,
-            sources=sources,
-            out=out,
-            stream_factory=lambda: materialize(recipe, sources, once=True),
+            Merge(recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources, once=True)), out
         )
 
     with tempfile.TemporaryDirectory(dir=folder) as out:

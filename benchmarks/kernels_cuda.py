@@ -1,7 +1,7 @@
 """How near to memory speed are merges on a GPU? `python -m benchmarks.kernels_cuda [--experts N] [--json]`.
 
 Bfloat16 experts of one matrix of an 8B Llama, on the GPU already; times are medians of CUDA events, and everything is a
-ratio to a plain copy taken in the same run. At the end: how fast sources are sent ahead that do not fit.
+ratio to a copy taken in the same run. At the end: how fast sources are sent ahead that do not fit.
 """
 
 import argparse
@@ -12,11 +12,14 @@ from collections.abc import Callable
 
 import torch
 
-from crossbreed.kernels import Facts, cuda
-from crossbreed.kernels.cuda.stream import Lane
+from crossbreed.kernels import SourceCache
+from crossbreed.kernels.executors.cuda import Cuda, inner_products_of
+from crossbreed.kernels.executors.cuda.stream import Lane
+from crossbreed.kernels.executors.lowering import Same, lower
+from crossbreed.kernels.executors.protocol import Job
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Election
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.types import ParamValue, Rule
 
 SHAPE = (14336, 4096)
@@ -44,44 +47,49 @@ def seconds_of(run: Callable[[], object]) -> float:
     return statistics.median(times[2:])
 
 
-def tensors(num_experts: int) -> Parents:
+def tensors(num_experts: int) -> TensorInputs:
     """Returns one tensor of a merge, on the GPU."""
     generator = torch.Generator(device="cuda").manual_seed(0)
     base = torch.randn(SHAPE, generator=generator, device="cuda").bfloat16()
     names = [f"expert {number}" for number in range(num_experts)]
     values = [(base + 0.01 * torch.randn(SHAPE, generator=generator, device="cuda")).bfloat16() for _ in names]
-    parents = Parents(
+    inputs = TensorInputs(
         name="model.layers.0.mlp.up_proj.weight",
         depth=0.0,
         base_name="base",
         base=base,
         base_hash="base",
-        experts=tuple(Parent(name=name, hash=name, value=value) for name, value in zip(names, values, strict=True)),
+        experts=tuple(
+            ExpertTensor(name=name, hash=name, value=value) for name, value in zip(names, values, strict=True)
+        ),
         expert_names=tuple(names),
         expert_hashes=tuple(names),
-        facts=Facts(),
-        model=lambda: iter([parents]),
+        cache=SourceCache(),
+        model=lambda: iter([inputs]),
     )
-    return parents
+    return inputs
 
 
 def measure(num_experts: int) -> dict[str, object]:
-    """Times every operator, the Gram, a copy, and what is sent from the host."""
-    parents = tensors(num_experts)
-    out = torch.empty_like(parents.base)
-    copied = 2 * out.nbytes / seconds_of(lambda: out.copy_(parents.base))
+    """Times every operator, inner products, a copy, and what is sent from the host."""
+    inputs = tensors(num_experts)
+    out = torch.empty_like(inputs.base)
+    copied = 2 * out.nbytes / seconds_of(lambda: out.copy_(inputs.base))
     moved = (num_experts + 2) * out.nbytes
-    found = []
+    found, executor = [], Cuda()
     for operator, params in OPERATORS_AND_PARAMS.items():
         rule = Rule(match=".*", operator=operator, params={"weight": 1 / num_experts, **params})
-        program = OPERATORS[operator](parents, rule)
-        seconds = seconds_of(lambda program=program: cuda.execute(program, parents.base, torch.bfloat16, out))
+        program = OPERATORS[operator](inputs, rule)
+        work = lower(program, inputs.base)
+        assert not isinstance(work, Same), "several experts"
+        seconds = seconds_of(lambda work=work: executor.run(Job(work, out), inputs.base))
         has_ranks = isinstance(program, Election) and operator.startswith("della")
         bytes_moved = moved + has_ranks * num_experts * out.numel()
         found.append({"operator": operator, "seconds": seconds, "share_of_copy": bytes_moved / seconds / copied})
-    seconds = seconds_of(lambda: cuda.gram(parents.experts, parents.base))
-    found.append({"operator": "gram", "seconds": seconds, "share_of_copy": (moved - out.nbytes) / seconds / copied})
-    lane, host = Lane(parents.base.device), torch.zeros(SHAPE, dtype=torch.bfloat16)
+    seconds = seconds_of(lambda: inner_products_of(inputs.experts, inputs.base))
+    share = (moved - out.nbytes) / seconds / copied
+    found.append({"operator": "inner products", "seconds": seconds, "share_of_copy": share})
+    lane, host = Lane(inputs.base.device), torch.zeros(SHAPE, dtype=torch.bfloat16)
     sent = host.nbytes / seconds_of(lambda: lane.ready({"": lane.upload(host)}))
     return {
         "device": torch.cuda.get_device_name(),

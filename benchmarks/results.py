@@ -15,10 +15,9 @@ import yaml
 
 from benchmarks.tables import is_done, name_of, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
-from crossbreed.runs.baselines import PREFIX
-from crossbreed.runs.journal import read
-from crossbreed.runs.presets import PRESETS
-from crossbreed.types import Status
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.journal import read
+from crossbreed.runs.spec.presets import PRESETS
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 OBJECTIVES = ("mean", "worst")
@@ -41,9 +40,8 @@ def spec_of(name: str, minutes: float) -> Spec:
 
 def row_of(folder: Path) -> str:
     """Returns a run's line of the table; `bred` is what its optimizer asked for and the engine scored."""
-    report, records = report_of(folder), list(read(folder / "journal.jsonl"))
-    tells = [record for record in records if record["kind"] == "tell" and record["split"] == "search"]
-    given = {r["number"] for r in records if r["kind"] == "ask" and r["origin"].startswith(PREFIX)}
+    report, history = report_of(folder), fold(read(folder / "journal.jsonl"))
+    given = {number for number, asked in history.candidates.items() if asked.proposed_by.is_baseline}
     winner = report["winner"]
     gained = [report[f"difference_to_{other}"] for other in ("best_baseline", "tuned_scalar")]
     means = {task: found["mean"] for task, found in winner["tasks"].items()}
@@ -55,9 +53,9 @@ def row_of(folder: Path) -> str:
         shown(winner) if objective == "mean" else f"{sum(means.values()) / len(means):.3f}",
         f"{shown(winner['tasks'][worst])} {worst}",
         "it is one" if winner["number"] in given else shown(min(gained, key=lambda difference: difference["mean"])),
-        str(sum(record["items"] for record in tells)),
-        f"{max(record['clock']['elapsed'] for record in tells) / 60:.1f}",
-        str(sum(record["status"] == Status.OK and record["number"] not in given for record in tells)),
+        str(sum(trial.score.cost.items for trial in history.trials.values())),
+        f"{history.elapsed_s / 60:.1f}",
+        str(sum(trial.number not in given for trial in history.ok_trials)),
         f"[{name_of(winner)}](recipes/{folder.name}.yaml)",
     )
     return f"| {' | '.join(cells)} |"

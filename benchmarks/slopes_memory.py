@@ -15,9 +15,8 @@ from pathlib import Path
 from benchmarks.distractors import ROWS, spec_of
 from crossbreed.runs import build_plan
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.pool import Job
-from crossbreed.runs.worker import Worker
-from crossbreed.search_spaces import CoefficientSpace
+from crossbreed.runs.search.pool import Job
+from crossbreed.runs.workers.worker import Worker
 
 
 class Peak:
@@ -49,14 +48,13 @@ def plan_of(name: str) -> Plan:
 def measure(name: str) -> dict[str, float]:
     """Two evaluations with slopes: the second finds all norms known."""
     plan = plan_of(name)
-    peak, worker, space = Peak(), Worker(plan), plan.space
-    assert isinstance(space, CoefficientSpace)
+    peak, worker, decoder = Peak(), Worker(plan), plan.space.decoder(seed=plan.spec.seed)
     for number, weight in enumerate((0.3, 0.2), start=1000):
         start = time.perf_counter()
-        recipe = space.decode((weight,) * len(space.names))
+        recipe = decoder.create(number, (weight,) * len(plan.coordinates))
         score = worker.evaluate(Job(number=number, split="search", recipe=recipe))
         seconds = {"trial_s": time.perf_counter() - start, "slopes_s": score.cost.seconds["slopes"]}
-    return {"experts": len(plan.sources.experts), "anonymous_gb": peak.end() / 1e9, **seconds}
+    return {"experts": len(plan.weights.sources.experts), "anonymous_gb": peak.end() / 1e9, **seconds}
 
 
 if __name__ == "__main__":

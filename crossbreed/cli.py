@@ -1,9 +1,10 @@
-"""The command line: parses arguments, calls `crossbreed.runs`, turns the error tree into exit codes. Nothing else."""
+"""The command line: parses arguments, calls `crossbreed.runs`, and maps errors to exit codes."""
 
 import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crossbreed.errors import CrossbreedError, InputError
+from crossbreed.types import Dtype
 
 app = typer.Typer(
     help="Breeds merged language models: search over merge recipes, scored on your own items.",
@@ -24,7 +26,7 @@ SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar
 RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; may be repeated.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; it must be new or empty.")]
+Out = Annotated[Path, typer.Option("--out", help="Output folder, new or empty.")]
 
 
 @app.command()
@@ -34,12 +36,14 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Number of workers.")] = None,
     set_: Overrides = None,
 ) -> None:
-    """Start a run, or go on where it stopped."""
+    """Start a run, or resume it where it stopped."""
     from crossbreed.runs import load_spec, run
+    from crossbreed.terminal import Terminal
 
     overrides = [*(set_ or []), *([f"workers.count={workers}"] if workers else [])]
     loaded = load_spec(spec, overrides)
-    run(loaded, out or Path("runs") / loaded.name)
+    with Terminal() as show:
+        run(loaded, out or Path("runs") / loaded.name, on_event=show)
 
 
 @app.command()
@@ -48,12 +52,21 @@ def check(
     answer: Annotated[
         bool, typer.Option("--answer", help="Start the engine and answer one item of each task.")
     ] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Only print the whole spec, with defaults and preset filled in.")
+    ] = False,
     set_: Overrides = None,
 ) -> None:
     """Validate a spec in seconds, without an engine."""
-    from crossbreed.runs import check_spec, load_spec
+    from crossbreed.runs import check_spec, dump_spec, load_spec
 
-    check_spec(load_spec(spec, set_ or []), answer=answer)
+    loaded = load_spec(spec, set_ or [])
+    if resolved:
+        typer.echo(dump_spec(loaded), nl=False)
+    else:
+        from crossbreed.terminal import findings_text
+
+        typer.echo(findings_text(check_spec(loaded, answer=answer)))
 
 
 @app.command()
@@ -61,10 +74,10 @@ def show(
     run: RunPath,
     as_json: AsJson = False,
     trial: Annotated[int | None, typer.Option(help="One trial in full.")] = None,
-    answers: Annotated[bool, typer.Option("--answers", help="With --trial: what the model said.")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="With --trial: the generated texts.")] = False,
 ) -> None:
-    """State, archive, best trials, baselines."""
-    from crossbreed.runs.show import show_json, show_text, show_trial
+    """Show state, archive, best trials and baselines of a run."""
+    from crossbreed.runs.results.show import show_json, show_text, show_trial
 
     if trial is not None and as_json:
         raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
@@ -78,10 +91,12 @@ def show(
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Answer what the report still needs, and write report.html and report.json."""
+    """Complete the report of a run, and write report.html and report.json."""
     from crossbreed.runs import report_on
+    from crossbreed.terminal import Terminal
 
-    report_on(run)
+    with Terminal() as show:
+        report_on(run, on_event=show)
 
 
 @app.command()
@@ -89,67 +104,118 @@ def publish(
     run: RunPath,
     out: Out,
     trial: Annotated[int | None, typer.Option(help="Publish this trial instead of the winner.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Licence id, when the parents' do not agree.")] = None,
-    push: Annotated[str | None, typer.Option(help="ORG/NAME on the hub; private.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence id, if the parents' licences differ.")] = None,
+    push: Annotated[str | None, typer.Option(help="ORG/NAME on the hub; created as private.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: show what would be uploaded.")] = False,
 ) -> None:
     """Write the winner as an ordinary checkpoint with a model card."""
     from crossbreed.runs import publish_run
+    from crossbreed.terminal import Terminal
 
-    publish_run(run, out, trial=trial, licence=licence, push_to=push, dry_run=dry_run)
+    with Terminal() as show:
+        publish_run(run, out, trial=trial, licence=licence, push_to=push, dry_run=dry_run, on_event=show)
 
 
 @app.command()
 def merge(
     recipes: Annotated[
         list[Path],
-        typer.Argument(help="Our recipe (YAML or JSON), or a mergekit YAML; or several.", metavar="RECIPE..."),
+        typer.Argument(help="Recipes (YAML or JSON) or mergekit YAML files.", metavar="RECIPE..."),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", help="Folder to write, new or empty; of several recipes, one for each in it."),
+        typer.Option("--out", help="Output folder, new or empty; for several recipes, the parent of one for each."),
     ],
-    source: Annotated[list[str] | None, typer.Option("--source", help="NAME=FOLDER, of a recipe.")] = None,
+    source: Annotated[list[str] | None, typer.Option("--source", help="NAME=FOLDER for a source of a recipe.")] = None,
     numerics: Annotated[
         Literal["accurate", "mergekit"],
-        typer.Option(help="fp32 and one rounding; or, for a mergekit YAML, the bits that mergekit 0.1.5 gives."),
+        typer.Option(help="fp32 with one rounding; or, for mergekit YAML files, the bits of mergekit 0.1.5."),
     ] = "accurate",
     lora_merge_dtype: Annotated[
-        Literal["bfloat16", "float16", "float32"] | None,
-        typer.Option(help="With mergekit numerics: round models with an adapter to this; default, their own dtype."),
+        Dtype | None,
+        typer.Option(help="With mergekit numerics: dtype of models with an adapter; default: their own."),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(help="A key of config.json, or tokenizer, in which models may differ from the base."),
     ] = None,
 ) -> None:
-    """Write the checkpoint of a recipe, or of a mergekit YAML; of several, in one pass."""
+    """Write the checkpoints of recipes or mergekit YAML files, several of them in one pass."""
     from crossbreed.runs import merge_recipe, merge_recipes
+    from crossbreed.terminal import Terminal
 
-    if len(recipes) == 1:
-        merge_recipe(recipes[0], out, sources=source or [], numerics=numerics, lora_dtype=lora_merge_dtype)
-    else:
-        merge_recipes(recipes, out, sources=source or [], numerics=numerics, lora_dtype=lora_merge_dtype)
+    options = {"sources": source or [], "accept": accept or []}
+    with Terminal() as show:
+        if len(recipes) == 1:
+            merge_recipe(recipes[0], out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
+        else:
+            merge_recipes(recipes, out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
-    spec: Annotated[Path, typer.Option(help="Whose tasks, splits and engine to use.")],
-    split: Annotated[Literal["search", "select", "report"], typer.Option(help="Which items.")] = "search",
+    spec: Annotated[Path, typer.Option(help="The spec with tasks, splits and engine.")],
+    split: Annotated[Literal["search", "select", "report"], typer.Option(help="The split of the items.")] = "search",
     as_json: AsJson = False,
     set_: Overrides = None,
 ) -> None:
     """Score one checkpoint on a spec's tasks."""
-    from crossbreed.runs import evaluate_model, load_spec
+    from crossbreed.runs import load_spec
+    from crossbreed.runs.evaluate import evaluate
 
-    result = evaluate_model(model, load_spec(spec, set_ or []), split=split)
+    found = evaluate(model, load_spec(spec, set_ or []), split=split)
     if as_json:
-        _print_json(result)
+        _print_json(found.to_json())
     else:
-        for name, task in result["tasks"].items():
-            typer.echo(f"{name:20} {task['mean']:.4f}  [{task['low']:.4f}, {task['high']:.4f}]  n={task['n']}")
+        for name, task in found.tasks.items():
+            typer.echo(f"{name:20} {task.mean:.4f}  [{task.low:.4f}, {task.high:.4f}]  n={task.n}")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="operators, optimizers, spaces, engines, tasks, metrics or presets.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="One of them: shows what it takes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the parts that are installed, those of other packages among them, and what each takes."""
+    from crossbreed.runs.spec import listing
+
+    if kind is None:
+        found, render = listing.list_kinds(), listing.render_kinds
+    elif name is None:
+        found, render = listing.list_parts(kind), listing.render_list
+    else:
+        found, render = listing.describe_part(kind, name), listing.render_part
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(render(found))
+
+
+@app.command()
+def inspect(
+    models: Annotated[
+        list[str], typer.Argument(help="Folders or hub ids of checkpoints and adapters.", metavar="MODEL...")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show hashes and structure of models, and whether several can be merged."""
+    from crossbreed.runs.inspect import inspect_models
+    from crossbreed.runs.inspect_text import render
+
+    found = inspect_models(models)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(render(found))
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """What works on this machine and what does not."""
+    """Show what works on this machine and what does not."""
     from crossbreed.runs.doctor import examine, render
 
     findings = examine()
@@ -163,31 +229,32 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
-    """Runs the command; exit codes: 0 done, 1 the machine's fault, 2 the user's input, 130 Ctrl-C or SIGTERM."""
+    """Runs the command; exit codes: 0 done, 1 machine, engine or bug, 2 the user's input, 130 Ctrl-C or SIGTERM."""
     for number in _STOPS:
         signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=False)
         if code == 130:
-            raise KeyboardInterrupt  # which typer has made a code of
+            raise KeyboardInterrupt  # which typer has converted to an exit code
     except InputError as error:
         code = _fail(2, str(error))
     except (CrossbreedError, OSError) as error:
         code = _fail(1, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail(130, "stopped; give the same command again")
+        code = _fail(130, "stopped; the same command resumes")
     except Exception as error:
         show = getattr(error, "show", None)  # click's own: a wrong option or argument
         if show is None:
-            raise
-        show()
-        code = 2
+            code = _bug(error)
+        else:
+            show()
+            code = 2
     sys.stdout.flush()
     sys.exit(code or 0)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """The first Ctrl-C unwinds, so that workers stop; the second ends the process: the journal needs no goodbye."""
+    """Unwinds at the first Ctrl-C, so that workers stop; the second ends the process, which is safe for the journal."""
     for number in _STOPS:
         signal.signal(number, lambda *_: os._exit(130))
     raise KeyboardInterrupt
@@ -196,6 +263,18 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def _fail(code: int, message: str) -> int:
     typer.echo(f"crossbreed: {message}", err=True)
     return code
+
+
+def _bug(error: Exception) -> int:
+    """Prints which log has the traceback, or the traceback itself if no run was open."""
+    from crossbreed.runs.record.folder import TRACEBACK_IS_IN
+
+    logged = next((note for note in getattr(error, "__notes__", ()) if note.startswith(TRACEBACK_IS_IN)), None)
+    if logged is None:
+        traceback.print_exception(error)
+        return 1
+    what = next(iter(str(error).splitlines()), "")
+    return _fail(1, f"a bug, {type(error).__name__}: {what[:200]}; {logged}")
 
 
 def _print_json(value: Any) -> None:  # any JSON value

@@ -1,18 +1,29 @@
-"""How settings from outside are parsed: frozen pydantic models that refuse unknown keys.
+"""The base of settings parsed from outside: frozen pydantic models that reject unknown keys.
 
 Every part declares its own settings beside its code; `crossbreed.runs.spec` only composes them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
+
+from crossbreed.parsing import require_keys
 
 
 class Config(BaseModel):
-    """Base of every settings model. A string literal under a field is its documentation."""
+    """Base of every settings model. The string literal under a field is its documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, given: Any) -> Any:  # whatever the caller gave pydantic
+        """Raises InputError with a suggestion; pydantic's own message would only call the key extra."""
+        if isinstance(given, Mapping):
+            require_keys(given, cls.model_fields)
+        return given
 
 
 def _resolve(value: str, info: ValidationInfo) -> str:

@@ -1,4 +1,4 @@
-"""Files that outlive a power cut, whole."""
+"""Writing files so that they survive a power cut."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Returns once a file's content, or a folder's names, new and renamed, are on the disk."""
+    """Returns once a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -15,7 +15,7 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step: a reader sees the old content or the new."""
+    """Replaces `path` in one step: readers see the old or the new content, even after a power cut."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -27,3 +27,4 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    sync(path.parent)

@@ -1,24 +1,27 @@
-"""What can go wrong, and whose fault it is. The command line turns each branch into an exit code.
+"""The error tree. The command line maps each branch to an exit code.
 
 CrossbreedError
-├── InputError          (ValueError)    the user's input is wrong: exit 2
+├── InputError          (ValueError)    the user's input is invalid: exit 2
 │   └── MissingExtra    (ImportError)   an optional package is not installed: exit 2
 ├── MachineError        (RuntimeError)  an engine, a worker, a disk: exit 1
 │   ├── EngineError                     could not measure: the trial is FAILED
 │   └── SwapError                       the engine does not answer with the weights it was given
 └── InvalidWeights      (ValueError)    NaN or Inf in merged weights or logits: the trial is INVALID
+
+Any other exception is a bug, ours or a plug-in's: it ends a run with exit 1 and is never a FAILED trial.
 """
+
+from importlib import util
 
 
 class CrossbreedError(Exception):
-    """Root of everything that is raised on purpose."""
+    """Base of all errors raised on purpose."""
 
 
 class InputError(CrossbreedError, ValueError):
-    """The user's input is wrong.
+    """The user's input is invalid.
 
-    The message is one screen: what was expected, what was got, where, and how to mend it. Build it with
-    keywords, so that none of the four is forgotten.
+    The message is one screen: the problem, what was expected, what was got, where, and how to fix it.
     """
 
     def __init__(self, problem: str, *, expected: str = "", got: str = "", where: str = "", fix: str = "") -> None:
@@ -26,7 +29,7 @@ class InputError(CrossbreedError, ValueError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = {"expected": self.expected, "got": self.got, "where": self.where, "to mend": self.fix}
+        parts = {"expected": self.expected, "got": self.got, "where": self.where, "fix": self.fix}
         return "\n".join([self.problem, *(f"  {label + ':':<10}{text}" for label, text in parts.items() if text)])
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments do not survive the default pickling
@@ -38,31 +41,51 @@ class MissingExtra(InputError, ImportError):
 
 
 class MachineError(CrossbreedError, RuntimeError):
-    """The machine's or an engine's fault; the same input may work elsewhere or later."""
+    """A fault of the machine or of an engine; the same input may work elsewhere or later."""
 
 
 class EngineError(MachineError):
-    """An engine could not answer. Never a score: the trial is FAILED and retried as the Spec says."""
+    """An engine could not answer. Never a score: the trial is retried as set in the Spec, then FAILED."""
 
 
 class SwapError(MachineError):
-    """The canary failed: after a swap the engine does not answer with the weights that it was given."""
+    """The canary failed: after a swap the engine does not answer with the weights it was given."""
 
 
 class InvalidWeights(CrossbreedError, ValueError):
-    """Merged weights or logits hold NaN or Inf: measured and bad, not 'could not measure'."""
+    """Merged weights or logits contain NaN or Inf: measured and bad, not 'could not measure'."""
 
 
 def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, where: str, fix: str) -> InputError:
     return kind(problem, expected=expected, got=got, where=where, fix=fix)
 
 
-def require(module: str, *, extra: str) -> None:
-    """Raises MissingExtra when `module` cannot be imported, naming the extra that brings it."""
-    from importlib.util import find_spec
+def first_line(error: BaseException) -> str:
+    """Returns what a library's error says, in one line of bearable length."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
-    if find_spec(module) is None:
+
+def require(module: str, *, extra: str) -> None:
+    """Raises MissingExtra, with the extra that provides it, if `module` cannot be imported."""
+    if not is_installed(module):
         raise MissingExtra(
             f"this needs the package `{module}`, which is not installed",
             fix=f"pip install 'crossbreed[{extra}]'",
         )
+
+
+def is_installed(module: str) -> bool:
+    """Returns whether a module can be found; False if its import is blocked."""
+    try:
+        return util.find_spec(module) is not None
+    except (ImportError, ValueError):  # ValueError: sys.modules contains None
+        return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether the machine ran out of memory. torch's CPU allocator raises a plain RuntimeError."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )

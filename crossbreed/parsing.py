@@ -1,25 +1,25 @@
-"""Strict reading of mappings that people wrote: what is wrong is refused by name, with what was probably meant."""
+"""Strict parsing of mappings written by people: errors name the wrong key, with a suggestion."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from crossbreed.errors import InputError
 
 
-def require_keys(value: Any, allowed: Iterable[str], *, needed: Iterable[str] = (), where: str) -> None:
-    """Raises InputError unless `value` is a mapping with all the keys that are needed and none but those allowed."""
+def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str] = (), where: str = "") -> None:
+    """Raises InputError unless `value` is a mapping with all needed keys and only allowed ones."""
+    allowed, needed = tuple(allowed), tuple(needed)
     if not isinstance(value, Mapping):
         raise InputError(f"`{where}` is not a mapping", expected="keys and values", got=kind(value), where=where)
     for key in value:
-        if key not in tuple(allowed):
+        if key not in allowed:
             raise InputError(
                 f"unknown key `{key}`",
-                expected=any_of(allowed),
-                got=repr(key),
+                expected=f"one of {any_of(allowed)}" if allowed else "no keys",
                 where=where,
-                fix=suggestion(key, allowed),
+                fix=suggestion(key, allowed) or "remove it",
             )
     for key in needed:
         if key not in value:
@@ -27,32 +27,37 @@ def require_keys(value: Any, allowed: Iterable[str], *, needed: Iterable[str] = 
 
 
 def any_of(names: Iterable[object]) -> str:
-    """Returns the names as a message lists them."""
+    """Returns the names as a list for messages."""
     return ", ".join(map(str, names)) or "nothing"
 
 
 def suggestion(wrong: object, right: Iterable[str]) -> str:
-    """Returns the question whether the nearest of `right` was meant, or nothing where none is near."""
+    """Returns "did you mean ...?" with the nearest of `right`; empty if none is near."""
     close = get_close_matches(str(wrong), list(right), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
 
 
 def hint_at_exponent(value: object) -> str:
-    """Returns how YAML wants a number of a value that it took for text, or of one in a list; else nothing.
+    """Returns how YAML wants a number of a value that it took for text, or of one inside; else nothing.
 
     >>> hint_at_exponent(["1e-3", 5])
     'YAML reads 1e-3 as text: write 1.0e-3'
     >>> hint_at_exponent("1.5e3")
     'YAML reads 1.5e3 as text: write 1.5e+3'
+    >>> hint_at_exponent({"params": {"power": "1e-1"}})
+    'YAML reads 1e-1 as text: write 1.0e-1'
     """
-    for text in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(text, str) and (found := re.fullmatch(r"([+-]?\d+)(\.\d*)?(e[+-]?\d+)", text, re.IGNORECASE)):
-            whole, fraction, power = found.groups()
-            sign = "" if power[1] in "+-" else "+"
-            return f"YAML reads {text} as text: write {whole}{fraction or '.0'}{power[0]}{sign}{power[1:]}"
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(hint_at_exponent, value)), "")
+    if isinstance(value, str) and (found := re.fullmatch(r"([+-]?\d+)(\.\d*)?(e[+-]?\d+)", value, re.IGNORECASE)):
+        whole, fraction, power = found.groups()
+        sign = "" if power[1] in "+-" else "+"
+        return f"YAML reads {value} as text: write {whole}{fraction or '.0'}{power[0]}{sign}{power[1:]}"
     return ""
 
 
 def kind(value: object) -> str:
-    """Returns a value as a message shows it: with its type, for `5` and `'5'` look alike in YAML."""
+    """Returns a value with its type, for messages: `5` and `'5'` look alike in YAML."""
     return f"{type(value).__name__} {value!r}"

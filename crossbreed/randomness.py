@@ -1,4 +1,4 @@
-"""All randomness of a run is spawned by name from its one seed: no stream depends on who drew before it."""
+"""The randomness of a run: streams spawned by name from its seed, independent of the order of draws from others."""
 
 from hashlib import sha256
 

@@ -1,8 +1,8 @@
-"""The values that travel. Data with next to no behaviour; standard library only, so that every package may know them.
+"""The values passed between packages. Data with little behaviour, and standard library only, so that all can import it.
 
-The Spec (crossbreed.runs.spec) builds the parts. Then, once a trial:
+The Spec (crossbreed.runs.spec) builds the parts. Then, for each trial:
 
-    Point or Birth -> Candidate(recipe) -> stream of tensors -> Score -> Trial -> journal -> archive, optimizer
+    Proposal -> Candidate(recipe) -> stream of tensors -> Score -> Trial -> journal -> archive, optimizer
 """
 
 import json
@@ -18,44 +18,50 @@ if TYPE_CHECKING:
 
 Point: TypeAlias = tuple[float, ...]
 """Coordinates inside a search space's box, in its order."""
+WeightBlock: TypeAlias = Mapping[str, int]
+"""Coordinates that weight the experts' deltas in the same tensors: expert -> coordinate."""
 WeightStream: TypeAlias = "Iterator[tuple[str, torch.Tensor]]"
-"""(checkpoint tensor name, tensor), lazily made, sorted by name; a tied duplicate is absent."""
+"""(checkpoint tensor name, tensor), made lazily, sorted by name, without tied duplicates."""
 ParamValue: TypeAlias = float | str | bool | Mapping[str, float]
-"""A rule's parameter: one value for all sources, or one per source name."""
+"""A rule's parameter: one value for all sources, or one per source."""
 
+Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
+"""The dtypes in which models compute and merges are written."""
 SlopeKind: TypeAlias = Literal["inner", "cosine", "weight_cosine"]
-"""How a gradient is compared with an expert: the inner product with its delta, which is the derivative of the loss
+"""The comparison of a gradient with an expert: the inner product with its delta, which is the derivative of the loss
 along its coefficient; the cosine with its delta; or the cosine with its weights."""
 
+BASE = "base"
+"""The name of the base in the recipes and sources of a run; no expert may have it."""
 RECIPE_SCHEMA = 1
 
 
 def canonical_json(value: Any) -> str:  # any JSON value
-    """The one text form of a JSON value: sorted keys, no spaces, shortest floats, no NaN."""
+    """Returns the canonical text of a JSON value: sorted keys, no spaces, shortest floats, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_id(text: str) -> str:
-    """Twelve hex digits of the SHA-256 of `text`: enough to name a recipe in a run."""
+    """Returns twelve hex digits of the SHA-256 of `text`: enough to identify a recipe in a run."""
     return sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What happens to the tensors whose whole name matches."""
+    """The operator and parameters for the tensors whose whole name matches."""
 
     match: str
     """Regular expression over checkpoint tensor names, matched in full."""
     operator: str
-    """Name in the kernels' operator registry."""
+    """Name of the operator in `OPERATORS`."""
     params: Mapping[str, ParamValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to merge: pure data. The only thing that crosses from search to weights.
+    """The description of a merge: pure data, and the only link from search to weights.
 
-    A tensor obeys the first rule that matches it; one that none matches is the base's.
+    The first rule that matches a tensor applies to it; a tensor without a matching rule is the base's.
     """
 
     base: str
@@ -66,7 +72,7 @@ class Recipe:
     dtype: str = "bfloat16"
     """Dtype of the merged floating-point tensors: one rounding, at the end."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
-    """What the run prepared, by name -> hash."""
+    """The artifacts that it needs: name -> content hash."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the canonical mapping; parse it with `crossbreed.recipes.parse_recipe`."""
@@ -95,85 +101,205 @@ def _plain(params: Mapping[str, ParamValue]) -> dict[str, Any]:
 
 
 def _canonical(value: float | str | bool) -> float | str | bool:
-    """Equal parameters have one text: 1 is 1.0, and -0.0 is 0.0."""
+    """Returns the value in canonical form, so that equal parameters have equal text: 1 is 1.0, and -0.0 is 0.0."""
     return value if isinstance(value, str | bool) else float(value) + 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """A genome that the space begins with."""
+    """The birth of one of the space's initial genomes."""
 
     index: int
     scale: float = 1.0
-    """How much of it: a factor on its delta, where there is a base."""
+    """Factor on its delta, if there is a base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cross:
-    """A genome made of two others. `splits` and `weights` have one number for each chromosome."""
+    """The birth of a genome from two others. `splits` and `weights` have one number for each chromosome."""
 
     parents: tuple[int, int]
     """Candidate numbers, A and B."""
     splits: tuple[float, ...]
-    """In [0, 1): where on the chromosome the shares of A and B change places."""
+    """In [0, 1): the position on the chromosome at which the shares of A and B are exchanged."""
     weights: tuple[float, ...]
-    """In [0, 1]: how far the child is on the arc from A to B before the split; from B to A after it."""
+    """In [0, 1]: the position of the child on the SLERP from A to B before the split, and from B to A after it."""
     noise: float = 0.0
-    """Standard deviation of normal noise on the child, from the stream that its number names."""
+    """Standard deviation of normal noise on the child, drawn from a stream named by its number."""
 
 
 Birth: TypeAlias = Seed | Cross
-"""How a genome came about: pure data, from which the genome can be made again."""
+"""The origin of a genome: pure data, from which it can be restored."""
+Proposal: TypeAlias = Point | Birth
+"""A proposal of an optimizer: a point of a box, or a birth of a genome."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The domain of a search by points."""
+
+    low: Point
+    high: Point
+    weight_blocks: tuple[WeightBlock, ...] | None = None
+    """Blocks that contain every coordinate once; None if some coordinate is not the weight of a delta.
+
+    Moving such a coordinate adds that multiple of the expert's delta, or of the elements that the operator keeps: a
+    slope along the delta is the derivative, or approximates it. An expert may be in several blocks.
+    """
+    why_no_weight_blocks: str | None = None
+    """The reason, for messages; None if there are weight blocks."""
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates."""
+        return len(self.low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genomes:
+    """The domain of a search by births."""
+
+    num_seeds: int
+    num_chromosomes: int
+    """The number of parts of a genome that are split and mixed separately."""
+
+
+Domain: TypeAlias = Box | Genomes
+"""The domain of a search space, for optimizers."""
+DomainType: TypeAlias = type[Box] | type[Genomes]
+"""The kind of domain that an optimizer searches."""
+
+_BASELINE, _WARM_START = "baseline:", "warm_start:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposedBy:
+    """The origin of a candidate: a kind of baseline, a warm start of the spec, or the optimizer.
+
+    The journal keeps its text, `str(...)`, under the key `origin`.
+
+    >>> str(ProposedBy(kind="tuned_scalar", scalar=1.5)), ProposedBy.parse("warm_start:2").index
+    ('baseline:tuned_scalar:1.5', 2)
+    """
+
+    kind: Literal["base", "expert", "uniform", "tuned_scalar", "warm_start", "optimizer"]
+    name: str = ""
+    """The name of the expert, or the kind of the optimizer."""
+    scalar: float | None = None
+    """The factor s of a tuned scalar: the base plus s times the mean of all deltas."""
+    index: int | None = None
+    """Position of the warm start in the spec."""
+
+    @classmethod
+    def parse(cls, text: str) -> "ProposedBy":
+        """Returns the value with this text.
+
+        Raises:
+            ValueError: the text names an unknown baseline.
+        """
+        if text.startswith(_WARM_START):
+            return cls(kind="warm_start", index=int(text.removeprefix(_WARM_START)))
+        if not text.startswith(_BASELINE):
+            return cls(kind="optimizer", name=text)
+        match text.split(":", 2)[1:]:
+            case ["base"]:
+                return cls(kind="base")
+            case ["uniform"]:
+                return cls(kind="uniform")
+            case ["expert", name]:
+                return cls(kind="expert", name=name)
+            case ["tuned_scalar", scalar]:
+                return cls(kind="tuned_scalar", scalar=float(scalar))
+        raise ValueError(f"unknown baseline {text!r}")
+
+    def __str__(self) -> str:
+        return f"{_BASELINE}{self.label}" if self.is_baseline else self.label
+
+    @property
+    def label(self) -> str:
+        """The text without the prefix of baselines, for display."""
+        match self.kind:
+            case "expert":
+                return f"expert:{self.name}"
+            case "tuned_scalar":
+                return f"tuned_scalar:{self.scalar:g}"
+            case "warm_start":
+                return f"{_WARM_START}{self.index}"
+            case "optimizer":
+                return self.name
+        return self.kind
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the candidate needs no search."""
+        return self.kind not in ("warm_start", "optimizer")
+
+    @property
+    def is_single_model(self) -> bool:
+        """Whether the candidate is the base or one expert, not a merge."""
+        return self.kind in ("base", "expert")
+
+    @property
+    def global_scalar(self) -> float | None:
+        """The factor s of a tuned scalar; for `uniform`, 1."""
+        return 1.0 if self.kind == "uniform" else self.scalar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A question: what is this recipe worth?"""
+    """A recipe (or genome) to evaluate, with its number and origin."""
 
     number: int
-    """Position in the run: baselines first, then the optimizer's asks."""
+    """Position in the run: baselines first, then warm starts, then the optimizer's proposals."""
     recipe: Recipe | None
-    """None where what is evaluated is the genome itself, an array that only its birth describes."""
-    origin: str
-    """`baseline:NAME`, `warm_start:N`, or the optimizer's kind."""
-    point: Point | None = None
-    """None for baselines and warm starts, which may lie outside the space, and in a space of genomes."""
-    birth: Birth | None = None
-    """None but in a space of genomes."""
+    """None if the genome itself is evaluated, an array that is described only by its birth."""
+    proposed_by: ProposedBy
+    proposal: Proposal | None = None
+    """None for baselines and warm starts, which may lie outside the space."""
+
+    @property
+    def point(self) -> Point | None:
+        """The proposal, if the domain is a box."""
+        return self.proposal if isinstance(self.proposal, tuple) else None
+
+    @property
+    def birth(self) -> Birth | None:
+        """The proposal, if the domain is genomes."""
+        return None if isinstance(self.proposal, tuple) else self.proposal
 
     @property
     def parents(self) -> tuple[int, ...]:
-        """Numbers of the candidates that it was crossed from."""
-        return self.birth.parents if isinstance(self.birth, Cross) else ()
+        """Numbers of the candidates from which it was crossed."""
+        return self.proposal.parents if isinstance(self.proposal, Cross) else ()
 
 
 class Status(StrEnum):
-    """How an evaluation ended. Only OK has a value; FAILED says nothing about the candidate."""
+    """The result of an evaluation. Only OK has a value; FAILED says nothing about the candidate."""
 
     OK = "OK"
-    """Every item answered and scored."""
+    """All items were answered and scored."""
     INVALID = "INVALID"
     """Measured and bad: NaN or Inf in weights or logits. Not retried."""
     FAILED = "FAILED"
-    """Could not measure, after the retries that the Spec allows."""
+    """Could not be measured, after the retries that the Spec allows."""
     STOPPED = "STOPPED"
-    """Stopped before all items were answered, by a rule that is journalled."""
+    """Stopped before all items were answered, by a journalled rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one evaluation took."""
+    """The cost of one evaluation."""
 
     items: int = 0
     tokens: int = 0
     """Prompt and completion tokens."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """`materialize`, `swap`, `answer`, `other`."""
+    """Phase (`materialize`, `swap`, `answer`, `slopes`, `other`) -> seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemScores:
-    """One task's values, one per item, in the order in which the items were offered."""
+    """One task's values, one per item, in the order of evaluation."""
 
     item_ids: tuple[str, ...]
     values: tuple[float, ...]
@@ -189,30 +315,30 @@ class ItemScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """An answer: one value per item and task, a status, the cost. No bare float travels."""
+    """The result for a candidate: a status, one value per item and task, and the cost; never a bare float."""
 
     status: Status
     tasks: Mapping[str, ItemScores] = field(default_factory=dict)
-    """Empty unless OK (or STOPPED: what was answered until then)."""
+    """Task -> values; empty unless OK (or STOPPED: those answered until then)."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What the model said, task by task, in item order."""
+    """Task -> generated texts, in item order."""
     slopes: tuple[float, ...] | None = None
-    """How the gradient of the calibration loss lies to each coordinate's expert, where the optimizer wants to know."""
+    """Slopes of the calibration loss, one per coordinate; None if the optimizer needs none, or the gradient failed."""
     fingerprint: str | None = None
-    """Hash of the merged weights that answered."""
+    """Hash of the merged weights that were scored."""
     cost: Cost = field(default_factory=Cost)
     error: str | None = None
-    """One line, when FAILED or INVALID; with OK, why there are no slopes."""
+    """The error in one line if FAILED or INVALID; with OK, the reason why there are no slopes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A candidate and its score, with what is needed to believe it."""
+    """A candidate with its score and provenance."""
 
     candidate: Candidate
     score: Score
     objectives: tuple[float, ...] | None
-    """The Spec's objectives in their natural direction, when OK."""
+    """The Spec's objectives in their natural direction; None unless OK."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Versions, commit, device, worker, attempts. Not compared between runs."""
 
@@ -223,20 +349,20 @@ class Trial:
 
     @property
     def recipe(self) -> Recipe:
-        """What was merged."""
-        assert self.candidate.recipe is not None, "what is merged, reported and published are recipes"
+        """The merged recipe."""
+        assert self.candidate.recipe is not None, "only recipes are merged, reported and published"
         return self.candidate.recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What an optimizer is told: every objective is to be maximised here (runs flips what is minimised)."""
+    """The result of a candidate as told to an optimizer: all objectives are maximised (minimised ones are negated)."""
 
     number: int
     status: Status
     values: tuple[float, ...] | None
     """None unless OK."""
     items: tuple[float, ...] = ()
-    """Every item's value that the objectives read, more is better; empty unless OK."""
+    """The values of all items that the objectives read, more is better; empty unless OK."""
     slopes: tuple[float, ...] | None = None
-    """One for each coordinate, of a loss that is to be minimised; None where no gradient was taken."""
+    """Slopes of a loss to be minimised, one per coordinate; None if no gradient was computed."""

@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 import crossbreed
+from crossbreed import search_spaces
+from crossbreed.fitness.engines import ENGINES
+from crossbreed.fitness.tasks import TASKS
+from crossbreed.optimizer import OPTIMIZERS
+from crossbreed.recipes.operators import OPERATORS
+from crossbreed.search_spaces import SPACES
 
 ROOT = Path(crossbreed.__file__).parent
 GROUND = {
@@ -19,8 +25,10 @@ GROUND = {
     "parsing",
     "randomness",
     "durable",
-    "operators",
-    "named_recipes",
+    "cache",
+    "lazy",
+    "objects",
+    "registry",
     "recipes",
     "mergekit",
     "sources",
@@ -31,8 +39,9 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     **{part: GROUND | {part} for part in FLOOR},
     "runs": HOUSE,
-    "cli": HOUSE,
-    "__init__": HOUSE,
+    "terminal": HOUSE,
+    "cli": HOUSE | {"terminal"},
+    "__init__": HOUSE | {"testing"},
     "testing": HOUSE | {"testing"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -62,6 +71,94 @@ def test_an_import_is_seen_wherever_it_stands() -> None:
         "from crossbreed import runs\ndef f():\n    import crossbreed.kernels.x\n    from crossbreed.fitness import y"
     )
     assert set(imported_parts(source)) == {"runs", "kernels", "fitness"}
+
+
+SHOWS = {"cli.py", "terminal.py"}
+"""What may write to the terminal."""
+
+
+def writes_to_the_terminal(source: str) -> list[int]:
+    """Returns the lines of a module that print: by `print`, `sys.stdout`, `sys.stderr`, or through rich or typer."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [n.lineno for n in nodes if isinstance(n, ast.Name) and n.id in ("print", "Console", "typer")]
+    streams = [
+        n.lineno for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) in ("sys.stdout", "sys.stderr")
+    ]
+    return sorted(names + streams)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_library_prints_nothing(module: Path) -> None:
+    if str(module.relative_to(ROOT)) not in SHOWS:
+        assert writes_to_the_terminal(module.read_text()) == []
+
+
+def test_printing_is_seen_however_it_is_done() -> None:
+    source = "print(1)\nConsole().print(2)\nsys.stderr.write('')\ntyper.echo(3)\nprinted = show(print)\n"
+    assert writes_to_the_terminal(source) == [1, 2, 3, 4, 5]
+
+
+def constants(source: str) -> Iterator[str]:
+    """Yields the texts of a module that are not docstrings."""
+    tree = ast.parse(source)
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+KINDS = {*OPERATORS, *OPTIMIZERS, *ENGINES, *TASKS, *SPACES}
+WORDS = {"transformers", "vllm", "object"}
+"""Kinds that are also the names of packages, or of JSON's types."""
+RUNS = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "runs" and path.name != "presets.py"]
+
+
+@pytest.mark.parametrize("module", RUNS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_runs_name_no_kind_of_part(module: Path) -> None:
+    """What is special about a kind is a declaration of the part: parts of other packages must have it too."""
+    source = module.read_text()
+    assert (KINDS - WORDS).isdisjoint(constants(source))
+    compared = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Compare | ast.MatchValue)]
+    texts = {text for node in compared for text in constants(ast.unparse(node))}
+    assert (KINDS - {"object"}).isdisjoint(texts)
+
+
+def test_a_kind_is_seen_wherever_it_is_named() -> None:
+    source = '"""gp"""\ndef f(config):\n    """cma_es"""\n    return config.kind in ("vllm", "ties")'
+    assert KINDS.intersection(constants(source)) == {"vllm", "ties"}
+
+
+SPACE_CLASSES = {name for name in search_spaces.__all__ if name.endswith(("Space", "SpaceConfig", "Config"))}
+
+
+def type_tests(source: str) -> Iterator[str]:
+    """Yields the names that `isinstance` and `match` compare types with."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("isinstance", "issubclass")
+        ):
+            compared: list[ast.AST] = list(ast.walk(node.args[1]))
+        elif isinstance(node, ast.MatchClass):
+            compared = list(ast.walk(node.cls))
+        else:
+            continue
+        yield from (found.id for found in compared if isinstance(found, ast.Name))
+        yield from (found.attr for found in compared if isinstance(found, ast.Attribute))
+
+
+OUTSIDE_SPACES = [path for path in MODULES if path.relative_to(ROOT).parts[0] not in ("search_spaces", "testing")]
+
+
+@pytest.mark.parametrize("module", OUTSIDE_SPACES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_space_is_told_from_another(module: Path) -> None:
+    assert SPACE_CLASSES.isdisjoint(type_tests(module.read_text()))
+
+
+def test_a_type_test_is_seen_however_it_is_written() -> None:
+    source = "isinstance(x, (a.LineageSpace, int))\nmatch y:\n    case CoefficientSpace():\n        pass"
+    assert set(type_tests(source)) == {"a", "LineageSpace", "int", "CoefficientSpace"}
 
 
 CORE_WITHOUT_EXTRAS = """

@@ -3,8 +3,8 @@
 import pytest
 
 from crossbreed.errors import InputError
-from crossbreed.named_recipes import layer_swapping
 from crossbreed.recipes import parse_recipe, rule_finder
+from crossbreed.recipes.named import layer_swapping
 from crossbreed.sources import Structure, TensorInfo
 from crossbreed.types import Recipe, Rule
 

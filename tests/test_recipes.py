@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from crossbreed.errors import InputError
 from crossbreed.mergekit import to_mergekit, why_not_mergekit
-from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, ParamKind, ParamSpec
 from crossbreed.recipes import dump_recipe, load_recipe, parse_recipe, rule_finder
+from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATOR_SPECS, ParamKind, ParamSpec
 from crossbreed.sources import Structure, TensorInfo, layer_of
 from crossbreed.types import Recipe, Rule
 
@@ -65,7 +65,7 @@ def values_of(param: ParamSpec) -> st.SearchStrategy[Any]:
         return st.just(0.0)
     value = st.floats(low, high, exclude_min=low == param.above, exclude_max=high == param.below)
     takers = [name for name in SOURCES if name != "base" or param.kind is ParamKind.SOURCE]
-    return value | st.dictionaries(st.sampled_from(takers), value) if param.of_each else value
+    return value | st.dictionaries(st.sampled_from(takers), value) if param.is_per_source else value
 
 
 def params_of(params: Iterable[ParamSpec]) -> st.SearchStrategy[dict[str, Any]]:
@@ -99,7 +99,7 @@ def recipes(rules: st.SearchStrategy[tuple[Rule, ...]]) -> st.SearchStrategy[Rec
 
 
 @settings(deadline=None)
-@given(recipe=recipes(rules_of(*(name for name, spec in OPERATOR_SPECS.items() if not spec.fault(2)))))
+@given(recipe=recipes(rules_of(*(name for name, spec in OPERATOR_SPECS.items() if not spec.why_invalid(2)))))
 def test_text_round_trips_exactly(recipe: Recipe) -> None:
     for parsed in (
         parse_recipe(recipe.to_json()),
@@ -157,7 +157,7 @@ def with_params(**changes: Any) -> dict[str, Any]:
         (with_rule(match="("), "regular expression"),
         (with_rule(match=3), "regular expression"),
         (with_rule(operator="tie"), "did you mean `ties`"),
-        (with_rule(operator=None), "no such operator"),
+        (with_rule(operator=None), "unknown operator `None`"),
         (with_rule(params={"density": 0.5}), "`weight` is missing"),
         (with_rule(params=[0.5]), "not a mapping"),
         (with_params(densty=0.5), "did you mean `density`"),
@@ -174,7 +174,7 @@ def with_params(**changes: Any) -> dict[str, Any]:
         (with_params(lines_beta={"sums": 0.5}), "a finite number"),
         (with_rule(operator="slerp", params={"t": 0.5}), r"number of experts\n.*expected: +1\n.*got: +2: sums, été"),
         (with_rule(operator="nuslerp", params={"weight": 1, "along": "row"}), "one of tensor, rows, columns"),
-        (with_rule(operator="passthrough", params={"source": "sum"}), "`source` is no source"),
+        (with_rule(operator="passthrough", params={"source": "sum"}), "`source` is not a source"),
     ],
 )
 def test_what_is_wrong_is_named(wrong: Any, says: str) -> None:
@@ -237,7 +237,7 @@ def test_mergekit_reads_every_tensor_s_parameters(operator: str, unsaid: tuple[s
         rule = find_rule(name) or Rule(match="", operator=spec.name, params={"weight": bare})
         said = [param for param in spec.params if param.name not in unsaid and param not in DEPTH_PROFILE]
         for param in said if find_rule(name) else spec.params[:1]:
-            if param.of_each:
+            if param.is_per_source:
                 takers = tuple(s for s in SOURCES if s != "base" or param.kind is ParamKind.SOURCE)
                 for source, value in spec.per_source(rule, param.name, takers).items():
                     assert read_mergekit(config, name, models[source], param.name) == value
@@ -344,7 +344,7 @@ def test_methods_that_cannot_leave_a_tensor_alone_match_all_that_is_changed() ->
 @pytest.mark.parametrize(
     ("operators", "paths", "why"),
     [
-        (("ties", "linear"), PATHS, "one method a file, and the recipe uses linear, ties"),
+        (("ties", "linear"), PATHS, "one method per file, and the recipe uses linear, ties"),
         (("ties",), PATHS | {"sums": "/experts/ete"}, "two sources have the same"),
         (("ties",), PATHS | {"sums": "/experts/a+b"}, "adapter's mark"),
     ],

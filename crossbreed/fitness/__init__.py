@@ -1,19 +1,27 @@
-"""Fitness: what a candidate is worth on the user's own items.
+"""Fitness: the scores of a candidate on the user's own items.
 
-A *task* turns an item into requests and judges the responses; an *engine* adopts a candidate's weights and answers
-requests; `evaluate` asks one the other's questions and keeps one value per item. Items are parted once into search,
-selection and report items, three types that cannot be mistaken for one another. Nothing here knows of recipes' insides
-or of the search.
+A *task* turns an item into requests and scores the responses; an *engine* adopts a candidate's weights and answers
+requests; `evaluate` sends a task's requests to an engine and returns one value per item. Items are split once into
+search, selection and report items: three types, so that one cannot be passed for another. Nothing here depends on the
+content of recipes or on the search.
 """
 
-from crossbreed.fitness.canary import check_swap
+from crossbreed.fitness.canary import check_recipes, check_swap
 from crossbreed.fitness.engines import (
+    ENGINES,
+    AnyEngineConfig,
     EngineConfig,
+    EnginePart,
     FakeConfig,
+    RecipeEngineConfig,
     TransformersConfig,
     VllmConfig,
     build_engine,
+    build_recipe_engine,
+    reference_config,
+    require_code,
 )
+from crossbreed.fitness.engines.library import engine_code, library_call
 from crossbreed.fitness.evaluation import Evaluation, evaluate
 from crossbreed.fitness.items import (
     AnyItems,
@@ -29,44 +37,68 @@ from crossbreed.fitness.items import (
 )
 from crossbreed.fitness.protocol import (
     Differentiable,
+    EndsAnswers,
     Engine,
     Generate,
     Handle,
     Loglikelihood,
     Observable,
     Prompt,
+    RecipeEngine,
+    RecipeHandle,
     Request,
     Response,
+    WeightEngine,
 )
 from crossbreed.fitness.tasks import (
+    METRICS,
+    TASKS,
     Answer,
+    AnyTaskConfig,
     ChoiceTask,
+    FileTaskConfig,
     GenerateTask,
     Kind,
+    Metric,
     PerplexityTask,
+    PromptTaskConfig,
     Task,
     TaskConfig,
+    fill_prompt,
     load_tasks,
 )
 
 __all__ = [
+    "ENGINES",
+    "METRICS",
+    "TASKS",
     "Answer",
+    "AnyEngineConfig",
     "AnyItems",
+    "AnyTaskConfig",
     "ChoiceTask",
     "Differentiable",
+    "EndsAnswers",
     "Engine",
     "EngineConfig",
+    "EnginePart",
     "Evaluation",
     "FakeConfig",
+    "FileTaskConfig",
     "Generate",
     "GenerateTask",
     "Handle",
     "Item",
     "Kind",
     "Loglikelihood",
+    "Metric",
     "Observable",
     "PerplexityTask",
     "Prompt",
+    "PromptTaskConfig",
+    "RecipeEngine",
+    "RecipeEngineConfig",
+    "RecipeHandle",
     "ReportItems",
     "Request",
     "Response",
@@ -78,11 +110,19 @@ __all__ = [
     "TaskConfig",
     "TransformersConfig",
     "VllmConfig",
+    "WeightEngine",
     "build_engine",
+    "build_recipe_engine",
     "check_disjoint",
+    "check_recipes",
     "check_swap",
+    "engine_code",
     "evaluate",
+    "fill_prompt",
+    "library_call",
     "load_items",
     "load_tasks",
+    "reference_config",
+    "require_code",
     "split_items",
 ]

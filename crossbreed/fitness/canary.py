@@ -1,15 +1,16 @@
-"""Proves, before any score is believed, that an engine answers with the weights that it was given, and with no others.
+"""The canary: verifies, before any score is trusted, that an engine answers with exactly the weights it was given.
 
-Four ways to get silently wrong scores are looked for, with the user's own prompts and with two long ones that share
-all but their end (many blocks of a prefix cache):
+It tests for four causes of silently wrong scores, with the user's own prompts and with two long ones that differ only
+at the end (many blocks of a prefix cache):
 
-- weights that stay: A, then B, then A again. A must answer as before, and B otherwise than A;
-- a cache that stays: prompts are answered alike whether the engine may use what it remembers of them or not;
-- an output head that stays, as a packed copy of tied embeddings may: it must notice a change to itself alone;
-- a part that should not have stayed: where an engine keeps what did not change, every other tensor of every other
-  layer changes, and the answers must be the same as when everything is sent.
+- stale weights: adopt A, then B, then A again. A must answer as before, and B differently from A;
+- a stale cache: answers must not depend on whether the engine may use its prefix cache;
+- a stale output head, for instance a packed copy of tied embeddings: answers must react to a change of the head alone;
+- a stale part: if an engine keeps unchanged tensors, every other tensor of every other layer is changed, and the
+  answers must be the same as when everything is sent.
 
-What the canary cannot know is what B's answers should be. The swap tests compare with a fresh engine.
+For an engine that takes recipes, the first two are tested, and that the same recipe keeps its fingerprint. The canary
+cannot know what B's answers should be: the swap tests compare them with a fresh engine's.
 """
 
 import math
@@ -17,47 +18,57 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from crossbreed.errors import EngineError, SwapError
-from crossbreed.fitness.protocol import Engine, Generate, Handle, Loglikelihood, Prompt, Request, Response
-from crossbreed.sources.structure import layer_of
+from crossbreed.fitness.protocol import (
+    Generate,
+    Handle,
+    Loglikelihood,
+    Prompt,
+    RecipeEngine,
+    Request,
+    Response,
+    WeightEngine,
+)
+from crossbreed.sources.naming import layer_of, may_be_head
 from crossbreed.types import Recipe, WeightStream
 
 TOLERANCE = 1e-3
-"""In nats a token: a swap may cost no more (law 9)."""
+"""The largest difference that a swap may cause, in nats per token (law 9)."""
 NOISE_FACTOR = 4
-"""An engine that rounds otherwise with a warm cache than with a cold one is allowed this multiple of it."""
+"""The tolerance for an engine whose rounding depends on a warm cache, as a multiple of that difference."""
 _PREFIX_CHARACTERS = (2000, 1000, 500, 250)
-_HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight", "embed_out.weight")
 _ADVICE = (
     "do not trust scores of this engine here: use `engine: {kind: transformers}`, and report architecture and version"
 )
+_SERVICE_ADVICE = "do not trust scores of this engine: report it, with engine and version, to its operator"
+_STALE_CACHE = "the engine still uses the prefix cache of the old weights: answers with and without it differ"
 
 
 def check_swap(
-    engine: Engine,
+    engine: WeightEngine,
     recipe_a: Recipe,
     recipe_b: Recipe,
     make_stream: Callable[[Recipe], WeightStream],
     requests: Sequence[Request],
 ) -> None:
-    """Swaps A -> B -> A and on to mixtures of the two, sending what a search would send, and compares the answers.
+    """Swaps A -> B -> A, then mixtures of the two, sending the same tensors as a search would; compares the answers.
 
     Args:
-        engine: adopts six times.
+        engine: the engine; adopts six times.
         recipe_a: any recipe.
         recipe_b: another one.
-        make_stream: the weights of a recipe, anew at each call.
+        make_stream: returns a new stream of a recipe's weights.
         requests: a few of the run's own.
 
     Raises:
-        SwapError: the engine mixes up candidates; the message says what was seen and what to do.
+        SwapError: the engine mixes up candidates; the message describes the symptom and a remedy.
     """
     digests_a, digests_b = (_digests(make_stream(recipe)) for recipe in (recipe_a, recipe_b))
     differing = frozenset(name for name in digests_a if digests_a[name] != digests_b[name])
     some = frozenset(name for name in sorted(differing)[::2] if (layer_of(name) or 0) % 2 == 0)
-    heads = frozenset(name for name in digests_a if name.endswith(_HEADS))
+    heads = frozenset(filter(may_be_head, digests_a))
 
     def adopt(recipe: Recipe, weights: WeightStream, *, changing: frozenset[str]) -> tuple[Handle, bool]:
-        """Also tells whether something was kept."""
+        """Returns the handle, and whether some tensor was kept."""
         kept = engine.keeps(digests_a.keys() - changing)
         came = ((name, tensor) for name, tensor in weights if name not in kept)
         return engine.adopt(recipe, came, kept=kept), bool(kept)
@@ -69,42 +80,80 @@ def check_swap(
     handle = engine.adopt(recipe_a, make_stream(recipe_a))
     probes = [*requests, *_long_probes(handle, requests)]
     first = handle.answer(probes)
-    noise = _distance(handle.answer(probes), handle.answer(_without_cache(probes)))
-    limit = max(TOLERANCE, NOISE_FACTOR * noise)
+    limit = _limit(handle, probes)
 
     handle, _ = adopt(recipe_b, make_stream(recipe_b), changing=differing)
     second = handle.answer(probes)
-    _require_alike(
-        second,
-        handle.answer(_without_cache(probes)),
-        limit,
-        "after a swap the engine still uses the prefix cache of the old weights: with and without it, answers differ",
-    )
+    _require_alike(second, handle.answer(_without_cache(probes)), limit, f"after a swap {_STALE_CACHE}")
     if second == first and differing:
-        raise SwapError(f"two different merges got the same answers: the engine keeps its old weights; {_ADVICE}")
+        raise SwapError(f"two different merges give the same answers: the engine keeps its old weights; {_ADVICE}")
 
     handle, _ = adopt(recipe_a, make_stream(recipe_a), changing=differing)
-    _require_alike(first, handle.answer(probes), limit, "the same weights, adopted again, answer otherwise")
+    _require_alike(first, handle.answer(probes), limit, "the same weights, adopted again, give different answers")
 
     scored = [_as_scored(probe) for probe in probes]
     handle, is_part = adopt(recipe_a, mixture(), changing=some)
     before = handle.answer(scored)
     if is_part:
         whole = engine.adopt(recipe_a, mixture()).answer(scored)
-        _require_alike(before, whole, limit, "sent what changed alone, the engine answers otherwise than sent all")
+        _require_alike(before, whole, limit, "sending only the changed tensors gives other answers than sending all")
 
     handle, _ = adopt(recipe_a, _with_other_head(mixture()), changing=heads)
-    if handle.answer(scored) == before:
-        raise SwapError(f"the engine does not notice that the output head has changed; {_ADVICE}")
+    if heads and handle.answer(scored) == before:  # in other architectures the head may have another name
+        raise SwapError(f"a change of the output head does not affect the engine's answers; {_ADVICE}")
 
 
-def _require_alike(some: Sequence[Response], others: Sequence[Response], limit: float, problem: str) -> None:
+def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
+    """Adopts A, then B, then A again, and compares answers and fingerprints.
+
+    Args:
+        engine: the engine; adopts three times.
+        recipe_a: any recipe.
+        recipe_b: one with different weights.
+        requests: a few of the run's own.
+
+    Raises:
+        SwapError: the engine mixes up candidates; the message describes the symptom.
+    """
+    handle = engine.adopt(recipe_a)
+    probes = [*requests, *_long_probes(handle, requests)]
+    first, vouched_a = handle.answer(probes), handle.fingerprint
+    limit = _limit(handle, probes)
+
+    handle = engine.adopt(recipe_b)
+    second, vouched_b = handle.answer(probes), handle.fingerprint
+    after_b = f"after another recipe {_STALE_CACHE}"
+    _require_alike(second, handle.answer(_without_cache(probes)), limit, after_b, _SERVICE_ADVICE)
+    if second == first and any(response.logprobs for response in first):  # texts alone may agree
+        raise SwapError(f"two different recipes give the same answers; {_SERVICE_ADVICE}")
+    if vouched_a is not None and vouched_b == vouched_a:
+        raise SwapError(f"two different recipes have the same fingerprint, {vouched_a}; {_SERVICE_ADVICE}")
+
+    handle = engine.adopt(recipe_a)
+    again = "the same recipe, adopted again, gives different answers"
+    _require_alike(first, handle.answer(probes), limit, again, _SERVICE_ADVICE)
+    if handle.fingerprint != vouched_a:
+        raise SwapError(
+            f"the same recipe, adopted again, has fingerprint {handle.fingerprint} instead of {vouched_a}; "
+            f"{_SERVICE_ADVICE}"
+        )
+
+
+def _limit(handle: Handle, probes: Sequence[Request]) -> float:
+    """Returns the largest allowed distance between answers of the same weights."""
+    noise = _distance(handle.answer(probes), handle.answer(_without_cache(probes)))
+    return max(TOLERANCE, NOISE_FACTOR * noise)
+
+
+def _require_alike(
+    some: Sequence[Response], others: Sequence[Response], limit: float, problem: str, advice: str = _ADVICE
+) -> None:
     if (gap := _distance(some, others)) > limit:
-        raise SwapError(f"{problem}, by {gap:.3g} nats a token (at most {limit:.3g} expected); {_ADVICE}")
+        raise SwapError(f"{problem}, by {gap:.3g} nats per token (at most {limit:.3g} expected); {advice}")
 
 
 def _long_probes(handle: Handle, requests: Sequence[Request]) -> list[Request]:
-    """Two prompts that share the longest prefix that the engine takes, made of the run's own prompts."""
+    """Returns two prompts that share the longest prefix that the engine accepts, made of the run's own prompts."""
     text = "\n\n".join(request.prompt.text for request in requests) or "."
     for size in _PREFIX_CHARACTERS:
         prefix = (text * (size // len(text) + 1))[:size]
@@ -126,9 +175,9 @@ def _as_scored(probe: Request) -> Request:
 
 
 def _distance(some: Sequence[Response], others: Sequence[Response]) -> float:
-    """The largest difference of log-probabilities, up to where the tokens of two answers part.
+    """Returns the largest difference of log-probabilities, up to where the tokens of two answers diverge.
 
-    At a near-tie two tokens may change places; then they are about as likely, and the distance is small.
+    At a near-tie two tokens may swap ranks; they are then about equally likely, and the distance is small.
     """
     gaps = [0.0]
     for one, other in zip(some, others, strict=True):
@@ -140,16 +189,16 @@ def _distance(some: Sequence[Response], others: Sequence[Response]) -> float:
 
 
 def _gap(p: float, q: float) -> float:
-    """NaN is as far as can be from any number, and from itself it is not."""
+    """Returns the distance of two log-probabilities: infinite between NaN and a number, 0 between NaN and NaN."""
     if math.isnan(p) or math.isnan(q):
         return 0.0 if math.isnan(p) and math.isnan(q) else math.inf
     return 0.0 if p == q else abs(p - q)
 
 
 def _with_other_head(weights: WeightStream) -> WeightStream:
-    """Changes the last rows of head and embedding (rare or unused tokens) so that one of them gets likely."""
+    """Changes the last rows of head and embedding (rare or unused tokens) so that one of them becomes likely."""
     for name, tensor in weights:
-        if name.endswith(_HEADS):
+        if may_be_head(name):
             tensor = tensor.clone()
             row = 10 * tensor.float().mean(0).sign() * tensor.float().abs().max()
             tensor[-8:-4], tensor[-4:] = row, -row

@@ -1,8 +1,9 @@
-"""Asks a candidate its items and keeps every answer: one value per item, in the order of the split."""
+"""Evaluates a candidate on items and keeps every answer: one value per item, in the order of the split."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.items import AnyItems, Item
@@ -13,45 +14,57 @@ from crossbreed.types import ItemScores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All that was answered: what a Score is made of."""
+    """The results of evaluating one candidate, from which a Score is built."""
 
     tasks: Mapping[str, ItemScores]
     texts: Mapping[str, tuple[str, ...]]
-    """What the model said, in item order."""
+    """The generated texts (or chosen options), in item order."""
     num_items: int
     num_tokens: int
     """Prompt and completion tokens."""
 
 
 def evaluate(handle: Handle, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Evaluation:
-    """Asks every task its items, in fixed chunks and in the order of the split.
+    """Evaluates a candidate on every task, in fixed chunks and in the order of the split.
 
     Args:
         handle: the candidate.
-        tasks: what to ask, in the Spec's order.
+        tasks: the tasks, in the Spec's order.
         items: task name -> its items of one split.
 
     Raises:
         EngineError: the engine could not answer.
         InvalidWeights: a log-probability is NaN or infinite: so were the logits.
+        ValueError: a task's value is no finite number: a bug of the task.
     """
     scores: dict[str, ItemScores] = {}
     texts: dict[str, tuple[str, ...]] = {}
     num_tokens = 0
     for task in tasks:
         offered = items[task.name].items
-        answers = []
+        values, answers = list[float](), list[str]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
             for item, responses in zip(chunk, _ask(handle, task, chunk), strict=True):
-                answers.append(task.score(item, responses))
+                answer = task.score(item, responses)
+                values.append(_finite(answer.value, task=task.name, item=item.id))
+                answers.append(answer.text)
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
-        scores[task.name] = ItemScores(
-            item_ids=tuple(item.id for item in offered), values=tuple(answer.value for answer in answers)
-        )
-        texts[task.name] = tuple(answer.text for answer in answers)
+        scores[task.name] = ItemScores(item_ids=tuple(item.id for item in offered), values=tuple(values))
+        texts[task.name] = tuple(answers)
     num_items = sum(len(found.values) for found in scores.values())
     return Evaluation(tasks=scores, texts=texts, num_items=num_items, num_tokens=num_tokens)
+
+
+def _finite(value: object, *, task: str, item: str) -> float:
+    """Returns a task's value as a float, whatever type of number it is."""
+    try:
+        number = float(value) if isinstance(value, SupportsFloat) else math.nan
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # an array of several, for example
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"task `{task}`, item `{item}`: the value is not a finite number: {value!r}"[:300])
+    return number
 
 
 def _ask(handle: Handle, task: Task, chunk: Sequence[Item]) -> list[list[Response]]:

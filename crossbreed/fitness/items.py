@@ -1,6 +1,6 @@
-"""Items: the questions of a task, read from a file and split once, so that no winner is judged on what chose it.
+"""Items: the questions of a task, read from a file and split once, so that no winner is scored on what selected it.
 
-Search, selection and report items are three types: a function that takes `SearchItems` cannot be handed the report's.
+Search, selection and report items are three types: a function that takes `SearchItems` cannot be passed report items.
 """
 
 import csv
@@ -19,12 +19,12 @@ from crossbreed.randomness import spawn
 from crossbreed.types import canonical_json, content_id
 
 FieldValue: TypeAlias = JsonValue
-"""What a field of an item may hold; in a CSV file, text only."""
+"""The value of an item's field; in a CSV file, always text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question, with everything that the file says about it."""
+    """One question, with all its fields in the file."""
 
     id: str
     """The file's `id`, or the hash of the fields."""
@@ -37,15 +37,15 @@ class _Items:
 
 
 class SearchItems(_Items):
-    """What candidates are scored on while the search runs."""
+    """The items on which the search scores candidates."""
 
 
 class SelectionItems(_Items):
-    """What the winner is chosen on, among the finalists of the search."""
+    """The items on which the winner is selected among the finalists of the search."""
 
 
 class ReportItems(_Items):
-    """What the published score is measured on: never seen by search or selection."""
+    """The items of the published score: never used by search or selection."""
 
 
 AnyItems: TypeAlias = SearchItems | SelectionItems | ReportItems
@@ -54,19 +54,19 @@ Share: TypeAlias = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt
 
 
 class SplitConfig(Config):
-    """How many items of each task go where: a count (48), or a fraction of the file (0.2)."""
+    """The items of each task in each split: a count (48), or a fraction of the file (0.2)."""
 
     search: Share
-    """Answered by every candidate."""
+    """Items for scoring every candidate."""
     select: Share
-    """Answered by the finalists."""
+    """Items for selecting the winner among the finalists."""
     report: Share
-    """Answered by the winner and the baselines, once."""
+    """Items for the reported scores of the winner and the baselines, used once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """A task's items, parted."""
+    """A task's items, split."""
 
     search: SearchItems
     select: SelectionItems
@@ -74,7 +74,7 @@ class Split:
 
 
 def load_items(path: str | Path) -> tuple[Item, ...]:
-    """Reads a `.jsonl`, `.csv` or `.parquet` file, one item a line (row).
+    """Reads a `.jsonl`, `.csv` or `.parquet` file, one item per line (row).
 
     Raises:
         InputError: the file or a line of it cannot be read, two items have the same id or the same content, or there
@@ -84,7 +84,7 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        _fail("items of this kind of file cannot be read", path, expected=" or ".join(_READERS), got=path.name)
+        _fail("items cannot be read from this kind of file", path, expected=" or ".join(_READERS), got=path.name)
     try:
         records = list(reader(path))
     except OSError as error:
@@ -99,10 +99,10 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
 def split_items(
     items: Sequence[Item], config: SplitConfig, *, seed: int, task: str, stratify: str | None = None
 ) -> Split:
-    """Parts the items in three disjoint sets: the same ones for the same seed and items, in any file order.
+    """Splits the items into three disjoint sets: the same ones for the same seed and items, in any file order.
 
-    Two tasks over the same items are parted alike, so that no item is searched on by one and reported on by the other.
-    With `stratify`, every part has its share of each value of that field, within one item.
+    Two tasks with the same items are split identically, so that no item is used for search by one and for the report by
+    the other. With `stratify`, every set has its share of each value of that field, to within one item.
 
     Raises:
         InputError: too few items, or one lacks the `stratify` field.
@@ -129,13 +129,13 @@ def split_items(
 
 
 def check_disjoint(splits: Mapping[str, Split]) -> None:
-    """Refuses an item that one task searches or selects on and another one reports on (law 6).
+    """Checks that no item is in the search or selection split of one task and the report split of another (law 6).
 
     Args:
-        splits: Task name -> its items, parted.
+        splits: Task name -> its split items.
 
     Raises:
-        InputError: naming the item and both tasks.
+        InputError: there is one; the message names the item and both tasks.
     """
     seen = {
         _content(item): (task, item.id)
@@ -146,10 +146,10 @@ def check_disjoint(splits: Mapping[str, Split]) -> None:
         for item in split.report.items:
             if found := seen.get(_content(item)):
                 raise InputError(
-                    f"task `{task}` reports on an item that task `{found[0]}` searches or selects on",
-                    got=f"item `{item.id}`, the content of `{found[1]}`",
+                    f"task `{task}` reports on an item that task `{found[0]}` uses for search or selection",
+                    got=f"item `{item.id}`, with the same content as `{found[1]}`",
                     where="fitness.tasks",
-                    fix="give both tasks the same file and the same `stratify`, or take the item out of one file",
+                    fix="give both tasks the same file and the same `stratify`, or remove the item from one file",
                 )
 
 
@@ -158,7 +158,7 @@ def _content(item: Item) -> str:
 
 
 def _offered(items: Sequence[Item], *, seed: int, task: str, stratify: str | None) -> tuple[Item, ...]:
-    """Shuffles; with strata, deals them out so that every stretch of the order holds each in proportion."""
+    """Returns the items shuffled; with strata, so that every stretch of the order contains each in proportion."""
     by_id = sorted(items, key=lambda item: item.id)
     ids = content_id(canonical_json([item.id for item in by_id]))  # not the task's name: two tasks may share a file
     shuffled = [by_id[i] for i in spawn(seed, "split", ids).permutation(len(by_id))]
@@ -177,7 +177,7 @@ def field_of(item: Item, name: str, *, task: str) -> FieldValue:
     """Returns a field of an item.
 
     Raises:
-        InputError: the item has no such field; the message lists those it has.
+        InputError: the item has no such field; the message lists its fields.
     """
     if name not in item.fields:
         raise InputError(
@@ -212,7 +212,7 @@ def _distinct(records: Iterable[Record], path: Path) -> Iterator[Item]:
                     lines[value],
                     line,
                     got=f"`{item_id}` twice",
-                    fix="delete one: a doubled item would be in two splits at once",
+                    fix="delete one: a duplicate could be in two splits at once",
                 )
             lines[value] = line
         yield Item(id=item_id, fields=fields)
@@ -226,7 +226,7 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
             try:
                 fields = json.loads(line)
             except json.JSONDecodeError as error:
-                _fail("a line is not JSON", path, number, got=str(error), fix="one JSON object a line")
+                _fail("a line is not JSON", path, number, got=str(error), fix="write one JSON object per line")
             if not isinstance(fields, dict):
                 _fail("a line is not a JSON object", path, number, expected='{"question": ..., ...}', got=line[:60])
             yield number, fields
@@ -238,7 +238,10 @@ def _read_csv(path: Path) -> Iterator[Record]:
         for row in rows:
             if "" in row or None in row.values():
                 _fail(
-                    "a row has not as many cells as the header", path, rows.line_num, got=str(list(row.values()))[:80]
+                    "a row does not have as many cells as the header",
+                    path,
+                    rows.line_num,
+                    got=str(list(row.values()))[:80],
                 )
             yield rows.line_num, dict(row)
 

@@ -1,4 +1,9 @@
-"""The engine protocol: who answers. An engine knows weights and text; it knows nothing of search, tasks or scores."""
+"""The engine protocols: requests in, responses out. An engine is independent of search, tasks and scores.
+
+There are two kinds. A `WeightEngine` takes a candidate's tensors. A `RecipeEngine` takes the recipe and makes the
+weights out of our reach: behind a service, for example. An engine's registration declares its kind
+(`EnginePart.takes`), so that a run without weights never imports a tensor library.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What the model reads: plain text, or a message that the engine renders with the tokenizer's chat template."""
+    """The model's input: plain text, or a message that the engine renders with the tokenizer's chat template."""
 
     text: str
     chat: bool = False
@@ -22,7 +27,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Continue the prompt, greedily unless a temperature is given."""
+    """A request to continue the prompt, greedily unless a temperature is given."""
 
     prompt: Prompt
     max_tokens: int
@@ -30,12 +35,12 @@ class Generate:
     temperature: float = 0.0
     seed: int = 0
     use_cache: bool = True
-    """False: compute the prompt anew, whatever the engine remembers of it. The canary compares the two."""
+    """False: recompute the prompt, ignoring the engine's prefix cache. The canary compares the two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loglikelihood:
-    """How likely is `continuation` after the prompt? An empty prompt text scores the text from its second token on."""
+    """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token."""
 
     prompt: Prompt
     continuation: str
@@ -46,26 +51,29 @@ Request: TypeAlias = Generate | Loglikelihood
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The answer to one request."""
+    """The response to one request."""
 
     text: str
-    """Generated text, before the stop string; empty for a Loglikelihood."""
+    """The generated text, up to the stop string; empty for a Loglikelihood."""
     token_ids: tuple[int, ...]
-    """The tokens generated, or the continuation's."""
+    """The generated tokens, or those of the continuation."""
     logprobs: tuple[float, ...]
     """Natural log-probability of each of `token_ids` given all before it."""
     prompt_tokens: int
 
 
 class Handle(Protocol):
-    """A candidate that an engine is ready to answer for, until its next `adopt`."""
+    """A candidate that an engine has loaded, valid until its next `adopt`.
+
+    Errors of the engine's library are raised as EngineError; other exceptions count as bugs and end the run.
+    """
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:
         """Answers one chunk, in order.
 
-        Which requests share a call is part of what must be reproduced: callers pass the fixed chunks of the Spec.
+        Answers can depend on which requests share a call, so callers pass the fixed chunks of the Spec.
 
-        Log-probabilities may be NaN; `evaluate` makes that INVALID.
+        Log-probabilities may be NaN; `evaluate` turns that into INVALID.
 
         Raises:
             EngineError: it could not answer (the trial is FAILED).
@@ -73,76 +81,118 @@ class Handle(Protocol):
         ...
 
 
+class RecipeHandle(Handle, Protocol):
+    """A candidate whose weights were made elsewhere."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the loaded weights, if the engine can vouch for one; else None.
+
+        Equal recipes have equal fingerprints as long as the engine makes the same weights from them.
+        """
+        ...
+
+
 class Engine(Protocol):
-    """Adopts weights, answers requests."""
-
-    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
-        """Returns the tensors that need not come again, of those that the next candidate shares with the last.
-
-        None, where the engine cannot take a part, or is not certain of what it holds: at first, and after an `adopt`
-        that failed.
-        """
-        ...
-
-    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> Handle:
-        """Makes the candidate the one that answers. Consumes `weights` to the end, or never (an API engine).
-
-        Args:
-            recipe: what the weights are made by.
-            weights: all its tensors but those of `kept`.
-            kept: what `keeps` returned for this candidate; empty is always right.
-
-        Raises:
-            EngineError: the engine did not take the weights.
-            InvalidWeights: the stream raised it. Whatever a stream raises passes through, and the engine is fit for the
-                next `adopt`.
-        """
-        ...
+    """The common part of all engines."""
 
     def close(self) -> None:
         """Frees memory and processes; called once."""
         ...
 
 
+class RecipeEngine(Engine, Protocol):
+    """An engine that adopts recipes."""
+
+    def adopt(self, recipe: Recipe) -> RecipeHandle:
+        """Prepares the candidate.
+
+        Raises:
+            EngineError: the engine could not make the candidate (the trial is FAILED).
+            InvalidWeights: its weights contain NaN or Inf.
+        """
+        ...
+
+
+class WeightEngine(Engine, Protocol):
+    """An engine that adopts weights."""
+
+    def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
+        """Returns the tensors that need not be sent again, among those that the next candidate shares with the last.
+
+        Empty if the engine cannot take a part of the tensors, or is not certain of its state: at first, and after a
+        failed `adopt`.
+        """
+        ...
+
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> Handle:
+        """Loads the candidate's weights. Consumes `weights` to the end.
+
+        Args:
+            recipe: the recipe of the weights.
+            weights: all its tensors except those of `kept`.
+            kept: the result of `keeps` for this candidate; empty is always valid.
+
+        Raises:
+            EngineError: the engine could not load the weights.
+            InvalidWeights: the stream raised it. Any error of the stream passes through, and the engine is ready for
+                the next `adopt`.
+        """
+        ...
+
+
 @runtime_checkable
-class Differentiable(Engine, Protocol):
-    """An engine that can also say where a loss rises. One may do that beside another that scores."""
+class EndsAnswers(WeightEngine, Protocol):
+    """An engine that generates token by token, and can be told which tokens end an answer."""
+
+    def end_at(self, token_ids: Collection[int]) -> None:
+        """Ends answers at these tokens too, besides those that the host's files name.
+
+        A merge may end an answer as any of its experts does. Called once, before the first candidate.
+        """
+        ...
+
+
+@runtime_checkable
+class Differentiable(WeightEngine, Protocol):
+    """An engine that also computes gradients; it may be a second engine beside the one that scores."""
 
     def gradient(self, requests: Sequence[Loglikelihood], weights: Sequence[float], *, tokens: int) -> WeightStream:
         """Returns the derivative of a loss with respect to every parameter, at the weights adopted last.
 
-        The loss of a request is minus the log-probability of its continuation, the mean over tokens.
+        The loss of a request is the negative log-probability of its continuation, averaged over tokens.
 
         Args:
-            requests: with the continuations that a good model finds likely.
-            weights: of each request's loss in their sum.
-            tokens: how many one pass may hold, padding included; a longer request passes alone.
+            requests: with the continuations to which a good model assigns a high probability.
+            weights: the weight of each request's loss in their sum.
+            tokens: maximum number per pass, padding included; a longer request has a pass of its own.
 
         Returns:
-            (checkpoint tensor name, fp32 tensor), sorted by name, each let go of as the next is asked for. A tensor
-            that is used in two places has one entry, the sum of both; one that the loss does not depend on has none.
+            (checkpoint tensor name, fp32 tensor), sorted by name; each tensor is freed when the next one is requested.
+            A tensor that is used in two places has one entry, the sum of both; one without influence on the loss has
+            none.
 
         Raises:
-            EngineError: the gradient could not be taken (the trial is FAILED).
+            EngineError: the gradient could not be computed (the trial is FAILED).
             InvalidWeights: the loss is NaN or infinite.
         """
         ...
 
 
 @runtime_checkable
-class Observable(Engine, Protocol):
-    """An engine that can also show what its matrices are given. One may do that beside another that scores."""
+class Observable(WeightEngine, Protocol):
+    """An engine that also exposes the inputs of its matrices; it may be a second engine beside the one that scores."""
 
     def activations(
         self, requests: Sequence[Loglikelihood], tensors: Collection[str], see: "Callable[[str, torch.Tensor], None]"
     ) -> None:
-        """Runs the weights adopted last over requests, and shows the inputs of some Linear modules.
+        """Runs the weights adopted last on requests, and passes the inputs of some Linear modules to a callback.
 
         Args:
-            requests: with their continuations: the model reads its own answers.
+            requests: with their continuations, which are part of the input (teacher forcing).
             tensors: checkpoint names of the modules' weights.
-            see: called with such a name and inputs [..., columns], in the order of computation. Modules that are given
-                the same inputs are shown the same object, one after the other.
+            see: called with such a name and inputs [..., columns], in the order of computation. For modules that share
+                their input, it is called with the same object, one after the other.
 
         Raises:
             EngineError: the model has no such module, or cannot run.

@@ -11,35 +11,35 @@ from typing import TypeAlias, TypeVar
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels.artifacts import Grams, bind_grams
-from crossbreed.kernels.execute import Waiting, start
-from crossbreed.kernels.facts import Facts
+from crossbreed.kernels.executors import Waiting, start
+from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
 from crossbreed.kernels.operators import CHECKS, OPERATORS
 from crossbreed.kernels.programs import Affine, Program
-from crossbreed.kernels.tensors import Parent, Parents
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.source_cache import SourceCache
+from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.recipes import rule_finder
-from crossbreed.sources import Adapter, Checkpoint, Sources, layer_of
+from crossbreed.recipes.operators import OPERATOR_SPECS
+from crossbreed.sources import Adapter, Checkpoint, Sources
+from crossbreed.sources.naming import count_layers, depth_of
 from crossbreed.sources.pages import MappedPages
-from crossbreed.sources.structure import depth_of
-from crossbreed.types import Recipe, Rule, WeightStream
+from crossbreed.types import BASE, Recipe, Rule, WeightStream
 
 T = TypeVar("T")
 Experts: TypeAlias = Mapping[str, Checkpoint | Adapter]
 
 _AHEAD_BYTES = 64 << 20
-"""How much is made before it is asked for."""
-_FACTS_OF_ONE = 256 << 20
-"""What is kept for a single merge, which seldom asks twice."""
+"""Size of the tensors that are begun before they are asked for."""
+_CACHE_OF_ONE_BYTES = 256 << 20
+"""Budget of the cache of a single merge, which seldom looks up anything twice."""
 
 
 def materialize(
     recipe: Recipe,
     sources: Sources,
-    facts: Facts | None = None,
+    cache: SourceCache | None = None,
     *,
     without: Collection[str] = (),
-    artifacts: Collection[Grams] = (),
+    artifacts: Collection[InputGrams] = (),
     once: bool = False,
 ) -> WeightStream:
     """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
@@ -50,30 +50,30 @@ def materialize(
     Args:
         recipe: What to merge.
         sources: Opened.
-        facts: What earlier merges of the same sources found out; a search keeps one for its life.
+        cache: What earlier merges of the same sources found; a search keeps one for its life.
         without: Names of tensors that are not wanted and not made.
         artifacts: Opened; those that the recipe names are found by content hash.
-        once: Nobody will read the sources again soon: the memory that they are mapped into is given back.
+        once: The sources will not be read again soon: the memory that they are mapped into is given back.
 
     Raises:
         InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact; as `check_recipe`.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
     names = sorted(sources.base.tensors.keys() - without)
-    merge = _Merge(recipe, sources, facts or Facts(budget_bytes=_FACTS_OF_ONE), artifacts)
+    merge = _Merge(recipe, sources, cache or SourceCache(budget_bytes=_CACHE_OF_ONE_BYTES), artifacts)
     merge.check()
     stream = _stream(names, [merge])
     if once:
-        stream = letting_go(stream, sources.base, sources.experts)
+        stream = releasing_pages(stream, sources.base, sources.experts)
     return ((name, merged) for name, (merged,) in stream)
 
 
 def materialize_many(
     recipes: Sequence[Recipe],
     sources: Sources,
-    facts: Facts | None = None,
+    cache: SourceCache | None = None,
     *,
-    artifacts: Collection[Grams] = (),
+    artifacts: Collection[InputGrams] = (),
     once: bool = False,
 ) -> Iterator[tuple[str, list[torch.Tensor]]]:
     """Returns the weights of several recipes, tensor by tensor: where they use the same operator, one pass makes all.
@@ -85,30 +85,30 @@ def materialize_many(
         InvalidWeights: on reaching a tensor that holds NaN or Inf in one of them.
     """
     assert len({recipe.dtype for recipe in recipes}) == 1, "recipes of several dtypes have no pass in common"
-    facts = facts or Facts(budget_bytes=_FACTS_OF_ONE)
-    merges = [_Merge(recipe, sources, facts, artifacts) for recipe in recipes]
+    cache = cache or SourceCache(budget_bytes=_CACHE_OF_ONE_BYTES)
+    merges = [_Merge(recipe, sources, cache, artifacts) for recipe in recipes]
     for merge in merges:
         merge.check()
     stream = _stream(sorted(sources.base.tensors), merges)
-    return letting_go(stream, sources.base, sources.experts) if once else stream
+    return releasing_pages(stream, sources.base, sources.experts) if once else stream
 
 
-def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[Grams] = ()) -> None:
+def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[InputGrams] = ()) -> None:
     """Refuses, before any weight is read, a recipe that could not be merged.
 
     Raises:
         InputError: an operator that cannot merge a tensor of this size, or lacks an artifact; or as `materialize`.
     """
-    _Merge(recipe, sources, Facts(), artifacts).check()
+    _Merge(recipe, sources, SourceCache(), artifacts).check()
 
 
 def unchanged(
     before: Recipe,
     after: Recipe,
     sources: Sources,
-    facts: Facts | None = None,
+    cache: SourceCache | None = None,
     *,
-    artifacts: Collection[Grams] = (),
+    artifacts: Collection[InputGrams] = (),
 ) -> frozenset[str]:
     """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
 
@@ -121,9 +121,9 @@ def unchanged(
     """
     if replace(before, rules=()) != replace(after, rules=()):
         return frozenset()
-    facts = facts or Facts()
-    old, new = (_Merge(recipe, sources, facts, artifacts) for recipe in (before, after))
-    touched = frozenset[str]().union(*(expert.touched for expert in sources.experts.values()))
+    cache = cache or SourceCache()
+    old, new = (_Merge(recipe, sources, cache, artifacts) for recipe in (before, after))
+    touched = sources.structure.touched_by_any
 
     def is_unchanged(name: str) -> bool:
         if old.rule(name) == new.rule(name) or name in touched:
@@ -143,7 +143,7 @@ def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Ada
     opened = {expert.hash: expert for expert in sources.experts.values()}
     for name, wanted in recipe.sources.items():
         if (wanted != sources.base.hash) if name == recipe.base else (wanted not in opened):
-            have = {"base": sources.base, **sources.experts}
+            have = {BASE: sources.base, **sources.experts}
             raise InputError(
                 f"the recipe's source `{name}` is not among the models that were opened",
                 expected=f"content hash {wanted}",
@@ -158,18 +158,26 @@ def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Ada
 class _Merge:
     """A recipe, bound to its sources."""
 
-    def __init__(self, recipe: Recipe, sources: Sources, facts: Facts, artifacts: Collection[Grams] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, sources: Sources, cache: SourceCache, artifacts: Collection[InputGrams] = ()
+    ) -> None:
         self.recipe, self.base, self.rule = recipe, sources.base, rule_finder(recipe)
-        self._experts, self._facts, self._grams = bind_experts(recipe, sources), facts, bind_grams(recipe, artifacts)
+        self._experts, self._cache, self._grams = (
+            bind_experts(recipe, sources),
+            cache,
+            bind_input_grams(recipe, artifacts),
+        )
 
     def check(self) -> None:
-        """Asks the operators, of every tensor that an expert changes, whether they can merge it."""
+        """Imports the operators, and has them check every tensor that an expert changes."""
+        for operator in {rule.operator for rule in self.recipe.rules}:
+            OPERATORS[operator]  # raises InputError where a package's arithmetic cannot be imported
         if not any(rule.operator in CHECKS for rule in self.recipe.rules):
             return
         for name in sorted(set[str]().union(*(expert.touched for expert in self._experts.values()))):
             rule = self.rule(name)
             if rule is not None and (check := CHECKS.get(rule.operator)):
-                check(self._parents(name), rule)
+                check(self._inputs(name), rule)
 
     def program(self, name: str) -> Program | None:
         """What becomes of a tensor; None: nothing."""
@@ -178,27 +186,27 @@ class _Merge:
         if rule is None or not base.is_floating_point() or not base.numel():
             return None
         try:
-            return program_of(self._parents(name), rule)
+            return program_of(self._inputs(name), rule)
         except InvalidWeights as fault:
             raise self.named(name, fault) from None
 
-    def _parents(self, name: str) -> Parents:
+    def _inputs(self, name: str) -> TensorInputs:
         """The same for every candidate of a search."""
 
-        def find() -> Parents:
-            return parents_of(name, self.recipe.base, self.base, self._experts, self._facts, self._grams)
+        def find() -> TensorInputs:
+            return inputs_of(name, self.recipe.base, self.base, self._experts, self._cache, self._grams)
 
         grams = self._grams and self._grams.hash
         experts = tuple((expert, source.hash) for expert, source in self._experts.items())
-        return self._facts.get(("parents", name, self.recipe.base, self.base.hash, experts, grams), find)
+        return self._cache.get(("inputs", name, self.recipe.base, self.base.hash, experts, grams), find)
 
     def named(self, name: str, fault: InvalidWeights) -> InvalidWeights:
-        """Returns an error that says where it was."""
+        """Returns an error that names the tensor and the recipe."""
         return InvalidWeights(f"`{name}` of recipe {self.recipe.id}: {fault}")
 
 
 def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[str, list[torch.Tensor]]]:
-    """Begins tensors before they are asked for: threads that merge have work while others take what is done."""
+    """Begins tensors before they are asked for: threads merge while the consumer takes what is done."""
     ahead: deque[tuple[str, list[Waiting]]] = deque()
     num_bytes = 0
     for name in names:
@@ -211,8 +219,8 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
         yield _end(*ahead.popleft(), merges)
 
 
-def letting_go(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Experts) -> Iterator[tuple[str, T]]:
-    """Gives back the pages of each tensor that a walk over the model has left."""
+def releasing_pages(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Experts) -> Iterator[tuple[str, T]]:
+    """Gives back the pages of each tensor that a walk over the model has passed."""
     full = [source for source in (base, *experts.values()) if isinstance(source, Checkpoint)]
     pages = MappedPages(path for checkpoint in full for path in checkpoint.shards)
     for name, made in walk:
@@ -239,45 +247,43 @@ def _end(name: str, waits: Sequence[Waiting], merges: Sequence[_Merge]) -> tuple
     return name, made
 
 
-def program_of(parents: Parents, rule: Rule) -> Program:
+def program_of(inputs: TensorInputs, rule: Rule) -> Program:
     """Returns what a rule computes of one tensor: its operator's program, with the rule's depth profile."""
-    program = OPERATORS[rule.operator](parents, rule)
-    factor = OPERATOR_SPECS[rule.operator].depth_factor(rule, parents.depth)
+    program = OPERATORS[rule.operator](inputs, rule)
+    factor = OPERATOR_SPECS[rule.operator].depth_factor(rule, inputs.depth)
     return program if factor == 1 else program.scaled(factor)
 
 
-def parents_of(
-    name: str, base_name: str, base: Checkpoint, experts: Experts, facts: Facts, grams: Grams | None = None
-) -> Parents:
+def inputs_of(
+    name: str, base_name: str, base: Checkpoint, experts: Experts, cache: SourceCache, grams: InputGrams | None = None
+) -> TensorInputs:
     """Returns what one tensor of a merge is made from."""
 
-    def model() -> Iterator[Parents]:
+    def model() -> Iterator[TensorInputs]:
         names = (other for other in sorted(base.tensors) if base.tensor(other).is_floating_point())
-        walk = ((other, parents_of(other, base_name, base, experts, facts, grams)) for other in names)
-        return (parents for _, parents in letting_go(walk, base, experts))
+        walk = ((other, inputs_of(other, base_name, base, experts, cache, grams)) for other in names)
+        return (inputs for _, inputs in releasing_pages(walk, base, experts))
 
-    last = facts.get(
-        ("last layer", base.hash), lambda: max((layer_of(other) or 0 for other in base.tensors), default=0)
-    )
-    return Parents(
+    num_layers = cache.get(("number of layers", base.hash), lambda: count_layers(base.tensors))
+    return TensorInputs(
         name=name,
-        depth=depth_of(name, last + 1),
+        depth=depth_of(name, num_layers),
         base_name=base_name,
         base=base.tensor(name),
         base_hash=base.hash,
-        experts=tuple(parts_of(name, experts)),
+        experts=tuple(expert_tensors(name, experts)),
         expert_names=tuple(experts),
         expert_hashes=tuple(expert.hash for expert in experts.values()),
-        facts=facts,
+        cache=cache,
         model=model,
         grams=grams,
     )
 
 
-def parts_of(name: str, experts: Experts) -> Iterator[Parent]:
+def expert_tensors(name: str, experts: Experts) -> Iterator[ExpertTensor]:
     """Yields what each expert that changes the tensor has of it, in the order of `experts`."""
     for expert_name, expert in experts.items():
         if name in expert.touched:
             value = expert.factors(name) if isinstance(expert, Adapter) else expert.tensor(name)
-            assert value is not None, f"{expert_name} says that it changes {name} and has nothing of it"
-            yield Parent(name=expert_name, hash=expert.hash, value=value)
+            assert value is not None, f"{expert_name} lists {name} as changed and has no tensor for it"
+            yield ExpertTensor(name=expert_name, hash=expert.hash, value=value)

@@ -1,11 +1,11 @@
-"""What merging one tensor comes down to. Operators choose one of these; `execute` knows how to run them fast.
+"""What merging one tensor comes down to. Operators choose one of these; `executors` run them fast.
 
 With W0 the base, di the fp32 delta of expert i (its weights less the base's, or scale x B A of an adapter):
 
 `Affine`       W = c0 W0 + sum(ci di); coefficients are numbers, or one number a row or a column
 `Election`     deltas are thinned out, weighted, and summed where they agree on a sign
 `Elementwise`  any other function of the elements of the base and the deltas
-`Dense`        W = W0 + a delta that somebody has computed whole
+`Dense`        W = W0 + a delta that the operator has computed whole
 
 All four can be `scaled`: W0 + factor (W - W0), which is how a depth profile (LiNeS) applies to any operator.
 """
@@ -17,15 +17,13 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.masks import Keep
+from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.types import Rule
 
 Coefficient: TypeAlias = float | torch.Tensor
 """A number; or fp32 [M, 1], one for each row of the tensor as a matrix; or fp32 [1, N], one for each column."""
-Share: TypeAlias = tuple[Coefficient, Parent]
-
-CODES = 1 << 16
-"""Levels of a random number: densities are told apart down to 1 in 65,536."""
+Share: TypeAlias = tuple[Coefficient, ExpertTensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,60 +35,12 @@ class Affine:
 
     def scaled(self, factor: float) -> "Affine":
         """Returns W0 + factor (W - W0)."""
-        shares = tuple((factor * c, parent) for c, parent in self.shares)
+        shares = tuple((factor * c, expert) for c, expert in self.shares)
         return Affine(shares=shares, of_base=1 + factor * (self.of_base - 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Where the largest elements of a delta end: those above `magnitude`, and those equal to it before `end`."""
-
-    magnitude: float
-    end: int
-    """Flat index."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
-    """Keeps the elements inside the cut `low` and, if there is one, outside the (smaller) cut `high`."""
-
-    low: Cut
-    high: Cut | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chance:
-    """Keeps each element with a probability, and divides what is kept by it if `rescale`.
-
-    The probability is `density`, or runs from density - spread to density + spread along `ranks`.
-    """
-
-    key: tuple[int, int]
-    """Of the Philox stream that gives each element a random number below CODES."""
-    density: float
-    rescale: bool
-    codes: torch.Tensor | None = None
-    """Those numbers as uint16 [n]; None: they are drawn where they are needed."""
-    ranks: torch.Tensor | None = None
-    """[n] uint8: where in its row an element's magnitude stands, from 0 to 255."""
-    spread: float = 0.0
-
-    @property
-    def least(self) -> float:
-        """The number below which an element of rank 0 is kept ..."""
-        return (self.density - self.spread) * CODES
-
-    @property
-    def slope(self) -> float:
-        """... and what each rank adds to it."""
-        return 2 * self.spread * CODES / 255
-
-
-Keep: TypeAlias = Band | Chance
-
-
 class Consensus(StrEnum):
-    """Who decides an element's sign."""
+    """What decides an element's sign."""
 
     NONE = "none"
     SUM = "sum"
@@ -100,7 +50,7 @@ class Consensus(StrEnum):
 
 
 class Pick(StrEnum):
-    """What becomes of those who agree."""
+    """What is merged of the deltas that agree."""
 
     MEAN = "mean"
     """Their sum, divided by the sum of their weights; by 1 where that is 0."""
@@ -113,7 +63,7 @@ class Pick(StrEnum):
 class Voter:
     """An expert in an election."""
 
-    parent: Parent
+    expert: ExpertTensor
     weight: float
     keep: Keep | None = None
     """None: all."""
@@ -124,7 +74,7 @@ class Election:
     """W = W0 + scale * pick of the weighted, thinned deltas that agree."""
 
     voters: tuple[Voter, ...]
-    """In an order that names and positions do not change."""
+    """In an order that neither names nor positions of the sources change."""
     scale: float
     consensus: Consensus
     pick: Pick
@@ -144,9 +94,9 @@ class Elementwise:
     """W = W0 + factor * body(W0, deltas, sides, numbers)."""
 
     body: Body
-    parents: tuple[Parent, ...]
+    experts: tuple[ExpertTensor, ...]
     sides: tuple[torch.Tensor, ...] = ()
-    """Facts with one value for each element, flat or in the tensor's shape."""
+    """Tensors with one value for each element, flat or in the tensor's shape."""
     numbers: tuple[float, ...] = ()
     factor: float = 1.0
 
@@ -174,8 +124,8 @@ Program: TypeAlias = Affine | Election | Elementwise | Dense
 class Operator(Protocol):
     """The arithmetic of an operator, on one tensor."""
 
-    def __call__(self, parents: Parents, rule: Rule, /) -> Program:
-        """Returns what is to be computed. Pure, but for the facts that it looks up.
+    def __call__(self, inputs: TensorInputs, rule: Rule, /) -> Program:
+        """Returns what is to be computed. Pure, but for the values that it looks up in the cache.
 
         Raises:
             InvalidWeights: the parameters mean nothing for this tensor.

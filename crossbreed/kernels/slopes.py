@@ -14,8 +14,8 @@ from math import sqrt
 
 import torch
 
-from crossbreed.kernels.facts import Facts
-from crossbreed.kernels.materialize import parts_of
+from crossbreed.kernels.materialize import expert_tensors
+from crossbreed.kernels.source_cache import SourceCache
 from crossbreed.kernels.tensors import as_matrix, row_blocks
 from crossbreed.sources import LowRank, Sources
 from crossbreed.types import SlopeKind, WeightStream
@@ -25,7 +25,7 @@ _BLOCK = 1 << 20
 
 
 def slopes(
-    gradient: WeightStream, sources: Sources, kind: SlopeKind, facts: Facts | None = None
+    gradient: WeightStream, sources: Sources, kind: SlopeKind, cache: SourceCache | None = None
 ) -> dict[str, dict[str, float]]:
     """Returns a number for each tensor that some expert changes, and each expert: tensor -> expert -> slope.
 
@@ -37,23 +37,23 @@ def slopes(
             the published code of FW-Merging takes it (arXiv 2503.12649), less that with the base's, which all have in
             common: which expert has the least is the same, for a tensor and for sums over tensors, and one that leaves
             a tensor alone has 0 there.
-        facts: Norms, which every candidate asks for.
+        cache: Norms, which every candidate asks for.
     """
-    facts = facts or Facts()
+    cache = cache or SourceCache()
     found = {}
-    touched = frozenset[str]().union(*(expert.touched for expert in sources.experts.values()))
+    touched = sources.structure.touched_by_any
     for name, tensor in gradient:
         if name in touched:
             base_MN = as_matrix(sources.base.tensor(name))
-            found[name] = _of_tensor(name, as_matrix(tensor).to(base_MN.device), base_MN, sources, kind, facts)
+            found[name] = _of_tensor(name, as_matrix(tensor).to(base_MN.device), base_MN, sources, kind, cache)
     return found
 
 
 def _of_tensor(
-    name: str, gradient_MN: torch.Tensor, base_MN: torch.Tensor, sources: Sources, kind: SlopeKind, facts: Facts
+    name: str, gradient_MN: torch.Tensor, base_MN: torch.Tensor, sources: Sources, kind: SlopeKind, cache: SourceCache
 ) -> dict[str, float]:
     def known(what: str, whose: str, find: Callable[[], float]) -> float:
-        return facts.get((what, name, sources.base.hash, whose), find)
+        return cache.get((what, name, sources.base.hash, whose), find)
 
     steep = sqrt(_inner(gradient_MN, gradient_MN)) if kind != "inner" else 1.0
     values = dict.fromkeys(sources.experts, 0.0)
@@ -61,18 +61,18 @@ def _of_tensor(
         along_base = _inner(gradient_MN, base_MN)
         base_square = known("square of the base", "", partial(_inner, base_MN, base_MN))
         base_cosine = _cosine(along_base, steep, base_square)
-    for parent in parts_of(name, sources.experts):
-        along = _along(gradient_MN, parent.value, base_MN)
+    for expert in expert_tensors(name, sources.experts):
+        along = _along(gradient_MN, expert.value, base_MN)
         if kind == "inner":
-            values[parent.name] = along
+            values[expert.name] = along
             continue
-        square = known("square of a delta", parent.hash, partial(_square, parent.value, base_MN))
+        square = known("square of a delta", expert.hash, partial(_square, expert.value, base_MN))
         if kind == "weight_cosine":
-            mixed = known("base by delta", parent.hash, partial(_along, base_MN, parent.value, base_MN))
+            mixed = known("base by delta", expert.hash, partial(_along, base_MN, expert.value, base_MN))
             square = base_square + 2 * mixed + square
-            values[parent.name] = _cosine(along_base + along, steep, square) - base_cosine
+            values[expert.name] = _cosine(along_base + along, steep, square) - base_cosine
         else:
-            values[parent.name] = _cosine(along, steep, square)
+            values[expert.name] = _cosine(along, steep, square)
     return values
 
 

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import torch
 
-from crossbreed.kernels.artifacts import Grams
-from crossbreed.kernels.facts import Facts
-from crossbreed.kernels.low_rank import product
-from crossbreed.sources import LowRank, ModuleType, module_of
+from crossbreed.kernels.input_grams import InputGrams
+from crossbreed.kernels.linalg.low_rank import low_rank_product
+from crossbreed.kernels.source_cache import SourceCache
+from crossbreed.sources import LowRank
+from crossbreed.sources.naming import is_projection
 
 T = TypeVar("T")
 
@@ -25,8 +26,8 @@ BLOCK = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parent:
-    """An expert's part in a tensor that it changes."""
+class ExpertTensor:
+    """What an expert has of a tensor that it changes."""
 
     name: str
     """The expert's name in the recipe."""
@@ -38,13 +39,13 @@ class Parent:
     def delta(self, base_KN: torch.Tensor, rows: slice) -> torch.Tensor:
         """Returns the fp32 delta of some rows from the base's, in fp32."""
         if isinstance(self.value, LowRank):
-            return product(self.value.scale * self.value.b_MR[rows], self.value.a_RN)
+            return low_rank_product(self.value.scale * self.value.b_MR[rows], self.value.a_RN)
         return as_matrix(self.value)[rows].float() - base_KN
 
     def whole_delta(self, base: torch.Tensor) -> torch.Tensor:
         """Returns the fp32 delta from the base's tensor, in its shape, as kernels compute it again."""
         if isinstance(self.value, LowRank):
-            return product(self.value.scale * self.value.b_MR, self.value.a_RN).view(base.shape)
+            return low_rank_product(self.value.scale * self.value.b_MR, self.value.a_RN).view(base.shape)
         base_MN = as_matrix(base)
         delta_MN = torch.empty(base_MN.shape, dtype=torch.float32, device=base.device)
         for rows in row_blocks(base_MN):
@@ -53,7 +54,7 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parents:
+class TensorInputs:
     """One tensor of the base, and the experts that change it."""
 
     name: str
@@ -62,7 +63,7 @@ class Parents:
     """Where its layer is, from 0 (first) to 1 (last); None outside the layers."""
     base_name: str
     base: torch.Tensor
-    experts: tuple[Parent, ...]
+    experts: tuple[ExpertTensor, ...]
     """Sorted by hash; an expert that leaves the tensor as it is, is absent."""
     expert_names: tuple[str, ...]
     """All the recipe's experts, the absent ones too."""
@@ -70,26 +71,26 @@ class Parents:
     """Their content hashes, in the same order."""
     base_hash: str
     """Content hash of the base."""
-    facts: Facts
-    """What is already known of the sources."""
-    model: Callable[[], Iterator["Parents"]]
-    """All floating-point tensors of the merge, sorted by name: for facts about the whole model."""
-    grams: Grams | None = None
+    cache: SourceCache
+    """What was found before of the sources."""
+    model: Callable[[], Iterator["TensorInputs"]]
+    """All floating-point tensors of the merge, sorted by name: for what depends on the whole model."""
+    grams: InputGrams | None = None
     """Of the experts' inputs, if the recipe names them."""
 
     @property
     def is_projection(self) -> bool:
         """Whether it is a Linear's matrix inside the model: no vector, no embedding, no head."""
-        return self.base.ndim == 2 and module_of(self.name) is not ModuleType.EMBEDDING
+        return is_projection(self.name, self.base.shape)
 
-    def fact(self, what: str, find: Callable[[], T], *about: Hashable) -> T:
-        """Returns a fact about this tensor and all its experts: `what` it is, `about` which parameters."""
-        hashes = tuple(parent.hash for parent in self.experts)
-        return self.facts.get((what, self.name, self.base_hash, hashes, *about), find)
+    def cached(self, what: str, find: Callable[[], T], *about: Hashable) -> T:
+        """Returns a value that depends on this tensor, all its experts and `about`; `what` says which one."""
+        hashes = tuple(expert.hash for expert in self.experts)
+        return self.cache.get((what, self.name, self.base_hash, hashes, *about), find)
 
-    def fact_of(self, parent: Parent, what: str, find: Callable[[], T], *about: Hashable) -> T:
-        """Returns a fact about this tensor of one expert."""
-        return self.facts.get((what, self.name, self.base_hash, parent.hash, *about), find)
+    def cached_for(self, expert: ExpertTensor, what: str, find: Callable[[], T], *about: Hashable) -> T:
+        """Returns a value that depends on this tensor of one expert, and on `about`."""
+        return self.cache.get((what, self.name, self.base_hash, expert.hash, *about), find)
 
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""mergekit 0.1.5's configurations: read strictly (`config`), planned (`plan`), from and to our words.
+"""mergekit 0.1.5's configurations: parsed strictly (`config`), planned (`plan`), and converted from and to recipes.
 
-`recipe` says a configuration as a recipe, `export` a recipe as a configuration. No tensors, no torch: what can be
-refused is refused from names and shapes. `crossbreed.kernels.mergekit` has the arithmetic.
+`recipe` converts a configuration to a recipe, `export` a recipe to a configuration. No tensors, no torch: input errors
+are found from names and shapes. `crossbreed.mergekit.numerics` contains the arithmetic.
 """
 
 from crossbreed.mergekit.config import MergeConfig, ModelReference, parse_config, read_config

@@ -1,8 +1,8 @@
-"""mergekit 0.1.5 configurations as values: what YAML says, checked against what each method takes.
+"""mergekit 0.1.5 configurations as values: parsed from YAML and checked against the methods' declarations.
 
-Stricter than mergekit, which passes over keys that it does not know: a `weight` beside `parameters` instead of inside
-changes nothing there, and is refused here. Only parameters that another method has may stand idle (`idle`): people
-change the method of a file and leave the rest.
+Stricter than mergekit, which ignores unknown keys: a `weight` beside `parameters` instead of inside has no effect
+there, and is an error here. Only parameters of other methods may be unused (`idle`): people change the method of a file
+and leave the rest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from crossbreed.mergekit.methods import METHODS, Method, Parameter, Scope
 from crossbreed.parsing import any_of, kind, require_keys, suggestion
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
-"""What a merge may be computed and stored in."""
+"""The dtypes in which a merge can be computed and stored."""
 _OTHER_TOOLS = {
     "experts": "a configuration of mergekit-moe, which builds a mixture of experts",
-    "genome": "a configuration of mergekit-evolve, which is a search and no merge",
+    "genome": "a configuration of mergekit-evolve, which is a search, not a merge",
 }
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "dtype", "out_dtype", "parameters"),
@@ -31,11 +31,11 @@ _PARAMETERS = frozenset(parameter.name for method in METHODS.values() for parame
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class ModelReference:
-    """A model as configurations name it: `MODEL` or `MODEL+ADAPTER`, each a folder or `org/name[@revision]`."""
+    """A reference to a model: `MODEL` or `MODEL+ADAPTER`, each a folder or `org/name[@revision]`."""
 
     model: str
     lora: str = ""
-    """Empty: none."""
+    """The adapter; empty: none."""
 
     def __str__(self) -> str:
         return f"{self.model}+{self.lora}" if self.lora else self.model
@@ -43,7 +43,7 @@ class ModelReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditional:
-    """A parameter's value in the tensors that a filter lets through."""
+    """A parameter's value for the tensors that match a filter."""
 
     filter: str | None
     """Part of the tensor's name; None: every tensor."""
@@ -88,25 +88,25 @@ class Slice:
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
-        """Of the inputs."""
+        """The models of the inputs."""
         return tuple(source.model for source in self.inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
-    """Where a token's embedding comes from in models that lack it."""
+    """The source of a token's embedding for models that lack it."""
 
     model: ModelReference | None
     """None: zeros."""
     token: str | int | None = None
-    """Which row of that model, by token or id; None: the token itself."""
+    """The row of that model, by token or id; None: that of the token itself."""
     force: bool = False
     """Whether models that have the token take this row too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerConfig:
-    """Which vocabulary the merge has."""
+    """The vocabulary of the merge."""
 
     source: Literal["union", "base"] | ModelReference
     tokens: Mapping[str, TokenRow] = field(default_factory=dict)
@@ -123,13 +123,13 @@ class MergeConfig:
     base: ModelReference | None
     settings: Settings
     dtype: str | None
-    """In which tensors are merged; None: in the widest of their own."""
+    """The dtype in which tensors are merged; None: the widest of their own."""
     out_dtype: str | None
-    """In which they are stored; None: as merged."""
+    """The dtype in which they are stored; None: as merged."""
     tokenizer: TokenizerConfig | None
     chat_template: str | None
     idle: tuple[str, ...]
-    """Parameters that are set where the method does not look for them."""
+    """Parameters that are set but that the method does not use there."""
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
@@ -145,12 +145,12 @@ def read_config(path: Path) -> MergeConfig | None:
     """Returns the mergekit configuration in a file, None if the file holds anything else.
 
     Raises:
-        InputError: it is mergekit's, and wrong, or for another of its tools.
+        InputError: it is an invalid configuration, or one for another tool of mergekit.
     """
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # for the reader of recipes to complain of
+        return None  # the reader of recipes reports it
     if not documents or not isinstance(documents[0], Mapping):
         return None
     for key, tool in _OTHER_TOOLS.items():
@@ -170,14 +170,14 @@ def read_config(path: Path) -> MergeConfig | None:
 
 
 def parse_config(content: Mapping[str, Any], *, where: str = "configuration") -> MergeConfig:
-    """Returns what a configuration says.
+    """Returns the parsed configuration.
 
     Args:
-        content: What its YAML holds.
+        content: The content of its YAML.
         where: The file, for errors.
 
     Raises:
-        InputError: naming the first thing that is wrong or cannot be done.
+        InputError: it is invalid or not supported; the message gives the first problem.
     """
     if "modules" in content:
         raise InputError("`modules`: models of several modules are not merged", expected="`models`", where=where)
@@ -187,7 +187,7 @@ def parse_config(content: Mapping[str, Any], *, where: str = "configuration") ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parser:
-    """Reads the parts of a configuration of one method; each takes its place in it, for errors."""
+    """Parses the parts of a configuration of one method; `where` is the location of a part, for errors."""
 
     method: Method
     where: str
@@ -211,7 +211,10 @@ class _Parser:
         base = _reference(content["base_model"], f"{where}, base_model") if content.get("base_model") else None
         if (content.get("models") is None) == (content.get("slices") is None):
             raise InputError(
-                "which models?", expected="one of `models` and `slices`", got="both or neither", where=where
+                "the configuration needs models",
+                expected="one of `models` and `slices`",
+                got="both or neither",
+                where=where,
             )
         slices = (
             (self._models(content["models"], base),)
@@ -266,7 +269,7 @@ class _Parser:
             and 0 <= ends[0] < ends[1]
         ):
             raise InputError(
-                "`layer_range` is no range of layers",
+                "`layer_range` is not a range of layers",
                 expected="[FIRST, LAST + 1], for example [0, 16]",
                 got=repr(ends),
                 where=where,
@@ -278,7 +281,7 @@ class _Parser:
         models = entry.models
         if doubled := next((model for model in models if models.count(model) > 1), None):
             raise InputError("a model is listed twice", expected="each once", got=str(doubled), where=where)
-        fault = self.method.fault(num_models=len(models), has_base=entry.base in models)
+        fault = self.method.why_invalid(num_models=len(models), has_base=entry.base in models)
         if fault is not None:
             fix = "list the base among the sources of every slice too" if entry.base not in (None, *models) else ""
             got = f"{any_of(models)}; base_model: {entry.base or 'none'}"
@@ -307,7 +310,7 @@ def _entries(value: Any, where: str) -> Iterator[tuple[int, Any]]:
 
 
 def _reference(value: Any, where: str) -> ModelReference:
-    """A string, or mergekit's longer form: a mapping of `model` and `lora` to paths."""
+    """Parses a string, or mergekit's longer form: a mapping of `model` and `lora` to paths."""
     if isinstance(value, Mapping):
         require_keys(value, ("model", "lora"), needed=("model",), where=where)
         return ModelReference(
@@ -339,7 +342,7 @@ def _conditionals(value: Any, parameter: Parameter, where: str) -> Iterator[Cond
         part = entry.get("filter")
         if part is not None and not isinstance(part, str):
             raise InputError(
-                "`filter` is no part of a tensor's name",
+                "`filter` is not part of a tensor's name",
                 expected="text, `*` or null",
                 got=kind(part),
                 where=where,
@@ -352,7 +355,7 @@ def _conditionals(value: Any, parameter: Parameter, where: str) -> Iterator[Cond
 def _anchors(value: Any, parameter: Parameter, where: str) -> tuple[float | bool, ...]:
     values = value if isinstance(value, list) else [value]
     anchors = tuple(_single(one, parameter) for one in values)
-    wanted = next((fault for one in anchors if (fault := parameter.fault(one))), None if anchors else "a value")
+    wanted = next((fault for one in anchors if (fault := parameter.why_invalid(one))), None if anchors else "a value")
     if wanted is None and any(one is None for one in anchors):
         wanted = "a finite number"
     if wanted is None and len(anchors) > 1 and isinstance(parameter.default, int) and isinstance(anchors[0], float):
@@ -362,8 +365,8 @@ def _anchors(value: Any, parameter: Parameter, where: str) -> tuple[float | bool
     return anchors
 
 
-def _single(value: Any, parameter: Parameter) -> Any:  # whatever it is, `Parameter.fault` judges it
-    """Flags may be 0 or 1, as mergekit writes them; YAML takes 1e-5 for text."""
+def _single(value: Any, parameter: Parameter) -> Any:  # of any type: `Parameter.why_invalid` checks it
+    """Converts flags given as 0 or 1, as in mergekit, and numbers that YAML reads as text, such as 1e-5."""
     if isinstance(parameter.default, bool):
         return bool(value) if value in (0, 1) else value
     if isinstance(value, str):
@@ -399,10 +402,10 @@ def _tokenizer(content: Mapping[str, Any], where: str) -> TokenizerConfig | None
     require_keys(long, ("source", "tokens", "pad_to_multiple_of"), where=where)
     multiple = 1 if long.get("pad_to_multiple_of") is None else long["pad_to_multiple_of"]
     if not isinstance(multiple, int) or multiple < 1:
-        raise InputError("`pad_to_multiple_of` is no count", expected="a whole number", got=repr(multiple), where=where)
+        raise InputError("`pad_to_multiple_of` is invalid", expected="a whole number", got=repr(multiple), where=where)
     tokens = long.get("tokens") or {}
     if not isinstance(tokens, Mapping):
-        raise InputError("`tokens` is no mapping", expected="token -> row", got=kind(tokens), where=where)
+        raise InputError("`tokens` is not a mapping", expected="token -> row", got=kind(tokens), where=where)
     return TokenizerConfig(
         source=_vocabulary(long.get("source", "union"), f"{where}.source"),
         tokens={str(token): _token_row(row, f"{where}.tokens.{token}") for token, row in tokens.items()},
@@ -418,7 +421,7 @@ def _token_row(value: Any, where: str) -> TokenRow:
     require_keys(value, ("source", "force"), needed=("source",), where=where)
     source, force = value["source"], value.get("force", False)
     if not isinstance(force, bool):
-        raise InputError("`force` is no flag", expected="true or false", got=kind(force), where=where)
+        raise InputError("`force` is not a flag", expected="true or false", got=kind(force), where=where)
     if not isinstance(source, Mapping) or "kind" not in source:
         return TokenRow(model=_reference(source, where), force=force)
     match source["kind"]:
@@ -430,7 +433,9 @@ def _token_row(value: Any, where: str) -> TokenRow:
             given = [source[key] for key in ("token", "token_id") if source.get(key) is not None]
             if len(given) == 1 and isinstance(given[0], str | int):
                 return TokenRow(model=_reference(source["model"], where), token=given[0], force=force)
-            raise InputError("which row?", expected="one of `token` and `token_id`", got=any_of(source), where=where)
+            raise InputError(
+                "the row is not defined", expected="one of `token` and `token_id`", got=any_of(source), where=where
+            )
     raise InputError("no such kind of row", expected="zero or model_token", got=repr(source["kind"]), where=where)
 
 
@@ -438,9 +443,9 @@ def _chat_template(value: Any, where: str) -> str | None:
     if value is None or (isinstance(value, str) and ("{{" in value or "{%" in value)):
         return value
     raise InputError(
-        "`chat_template` by name is not read",
+        "`chat_template` cannot be given by name",
         expected="the Jinja text of a template",
         got=repr(value),
         where=where,
-        fix="paste the template itself, or leave the key out to keep the base's",
+        fix="paste the template itself, or omit the key to keep the base's",
     )

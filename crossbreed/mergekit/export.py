@@ -1,7 +1,7 @@
-"""Our recipe as a configuration that mergekit 0.1.5 makes the same tensors of: computed in float32 and rounded once.
+"""Converts a recipe to a configuration from which mergekit 0.1.5 makes the same tensors (in float32, rounded once).
 
-Only what tests/parity has mergekit make, and compares, is said. mergekit has more methods of our operators' names, that
-make other tensors (`_OTHERWISE`).
+Only conversions verified by tests/parity are made. mergekit has further methods with the names of our operators, which
+give other tensors (`_OTHERWISE`).
 """
 
 import re
@@ -12,16 +12,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from crossbreed.mergekit.methods import METHODS
-from crossbreed.mergekit.plan import is_before_layers
-from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind
 from crossbreed.parsing import any_of
 from crossbreed.recipes import rule_finder
-from crossbreed.sources.structure import Structure, depth_of, layer_of
+from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind
+from crossbreed.sources.naming import depth_of, is_before_layers, layer_of, place_of
+from crossbreed.sources.structure import Structure
 from crossbreed.types import ParamValue, Recipe, Rule
 
 
 class _Key(NamedTuple):
-    """A parameter in mergekit's words; of a source, or of none."""
+    """A parameter of mergekit, of one source or of the whole merge (None)."""
 
     source: str | None
     name: str
@@ -32,25 +32,25 @@ _Settings: TypeAlias = Mapping[_Key, _Value]
 _NO_WEIGHT: Mapping[str, ParamValue] = MappingProxyType({"weight": 0.0})
 _NOWHERE: Mapping[str, ParamValue] = MappingProxyType({"t": 0.0})
 _NO_CHANGE: Mapping[str, ParamValue] = MappingProxyType({"epsilon": 1e30})
-"""No change is as large as that."""
+"""A threshold larger than any change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Same:
-    """A method of mergekit's that means what an operator of ours does."""
+    """A method of mergekit that is equivalent to one of our operators."""
 
     name: str
     keeps: Mapping[str, ParamValue] | None = None
     """Our parameters with which a tensor stays the base's; None: there are none."""
     fixed: Mapping[str, bool] = field(default_factory=dict)
-    """What it must be told besides the parameters."""
+    """Flags that it needs besides the parameters."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Our parameter -> mergekit's, where they are called otherwise."""
+    """Our parameter -> mergekit's, if the names differ."""
     flags: Mapping[str, Mapping[str, Mapping[str, bool]]] = field(default_factory=dict)
-    """Our choice -> option -> the flags that say it."""
+    """Our choice -> option -> the equivalent flags."""
 
     def name_of(self, param: str) -> str | None:
-        """Returns what a parameter of ours is called there; None: there is no such thing."""
+        """Returns mergekit's name of our parameter; None if it has no such parameter."""
         name = self.renamed.get(param, param)
         return name if METHODS[self.name].parameter(name) else None
 
@@ -63,7 +63,7 @@ _ALONG = {
 }
 _SAME: Mapping[str, _Same] = MappingProxyType(
     {
-        "linear": _Same(name="linear", keeps=_NO_WEIGHT),  # but for the base's
+        "linear": _Same(name="linear", keeps=_NO_WEIGHT),  # except the base's
         "task_arithmetic": _Same(name="task_arithmetic", keeps=_NO_WEIGHT, fixed={"normalize": False}, renamed=_SCALE),
         "ties": _Same(name="ties", keeps=_NO_WEIGHT, fixed={"rescale": False}, renamed=_SCALE),
         "breadcrumbs": _Same(name="breadcrumbs", keeps=_NO_WEIGHT, renamed=_SCALE),
@@ -87,14 +87,14 @@ _OTHERWISE: Mapping[str, str] = MappingProxyType(
         "arcee_fusion": "takes quartiles of a random sample, and divergences that float32 does not hold",
     }
 )
-"""Operator -> why mergekit's method of that name does not make its tensors."""
+"""Operator -> the reason why mergekit's method of that name gives other tensors."""
 
 
 def why_not_mergekit(recipe: Recipe, structure: Structure, paths: Mapping[str, str]) -> str | None:
-    """Returns why mergekit 0.1.5 cannot express the recipe, or None: it can."""
+    """Returns why mergekit 0.1.5 cannot express the recipe; None if it can."""
     operators = {rule.operator for rule in recipe.rules}
     if len(operators) > 1:
-        return f"mergekit has one method a file, and the recipe uses {any_of(sorted(operators))}"
+        return f"mergekit has one method per file, and the recipe uses {any_of(sorted(operators))}"
     for rule in recipe.rules:
         if reason := _why_not_rule(rule):
             return reason
@@ -117,16 +117,15 @@ def to_mergekit(
     paths: Mapping[str, str],
     adapters: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
-    """Returns the same merge as a mergekit 0.1.5 configuration, or None where `why_not_mergekit` has a reason.
+    """Returns the same merge as a mergekit 0.1.5 configuration; None if `why_not_mergekit` returns a reason.
 
-    Layers that are merged alike make a slice. mergekit must be run with `--lora-merge-dtype float32` where there are
-    adapters.
+    Layers that are merged alike form a slice. With adapters, mergekit must be run with `--lora-merge-dtype float32`.
 
     Args:
         recipe: The merge.
         structure: The tensors of its base, and which of them each source changes.
-        paths: Source name -> folder or hub id, as mergekit is to find it.
-        adapters: Name of each expert that is an adapter -> path of the base that it is merged into.
+        paths: Source name -> folder or hub id, for mergekit.
+        adapters: Name of each expert that is an adapter -> path of the base into which it is merged.
     """
     if why_not_mergekit(recipe, structure, paths):
         return None
@@ -174,7 +173,7 @@ def _why_not_rule(rule: Rule) -> str | None:
 
 
 def _why_not_tensors(recipe: Recipe, structure: Structure) -> str | None:
-    """Returns the reason that lies in which tensors the rules match and the experts change."""
+    """Returns the reason, if any, that depends on which tensors the rules match and the experts change."""
     operator = recipe.rules[0].operator if recipe.rules else "task_arithmetic"
     if _SAME[operator].keeps is not None:
         return None
@@ -192,9 +191,9 @@ def _changes(recipe: Recipe, structure: Structure) -> dict[str, frozenset[str]]:
 
 
 def _sources_of_layers(recipe: Recipe, structure: Structure) -> list[str | None]:
-    """Returns the source that each layer is passed through from; None: there are several.
+    """Returns the source of each layer; None for a layer with several.
 
-    What stands before the layers goes with the first, what stands after them with the last.
+    Tensors before the layers belong to the first, those after them to the last.
     """
     spec, find_rule, changes = OPERATOR_SPECS["passthrough"], rule_finder(recipe), _changes(recipe, structure)
     left = [list(recipe.sources) for _ in range(structure.num_layers)]
@@ -212,7 +211,7 @@ def _sources_of_layers(recipe: Recipe, structure: Structure) -> list[str | None]
 
 
 def _keep_base(recipe: Recipe, spec: OperatorSpec) -> Rule:
-    """What no rule matches: whatever the first rule says, but for what leaves a tensor as it is."""
+    """Returns the rule for unmatched tensors: the first rule's parameters, with those that keep the base's tensor."""
     params = recipe.rules[0].params if recipe.rules else {}
     keeps: Mapping[str, ParamValue] = _SAME[spec.name].keeps or {}
     if spec.name == "linear":
@@ -231,8 +230,8 @@ def _settings(recipe: Recipe, spec: OperatorSpec, rule: Rule, depth: float | Non
             settings |= {_Key(None, name): flag for name, flag in flags.items()}
         name = same.name_of(param.name)
         if name is None or param in DEPTH_PROFILE:
-            continue  # at its default, where it says nothing; or a part of lambda
-        if param.of_each:
+            continue  # at its default, which has no effect; or a part of lambda
+        if param.is_per_source:
             takers = tuple(recipe.sources) if param.kind is ParamKind.SOURCE else experts
             values = spec.per_source(rule, param.name, takers)
             settings |= {_Key(source, name): value for source, value in values.items()}
@@ -246,14 +245,15 @@ def _settings(recipe: Recipe, spec: OperatorSpec, rule: Rule, depth: float | Non
 def _slices(
     settings: Mapping[str, _Settings], models: Sequence[Mapping[str, str]], constant: Collection[_Key]
 ) -> list[dict[str, Any]]:
-    """Returns mergekit's slices: neighbours among the layers with the same settings and models."""
+    """Returns mergekit's slices: consecutive layers with the same settings and models."""
     layers: list[dict[str, _Settings]] = [{} for _ in models]
     outside: dict[str, _Settings] = {}  # embeddings take the first slice's parameters; final norm and head, the last's
     for name, setting in settings.items():
-        if (layer := layer_of(name)) is None:
+        place = place_of(name)
+        if place.layer is None:
             outside[name] = setting
         else:
-            layers[layer]["." + name.split(f".{layer}.", 1)[1]] = setting
+            layers[place.layer][f".{place.within}"] = setting
     slices = []
     for (alike, listed), numbers in groupby(range(len(layers)), key=lambda layer: (layers[layer], models[layer])):
         first, *rest = numbers
@@ -276,7 +276,7 @@ def _parameters(tensors: Mapping[str, _Settings], source: str | None, but: Colle
 
 
 def _filtered(values: Mapping[str, _Value]) -> _Value | list[dict[str, float | bool | str]]:
-    """Returns one value, or mergekit's list of (substring of the tensor's name -> value), of which the first counts."""
+    """Returns one value, or mergekit's list of (substring of the tensor's name -> value), the first match applying."""
     if len(set(values.values())) == 1:
         return next(iter(values.values()))
     filters: dict[str, _Value] = {}
@@ -288,7 +288,7 @@ def _filtered(values: Mapping[str, _Value]) -> _Value | list[dict[str, float | b
 
 
 def _parts(name: str) -> Iterator[str]:
-    """Yields what might stand for a tensor: its module, the module's parts, itself; outside of layers, itself alone."""
+    """Yields candidate filters for a tensor: its module, the module's parts, its name; outside layers only its name."""
     if name.startswith("."):
         yield from (name[: match.end()] for match in re.finditer(r"(?<!^)\.", name))
     yield name

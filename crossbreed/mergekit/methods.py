@@ -1,6 +1,6 @@
-"""mergekit's merge methods as it declares them: what each is told and what it merges.
+"""mergekit's merge methods, as it declares them: their parameters and numbers of models.
 
-A configuration is refused by these declarations, before a tensor is read.
+A configuration is checked against these declarations before any tensor is read.
 """
 
 import math
@@ -11,25 +11,25 @@ from types import MappingProxyType
 
 
 class Scope(StrEnum):
-    """Who has a value of a parameter. A global value of one that is not GLOBAL goes to everybody in its scope."""
+    """What has a value of a parameter. A global value of a MODEL or EXPERT parameter applies to all in its scope."""
 
     GLOBAL = "global"
     """The merge."""
     MODEL = "model"
     """Every model."""
     EXPERT = "expert"
-    """Every model but the base."""
+    """Every model except the base."""
 
 
 class BaseRole(StrEnum):
-    """What a method makes of the base."""
+    """The role of the base in a method."""
 
     REQUIRED = "required"
-    """Others are compared with it: there must be one."""
+    """There must be one: deltas are relative to it."""
     OPTIONAL = "optional"
-    """With one, deltas are merged; without, weights."""
+    """With a base, deltas are merged; without, weights."""
     ORDINARY = "ordinary"
-    """A model like any other."""
+    """The base is a model like any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +39,14 @@ class Parameter:
     name: str
     scope: Scope = Scope.GLOBAL
     default: float | bool | None = None
-    """Its type is the parameter's: a bool is a flag, an int a count. None: a number, or nothing."""
+    """The default, which also defines the type: a bool is a flag, an int a count. None: a number, or nothing."""
     required: bool = False
-    """Without a default: a configuration must give it."""
+    """Whether a configuration must give it: there is no default."""
     at_least: float = -math.inf
-    """The least number that means anything. mergekit asks for none: it crashes on less, or merges something."""
+    """The smallest meaningful number. mergekit does not check it: below, it crashes or gives a meaningless merge."""
 
-    def fault(self, value: object) -> str | None:
-        """Returns what a single value should have been, or None when it is valid."""
+    def why_invalid(self, value: object) -> str | None:
+        """Returns a description of valid values; None if this single value is valid."""
         if isinstance(self.default, bool):
             return None if isinstance(value, bool) else "true or false"
         if value is None and self.default is None and not self.required:
@@ -60,9 +60,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """What a method is told and what it merges.
+    """The declaration of a method: its parameters and models.
 
-    >>> METHODS["slerp"].fault(num_models=3, has_base=True)
+    >>> METHODS["slerp"].why_invalid(num_models=3, has_base=True)
     '1 model besides the base'
     """
 
@@ -70,16 +70,16 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     base: BaseRole = BaseRole.REQUIRED
     least: int = 0
-    """How many models it needs, besides a base that is not ORDINARY..."""
+    """Minimum number of models, besides a base that is not ORDINARY."""
     most: int | None = None
-    """...and how many it can take."""
+    """Maximum number of models; None: unlimited."""
 
     def parameter(self, name: str) -> Parameter | None:
-        """Returns the parameter called `name`."""
+        """Returns the parameter with this name; None if there is none."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
-    def fault(self, *, num_models: int, has_base: bool) -> str | None:
-        """Returns which models there should have been, or None when `num_models`, the base included, are right."""
+    def why_invalid(self, *, num_models: int, has_base: bool) -> str | None:
+        """Returns which models the method needs; None if `num_models`, including the base, is valid."""
         is_apart = self.base is not BaseRole.ORDINARY
         num_counted = num_models - (is_apart and has_base)
         if self.base is BaseRole.REQUIRED and not has_base:
@@ -95,7 +95,7 @@ def _flag(name: str, default: bool) -> Parameter:
 
 
 def _deltas(name: str, *own: Parameter, normalize: bool = False, rescale: bool = False) -> Method:
-    """The family of task arithmetic: deltas thinned out, weighted, perhaps elected, added."""
+    """Returns a method of the family of task arithmetic: deltas sparsified, weighted, possibly elected, and added."""
     weight = Parameter(name="weight", scope=Scope.EXPERT, required=True)
     density = Parameter(name="density", scope=Scope.EXPERT, default=1.0, at_least=0)
     flags = _flag("normalize", normalize), _flag("rescale", rescale), _flag("int8_mask", False)

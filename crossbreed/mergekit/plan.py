@@ -1,12 +1,11 @@
-"""What every tensor of a merge is made from: configuration + the models' structures -> a plan. No weights are read.
+"""The plan of a merge: configuration + the models' structures -> the inputs of every tensor. No weights are read.
 
-The rules are mergekit 0.1.5's. A layer is as deep as it lies in its slice. Embeddings come from the first slice's
-models, final norm and head from the last's; both are at depth 0 (with `weight: [0, 1]` the head gets 0). A value
-comes from the model's own parameters, else its slice's, else the configuration's, each by the first filter that the
-name matches: the name in the model for values that a model has, the name in the merge for those of the merge.
+The rules are mergekit 0.1.5's. The depth of a layer is its position in its slice. Embeddings come from the first
+slice's models, final norm and head from the last's; both are at depth 0 (with `weight: [0, 1]` the head gets 0). A
+value comes from the model's own parameters, else its slice's, else the configuration's, each by the first filter that
+matches the name: the name in the model for values of a model, the name in the merge for those of the merge.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +13,10 @@ from crossbreed.errors import InputError
 from crossbreed.mergekit.config import MergeConfig, ModelReference, Settings, Slice
 from crossbreed.mergekit.methods import BaseRole, Method, Parameter, Scope
 from crossbreed.parsing import any_of
-from crossbreed.sources.structure import Structure, in_layer, layer_of
+from crossbreed.sources.naming import HEAD, has_token_rows, in_layer, is_before_layers, layer_of, may_be_tied
+from crossbreed.sources.structure import Structure
 from crossbreed.types import ParamValue
 
-HEAD = "lm_head.weight"
-_EMBEDDINGS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in)\.weight")
-_FIRST = re.compile(r".*(?:embeddings?|embed_tokens|embed_in|wte|wpe)\b.*")
-"""Outside of layers, but before them."""
 Values = Mapping[str, ParamValue]
 
 
@@ -32,7 +28,7 @@ class InputTensor:
     tensor: str
     """Its name in the model."""
     parameters: Values
-    """The model's own, for this tensor."""
+    """The model's own parameters, for this tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +37,13 @@ class OutputTensor:
 
     name: str
     inputs: tuple[InputTensor, ...]
-    """As the configuration lists the models; a base that it does not list is the last."""
+    """In the order of the configuration; a base that it does not list is last."""
     base: ModelReference | None
-    """Which of the inputs is the base; None where the method has none, or treats it like the others."""
+    """The input that is the base; None if the method has none, or treats it like the others."""
     parameters: Values
-    """Those of the merge, for this tensor."""
+    """The merge's parameters, for this tensor."""
     has_token_rows: bool
-    """Whether a row belongs to a token: an embedding, or a head."""
+    """Whether each row belongs to a token, as in embeddings and heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,25 +54,25 @@ class MergePlan:
     tensors: tuple[OutputTensor, ...]
     """Sorted by name."""
     layers: tuple[tuple[ModelReference, int], ...]
-    """For each layer of the merge, the first model that it is made from and the layer there."""
+    """For each layer of the merge, its first model and the layer in that model."""
     tied: bool
-    """The merge has no head of its own, because none of its models has one."""
+    """Whether the merge has no head of its own, because none of its models has one."""
 
     @property
     def donor(self) -> ModelReference:
-        """Whose configuration the merge gets."""
+        """The model whose configuration the merge uses."""
         return self.config.models[0]
 
 
 def plan_merge(config: MergeConfig, structures: Mapping[ModelReference, Structure]) -> MergePlan:
-    """Returns what each tensor of the merge is made from.
+    """Returns the plan of a merge.
 
     Args:
         config: The merge.
-        structures: Of all its models.
+        structures: The structures of all its models.
 
     Raises:
-        InputError: models whose tensors or shapes do not fit, or a parameter without a value, by name.
+        InputError: the models' tensors or shapes do not match, or a parameter has no value.
     """
     planner = _Planner(config=config, structures=structures)
     layers: list[tuple[ModelReference, int]] = []
@@ -103,7 +99,7 @@ class _Planner:
     structures: Mapping[ModelReference, Structure]
 
     def ranges(self, entry: Slice) -> list[range]:
-        """Which layers of each input make the slice."""
+        """Returns the layers of each input in the slice."""
         ranges = []
         for source in entry.inputs:
             have = self.structures[source.model].num_layers
@@ -130,7 +126,7 @@ class _Planner:
                 yield self._tensor(name, entry, depth, [names[name] for names in held], [names[name] for names in held])
 
     def outside(self, entry: Slice, *, before: bool) -> Iterator[OutputTensor]:
-        """What is no layer's: the tensors before the first (embeddings), or those after the last (norm and head)."""
+        """Yields tensors outside the layers: before the first (embeddings), or after the last (norm and head)."""
         held = [
             {
                 name: name
@@ -148,14 +144,14 @@ class _Planner:
 
     def _tied_head(self, model: ModelReference) -> str | None:
         structure = self.structures[model]
-        return next((name for name in structure.tensors if structure.tied and _EMBEDDINGS.fullmatch(name)), None)
+        return next((name for name in structure.tensors if structure.tied and may_be_tied(name)), None)
 
     def _tensor(
         self, name: str, entry: Slice, depth: float, read: Sequence[str], filtered: Sequence[str]
     ) -> OutputTensor:
-        """Resolves one output tensor: `read` names it in each model, `filtered` is what filters match there."""
-        method, has_token_rows = self.config.method, name == HEAD or _EMBEDDINGS.fullmatch(name) is not None
-        self._check_shapes(name, entry, read, has_token_rows=has_token_rows)
+        """Returns one output tensor; `read` has its name in each model, `filtered` the names that filters match."""
+        method = self.config.method
+        self._check_shapes(name, entry, read)
         above = (entry.settings, self.config.settings)
         base = entry.base if method.base is not BaseRole.ORDINARY and entry.base in entry.models else None
         inputs = []
@@ -169,25 +165,20 @@ class _Planner:
             inputs=tuple(inputs),
             base=base,
             parameters=_values(method, (Scope.GLOBAL,), above, name, depth, of="the merge"),
-            has_token_rows=has_token_rows,
+            has_token_rows=has_token_rows(name),
         )
 
-    def _check_shapes(self, name: str, entry: Slice, read: Sequence[str], *, has_token_rows: bool) -> None:
+    def _check_shapes(self, name: str, entry: Slice, read: Sequence[str]) -> None:
         shapes = [self.structures[m].tensors[own].shape for m, own in zip(entry.models, read, strict=True)]
-        aligned = has_token_rows and self.config.tokenizer is not None
+        aligned = has_token_rows(name) and self.config.tokenizer is not None
         if len({shape[1:] if aligned else shape for shape in shapes}) > 1:
             got = any_of(f"{model}: {shape}" for model, shape in zip(entry.models, shapes, strict=True))
-            fix = "align the vocabularies: `tokenizer_source: base` (or union)" if has_token_rows else ""
+            fix = "align the vocabularies: `tokenizer_source: base` (or union)" if has_token_rows(name) else ""
             raise InputError(f"`{name}` has different shapes in the models", expected="one", got=got, fix=fix)
 
 
-def is_before_layers(name: str) -> bool:
-    """Whether a tensor outside of layers belongs to the first slice: an embedding; final norm and head do not."""
-    return _FIRST.fullmatch(name) is not None
-
-
 def _common(held: Sequence[Mapping[str, str]], entry: Slice) -> list[str]:
-    """Returns the names that all models of a slice have; there may be no others."""
+    """Returns the names of a slice's tensors, which must be the same in all its models."""
     for model, names in zip(entry.models, held, strict=True):
         if strays := sorted(held[0].keys() ^ names.keys()):
             has, lacks = (entry.models[0], model) if strays[0] in held[0] else (model, entry.models[0])

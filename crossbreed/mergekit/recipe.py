@@ -1,7 +1,7 @@
-"""The same merge as our recipe, to be computed in fp32 and rounded once; what a recipe cannot say is refused by name.
+"""Converts a mergekit configuration to a recipe, computed in fp32 and rounded once; errors name what a recipe lacks.
 
-A recipe leaves every tensor its place: layers may be swapped between models, not stacked. Its experts are fine-tunes
-of one base, and it takes the base's vocabulary.
+A recipe keeps every tensor in its place: layers can be swapped between models, not stacked. Its experts are fine-tunes
+of one base, and it uses the base's vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,37 +13,36 @@ from crossbreed.errors import InputError
 from crossbreed.mergekit.config import MergeConfig, ModelReference
 from crossbreed.mergekit.methods import BaseRole, Scope
 from crossbreed.mergekit.plan import MergePlan, OutputTensor
-from crossbreed.operators import OPERATOR_SPECS, OperatorSpec
 from crossbreed.parsing import any_of
 from crossbreed.recipes import DTYPES, parse_recipe
-from crossbreed.sources.structure import names_pattern
-from crossbreed.types import RECIPE_SCHEMA, Recipe, canonical_json
+from crossbreed.recipes.operators import OPERATOR_SPECS, OperatorSpec
+from crossbreed.sources.naming import names_pattern
+from crossbreed.types import BASE, RECIPE_SCHEMA, Recipe, canonical_json
 
-BASE = "base"
 _OPERATORS = {"ramplus_tl": "ramplus"}
 _NAMES = {"lambda": "scale", "normalize_weights": "normalize"}
 _NO_EFFECT: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "task_arithmetic": frozenset({"density", "rescale", "int8_mask"}),
-        "multislerp": frozenset({"eps"}),  # keeps mergekit from dividing by 0
+        "multislerp": frozenset({"eps"}),  # only avoids a division by 0
     }
 )
 _MASK = frozenset({"int8_mask"})
-"""How mergekit stores a mask while it works."""
+"""Only affects mergekit's internal storage of masks."""
 
 
 def source_names(config: MergeConfig) -> dict[ModelReference, str]:
-    """Returns what the models are called in a recipe: `base`, and the experts by the ends of their paths.
+    """Returns the models' names in a recipe: `base`, and for experts the last part of their paths.
 
-    Where the configuration has no base and needs none, it is the first model, without its adapter.
+    If the configuration has no base and needs none, the first model without its adapter is the base.
 
     Raises:
-        InputError: the base is no plain model, or an adapter is not one of the base.
+        InputError: the base has an adapter, or an adapter is of another model than the base.
     """
     base = config.base or ModelReference(model=config.models[0].model)
     experts = [model for model in config.models if model != base]
     if config.base is None and config.method.base is not BaseRole.ORDINARY:
-        raise _refusal(f"`{config.method.name}` without a base is the same in no recipe", "`base_model`")
+        raise _refusal(f"`{config.method.name}` without a base has no equivalent recipe", "`base_model`")
     if base.lora:
         raise _refusal(f"the base `{base}` is an adapter's model", "a plain model as `base_model`")
     names = {base: BASE}
@@ -61,13 +60,13 @@ def to_recipe(plan: MergePlan, names: Mapping[ModelReference, str], hashes: Mapp
     """Returns the plan as a recipe.
 
     Args:
-        plan: Of the merge.
+        plan: The plan of the merge.
         names: From `source_names`.
-        hashes: Content hash of each source, by name.
-        dtype: In which the base is stored, for a configuration that names none.
+        hashes: Source name -> content hash.
+        dtype: The dtype of the base, for a configuration without one.
 
     Raises:
-        InputError: naming what a recipe cannot say.
+        InputError: a recipe cannot express the merge; the message names the reason.
     """
     config = plan.config
     _check_config(config)
@@ -104,14 +103,14 @@ def _check_config(config: MergeConfig) -> None:
 def _dtype(config: MergeConfig, stored: str) -> str:
     dtype = config.out_dtype or config.dtype or stored
     if dtype not in DTYPES:
-        raise _refusal(f"a recipe is not computed in {dtype}", any_of(DTYPES), dtype)
+        raise _refusal(f"a recipe cannot be computed in {dtype}", any_of(DTYPES), dtype)
     return dtype
 
 
 def _params(
     tensor: OutputTensor, plan: MergePlan, names: Mapping[ModelReference, str], spec: OperatorSpec
 ) -> dict[str, Any]:
-    """Returns what a rule says of one tensor."""
+    """Returns the parameters of one tensor's rule."""
     method, models = plan.config.method, [one.model for one in tensor.inputs]
     for one in tensor.inputs:
         if one.tensor != tensor.name:
@@ -125,7 +124,7 @@ def _params(
         return {"source": names[models[0]], "scale": scale}
     if spec.param("weight") is None and set(models) != set(names):
         raise _refusal(
-            f"`{tensor.name}` is made from some of the models alone, and {method.name} has no weights",
+            f"`{tensor.name}` is made from only some of the models, and {method.name} has no weights",
             f"all models in every slice: {any_of(names)}",
             any_of(models),
         )
@@ -138,9 +137,11 @@ def _params(
             params[_NAMES.get(name, name)] = value
     for parameter in method.parameters:
         if parameter.scope is not Scope.GLOBAL:
-            of_each = {names[one.model]: one.parameters[parameter.name] for one in _having(tensor, parameter.name)}
-            if any(_matters(parameter.name, value, plan, spec) for value in of_each.values()):
-                params[parameter.name] = of_each | (absent if parameter.name == "weight" else {})
+            is_per_source = {
+                names[one.model]: one.parameters[parameter.name] for one in _having(tensor, parameter.name)
+            }
+            if any(_matters(parameter.name, value, plan, spec) for value in is_per_source.values()):
+                params[parameter.name] = is_per_source | (absent if parameter.name == "weight" else {})
     return params
 
 
@@ -149,14 +150,14 @@ def _having(tensor: OutputTensor, name: str) -> Iterator[Any]:
 
 
 def _matters(name: str, value: Any, plan: MergePlan, spec: OperatorSpec) -> bool:
-    """Whether a rule must say so: not if it does nothing, or is the only thing that our operator does."""
+    """Returns whether a rule needs the parameter: not if it has no effect, or is our operator's only behaviour."""
     method = plan.config.method
     if name in _NO_EFFECT.get(method.name, _MASK) or name in _SHAPES.get(method.name, ()):
         return False
     if spec.param(_NAMES.get(name, name)) is not None:
         return True
     parameter = method.parameter(name)
-    assert parameter is not None, f"the plan has the parameters of {method.name} alone"
+    assert parameter is not None, f"the plan has only the parameters of {method.name}"
     if value == parameter.default:
         return False
     raise _refusal(f"our `{spec.name}` has no `{name}`", f"{name}: {parameter.default}", f"{name}: {value}")
@@ -165,7 +166,7 @@ def _matters(name: str, value: Any, plan: MergePlan, spec: OperatorSpec) -> bool
 _SHAPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"nuslerp": ("nuslerp_flatten", "nuslerp_row_wise"), "model_stock": ("filter_wise",)}
 )
-"""What says which part of a tensor is a vector; ours is one word, `along`."""
+"""Parameters that define which part of a tensor is a vector; our operators have `along` instead."""
 
 
 def _shapes(method: str, tensor: OutputTensor) -> Iterator[tuple[str, str]]:
@@ -177,4 +178,4 @@ def _shapes(method: str, tensor: OutputTensor) -> Iterator[tuple[str, str]]:
 
 
 def _refusal(problem: str, expected: str, got: str = "") -> InputError:
-    return InputError(problem, expected=expected, got=got, fix="or keep mergekit's own arithmetic: --numerics mergekit")
+    return InputError(problem, expected=expected, got=got, fix="use mergekit's own arithmetic: --numerics mergekit")

@@ -1,9 +1,9 @@
-"""The vocabulary of a merge, and for each of its tokens the row of every model that stands for it.
+"""The vocabulary of a merge, and the row of every model for each of its tokens.
 
-A model that lacks a token takes another's row: the one that the configuration names for it, else the only model's that
-has it, else the base's, else the mean of all that have it; zeros where nobody does. So every model has every row before
-anything is merged. The order of a union is ours (the base's tokens, then the others' as the configuration lists the
-models): mergekit's follows a set, and changes from process to process.
+A model that lacks a token takes another's row: the one that the configuration gives for it, else that of the only model
+with the token, else the base's, else the mean of all models with it; zeros if there is none. So every model has every
+row before anything is merged. The order of a union is ours (the base's tokens, then the others' in the order of the
+configuration): mergekit's is that of a set, and changes from process to process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,36 +16,36 @@ from crossbreed.mergekit.config import MergeConfig, ModelReference, TokenizerCon
 from crossbreed.parsing import any_of
 
 Row: TypeAlias = tuple[ModelReference, int]
-"""Of a model's embedding."""
+"""A row of a model's embedding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Tokens of a merge and of the models that it is made from."""
+    """The tokens of a merge and of its models."""
 
     tokens: Mapping[str, int]
-    """Of the merge: token -> row."""
+    """The merge's token -> row."""
     models: Mapping[ModelReference, Mapping[str, int]]
-    """Of each model: token -> row."""
+    """Model -> its token -> row."""
     config: TokenizerConfig
     donor: ModelReference
-    """Whose tokenizer the merge has, or has extended."""
+    """The model whose tokenizer the merge uses or extends."""
 
     @classmethod
     def build(cls, config: MergeConfig, folders: Mapping[ModelReference, Path], out: Path) -> Self | None:
-        """Reads every tokenizer, and writes that of the merge to `out` unless it is a model's own.
+        """Reads all tokenizers, and writes that of the merge to `out` unless it is a model's own.
 
         Returns:
-            None where the configuration asks for no tokenizer.
+            None if the configuration does not mention a tokenizer.
 
         Raises:
-            InputError: a tokenizer is missing, or a token that is spoken of.
+            InputError: a tokenizer, or a token in the configuration, is missing.
         """
         wanted = config.tokenizer
         if wanted is None:
             return None
         if wanted.source == "base" and config.base is None:
-            raise InputError("the base's vocabulary is wanted, and there is no base", expected="`base_model`")
+            raise InputError("the base's vocabulary is chosen, but there is no base", expected="`base_model`")
         donor = wanted.source if isinstance(wanted.source, ModelReference) else config.models[0]
         tokenizers = {model: _read(folders[model]) for model in config.models}
         vocabularies = {model: dict(tokenizer.get_vocab()) for model, tokenizer in tokenizers.items()}
@@ -61,18 +61,18 @@ class Vocabulary:
 
     @property
     def num_rows(self) -> int:
-        """Of the merge's embedding, padding included."""
+        """The number of rows of the merge's embedding, including padding."""
         multiple = self.config.pad_to_multiple_of
         return -(-len(self.tokens) // multiple) * multiple
 
     def own_rows(self, model: ModelReference) -> dict[int, int]:
-        """Returns row in the merge -> row in the model, for the tokens that it has and keeps."""
+        """Returns row in the merge -> row in the model, for the tokens that the model has and keeps."""
         forced = {token for token, row in self.config.tokens.items() if row.force}
         have = self.models[model]
         return {row: have[token] for token, row in self.tokens.items() if token in have and token not in forced}
 
     def substitutes(self, models: Sequence[ModelReference], base: ModelReference | None) -> dict[int, tuple[Row, ...]]:
-        """Returns, for each row in the merge that a model lacks, the rows whose mean stands for it; zeros if none."""
+        """Returns, for each row in the merge that a model lacks, the rows whose mean replaces it; zeros if none."""
         found = {}
         for token, row in self.tokens.items():
             donors = self._donors(token, models, base)
@@ -111,7 +111,7 @@ def _check_token(
     where = f"tokenizer.tokens.{token}"
     if token not in tokens:
         raise InputError(
-            f"`{token}` is no token of the merge",
+            f"`{token}` is not a token of the merge",
             expected="a token of the vocabulary that `source` chooses (mergekit 0.1.5 fails to add others too)",
             where=where,
             fix="add it to a model's tokenizer, and use `source: union`",
@@ -130,7 +130,7 @@ def _read(folder: Path) -> Any:  # transformers has no types
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             "cannot read a tokenizer",
@@ -141,7 +141,7 @@ def _read(folder: Path) -> Any:  # transformers has no types
 
 
 def _tokens_beyond(have: Mapping[str, int], tokenizers: Mapping[ModelReference, Any]) -> list[Any]:
-    """Returns what the tokenizers add to a vocabulary: as they hold them, for some are special."""
+    """Returns the tokens that the tokenizers add to a vocabulary, as token objects, since some are special."""
     found: dict[str, Any] = {}
     for tokenizer in tokenizers.values():
         added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}

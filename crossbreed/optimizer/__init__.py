@@ -1,25 +1,28 @@
-"""Optimizers: scores in, points of a box out, or births.
+"""Optimizers: outcomes in, proposals out.
 
-An optimizer is asked for points and told outcomes. It knows nothing of models, recipes or tasks, keeps no clock and no
-global random state, and is brought back after a crash by hearing the same asks and tells again. `cma_es` is for one
-objective, `gp` for one that few coordinates decide, `frank_wolfe` for one whose slopes along the experts' deltas can be
-had, `nsga2` for several, `random` to compare with. `m2n2` is a breeder: asked for births, in a space of genomes. A new
-one is a file with its options, its config and its class, its place in `build.py`, and a subclass of
+`ask` returns proposals (points of a box, or births of genomes) and `tell` takes outcomes. An optimizer is independent
+of models, recipes and tasks, reads no clock and no global random state, and is restored after a crash by repeating the
+same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `frank_wolfe` for one
+whose slopes along the experts' deltas can be computed, `nsga2` for several, `random` for comparison; `m2n2` searches
+genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a name in `build.py` or an
+entry point of another package (docs/plugins.md), and a subclass of
 `crossbreed.testing.optimizers.OptimizerConformance` or `crossbreed.testing.breeders.BreederConformance`.
 """
 
 from crossbreed.optimizer.budget import BudgetConfig
-from crossbreed.optimizer.build import OptimizerConfig, build_optimizer
+from crossbreed.optimizer.build import OPTIMIZERS, AnyOptimizerConfig, OptimizerConfig, OptimizerPart, build_optimizer
 from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
 from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
 from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
 from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
 from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
-from crossbreed.optimizer.protocol import Box, Breeder, Genomes, Hull, Optimizer, Setting
+from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.protocol import Breeder, Optimizer, SearchInputs, check_one_objective
 from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
 __all__ = [
-    "Box",
+    "OPTIMIZERS",
+    "AnyOptimizerConfig",
     "Breeder",
     "BudgetConfig",
     "CmaEs",
@@ -28,11 +31,9 @@ __all__ = [
     "FrankWolfe",
     "FrankWolfeConfig",
     "FrankWolfeOptions",
-    "Genomes",
     "Gp",
     "GpConfig",
     "GpOptions",
-    "Hull",
     "M2n2",
     "M2n2Config",
     "M2n2Options",
@@ -41,9 +42,12 @@ __all__ = [
     "Nsga2Options",
     "Optimizer",
     "OptimizerConfig",
+    "OptimizerPart",
+    "Options",
     "RandomConfig",
     "RandomOptions",
     "RandomSearch",
-    "Setting",
+    "SearchInputs",
     "build_optimizer",
+    "check_one_objective",
 ]

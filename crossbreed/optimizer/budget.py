@@ -1,4 +1,4 @@
-"""How much a search may spend. Parsed beside every optimizer's options, kept by the run: an optimizer never sees it."""
+"""The budget of a search. Parsed beside every optimizer's options but enforced by the run: no optimizer reads it."""
 
 from typing import Annotated
 
@@ -8,10 +8,10 @@ from crossbreed.config import Config
 
 
 class BudgetConfig(Config):
-    """Whichever runs out first. May change on resume."""
+    """The limits of a search: it ends at whichever is reached first. May change on resume."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
-    """Candidates that the optimizer asks; the baselines come on top."""
+    """Number of candidates that the optimizer proposes; baselines are extra."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time, counted across resumes."""
 

@@ -1,48 +1,110 @@
-"""From settings to an optimizer: the one list of the kinds there are."""
+"""The registry of optimizers, and building the one that a spec names."""
 
-from typing import Annotated, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from pydantic import Field
-
+from crossbreed.config import Config
 from crossbreed.errors import InputError
-from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig
-from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig
-from crossbreed.optimizer.gp import Gp, GpConfig
-from crossbreed.optimizer.m2n2 import M2n2, M2n2Config
-from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config
-from crossbreed.optimizer.protocol import Breeder, Optimizer, Setting
-from crossbreed.optimizer.random_search import RandomConfig, RandomSearch
-
-OptimizerConfig: TypeAlias = Annotated[
-    CmaEsConfig | FrankWolfeConfig | GpConfig | M2n2Config | Nsga2Config | RandomConfig, Field(discriminator="kind")
-]
-"""The `optimizer` section of a spec: `kind`, `budget`, `options`."""
+from crossbreed.objects import OBJECT
+from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.protocol import Optimizer, SearchInputs
+from crossbreed.parsing import any_of
+from crossbreed.registry import Registry, Tagged
+from crossbreed.types import Box, DomainType, Genomes, SlopeKind
 
 
-def build_optimizer(config: OptimizerConfig, setting: Setting) -> Optimizer | Breeder:
+class OptimizerConfig(Config):
+    """The `optimizer` section of a spec. A kind narrows `options` to its own; its docstring describes the kind."""
+
+    kind: str
+    budget: BudgetConfig
+    options: Options = Options()
+
+    @property
+    def label(self) -> str:
+        """What people are shown of it."""
+        return self.kind
+
+    @property
+    def slope_kind(self) -> SlopeKind | None:
+        """How outcomes' slopes are to compare a gradient with experts; None: outcomes need no slopes."""
+        return self.options.slope_kind
+
+    @property
+    def renamed(self) -> Mapping[str, str]:
+        """Dotted keys of this section that older versions recorded -> what they are called now."""
+        return {f"options.{old}": f"options.{new}" for old, new in self.options.renamed.items()}
+
+
+C = TypeVar("C", bound=OptimizerConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerPart(Generic[C]):
+    """The registration of an optimizer."""
+
+    config: type[C]
+    """Its settings."""
+    make: Callable[[SearchInputs, C], Optimizer]
+    """Builds it; raises InputError for inputs that it does not support, for instance several objectives."""
+    searches: DomainType | None
+    """The domain that it searches: points of a box, or births of genomes; None if known only when it is built."""
+    paper: str = ""
+    """The paper that describes it, for display."""
+    needs: tuple[str, ...] = ()
+    """Modules that it imports when built and that the core does not depend on."""
+
+
+OPTIMIZERS = Registry[OptimizerPart[Any]](
+    "optimizer",
+    "crossbreed.optimizers",
+    {
+        "cma_es": "crossbreed.optimizer.cma_es:PART",
+        "frank_wolfe": "crossbreed.optimizer.frank_wolfe:PART",
+        "gp": "crossbreed.optimizer.gp:PART",
+        "m2n2": "crossbreed.optimizer.m2n2:PART",
+        "nsga2": "crossbreed.optimizer.nsga2:PART",
+        "object": "crossbreed.optimizer.python_object:PART",
+        "random": "crossbreed.optimizer.random_search:PART",
+    },
+    hidden=(OBJECT,),
+    part=OptimizerPart,
+    config=OptimizerConfig,
+)
+"""Kind -> part."""
+
+AnyOptimizerConfig: TypeAlias = Annotated[OptimizerConfig, Tagged(OPTIMIZERS, lambda part: part.config)]
+"""A field that takes the settings of any registered optimizer."""
+
+
+def build_optimizer(config: OptimizerConfig, inputs: SearchInputs) -> Optimizer:
     """Builds the optimizer that `config` names.
 
     Raises:
-        InputError: it cannot do what the setting wants (several objectives, for instance), or is not for such a space.
+        InputError: it does not support these inputs (several objectives, for instance) or this kind of space.
     """
-    if isinstance(config, M2n2Config) != (setting.genomes is not None):
+    return build_part(OPTIMIZERS.look_up(config.kind, where="optimizer.kind"), config, inputs)
+
+
+def build_part(part: OptimizerPart[C], config: C, inputs: SearchInputs) -> Optimizer:
+    """Builds the optimizer of a part; the errors are those of `build_optimizer`."""
+    domain = type(inputs.domain)
+    if part.searches not in (domain, None):
         raise InputError(
-            f"optimizer `{config.kind}` is not for this kind of space",
-            expected="`m2n2` with a space of genomes (`kind: lineage`), every other optimizer with a box",
-            got=f"`{config.kind}` with a {'box' if setting.genomes is None else 'space of genomes'}",
+            f"optimizer `{config.kind}` does not search this kind of space",
+            expected=f"one that searches {_WORDS[domain]}: {any_of(_searching(domain))}",
+            got=f"`{config.kind}`, which searches {_WORDS[part.searches]}",
             where="optimizer.kind and space.kind",
-            fix="write `space: {kind: lineage}`" if setting.genomes is None else "write `optimizer: {kind: m2n2, ...}`",
+            fix=f"use one of those, or another space, such as {_SPACES[part.searches]} (`crossbreed list spaces`)",
         )
-    match config:
-        case CmaEsConfig():
-            return CmaEs(setting, config.options)
-        case FrankWolfeConfig():
-            return FrankWolfe(setting, config.options)
-        case GpConfig():
-            return Gp(setting, config.options)
-        case M2n2Config():
-            return M2n2(setting, config.options)
-        case Nsga2Config():
-            return Nsga2(setting, config.options)
-        case RandomConfig():
-            return RandomSearch(setting)
+    return part.make(inputs, config)
+
+
+_WORDS: Mapping[DomainType, str] = {Box: "a box", Genomes: "genomes"}
+_SPACES: Mapping[DomainType, str] = {Box: "`coefficients`", Genomes: "`lineage`"}
+
+
+def _searching(domain: DomainType) -> Iterable[str]:
+    return (name for name, part in OPTIMIZERS.working().items() if part.searches is domain)

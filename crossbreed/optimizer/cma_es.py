@@ -1,11 +1,11 @@
 """CMA-ES by pycma: samples a normal distribution and moves it towards the better half of each generation.
 
-The default for one objective. It uses nothing but the order of scores, so their scale does not matter, and it averages
-over a generation, so it stands the noise of small validation sets.
+The default for one objective. It uses only the order of scores, so their scale does not matter, and it averages over a
+generation, so it tolerates the noise of small validation sets.
 
-pycma is driven inside a unit cube, and every random number that it draws is our own generator's; nothing that is used
-here touches numpy's global one. (lm-eval re-seeds that at every call, which makes pycma about 90 times worse: the
-conformance suite does the same and wants the same points.)
+pycma runs inside a unit cube and draws every random number from our own generator; nothing used here touches numpy's
+global one. (lm-eval re-seeds that at every call, which makes pycma about 90 times worse: the conformance suite does the
+same and requires the same points.)
 """
 
 import math
@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from crossbreed.config import Config
-from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
-from crossbreed.optimizer.protocol import Setting, check_one_objective
+from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Outcome, Status
+from crossbreed.types import Box, Outcome, Status
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Could not import matplotlib")  # its plots are not ours
@@ -36,36 +35,35 @@ class CmaEsOptions(Options):
     """Options of `cma_es`."""
 
     sigma0: Annotated[float, Field(gt=0, le=1)] = 0.15
-    """First step size, as a share of each coordinate's range."""
+    """Initial step size, as a fraction of each coordinate's range."""
     popsize: Annotated[int, Field(ge=4)] | None = None
-    """Candidates of a generation; 4 + 3 ln(coordinates) when not given."""
+    """Candidates per generation; default 4 + 3 ln(coordinates)."""
 
 
-class CmaEsConfig(Config):
+class CmaEsConfig(OptimizerConfig):
     """CMA-ES, for one objective."""
 
     kind: Literal["cma_es"] = "cma_es"
-    budget: BudgetConfig
     options: CmaEsOptions = CmaEsOptions()
 
 
 class CmaEs(Generational):
-    """One normal distribution, started around `setting.start` (or the middle of the box).
+    """One normal distribution, started around `inputs.start` (or the middle of the box).
 
-    When pycma has converged or finds a plateau, it begins again at its last mean with the first step size and twice the
-    population (IPOP). The mean is kept and not the best point seen, which under noise is the luckiest.
+    When pycma converges or reaches a plateau, it restarts at its last mean with the initial step size and twice the
+    population (IPOP). It restarts at the mean rather than at the best point seen, which under noise is the luckiest.
     """
 
-    def __init__(self, setting: Setting, options: CmaEsOptions | None = None) -> None:
+    def __init__(self, inputs: SearchInputs, options: CmaEsOptions | None = None) -> None:
         """Samples the first generation.
 
         Raises:
             InputError: there are several objectives.
         """
-        check_one_objective(setting, "cma_es")
-        self._box, self._rng, self._options = setting.box, setting.rng, options or CmaEsOptions()
-        start = setting.start if setting.start is not None else from_unit(self._box, np.full(self._box.dim, 0.5))
-        # pycma does not support one dimension: the box then gets a second coordinate that is cut off again
+        check_one_objective(inputs, "cma_es")
+        self._box, self._rng, self._options = inputs.box, inputs.rng, options or CmaEsOptions()
+        start = inputs.start if inputs.start is not None else from_unit(self._box, np.full(self._box.dim, 0.5))
+        # pycma does not support one dimension: the box then gets a second coordinate, which is dropped again
         mean = np.resize(to_unit(self._box, start), max(2, self._box.dim))
         self._strategy = self._begin(mean, self._options.popsize)
         self._sample()
@@ -80,12 +78,12 @@ class CmaEs(Generational):
 
     def _begin(self, mean: NDArray[np.float64], popsize: int | None) -> cma.CMAEvolutionStrategy:
         options = {
-            "AdaptSigma": CMAAdaptSigmaCSA,  # the other rule, of above 300 coordinates, draws from the global generator
+            "AdaptSigma": CMAAdaptSigmaCSA,  # the default above 300 coordinates draws from the global generator
             "bounds": [0.0, 1.0],
             "randn": lambda *shape: self._rng.standard_normal(shape),
             "seed": math.nan,  # "do nothing": 0 would mean the clock
             "signals_filename": "",  # no options from files in the working folder
-            "tolfun": 0.0,  # plateaus are told by ranks (tolflatfitness), whatever the scale of scores
+            "tolfun": 0.0,  # plateaus are detected by ranks (tolflatfitness), whatever the scale of scores
             "tolfunhist": 0.0,
             "verbose": -9,
         }
@@ -100,11 +98,11 @@ class CmaEs(Generational):
 
 
 def rank_losses(outcomes: Sequence[Outcome]) -> list[float] | None:
-    """Returns what CMA-ES is to rank, smaller is better, or None when so little was measured that nothing is learnt.
+    """Returns the losses for CMA-ES to rank (smaller is better), or None if too little was measured to learn from.
 
-    FAILED says nothing about a candidate: it stands at the median of what was measured, where CMA-ES gives it next to
-    no weight. INVALID and STOPPED are bad: worse than the worst. With nothing measured, or with more than half FAILED,
-    the same distribution is sampled again.
+    FAILED carries no information about a candidate: it ranks at the median of the measured ones, where CMA-ES gives it
+    next to no weight. INVALID and STOPPED rank below the worst. With nothing measured, or more than half FAILED, the
+    same distribution is sampled again.
 
     >>> ok = [Outcome(number=i, status=Status.OK, values=(float(i),)) for i in range(3)]
     >>> rank_losses([*ok, Outcome(number=3, status=Status.FAILED, values=None)])
@@ -120,3 +118,11 @@ def rank_losses(outcomes: Sequence[Outcome]) -> list[float] | None:
         value if value is not None else neutral if outcome.status is Status.FAILED else bad
         for value, outcome in zip(values, outcomes, strict=True)
     ]
+
+
+PART = OptimizerPart(
+    config=CmaEsConfig,
+    make=lambda inputs, config: CmaEs(inputs, config.options),
+    searches=Box,
+    paper="arXiv 1604.00772",
+)

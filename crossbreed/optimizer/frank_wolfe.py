@@ -1,26 +1,26 @@
-"""Frank-Wolfe over the hull of the experts (FW-Merging, arXiv 2503.12649): step towards the expert that lies downhill.
+"""Frank-Wolfe over the convex hull of the experts (FW-Merging, arXiv 2503.12649).
 
-All that an iteration needs is one slope for each expert and group of tensors: the derivative of a calibration loss
-along its coefficient. It goes from where it is towards the vertex (an expert, alone) with the least slope, by a step
-that shrinks as 2/(t + 2). Experts that do not help are never stepped towards, so their number costs nothing.
+An iteration needs one slope for each expert and weight block: the derivative of a calibration loss along its
+coefficient. It steps towards the vertex (an expert, alone) with the smallest slope, by a length that shrinks as
+2/(t + 2). It never steps towards experts that do not help, so their number costs nothing.
 
-Slopes come from a gradient, which an engine takes at every candidate; or, where nobody can take one, from *differences*
+Slopes come from a gradient, which an engine computes at every candidate; or, without such an engine, from *differences*
 of scores, two candidates for each slope.
 
-What differs from the paper, and why:
+Differences from the paper, and why:
 
 - Vertices are base + `vertex_scale` x delta. The hull of the experts as they are (coefficients with sum 1) does not
-  hold the best merges; one global factor, which the baselines tune, moves it to where they are. The base is a vertex
-  as well, so that a block need not take part, and the hull is twice as large as what was tuned: that lies halfway
-  between base and experts then, and a block can grow as well as shrink.
-- The step is taken in coefficients, and the space's operator merges once. The public code merges a vertex into the
-  merged model, again and again; with task arithmetic that is the same.
-- The published oracle is the cosine with the experts' weights, `weight_cosine`: most of it is the base's, which all
-  have in common, and whether a vertex lies downhill it does not say. The default is Frank-Wolfe's own, the inner
+  hold the best merges; one global factor, which the baselines tune, moves it there. The base is a vertex as well, so
+  that a block can use no expert at all, and the factor is twice the tuned one: the tuned merge then lies halfway
+  between base and experts, and a block can grow as well as shrink.
+- The step is taken in coefficients, and the space's operator merges once. The public code repeatedly merges a vertex
+  into the merged model; with task arithmetic that is equivalent.
+- The published oracle is the cosine with the experts' weights, `weight_cosine`. Most of it is due to the base, which
+  they all share, and it does not show whether a vertex lies downhill. The default is Frank-Wolfe's own, the inner
   product with the deltas.
-- A block with no vertex downhill stays where it is. By `weight_cosine` it steps to the least all the same, as in the
-  public code for vision models; that for language models steps towards zero weights there.
-- The public code has the merge that it starts from as one more vertex.
+- A block with no vertex downhill stays in place. With `weight_cosine` it steps to the smallest regardless, as in the
+  public code for vision models; the code for language models steps towards zero weights there.
+- The public code adds its starting merge as one more vertex.
 - `soft` mixes the best vertices by one projection of their slopes; the paper trains the mixture.
 """
 
@@ -31,61 +31,61 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from crossbreed.config import Config
 from crossbreed.errors import InputError
-from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of
-from crossbreed.optimizer.protocol import Setting, check_one_objective
-from crossbreed.types import Outcome, SlopeKind, Status
+from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
+from crossbreed.types import Box, Outcome, SlopeKind, Status, WeightBlock
 
 _REPEATS = 4
-"""How often in a row points that all FAILED are asked again, before they count as a step that cannot be measured."""
+"""Consecutive retries of points that all FAILED, before they count as a step that cannot be measured."""
 _HALVINGS = 4
-"""How often a step that could not be measured is tried at half its length, before another direction is."""
+"""How often a step that could not be measured is halved before another direction is tried."""
 _LARGEST_SCALE = 3.0
-"""Of vertices unless told: of tuned scalars the largest, which is best where most experts know nothing."""
+"""The largest default vertex scale: the largest tuned scalar, which is best where most experts contribute nothing."""
 _SMALLEST = 2.0**-10
-"""Factor on the steps below which beginning again means beginning anew."""
+"""The factor on the steps below which a restart resets the factor to 1."""
 
 
 class FrankWolfeOptions(Options):
     """Options of `frank_wolfe`."""
 
     slopes: Literal["gradient", "differences"] = "gradient"
-    """`gradient`: by a transformers engine, see `fitness.slopes`. `differences`: of the scores of two candidates for
-    each slope, with any engine; an iteration costs 2 x coordinates + 1 trials (`layer`) or 2 x experts + 1 (`task`)."""
+    """`gradient`: computed by a transformers engine, see `fitness.slopes`. `differences`: from the scores of two
+    candidates per slope, with any engine; an iteration costs 2 x coordinates + 1 trials (`layer`) or 2 x experts + 1
+    (`task`)."""
     oracle: SlopeKind = "inner"
-    """What is least at the best vertex: the gradient's inner product with the delta, or its cosine with the delta, or
-    with the expert's weights (as published)."""
+    """The quantity that is smallest at the best vertex: the gradient's inner product with the delta, its cosine with
+    the delta, or its cosine with the expert's weights (as published)."""
     variant: Literal["hard", "soft"] = "hard"
-    """`hard`: towards one vertex. `soft`: towards a mixture of the best."""
+    """`hard`: step towards one vertex. `soft`: step towards a mixture of the best."""
     top_k: Annotated[int, Field(ge=2)] = 3
-    """How many vertices `soft` mixes at most."""
+    """Maximum number of vertices that `soft` mixes."""
     granularity: Literal["layer", "task"] = "layer"
-    """`layer`: every group chooses a vertex of its own. `task`: one expert for the whole model."""
+    """`layer`: one vertex per group. `task`: one expert for the whole model."""
     step_size: Annotated[float, Field(gt=0, le=1)] = 0.3
     """The step is this times 2/(t + 2). 0.3 is the published schedule: 1, times the factor 0.3 on a task vector."""
     steps: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
-    """Multiples of that step which are all tried; the best by score is kept. More than one is a line search."""
+    """Multiples of that step, all of which are tried; the best by score is kept. More than one is a line search."""
     vertex_scale: Annotated[float, Field(gt=0)] | None = None
-    """A vertex is the base plus this times an expert's delta. Unless given: the best tuned scalar, and twice that, at
-    most 3, where the base is a vertex too. The paper's is 1."""
+    """A vertex is the base plus this times an expert's delta. Default: the best tuned scalar, or twice that, at most 3,
+    if the base is a vertex too. The paper uses 1."""
     base_vertex: bool = True
-    """Whether the base is a vertex too, so that a block may do without experts. The paper's is not, and by
+    """Whether the base is a vertex too, so that a block can use no expert at all. In the paper it is not; with
     `weight_cosine` it never is."""
     radius: Annotated[float, Field(gt=0)] = 0.1
-    """For `differences`: how far to go either way, as a part of `vertex_scale`."""
+    """For `differences`: the distance to either side, as a fraction of `vertex_scale`."""
 
     @property
     def slope_kind(self) -> SlopeKind | None:
-        """The oracle's, unless slopes are differences of scores."""
+        """The oracle's kind; None if slopes are differences of scores."""
         return self.oracle if self.slopes == "gradient" else None
 
     @property
     def has_base(self) -> bool:
-        """Whether the base is a vertex: the published oracle knows experts only."""
+        """Whether the base is a vertex: the published oracle covers experts only."""
         return self.base_vertex and self.oracle != "weight_cosine"
 
     @model_validator(mode="after")
@@ -95,17 +95,16 @@ class FrankWolfeOptions(Options):
         return self
 
 
-class FrankWolfeConfig(Config):
+class FrankWolfeConfig(OptimizerConfig):
     """Frank-Wolfe, for one objective and weights of experts."""
 
     kind: Literal["frank_wolfe"] = "frank_wolfe"
-    budget: BudgetConfig
     options: FrankWolfeOptions = FrankWolfeOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """A point that was measured."""
+    """A measured point."""
 
     point: Floats
     value: float
@@ -113,36 +112,36 @@ class _Place:
 
 
 class FrankWolfe(Generational):
-    """One walk. When no vertex lies downhill it begins again at the best point, with steps half as long.
+    """One walk. When no vertex lies downhill, it restarts at the best point with steps half as long.
 
-    FAILED says nothing of the way: where nothing else comes back, the same points are asked again, a few times, for a
-    machine may be out for a while. A step to what is INVALID or STOPPED, or was scored but has no slopes, is halved.
+    FAILED carries no information about the direction: if all points of a step FAILED, the same points are asked again,
+    a few times, since a machine may be down for a while. A step to a point that is INVALID or STOPPED, or that was
+    scored but has no slopes, is halved.
 
-    Nothing is drawn unless nothing is known: where a step cannot be measured even at a sixteenth of its length, where
-    the best point itself has no vertex downhill, or where its slopes never came, it goes towards a random mixture.
+    It steps towards a random mixture only as a last resort: if a step cannot be measured even at a sixteenth of its
+    length, if the best point itself has no vertex downhill, or if its slopes are missing.
     """
 
-    def __init__(self, setting: Setting, options: FrankWolfeOptions | None = None) -> None:
+    def __init__(self, inputs: SearchInputs, options: FrankWolfeOptions | None = None) -> None:
         """Asks for the start.
 
         Raises:
-            InputError: there are several objectives, or coordinates that are no weights of experts.
+            InputError: there are several objectives, or coordinates that are not weights of experts.
         """
-        _check(setting)
-        assert setting.hulls is not None
         self._options = options = options or FrankWolfeOptions()
-        self._low, self._high, self._rng = np.array(setting.box.low), np.array(setting.box.high), setting.rng
-        scale = _scale(setting, options)
+        box, weight_blocks = inputs.box, _weight_blocks(inputs)
+        self._low, self._high, self._rng = np.array(box.low), np.array(box.high), inputs.rng
+        scale = _scale(inputs, options)
         self._blocks = blocks_of(
-            setting.hulls, setting.box, scale=scale, granularity=options.granularity, base=options.has_base
+            weight_blocks, box, scale=scale, granularity=options.granularity, base=options.has_base
         )
-        self._probes, self._radius = list(probes_of(setting.hulls, options.granularity)), options.radius * scale
-        start = np.array(setting.start) if setting.start is not None else self._middle()
+        self._probes, self._radius = list(probes_of(weight_blocks, options.granularity)), options.radius * scale
+        start = np.array(inputs.start) if inputs.start is not None else self._middle()
         self._best: _Place | None = None
         self._time, self._shrink, self._num_lost, self._num_failed = 0, 1.0, 0, 0
         self._from, self._direction = start, np.zeros_like(start)
         self._probing: _Place | None = None
-        """Whose slopes are being asked for."""
+        """The place whose slopes are being measured."""
         self._ask_points([start])
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
@@ -168,7 +167,7 @@ class FrankWolfe(Generational):
             self._ask_points([point for pair in self._pairs(place.point) for point in pair])
 
     def _place(self, point: Floats, outcome: Outcome) -> _Place | None:
-        """What was learnt at a point; nothing where the score or the slopes are missing."""
+        """Returns the measurement at a point; None if the score or the slopes are missing."""
         values, slopes = measured(outcome), outcome.slopes
         if self._options.slopes == "differences":
             slopes = (0.0,) * len(point)  # to be found
@@ -177,7 +176,7 @@ class FrankWolfe(Generational):
         return _Place(point=point, value=values[0], slopes=np.array(slopes))
 
     def _go_on(self, place: _Place) -> None:
-        """Takes the next step of the walk, or begins again where no step leads downhill."""
+        """Takes the next step of the walk, or restarts if no step leads downhill."""
         if self._best is None or place.value > self._best.value:
             self._best = place
         direction = self._downhill(place)
@@ -194,7 +193,7 @@ class FrankWolfe(Generational):
         self._step(self._best.point, direction)
 
     def _retreat(self) -> None:
-        """Nothing was learnt, and is not going to be: takes half the step, and in the end another direction."""
+        """Halves a step of which no point could be measured; after a few halvings, changes its direction."""
         self._num_lost += 1
         if self._num_lost > _HALVINGS or not self._direction.any():
             self._num_lost, self._direction = 0, self._anywhere(self._from)
@@ -222,14 +221,14 @@ class FrankWolfe(Generational):
         return direction
 
     def _anywhere(self, point: Floats) -> Floats:
-        """The way to a random mixture of each block's vertices."""
+        """Returns the direction to a random mixture of each block's vertices."""
         mixture = point.copy()
         for block in self._blocks:
             mixture[block.coordinates] = block.mixture(self._rng.dirichlet(np.ones(len(block.vertices))))
         return mixture - point
 
     def _middle(self) -> Floats:
-        """As much of every expert, as a uniform merge has."""
+        """Returns the point with equal shares of all experts, like a uniform merge."""
         middle = self._low.copy()
         for block in self._blocks:
             is_expert = block.vertices.any(axis=1)
@@ -237,14 +236,14 @@ class FrankWolfe(Generational):
         return middle
 
     def _pairs(self, point: Floats) -> list[tuple[Floats, Floats]]:
-        """Two points for each slope, on either side as far as the box allows."""
+        """Returns two points for each slope, one to either side, clipped to the box."""
         ways = [self._radius * np.isin(np.arange(len(point)), probe) for probe in self._probes]
         return [((point - way).clip(self._low, self._high), (point + way).clip(self._low, self._high)) for way in ways]
 
     def _differences(self, place: _Place, outcomes: Sequence[Outcome]) -> Floats:
-        """The slopes of minus the score.
+        """Returns the slopes of the negative score.
 
-        Where one of a pair FAILED, the place itself stands in for it. INVALID is as bad as the worst that was measured.
+        If one of a pair FAILED, the place itself replaces it. INVALID counts as the worst measured value.
         """
         values = [None if (found := measured(outcome)) is None else found[0] for outcome in outcomes]
         worst = min([place.value, *(value for value in values if value is not None)])
@@ -261,21 +260,31 @@ class FrankWolfe(Generational):
         return slopes
 
 
-def _scale(setting: Setting, options: FrankWolfeOptions) -> float:
-    scale = setting.vertex_scale(options.vertex_scale)
-    if options.vertex_scale is not None or setting.tuned_scalar is None or not options.has_base:
+def _scale(inputs: SearchInputs, options: FrankWolfeOptions) -> float:
+    scale = inputs.expert_scale(options.vertex_scale)
+    if options.vertex_scale is not None or inputs.tuned_scalar is None or not options.has_base:
         return scale
     return min(2 * scale, _LARGEST_SCALE)
 
 
-def _check(setting: Setting) -> None:
-    check_one_objective(setting, "frank_wolfe")
-    if setting.hulls is None:
+def _weight_blocks(inputs: SearchInputs) -> tuple[WeightBlock, ...]:
+    check_one_objective(inputs, "frank_wolfe")
+    box = inputs.box
+    if box.weight_blocks is None:
         raise InputError(
-            "optimizer `frank_wolfe` walks between experts: its coordinates must be weights of their deltas alone",
-            expected="one operator that adds weighted deltas up, all but `weight` fixed, and no factor on all weights",
-            got=setting.why_no_hulls or f"a space of {setting.box.dim} coordinates",
+            "optimizer `frank_wolfe` mixes experts: its coordinates must be weights of their deltas and nothing else",
+            expected="one operator that sums weighted deltas, all but `weight` fixed, and no factor on all weights",
+            got=box.why_no_weight_blocks or f"a space of {box.dim} coordinates",
             where="space",
-            fix="choose one of task_arithmetic, ties and dare_linear, leave its factors out, let weights be above 0, "
-            "and fix what else it has: `params: {density: 0.5}`",
+            fix="use task_arithmetic, ties or dare_linear, do not search its factors, allow weights above 0, and fix "
+            "its other parameters: `params: {density: 0.5}`",
         )
+    return box.weight_blocks
+
+
+PART = OptimizerPart(
+    config=FrankWolfeConfig,
+    make=lambda inputs, config: FrankWolfe(inputs, config.options),
+    searches=Box,
+    paper="arXiv 2503.12649",
+)

@@ -1,4 +1,4 @@
-"""Ask a whole generation, learn once all of it is answered: so a search is the same on 1 worker and on 40."""
+"""Asking by whole generations, and learning once all outcomes are in: a search is then the same on 1 worker and 40."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from crossbreed.types import Outcome, Point, Status
 
 
 class Generation:
-    """Candidates that are learnt from together, whatever the order in which their outcomes come."""
+    """Candidates that are learnt from together, whatever the order in which their outcomes arrive."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self._points = points
@@ -31,24 +31,24 @@ class Generation:
 
     @property
     def outcomes(self) -> list[Outcome] | None:
-        """One outcome a point, in the order of the points; None until all of them have come."""
+        """One outcome per point, in the order of the points; None until all have arrived."""
         if len(self._outcomes) < len(self._points):
             return None
         return [self._outcomes[number] for number in self._numbers]
 
 
 class Generational(ABC):
-    """What optimizers that ask by generations have in common."""
+    """The shared part of optimizers that ask by generations."""
 
     in_order: ClassVar[bool] = True
     _generation: Generation
 
     def ask(self, number: int) -> Point | None:
-        """Returns the next of the generation, or None until all of it has been told."""
+        """Returns the next point of the generation, or None while outcomes are outstanding."""
         return self._generation.ask(number)
 
     def tell(self, outcome: Outcome) -> None:
-        """Keeps the outcome; the last of a generation is learnt from together with the others."""
+        """Keeps the outcome; the last one of a generation triggers learning from all of them."""
         self._generation.tell(outcome)
         outcomes = self._generation.outcomes
         if outcomes is not None:
@@ -60,7 +60,7 @@ class Generational(ABC):
 
 
 def measured(outcome: Outcome) -> tuple[float, ...] | None:
-    """Returns the values that may be compared: those of an OK outcome, unless one is NaN or infinite."""
+    """Returns the comparable values: those of an OK outcome, unless one is NaN or infinite."""
     if outcome.status is not Status.OK or outcome.values is None:
         return None
     return outcome.values if all(map(math.isfinite, outcome.values)) else None

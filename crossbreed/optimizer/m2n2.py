@@ -1,131 +1,131 @@
-"""M2N2 (arXiv 2508.16204): genomes compete for items, mate by what they lack, and split where evolution found it good.
+"""M2N2 (arXiv 2508.16204): an archive of genomes that compete for items and are crossed by complementary strengths.
 
-An archive of genomes; one child at a time. Items are resources: whoever is right where few are gets more of them, so
-that a specialist lives beside generalists with better means. A parent's mate is the one that is right where the parent
-is wrong. Every child is evaluated on all items, and then the least fit of the archive and the child is dropped.
+One child at a time. Items are resources: a member that is right where few others are gets a larger share of the item,
+so that a specialist stays in the archive beside generalists with better means. A parent's mate is a member that is
+right where the parent is wrong. Every child is evaluated on all items, and then the least fit of the archive and the
+child is dropped.
 
-The genomes themselves are elsewhere: this is written over births, and does the same for arrays and for recipes.
+The genomes are kept elsewhere: this module handles births only, so it searches arrays and recipes alike.
 
 Shapes: K members of the archive, I items.
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from crossbreed.config import Config
 from crossbreed.errors import InputError
-from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import measured
 from crossbreed.optimizer.options import Options
-from crossbreed.optimizer.protocol import Setting
-from crossbreed.types import Birth, Cross, Outcome, Seed, Status
+from crossbreed.optimizer.protocol import SearchInputs
+from crossbreed.types import Birth, Cross, Genomes, Outcome, Seed, Status
 
 Floats: TypeAlias = NDArray[np.float64]
 
 EPSILON = 1e-9
-"""Keeps an item that nobody has any of from dividing by zero."""
+"""Avoids a division by zero where no member scores on an item."""
 ALIKE: Floats = np.ones(1)
-"""The weight of every item, where all count alike."""
+"""The weight of every item if all count equally."""
 SEED_RETRIES = 3
-"""How often a seed that FAILED is asked again between children: what never answers must not take half of the budget."""
+"""Retries of a FAILED seed between children: a seed that always fails must not take half the budget."""
 
 
 class M2n2Options(Options):
-    """Options of `m2n2`. The switches turn off one idea each, for ablations."""
+    """Options of `m2n2`. Each switch turns off one idea, for ablations."""
 
     archive: Annotated[int, Field(ge=2)] = 15
-    """Members at most. A larger one is slower at first and better in the end."""
+    """Maximum number of members. A larger archive is slower at first and better in the end."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """How hard members compete for items: 0 is an ordinary genetic algorithm, above 1 favours the rare skill more."""
+    """Strength of the competition for items: 0 is an ordinary genetic algorithm, above 1 favours rare skills more."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Children of two random seeds before fitness and attraction choose parents; the paper has up to 50."""
+    """Number of children of two random seeds before fitness and attraction choose parents; the paper uses up to 50."""
     mutation: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation of the noise on every child: 0.01 in the paper from scratch, none for trained models."""
-    vertex_scale: Annotated[float, Field(gt=0)] | None = None
-    """Factor on the seeds' deltas: 1 is the paper's. None: the best tuned scalar's, for plain experts are dominated."""
+    """Standard deviation of the noise on every child: in the paper 0.01 from scratch, 0 for trained models."""
+    seed_scale: Annotated[float, Field(gt=0)] | None = None
+    """Factor on the seeds' deltas; the paper uses 1. None: the best tuned scalar, since plain experts are dominated."""
     crossover: bool = True
     """False: a child is its first parent, mutated."""
     attraction: bool = True
-    """False: mates are chosen by fitness too, and are never their own: in the public code they may be, and such a child
-    is a copy, mutated."""
+    """False: mates are chosen by fitness too, but never the parent itself; the public code allows that, and the child
+    is then a mutated copy."""
     split: bool = True
     """False: one share of both parents along the whole chromosome."""
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({"vertex_scale": "seed_scale"})
 
 
-class M2n2Config(Config):
+class M2n2Config(OptimizerConfig):
     """M2N2: an archive of complementary merges, for a space of genomes. The first trials are its seeds, the experts.
 
-    Members compete for items, each of which counts as much as it does in the objectives; a `worst` counts all its tasks
-    alike.
+    Members compete for items. Each item counts as much as in the objectives; `worst` counts all its tasks equally.
     """
 
     kind: Literal["m2n2"] = "m2n2"
-    budget: BudgetConfig
     options: M2n2Options = M2n2Options()
 
 
 class M2n2:
-    """Steady state: parents are of whatever archive stands when a child is asked, so no worker ever waits.
+    """Steady state: parents come from the archive as it is when a child is asked, so no worker ever waits.
 
-    Only what was measured enters the archive. A seed that FAILED is asked again: as often as it takes while fewer than
-    two members are known, then between children, `SEED_RETRIES` times at most. Where all were measured and two never
-    come, nothing can be crossed and nothing more is asked.
+    Only measured candidates enter the archive. A seed that FAILED is asked again: without limit while there are fewer
+    than two members, then between children, at most `SEED_RETRIES` times. If all seeds were measured and fewer than two
+    are OK, nothing can be crossed and `ask` returns None from then on.
     """
 
     in_order: ClassVar[bool] = False
 
-    def __init__(self, setting: Setting, options: M2n2Options | None = None) -> None:
+    def __init__(self, inputs: SearchInputs, options: M2n2Options | None = None) -> None:
         """Starts with an empty archive.
 
         Raises:
             InputError: there is nothing to cross.
         """
-        assert setting.genomes is not None, "build_optimizer lets no box through"
-        self._options, self._rng = options or M2n2Options(), setting.rng
-        if self._options.crossover and setting.genomes.num_seeds < 2:
+        genomes = inputs.genomes
+        self._options, self._rng = options or M2n2Options(), inputs.rng
+        if self._options.crossover and genomes.num_seeds < 2:
             raise InputError(
-                "optimizer `m2n2` crosses two models at least",
+                "optimizer `m2n2` crosses at least two models",
                 expected="two experts or more",
-                got=f"{setting.genomes.num_seeds}",
+                got=f"{genomes.num_seeds}",
                 where="sources.experts",
                 fix="add an expert, or use `kind: cma_es` with a space of coefficients",
             )
-        self._num_chromosomes = setting.genomes.num_chromosomes
-        self._scale = setting.vertex_scale(self._options.vertex_scale)
-        self._seeds = deque(range(setting.genomes.num_seeds))
-        """Yet to be measured and not out: new ones, then those that FAILED."""
+        self._num_chromosomes = genomes.num_chromosomes
+        self._scale = inputs.expert_scale(self._options.seed_scale)
+        self._seeds = deque(range(genomes.num_seeds))
+        """Seeds to ask: new ones, then those that FAILED."""
         self._num_new_seeds = len(self._seeds)
         self._retries_left = [SEED_RETRIES] * len(self._seeds)
-        self._is_childs_turn = False
+        self._is_turn_of_child = False
         self._seed_of: dict[int, int] = {}
-        """Candidate number -> which seed it is."""
+        """Candidate number -> index of the seed."""
         self._measured_seeds: list[int] = []
-        """Candidate numbers; parents of the warm-up, members of the archive or not."""
+        """Candidate numbers; the parents of the warm-up, members of the archive or not."""
         self._numbers: list[int] = []
         self._scores_KI: Floats = np.empty((0, 0))
-        """Row by row of `_numbers`; one row more than the archive has members, for the child."""
+        """One row for each of `_numbers`, and one more for the child."""
         self._num_crossed = 0
-        self._weights_I: Floats = np.array(setting.item_weights) if setting.item_weights else ALIKE
+        self._weights_I: Floats = np.array(inputs.item_weights) if inputs.item_weights else ALIKE
 
     def ask(self, number: int) -> Birth | None:
-        """Returns a seed while there are new ones, then children; None while fewer than two members are known."""
-        if self._seeds and (self._num_new_seeds or self._too_few or not self._is_childs_turn):
+        """Returns a seed while there are new ones, then children; None while there are fewer than two members."""
+        if self._seeds and (self._num_new_seeds or self._too_few or not self._is_turn_of_child):
             self._num_new_seeds = max(0, self._num_new_seeds - 1)
-            self._is_childs_turn = True
+            self._is_turn_of_child = True
             self._seed_of[number] = self._seeds.popleft()
             return Seed(index=self._seed_of[number], scale=self._scale)
         if self._too_few:
             return None
-        self._is_childs_turn = False
+        self._is_turn_of_child = False
         return self._cross()
 
     def tell(self, outcome: Outcome) -> None:
-        """Lets a measured child into the archive, and drops the least fit when that is full."""
+        """Adds a measured child to the archive, and drops the least fit member of a full one."""
         assert outcome.items or outcome.status is not Status.OK
         if measured(outcome) is not None and np.isfinite(scores_I := np.array(outcome.items)).all():
             self._admit(outcome.number, scores_I)
@@ -136,7 +136,7 @@ class M2n2:
 
     @property
     def parents(self) -> Collection[int]:
-        """The members of the archive, and the seeds until a child is asked for that is not of the warm-up."""
+        """The members of the archive; until the warm-up is over, the seeds too."""
         warmup = self._options.warmup
         return {*self._numbers, *self._measured_seeds} if 0 < warmup >= self._num_crossed else tuple(self._numbers)
 
@@ -173,7 +173,7 @@ class M2n2:
         )
 
     def _pair(self) -> tuple[int, int]:
-        """Two candidates: the first by fitness, its mate by attraction; in the warm-up two seeds."""
+        """Returns two candidates: the first by fitness, its mate by attraction; in the warm-up, two seeds."""
         scores_KI = self._scores_KI[: len(self._numbers)]
         if is_warmup := self._num_crossed < self._options.warmup:
             numbers, chances_K = self._measured_seeds, np.ones(len(self._measured_seeds))
@@ -188,7 +188,7 @@ class M2n2:
         return numbers[first], numbers[self._draw(chances_K, other_than=first)]
 
     def _draw(self, weights_K: Floats, other_than: int | None = None) -> int:
-        """A place with a probability in proportion to its weight, or any where all weights are 0."""
+        """Draws an index with probability proportional to its weight, or uniformly if all weights are 0."""
         weights_K = weights_K.copy()
         if other_than is not None:
             weights_K[other_than] = 0.0
@@ -202,8 +202,8 @@ class M2n2:
 def competition_fitness(scores_KI: Floats, alpha: float, weights_I: Floats = ALIKE) -> Floats:
     """Returns f_i = sum_j w_j c_j s_ij / (z_j^alpha + eps), with z_j = sum_i s_ij and c_j = max_i s_ij.
 
-    The capacity c_j of an item is what the archive's best has of it: 1 for right and wrong, as in the paper; an item of
-    which nobody has anything feeds nobody. The weight w_j is how much the item counts in the objectives.
+    The capacity c_j of an item is the archive's best score on it: 1 for right and wrong, as in the paper, and 0 where
+    no member scores. The weight w_j is how much the item counts in the objectives.
 
     >>> competition_fitness(np.array([[1.0, 1.0], [1.0, 0.0]]), alpha=1.0).round(3).tolist()
     [1.5, 0.5]
@@ -225,9 +225,17 @@ def attraction(scores_KI: Floats, first: int, weights_I: Floats = ALIKE) -> Floa
 
 
 def _shifted(scores_KI: Floats) -> Floats:
-    """Scores as parts of a resource: where one is negative (less is better), from the archive's worst up.
+    """Returns scores as shares of a resource: if one is negative (less is better), counted from the archive's worst.
 
     The paper's third experiment subtracts each item's minimum too.
     """
     worst_I = scores_KI.min(axis=0)
     return np.asarray(scores_KI - np.minimum(worst_I, 0.0)) if (worst_I < 0).any() else scores_KI
+
+
+PART = OptimizerPart(
+    config=M2n2Config,
+    make=lambda inputs, config: M2n2(inputs, config.options),
+    searches=Genomes,
+    paper="arXiv 2508.16204",
+)

@@ -12,48 +12,46 @@ from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import Trial, TrialState
 from pydantic import Field
 
-from crossbreed.config import Config
-from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
-from crossbreed.optimizer.protocol import Setting
-from crossbreed.optimizer.quiet import quiet
+from crossbreed.optimizer.protocol import SearchInputs
+from crossbreed.optimizer.silence_optuna import silence_optuna
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Outcome, Status
+from crossbreed.types import Box, Outcome, Status
 
 
 class Nsga2Options(Options):
     """Options of `nsga2`."""
 
     population: Annotated[int, Field(ge=4)] = 20
-    """Candidates of a generation, and how many survive it."""
+    """Candidates per generation, and how many survive it."""
     spread: Annotated[float, Field(gt=0, le=1)] = 0.15
-    """Standard deviation of the first generation around the start, as a share of each coordinate's range."""
+    """Standard deviation of the first generation around the start, as a fraction of each coordinate's range."""
 
 
-class Nsga2Config(Config):
+class Nsga2Config(OptimizerConfig):
     """NSGA-II, for several objectives."""
 
     kind: Literal["nsga2"] = "nsga2"
-    budget: BudgetConfig
     options: Nsga2Options = Nsga2Options()
 
 
 class Nsga2(Generational):
     """A population of the least dominated points, crossed (SBX) and mutated (polynomial mutation).
 
-    The first generation is `setting.start` and normal draws around it, or uniform when there is no start: uniform
-    coefficients of many groups are bad models all alike, and a small budget never gets away from them.
+    The first generation is `inputs.start` and normal draws around it, or uniform without a start: with many groups,
+    uniform coefficients all give bad models, and a small budget never gets away from them.
     A FAILED candidate is replaced by another of the same generation; an INVALID or STOPPED one is dominated by all.
     """
 
-    def __init__(self, setting: Setting, options: Nsga2Options | None = None) -> None:
+    def __init__(self, inputs: SearchInputs, options: Nsga2Options | None = None) -> None:
         options = options or Nsga2Options()
-        self._box, self._rng, self._spread = setting.box, setting.rng, options.spread
-        self._start = None if setting.start is None else to_unit(setting.box, setting.start)
-        self._num_objectives, self._population = setting.num_objectives, options.population
-        self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in range(setting.box.dim)}
-        with quiet():
+        self._box, self._rng, self._spread = inputs.box, inputs.rng, options.spread
+        self._start = None if inputs.start is None else to_unit(inputs.box, inputs.start)
+        self._num_objectives, self._population = inputs.num_objectives, options.population
+        self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in range(inputs.box.dim)}
+        with silence_optuna():
             sampler = NSGAIISampler(
                 population_size=options.population,
                 crossover=SBXCrossover(),
@@ -61,7 +59,7 @@ class Nsga2(Generational):
                 seed=int(self._rng.integers(2**32)),
             )
             self._study = optuna.create_study(
-                study_name="crossbreed", sampler=sampler, directions=["maximize"] * setting.num_objectives
+                study_name="crossbreed", sampler=sampler, directions=["maximize"] * inputs.num_objectives
             )
         self._num_asked = self._num_completed = 0
         self._breed()
@@ -76,7 +74,7 @@ class Nsga2(Generational):
         self._breed()
 
     def _breed(self) -> None:
-        """Asks for what the generation lacks: all of a new one, or replacements of those that FAILED."""
+        """Asks for the missing candidates: a whole new generation, or replacements of those that FAILED."""
         num_lacking = self._population - self._num_completed % self._population
         self._trials = [self._ask_trial() for _ in range(num_lacking)]
         units = [[trial.params[name] for name in self._axes] for trial in self._trials]
@@ -89,3 +87,11 @@ class Nsga2(Generational):
             self._study.enqueue_trial(dict(zip(self._axes, map(float, unit), strict=True)))
         self._num_asked += 1
         return self._study.ask(self._axes)
+
+
+PART = OptimizerPart(
+    config=Nsga2Config,
+    make=lambda inputs, config: Nsga2(inputs, config.options),
+    searches=Box,
+    paper="doi 10.1109/4235.996017",
+)

@@ -1,13 +1,35 @@
-"""What the options of every optimizer can say of themselves."""
+"""The common base of the options of all optimizers."""
+
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from pydantic import model_validator
 
 from crossbreed.config import Config
 from crossbreed.types import SlopeKind
 
 
 class Options(Config):
-    """Base of the options of an optimizer."""
+    """Options of an optimizer without any."""
+
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Old name of an option -> its current name. Old specs and journals may contain the old one."""
 
     @property
     def slope_kind(self) -> SlopeKind | None:
-        """By what the optimizer compares experts, where its outcomes need slopes from a gradient; None: they do not."""
+        """The kind of slopes that outcomes must carry; None: they need no slopes."""
         return None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        for old, new in cls.renamed.items():
+            if old in given and new in given:
+                raise ValueError(f"`{old}` is the old name of `{new}`: remove `{old}`")
+            if given.get(old) is not None:
+                warnings.warn(f"the option `{old}` is now called `{new}`", FutureWarning, stacklevel=2)
+        return {cls.renamed.get(key, key): value for key, value in given.items()}

@@ -1,4 +1,4 @@
-"""What Frank-Wolfe walks in: blocks of coordinates, and in each the corners that a step may go towards."""
+"""The domain of Frank-Wolfe: blocks of coordinates, each with the vertices that a step can go towards."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,104 +8,123 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbreed.optimizer.protocol import Box, Hull
-from crossbreed.types import SlopeKind
+from crossbreed.types import Box, SlopeKind, WeightBlock
 
 Floats = NDArray[np.float64]
 
 _ROUNDING = 1e-12
-"""Of a product of slopes, what its rounding may be."""
+"""The relative rounding error allowed in a product of slopes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Coordinates that step together, and the polytope of the mixtures of some vertices that are inside the box."""
+    """Coordinates that step together, and the polytope of those mixtures of some vertices that are inside the box."""
 
     coordinates: NDArray[np.intp]
     vertices: Floats
-    """One row a vertex."""
+    """One row per vertex: an expert alone, or the base."""
     caps: Floats
-    """The largest share of each vertex that the box has room for: 1, where the vertex itself is inside."""
+    """The largest share of each vertex that the box has room for: 1 if the vertex itself is inside."""
     owned: Floats
-    """One row a vertex: 1 for the coordinates of its own expert, 0 elsewhere, and all 0 for the base."""
+    """One row per vertex: 1 in the columns of its own expert's coordinates, 0 elsewhere. The base's row is 0."""
 
     def direction(self, point: Floats, slopes: Floats, *, towards: int, kind: SlopeKind) -> Floats:
         """Returns the step of length 1 from here to the best vertex, or a mixture of the best; 0 if none is downhill.
 
-        The linear minimisation oracle of Frank-Wolfe: a vertex v is downhill of x if <g, v - x> < 0. Cosines know
-        nothing of places; by them a vertex is downhill if those of its own expert have a negative sum. Those with whole
-        weights tell experts apart and not up from down: the least is taken, as published. What the box does not let the
-        best vertex have goes to the next best, which is the oracle of the polytope inside the box.
+        The linear minimisation oracle of Frank-Wolfe: a vertex v is downhill of x if <g, v - x> < 0. Cosines do not
+        depend on x; by them a vertex is downhill if those of its own expert have a negative sum. Cosines with whole
+        weights compare experts and do not show what is downhill: the smallest is taken, as published. Any share that
+        the box denies the best vertex goes to the next best, which is the oracle of the polytope inside the box.
 
         Args:
-            point: Where the block is.
-            slopes: One a coordinate.
+            point: The block's current coordinates.
+            slopes: One per coordinate.
             towards: How many vertices may share a step. With more than one, the shares are the projection onto the
-                simplex of the descents, the steepest being 1: equal vertices share alike, and one that is much better
-                than the others takes all.
-            kind: Of the slopes.
+                simplex of the descents, the steepest being 1: equal vertices get equal shares, and one that is much
+                better than the others takes all.
+            kind: The kind of the slopes.
         """
         rises = self.vertices @ slopes - point @ slopes if kind == "inner" else self.owned @ slopes
         rounding = _ROUNDING * float(np.abs(self.vertices).max() * np.abs(slopes).sum())
-        order = np.argsort(rises, stable=True)
         downhill = math.inf if kind == "weight_cosine" else -rounding
+        order = np.argsort(rises, stable=True)
         best = [j for j in order[:towards] if rises[j] < downhill]
-        if not best:
-            return np.zeros_like(point)
-        wanted = np.zeros(len(rises))
-        wanted[best] = project_to_simplex(-rises[best] / (np.abs(rises[best]).max() or 1.0))
-        shares = np.minimum(wanted, self.caps)
-        for j in order:
-            shares[j] += min(1 - shares.sum(), self.caps[j] - shares[j])
-        return np.asarray(shares @ self.vertices - point) if shares @ rises < downhill else np.zeros_like(point)
+        if best:
+            shares = self._inside(_shares_of(best, rises), order)
+            if shares @ rises < downhill:
+                return np.asarray(shares @ self.vertices - point)
+        return np.zeros_like(point)
 
     def mixture(self, shares: Floats) -> Floats:
-        """Returns a point of the polytope; what the box has no room for is left out."""
+        """Returns a point of the polytope; shares that the box has no room for are cut off."""
         return np.asarray(np.minimum(shares, self.caps) @ self.vertices)
+
+    def _inside(self, shares: Floats, order: NDArray[np.intp]) -> Floats:
+        """Returns the shares that the box has room for; the rest goes to other vertices, in this order."""
+        kept = np.minimum(shares, self.caps)
+        for j in order:
+            kept[j] += min(1 - kept.sum(), self.caps[j] - kept[j])
+        return kept
+
+
+def _shares_of(best: Sequence[int], rises: Floats) -> Floats:
+    """Returns each vertex's share of a step: only the best get one, steeper ones more."""
+    shares = np.zeros(len(rises))
+    shares[best] = project_to_simplex(-rises[best] / (np.abs(rises[best]).max() or 1.0))
+    return shares
 
 
 def blocks_of(
-    hulls: Sequence[Hull], box: Box, *, scale: float, granularity: Literal["task", "layer"], base: bool
+    weight_blocks: Sequence[WeightBlock],
+    box: Box,
+    *,
+    scale: float,
+    granularity: Literal["task", "layer"],
+    base: bool,
 ) -> tuple[Block, ...]:
-    """Returns a block for each hull, or for all together: then a vertex is one expert's in every hull that has it.
+    """Returns one block per weight block, or one for all: then a vertex is one expert wherever it has a weight.
 
     Args:
-        hulls: Vertex -> coordinate.
-        box: What mixtures must be inside.
-        scale: The coefficient of a vertex's expert. The others' are 0, or the least that the box lets them be.
+        weight_blocks: Expert -> coordinate.
+        box: The box that mixtures must lie in.
+        scale: The coefficient of a vertex's expert. The others' are 0, or the smallest that the box allows.
         granularity: `layer` for a block each.
-        base: Whether the base, where all coefficients are 0 or that least, is a vertex too: the last.
+        base: Whether the base, where all coefficients are 0 or that smallest value, is a vertex too: the last.
     """
-    parts = [[hull] for hull in hulls] if granularity == "layer" else [list(hulls)]
+    parts = [[block] for block in weight_blocks] if granularity == "layer" else [list(weight_blocks)]
     return tuple(_block(part, box, scale=scale, base=base) for part in parts)
 
 
-def _block(hulls: Sequence[Hull], box: Box, *, scale: float, base: bool) -> Block:
-    coordinates = np.array([index for hull in hulls for index in hull.values()])
-    owners = [vertex for hull in hulls for vertex in hull]
+def _block(weight_blocks: Sequence[WeightBlock], box: Box, *, scale: float, base: bool) -> Block:
+    coordinates = np.array([index for block in weight_blocks for index in block.values()])
+    owners = [expert for block in weight_blocks for expert in block]
     lows, highs = np.maximum(np.take(box.low, coordinates), 0), np.take(box.high, coordinates)
-    rows, caps, owned = [], [], []
-    for vertex in dict.fromkeys(owners):
-        own = np.array([owner == vertex for owner in owners])
+    vertices, caps, owned = [], [], []
+    for expert in dict.fromkeys(owners):
+        own = np.array([owner == expert for owner in owners])
+        vertex = np.where(own, np.maximum(scale, lows), lows)
+        vertices.append(vertex)
+        caps.append(_largest_share(room=(highs - lows)[own], way=(vertex - lows)[own]))
         owned.append(own.astype(float))
-        rows.append(np.where(own, np.maximum(scale, lows), lows))
-        room, way = (highs - lows)[own], (rows[-1] - lows)[own]
-        caps.append(float(np.divide(room, way, out=np.ones_like(way), where=way > room).clip(min=0).min()))
-    return Block(
-        coordinates=coordinates,
-        vertices=np.array(rows + [lows] * base),
-        caps=np.array(caps + [1.0] * base),
-        owned=np.array(owned + [np.zeros(len(lows))] * base),
-    )
+    if base:
+        vertices.append(lows)
+        caps.append(1.0)
+        owned.append(np.zeros(len(lows)))
+    return Block(coordinates=coordinates, vertices=np.array(vertices), caps=np.array(caps), owned=np.array(owned))
 
 
-def probes_of(hulls: Sequence[Hull], granularity: Literal["task", "layer"]) -> Iterator[list[int]]:
-    """Yields the coordinates that are moved together to find a slope: each by itself, or all of a vertex."""
+def _largest_share(*, room: Floats, way: Floats) -> float:
+    """Returns the fraction of the way to a vertex that every coordinate has room for; 1 if the vertex is inside."""
+    return float(np.divide(room, way, out=np.ones_like(way), where=way > room).clip(min=0).min())
+
+
+def probes_of(weight_blocks: Sequence[WeightBlock], granularity: Literal["task", "layer"]) -> Iterator[list[int]]:
+    """Yields the coordinates that are moved together to measure a slope: each by itself, or all of an expert."""
     if granularity == "layer":
-        yield from ([index] for hull in hulls for index in hull.values())
+        yield from ([index] for block in weight_blocks for index in block.values())
         return
-    for vertex in dict.fromkeys(vertex for hull in hulls for vertex in hull):
-        yield [hull[vertex] for hull in hulls if vertex in hull]
+    for expert in dict.fromkeys(expert for block in weight_blocks for expert in block):
+        yield [block[expert] for block in weight_blocks if expert in block]
 
 
 def project_to_simplex(values: Floats) -> Floats:

@@ -3,12 +3,11 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossbreed.optimizer.protocol import Box
-from crossbreed.types import Point
+from crossbreed.types import Box, Point
 
 
 def to_unit(box: Box, point: Point) -> NDArray[np.float64]:
-    """Returns the point in the cube, clipped into it; a coordinate that cannot move is at 0.5.
+    """Returns the point in the cube, clipped to it; a coordinate with an empty range is at 0.5.
 
     >>> to_unit(Box(low=(-0.5, 3.0), high=(1.5, 3.0)), (0.0, 3.0)).tolist()
     [0.25, 0.5]
@@ -20,7 +19,7 @@ def to_unit(box: Box, point: Point) -> NDArray[np.float64]:
 
 
 def from_unit(box: Box, unit: ArrayLike) -> Point:
-    """Returns the point of the box, inside it whatever the rounding.
+    """Returns the point of the box, clipped to it after rounding.
 
     >>> from_unit(Box(low=(-0.5,), high=(1.5,)), [0.25])
     (0.0,)

@@ -1,67 +1,100 @@
-"""`crossbreed check`: everything that can be known to be wrong before anything heavy starts."""
+"""`crossbreed check`: finds every error that can be found before any expensive step."""
 
 import os
 import shutil
+from dataclasses import dataclass, replace
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import build_engine, evaluate
-from crossbreed.kernels import materialize
+from crossbreed.fitness import Task, evaluate
+from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.workers.candidates import start_candidates
 
 
-def check_spec(spec: Spec, *, answer: bool = False) -> Plan:
-    """Validates a spec and prints what a run would do and cost.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One item of a task, rendered."""
+
+    task: str
+    item_id: str
+    prompt: str
+    gold: str
+    """The gold answer; empty if there is none."""
+    answer: str | None = None
+    """The base's answer, if the engine was started."""
+    value: float | None = None
+    """The score of that answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """The result of checking a valid spec: the plan of a run and its requirements."""
+
+    plan: Plan
+    memory_bytes: int
+    """The memory of this machine. The engine holds one candidate (`plan.merged_bytes`) and its cache."""
+    free_disk_bytes: int
+    """The free space in the current folder. A run needs little, a published checkpoint `plan.merged_bytes`."""
+    notes: tuple[str, ...]
+    """Differences between the sources that affect answers, one sentence each."""
+    examples: tuple[Example, ...]
+    """One for each task."""
+
+
+def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
+    """Checks a spec, and returns the plan and cost of a run.
 
     Args:
-        spec: What to check.
-        answer: Also start the engine on the base and have it answer one item of each task.
+        spec: The spec to check.
+        answer: Also start the engine on the base and have it answer the examples.
 
     Raises:
-        InputError: something is wrong.
+        InputError: the spec is invalid.
     """
+    require_engine(spec)
+    require_sendable(spec)
     plan = build_plan(spec)
-    plan.check_lengths()
-    print(plan.describe())
-    _check_memory(plan)
-    print(
-        f"  disk    {shutil.disk_usage('.').free / 1e9:.0f} GB free; publishing takes {plan.merged_bytes / 1e9:.2f} GB"
+    plan.check_engine()
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    _check_memory(plan, memory_bytes)
+    examples = [_example(plan, task) for task in plan.tasks]
+    return Findings(
+        plan=plan,
+        memory_bytes=memory_bytes,
+        free_disk_bytes=shutil.disk_usage(".").free,
+        notes=plan.weights.sources.notes if plan.weights else (),
+        examples=tuple(_answered(plan, examples) if answer else examples),
     )
-    for task in plan.tasks:
-        item = plan.items["search"][task.name].items[0]
-        request = task.requests(item)[0]
-        print(f"\n{task.name}, item {item.id}:\n{request.prompt.text!r}\n  gold: {task.kind.shown(item)!r}")
-    if answer:
-        _answer_one_each(plan)
-    print("\nnothing wrong was found")
-    return plan
 
 
-def _check_memory(plan: Plan) -> None:
-    """The engine holds one candidate; the merge works tensor by tensor on mapped files."""
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    print(
-        f"  memory  {present / 1e9:.0f} GB; the engine holds {plan.merged_bytes / 1e9:.2f} GB of weights and its cache"
-    )
+def _check_memory(plan: Plan, present: int) -> None:
+    """Raises InputError unless one candidate, which the engine holds, fits; merging adds one tensor at a time."""
     if plan.merged_bytes > present:
         raise InputError(
             "the model does not fit this machine's memory",
             expected=f"more than {plan.merged_bytes / 1e9:.1f} GB",
             got=f"{present / 1e9:.1f} GB",
-            fix="join a cluster whose workers are larger: workers.address",
+            fix="join a cluster with larger workers: workers.address",
         )
 
 
-def _answer_one_each(plan: Plan) -> None:
-    engine = build_engine(plan.spec.fitness.engine, plan.sources.base.path)
+def _example(plan: Plan, task: Task) -> Example:
+    item = plan.items["search"][task.name].items[0]
+    request = task.requests(item)[0]
+    return Example(task=task.name, item_id=item.id, prompt=request.prompt.text, gold=task.kind.shown(item))
+
+
+def _answered(plan: Plan, examples: list[Example]) -> list[Example]:
+    candidates = start_candidates(plan.spec.fitness.engine, plan.weights)
     try:
-        recipe = plan.firsts()[0][1]
-        handle = engine.adopt(recipe, materialize(recipe, plan.sources))
-        for task in plan.tasks:
-            items = plan.items["search"][task.name]
-            answered = evaluate(handle, [task], {task.name: type(items)(items=items.items[:1])})
-            print(
-                f"\n{task.name}: the base answers {answered.texts[task.name][0]!r}, {answered.tasks[task.name].mean:g}"
-            )
+        base = plan.initial_candidates()[0][1]
+        handle = candidates.adopt(base).handle
+        first = {name: type(items)(items=items.items[:1]) for name, items in plan.items["search"].items()}
+        found = evaluate(handle, plan.tasks, first)
     finally:
-        engine.close()
+        candidates.close()
+    return [
+        replace(example, answer=found.texts[example.task][0], value=found.tasks[example.task].mean)
+        for example in examples
+    ]

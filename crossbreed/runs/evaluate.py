@@ -1,38 +1,106 @@
-"""`crossbreed evaluate`: one checkpoint, the items and the engine of a spec."""
+"""`crossbreed evaluate`: scores one checkpoint or recipe with the items and the engine of a spec."""
 
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from crossbreed.fitness import build_engine, evaluate, load_tasks
-from crossbreed.kernels import Fingerprinted, materialize
-from crossbreed.runs.history import SplitName
+from crossbreed.errors import InputError
+from crossbreed.fitness import RecipeEngineConfig, load_tasks
+from crossbreed.fitness import evaluate as answer
+from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.plan import split_tasks
+from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.statistics import Interval, task_intervals
+from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
-from crossbreed.runs.statistics import task_intervals
-from crossbreed.sources import open_sources
-from crossbreed.types import Recipe
+from crossbreed.runs.workers.candidates import start_candidates
+from crossbreed.sources import require_tensors
+from crossbreed.types import BASE, Recipe
+
+if TYPE_CHECKING:
+    from crossbreed.runs.weights import Weights
 
 
-def evaluate_model(model: str, spec: Spec, *, split: SplitName = "search") -> dict[str, Any]:
-    """Scores a checkpoint and returns what `evaluate --json` promises.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """One model's scores on one split of a spec's items."""
+
+    model: str
+    """Folder or hub id; the hash of a recipe."""
+    split: SplitName
+    fingerprint: str | None
+    """The fingerprint of the evaluated weights; from an engine that takes recipes, the one it vouches for."""
+    tasks: Mapping[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the shape that `evaluate --json` promises."""
+        return {
+            "schema": 1,
+            "model": self.model,
+            "split": self.split,
+            "fingerprint": self.fingerprint,
+            "tasks": {name: found.to_json() for name, found in self.tasks.items()},
+        }
+
+
+def evaluate(
+    model: str | os.PathLike[str] | Recipe,
+    spec: Spec | Mapping[str, Any],
+    *,
+    split: SplitName = "search",
+    engine: GivenEngine | None = None,
+    tasks: Sequence[GivenTask] | None = None,
+) -> Evaluated:
+    """Scores a checkpoint, or the merge of a recipe, on a spec's tasks.
 
     Args:
-        model: Folder or hub id of a full checkpoint.
-        spec: Whose tasks, splits and engine are used; its sources are not opened.
-        split: Which items. Looking at `report` spends it: what is chosen by it can no longer be reported on it.
+        model: Folder or hub id of a full checkpoint; or a recipe of the spec's sources.
+        spec: The spec with tasks, splits and engine. Its sources are opened only for a recipe.
+        split: The split. Looking at `report` spends it: a model selected by it can no longer be reported on it.
+        engine: As for `run`.
+        tasks: As for `run`.
+
+    Raises:
+        InputError: the model, the recipe or the spec is invalid, or a checkpoint is given to an engine of recipes.
+        EngineError: the engine does not start, or could not answer.
+        InvalidWeights: a weight or a log-probability is NaN or infinite.
     """
-    sources = open_sources(model, {})
-    tasks = load_tasks(spec.fitness.tasks)
-    recipe = Recipe(base="base", sources=sources.structure.hashes, rules=(), dtype=sources.structure.dtype)
-    engine = build_engine(spec.fitness.engine, sources.base.path)
+    spec = with_objects(spec, engine=engine, tasks=tasks)
+    recipe, weights = _opened(model, spec)
+    asked = load_tasks(spec.fitness.tasks)
+    candidates = start_candidates(spec.fitness.engine, weights)
     try:
-        stream = Fingerprinted(materialize(recipe, sources), base=sources.base)
-        answered = evaluate(engine.adopt(recipe, iter(stream)), tasks, split_tasks(spec, tasks)[split])
+        adopted = candidates.adopt(recipe)
+        answered = answer(adopted.handle, asked, split_tasks(spec, asked)[split])
     finally:
-        engine.close()
-    return {
-        "schema": 1,
-        "model": model,
-        "split": split,
-        "fingerprint": stream.value,
-        "tasks": {name: found.to_json() for name, found in task_intervals(answered.tasks, seed=spec.seed).items()},
-    }
+        candidates.close()
+    return Evaluated(
+        model=recipe.id if isinstance(model, Recipe) else os.fspath(model),
+        split=split,
+        fingerprint=adopted.fingerprint,
+        tasks=task_intervals(answered.tasks, seed=spec.seed),
+    )
+
+
+def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe, "Weights | None"]:
+    engine, sources = spec.fitness.engine, spec.sources
+    if isinstance(engine, RecipeEngineConfig):
+        if isinstance(model, Recipe):
+            structure = engine.describe_sources(sources.base, sources.experts)
+            require_sources(model, structure, what="the recipe", where=f"recipe {model.id}")
+            return model, None
+        raise InputError(
+            "the spec's engine takes recipes, so it cannot evaluate a checkpoint",
+            expected="an engine that takes weights",
+            got=f"fitness.engine.kind: {engine.kind}",
+            fix="name another one: --set fitness.engine.kind=KIND",
+        )
+    require_tensors()
+    from crossbreed.runs.weights import checkpoint_weights, recipe_weights
+
+    if isinstance(model, Recipe):
+        return model, recipe_weights(model, spec)
+    weights = checkpoint_weights(os.fspath(model))
+    structure = weights.structure
+    return Recipe(base=BASE, sources=structure.hashes, rules=(), dtype=structure.dtype), weights

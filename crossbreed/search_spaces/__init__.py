@@ -1,40 +1,44 @@
-"""Search spaces: a box whose points are recipes, or genomes that can be crossed. They know nothing of scores.
+"""Search spaces: the domain of proposals, and their recipes. They are independent of scores.
 
-A box (`coefficients`) is built from a base's structure (names, shapes, which tensors each expert changes), never from
-weights. `decode` makes a recipe of a point; `encode` finds the point nearest to a recipe, so that a baseline can start
-the search; where coordinates are weights of deltas it says which (`hulls`). Genomes are crossed and perturbed: of
-recipes in `lineage`, which has to know the deltas' inner products, of plain arrays in `vector`. A new space is a file
-with its config and its class, and a subclass of a conformance suite in `crossbreed.testing.spaces`.
+Every space implements one protocol, `SearchSpace`: a domain for the optimizer, and a decoder that turns proposals into
+recipes. `coefficients` is a box, searched by points; it is built from a base's structure (names, shapes, which tensors
+each expert changes), never from weights. `lineage` has genomes, searched by births; it needs the inner products of the
+experts' weights. The genomes of `VectorSpace` are plain arrays. A new space is a file with its settings, its class
+(derived from `BoxSpace` or `GenomeSpace`) and its `PART`, a name in `build.py` or an entry point of another package
+(docs/plugins.md), and a subclass of a conformance suite of `crossbreed.testing.spaces`.
 """
 
-from typing import Annotated, TypeAlias
-
-from pydantic import BeforeValidator, Field
-
-from crossbreed.search_spaces.coefficients import CoefficientsConfig, CoefficientSpace, build_space
+from crossbreed.search_spaces.boxes import BoxSpace
+from crossbreed.search_spaces.build import SPACES, AnySpaceConfig, SpacePart, build_space
+from crossbreed.search_spaces.coefficients import CoefficientSpace
+from crossbreed.search_spaces.coefficients_config import CoefficientsConfig
+from crossbreed.search_spaces.genomes import GenomeSpace
 from crossbreed.search_spaces.groups import Group, GroupsConfig
 from crossbreed.search_spaces.lineage import LineageConfig, LineageSpace
-from crossbreed.search_spaces.protocol import Genome, GenomeSpace, SearchSpace
+from crossbreed.search_spaces.protocol import Decoder, Genome, SearchSpace, TakesSlopes, require_slopes
+from crossbreed.search_spaces.settings import InnerProducts, SpaceConfig, SpaceInputs
 from crossbreed.search_spaces.vector import VectorSpace
 
-SpaceConfig: TypeAlias = Annotated[
-    CoefficientsConfig | LineageConfig,
-    Field(discriminator="kind"),
-    BeforeValidator(lambda said: {"kind": "coefficients", **said} if isinstance(said, dict) else said),
-]
-"""The `space` section of a spec; one of coefficients unless it says otherwise."""
-
 __all__ = [
+    "SPACES",
+    "AnySpaceConfig",
+    "BoxSpace",
     "CoefficientSpace",
     "CoefficientsConfig",
+    "Decoder",
     "Genome",
     "GenomeSpace",
     "Group",
     "GroupsConfig",
+    "InnerProducts",
     "LineageConfig",
     "LineageSpace",
     "SearchSpace",
     "SpaceConfig",
+    "SpaceInputs",
+    "SpacePart",
+    "TakesSlopes",
     "VectorSpace",
     "build_space",
+    "require_slopes",
 ]

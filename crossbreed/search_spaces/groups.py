@@ -1,4 +1,4 @@
-"""Which tensors share their coordinates: bands of layers x module types, and one `rest`.
+"""Groups of tensors that share coordinates: bands of layers x module types, and one `rest`.
 
 A group becomes one rule of a recipe, so it also needs a regular expression: exact over the base's tensors, and as
 readable as exactness allows.
@@ -14,16 +14,17 @@ from pydantic import Field
 
 from crossbreed.config import Config
 from crossbreed.errors import InputError
-from crossbreed.sources.structure import ModuleType, Structure, layer_of, module_of, names_pattern
+from crossbreed.sources.naming import ModuleType, layer_of, module_of, names_pattern, place_of
+from crossbreed.sources.structure import Structure
 
 
 class GroupsConfig(Config):
-    """Which tensors share coefficients. Empty: the whole model does."""
+    """The groups of tensors that share coefficients. Empty: the whole model is one group."""
 
     layers: Annotated[int, Field(ge=1)] | Literal["each"] | None = None
-    """Bands of neighbouring layers, as equal as can be; `each` layer on its own; None: no bands."""
+    """Number of bands of consecutive layers, as equal as possible; `each`: one per layer; None: no bands."""
     modules: tuple[ModuleType, ...] = ()
-    """Module types with coefficients of their own; those not named share one group, `rest`. Empty: all together."""
+    """Module types with their own coefficients; all others share one group, `rest`. Empty: no division by module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +32,17 @@ class Group:
     """Tensors with the same coefficients."""
 
     label: str
-    """For people, for example `layers 0-9 / mlp`."""
+    """A readable name, for example `layers 0-9 / mlp`."""
     match: str
-    """Regular expression that is exact over the base's tensors; `.*` for a last group that takes all that is left."""
+    """Regular expression that is exact over the base's tensors; `.*` for a last group that takes all the rest."""
     tensors: tuple[str, ...]
-    """Those that some expert changes."""
+    """Its tensors that some expert changes."""
     experts: tuple[str, ...]
-    """Those that change some tensor of the group: the others have no coordinate here."""
+    """The experts that change some tensor of the group: the others have no coordinate in it."""
 
 
 def make_groups(config: GroupsConfig, structure: Structure) -> tuple[Group, ...]:
-    """Returns the groups that some expert touches, in the order of bands, then modules, `rest` last.
+    """Returns the groups that some expert changes, ordered by bands, then modules, `rest` last.
 
     Raises:
         InputError: there are more bands than layers, a module type that the base does not have, or no delta at all.
@@ -58,7 +59,7 @@ def make_groups(config: GroupsConfig, structure: Structure) -> tuple[Group, ...]
                 got=str(module),
                 where="space.groups.modules",
             )
-    touched = frozenset[str]().union(*structure.touched.values())
+    touched = structure.touched_by_any
     groups: list[Group] = []
     unclaimed = set(structure.tensors)
     for label, names in members.items():
@@ -78,7 +79,7 @@ def make_groups(config: GroupsConfig, structure: Structure) -> tuple[Group, ...]
 
 
 def _bands(layers: int | str | None, structure: Structure) -> dict[int, str]:
-    """Layer -> label of its band."""
+    """Returns layer -> label of its band."""
     if layers is None:
         return {}
     num_layers = structure.num_layers
@@ -99,7 +100,7 @@ def _bands(layers: int | str | None, structure: Structure) -> dict[int, str]:
 
 
 def _labels(config: GroupsConfig, bands: dict[int, str]) -> Iterator[str]:
-    """Every label that `_label` may give, in the order of the recipe's rules."""
+    """Yields every label that `_label` can return, in the order of the recipe's rules."""
     for band in dict.fromkeys(bands.values()):
         yield from (f"{band} / {module}" for module in config.modules) if config.modules else (band,)
     yield from map(str, config.modules)
@@ -116,23 +117,23 @@ def _label(name: str, config: GroupsConfig, bands: dict[int, str]) -> str:
 
 
 def pattern_of(names: Sequence[str], members: frozenset[str], tensors: Collection[str]) -> str:
-    """The most readable pattern that takes all of `names` and nothing outside `members`."""
+    """Returns the most readable pattern that matches all of `names` and nothing outside `members`."""
     candidates = (*_layer_patterns(names, tensors), names_pattern(names))
     return next(p for p in candidates if set(names) <= set(filter(re.compile(p).fullmatch, tensors)) <= members)
 
 
 def _layer_patterns(names: Sequence[str], tensors: Collection[str]) -> Iterator[str]:
-    r"""Patterns over blocks, from `model\.layers\.(0|1)\..*` to one that lists what follows the layer's number."""
+    r"""Yields patterns over blocks, from `model\.layers\.(0|1)\..*` to one that lists the names within a layer."""
     layers = _layers(names)
-    parts = [name.partition(f".{layer}.") for name in names if (layer := layer_of(name)) is not None]
+    places = [place for name in names if (place := place_of(name)).layer is not None]
     outside = [name for name in names if layer_of(name) is None]
-    if not parts:
+    if not places:
         return
-    prefix = _any(re.escape(prefix) for prefix, _, _ in parts)
+    stack = _any(re.escape(place.stack or "") for place in places)
     which = r"\d+" if layers == _layers(tensors) else _any(map(str, layers))
-    blocks = (r".*", rf"{_any(re.escape(rest.partition('.')[0]) for _, _, rest in parts)}\..*")
-    for inside in (*blocks, _any(re.escape(rest) for _, _, rest in parts)):
-        yield "|".join([rf"{prefix}\.{which}\.{inside}", *map(re.escape, outside)])
+    modules = (r".*", rf"{_any(re.escape(place.within.partition('.')[0]) for place in places)}\..*")
+    for inside in (*modules, _any(re.escape(place.within) for place in places)):
+        yield "|".join([rf"{stack}\.{which}\.{inside}", *map(re.escape, outside)])
 
 
 def _layers(names: Collection[str]) -> list[int]:

@@ -1,8 +1,8 @@
-"""What a recipe does to one group of tensors: the ground on which recipes are compared.
+"""The effect of a recipe on one group of tensors, in a form in which recipes can be compared.
 
-`linear` with shares that sum to one and `task_arithmetic` are two ways to write the same function of the deltas; most
-other operators are that function when nothing is thinned out and all signs agree. So a baseline that is nothing but
-weights on deltas (a *plain* mix) has a nearest point in the space of any operator with weights.
+`linear` with shares that sum to one and `task_arithmetic` are two notations of the same function of the deltas; most
+other operators reduce to it when nothing is dropped and all signs agree. So a baseline that consists of weights on
+deltas alone has a nearest point in the space of any operator with weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from math import isclose
 from statistics import fmean
 
-from crossbreed.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind
 from crossbreed.recipes import rule_finder
+from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind
 from crossbreed.search_spaces.axes import Key
 from crossbreed.search_spaces.groups import Group
-from crossbreed.types import Recipe, Rule
+from crossbreed.types import BASE, Recipe, Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,26 +22,26 @@ class Mix:
     """A group's operator and parameters, defaults filled in."""
 
     operator: str | None
-    """None where no rule matches: the base as it is."""
-    plain: bool
-    """Whether the weights, which are then on the deltas, and a depth profile say it all."""
+    """None if no rule matches: the unchanged base."""
+    is_weighted_sum: bool
+    """Whether weights on the deltas and a depth profile describe it completely."""
     numbers: Mapping[Key, float]
     words: Mapping[str, bool | str] = field(default_factory=dict)
-    """Flags, choices, and sources by the names that the space has for them."""
+    """Flags, choices, and sources under the space's names."""
 
 
 def mixes_of(recipe: Recipe, groups: Sequence[Group], hashes: Mapping[str, str]) -> list[Mix] | None:
-    """Returns the recipe's mix of each group, averaged over tensors that obey different rules.
+    """Returns the recipe's mix of each group, averaged over tensors with different rules.
 
-    None where there is no such thing: another base, a source that `hashes` does not have, several operators in one
-    group, or a sum of models that is not the base plus deltas.
+    Returns None if there is none: another base, a source that is not in `hashes`, several operators in one group, or a
+    sum of models that is not the base plus deltas.
 
     Args:
-        recipe: Any recipe; its sources are recognised by their hashes, whatever their names.
-        groups: Which tensors to look at.
+        recipe: Any recipe; its sources are identified by their hashes, whatever their names.
+        groups: The groups of tensors to describe.
         hashes: Source name of the space -> content hash.
     """
-    if recipe.sources.get(recipe.base) != hashes["base"]:
+    if recipe.sources.get(recipe.base) != hashes[BASE]:
         return None
     names = {source: _name_of(source, digest, hashes) for source, digest in recipe.sources.items()}
     find_rule = rule_finder(recipe)
@@ -57,7 +57,7 @@ def mixes_of(recipe: Recipe, groups: Sequence[Group], hashes: Mapping[str, str])
 
 
 def _name_of(source: str, digest: str, hashes: Mapping[str, str]) -> str | None:
-    """What the space calls a source of the recipe; the same name where two sources have the same content."""
+    """Returns the space's name for a source of the recipe; the same name if two sources have the same content."""
     if hashes.get(source) == digest:
         return source
     return next((name for name, known in hashes.items() if known == digest), None)
@@ -67,7 +67,7 @@ def _mix_of_rule(
     rule: Rule | None, names: Mapping[str, str | None], hashes: Mapping[str, str], experts: Sequence[str]
 ) -> Mix | None:
     if rule is None:
-        return Mix(operator=None, plain=True, numbers={Key("weight", expert): 0.0 for expert in experts})
+        return Mix(operator=None, is_weighted_sum=True, numbers={Key("weight", expert): 0.0 for expert in experts})
     spec = OPERATOR_SPECS[rule.operator]
     if not _only_known(rule, spec, names, hashes):
         return None
@@ -89,7 +89,7 @@ def _mix_of_rule(
             case ParamKind.NAME:
                 words[param.name] = names[spec.word(rule, param.name)] or ""
     if not _is_plain(rule, spec):
-        return Mix(operator=spec.name, plain=False, numbers=numbers, words=words)
+        return Mix(operator=spec.name, is_weighted_sum=False, numbers=numbers, words=words)
     total = 1.0
     if any(param.kind is ParamKind.SOURCE for param in spec.params):
         total = sum(value for key, value in numbers.items() if key.name == "weight")
@@ -100,11 +100,11 @@ def _mix_of_rule(
     factor = numbers.get(Key("scale", None), 1.0) / total
     weights = {Key("weight", expert): factor * numbers.get(Key("weight", expert), 0.0) for expert in experts}
     profile = {key: numbers[key] for param in DEPTH_PROFILE if (key := Key(param.name, None)) in numbers}
-    return Mix(operator=spec.name, plain=True, numbers=weights | profile)
+    return Mix(operator=spec.name, is_weighted_sum=True, numbers=weights | profile)
 
 
 def _only_known(rule: Rule, spec: OperatorSpec, names: Mapping[str, str | None], hashes: Mapping[str, str]) -> bool:
-    """Whether all that is merged is the space's: sources with a weight, or, where there are none, the same sources."""
+    """Returns whether all sources with a weight (without weights: exactly the recipe's sources) are the space's."""
     if spec.param("weight") is None:
         return set(names.values()) == set(hashes)
     weights = spec.per_source(rule, "weight", tuple(names))
@@ -112,23 +112,23 @@ def _only_known(rule: Rule, spec: OperatorSpec, names: Mapping[str, str | None],
 
 
 def _is_plain(rule: Rule, spec: OperatorSpec) -> bool:
-    """Whether the rule says nothing but weights, factors on all of them, or their normalisation."""
+    """Returns whether the rule sets only weights, factors on all of them, and their normalisation."""
     factors = {"weight", "scale", "normalize", *(param.name for param in DEPTH_PROFILE)}
     others = [param for param in spec.params if param.name not in factors]
-    return spec.plain and all(rule.params.get(param.name, param.default) == param.default for param in others)
+    return spec.is_weighted_sum and all(rule.params.get(param.name, param.default) == param.default for param in others)
 
 
 def _average(found: Sequence[Mix | None]) -> Mix | None:
-    """The mean over a group's tensors: where the base is kept its weights are zero, and nothing else counts."""
+    """Returns the mean over a group's tensors: the base alone counts as weights of zero, and in nothing else."""
     parts = [part for part in found if part is not None]
     if len(parts) < len(found):
         return None
     merged = [part for part in parts if part.operator is not None] or list(parts)
-    if len({(part.operator, part.plain, *sorted(part.words.items())) for part in merged}) != 1:
+    if len({(part.operator, part.is_weighted_sum, *sorted(part.words.items())) for part in merged}) != 1:
         return None
     numbers = {
         key: fmean(part.numbers.get(key, 0.0) for part in (parts if key.name == "weight" else merged))
         for key in merged[0].numbers
     }
     first = merged[0]
-    return Mix(operator=first.operator, plain=first.plain, numbers=numbers, words=first.words)
+    return Mix(operator=first.operator, is_weighted_sum=first.is_weighted_sum, numbers=numbers, words=first.words)

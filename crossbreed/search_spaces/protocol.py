@@ -1,94 +1,99 @@
-"""The search-space protocols: a box whose every point decodes to a valid recipe, or genomes that can be crossed.
+"""The interface of search spaces: a domain to search, and the recipes of proposals from it.
 
-A space knows structure, not scores.
+A space depends on structure, not on scores. Only its `domain`, which is read by optimizers alone, and its decoder
+distinguish points of a box from births of genomes.
 """
 
-from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbreed.types import Point, Recipe
+from crossbreed.errors import InputError
+from crossbreed.types import Box, Domain, Point, Proposal, Recipe
 
 Genome: TypeAlias = NDArray[np.float64]
-"""What is crossed and perturbed; its shape is the space's own. Never written to."""
+"""The array that is crossed and perturbed, of a shape chosen by the space. Never modified in place."""
+
+
+class Decoder(Protocol):
+    """Turns the proposals of one run into recipes, and keeps the genomes to which later proposals refer.
+
+    Its state is a function of its calls alone, so that replaying a run's proposals gives the same recipes.
+    """
+
+    def create(self, number: int, proposal: Proposal) -> Recipe | None:
+        """Returns the recipe of candidate `number`; None if the genome itself is evaluated."""
+        ...
+
+    def genome(self, number: int) -> Genome:
+        """Returns the genome of a candidate that has no recipe."""
+        ...
+
+    def retain(self, numbers: Collection[int]) -> None:
+        """Frees the state of all candidates but these: no later call refers to the others."""
+        ...
 
 
 class SearchSpace(Protocol):
-    """Point <-> Recipe. `decode(encode(r)) == r` for recipes in the space's range."""
+    """Proposals and their recipes, over the sources of one run."""
 
     @property
-    def low(self) -> Point:
-        """Lower corner of the box."""
-        ...
-
-    @property
-    def high(self) -> Point:
-        """Upper corner of the box."""
+    def domain(self) -> Domain:
+        """The domain that the optimizer searches."""
         ...
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One readable name a coordinate, for example `layers 0-9 / mlp / french: weight`."""
+        """A readable name for each coordinate of a box, such as `layers 0-9 / mlp / french: weight`; else empty."""
         ...
 
     @property
-    def hulls(self) -> tuple[Mapping[str, int], ...] | None:
-        """Block by block, expert -> coordinate, if every coordinate is the weight of an expert's delta; else None.
-
-        Then what is merged changes by the delta as its coordinate does, or, where the operator thins deltas out, by
-        what it keeps of it: a slope along the delta is the derivative, or stands for it.
-        """
+    def examples(self) -> tuple[Recipe, ...]:
+        """Representative recipes: if one of them cannot be merged, the run ends before it starts."""
         ...
 
-    @property
-    def why_no_hulls(self) -> str | None:
-        """In words for a person; None where there are hulls."""
+    def describe(self) -> str:
+        """Returns a short description of the domain: `18 coordinates`."""
         ...
 
-    def slopes(self, found: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
-        """Returns one slope for each coordinate of a space with hulls.
-
-        Args:
-            found: Tensor -> expert -> slope of that tensor alone.
-        """
-        ...
-
-    def decode(self, point: Point) -> Recipe:
-        """Returns the recipe of a point; every point of the box has one."""
+    def decoder(self, *, seed: int) -> Decoder:
+        """Returns a new decoder for a run with this seed."""
         ...
 
     def encode(self, recipe: Recipe) -> Point | None:
-        """Returns the nearest point of the box to `recipe`, or None where the space cannot express it."""
+        """Returns the nearest point of the box; None if the space has no points, or none for this recipe."""
         ...
 
 
-class GenomeSpace(Protocol):
-    """A small algebra of genomes, from which births are carried out. Pure: equal arguments give equal genomes."""
+@runtime_checkable
+class TakesSlopes(Protocol):
+    """A space that converts slopes along experts' deltas to slopes along its coordinates."""
 
-    @property
-    def num_seeds(self) -> int:
-        """Genomes to begin with."""
+    def slopes(self, found: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
+        """Returns one slope for each coordinate.
+
+        Args:
+            found: Tensor -> expert -> slope of the loss along the expert's delta, in that tensor alone.
+        """
         ...
 
-    @property
-    def chromosomes(self) -> tuple[str, ...]:
-        """One readable name for each part of a genome that is split and mixed for itself."""
-        ...
 
-    def seed(self, index: int, scale: float) -> Genome:
-        """Returns a genome to begin with; `scale` is how much of it, where there is a base to measure from."""
-        ...
+def require_slopes(space: SearchSpace) -> TakesSlopes:
+    """Returns the space, if it provides slopes along its coordinates.
 
-    def cross(self, a: Genome, b: Genome, splits: tuple[float, ...], weights: tuple[float, ...]) -> Genome:
-        """Returns the child: SLERP from `a` to `b` at w before each chromosome's split, at 1 - w after it."""
-        ...
-
-    def perturb(self, genome: Genome, std: float, rng: np.random.Generator) -> Genome:
-        """Returns the genome with normal noise."""
-        ...
-
-    def decode(self, genome: Genome) -> Recipe | None:
-        """Returns what is merged; None where the genome itself is what is evaluated."""
-        ...
+    Raises:
+        InputError: some coordinates are not weights of experts.
+    """
+    domain = space.domain
+    if isinstance(space, TakesSlopes) and isinstance(domain, Box) and domain.weight_blocks is not None:
+        return space
+    why = domain.why_no_weight_blocks if isinstance(domain, Box) else None
+    raise InputError(
+        "this space does not provide slopes",
+        expected="a box whose every coordinate is the weight of an expert's delta",
+        got=why or space.describe(),
+        where="space",
+        fix="use an optimizer that needs no gradient, or search only weights",
+    )

@@ -1,39 +1,38 @@
 """A PEFT LoRA adapter: an expert that is the base plus a low-rank product in some of its matrices.
 
-Shape letters: M output rows, N input columns, R rank. Ranks and alphas by pattern, rank-stabilised scaling and
-transposed storage are read. What is no low-rank product beside an unchanged base (DoRA, biases, trained embeddings,
-initialisations that moved the base ...) is refused by name, with the command that makes a full checkpoint of it.
+Shape letters: M output rows, N input columns, R rank. Linear layers, embeddings and GPT-2's transposed layers are read
+by PEFT's own rules. What is no low-rank product beside an unchanged base (DoRA, biases, trained embeddings,
+initialisations that moved the base ...) is refused by name, with what helps.
 """
 
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeAlias
 
 import torch
 
 from crossbreed.errors import InputError
 from crossbreed.sources import card
-from crossbreed.sources.checkpoint import HEAD, Checkpoint
-from crossbreed.sources.files import Shards, open_shards, read_json
+from crossbreed.sources.adapter_advice import Advice, refusal
+from crossbreed.sources.adapter_config import ADAPTER_CONFIG, AdapterConfig
+from crossbreed.sources.adapter_names import Factors, factor_of, find_factors, resolve
+from crossbreed.sources.checkpoint import FLOATS, Checkpoint
+from crossbreed.sources.files import Shards, open_shards
 from crossbreed.sources.hashes import digests_of, hash_of
-from crossbreed.sources.hub import Origin
+from crossbreed.sources.hub import SourceLocation
+from crossbreed.sources.json_files import DOWNLOAD_AGAIN
+from crossbreed.sources.naming import HEAD, is_end, is_stored_transposed, spellings
 
-_FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+__all__ = ["ADAPTER_CONFIG", "ADAPTER_STEM", "Adapter", "LowRank", "factor_of"]
 
-_READ = {"peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"}
-_BESIDE_THE_POINT = {
-    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),  # the file says which
-    *("lora_dropout", "megatron_config", "megatron_core", "runtime_config", "velora_config"),  # training only
-    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # of initialisations; judged by their name
-    *("qalora_group_size", "ensure_weight_tying"),  # mean nothing without the option that they refine
-}
-_HARMLESS = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica")}
-"""Options with a value that leaves the base alone, and those values."""
+ADAPTER_STEM = "adapter_model"
+"""Of its safetensors files."""
+TRAINING_TENSORS = (".lora_velora_embed",)
+"""How tensors end that only training reads."""
+
+Weights: TypeAlias = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +64,13 @@ class _Target:
 class Adapter:
     """Low-rank changes, by the name of the base's tensor that they change."""
 
-    origin: Origin
+    origin: SourceLocation
     shards: Shards
     """Views of the files."""
     _targets: Mapping[str, _Target] = field(repr=False)
 
     @classmethod
-    def open(cls, origin: Origin, *, base: Checkpoint) -> Self:
+    def open(cls, origin: SourceLocation, *, base: Checkpoint) -> Self:
         """Opens the folder of `origin` and finds the tensor of `base` that each pair of factors changes.
 
         Which base the adapter names does not count: folders move. That its modules and shapes are this base's does.
@@ -79,20 +78,25 @@ class Adapter:
         Raises:
             InputError: an adapter that is broken, does more than LoRA, or belongs to another base.
         """
-        config = read_json(origin.path / "adapter_config.json")
-        _check_kind(config, origin.path)
-        shards = open_shards(origin.path, stem="adapter_model")
-        targets = {}
-        for module, names in _pairs(shards, origin.path).items():
-            name = _tensor_of(module, base, origin.path)
-            targets[name] = _open_target(module, names, _by_name(shards), config, origin.path)
-            if targets[name].shape != base.tensors[name].shape:
+        config = AdapterConfig.read(origin.path)
+        shards = open_shards(origin.path, stem=ADAPTER_STEM)
+        weights = {name: tensor for held in shards.values() for name, tensor in held.items()}
+        _check_weights(weights, config)
+        factors, others = find_factors(weights, origin.path)
+        _check_problems(config, others, factors, weights, base)
+        targets: dict[str, _Target] = {}
+        for one in factors:
+            name = resolve(one, base, config, ties=config.ties_ends)
+            target = _open_target(one, name, weights, config, base)
+            if name not in targets:
+                targets[name] = target
+            elif not (name == base.tied_embedding and config.ties_ends and _are_equal(targets[name], target)):
                 raise InputError(
-                    f"the adapter is for another base: its change of `{name}` has another shape",
-                    expected=f"{base.tensors[name].shape}, as in {base.path}",
-                    got=str(targets[name].shape),
+                    f"the adapter changes `{name}` twice",
+                    expected="one pair of factors for each matrix",
+                    got=" and ".join(sorted((*targets[name].names, *one.names))),
                     where=str(origin.path),
-                    fix=f"use the base that it was trained on: {config.get('base_model_name_or_path')}",
+                    fix="keep one of the two: write the file again with PEFT's `save_pretrained`",
                 )
         return cls(origin=origin, shards=shards, _targets=targets)
 
@@ -122,6 +126,17 @@ class Adapter:
             if target.stored.scale and target.stored.a_RN.any() and target.stored.b_MR.any()
         )
 
+    @property
+    def why_idle(self) -> str:
+        """Which of its parts is zero, where it touches nothing."""
+        if not any(target.stored.scale for target in self._targets.values()):
+            return "lora_alpha is 0"
+        weights = {name: tensor for held in self.shards.values() for name, tensor in held.items()}
+        for side, index in (("lora_B", 1), ("lora_A", 0)):
+            if not any(weights[target.names[index]].any() for target in self._targets.values()):
+                return f"{side} is 0"
+        return "in each pair one factor is 0"
+
     @cached_property
     def hash(self) -> str:
         """Content hash over targets, factors and scales: what the deltas depend on, and nothing else."""
@@ -132,97 +147,128 @@ class Adapter:
         )
 
 
-def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
-    if config.get("peft_type") != "LORA":
-        raise _refusal(f"adapters of type {config.get('peft_type')} are not read, only LORA", folder)
-    for key, value in config.items():
-        if key in _HARMLESS:
-            harmless = value is None or value in _HARMLESS[key]
-        else:
-            harmless = key in _READ or key in _BESIDE_THE_POINT or not value
-        if not harmless:
-            raise _refusal(f"the adapter does more than add a low-rank product: `{key}: {value}`", folder)
+def _check_weights(weights: Weights, config: AdapterConfig) -> None:
+    """Refuses files that hold no factors of their own."""
+    where = str(config.folder)
+    if not weights:
+        raise InputError("the adapter's file holds no tensor", expected="factors", where=where, fix=DOWNLOAD_AGAIN)
+    for name, tensor in weights.items():
+        if not tensor.numel():
+            raise InputError(
+                f"`{name}` of the adapter is empty: saved before its parts were gathered, as DeepSpeed ZeRO-3 does",
+                expected="a tensor with numbers",
+                got=f"shape {tuple(tensor.shape)}",
+                where=where,
+                fix="use a checkpoint saved whole: `stage3_gather_16bit_weights_on_model_save: true`",
+            )
+        if tensor.dtype not in FLOATS:
+            raise InputError(
+                f"`{name}` of the adapter is {tensor.dtype}, which means nothing without its scales",
+                expected="bfloat16, float16 or float32",
+                where=where,
+                fix="use the adapter that it was quantised from",
+            )
 
 
-def _by_name(shards: Shards) -> dict[str, torch.Tensor]:
-    return {name: tensor for held in shards.values() for name, tensor in held.items()}
+def _check_problems(
+    config: AdapterConfig, others: Iterable[str], factors: Iterable[Factors], weights: Weights, base: Checkpoint
+) -> None:
+    """Raises for whatever is more than a low-rank product; what needs most to be mended comes first."""
+    problems = [*config.problems(), *_strays(others, weights, config, base)]
+    if not problems:
+        return
+    problem, advice = max(problems, key=lambda one: one[1])
+    trained_ends = any(is_end(one.module) for one in factors)
+    saved_ends = any(is_end(str(module)) for module in config.values.get("modules_to_save") or ())
+    if advice is Advice.MERGE and base.tied and (trained_ends or (saved_ends and not config.ties_ends)):
+        advice = Advice.NONE if config.ties_ends else Advice.UNTIE_AND_MERGE
+    raise refusal(problem, config.folder, base, advice)
 
 
-def _pairs(shards: Shards, folder: Path) -> Mapping[str, tuple[str, str]]:
-    """Returns module -> names of its A and B."""
-    sides: dict[str, dict[str, str]] = {}
-    for name in sorted(_by_name(shards)):
-        if not (found := _FACTOR.fullmatch(name)):
-            raise _refusal(f"the adapter carries `{name}`, which is no low-rank factor of a matrix", folder)
-        sides.setdefault(found["module"], {})[found["side"]] = name
-    lone = [name for side in sides.values() if len(side) == 1 for name in side.values()]
-    if lone:
-        raise _refusal(f"the adapter carries `{lone[0]}` without its other factor", folder)
-    return {module: (side["A"], side["B"]) for module, side in sides.items()}
+def _strays(
+    others: Iterable[str], weights: Weights, config: AdapterConfig, base: Checkpoint
+) -> Iterator[tuple[str, Advice]]:
+    """Yields tensors that are no factors. PEFT adds copies of the base's own ends, which change nothing."""
+    for name in others:
+        is_copied, copied = ".base_layer." in name, name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        own = _own_name(copied, base)
+        if name.endswith(TRAINING_TENSORS) or (is_copied and own is None):  # of a module that is found to be missing
+            continue
+        if own is None or not _is_copy(weights[name], base.tensor(own)):
+            yield f"the adapter carries `{name}`, which is no low-rank factor of a matrix", Advice.MERGE
 
 
-def _tensor_of(module: str, base: Checkpoint, folder: Path) -> str:
-    """Files may leave out, or add, the prefix of the model inside the head's: `model.` or `transformer.`."""
-    _, _, inner = module.partition(".")
-    for name in (module, inner, f"model.{module}", f"transformer.{module}"):
-        if f"{name}.weight" in base.tensors:
-            return f"{name}.weight"
-    if base.tied and f"{module}.weight" == HEAD:
-        raise _refusal(f"the adapter changes `{HEAD}`, which the base ties to its embeddings", folder)
-    raise InputError(
-        f"the adapter is for another base: it changes `{module}`",
-        expected=f"modules of {base.path}, for example {next(iter(base.tensors))}",
-        got=f"no tensor `{module}.weight` there",
-        where=str(folder),
-        fix="use the base that the adapter was trained on",
-    )
+def _own_name(name: str, base: Checkpoint) -> str | None:
+    """What the base's files call a tensor; a head that they do not hold is its embedding."""
+    module, _, leaf = name.rpartition(".")
+    names = [f"{spelling}.{leaf}" for spelling in spellings(module)]
+    names += [base.tied_embedding or ""] * (name == HEAD)
+    return next((own for own in names if own in base.tensors), None)
 
 
-def _open_target(
-    module: str, names: tuple[str, str], weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], folder: Path
-) -> _Target:
-    a_RN, b_MR = (weights[name] for name in names)
+def _is_copy(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+    same = torch.equal(own.to(tensor.dtype), tensor) or torch.equal(own, tensor.to(own.dtype))
+    return own.shape == tensor.shape and same
+
+
+def _open_target(one: Factors, name: str, weights: Weights, config: AdapterConfig, base: Checkpoint) -> _Target:
+    a_RN, b_MR = (weights[factor] for factor in one.names)
     if a_RN.ndim != 2 or b_MR.ndim != 2 or len(a_RN) != b_MR.shape[1]:
-        raise _refusal(f"`{names[0]}` {tuple(a_RN.shape)} and `{names[1]}` {tuple(b_MR.shape)} make no product", folder)
-    rank = _by_pattern(config, "rank_pattern", "r", module, folder)
-    if len(a_RN) != rank:
+        shapes = f"`{one.names[0]}` {tuple(a_RN.shape)} and `{one.names[1]}` {tuple(b_MR.shape)}"
+        raise refusal(f"{shapes} make no product", config.folder, base, Advice.MERGE)
+    if len(a_RN) != (rank := config.rank(one.module)):
         raise InputError(
-            f"`{names[0]}` has another rank than the adapter's configuration gives it",
+            f"`{one.names[0]}` has another rank than the adapter's configuration gives it",
             expected=f"{rank:g}, by which alpha is divided",
             got=str(len(a_RN)),
-            where=str(folder),
+            where=str(config.folder),
             fix="keep weights and adapter_config.json of one training run together",
         )
-    alpha = _by_pattern(config, "alpha_pattern", "lora_alpha", module, folder)
-    transposed = bool(config.get("fan_in_fan_out"))
+    transposed = one.is_embedding or _is_transposed(name, (len(b_MR), a_RN.shape[1]), config, base)
     if transposed:  # (B A)^T = A^T B^T
         a_RN, b_MR = b_MR.T, a_RN.T
-    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return _Target(names=names, stored=LowRank(a_RN=a_RN, b_MR=b_MR, scale=scale), transposed=transposed)
-
-
-def _by_pattern(config: Mapping[str, Any], patterns: str, default: str, module: str, folder: Path) -> float:
-    """PEFT's rule: the first pattern that matches the module's name, or its end from a dot on."""
-    given = (config.get(patterns) or {}).items()
-    matching = (value for pattern, value in given if re.match(rf"(.*\.)?({pattern})$", module))
-    value = next(matching, config.get(default))
-    if not isinstance(value, int | float):
+    stored = LowRank(a_RN=a_RN, b_MR=b_MR, scale=config.scale(one.module))
+    target = _Target(names=one.names, stored=stored, transposed=transposed)
+    if target.shape != base.tensors[name].shape:
         raise InputError(
-            f"the adapter's configuration gives `{module}` no `{default}`",
-            expected="a number",
-            got=repr(value),
-            where=str(folder / "adapter_config.json"),
-            fix="copy the adapter_config.json that PEFT wrote beside the weights",
+            f"the adapter is for another base: its change of `{name}` has another shape",
+            expected=f"{base.tensors[name].shape}, as in {base.path}",
+            got=str(target.shape) + " (`use_qalora`: for a quantised base alone)" * config.pools_inputs,
+            where=str(config.folder),
+            fix=f"use the base that it was trained on: {config.base}",
         )
-    return float(value)
+    return target
 
 
-def _refusal(problem: str, folder: Path) -> InputError:
-    merge = f"M.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained({f'{folder}-merged'!r})"
-    return InputError(
-        problem,
-        expected="a LoRA adapter whose change of the base is scale * B @ A",
-        where=str(folder),
-        fix=f"merge it into a full checkpoint, and use that:\n"
-        f'python -c "from peft import AutoPeftModelForCausalLM as M; {merge}"',
-    )
+def _is_transposed(name: str, shape: tuple[int, int], config: AdapterConfig, base: Checkpoint) -> bool:
+    """PEFT's rule: by the type of the layer, whatever the adapter's flag says.
+
+    The architecture tells the type; of one that transformers does not know, the shape, unless the matrix is square.
+    """
+    kind, own = base.config.get("model_type"), base.tensors[name].shape
+    if is_stored_transposed(name, kind):
+        return True
+    if own == shape and shape[0] != shape[1]:
+        return False
+    if own not in (shape, shape[::-1]) or not (config.says_transposed or own != shape) or _is_known(kind):
+        return False
+    if own == shape:
+        raise InputError(
+            f"cannot tell whether the base stores `{name}` transposed: it is square",
+            expected="an architecture that transformers knows",
+            got=f"model_type: {kind}, and fan_in_fan_out: true, which PEFT does not go by",
+            where=str(config.folder),
+            fix='write "fan_in_fan_out": false into adapter_config.json if the layer is an ordinary Linear',
+        )
+    return True
+
+
+def _is_known(model_type: object) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING
+
+
+def _are_equal(one: _Target, other: _Target) -> bool:
+    pairs = ((one.stored.a_RN, other.stored.a_RN), (one.stored.b_MR, other.stored.b_MR))
+    return one.stored.scale == other.stored.scale and all(torch.equal(mine, theirs) for mine, theirs in pairs)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import yaml
 
+_MAX_CHARACTERS = 1 << 20
+
 
 def licence(folder: Path) -> str | None:
     """Returns the licence in the front matter of `folder/README.md`, None where there is none.
@@ -20,11 +22,12 @@ def licence(folder: Path) -> str | None:
 def _front_matter(readme: Path) -> dict[str, object]:
     if not readme.is_file():
         return {}
-    opening, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    with readme.open(encoding="utf-8", errors="replace") as file:
+        opening, _, rest = file.read(_MAX_CHARACTERS).partition("---\n")
     if opening.strip("\ufeff \n") or "\n---" not in rest:
         return {}
     try:
         front = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:  # a card is prose: one that does not parse says nothing
+    except (yaml.YAMLError, ValueError, RecursionError):  # a card is prose: one that does not parse says nothing
         return {}
     return front if isinstance(front, dict) else {}

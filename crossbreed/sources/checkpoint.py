@@ -8,20 +8,18 @@ from typing import Any, Self
 
 import torch
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, first_line
 from crossbreed.sources import card
-from crossbreed.sources.files import Shards, open_shards, read_json
+from crossbreed.sources.files import Shards, open_shards
 from crossbreed.sources.hashes import digests_of, hash_of_tensors
-from crossbreed.sources.hub import Origin
+from crossbreed.sources.hub import SourceLocation
+from crossbreed.sources.json_files import DOWNLOAD_AGAIN, mapping_at, read_json
+from crossbreed.sources.naming import HEAD, is_derived, layer_of, may_be_tied
 from crossbreed.sources.structure import TensorInfo
 
-HEAD = "lm_head.weight"
+CONFIG = "config.json"
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """What can be merged; narrower floats mean nothing without their scales."""
-
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
-_DERIVED = "rotary_emb.inv_freq"
-"""Buffer in checkpoints of 2023 and before, which every loader recomputes from the configuration."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,8 +30,8 @@ class Checkpoint:
     is not listed; an unequal one is refused, because loaders disagree on which of the two to use.
     """
 
-    origin: Origin
-    config: Mapping[str, Any]
+    origin: SourceLocation
+    config: dict[str, Any]
     """config.json."""
     tied: bool
     """lm_head is the input embedding."""
@@ -45,26 +43,35 @@ class Checkpoint:
     """What it is an expert of."""
 
     @classmethod
-    def open(cls, origin: Origin, *, base: Self | None = None) -> Self:
+    def open(cls, origin: SourceLocation, *, base: Self | None = None) -> Self:
         """Opens the folder of `origin` without reading its weights; whether it agrees with `base` is for others to say.
 
         Raises:
             InputError: weights or configuration missing, broken, quantised or contradictory.
         """
-        config = read_json(origin.path / "config.json")
+        config = read_json(origin.path / CONFIG)
         if config.get("quantization_config"):
             raise InputError(
                 "quantised checkpoints cannot be merged",
                 expected="bfloat16, float16 or float32 weights",
-                got=f"quantization_config: {config['quantization_config']}",
-                where=str(origin.path / "config.json"),
+                got=f"quantization_config: {str(config['quantization_config'])[:200]}",
+                where=str(origin.path / CONFIG),
                 fix="use the checkpoint that it was quantised from",
             )
-        shards = open_shards(origin.path, stem="model")
-        weights = _flatten(shards)
         tied = _is_tied(config, origin.path)
+        shards = open_shards(
+            origin.path, stem="model", is_optional=lambda name: is_derived(name) or (tied and name == HEAD)
+        )
+        weights = _flatten(shards)
+        if not weights:
+            raise InputError(
+                "the checkpoint holds no tensor",
+                expected="weights",
+                where=", ".join(map(str, shards)),
+                fix=DOWNLOAD_AGAIN,
+            )
         _check_head(weights, tied=tied, folder=origin.path)
-        names = (name for name in weights if not name.endswith(_DERIVED) and not (tied and name == HEAD))
+        names = (name for name in weights if not is_derived(name) and not (tied and name == HEAD))
         return cls(origin=origin, config=config, tied=tied, shards=shards, names=tuple(sorted(names)), base=base)
 
     @property
@@ -76,6 +83,22 @@ class Checkpoint:
     def licence(self) -> str | None:
         """What the folder's README states."""
         return card.licence(self.path)
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Rows of the embedding by the configuration; None where it does not say."""
+        part = mapping_at(self.config, "text_config", where=self.path / CONFIG) or self.config
+        rows = part.get("vocab_size")
+        return rows if isinstance(rows, int) else None
+
+    @property
+    def tied_embedding(self) -> str | None:
+        """The tensor that is embedding and head at once; None where they are two, or where it is not found."""
+        if not self.tied:
+            return None
+        named = next((name for name in self.names if may_be_tied(name)), None)
+        shaped = (name for name in self.names if layer_of(name) is None and self._has_token_rows(name))
+        return named or next(shaped, None)
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -112,6 +135,10 @@ class Checkpoint:
         mine, theirs = self.tensor(name), base.tensor(name)
         return mine.dtype == theirs.dtype or not torch.equal(*_promoted(mine, theirs))
 
+    def _has_token_rows(self, name: str) -> bool:
+        shape = self.tensor(name).shape
+        return len(shape) == 2 and shape[0] == self.num_tokens
+
     @cached_property
     def _weights(self) -> Mapping[str, torch.Tensor]:
         return _flatten(self.shards)
@@ -137,8 +164,8 @@ def _flatten(shards: Shards) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _is_tied(config: Mapping[str, Any], folder: Path) -> bool:
-    for part in (config, config.get("text_config") or {}):
+def _is_tied(config: dict[str, Any], folder: Path) -> bool:
+    for part in (config, mapping_at(config, "text_config", where=folder / CONFIG)):
         if "tie_word_embeddings" in part:
             return bool(part["tie_word_embeddings"])
     return _tied_by_default(folder)
@@ -149,20 +176,20 @@ def _tied_by_default(folder: Path) -> bool:
     from transformers import AutoConfig
 
     try:
-        return bool(AutoConfig.from_pretrained(folder).tie_word_embeddings)
-    except (AttributeError, OSError, ValueError) as error:
+        return bool(AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings)
+    except Exception as error:  # transformers' checks of a configuration raise all kinds
         raise InputError(
             "cannot tell whether lm_head is tied to the embeddings",
             expected="`tie_word_embeddings` in the configuration, or an architecture that transformers knows",
-            got=str(error).strip().split("\n")[0],
-            where=str(folder / "config.json"),
+            got=first_line(error),
+            where=str(folder / CONFIG),
             fix='state it: "tie_word_embeddings": true or false',
         ) from error
 
 
 def _check_head(weights: Mapping[str, torch.Tensor], *, tied: bool, folder: Path) -> None:
     head = weights.get(HEAD)
-    embedding = next((name for name in weights if name.endswith(_EMBEDDINGS)), None)
+    embedding = next((name for name in weights if may_be_tied(name)), None)
     if embedding is None:
         return
     if tied and head is not None and not torch.equal(head, weights[embedding]):

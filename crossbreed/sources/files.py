@@ -4,42 +4,30 @@ A tensor here is a view of its file: listing a checkpoint costs milliseconds, an
 somebody looks at them. They are read-only by agreement: a write would stay private to the process, and be wrong there.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, first_line
+from crossbreed.sources.advice import literal, python_command
+from crossbreed.sources.json_files import DOWNLOAD_AGAIN, read_json
 
 Shards: TypeAlias = Mapping[Path, Mapping[str, torch.Tensor]]
 """File -> tensor name -> view of the file."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_DOWNLOAD_AGAIN = "download or copy it again, whole (for a clone: `git lfs pull`)"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in `path`.
-
-    Raises:
-        InputError: there is no such file, or it holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problem, got = "cannot read a source's JSON file", str(error)
-    else:
-        if isinstance(value, dict):
-            return value
-        problem, got = "a source's JSON file holds no object", type(value).__name__
-    raise InputError(problem, expected="a JSON object", got=got, where=str(path), fix=_DOWNLOAD_AGAIN)
-
-
-def open_shards(folder: Path, *, stem: str) -> Shards:
+def open_shards(folder: Path, *, stem: str, is_optional: Callable[[str], bool] = lambda name: False) -> Shards:
     """Maps `STEM.safetensors`, or the shards that `STEM.safetensors.index.json` lists.
+
+    Args:
+        folder: Of the files.
+        stem: Of their names.
+        is_optional: Tells which tensors an index may list although no shard holds them, or the other way round.
 
     Raises:
         InputError: weights missing, truncated, pickled, or not as the index says.
@@ -48,7 +36,7 @@ def open_shards(folder: Path, *, stem: str) -> Shards:
     if whole.is_file():
         return {whole: _open_file(whole)}
     if index.is_file():
-        return _open_indexed(folder, index)
+        return _open_indexed(folder, index, is_optional)
     raise _no_weights(folder, stem)
 
 
@@ -56,21 +44,29 @@ def _open_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except PermissionError as error:
+        raise InputError(
+            f"`{path.name}` may not be read",
+            got=first_line(error),
+            where=str(path),
+            fix="ask its owner for the right to read it",
+        ) from error
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"`{path.name}` is not a whole safetensors file",
             expected="header and tensors of the length that the header says",
             got=f"{path.stat().st_size:,} bytes: {error}",
             where=str(path),
-            fix=_DOWNLOAD_AGAIN,
+            fix=DOWNLOAD_AGAIN,
         ) from error
 
 
-def _open_indexed(folder: Path, index: Path) -> Shards:
+def _open_indexed(folder: Path, index: Path, is_optional: Callable[[str], bool]) -> Shards:
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    is_map = isinstance(weight_map, dict) and all(isinstance(name, str) for name in weight_map.values())
+    if not is_map or not weight_map:
         raise InputError(
-            "the index lists no tensors", expected="`weight_map`: tensor -> file", where=str(index), fix=_DOWNLOAD_AGAIN
+            "the index lists no tensors", expected="`weight_map`: tensor -> file", where=str(index), fix=DOWNLOAD_AGAIN
         )
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
@@ -80,11 +76,11 @@ def _open_indexed(folder: Path, index: Path) -> Shards:
             expected=f"the {len(names)} files that the index lists",
             got=f"{len(names) - len(missing)} of them",
             where=str(index),
-            fix=_DOWNLOAD_AGAIN,
+            fix=DOWNLOAD_AGAIN,
         )
     shards = {folder / name: _open_file(folder / name) for name in names}
     held = {(tensor, path.name) for path, tensors in shards.items() for tensor in tensors}
-    strays = sorted(held ^ set(weight_map.items()))
+    strays = sorted(stray for stray in held ^ set(weight_map.items()) if not is_optional(stray[0]))
     if strays:
         tensor, shard = strays[0]
         says, holds = ("holds", "index does not list") if strays[0] in held else ("lacks", "index puts there")
@@ -120,9 +116,14 @@ def _no_weights(folder: Path, stem: str) -> InputError:
 
 def _conversion(pickle: Path, stem: str) -> str:
     if pickle.name.startswith("pytorch_model"):  # transformers knows shards and tied tensors
-        folder = str(pickle.parent)
-        save = f"M.from_pretrained({folder!r}, dtype='auto').save_pretrained({folder!r})"
-        return f'python -c "from transformers import AutoModelForCausalLM as M; {save}"'
-    target = pickle.with_name(f"{stem}.safetensors")
-    load = f"import torch; from safetensors.torch import save_file; w = torch.load({str(pickle)!r}, weights_only=True)"
-    return f"python -c \"{load}; save_file(w, {str(target)!r}, {{'format': 'pt'}})\""
+        folder = literal(pickle.parent)
+        return python_command(
+            "from transformers import AutoModelForCausalLM as M",
+            f'M.from_pretrained({folder}, dtype="auto").save_pretrained({folder})',
+        )
+    return python_command(
+        "import torch",
+        "from safetensors.torch import save_file",
+        f"w = torch.load({literal(pickle)}, weights_only=True)",
+        f'save_file(w, {literal(pickle.with_name(f"{stem}.safetensors"))}, {{"format": "pt"}})',
+    )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
+from crossbreed.cache import cache_folder
 from crossbreed.errors import InputError
 from crossbreed.sources.pages import MappedPages
 
@@ -74,13 +75,6 @@ def hash_of(lines: Iterable[str]) -> str:
 def hash_of_tensors(digests: Mapping[str, str]) -> str:
     """Returns the content hash of a full checkpoint: of its tensors' names and digests, whatever files they are in."""
     return hash_of(f"{name} {digest}" for name, digest in digests.items())
-
-
-def cache_folder() -> Path:
-    """Returns the folder for what can be computed again: `CROSSBREED_CACHE`, else the user's cache folder."""
-    named = os.environ.get("CROSSBREED_CACHE")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "crossbreed"
-    return (Path(named) if named else user).expanduser()
 
 
 def _digest(name: str, tensor: torch.Tensor, path: Path) -> str:

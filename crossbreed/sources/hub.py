@@ -1,19 +1,22 @@
 """From what the user wrote to a folder: a local path, or a hub id with an optional revision."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossbreed.errors import InputError, require
+from crossbreed.errors import InputError, first_line, require
 
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"]
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""One of them is in every model's folder."""
 _UNWANTED = ["*/*", "consolidated*"]
 """Other formats of the same weights, which some repositories carry beside the ordinary ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class SourceLocation:
     """Where a source lies, and how others can find it."""
 
     path: Path
@@ -29,7 +32,7 @@ class Origin:
         return f"{self.hub_id}@{self.revision}" if self.hub_id else str(self.path)
 
 
-def locate(source: str) -> Origin:
+def locate(source: str) -> SourceLocation:
     """Returns the folder of `source`, downloading it from the hub if it is no local folder.
 
     Only safetensors, configuration, tokenizer and card are fetched; what the hub's cache has is not fetched again.
@@ -42,7 +45,9 @@ def locate(source: str) -> Origin:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return Origin(path=folder.resolve())
+        folder = folder.resolve()
+        _check_folder(folder)
+        return SourceLocation(path=folder)
     named = _HUB_ID.fullmatch(source)
     if folder.exists() or named is None or source.startswith((".", "~")):
         raise InputError(
@@ -55,7 +60,40 @@ def locate(source: str) -> Origin:
     return _download(named["id"], named["revision"])
 
 
-def _download(hub_id: str, revision: str | None) -> Origin:
+def _check_folder(folder: Path) -> None:
+    """Refuses folders that hold no model, and pipes and devices: whoever opens those waits for ever."""
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(
+                f"`{path.name}` is neither a file nor a folder",
+                expected="a model's files",
+                where=str(folder),
+                fix="remove it",
+            )
+    if not any((folder / name).exists() for name in MODEL_FILES):
+        inside = [str(path) for path in _models_inside(folder)]
+        raise InputError(
+            f"`{folder}` holds no model",
+            expected=" or ".join(MODEL_FILES),
+            got=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
+            where=str(folder),
+            fix=f"did you mean {' or '.join(inside[:3])}?"
+            if inside
+            else "name the folder that `save_pretrained` wrote",
+        )
+
+
+def _models_inside(folder: Path) -> Iterator[Path]:
+    """Yields the snapshots of a folder of the hub's cache, `main`'s first; the adapters that PEFT saved by name."""
+    main = folder / "refs" / "main"
+    first = main.read_text().strip() if main.is_file() else ""
+    snapshots = sorted(folder.glob("snapshots/*"), key=lambda path: (path.name != first, path.name))
+    for inner in (*snapshots, *sorted(folder.glob("*"))):
+        if any((inner / name).is_file() for name in MODEL_FILES):
+            yield inner
+
+
+def _download(hub_id: str, revision: str | None) -> SourceLocation:
     require("huggingface_hub", extra="torch")
     from huggingface_hub import snapshot_download
 
@@ -65,8 +103,8 @@ def _download(hub_id: str, revision: str | None) -> Origin:
         raise InputError(
             f"`{hub_id}` is neither a local folder nor a model that the hub gives",
             expected="a local folder, or a public (or permitted) model repository",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             where=f"revision {revision or 'main'}",
             fix="check name and revision; `hf auth login` for a private one; offline, it must be in the hub's cache",
         ) from error
-    return Origin(path=Path(snapshot), hub_id=hub_id, revision=Path(snapshot).name)
+    return SourceLocation(path=Path(snapshot), hub_id=hub_id, revision=Path(snapshot).name)

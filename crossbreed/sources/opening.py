@@ -4,31 +4,26 @@ Cheap checks come first (configurations, vocabularies, names, shapes), so that a
 weights of any are read. Sources may be stored in different floating-point dtypes: promotion to the wider one is exact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.sources.adapter import Adapter
-from crossbreed.sources.checkpoint import Checkpoint
-from crossbreed.sources.hub import Origin, locate
+from crossbreed.sources.adapter import ADAPTER_STEM, Adapter
+from crossbreed.sources.adapter_advice import merge_command
+from crossbreed.sources.adapter_config import ADAPTER_CONFIG, AdapterConfig
+from crossbreed.sources.agreement import Difference, check_agreement, check_chat_templates, end_token_ids
+from crossbreed.sources.checkpoint import CONFIG, Checkpoint
+from crossbreed.sources.hub import SourceLocation, locate
 from crossbreed.sources.structure import Structure
-from crossbreed.sources.vocabulary import check_vocabularies
+from crossbreed.sources.tokenization import appended_tokens, tokenizer_file
+from crossbreed.sources.vocabulary import end_tokens
+from crossbreed.types import BASE
 
 Expert: TypeAlias = Checkpoint | Adapter
-
-BASE = "base"
-"""The base's name in recipes, so no expert's."""
-
-_MUST_AGREE = (
-    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "hidden_act", "layer_types"),
-    *("num_attention_heads", "num_key_value_heads", "head_dim", "num_experts", "num_experts_per_tok"),
-    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "sliding_window", "rope_theta", "partial_rotary_factor"),
-    *("attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "logits_scaling"),
-)
-"""What changes the function of the same weights. A merge runs under the base's configuration."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -40,9 +35,50 @@ class Sources:
     """By the names that recipes use, in the order of the Spec."""
     structure: Structure
     """What a search space is told of them."""
+    differences: tuple[Difference, ...] = ()
+    """What experts have otherwise than the base, and every merge has as the base has it."""
+    accept: tuple[str, ...] = ()
+    """What of it was accepted by name."""
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end a text by the files of the base or of any expert: a merge may end like each of them."""
+        paths = (self.base.path, *(expert.path for expert in self.experts.values()))
+        return frozenset[int]().union(*(end_token_ids(path, base=self.base) for path in paths))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the sources, although nothing of it is wrong; a sentence each."""
+        return tuple(_notes(self))
+
+    def require_one_chat_template(self) -> None:
+        """Refuses to ask chats where experts write them down otherwise than the base.
+
+        Raises:
+            InputError: one does, and `chat_template` is not accepted.
+        """
+        check_chat_templates(self.differences, accept=self.accept, base=self.base.path)
+
+    def require_changes(self) -> None:
+        """Refuses experts that are the base, beside others: they would thin out every average.
+
+        Raises:
+            InputError: an expert equals the base in every tensor.
+        """
+        idle = [name for name, touched in self.structure.touched.items() if not touched]
+        if not idle or len(idle) == len(self.experts):
+            return
+        expert = self.experts[idle[0]]
+        why = f" ({expert.why_idle})" if isinstance(expert, Adapter) else ""
+        raise InputError(
+            f"expert `{idle[0]}` equals the base in every tensor: was it trained?{why}",
+            expected="an expert that changes something",
+            where=str(expert.path),
+            fix="name the checkpoint that training wrote, or leave the expert out",
+        )
 
 
-def open_sources(base: str, experts: Mapping[str, str]) -> Sources:
+def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[str] = ()) -> Sources:
     """Opens a base and its experts, each a local folder or a hub id.
 
     All weights are read once, to hash them; a second time the cache knows them.
@@ -50,6 +86,8 @@ def open_sources(base: str, experts: Mapping[str, str]) -> Sources:
     Args:
         base: A full checkpoint.
         experts: Expert name -> full checkpoint or PEFT LoRA adapter.
+        accept: What experts may have otherwise than the base: keys of config.json, `tokenizer`, `chat_template`. A
+            merge has them as the base has them.
 
     Raises:
         InputError: a source is missing, broken, or disagrees with the base; the message names it and the tensor.
@@ -57,30 +95,64 @@ def open_sources(base: str, experts: Mapping[str, str]) -> Sources:
     if BASE in experts:
         raise InputError(f"`{BASE}` is the base's own name in recipes", got="an expert of that name", fix="rename it")
     base_origin = locate(base)
-    if _is_adapter(base_origin):
-        raise InputError(
-            "the base is an adapter",
-            expected="a full checkpoint",
-            where=str(base_origin.path),
-            fix="name the model that it was trained on as the base, and the adapter as an expert",
-        )
+    if is_adapter(base_origin):
+        raise _adapter_as_base(base_origin.path)
     foundation = Checkpoint.open(base_origin)
-    opened = {name: _open_expert(name, locate(source), foundation) for name, source in experts.items()}
-    return Sources(base=foundation, experts=opened, structure=_structure(foundation, opened))
+    opened: dict[str, Expert] = {}
+    differences: list[Difference] = []
+    for name, source in experts.items():
+        opened[name], differing = open_expert(name, locate(source), foundation, accept=accept)
+        differences += differing
+    return Sources(
+        base=foundation,
+        experts=opened,
+        structure=_structure(foundation, opened),
+        differences=tuple(differences),
+        accept=tuple(accept),
+    )
 
 
-def _is_adapter(origin: Origin) -> bool:
-    return (origin.path / "adapter_config.json").is_file()
+def is_adapter(origin: SourceLocation) -> bool:
+    """Returns whether a folder is a PEFT adapter's, and not a checkpoint that keeps the configuration of one."""
+    is_checkpoint = (origin.path / CONFIG).is_file() and not any(origin.path.glob(f"{ADAPTER_STEM}*"))
+    return (origin.path / ADAPTER_CONFIG).is_file() and not is_checkpoint
 
 
-def _open_expert(name: str, origin: Origin, base: Checkpoint) -> Expert:
-    if _is_adapter(origin):
-        return Adapter.open(origin, base=base)
+def open_expert(
+    name: str, origin: SourceLocation, base: Checkpoint, *, accept: Collection[str] = ()
+) -> tuple[Expert, tuple[Difference, ...]]:
+    """Opens a full checkpoint or an adapter as an expert of `base`.
+
+    Args:
+        name: What messages call it.
+        origin: Its folder.
+        base: Opened.
+        accept: As for `open_sources`.
+
+    Returns:
+        The expert, and what it has otherwise than the base all the same.
+
+    Raises:
+        InputError: it is broken, or disagrees with the base.
+    """
+    if is_adapter(origin):
+        adapter = Adapter.open(origin, base=base)
+        return adapter, check_agreement(name, origin.path, base, config=None, accept=accept)
     expert = Checkpoint.open(origin, base=base)
-    _check_configs(name, expert, base)
-    check_vocabularies(base.path, expert.path, name=name)
+    differences = check_agreement(name, origin.path, base, config=expert, accept=accept)
     _check_tensors(name, expert, base)
-    return expert
+    return expert, differences
+
+
+def _adapter_as_base(folder: Path) -> InputError:
+    trained_on = AdapterConfig.read(folder).base
+    return InputError(
+        "an adapter cannot stand alone: it changes a base",
+        expected="a full checkpoint",
+        where=str(folder),
+        fix=f"in a spec or a recipe, name the model that it was trained on as the base ({trained_on}), and the adapter "
+        f"as an expert; to evaluate it alone, merge it:\n{merge_command(folder, Path(trained_on))}",
+    )
 
 
 def _structure(base: Checkpoint, experts: Mapping[str, Expert]) -> Structure:
@@ -92,24 +164,24 @@ def _structure(base: Checkpoint, experts: Mapping[str, Expert]) -> Structure:
     )
 
 
-def _check_configs(name: str, expert: Checkpoint, base: Checkpoint) -> None:
-    ours, theirs = _settings(base), _settings(expert)
-    for key in (*_MUST_AGREE, "tie_word_embeddings"):
-        if key in ours and key in theirs and ours[key] != theirs[key]:
-            raise InputError(
-                f"expert `{name}` has another `{key}` than the base",
-                expected=f"{ours[key]!r}, as in {base.path / 'config.json'}",
-                got=repr(theirs[key]),
-                where=str(expert.path / "config.json"),
-                fix="merge only fine-tunes of one base",
-            )
+def _notes(sources: Sources) -> Iterator[str]:
+    yield from map(str, sources.differences)
+    ours = end_token_ids(sources.base.path, base=sources.base)
+    for name, expert in sources.experts.items():
+        if others := end_token_ids(expert.path, base=sources.base) - ours:
+            both = f"`{name}` ends a text with {_listed(others, sources)} too, the base with {_listed(ours, sources)}"
+            yield f"{both}: answers end at all of them, and so do published models"
+    if tokenizer_file(sources.base.path) and (appended := appended_tokens(sources.base.path)):
+        yield f"the base's tokenizer puts {', '.join(appended)} behind every text: it is cut off where a model goes on"
 
 
-def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Flattens a configuration; one that leaves a setting out has its architecture's default, and is not compared."""
-    config = checkpoint.config
-    text, rope = config.get("text_config") or {}, config.get("rope_parameters") or {}
-    return {**config, **text, **rope, "tie_word_embeddings": checkpoint.tied}
+def _listed(rows: Collection[int], sources: Sources) -> str:
+    texts = {
+        token.id: token.text
+        for path in (sources.base.path, *(expert.path for expert in sources.experts.values()))
+        for token in end_tokens(path, vocabulary=sources.base.path)
+    }
+    return ", ".join(f"{texts.get(row) or 'token'} ({row})" for row in sorted(rows)) or "nothing"
 
 
 def _check_tensors(name: str, expert: Checkpoint, base: Checkpoint) -> None:

@@ -1,26 +1,32 @@
-"""What a checkpoint looks like, without its weights: all that a search space, `check` and a merge service need."""
+"""What a checkpoint looks like, without its weights: all that a search space, `check` and a merge service need.
+
+It travels as JSON, so that a service can say what it can merge and keep the weights to itself:
+
+    {"schema": 1,
+     "base": {"hash": "4f2a...", "tied": true, "tensors": {"model.norm.weight": {"shape": [576], "dtype": "bfloat16"}}},
+     "experts": [{"name": "french", "hash": "90c1...", "touched": ["model.norm.weight"]}]}
+
+Experts are a list, for their order counts. Parsing is strict: whatever is odd is refused here, never met by a space.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
 from math import prod
+from typing import Any, TypeVar
 
-_BLOCKS = r"(?:layers|h|blocks|block)"
-_LAYER = re.compile(rf"(?:^|\.){_BLOCKS}\.(\d+)\.")
+from crossbreed.errors import InputError
+from crossbreed.parsing import any_of, kind, require_keys, suggestion
+from crossbreed.sources.naming import count_layers
+from crossbreed.types import BASE
 
+T = TypeVar("T")
 
-class ModuleType(StrEnum):
-    """The kinds of module that a search space may give coordinates of their own."""
-
-    ATTENTION = "attention"
-    MLP = "mlp"
-    NORM = "norm"
-    EMBEDDING = "embedding"
-    """Input embeddings and lm_head."""
-    OTHER = "other"
+SCHEMA = 1
+_FLOATS = ("bfloat16", "float16", "float32", "float64")
+_JSON_NAMES: Mapping[type, str] = {dict: "an object", list: "a list", bool: "true or false"}
+_DTYPES = (*_FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +52,14 @@ class Structure:
     """lm_head is the input embedding."""
 
     @property
+    def touched_by_any(self) -> frozenset[str]:
+        """Names of the tensors in which some expert differs from the base."""
+        return frozenset[str]().union(*self.touched.values())
+
+    @property
     def num_layers(self) -> int:
         """Transformer blocks."""
-        return _num_layers(tuple(self.tensors))
+        return count_layers(self.tensors)
 
     @property
     def dtype(self) -> str:
@@ -64,69 +75,110 @@ class Structure:
         """Expert names in the order of the Spec."""
         return tuple(self.touched)
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON value that `from_json` reads; `crossbreed.sources.structure_json` describes it."""
+        return _dump(self)
 
-@lru_cache(maxsize=64)
-def _num_layers(names: tuple[str, ...]) -> int:
-    return 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
+    @staticmethod
+    def from_json(value: Any, *, where: str = "structure") -> "Structure":  # any JSON value
+        """Returns the structure that a JSON value describes.
 
+        Args:
+            value: From a service, or a file.
+            where: Which, for errors.
 
-def layer_of(name: str) -> int | None:
-    """Returns the block that a tensor belongs to, None for embeddings, final norm and head.
-
-    >>> layer_of("model.layers.7.mlp.up_proj.weight"), layer_of("lm_head.weight")
-    (7, None)
-    """
-    found = _LAYER.search(name)
-    return int(found.group(1)) if found else None
-
-
-def in_layer(name: str, layer: int) -> str:
-    """Returns what the tensor of a block is called in another block.
-
-    >>> in_layer("model.layers.7.mlp.up_proj.weight", 12)
-    'model.layers.12.mlp.up_proj.weight'
-    """
-    found = _LAYER.search(name)
-    assert found is not None, f"{name} belongs to no block"
-    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+        Raises:
+            InputError: naming the first thing that is wrong, and where.
+        """
+        return _parse(value, where=where)
 
 
-def depth_of(name: str, num_layers: int) -> float | None:
-    """Returns where a tensor's layer is, from 0 (first) to 1 (last); None outside the layers.
-
-    >>> depth_of("model.layers.7.mlp.up_proj.weight", 15), depth_of("lm_head.weight", 15)
-    (0.5, None)
-    """
-    layer = layer_of(name)
-    return None if layer is None else layer / max(1, num_layers - 1)
-
-
-def module_of(name: str) -> ModuleType:
-    """Returns the kind of module that a tensor belongs to.
-
-    >>> module_of("model.layers.7.self_attn.q_proj.weight").value
-    'attention'
-    """
-    if re.search(r"norm|ln_\d|ln_f", name):
-        return ModuleType.NORM
-    if re.search(r"attn|attention", name):
-        return ModuleType.ATTENTION
-    if re.search(r"mlp|feed_forward|ffn|experts", name):
-        return ModuleType.MLP
-    if re.search(r"embed|lm_head|wte|wpe", name):
-        return ModuleType.EMBEDDING
-    return ModuleType.OTHER
+def _dump(structure: Structure) -> dict[str, Any]:
+    """Returns the JSON value of a structure."""
+    tensors = {name: {"shape": list(info.shape), "dtype": info.dtype} for name, info in structure.tensors.items()}
+    return {
+        "schema": SCHEMA,
+        "base": {"hash": structure.hashes[BASE], "tied": structure.tied, "tensors": tensors},
+        "experts": [
+            {"name": name, "hash": structure.hashes[name], "touched": sorted(touched)}
+            for name, touched in structure.touched.items()
+        ],
+    }
 
 
-def names_pattern(names: Iterable[str]) -> str:
-    """Returns a regular expression that matches exactly `names`."""
-    return "|".join(re.escape(name) for name in sorted(names))
+def _parse(value: Any, *, where: str) -> Structure:
+    """Returns the structure of a JSON value; see `Structure.from_json`."""
+    _require_exactly(value, "schema", "base", "experts", where=where)
+    if type(value["schema"]) is not int or value["schema"] != SCHEMA:
+        raise _wrong("the structure has another schema", f"{SCHEMA}", value["schema"], where)
+    base, where_base = value["base"], f"{where}.base"
+    _require_exactly(base, "hash", "tied", "tensors", where=where_base)
+    tensors = _tensors(base["tensors"], where=f"{where_base}.tensors")
+    hashes = {BASE: _name(base["hash"], where=f"{where_base}.hash")}
+    touched: dict[str, frozenset[str]] = {}
+    for index, expert in enumerate(_of(list, value["experts"], where=f"{where}.experts")):
+        at = f"{where}.experts[{index}]"
+        _require_exactly(expert, "name", "hash", "touched", where=at)
+        name = _name(expert["name"], where=f"{at}.name")
+        if name in hashes:
+            raise _wrong("two sources have one name", "a name for each; `base` is the base's", name, f"{at}.name")
+        hashes[name] = _name(expert["hash"], where=f"{at}.hash")
+        touched[name] = _touched(expert["touched"], tensors, where=f"{at}.touched")
+    tied = _of(bool, base["tied"], where=f"{where_base}.tied")
+    return Structure(tensors=tensors, touched=touched, hashes=hashes, tied=tied)
 
 
-def layers_pattern(layers: Iterable[int]) -> str:
-    """Returns a regular expression that matches the names of all tensors in some blocks.
+def _tensors(value: Any, *, where: str) -> dict[str, TensorInfo]:
+    parsed = {
+        _name(name, where=where): _tensor(info, where=f"{where}[{name}]")
+        for name, info in _of(dict, value, where=where).items()
+    }
+    found = dict(sorted(parsed.items()))
+    if not any(info.dtype in _FLOATS for info in found.values()):
+        raise _wrong("the base has no weights", f"a tensor in {any_of(_FLOATS)}", list(found), where)
+    return found
 
-    >>> bool(re.fullmatch(layers_pattern([0, 7]), "model.layers.7.mlp.up_proj.weight"))
-    True
-    """
-    return rf"(?:.*\.)?{_BLOCKS}\.(?:{'|'.join(map(str, layers))})\..*"
+
+def _tensor(value: Any, *, where: str) -> TensorInfo:
+    _require_exactly(value, "shape", "dtype", where=where)
+    shape = _of(list, value["shape"], where=f"{where}.shape")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _wrong("a shape is no list of sizes", "whole numbers from 0 up", shape, f"{where}.shape")
+    if value["dtype"] not in _DTYPES:
+        raise _wrong("no such dtype", any_of(_DTYPES), value["dtype"], f"{where}.dtype")
+    return TensorInfo(shape=tuple(shape), dtype=value["dtype"])
+
+
+def _touched(value: Any, tensors: Mapping[str, TensorInfo], *, where: str) -> frozenset[str]:
+    names = [_name(name, where=where) for name in _of(list, value, where=where)]
+    if strays := sorted(set(names) - tensors.keys()):
+        raise InputError(
+            "an expert touches a tensor that the base does not have",
+            expected="names of the base's tensors",
+            got=repr(strays[0]),
+            where=where,
+            fix=suggestion(strays[0], tensors),
+        )
+    if len(set(names)) < len(names):
+        raise _wrong("a tensor is listed twice", "each once", sorted(names), where)
+    return frozenset(names)
+
+
+def _name(value: Any, *, where: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\S+", value):
+        raise _wrong("a name or a hash is no word", "text without spaces", value, where)
+    return value
+
+
+def _of(type_: type[T], value: Any, *, where: str) -> T:
+    if not isinstance(value, type_):
+        raise _wrong("a value has the wrong type", _JSON_NAMES[type_], value, where)
+    return value
+
+
+def _require_exactly(value: Any, *keys: str, where: str) -> None:
+    require_keys(value, keys, needed=keys, where=where)
+
+
+def _wrong(problem: str, expected: str, got: object, where: str) -> InputError:
+    return InputError(problem, expected=expected, got=kind(got)[:200], where=where)

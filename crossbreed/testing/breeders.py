@@ -1,9 +1,10 @@
-"""What every optimizer that asks births owes its users, as tests; and a small world in which genomes can be crossed.
+"""The laws of optimizers that search genomes, as tests; and a small world in which genomes can be crossed.
 
 Subclass `BreederConformance` in a test module and override its one fixture, as with `OptimizerConformance`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossbreed.optimizer import Box, Breeder, Genomes, Setting
-from crossbreed.runs.nursery import Nursery
+from crossbreed.errors import InputError
+from crossbreed.optimizer import Breeder, SearchInputs
 from crossbreed.search_spaces import VectorSpace
 from crossbreed.testing.global_random import check_it_is_left_alone
-from crossbreed.types import Birth, Cross, Outcome, Seed, Status
+from crossbreed.types import Birth, Box, Cross, Genomes, Outcome, Seed, Status
 
-MakeBreeder: TypeAlias = Callable[[Setting], Breeder]
+MakeBreeder: TypeAlias = Callable[[SearchInputs], Breeder]
 Evaluate: TypeAlias = Callable[[int, "World"], Outcome]
 
 
@@ -32,26 +33,25 @@ class World:
 
     def __init__(self, seed: int = 7) -> None:
         knows = np.repeat(np.eye(self.num_seeds), self.num_items // self.num_seeds, axis=1)
-        self._nursery = Nursery(VectorSpace(list(knows)), seed=seed)
+        self._decoder = VectorSpace(list(knows)).decoder(seed=seed)
 
-    def bear(self, number: int, birth: Birth) -> None:
-        """Makes the genome of a candidate; its parents must not have been let go."""
-        self._nursery.bear(number, birth)
+    def create(self, number: int, birth: Birth) -> None:
+        """Makes the genome of a candidate; its parents must not have been freed."""
+        self._decoder.create(number, birth)
 
-    def keep(self, numbers: set[int]) -> None:
-        """Lets all others go, as a run does."""
-        self._nursery.keep(numbers)
+    def retain(self, numbers: set[int]) -> None:
+        """Frees all other genomes, as a run does."""
+        self._decoder.retain(numbers)
 
     def items(self, number: int) -> tuple[float, ...]:
         """Returns the scores of a candidate: right or wrong."""
-        return tuple((np.abs(self._nursery.genome(number) - 1) < 0.3).astype(float).tolist())
+        return tuple((np.abs(self._decoder.genome(number) - 1) < 0.3).astype(float).tolist())
 
 
-def make_setting(*, num_seeds: int = World.num_seeds, num_chromosomes: int = 1, seed: int = 7) -> Setting:
-    """Returns the setting of a search over a world's genomes."""
-    return Setting(
-        box=Box(low=(), high=()),
-        genomes=Genomes(num_seeds=num_seeds, num_chromosomes=num_chromosomes),
+def make_inputs(*, num_seeds: int = World.num_seeds, num_chromosomes: int = 1, seed: int = 7) -> SearchInputs:
+    """Returns the inputs of a search over a world's genomes."""
+    return SearchInputs(
+        domain=Genomes(num_seeds=num_seeds, num_chromosomes=num_chromosomes),
         num_objectives=1,
         start=None,
         rng=np.random.default_rng(seed),
@@ -69,6 +69,13 @@ def failed(number: int) -> Outcome:
     return Outcome(number=number, status=Status.FAILED, values=None)
 
 
+def ask_birth(breeder: Breeder, number: int) -> Birth | None:
+    """Returns what the breeder asks, which must be a birth."""
+    proposal = breeder.ask(number)
+    assert not isinstance(proposal, tuple), "genomes are searched by births"
+    return proposal
+
+
 def breed(
     breeder: Breeder,
     evaluate: Evaluate = ok,
@@ -79,7 +86,7 @@ def breed(
 ) -> list[Birth]:
     """Runs a search as a driver with some workers does, and returns the births in the order in which they were asked.
 
-    Results come in a scrambled but fixed order. Genomes that may not be crossed any more are let go, so that a birth of
+    Results come in a scrambled but fixed order. Genomes that may not be crossed any more are freed, so that a birth of
     such parents fails. Ends early when the breeder has nothing to ask and nothing is out.
     """
     scrambled, world = np.random.default_rng(1), World()
@@ -87,9 +94,9 @@ def breed(
     busy: list[int] = []
     while len(births) < trials or busy:
         meanwhile()
-        birth = breeder.ask(len(births)) if len(births) < trials and len(busy) < workers else None
+        birth = ask_birth(breeder, len(births)) if len(births) < trials and len(busy) < workers else None
         if birth is not None:
-            world.bear(len(births), birth)
+            world.create(len(births), birth)
             busy.append(len(births))
             births.append(birth)
             continue
@@ -97,7 +104,7 @@ def breed(
             break
         number = busy.pop(int(scrambled.integers(len(busy))))
         breeder.tell(evaluate(number, world))
-        world.keep({*busy, *breeder.parents})
+        world.retain({*busy, *breeder.parents})
     return births
 
 
@@ -109,11 +116,17 @@ class BreederConformance:
         """Override: how the optimizer is built."""
         raise NotImplementedError
 
+    def test_it_is_a_breeder_and_refuses_a_box(self, make: MakeBreeder) -> None:
+        """It says which candidates it may cross; and `SearchInputs.genomes` sees to it that there are genomes."""
+        assert isinstance(make(make_inputs()), Breeder)
+        with pytest.raises(InputError):
+            make(replace(make_inputs(), domain=Box(low=(0.0,), high=(1.0,))))
+
     def test_the_seed_decides(self, make: MakeBreeder) -> None:
         """Same generator, same births; another generator, others."""
-        births = breed(make(make_setting()), trials=80)
-        assert breed(make(make_setting()), trials=80) == births
-        assert breed(make(make_setting(seed=8)), trials=80) != births
+        births = breed(make(make_inputs()), trials=80)
+        assert breed(make(make_inputs()), trials=80) == births
+        assert breed(make(make_inputs(seed=8)), trials=80) != births
 
     @pytest.mark.parametrize("workers", [1, 4])
     @pytest.mark.parametrize("told", [1, 2, 17, 43])
@@ -126,13 +139,13 @@ class BreederConformance:
         Results come out of order, the first few FAILED, and some are still to come. Asks that were not answered are in
         no journal.
         """
-        first, world = make(make_setting()), World()
+        first, world = make(make_inputs()), World()
         journal: list[Birth | Outcome] = []
         busy: list[int] = []
         number = 0
         while sum(isinstance(event, Outcome) for event in journal) < told:
-            if len(busy) < workers and (birth := first.ask(number)) is not None:
-                world.bear(number, birth)
+            if len(busy) < workers and (birth := ask_birth(first, number)) is not None:
+                world.create(number, birth)
                 journal.append(birth)
                 busy.append(number)
                 number += 1
@@ -141,7 +154,7 @@ class BreederConformance:
                 busy.pop()
                 journal.append(outcome)
                 first.tell(outcome)
-        again, asked = make(make_setting()), 0
+        again, asked = make(make_inputs()), 0
         for event in journal:
             if isinstance(event, Outcome):
                 again.tell(event)
@@ -150,21 +163,21 @@ class BreederConformance:
                 asked += 1
         assert list(again.parents) == list(first.parents)
         for later in range(number, number + 30):
-            birth = first.ask(later)
+            birth = ask_birth(first, later)
             assert again.ask(later) == birth
             if birth is not None:
-                world.bear(later, birth)
+                world.create(later, birth)
                 for breeder in (first, again):
                     breeder.tell(ok(later, world))
 
     def test_an_ask_without_an_answer_leaves_no_trace(self, make: MakeBreeder) -> None:
         """Drivers ask as often as they like while all seeds are out, and journals do not say how often."""
-        (asked_once, asked_often), world = (make(make_setting()), make(make_setting())), World()
+        (asked_once, asked_often), world = (make(make_inputs()), make(make_inputs())), World()
         for number in range(World.num_seeds):
-            birth = asked_once.ask(number)
+            birth = ask_birth(asked_once, number)
             assert birth is not None
             assert asked_often.ask(number) == birth
-            world.bear(number, birth)
+            world.create(number, birth)
         assert asked_often.ask(World.num_seeds) is None
         for outcome in (ok(0, world), ok(1, world), failed(2)):
             asked_once.tell(outcome)
@@ -188,7 +201,7 @@ class BreederConformance:
                 return ok(number, world)
             return Outcome(number=number, status=statuses[number], values=None)
 
-        breeder = make(make_setting())
+        breeder = make(make_inputs())
         births = breed(breeder, evaluate, trials=60, workers=workers)
         parents = {parent for birth in births if isinstance(birth, Cross) for parent in birth.parents}
         assert all(statuses[number] is Status.OK for number in parents.union(breeder.parents))
@@ -196,7 +209,7 @@ class BreederConformance:
 
     def test_it_goes_on_asking_while_nothing_can_be_measured(self, make: MakeBreeder) -> None:
         """An engine that never answers is the run's concern: seeds are asked again, for they may be good."""
-        breeder = make(make_setting())
+        breeder = make(make_inputs())
         births = breed(breeder, lambda number, _: failed(number), trials=30)
         assert len(births) == 30
         assert all(isinstance(birth, Seed) for birth in births)
@@ -208,12 +221,12 @@ class BreederConformance:
         def evaluate(number: int, world: World) -> Outcome:
             return failed(number) if number < World.num_seeds else ok(number, world)
 
-        measured = breed(make(make_setting()), evaluate, trials=40, workers=workers)[World.num_seeds :]
+        measured = breed(make(make_inputs()), evaluate, trials=40, workers=workers)[World.num_seeds :]
         assert {birth.index for birth in measured if isinstance(birth, Seed)} == set(range(World.num_seeds))
 
     def test_it_ends_where_nothing_can_be_crossed(self, make: MakeBreeder) -> None:
         """Every seed measured and bad: there is nothing left to ask, and no crash."""
-        breeder = make(make_setting())
+        breeder = make(make_inputs())
         births = breed(breeder, lambda number, _: Outcome(number=number, status=Status.INVALID, values=None), trials=30)
         assert len(births) == World.num_seeds
 
@@ -227,7 +240,7 @@ class BreederConformance:
             items = (*world.items(number)[1:], broken)
             return Outcome(number=number, status=Status.OK, values=(0.5,), items=items)
 
-        breeder = make(make_setting())
+        breeder = make(make_inputs())
         breed(breeder, evaluate, trials=60)
         assert breeder.parents
         assert all(number % 3 != 2 for number in breeder.parents)
@@ -236,7 +249,7 @@ class BreederConformance:
         """Every score the same: births still come, and still differ."""
         items = (0.0,) * World.num_items
         births = breed(
-            make(make_setting()),
+            make(make_inputs()),
             lambda number, _: Outcome(number=number, status=Status.OK, values=(0.0,), items=items),
             trials=100,
         )
@@ -245,9 +258,9 @@ class BreederConformance:
     @pytest.mark.parametrize("num_chromosomes", [1, 3])
     def test_births_are_what_a_space_can_carry_out(self, make: MakeBreeder, num_chromosomes: int) -> None:
         """Seeds that there are; splits and weights in [0, 1), one for each chromosome, as plain floats."""
-        breeder, items = make(make_setting(num_chromosomes=num_chromosomes)), np.random.default_rng(2).random((60, 9))
+        breeder, items = make(make_inputs(num_chromosomes=num_chromosomes)), np.random.default_rng(2).random((60, 9))
         for number in range(60):
-            birth = breeder.ask(number)
+            birth = ask_birth(breeder, number)
             assert birth is not None
             if isinstance(birth, Cross):
                 assert len(birth.splits) == len(birth.weights) == num_chromosomes
@@ -260,7 +273,7 @@ class BreederConformance:
 
     def test_global_random_state_is_left_alone(self, make: MakeBreeder) -> None:
         """It neither moves nor reads the global generators."""
-        check_it_is_left_alone(lambda meanwhile: breed(make(make_setting()), trials=60, meanwhile=meanwhile))
+        check_it_is_left_alone(lambda meanwhile: breed(make(make_inputs()), trials=60, meanwhile=meanwhile))
 
     @pytest.mark.parametrize("workers", [1, 4])
     def test_it_finds_what_no_seed_has(self, make: MakeBreeder, workers: int) -> None:
@@ -272,5 +285,5 @@ class BreederConformance:
             best = max(best, float(np.mean(world.items(number))))
             return ok(number, world)
 
-        breed(make(make_setting()), evaluate, trials=600, workers=workers)
+        breed(make(make_inputs()), evaluate, trials=600, workers=workers)
         assert best > 0.9

@@ -22,25 +22,26 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbreed.optimizer import Box, Breeder, Genomes, M2n2, M2n2Options, Setting
+from crossbreed.optimizer import M2n2, M2n2Options, SearchInputs
 from crossbreed.randomness import spawn
-from crossbreed.runs.history import History, SplitName
-from crossbreed.runs.journal import JOURNAL_SCHEMA, Journal
-from crossbreed.runs.loop import Budget, Loop
-from crossbreed.runs.nursery import Nursery
-from crossbreed.runs.objectives import Objective
-from crossbreed.runs.plan import check_same_run
-from crossbreed.runs.pool import Job, LocalPool
-from crossbreed.runs.proposer import Proposer
+from crossbreed.runs.record.history import History
+from crossbreed.runs.record.identity import check_same_run
+from crossbreed.runs.record.journal import Journal
+from crossbreed.runs.record.records import RunRecord, SplitName
+from crossbreed.runs.search.loop import Budget, Loop
+from crossbreed.runs.search.pool import Job
+from crossbreed.runs.search.proposer import Proposer
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.search_spaces import Genome, VectorSpace
-from crossbreed.types import Cost, ItemScores, Point, Score, Status
+from crossbreed.types import Cost, ItemScores, Score, Status
 
 F = TypeVar("F", np.float32, np.float64)
 
 TASK = "digits"
 NUM_PIXELS, NUM_HIDDEN, NUM_CLASSES = 64, 256, 10
 EDGE = (NUM_PIXELS + 1) * NUM_HIDDEN
-"""Where the first layer ends in a genome, its biases last, and the second begins."""
+"""Where the second layer begins in a genome. A layer's biases are its last row."""
 NUM_WEIGHTS = EDGE + (NUM_HIDDEN + 1) * NUM_CLASSES
 """19,210."""
 INITIAL_STD = 0.01
@@ -50,7 +51,7 @@ GROUP_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """Some of the pictures, and what they show."""
+    """Some of the pictures, with their labels."""
 
     pixels_BP: NDArray[np.float32]
     labels_B: NDArray[np.int64]
@@ -79,7 +80,7 @@ def layers(genome: NDArray[F]) -> tuple[NDArray[F], NDArray[F]]:
 
 
 class Classifier:
-    """Evaluates jobs on one core, in fp32: which pictures does the network see rightly?"""
+    """Evaluates jobs on one core, in fp32: which pictures does the network classify correctly?"""
 
     def evaluate(self, job: Job) -> Score:
         """Returns 1 or 0 for each picture of the job's split; INVALID where a weight is not finite."""
@@ -148,7 +149,7 @@ def _gradient(network: Genome, pixels_BP: NDArray[np.float64], labels_B: NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bred:
-    """What a search found."""
+    """The result of a search."""
 
     number: int
     """The member of the last archive that is best on the pictures searched on."""
@@ -160,7 +161,7 @@ class Bred:
 
 
 def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials: int, seed: int) -> Bred:
-    """Searches, or goes on where the folder's journal ends, and answers the report's pictures for the best member.
+    """Searches, or continues where the folder's journal ends, and evaluates the best member on the report's pictures.
 
     Args:
         folder: Of the run; made if need be.
@@ -171,17 +172,16 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = pictures()
-    bred: list[Breeder] = []
-
-    def make_optimizer(start: Point | None, tuned_scalar: float | None) -> Breeder:
-        genomes = Genomes(num_seeds=len(seeds), num_chromosomes=1)
-        rng = spawn(seed, "optimizer")
-        setting = Setting(box=Box(low=(), high=()), genomes=genomes, num_objectives=1, start=None, rng=rng)
-        bred.append(M2n2(setting, options))
-        return bred[0]
-
     space = VectorSpace(seeds)
-    proposer = Proposer(space=Nursery(space, seed=seed), firsts=[], make_optimizer=make_optimizer, origin="m2n2")
+    inputs = SearchInputs(domain=space.domain, num_objectives=1, start=None, rng=spawn(seed, "optimizer"))
+    optimizer = M2n2(inputs, options)
+    proposer = Proposer(
+        space=space,
+        seed=seed,
+        initial_candidates=[],
+        make_optimizer=lambda start, tuned_scalar: optimizer,
+        optimizer="m2n2",
+    )
     history = History(item_ids={split: {TASK: part.ids} for split, part in parts.items()})
     journal = Journal(folder / "journal.jsonl", group_s=GROUP_S)
     try:
@@ -194,22 +194,20 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
             keep_answers=lambda split, number, score: None,
             watch=lambda trial, history: None,
         )
-        begun = {
-            "kind": "run",
-            "schema": JOURNAL_SCHEMA,
-            "seed": seed,
-            "options": options.model_dump(mode="json"),
-            "networks": [sha256(network.tobytes()).hexdigest() for network in seeds],
-            "items": {split: {TASK: list(part.ids)} for split, part in parts.items()},
-        }
-        if journal.records:
-            check_same_run(journal.records[0], begun, where=folder)
+        begun = RunRecord(
+            spec={"seed": seed, "options": options.model_dump(mode="json")},
+            sources={f"network {i}": sha256(network.tobytes()).hexdigest() for i, network in enumerate(seeds)},
+            items={split: {TASK: part.ids} for split, part in parts.items()},
+        )
+        if journal.run:
+            renamed = {f"spec.options.{old}": f"spec.options.{new}" for old, new in options.renamed.items()}
+            check_same_run(journal.run, begun, where=folder, renamed=renamed)
         else:
             journal.append(begun)
         loop.replay(journal.records[1:])
         pool = LocalPool(Classifier, retries=0)
         loop.search(pool)
-        trial = max((history.trials[n] for n in bred[0].parents), key=lambda t: (t.objectives or (), -t.number))
+        trial = max((history.trials[n] for n in optimizer.parents), key=lambda t: (t.objectives or (), -t.number))
         loop.answer("report", [trial], pool)
         loop.end()
     finally:

@@ -1,6 +1,6 @@
-"""What every optimizer owes its users, as tests; and problems whose optimum is known.
+"""The laws of optimizers that search a box, as tests; and problems whose optimum is known.
 
-Subclass `OptimizerConformance` in a test module and override its one fixture; pytest then holds it to the laws:
+Subclass `OptimizerConformance` in a test module and override its one fixture; pytest then checks the laws:
 
     class TestMine(OptimizerConformance):
         @pytest.fixture
@@ -20,11 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossbreed.optimizer import Box, Hull, Optimizer, Setting
+from crossbreed.errors import InputError
+from crossbreed.optimizer import Optimizer, SearchInputs
 from crossbreed.testing.global_random import check_it_is_left_alone
-from crossbreed.types import Outcome, Point, Status
+from crossbreed.types import Box, Genomes, Outcome, Point, Status, WeightBlock
 
-MakeOptimizer: TypeAlias = Callable[[Setting], Optimizer]
+MakeOptimizer: TypeAlias = Callable[[SearchInputs], Optimizer]
 
 
 class Problem(Protocol):
@@ -71,16 +72,23 @@ class Spheres:
         return float(next(volumes) / next(volumes))
 
 
-def make_setting(*, dim: int = 4, num_objectives: int = 1, start: Point | None = None, seed: int = 7) -> Setting:
-    """Returns the setting of a search over the box [-0.5, 1.5]^dim, all coordinates of one hull."""
-    box = Box(low=(-0.5,) * dim, high=(1.5,) * dim)
+def make_inputs(*, dim: int = 4, num_objectives: int = 1, start: Point | None = None, seed: int = 7) -> SearchInputs:
+    """Returns the inputs of a search over the box [-0.5, 1.5]^dim, all of it one weight block."""
+    box = Box(low=(-0.5,) * dim, high=(1.5,) * dim, weight_blocks=(one_block(dim),))
     rng = np.random.default_rng(seed)
-    return Setting(box=box, num_objectives=num_objectives, start=start, rng=rng, hulls=(one_hull(dim),))
+    return SearchInputs(domain=box, num_objectives=num_objectives, start=start, rng=rng)
 
 
-def one_hull(dim: int) -> Hull:
-    """Returns the block of all coordinates."""
+def one_block(dim: int) -> WeightBlock:
+    """Returns the weight block of all coordinates."""
     return {f"expert {index}": index for index in range(dim)}
+
+
+def ask_point(optimizer: Optimizer, number: int) -> Point | None:
+    """Returns what the optimizer asks, which must be a point."""
+    proposal = optimizer.ask(number)
+    assert proposal is None or isinstance(proposal, tuple), "a box is searched by points"
+    return proposal
 
 
 def ok(problem: Problem, number: int, point: Point) -> Outcome:
@@ -106,7 +114,7 @@ def drive(
     busy: list[int] = []
     while len(points) < trials or busy:
         meanwhile()
-        point = optimizer.ask(len(points)) if len(points) < trials and len(busy) < workers else None
+        point = ask_point(optimizer, len(points)) if len(points) < trials and len(busy) < workers else None
         if point is not None:
             busy.append(len(points))
             points.append(point)
@@ -127,7 +135,7 @@ def calls(
     points: list[Point] = []
     busy: list[int] = []
     while True:
-        if len(busy) < workers and (point := optimizer.ask(len(points))) is not None:
+        if len(busy) < workers and (point := ask_point(optimizer, len(points))) is not None:
             busy.append(len(points))
             points.append(point)
             yield point
@@ -145,7 +153,8 @@ def boxes(draw: st.DrawFn) -> Box:
     low = draw(st.lists(st.floats(-1e6, 1e6), min_size=dim, max_size=dim))
     width = st.one_of(st.just(0.0), st.floats(1e-12, 1e-6), st.floats(0.1, 1e6))
     widths = draw(st.lists(width, min_size=dim, max_size=dim))
-    return Box(low=tuple(low), high=tuple(x + w for x, w in zip(low, widths, strict=True)))
+    high = tuple(x + w for x, w in zip(low, widths, strict=True))
+    return Box(low=tuple(low), high=high, weight_blocks=(one_block(dim),))
 
 
 _EXAMPLES = settings(
@@ -178,16 +187,22 @@ class OptimizerConformance:
 
     @property
     def problem(self) -> Problem:
-        """Optima inside the box of `make_setting`, away from its middle and its rim."""
+        """Optima inside the box of `make_inputs`, away from its middle and its rim."""
         if self.num_objectives == 1:
             return Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
         return Spheres(optima=tuple((i / (self.num_objectives - 1),) * 4 for i in range(self.num_objectives)))
 
     def run(self, make: MakeOptimizer, *, trials: int | None = None, workers: int = 1, seed: int = 7) -> list[Point]:
         """Drives a new optimizer on `problem`."""
-        optimizer = make(make_setting(num_objectives=self.num_objectives, seed=seed))
+        optimizer = make(make_inputs(num_objectives=self.num_objectives, seed=seed))
         evaluate = partial(ok, self.problem)
         return drive(optimizer, evaluate, trials=trials or self.trials, workers=workers)
+
+    def test_a_space_of_genomes_is_refused(self, make: MakeOptimizer) -> None:
+        """When the optimizer is built: `SearchInputs.box` sees to it."""
+        genomes = Genomes(num_seeds=2, num_chromosomes=1)
+        with pytest.raises(InputError):
+            make(replace(make_inputs(num_objectives=self.num_objectives), domain=genomes))
 
     def test_the_seed_decides(self, make: MakeOptimizer) -> None:
         """Same generator, same points; another generator, others."""
@@ -206,9 +221,9 @@ class OptimizerConformance:
             lost = Outcome(number=number, status=Status.FAILED, values=None)
             return lost if number % 5 == 2 else ok(self.problem, number, point)
 
-        first = make(make_setting(num_objectives=self.num_objectives))
+        first = make(make_inputs(num_objectives=self.num_objectives))
         journal = list(itertools.islice(calls(first, evaluate, workers=workers), 3 * self.trials))
-        again, numbers = make(make_setting(num_objectives=self.num_objectives)), itertools.count()
+        again, numbers = make(make_inputs(num_objectives=self.num_objectives)), itertools.count()
         for event in journal:
             if isinstance(event, Outcome):
                 again.tell(event)
@@ -222,8 +237,7 @@ class OptimizerConformance:
         share = data.draw(st.none() | st.floats(0, 1))
         start = None if share is None else tuple(x + share * (y - x) for x, y in zip(box.low, box.high, strict=True))
         rng = np.random.default_rng(0)
-        hulls = (one_hull(box.dim),)
-        optimizer = make(Setting(box=box, num_objectives=self.num_objectives, start=start, rng=rng, hulls=hulls))
+        optimizer = make(SearchInputs(domain=box, num_objectives=self.num_objectives, start=start, rng=rng))
         far = Spheres(optima=(box.high, box.low, *[box.high] * 8)[: self.num_objectives])  # pulls it to the rim
         for point in drive(optimizer, lambda number, point: ok(far, number, point), trials=self.trials * 3 // 4):
             assert len(point) == box.dim
@@ -240,14 +254,14 @@ class OptimizerConformance:
             lost = Outcome(number=number, status=status, values=None)
             return ok(self.problem, number, point) if status is Status.OK else lost
 
-        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        optimizer = make(make_inputs(num_objectives=self.num_objectives))
         points = drive(optimizer, evaluate, trials=self.trials, workers=workers)
         assert all(-0.5 <= x <= 1.5 for point in points for x in point)
 
     @pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID, Status.STOPPED])
     def test_it_goes_on_when_nothing_works(self, make: MakeOptimizer, status: Status) -> None:
         """An engine that never answers is the run's concern, not a crash in here."""
-        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        optimizer = make(make_inputs(num_objectives=self.num_objectives))
         points = drive(optimizer, lambda number, _: Outcome(number=number, status=status, values=None), trials=90)
         assert len(set(points)) > 80
 
@@ -259,12 +273,12 @@ class OptimizerConformance:
             found = ok(self.problem, number, point)
             return found if broken is None else replace(found, values=(broken,) * self.num_objectives)
 
-        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        optimizer = make(make_inputs(num_objectives=self.num_objectives))
         assert np.isfinite(drive(optimizer, evaluate, trials=self.trials)).all()
 
     def test_a_flat_landscape_does_not_stop_it(self, make: MakeOptimizer) -> None:
         """Every score the same, for many generations: points still come, and still differ."""
-        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        optimizer = make(make_inputs(num_objectives=self.num_objectives))
         values = (0.5,) * self.num_objectives
 
         def flat(number: int, point: Point) -> Outcome:
@@ -278,7 +292,7 @@ class OptimizerConformance:
         problem = self.problem
 
         def points_with(meanwhile: Callable[[], None]) -> list[Point]:
-            optimizer = make(make_setting(num_objectives=self.num_objectives))
+            optimizer = make(make_inputs(num_objectives=self.num_objectives))
             return drive(optimizer, lambda number, p: ok(problem, number, p), trials=self.trials, meanwhile=meanwhile)
 
         check_it_is_left_alone(points_with)
@@ -286,7 +300,7 @@ class OptimizerConformance:
     @pytest.mark.parametrize("workers", [2, 4])
     def test_the_number_of_workers_does_not_matter(self, make: MakeOptimizer, workers: int) -> None:
         """If the optimizer says so (`in_order`): the same points, though results come in another order."""
-        if not make(make_setting(num_objectives=self.num_objectives)).in_order:
+        if not make(make_inputs(num_objectives=self.num_objectives)).in_order:
             pytest.skip("this optimizer does not promise it")
         assert self.run(make, workers=workers) == self.run(make)
 
@@ -313,7 +327,7 @@ class OptimizerConformance:
             found = ok(problem, number, point)
             return replace(found, values=tuple(v - 10 for v in problem(point)))
 
-        optimizer = make(make_setting(num_objectives=self.num_objectives))
+        optimizer = make(make_inputs(num_objectives=self.num_objectives))
         points = drive(optimizer, evaluate, trials=self.sphere_trials)
         silent = sum(point[-1] > 1.1 for point in points[-100:])
         assert silent <= 30  # a fifth of the box is silent

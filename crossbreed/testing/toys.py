@@ -1,6 +1,7 @@
 """Tiny models of real architectures with a byte-level tokenizer: real code paths in milliseconds, no download."""
 
 import json
+import string
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -118,3 +119,25 @@ def make_adapter(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
     return folder
+
+
+def make_printable_pair(folder: Path) -> tuple[Path, Path]:
+    """Returns two toys of one shape, `a` and `b`, of which `a` writes printable characters; made if not there yet.
+
+    The embeddings of all else are 0 in `a`, and so are their logits, for they are tied.
+    """
+    a, b = folder / "a", folder / "b"
+    if not folder.exists():
+        make_checkpoint(a, num_layers=3)
+        weights = load_weights(a)
+        name = "model.embed_tokens.weight"
+        kept = [index for token, index in byte_tokenizer().get_vocab().items() if token in string.printable]
+        weights[name] = torch.zeros_like(weights[name]).index_copy_(0, torch.tensor(kept), weights[name][kept])
+        save_file(weights, a / "model.safetensors", metadata={"format": "pt"})
+        make_expert(b, base=a, seed=2)
+    return a, b
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Returns a toy's tensors, in the order of a stream."""
+    return dict(sorted(load_file(folder / "model.safetensors").items()))

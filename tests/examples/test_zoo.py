@@ -96,5 +96,5 @@ def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: s
 @pytest.mark.parametrize(("name", "num_objectives"), [("demo", 1), ("pareto", 4)])
 def test_the_committed_specs_build(name: str, num_objectives: int) -> None:
     plan = build_plan(load_spec(EXAMPLE / f"{name}.yaml"))
-    assert len(plan.space.low) == 18
+    assert len(plan.coordinates) == 18
     assert len(plan.objectives) == num_objectives

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from crossbreed.errors import SwapError
 from crossbreed.fitness import FakeConfig, Generate, Loglikelihood, Prompt, Request, Response, check_swap
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.sources.structure import ModuleType, layer_of, module_of
+from crossbreed.sources.naming import ModuleType, layer_of, module_of
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.types import Recipe, WeightStream
 
@@ -119,10 +119,10 @@ def test_two_recipes_of_the_same_weights_may_answer_alike(folders: dict[str, Pat
     ("kind", "seen"),
     [
         (CachingEngine, "still uses the prefix cache"),
-        (DeafEngine, "two different merges got the same answers"),
-        (DriftingEngine, "the same weights, adopted again, answer otherwise"),
-        (TiedHeadEngine, "does not notice that the output head has changed"),
-        (FusingEngine, "sent what changed alone, the engine answers otherwise than sent all"),
+        (DeafEngine, "two different merges give the same answers"),
+        (DriftingEngine, "the same weights, adopted again, give different answers"),
+        (TiedHeadEngine, "a change of the output head does not affect"),
+        (FusingEngine, "sending only the changed tensors gives other answers than sending all"),
     ],
 )
 def test_what_is_wrong_is_named(folders: dict[str, Path], kind: type[FakeEngine], seen: str) -> None:

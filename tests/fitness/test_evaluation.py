@@ -1,11 +1,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import SupportsFloat
 
+import numpy as np
 import pytest
+from pydantic import PrivateAttr
 
-from crossbreed.errors import EngineError, InvalidWeights
+from crossbreed.errors import CrossbreedError, EngineError, InvalidWeights
 from crossbreed.fitness import (
+    Answer,
     ChoiceTask,
     Generate,
     GenerateTask,
@@ -77,6 +82,35 @@ def test_chunks_are_of_items_and_an_items_requests_stay_together() -> None:
 def test_logits_that_are_not_finite_are_the_weights_fault(logprob: float) -> None:
     with pytest.raises(InvalidWeights, match="task `echo`"):
         evaluate(Parrot(logprob=logprob), TASKS, OFFERED)
+
+
+class Judging(GenerateTask):
+    """Gives an item a value of any kind."""
+
+    _value: object = PrivateAttr(default=None)
+
+    def score(self, item: Item, responses: Sequence[Response]) -> Answer:
+        return Answer(value=1.0 if item.id != "3" else self._value, text="said")  # type: ignore[arg-type]
+
+
+def judged(value: object) -> tuple[float, ...]:
+    kind = Judging(kind="generate", name="mine", items="", prompt="{q}", answer="a")
+    kind._value = value
+    return evaluate(Parrot(), [Task(kind=kind, items=ITEMS)], {"mine": SearchItems(ITEMS)}).tasks["mine"].values
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), True, np.bool_(True), 1])
+def test_a_number_of_any_type_becomes_a_float(value: SupportsFloat) -> None:
+    assert judged(value) == (1.0, 1.0, float(value), 1.0, 1.0)
+    assert {type(found) for found in judged(value)} == {float}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.5", 1j, [1.0], np.ones(2), 10**400])
+def test_a_value_that_is_no_finite_number_is_a_bug_of_the_task(value: object) -> None:
+    with pytest.raises(ValueError, match="task `mine`, item `3`: the value is not a finite number: ") as caught:
+        judged(value)
+    assert not isinstance(caught.value, CrossbreedError)
+    assert repr(value)[:100] in str(caught.value)
 
 
 def test_an_engine_that_loses_answers_is_not_believed() -> None:

@@ -109,7 +109,7 @@ def test_weights_without_a_loss_are_invalid_and_an_old_gradient_is_refused(folde
     stale = engine.gradient(REQUESTS, WEIGHTS, tokens=1024)
     broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in weights.items()}
     engine.adopt(RECIPE, iter(sorted(broken.items())))
-    with pytest.raises(EngineError, match="gradient is gone"):
+    with pytest.raises(EngineError, match="gradient is no longer valid"):
         next(stale)
     with pytest.raises(InvalidWeights, match="NaN"):
         engine.gradient(REQUESTS, WEIGHTS, tokens=1024)

@@ -62,11 +62,11 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: s
 @pytest.mark.parametrize(
     ("name", "data", "problem"),
     [
-        ("x.csv", b"q,n\none\n", "a row has not as many cells as the header"),
-        ("x.csv", b"q,n\none,1,2\n", "a row has not as many cells as the header"),
+        ("x.csv", b"q,n\none\n", "a row does not have as many cells as the header"),
+        ("x.csv", b"q,n\none,1,2\n", "a row does not have as many cells as the header"),
         ("x.parquet", b"not parquet", "the file is not Parquet"),
         ("x.jsonl", b'{"q": "\xff"}', "the items are not text"),
-        ("x.txt", b"", "items of this kind of file cannot be read"),
+        ("x.txt", b"", "items cannot be read from this kind of file"),
     ],
 )
 def test_files_that_are_not_what_they_say(tmp_path: Path, name: str, data: bytes, problem: str) -> None:
@@ -135,5 +135,5 @@ def test_an_item_that_another_task_searches_on_is_refused_in_a_report() -> None:
         )
         for task in ("red", "blue")
     }
-    with pytest.raises(InputError, match="searches or selects on"):
+    with pytest.raises(InputError, match="uses for search or selection"):
         check_disjoint(splits)

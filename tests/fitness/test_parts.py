@@ -8,7 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.fitness import Engine, FakeConfig, Generate, Loglikelihood, Prompt, TransformersConfig, build_engine
+from crossbreed.fitness import (
+    FakeConfig,
+    Generate,
+    Loglikelihood,
+    Prompt,
+    TransformersConfig,
+    WeightEngine,
+    build_engine,
+)
 from crossbreed.types import Recipe
 
 RECIPE = Recipe(base="base", sources={"base": "hash"}, rules=())
@@ -19,7 +27,7 @@ REQUESTS = [
 
 
 @pytest.fixture(params=[FakeConfig(kind="fake"), TransformersConfig(kind="transformers")], ids=lambda c: c.kind)
-def engine(request: pytest.FixtureRequest, toy_base: Path) -> Engine:
+def engine(request: pytest.FixtureRequest, toy_base: Path) -> WeightEngine:
     return build_engine(request.param, toy_base)
 
 
@@ -37,7 +45,7 @@ def new(old: dict[str, torch.Tensor], toy_experts: dict[str, Path]) -> dict[str,
 
 
 def test_a_part_on_top_of_what_is_held_is_the_whole(
-    engine: Engine, old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]
+    engine: WeightEngine, old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]
 ) -> None:
     unchanged = {name for name in old if old[name] is new[name] or torch.equal(old[name], new[name])}
     before = engine.adopt(RECIPE, iter(old.items())).answer(REQUESTS)
@@ -48,7 +56,9 @@ def test_a_part_on_top_of_what_is_held_is_the_whole(
     assert engine.adopt(RECIPE, iter(new.items())).answer(REQUESTS) == by_part != before
 
 
-def test_nothing_is_kept_at_first_and_after_a_stream_that_broke(engine: Engine, old: dict[str, torch.Tensor]) -> None:
+def test_nothing_is_kept_at_first_and_after_a_stream_that_broke(
+    engine: WeightEngine, old: dict[str, torch.Tensor]
+) -> None:
     def torn() -> Iterator[tuple[str, torch.Tensor]]:
         yield next(iter(old.items()))
         raise InvalidWeights("NaN in layer 1")

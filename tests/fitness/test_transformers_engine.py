@@ -113,7 +113,7 @@ def torn(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 def test_weights_of_another_model_are_refused(engine: TransformersEngine, folders: dict[str, Path]) -> None:
     tensors = dict(stream(folders[BASE.id]))
-    with pytest.raises(EngineError, match="no weights came for"):
+    with pytest.raises(EngineError, match="there are no weights for"):
         engine.adopt(BASE, iter(list(tensors.items())[:-1]))
     with pytest.raises(EngineError, match=r"no `model.norm.weight` of shape \(7,\)"):
         engine.adopt(BASE, iter([("model.norm.weight", torch.ones(7))]))
@@ -125,7 +125,7 @@ def test_a_continuations_tokens_are_the_whole_texts_after_the_prompts(folders: d
     assert (encoder.decode(encoded.token_ids), encoded.num_prompt) == ("ab cd", 2)
     alone = encoder.encode(Loglikelihood(prompt=Prompt(text=""), continuation="abc"))
     assert (encoder.decode(alone.token_ids), alone.num_prompt) == ("abc", 1)
-    with pytest.raises(InputError, match="too short to be scored"):
+    with pytest.raises(InputError, match="too short to score"):
         encoder.encode(Loglikelihood(prompt=Prompt(text=""), continuation="a"))
 
 

@@ -29,7 +29,7 @@ from crossbreed.types import Recipe, WeightStream
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_IMPORTED_ONCE = [
+IMPORTED_ONCE = [
     *("vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"),
     *("crossbreed.testing.fakes", "crossbreed.fitness.engines.encoder"),  # for test_kill: the same server may fork it
 ]
@@ -38,7 +38,7 @@ _IMPORTED_ONCE = [
 def in_its_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Forked from one that has vLLM imported, which takes longer than to start a toy."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED_ONCE)
+    context.set_forkserver_preload(IMPORTED_ONCE)
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *args, **kwargs).result()
 

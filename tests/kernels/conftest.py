@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from merges import COUNTER, changed, opened, write_weights
+from regressions import noise
 from safetensors.torch import load_file
 
-from crossbreed.sources import Sources, open_sources
+from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.sources import ModuleType, Sources, module_of, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 
 
@@ -38,3 +40,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def sources(models: dict[str, Path]) -> Sources:
     """The base with experts a, b, mlp, p and q."""
     return opened(models, {name: name for name in ("a", "b", "mlp", "p", "q")})
+
+
+@pytest.fixture(scope="module")
+def grams(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> InputGrams:
+    """Of every expert and projection, from inputs that differ between experts; with fewer tokens than columns."""
+    sums = InputGramSums()
+    for seed, (_, expert) in enumerate(sorted(sources.experts.items())):
+        for name, info in sources.base.tensors.items():
+            if len(info.shape) == 2 and module_of(name) is not ModuleType.EMBEDDING:
+                for batch in range(2):
+                    sums.add(expert.hash, name, noise(2, 40, info.shape[1], seed=10 * seed + batch))
+    return sums.write(tmp_path_factory.mktemp("grams") / "grams.safetensors")

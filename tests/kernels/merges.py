@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from crossbreed.kernels import Facts
-from crossbreed.kernels.execute import execute
+from crossbreed.kernels.executors import execute
 from crossbreed.kernels.materialize import program_of
 from crossbreed.kernels.programs import Affine
 from crossbreed.kernels.reference import merged_fp64
 from crossbreed.kernels.reference.tensor import Tensor
-from crossbreed.kernels.tensors import Parent, Parents, as_matrix
+from crossbreed.kernels.tensors import TensorInputs, as_matrix
 from crossbreed.sources import LowRank, Sources, open_sources
+from crossbreed.testing.toy_merges import inputs_of_tensors as inputs_of_tensors
 from crossbreed.types import ParamValue, Recipe, Rule
 
 COUNTER = "model.counter"
@@ -54,41 +54,22 @@ def recipe_of(
     return Recipe(base="base", sources=sources.structure.hashes, rules=(rule,), dtype=dtype)
 
 
-def parents_of_tensors(
-    base: torch.Tensor, experts: Mapping[str, torch.Tensor | LowRank], *, name: str = UP, depth: float | None = 0.0
-) -> Parents:
-    """A tensor of a merge from values at hand; an expert's name is its hash."""
-    parents = Parents(
-        name=name,
-        depth=depth,
-        base_name="base",
-        base=base,
-        base_hash="base",
-        experts=tuple(Parent(name=key, hash=key, value=experts[key]) for key in sorted(experts)),
-        expert_names=tuple(sorted(experts)),
-        expert_hashes=tuple(sorted(experts)),
-        facts=Facts(),
-        model=lambda: iter([parents]),
-    )
-    return parents
-
-
-def merged(parents: Parents, rule: Rule, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def merged(inputs: TensorInputs, rule: Rule, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """What a rule makes of one tensor."""
-    return execute(program_of(parents, rule), parents.base, dtype)
+    return execute(program_of(inputs, rule), inputs.base, dtype)
 
 
-def term_ulps(parents: Parents, rule: Rule) -> float:
+def term_ulps(inputs: TensorInputs, rule: Rule) -> float:
     """How far a sum of sources is from fp64's: in fp32 ulps of the sum of the magnitudes of all terms."""
-    program, base_MN = program_of(parents, rule), as_matrix(parents.base).double()
+    program, base_MN = program_of(inputs, rule), as_matrix(inputs.base).double()
     assert isinstance(program, Affine)
     magnitude_MN = abs(program.of_base) * base_MN.abs()
-    for c, parent in program.shares:
-        low = parent.value
+    for c, expert in program.shares:
+        low = expert.value
         if isinstance(low, LowRank):
             size_MN = low.scale * low.b_MR.double().abs() @ low.a_RN.double().abs()
         else:
             size_MN = as_matrix(low).double().abs() + base_MN.abs()
         magnitude_MN = magnitude_MN + torch.as_tensor(c).double().abs() * size_MN
-    off = (merged(parents, rule).double() - merged_fp64(Tensor.of(parents), rule)).abs()
+    off = (merged(inputs, rule).double() - merged_fp64(Tensor.of(inputs), rule)).abs()
     return float((as_matrix(off) / magnitude_MN).max()) * 2**24

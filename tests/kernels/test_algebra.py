@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from merges import UP, opened, recipe_of
 
 from crossbreed.kernels import materialize, tensors
-from crossbreed.kernels.materialize import parts_of
+from crossbreed.kernels.materialize import expert_tensors
 from crossbreed.kernels.reference import materialize_fp64
-from crossbreed.kernels.tensors import Parent
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.tensors import ExpertTensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import LowRank, Sources
 from crossbreed.types import Recipe
 
@@ -35,11 +35,11 @@ def bits_of(sources: Sources, expert: str) -> dict[str, bytes]:
     return {name: checkpoint.tensor(name).reshape(-1).view(torch.uint8).numpy().tobytes() for name in names}
 
 
-def size_of(parent: Parent, base: torch.Tensor) -> torch.Tensor:
+def size_of(expert: ExpertTensor, base: torch.Tensor) -> torch.Tensor:
     """The sum of the magnitudes of the terms that make a delta."""
-    if isinstance(parent.value, LowRank):
-        return parent.value.scale * parent.value.b_MR.double().abs() @ parent.value.a_RN.double().abs()
-    return parent.value.double().abs() + base.abs()
+    if isinstance(expert.value, LowRank):
+        return expert.value.scale * expert.value.b_MR.double().abs() @ expert.value.a_RN.double().abs()
+    return expert.value.double().abs() + base.abs()
 
 
 OPERATOR_PARAMS = [
@@ -169,7 +169,7 @@ def test_affine_operators_are_within_eight_ulps_of_fp64(
     merged, reference = dict(materialize(recipe, sources)), dict(materialize_fp64(recipe, sources))
     for name, expected in reference.items():
         base = sources.base.tensor(name).double()
-        sizes = {parent.name: size_of(parent, base) for parent in parts_of(name, sources.experts)}
+        sizes = {expert.name: size_of(expert, base) for expert in expert_tensors(name, sources.experts)}
         magnitude = abs(of_base) * base.abs() + sum(abs(scale * weight[key]) * size for key, size in sizes.items())
         assert ((merged[name].double() - expected).abs() <= 8 * 2**-24 * magnitude + 1e-30).all(), name
 
@@ -191,7 +191,9 @@ def test_ties_is_within_eight_ulps_of_fp64_where_the_vote_is_clear(
     for name, expected in reference.items():
         base = sources.base.tensor(name).double()
         deltas = sum(
-            (parent.value.double() - base).abs() for parent in parts_of(name, sources.experts) if parent.name in weight
+            (expert.value.double() - base).abs()
+            for expert in expert_tensors(name, sources.experts)
+            if expert.name in weight
         )
         magnitude = base.abs() + 2 * scale * 1.5 * deltas
         off += int(((merged[name].double() - expected).abs() > 8 * 2**-24 * magnitude + 1e-30).sum())

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from merges import UP, merged, parents_of_tensors
+from merges import UP, inputs_of_tensors, merged
 
-from crossbreed.kernels import Facts
-from crossbreed.kernels.artifacts import GramSums
-from crossbreed.kernels.basis_core import eigh, qr
-from crossbreed.kernels.blas import on_threads, product
-from crossbreed.kernels.gram import Along, Of, gram
-from crossbreed.kernels.tensors import Parents
+from crossbreed.kernels import SourceCache
+from crossbreed.kernels.input_grams import InputGramSums
+from crossbreed.kernels.linalg.blas import matmul_by_rows, on_threads
+from crossbreed.kernels.linalg.decompositions import eigh, qr
+from crossbreed.kernels.prepared.inner_products import Along, Of, inner_products_of
+from crossbreed.kernels.tensors import TensorInputs
 from crossbreed.sources import LowRank
 from crossbreed.types import ParamValue, Rule
 
@@ -52,9 +52,9 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Those of few rows that BLAS rounds otherwise on more threads, and others."""
     num_rows, size, num_columns = shape
     a, b = noise(num_rows, size, dtype=dtype), noise(size, num_columns, seed=1, dtype=dtype)
-    assert torch.allclose(product(a, b), a @ b, rtol=1e-3, atol=1e-3)
-    assert_same_bits(lambda: product(a, b))
-    assert_same_bits(lambda: product(a, a.T))
+    assert torch.allclose(matmul_by_rows(a, b), a @ b, rtol=1e-3, atol=1e-3)
+    assert_same_bits(lambda: matmul_by_rows(a, b))
+    assert_same_bits(lambda: matmul_by_rows(a, a.T))
 
 
 def test_decompositions() -> None:
@@ -79,13 +79,13 @@ def test_the_number_of_threads_is_given_back_also_after_a_failure() -> None:
 
 
 @pytest.fixture(scope="module")
-def parents(tmp_path_factory: pytest.TempPathFactory) -> Parents:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> TensorInputs:
     """Two experts that learned more in some directions than in others; what they get: fewer tokens than columns."""
-    sums = GramSums()
+    sums = InputGramSums()
     for seed, name in enumerate(("one", "other")):
         sums.add(name, UP, noise(200, N, seed=seed))
     spread_N = torch.logspace(-3, 0, N)
-    found = parents_of_tensors(
+    found = inputs_of_tensors(
         torch.zeros(N, N), {"one": noise(N, N, seed=1) * spread_N, "other": noise(N, N, seed=2) * spread_N}
     )
     return replace(found, grams=sums.write(tmp_path_factory.mktemp("grams") / "grams.safetensors"))
@@ -100,21 +100,23 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Parents:
         ("swudi", {"time": 1e6}),
     ],
 )
-def test_merges(parents: Parents, operator: str, params: dict[str, ParamValue]) -> None:
+def test_merges(inputs: TensorInputs, operator: str, params: dict[str, ParamValue]) -> None:
     rule = Rule(match=".*", operator=operator, params={"weight": 0.4, **params})
-    assert_same_bits(lambda: merged(parents_anew(parents), rule))
+    assert_same_bits(lambda: merged(inputs_anew(inputs), rule))
 
 
 @pytest.mark.parametrize(
     ("operator", "params"), [("regmean", {"alpha": 1.0}), ("bmm", {"grams": "data", "lambda": 0.0})]
 )
-def test_merges_with_sketches(tmp_path: Path, parents: Parents, operator: str, params: dict[str, ParamValue]) -> None:
-    sums = GramSums(max_columns=16, rank=150)
+def test_merges_with_sketches(
+    tmp_path: Path, inputs: TensorInputs, operator: str, params: dict[str, ParamValue]
+) -> None:
+    sums = InputGramSums(max_columns=16, rank=150)
     for seed, name in enumerate(("one", "other")):
         sums.add(name, UP, noise(150, N, seed=seed))
-    parents = replace(parents, grams=sums.write(tmp_path / "sketches.safetensors"))
+    inputs = replace(inputs, grams=sums.write(tmp_path / "sketches.safetensors"))
     rule = Rule(match=".*", operator=operator, params={"weight": 0.4, **params})
-    assert_same_bits(lambda: merged(parents_anew(parents), rule))
+    assert_same_bits(lambda: merged(inputs_anew(inputs), rule))
 
 
 @pytest.mark.parametrize("along", [Along.TENSOR, Along.ROWS])
@@ -124,10 +126,10 @@ def test_inner_products_of_adapters(along: Along) -> None:
         name: LowRank(a_RN=noise(8, 300, seed=seed), b_MR=noise(500, 8, seed=seed + 1), scale=0.1)
         for seed, name in enumerate(("p", "q"))
     }
-    parents = parents_of_tensors(noise(500, 300), adapters)
-    assert_same_bits(lambda: torch.from_numpy(gram(parents_anew(parents), Of.DELTAS, along)))
+    inputs = inputs_of_tensors(noise(500, 300), adapters)
+    assert_same_bits(lambda: torch.from_numpy(inner_products_of(inputs_anew(inputs), Of.DELTAS, along)))
 
 
-def parents_anew(parents: Parents) -> Parents:
+def inputs_anew(inputs: TensorInputs) -> TensorInputs:
     """Without the facts that were found."""
-    return replace(parents, facts=Facts())
+    return replace(inputs, cache=SourceCache())

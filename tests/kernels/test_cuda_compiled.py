@@ -10,7 +10,7 @@ import torch
 from cuda_laws import CudaLaws
 
 import crossbreed
-from crossbreed.kernels.cuda.resources import compile_for, samples, usage_of
+from crossbreed.kernels.executors.cuda.resources import compile_for, samples, usage_of
 
 
 @pytest.mark.parametrize("arch", [80, 90])
@@ -25,7 +25,7 @@ def test_no_kernel_spills(num_experts: int, arch: int) -> None:
 
 
 @pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("name", ["linear", "linear, by columns", "cut, elect, mean"])
+@pytest.mark.parametrize("name", ["linear", "linear, by columns", "threshold, elect, mean"])
 def test_experts_are_read_and_merges_written_16_bytes_at_a_time(name: str, arch: int) -> None:
     code = compile_for(samples(3)[name], arch).asm["ptx"]
     assert re.findall(r"st\.global\S*", code) == ["st.global.v4.b32"]
@@ -45,8 +45,10 @@ def test_triton_is_imported_by_the_cuda_package_alone_and_when_it_is_wanted() ->
     importing = [
         path for path in root.rglob("*.py") if re.search(r"^\s*(import|from) triton\b", path.read_text(), re.M)
     ]
-    assert {path.parent for path in importing} == {root / "kernels/cuda"}
-    lines = "import sys, crossbreed.cli, crossbreed.kernels\nassert 'crossbreed.kernels.cuda' not in sys.modules"
+    assert {path.parent for path in importing} == {root / "kernels/executors/cuda"}
+    lines = (
+        "import sys, crossbreed.cli, crossbreed.kernels\nassert 'crossbreed.kernels.executors.cuda' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0
 
 

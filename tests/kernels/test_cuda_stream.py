@@ -7,7 +7,7 @@ import torch
 from merges import opened, recipe_of
 
 from crossbreed.kernels import materialize
-from crossbreed.kernels.cuda import stream
+from crossbreed.kernels.executors.cuda import stream
 from crossbreed.sources import Sources
 from crossbreed.types import Recipe
 

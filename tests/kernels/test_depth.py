@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from merges import changed, parents_of_tensors, recipe_of, write_weights
+from merges import changed, inputs_of_tensors, recipe_of, write_weights
 from safetensors.torch import load_file
 
 from crossbreed.kernels import materialize
-from crossbreed.kernels.execute import execute
+from crossbreed.kernels.executors import execute
 from crossbreed.kernels.materialize import program_of
 from crossbreed.kernels.reference import materialize_fp64, merged_fp64
 from crossbreed.kernels.reference.tensor import Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import Sources, layer_of, open_sources
 from crossbreed.testing.toys import make_checkpoint
 from crossbreed.types import ParamValue, Rule
@@ -55,22 +55,22 @@ def test_any_operator_has_it(operator: str, depth: float | None) -> None:
     experts = dict(zip("ab"[:most], VALUES, strict=False))
     needed = {param.name: 0.5 for param in spec.params if param.required} | {"lines_alpha": 0.5, "lines_beta": 0.7}
     params = {key: "a" if key == "source" else value for key, value in needed.items()}
-    parents, rule = parents_of_tensors(BASE, experts, depth=depth), Rule(match=".*", operator=operator, params=params)
+    inputs, rule = inputs_of_tensors(BASE, experts, depth=depth), Rule(match=".*", operator=operator, params=params)
     bare = Rule(match=".*", operator=operator, params={k: v for k, v in params.items() if not k.startswith("lines")})
-    whole = execute(program_of(parents, bare), BASE, torch.float32)
+    whole = execute(program_of(inputs, bare), BASE, torch.float32)
     factor = 0.5 + 0.7 * (depth or 0.0)
-    out = execute(program_of(parents, rule), BASE, torch.float32)
+    out = execute(program_of(inputs, rule), BASE, torch.float32)
     assert torch.allclose(out, BASE + factor * (whole - BASE), rtol=0, atol=1e-5)
-    expected = Tensor.of(parents)
+    expected = Tensor.of(inputs)
     assert torch.allclose(out.double(), merged_fp64(expected, rule), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("operator", ["linear", "task_arithmetic", "slerp"])
 def test_no_factor_at_all_is_the_base(operator: str) -> None:
     params: dict[str, ParamValue] = {"t": 0.5} if operator == "slerp" else {"weight": 0.5}
-    parents = parents_of_tensors(BASE, {"a": VALUES[0]})
+    inputs = inputs_of_tensors(BASE, {"a": VALUES[0]})
     rule = Rule(match=".*", operator=operator, params=params | {"lines_alpha": 0.0})
-    assert execute(program_of(parents, rule), BASE, torch.float32) is BASE
+    assert execute(program_of(inputs, rule), BASE, torch.float32) is BASE
 
 
 def test_a_factor_of_one_changes_no_bit(deep: Sources) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from crossbreed.errors import InputError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint, materialize
-from crossbreed.sources import Checkpoint, Origin, Sources
+from crossbreed.sources import Checkpoint, SourceLocation, Sources
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:
@@ -36,7 +36,7 @@ def test_what_is_published_has_the_fingerprint_that_was_scored(
         index = {"weight_map": {name: file for file, shard in files.items() for name in shard}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
-    published = Checkpoint.open(Origin(path=tmp_path))
+    published = Checkpoint.open(SourceLocation(path=tmp_path))
     assert fingerprint_checkpoint(tmp_path) == scored.value == published.hash
 
 

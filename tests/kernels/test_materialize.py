@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merges import COUNTER, UP, opened, parents_of_tensors, recipe_of
+from merges import COUNTER, UP, inputs_of_tensors, opened, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels import OPERATORS, materialize, unchanged
-from crossbreed.kernels.execute import execute
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.executors import execute
+from crossbreed.kernels.materialize import check_recipe
+from crossbreed.recipes.operators import OPERATOR_SPECS
+from crossbreed.recipes.operators import OPERATORS as DECLARED
 from crossbreed.sources import Sources
 from crossbreed.types import Rule
 
@@ -136,8 +138,8 @@ def test_nan_and_inf_never_vanish(operator: str, params: dict, value: float, sha
     generator = torch.Generator().manual_seed(0)
     base, good, bad = torch.randn(3, *shape, generator=generator)
     bad.view(-1)[[3, 7]] = value
-    parents = parents_of_tensors(base, {"good": good, "bad": bad})
-    program = OPERATORS[operator](parents, Rule(match=".*", operator=operator, params={"weight": 0.3, **params}))
+    inputs = inputs_of_tensors(base, {"good": good, "bad": bad})
+    program = OPERATORS[operator](inputs, Rule(match=".*", operator=operator, params={"weight": 0.3, **params}))
     with pytest.raises(InvalidWeights, match="NaN or Inf"):
         execute(program, base, torch.bfloat16)
 
@@ -145,6 +147,16 @@ def test_nan_and_inf_never_vanish(operator: str, params: dict, value: float, sha
 def test_overflow_of_the_recipe_s_dtype_is_invalid(sources: Sources) -> None:
     with pytest.raises(InvalidWeights, match=r"embed_tokens\.weight` of recipe [0-9a-f]+: the merge holds NaN or Inf"):
         list(materialize(recipe_of(sources, "task_arithmetic", weight=1e6, dtype="float16"), sources))
+
+
+def test_an_operator_that_cannot_be_imported_is_refused_before_any_weight_is_read(sources: Sources) -> None:
+    part = DECLARED["task_arithmetic"]
+    absent = replace(part, spec=replace(part.spec, name="absent"), arithmetic="no_such_module:merge")
+    with DECLARED.holding("absent", absent):
+        recipe = recipe_of(sources, "absent", weight=0.3)
+        for refusing in (check_recipe, materialize):
+            with pytest.raises(InputError, match="of the operator `absent` cannot be imported"):
+                refusing(recipe, sources)
 
 
 def test_weights_that_sum_to_zero_cannot_be_normalised(sources: Sources) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crossbreed.kernels import inner_products, materialize
-from crossbreed.search_spaces import LineageConfig, LineageSpace
+from crossbreed.search_spaces import LineageConfig, LineageSpace, SpaceInputs
 from crossbreed.sources import Sources, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 
@@ -56,7 +56,10 @@ def test_no_number_of_threads_changes_a_bit(sources: Sources) -> None:
 
 
 def lineage(sources: Sources) -> LineageSpace:
-    return LineageSpace(LineageConfig(), sources.structure, "float32", lambda names: inner_products(names, sources))
+    inputs = SpaceInputs(
+        structure=sources.structure, dtype="float32", inner_products=lambda names: inner_products(names, sources)
+    )
+    return LineageSpace(LineageConfig(), inputs)
 
 
 def test_a_childs_weights_are_slerp_of_its_parents_weights(sources: Sources) -> None:

@@ -10,18 +10,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from merges import UP, opened, parents_of_tensors, recipe_of
+from merges import UP, inputs_of_tensors, opened, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS, Facts, materialize
-from crossbreed.kernels.execute import execute
-from crossbreed.kernels.ranks import ranked
+from crossbreed.kernels import OPERATORS, SourceCache, materialize
+from crossbreed.kernels.executors import execute
+from crossbreed.kernels.linalg.order_statistics import values_of_ranks
 from crossbreed.kernels.reference import REFERENCES, materialize_fp64
 from crossbreed.kernels.reference.tensor import Tensor
-from crossbreed.kernels.tensors import Parents
-from crossbreed.operators import OPERATOR_SPECS
-from crossbreed.operators.selection import SPECS
+from crossbreed.kernels.tensors import TensorInputs
 from crossbreed.recipes import parse_recipe
+from crossbreed.recipes.operators import OPERATOR_SPECS, pcb, selection
 from crossbreed.sources import LowRank, Sources
 from crossbreed.types import Recipe, Rule
 
@@ -59,8 +58,8 @@ USUAL: Mapping[str, dict[str, Any]] = {
 }
 
 
-def bits(recipe: Recipe, sources: Sources, facts: Facts | None = None) -> dict[str, bytes]:
-    stream = materialize(recipe, sources, facts)
+def bits(recipe: Recipe, sources: Sources, cache: SourceCache | None = None) -> dict[str, bytes]:
+    stream = materialize(recipe, sources, cache)
     return {name: tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for name, tensor in stream}
 
 
@@ -77,12 +76,12 @@ def rule_of(operator: str, **params: Any) -> Rule:
     return Rule(match=".*", operator=operator, params={**USUAL[operator], **params})
 
 
-def merged(operator: str, parents: Parents, **params: Any) -> torch.Tensor:
-    return execute(OPERATORS[operator](parents, rule_of(operator, **params)), parents.base, torch.float32)
+def merged(operator: str, inputs: TensorInputs, **params: Any) -> torch.Tensor:
+    return execute(OPERATORS[operator](inputs, rule_of(operator, **params)), inputs.base, torch.float32)
 
 
-def in_fp64(operator: str, parents: Parents, **params: Any) -> torch.Tensor:
-    return REFERENCES[operator](Tensor.of(parents), rule_of(operator, **params))
+def in_fp64(operator: str, inputs: TensorInputs, **params: Any) -> torch.Tensor:
+    return REFERENCES[operator](Tensor.of(inputs), rule_of(operator, **params))
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -90,7 +89,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_every_operator_of_the_family_is_tested() -> None:
-    assert {spec.name for spec in SPECS} == USUAL.keys() == OF_MANY.keys() | OF_ONE.keys()
+    assert {part.spec.name for part in (*selection.PARTS, *pcb.PARTS)} == USUAL.keys() == OF_MANY.keys() | OF_ONE.keys()
 
 
 @pytest.mark.parametrize("operator", OF_MANY)
@@ -121,7 +120,7 @@ def test_of_one_expert_it_is_fp64_s_too(
 )
 def test_quarters_are_merged_exactly_ties_and_all(values: list[list[int]], topk: float, epsilon: float) -> None:
     deltas = torch.tensor(values, dtype=torch.float32).T / 4
-    parents = parents_of_tensors(torch.zeros(len(values)), dict(zip("abcd", deltas, strict=True)))
+    inputs = inputs_of_tensors(torch.zeros(len(values)), dict(zip("abcd", deltas, strict=True)))
     for operator, params in [
         ("sce", {"select_topk": topk}),
         ("ram", {"epsilon": epsilon}),
@@ -129,8 +128,8 @@ def test_quarters_are_merged_exactly_ties_and_all(values: list[list[int]], topk:
         ("consensus", {"weight": 0.5, "tall_lambda": 0.5}),
         ("consensus", {"weight": {"a": 1.0, "b": -1.0, "c": 0.5}, "tall_lambda": 0.25, "k": 3}),
     ]:
-        exact = in_fp64(operator, parents, **params)
-        assert (merged(operator, parents, **params) - exact).abs().max() <= 1e-6, operator
+        exact = in_fp64(operator, inputs, **params)
+        assert (merged(operator, inputs, **params) - exact).abs().max() <= 1e-6, operator
 
 
 @pytest.mark.parametrize("shape", [(50,), (1, 50), (50, 1), (20, 30), (3, 20, 30)])
@@ -138,12 +137,12 @@ def test_quarters_are_merged_exactly_ties_and_all(values: list[list[int]], topk:
 def test_tensors_of_all_shapes(operator: str, shape: tuple[int, ...]) -> None:
     names = "a" if operator in OF_ONE else "abc"
     experts = {name: noise(*shape) + 0.3 * noise(*shape, seed=seed) for seed, name in enumerate(names, 1)}
-    parents = parents_of_tensors(noise(*shape), experts)
-    result = merged(operator, parents)
+    inputs = inputs_of_tensors(noise(*shape), experts)
+    result = merged(operator, inputs)
     assert result.shape == shape
-    assert torch.allclose(result.double(), in_fp64(operator, parents), rtol=0, atol=1e-6)
+    assert torch.allclose(result.double(), in_fp64(operator, inputs), rtol=0, atol=1e-6)
     if operator in ("sce", "pcb") and result.numel() > 1:
-        assert not torch.equal(result, parents.base)
+        assert not torch.equal(result, inputs.base)
 
 
 @pytest.mark.parametrize("operator", OF_MANY)
@@ -153,7 +152,7 @@ def test_permuting_experts_with_their_parameters_changes_no_bit(models: dict[str
         params["weight"] = {"a": 0.31, "b": -0.17, "mlp": 0.9, "p": 0.55, "q": 0.23}
     if operator == "consensus":
         params["tall_lambda"] = {"a": 0.2, "b": 0.3, "mlp": 0.4, "p": 0.5, "q": 0.6}
-    seen, facts = [], Facts()  # what is known of an expert is known of it under every name
+    seen, cache = [], SourceCache()  # what is known of an expert is known of it under every name
     for names in list(permutations(EXPERTS))[::53]:
         called = dict(zip(EXPERTS, names, strict=True))
         sources = opened(models, {called[key]: key for key in reversed(names)})
@@ -162,11 +161,11 @@ def test_permuting_experts_with_their_parameters_changes_no_bit(models: dict[str
             for name, value in params.items()
         }
         recipe = recipe_of(sources, operator, **moved)
-        seen += [bits(recipe, sources), bits(recipe, sources, facts)]
+        seen += [bits(recipe, sources), bits(recipe, sources, cache)]
     assert all(other == seen[0] for other in seen[1:])
 
 
-class Sealed(Facts):
+class Sealed(SourceCache):
     """Once sealed, it finds nothing out."""
 
     is_sealed = False
@@ -186,10 +185,10 @@ class Sealed(Facts):
 )
 def test_a_candidate_with_other_coefficients_finds_nothing_out(operator: str, other: dict[str, Any]) -> None:
     experts = {name: noise(20, 30, seed=ord(name)) for name in ("a" if operator in OF_ONE else "abc")}
-    parents = replace(parents_of_tensors(noise(20, 30), experts), facts=(facts := Sealed()))
-    merged(operator, parents, **({"scope": "tensor"} if operator == "pcb" else {}))
-    facts.is_sealed = True
-    merged(operator, parents, **other)
+    inputs = replace(inputs_of_tensors(noise(20, 30), experts), cache=(cache := Sealed()))
+    merged(operator, inputs, **({"scope": "tensor"} if operator == "pcb" else {}))
+    cache.is_sealed = True
+    merged(operator, inputs, **other)
 
 
 def test_copies_of_an_expert_may_change_places(models: dict[str, Path]) -> None:
@@ -206,9 +205,9 @@ def test_copies_of_an_expert_may_change_places(models: dict[str, Path]) -> None:
 def test_nan_and_inf_never_vanish(operator: str, value: float, shape: tuple[int, ...]) -> None:
     base, bad, good = noise(*shape), noise(*shape, seed=1), noise(*shape, seed=2)
     bad.view(-1)[[3, 7]] = value
-    parents = parents_of_tensors(base, {"bad": bad} if operator in OF_ONE else {"bad": bad, "good": good})
+    inputs = inputs_of_tensors(base, {"bad": bad} if operator in OF_ONE else {"bad": bad, "good": good})
     with pytest.raises(InvalidWeights):
-        merged(operator, parents)
+        merged(operator, inputs)
 
 
 @pytest.mark.parametrize("operator", USUAL)
@@ -227,7 +226,7 @@ def test_what_no_expert_touches_is_the_base_s_own(models: dict[str, Path], opera
 def test_an_expert_without_a_delta_is_the_base(operator: str) -> None:
     base = noise(20, 30)
     experts = {"same": base.clone()} if operator in OF_ONE else {"same": base.clone(), "too": base.clone()}
-    assert torch.equal(merged(operator, parents_of_tensors(base, experts)), base)
+    assert torch.equal(merged(operator, inputs_of_tensors(base, experts)), base)
 
 
 @pytest.mark.parametrize(
@@ -272,8 +271,8 @@ def test_sce_weighs_experts_alike_however_small_their_deltas() -> None:
     large, small = noise(40, 50), 0.1 * noise(40, 50, seed=1)
 
     def delta(factor: float) -> torch.Tensor:
-        parents = parents_of_tensors(torch.zeros(40, 50), {"large": large * factor, "small": small * factor})
-        return merged("sce", parents, select_topk=0.7)
+        inputs = inputs_of_tensors(torch.zeros(40, 50), {"large": large * factor, "small": small * factor})
+        return merged("sce", inputs, select_topk=0.7)
 
     assert torch.equal(delta(2.0**-30), delta(1.0) * 2.0**-30)
     agree = (large.sign() == small.sign()) & (delta(1.0) != 0)
@@ -284,7 +283,7 @@ def test_sce_selects_a_share_of_what_differs() -> None:
     shared = noise(1000)
     one, other = shared.clone(), shared.clone()
     one[:400] += noise(400, seed=1)
-    result = merged("sce", parents_of_tensors(torch.zeros(1000), {"one": one, "other": other}), select_topk=0.25)
+    result = merged("sce", inputs_of_tensors(torch.zeros(1000), {"one": one, "other": other}), select_topk=0.25)
     assert int((result != 0).sum()) == 100
     far = (one - other).abs()
     assert far[result != 0].min() >= far[result == 0].max()
@@ -294,7 +293,7 @@ def test_arcee_fusion_takes_the_outliers() -> None:
     base = noise(60, 80)
     changed = base + 1e-3 * noise(60, 80, seed=1)
     changed[:2, :40] += 1.0
-    result = merged("arcee_fusion", parents_of_tensors(base, {"a": changed}))
+    result = merged("arcee_fusion", inputs_of_tensors(base, {"a": changed}))
     taken = result != base
     assert taken[:2, :40].all()
     assert 0.02 < taken.float().mean() < 0.25
@@ -303,22 +302,22 @@ def test_arcee_fusion_takes_the_outliers() -> None:
 
 def test_nearswap_cuts_a_delta_to_t() -> None:
     base, other = noise(40, 50), noise(40, 50, seed=1)
-    result = merged("nearswap", parents_of_tensors(base, {"a": other}), t=0.3)
+    result = merged("nearswap", inputs_of_tensors(base, {"a": other}), t=0.3)
     assert torch.allclose(result - base, (other - base).clamp(-0.3, 0.3), atol=1e-6)
 
 
 def test_ram_adds_what_is_disjoint_and_averages_what_is_not() -> None:
     deltas = torch.tensor([[2.0, 0.0, 4.0, 1.0], [0.0, 3.0, 2.0, 0.0], [0.0, 0.0, 6.0, -3.0]])
-    parents = parents_of_tensors(torch.zeros(4), dict(zip("abc", deltas, strict=True)))
-    assert merged("ram", parents).tolist() == [2.0, 3.0, 4.0, -1.0]
+    inputs = inputs_of_tensors(torch.zeros(4), dict(zip("abc", deltas, strict=True)))
+    assert merged("ram", inputs).tolist() == [2.0, 3.0, 4.0, -1.0]
     # shared / unique is 2 / 1, 1 / 1, and 2 / 0 where it multiplies nothing
-    assert merged("ramplus", parents, r=0.5, alpha=1.5).tolist() == [3.5, 4.5, 4.0, -1.0]
-    assert torch.equal(merged("ramplus", parents, r=0.0), merged("ram", parents))
+    assert merged("ramplus", inputs, r=0.5, alpha=1.5).tolist() == [3.5, 4.5, 4.0, -1.0]
+    assert torch.equal(merged("ramplus", inputs, r=0.0), merged("ram", inputs))
 
 
 def test_pcb_keeps_the_ratio_that_wins() -> None:
     delta = noise(100, 100)
-    result = merged("pcb", parents_of_tensors(torch.zeros(100, 100), {"a": delta}), weight=1.0, ratio=0.2)
+    result = merged("pcb", inputs_of_tensors(torch.zeros(100, 100), {"a": delta}), weight=1.0, ratio=0.2)
     kept = result != 0
     assert int(kept.sum()) == 1999  # all above the 2,000th, which counts for nothing
     assert delta[kept].abs().min() > delta[~kept].abs().max()
@@ -367,7 +366,7 @@ def test_low_rank_tensors_are_merged_as_full_ones(operator: str) -> None:
     low = {"x": LowRank(a_RN=a_RN, b_MR=b_MR, scale=0.05)}
     others = {} if operator in OF_ONE else {"y": base + 0.2 * noise(40, 50, seed=3)}
     full = {"x": base + 0.05 * b_MR @ a_RN}
-    ours, theirs = (merged(operator, parents_of_tensors(base, {**x, **others})) for x in (low, full))
+    ours, theirs = (merged(operator, inputs_of_tensors(base, {**x, **others})) for x in (low, full))
     assert ((ours - theirs).abs() > 1e-5).float().mean() <= 1e-3
 
 
@@ -388,7 +387,7 @@ def test_ranks_in_pieces_are_those_of_the_whole(values: list[float], cut: int, r
 
     ordered = whole.sort().values
     expected = [(ordered[low], ordered[high]), (-ordered[-1 - low], -ordered[-1 - high])]
-    assert ranked(pieces, 2, lambda size: (low, high)) == expected
+    assert values_of_ranks(pieces, 2, lambda size: (low, high)) == expected
 
 
 @pytest.mark.parametrize("operator", OF_ONE)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merges import UP, parents_of_tensors
+from merges import UP, inputs_of_tensors
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels import OPERATORS
-from crossbreed.kernels.artifacts import Grams, GramSums
-from crossbreed.kernels.execute import execute
-from crossbreed.kernels.linear_solve import SketchedTerm, Term, solve, solve_sketched
-from crossbreed.kernels.operators import regression
-from crossbreed.kernels.sketch import FrequentDirections, Sketch
-from crossbreed.kernels.tensors import Parents
+from crossbreed.kernels.executors import execute
+from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.linalg.least_squares import SketchedTerm, Term, solve, solve_sketched
+from crossbreed.kernels.linalg.sketch import FrequentDirections, Sketch
+from crossbreed.kernels.prepared import regression_problem
+from crossbreed.kernels.tensors import TensorInputs
 from crossbreed.types import ParamValue, Rule
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
@@ -63,7 +63,7 @@ def test_a_sketch_is_within_its_bound(num_tokens: int, rank: int, decay: float, 
 
 
 def test_sums_sketch_what_is_wide_and_share_what_is_the_same(tmp_path: Path) -> None:
-    sums = GramSums(max_columns=16, rank=8)
+    sums = InputGramSums(max_columns=16, rank=8)
     narrow, wide = noise(40, 16), noise(40, 17, seed=1)
     sums.add("one", UP, narrow)
     sums.add("one", GATE, narrow)
@@ -89,21 +89,21 @@ def test_sums_sketch_what_is_wide_and_share_what_is_the_same(tmp_path: Path) -> 
 
 
 def test_several_files_are_one_artifact(tmp_path: Path) -> None:
-    both, parts = GramSums(), []
+    both, parts = InputGramSums(), []
     for seed, expert in enumerate(("one", "other")):
-        alone = GramSums()
+        alone = InputGramSums()
         for sums in (both, alone):
             sums.add(expert, UP, noise(40, 16, seed=seed))
         alone.write(tmp_path / f"{expert}.safetensors")
         parts.append(tmp_path / f"{expert}.safetensors")
     together = both.write(tmp_path / "both.safetensors")
-    assert Grams.open(*parts).hash == Grams.open(*reversed(parts)).hash == together.hash
-    assert torch.equal(Grams.open(*parts).of("other", UP, 16), together.of("other", UP, 16))
+    assert InputGrams.open(*parts).hash == InputGrams.open(*reversed(parts)).hash == together.hash
+    assert torch.equal(InputGrams.open(*parts).of("other", UP, 16), together.of("other", UP, 16))
 
 
 def test_inputs_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InvalidWeights, match="up_proj"):
-        GramSums().add("one", UP, torch.tensor([[1.0, torch.nan]]))
+        InputGramSums().add("one", UP, torch.tensor([[1.0, torch.nan]]))
 
 
 @settings(max_examples=15, deadline=None)
@@ -122,18 +122,18 @@ def test_woodbury_solves_the_same_system(log_ridge: float, rank: int, seed: int)
     assert torch.allclose(fast.regularised(fast.anchored(anchor), ridge), expected, atol=1e-3)
 
 
-def parents_with(folder: Path, **settings: int) -> Parents:
+def inputs_with(folder: Path, **settings: int) -> TensorInputs:
     """Two experts, and Grams of more tokens than columns."""
-    sums = GramSums(**settings)
+    sums = InputGramSums(**settings)
     for seed, name in enumerate(("one", "other")):
         sums.add(name, UP, spread(200, 16, decay=5, seed=seed))
     experts = {"one": noise(12, 16, seed=1), "other": noise(12, 16, seed=2)}
-    return replace(parents_of_tensors(noise(12, 16), experts), grams=sums.write(folder / "grams.safetensors"))
+    return replace(inputs_of_tensors(noise(12, 16), experts), grams=sums.write(folder / "grams.safetensors"))
 
 
-def merged(parents: Parents, operator: str, **params: ParamValue) -> torch.Tensor:
-    program = OPERATORS[operator](parents, Rule(match=".*", operator=operator, params=params))
-    return execute(program, parents.base, torch.float32) - parents.base
+def merged(inputs: TensorInputs, operator: str, **params: ParamValue) -> torch.Tensor:
+    program = OPERATORS[operator](inputs, Rule(match=".*", operator=operator, params=params))
+    return execute(program, inputs.base, torch.float32) - inputs.base
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_a_merge_with_sketches_comes_near_the_one_with_whole_grams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: str, params: dict
 ) -> None:
     """And makes no matrix of the size that they are there to avoid."""
-    exact = merged(parents_with(tmp_path), operator, weight=0.5, **params)
-    monkeypatch.setattr(regression, "MOST_COLUMNS", 10)
+    exact = merged(inputs_with(tmp_path), operator, weight=0.5, **params)
+    monkeypatch.setattr(regression_problem, "MOST_COLUMNS", 10)
     distances = [
-        float((merged(parents_with(tmp_path, max_columns=8, rank=rank), operator, weight=0.5, **params) - exact).norm())
+        float((merged(inputs_with(tmp_path, max_columns=8, rank=rank), operator, weight=0.5, **params) - exact).norm())
         for rank in (2, 8, 14)
     ]
     assert distances == sorted(distances, reverse=True)
@@ -161,9 +161,9 @@ def test_a_merge_with_sketches_comes_near_the_one_with_whole_grams(
 def test_what_is_wide_is_refused_where_its_gram_is_needed_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parents = parents_with(tmp_path, max_columns=8)
-    mixed = merged(parents, "bmm", weight=0.5, grams="mixed")
+    inputs = inputs_with(tmp_path, max_columns=8)
+    mixed = merged(inputs, "bmm", weight=0.5, grams="mixed")
     assert mixed.isfinite().all()
-    monkeypatch.setattr(regression, "MOST_COLUMNS", 10)
+    monkeypatch.setattr(regression_problem, "MOST_COLUMNS", 10)
     with pytest.raises(InputError, match="too many inputs"):
-        merged(parents_with(tmp_path, max_columns=8), "bmm", weight=0.5, grams="mixed")
+        merged(inputs_with(tmp_path, max_columns=8), "bmm", weight=0.5, grams="mixed")

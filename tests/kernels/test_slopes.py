@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from crossbreed.kernels import Facts, slopes
+from crossbreed.kernels import SourceCache, slopes
 from crossbreed.sources import LowRank, Sources, open_sources
 from crossbreed.testing.toys import make_adapter
 from crossbreed.types import SlopeKind
@@ -52,10 +52,10 @@ DEFINITIONS: dict[SlopeKind, Callable[[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @pytest.mark.parametrize("kind", DEFINITIONS)
 def test_slopes_are_what_they_are_called(kind: SlopeKind, sources: Sources, gradient: dict[str, torch.Tensor]) -> None:
-    facts = Facts()
+    cache = SourceCache()
     for scale in (1.0, -4.0):  # the second time norms are facts
         stream = ((name, scale * tensor) for name, tensor in sorted(gradient.items()))
-        found = slopes(stream, sources, kind, facts)
+        found = slopes(stream, sources, kind, cache)
         assert found.keys() == frozenset().union(*(expert.touched for expert in sources.experts.values()))
         for name, of_experts in found.items():
             g, base = scale * gradient[name].double(), sources.base.tensor(name).double()
@@ -119,7 +119,8 @@ def test_memory_does_not_grow_with_the_experts(tmp_path: Path) -> None:
         slopes(iter(gradient.items()), sources, "weight_cosine")
         return watch.end() - before
 
-    assert abs(peak(11) - peak(3)) < 40 << 20  # blocks are 25 MiB; a delta of each expert would be 64 MiB more
+    # 8 deltas kept would be 512 MiB; blocks are 25 MiB, and the allocator keeps a few of them or not
+    assert abs(peak(11) - peak(3)) < 128 << 20
 
 
 class Watch:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from merges import UP, merged, opened, parents_of_tensors, recipe_of
+from merges import UP, inputs_of_tensors, merged, opened, recipe_of
 
 from crossbreed.errors import InputError
 from crossbreed.kernels import materialize
 from crossbreed.kernels.reference import materialize_fp64
-from crossbreed.operators import sparse
 from crossbreed.recipes import parse_recipe
+from crossbreed.recipes.operators import OPERATOR_SPECS, sparse
 from crossbreed.sources import Sources
 from crossbreed.types import Rule
 
-OPERATORS = [spec.name for spec in sparse.SPECS]
+OPERATORS = [part.spec.name for part in sparse.PARTS]
 RANDOM = [name for name in OPERATORS if name.startswith(("dare", "della"))]
 EXPERTS = ("a", "b", "mlp", "p", "q")
 quick = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -55,7 +55,7 @@ def test_it_is_fp64_s_but_for_elements_at_a_threshold(
     more: dict,
     choice: dict,
 ) -> None:
-    declared = {param.name for spec in sparse.SPECS if spec.name == operator for param in spec.params}
+    declared = {param.name for param in OPERATOR_SPECS[operator].params}
     given_ = {**params_of(operator), **more, **choice, "scale": scale, "normalize": normalize, "density": density}
     params = {name: value for name, value in given_.items() if name in declared}
     recipe = recipe_of(sources, operator, dtype="float32", weight=weight, **params)
@@ -94,9 +94,9 @@ def test_density_one_thins_nothing_out(models: dict[str, Path], operator: str) -
 def test_odd_shapes(operator: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(shape, generator=generator)
-    parents = parents_of_tensors(base, {"a": base + torch.randn(shape, generator=generator), "b": base.clone()})
+    inputs = inputs_of_tensors(base, {"a": base + torch.randn(shape, generator=generator), "b": base.clone()})
     rule = Rule(match=".*", operator=operator, params={"weight": 1.0, "density": 0.5, **params_of(operator)})
-    made = merged(parents, rule)
+    made = merged(inputs, rule)
     assert made.shape == base.shape
     assert made.isfinite().all()
 
@@ -135,11 +135,11 @@ def test_seeds_tensors_and_experts_have_masks_of_their_own(operator: str) -> Non
 def test_what_is_kept_makes_up_for_what_is_dropped(operator: str) -> None:
     """The mean over seeds is task arithmetic: E[out] = W0 + sum(wi di)."""
     delta = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) + 0.5
-    parents = parents_of_tensors(torch.zeros(64, 64), {"a": delta})
+    inputs = inputs_of_tensors(torch.zeros(64, 64), {"a": delta})
     params = {"weight": 1.0, "density": 0.4, **params_of(operator)}
     total = torch.zeros(64, 64)
     for seed in range(200):
-        total += merged(parents, Rule(match=".*", operator=operator, params={**params, "seed": seed}))
+        total += merged(inputs, Rule(match=".*", operator=operator, params={**params, "seed": seed}))
     assert abs((total / 200).mean() / delta.mean() - 1) < 0.01
     assert ((total / 200 - delta).abs() < 6 * delta * (0.7 / 0.3 / 200) ** 0.5).all()
 
@@ -147,18 +147,16 @@ def test_what_is_kept_makes_up_for_what_is_dropped(operator: str) -> None:
 def _kept(operator: str, density: float, *, seed: int, tensor: str = UP, expert: str = "a") -> torch.Tensor:
     """1 where an element of a delta of ones is kept."""
     delta = 1 + 0.1 * torch.rand(100, 400, generator=torch.Generator().manual_seed(5))
-    parents = parents_of_tensors(torch.zeros(100, 400), {expert: delta}, name=tensor)
+    inputs = inputs_of_tensors(torch.zeros(100, 400), {expert: delta}, name=tensor)
     params = {"weight": 1.0, "density": density, "seed": seed, "normalize": False, **params_of(operator)}
-    return (merged(parents, Rule(match=".*", operator=operator, params=params)) != 0).double()
+    return (merged(inputs, Rule(match=".*", operator=operator, params=params)) != 0).double()
 
 
 def test_a_drawn_vote_elects_plus() -> None:
-    parents = parents_of_tensors(
-        torch.zeros(1, 2), {"a": torch.tensor([[1.0, -1.0]]), "b": torch.tensor([[-1.0, 1.0]])}
-    )
+    inputs = inputs_of_tensors(torch.zeros(1, 2), {"a": torch.tensor([[1.0, -1.0]]), "b": torch.tensor([[-1.0, 1.0]])})
     for consensus in ("sum", "count"):
         rule = Rule(match=".*", operator="ties", params={"weight": 1.0, "consensus": consensus})
-        assert merged(parents, rule).tolist() == [[1.0, 1.0]]
+        assert merged(inputs, rule).tolist() == [[1.0, 1.0]]
 
 
 def test_ties_by_the_whole_model_keeps_the_density_of_it(sources: Sources) -> None:
@@ -179,9 +177,9 @@ def test_ties_by_the_whole_model_keeps_the_density_of_it(sources: Sources) -> No
 
 def test_breadcrumbs_drop_the_outliers() -> None:
     delta = torch.arange(1.0, 101.0).reshape(10, 10)
-    parents = parents_of_tensors(torch.zeros(10, 10), {"a": delta})
+    inputs = inputs_of_tensors(torch.zeros(10, 10), {"a": delta})
     params = {"weight": 1.0, "density": 0.5, "gamma": 0.1}
-    kept = merged(parents, Rule(match=".*", operator="breadcrumbs", params=params)).flatten()
+    kept = merged(inputs, Rule(match=".*", operator="breadcrumbs", params=params)).flatten()
     assert kept.nonzero().flatten().tolist() == list(range(40, 90))
 
 
@@ -189,13 +187,13 @@ def test_breadcrumbs_drop_the_outliers() -> None:
 def test_a_probability_beyond_0_or_1_is_refused(density: float, epsilon: float) -> None:
     rule = {"match": ".*", "operator": "della", "params": {"weight": 1.0, "density": density, "epsilon": epsilon}}
     recipe = {"schema": 1, "base": "base", "sources": {"base": "0", "a": "1"}, "rules": [rule]}
-    with pytest.raises(InputError, match="`epsilon` of `a` does not go with its `density`"):
+    with pytest.raises(InputError, match="`epsilon` of `a` is too large for its `density`"):
         parse_recipe(recipe)
 
 
 def test_a_lone_voter_has_its_weight_where_the_largest_is_picked() -> None:
-    parents = parents_of_tensors(torch.zeros(2, 2), {"a": torch.ones(2, 2)})
+    inputs = inputs_of_tensors(torch.zeros(2, 2), {"a": torch.ones(2, 2)})
     params = {"weight": 0.5, "pick": "largest"}
     for density in (1.0, 0.9999):
         rule = Rule(match=".*", operator="ties", params={**params, "density": density})
-        assert merged(parents, rule).max() == 0.5
+        assert merged(inputs, rule).max() == 0.5

@@ -8,15 +8,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from merges import UP, opened, parents_of_tensors, recipe_of
+from merges import UP, inputs_of_tensors, opened, recipe_of
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels import OPERATORS, Facts, materialize
-from crossbreed.kernels.basis_core import polar, singular_factors, svd
-from crossbreed.kernels.execute import execute
+from crossbreed.kernels import OPERATORS, SourceCache, materialize
+from crossbreed.kernels.executors import execute
+from crossbreed.kernels.linalg.decompositions import polar, svd
+from crossbreed.kernels.prepared.singular_factors import singular_factors
 from crossbreed.kernels.reference import REFERENCES, materialize_fp64
 from crossbreed.kernels.reference.tensor import Tensor
-from crossbreed.kernels.tensors import Parent
+from crossbreed.kernels.tensors import ExpertTensor
 from crossbreed.sources import LowRank, Sources
 from crossbreed.types import ParamValue, Rule
 
@@ -49,10 +50,10 @@ def merged(
     base: torch.Tensor, experts: dict[str, torch.Tensor | LowRank], name: str = UP, **params: ParamValue
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The fast result in fp32, and the reference in fp64."""
-    parents = parents_of_tensors(base, experts, name=name)
+    inputs = inputs_of_tensors(base, experts, name=name)
     rule = Rule(match=".*", operator="tsv_m", params=params)
-    fast = execute(OPERATORS["tsv_m"](parents, rule), base, torch.float32)
-    return fast, REFERENCES["tsv_m"](Tensor.of(parents), rule)
+    fast = execute(OPERATORS["tsv_m"](inputs, rule), base, torch.float32)
+    return fast, REFERENCES["tsv_m"](Tensor.of(inputs), rule)
 
 
 def test_svd_and_polar_factor_are_what_lapack_says() -> None:
@@ -69,7 +70,7 @@ def test_svd_and_polar_factor_are_what_lapack_says() -> None:
 def test_an_adapter_has_the_singular_triplets_of_its_matrix() -> None:
     low, base = adapter(40, 30, 5, seed=3), torch.zeros(40, 30)
     dense = low.scale * low.b_MR @ low.a_RN
-    of_low, of_dense = (singular_factors(Parent(name="x", hash="x", value=v), base, 9) for v in (low, dense))
+    of_low, of_dense = (singular_factors(ExpertTensor(name="x", hash="x", value=v), base, 9) for v in (low, dense))
     assert len(of_low.values_R) == len(of_dense.values_R) == 5
     assert torch.allclose(of_low.values_R, of_dense.values_R, rtol=1e-5)
     assert torch.allclose(of_low.left_MR * of_low.values_R @ of_low.right_NR.T, dense, atol=1e-5)
@@ -87,12 +88,12 @@ def test_parallel_directions_are_held_by_the_floor() -> None:
 def test_the_core_form_is_the_direct_form(sources: Sources, weight: dict, rank: dict, scale: float) -> None:
     """Within 1e-5 of the merged delta, and an ulp of the result."""
     recipe = recipe_of(sources, "tsv_m", dtype="float32", weight=weight, rank=rank, scale=scale)
-    facts = Facts()
-    fast = dict(materialize(recipe, sources, facts))
+    cache = SourceCache()
+    fast = dict(materialize(recipe, sources, cache))
     for name, expected in materialize_fp64(recipe, sources):
         size = (expected - sources.base.tensor(name).double()).abs().max()
         assert ((fast[name].double() - expected).abs() <= 1e-5 * size + 2**-22 * expected.abs()).all(), name
-    again = dict(materialize(recipe, sources, facts))
+    again = dict(materialize(recipe, sources, cache))
     assert all(torch.equal(again[name], fast[name]) for name in fast)
 
 
@@ -138,7 +139,7 @@ def test_full_rank_factors_of_one_expert_make_its_delta() -> None:
     """The back-end's own identity, which the operator does not need to ask for."""
     base = torch.zeros(24, 40)
     delta = noise(24, 40)
-    found = singular_factors(Parent(name="x", hash="x", value=delta), base, 24)
+    found = singular_factors(ExpertTensor(name="x", hash="x", value=delta), base, 24)
     assert torch.allclose(polar(found.left_MR) * found.values_R @ polar(found.right_NR).T, delta, atol=1e-5)
 
 
@@ -215,7 +216,7 @@ def test_what_is_no_projection_gets_the_mean_of_the_weighted_deltas(shape: tuple
 def test_nan_and_inf_never_vanish(value: float, shape: tuple[int, ...]) -> None:
     base, good, bad = noise(3, *shape)
     bad.view(-1)[[3, 7]] = value
-    parents = parents_of_tensors(base, {"good": good, "bad": bad})
-    program = OPERATORS["tsv_m"](parents, Rule(match=".*", operator="tsv_m", params={"weight": 0.3}))
+    inputs = inputs_of_tensors(base, {"good": good, "bad": bad})
+    program = OPERATORS["tsv_m"](inputs, Rule(match=".*", operator="tsv_m", params={"weight": 0.3}))
     with pytest.raises(InvalidWeights, match="NaN or Inf"):
         execute(program, base, torch.bfloat16)

@@ -1,24 +1,26 @@
-"""The cut: exact counts, stated order among equals, whatever the values."""
+"""Thresholds: exact counts, stated order among equals, whatever the values."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merges import parents_of_tensors
+from merges import inputs_of_tensors
 
 from crossbreed.kernels import native, tensors
-from crossbreed.kernels.cuts import cut_of, find_cut, num_kept, select
-from crossbreed.kernels.execute import execute
-from crossbreed.kernels.programs import Band, Consensus, Election, Pick, Voter
+from crossbreed.kernels.executors import execute
+from crossbreed.kernels.linalg.order_statistics import find_threshold, select
+from crossbreed.kernels.masks import Band
+from crossbreed.kernels.prepared.thresholds import num_kept, threshold_of
+from crossbreed.kernels.programs import Consensus, Election, Pick, Voter
 from crossbreed.kernels.reference.sparse import trim
-from crossbreed.kernels.tensors import Parent
+from crossbreed.kernels.tensors import ExpertTensor
 
 
 def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
     """What is left of a delta from a base of zeros."""
-    keep = Band(low=find_cut(delta, num_kept(density, delta.numel())))
-    voter = Voter(parent=Parent(name="a", hash="a", value=delta), weight=1.0, keep=keep)
+    keep = Band(low=find_threshold(delta, num_kept(density, delta.numel())))
+    voter = Voter(expert=ExpertTensor(name="a", hash="a", value=delta), weight=1.0, keep=keep)
     election = Election(voters=(voter,), scale=1.0, consensus=Consensus.NONE, pick=Pick.SUM)
     return execute(election, torch.zeros_like(delta), torch.float32)
 
@@ -58,10 +60,12 @@ def test_selection_is_exact_whatever_the_sample_says(kind: str, rank: int) -> No
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", [(7,), (301, 217), (1100, 2000)])
 @pytest.mark.parametrize("density", [0.0001, 0.3, 0.999])
-def test_the_compiled_search_finds_the_same_cut(dtype: torch.dtype, shape: tuple[int, ...], density: float) -> None:
+def test_the_compiled_search_finds_the_same_threshold(
+    dtype: torch.dtype, shape: tuple[int, ...], density: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(shape, generator=generator).to(dtype)
     expert = (base + 0.01 * torch.randn(shape, generator=generator)).to(dtype)
-    parents = parents_of_tensors(base, {"a": expert})
+    inputs = inputs_of_tensors(base, {"a": expert})
     delta, keep = expert.float() - base.float(), num_kept(density, base.numel())
-    assert cut_of(parents, parents.experts[0], density) == find_cut(delta, keep)
+    assert threshold_of(inputs, inputs.experts[0], density) == find_threshold(delta, keep)

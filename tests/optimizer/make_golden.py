@@ -10,14 +10,14 @@ from pathlib import Path
 
 from crossbreed.optimizer import CmaEs, FrankWolfe, FrankWolfeOptions, Gp, M2n2, M2n2Options, Nsga2, RandomSearch
 from crossbreed.testing import breeders
-from crossbreed.testing.optimizers import MakeOptimizer, Sphere, Spheres, drive, make_setting, ok
+from crossbreed.testing.optimizers import MakeOptimizer, Sphere, Spheres, drive, make_inputs, ok
 from crossbreed.types import Point
 
 DIFFERENCES = FrankWolfeOptions(slopes="differences", variant="soft", vertex_scale=2.0, steps=(0.5, 1.0))
 OPTIMIZERS: dict[str, tuple[MakeOptimizer, int]] = {
     "cma_es": (CmaEs, 1),
     "frank_wolfe": (FrankWolfe, 1),
-    "frank_wolfe_differences": (lambda setting: FrankWolfe(setting, DIFFERENCES), 1),
+    "frank_wolfe_differences": (lambda inputs: FrankWolfe(inputs, DIFFERENCES), 1),
     "gp": (Gp, 1),
     "nsga2": (Nsga2, 2),
     "random": (RandomSearch, 1),
@@ -30,13 +30,13 @@ TRIALS = {"gp": 24}
 def trajectory(name: str) -> list[Point]:
     make, num_objectives = OPTIMIZERS[name]
     problem = Sphere(optimum=(0.1, 0.7, 1.0)) if num_objectives == 1 else Spheres(optima=((0.1,) * 3, (0.9,) * 3))
-    optimizer = make(make_setting(dim=3, num_objectives=num_objectives, start=(0.3, 0.3, 0.3)))
+    optimizer = make(make_inputs(dim=3, num_objectives=num_objectives, start=(0.3, 0.3, 0.3)))
     return drive(optimizer, lambda number, point: ok(problem, number, point), trials=TRIALS.get(name, 60), workers=3)
 
 
 def births() -> list[dict[str, object]]:
     """What M2N2 has born in the world of `crossbreed.testing.breeders`."""
-    breeder = M2n2(breeders.make_setting(), M2n2Options(archive=6, warmup=3, mutation=0.01))
+    breeder = M2n2(breeders.make_inputs(), M2n2Options(archive=6, warmup=3, mutation=0.01))
     return [asdict(birth) for birth in breeders.breed(breeder, trials=60, workers=3)]
 
 

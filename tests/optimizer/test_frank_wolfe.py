@@ -12,13 +12,13 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Box, CmaEsOptions, FrankWolfe, FrankWolfeOptions, Hull, Setting
+from crossbreed.optimizer import CmaEsOptions, FrankWolfe, FrankWolfeOptions, SearchInputs
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of, project_to_simplex
-from crossbreed.testing.optimizers import MakeOptimizer, OptimizerConformance, drive, make_setting
-from crossbreed.types import Outcome, Point, Status
+from crossbreed.testing.optimizers import MakeOptimizer, OptimizerConformance, drive, make_inputs
+from crossbreed.types import Box, Outcome, Point, Status, WeightBlock
 
 SCALE = 2.2
-"""The optimum of the suite's sphere is on the hull of this scale."""
+"""The optimum of the suite's sphere is a mixture of vertices of this scale."""
 
 
 class TestFrankWolfe(OptimizerConformance):
@@ -27,7 +27,7 @@ class TestFrankWolfe(OptimizerConformance):
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
-        return lambda setting: FrankWolfe(setting, FrankWolfeOptions(vertex_scale=SCALE, step_size=1.0))
+        return lambda inputs: FrankWolfe(inputs, FrankWolfeOptions(vertex_scale=SCALE, step_size=1.0))
 
 
 class TestSoftFrankWolfe(OptimizerConformance):
@@ -36,7 +36,7 @@ class TestSoftFrankWolfe(OptimizerConformance):
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
-        return lambda setting: FrankWolfe(setting, FrankWolfeOptions(variant="soft", vertex_scale=SCALE))
+        return lambda inputs: FrankWolfe(inputs, FrankWolfeOptions(variant="soft", vertex_scale=SCALE))
 
 
 class TestFrankWolfeByDifferences(OptimizerConformance):
@@ -46,7 +46,7 @@ class TestFrankWolfeByDifferences(OptimizerConformance):
     @pytest.fixture
     def make(self) -> MakeOptimizer:
         options = FrankWolfeOptions(slopes="differences", vertex_scale=SCALE, step_size=1.0)
-        return lambda setting: FrankWolfe(setting, options)
+        return lambda inputs: FrankWolfe(inputs, options)
 
 
 class Quadratic:
@@ -57,8 +57,8 @@ class Quadratic:
         dim = 3 * num_blocks
         root = rng.standard_normal((dim, dim))
         self.q, self.middle = root @ root.T / dim, rng.uniform(-0.2, 1.0, dim)
-        self.hulls = tuple({expert: 3 * b + i for i, expert in enumerate("abc")} for b in range(num_blocks))
-        self.blocks = [np.array(list(hull.values())) for hull in self.hulls]
+        self.weight_blocks = tuple({expert: 3 * b + i for i, expert in enumerate("abc")} for b in range(num_blocks))
+        self.blocks = [np.array(list(block.values())) for block in self.weight_blocks]
 
     def loss(self, x: Floats) -> float:
         return float((x - self.middle) @ self.q @ (x - self.middle) / 2)
@@ -82,14 +82,21 @@ class Quadratic:
             found = tuple(map(float, self.slopes(x))) if slopes else None
             return Outcome(number=number, status=Status.OK, values=(-self.loss(x),), slopes=found)
 
-        return [np.array(point) for point in drive(FrankWolfe(self.setting(), options), evaluate, trials=trials)]
+        return [np.array(point) for point in drive(FrankWolfe(self.inputs(), options), evaluate, trials=trials)]
 
-    def setting(self) -> Setting:
+    def inputs(self) -> SearchInputs:
         dim = len(self.middle)
         rng = np.random.default_rng(0)
-        return Setting(
-            box=Box(low=(-0.5,) * dim, high=(1.5,) * dim), num_objectives=1, start=None, rng=rng, hulls=self.hulls
+        return SearchInputs(
+            domain=Box(low=(-0.5,) * dim, high=(1.5,) * dim, weight_blocks=self.weight_blocks),
+            num_objectives=1,
+            start=None,
+            rng=rng,
         )
+
+
+def in_box(inputs: SearchInputs, low: Point, high: Point) -> SearchInputs:
+    return replace(inputs, domain=replace(inputs.box, low=low, high=high))
 
 
 PAPER = FrankWolfeOptions(vertex_scale=1.0, base_vertex=False, step_size=1.0)
@@ -116,7 +123,7 @@ def test_differences_walk_where_the_gradient_does() -> None:
 
 
 def test_soft_mixes_what_is_equally_good() -> None:
-    [block] = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=False)
+    [block] = blocks_of(_weight_blocks(1), _box(3), scale=1.0, granularity="layer", base=False)
     x, slopes = np.full(3, 1 / 3), np.array([-1.0, -0.9, 2.0])
     hard = block.direction(x, slopes, towards=1, kind="inner")
     soft = block.direction(x, slopes, towards=3, kind="inner")
@@ -127,22 +134,22 @@ def test_soft_mixes_what_is_equally_good() -> None:
 
 
 def test_a_block_without_a_vertex_downhill_stays() -> None:
-    first, second = blocks_of(_hulls(2), _box(6), scale=1.0, granularity="layer", base=False)
+    first, second = blocks_of(_weight_blocks(2), _box(6), scale=1.0, granularity="layer", base=False)
     corner = np.array([1.0, 0, 0])
     assert not first.direction(corner, np.array([-1.0, 2, 3]), towards=1, kind="inner").any()
     assert not second.direction(corner, np.array([0.5, 2, 3]), towards=1, kind="cosine").any()
-    with_base = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=True)[0]
+    with_base = blocks_of(_weight_blocks(1), _box(3), scale=1.0, granularity="layer", base=True)[0]
     assert with_base.direction(corner, np.array([0.5, 2, 3]), towards=1, kind="inner").tolist() == [-1, 0, 0]
 
 
-def test_where_the_box_begins_above_nothing_the_hull_does_too() -> None:
+def test_where_the_box_begins_above_nothing_the_vertices_do_too() -> None:
     """All that is downhill is the corner of the least weights: no step is lost to the edge of the box."""
-    setting = replace(make_setting(dim=2, start=(0.75, 0.75)), box=Box(low=(0.2, 0.2), high=(1.5, 1.5)))
-    points = _walk(setting, FrankWolfeOptions(vertex_scale=2.0), lambda x: (2 * x[0], 2 * x[1]), trials=40)
+    inputs = in_box(make_inputs(dim=2, start=(0.75, 0.75)), (0.2, 0.2), (1.5, 1.5))
+    points = _walk(inputs, FrankWolfeOptions(vertex_scale=2.0), lambda x: (2 * x[0], 2 * x[1]), trials=40)
     assert len(set(points)) == 40
     assert min(map(max, points)) < 0.35
     [block] = blocks_of(
-        _hulls(1), Box(low=(0.2, -1.0, 0.0), high=(1.1, 2.0, 0.5)), scale=2.0, granularity="layer", base=True
+        _weight_blocks(1), Box(low=(0.2, -1.0, 0.0), high=(1.1, 2.0, 0.5)), scale=2.0, granularity="layer", base=True
     )
     assert block.vertices.tolist() == [[2, 0, 0], [0.2, 2, 0], [0.2, 0, 2], [0.2, 0, 0]]
     assert block.caps == pytest.approx([0.5, 1, 0.25, 1])
@@ -150,14 +157,14 @@ def test_where_the_box_begins_above_nothing_the_hull_does_too() -> None:
 
 def test_by_weight_cosine_the_least_is_taken_as_published() -> None:
     """Where all are positive no vertex is downhill, and one is best all the same."""
-    setting, options = (
-        make_setting(dim=3, start=(0.4, 0.4, 0.2)),
+    inputs, options = (
+        make_inputs(dim=3, start=(0.4, 0.4, 0.2)),
         FrankWolfeOptions(oracle="weight_cosine", vertex_scale=1),
     )
-    points = _walk(setting, options, lambda x: (0.9, 0.1, 0.8), trials=3)
+    points = _walk(inputs, options, lambda x: (0.9, 0.1, 0.8), trials=3)
     assert points[1] == pytest.approx((0.28, 0.58, 0.14))
     assert points[2] == pytest.approx((0.224, 0.664, 0.112))
-    [block] = blocks_of(_hulls(1), _box(3), scale=1.0, granularity="layer", base=False)
+    [block] = blocks_of(_weight_blocks(1), _box(3), scale=1.0, granularity="layer", base=False)
     soft = block.direction(np.zeros(3), np.array([0.9, 0.1, 0.8]), towards=2, kind="weight_cosine")
     assert soft.sum() == pytest.approx(1)
     assert soft[1] > soft[2] > soft[0] == 0
@@ -165,12 +172,12 @@ def test_by_weight_cosine_the_least_is_taken_as_published() -> None:
 
 def test_a_cosine_is_its_expert_s_own_wherever_the_box_begins() -> None:
     box = Box(low=(0.2, 0.4, 0.0), high=(2.0,) * 3)
-    [block] = blocks_of(_hulls(1), box, scale=1.0, granularity="layer", base=True)
+    [block] = blocks_of(_weight_blocks(1), box, scale=1.0, granularity="layer", base=True)
     point = np.array([0.3, 0.5, 0.1])
     cosines = np.array([0.5, -0.1, 0.2])
     assert (point + block.direction(point, cosines, towards=1, kind="cosine")).tolist() == [0.2, 1.0, 0.0]
     assert not block.direction(point, np.abs(cosines), towards=1, kind="cosine").any()
-    [whole] = blocks_of(_hulls(1), box, scale=1.0, granularity="layer", base=False)
+    [whole] = blocks_of(_weight_blocks(1), box, scale=1.0, granularity="layer", base=False)
     least = np.array([0.5, 0.6, 0.45])
     assert (point + whole.direction(point, least, towards=1, kind="weight_cosine")).tolist() == [0.2, 0.4, 1.0]
 
@@ -178,23 +185,23 @@ def test_a_cosine_is_its_expert_s_own_wherever_the_box_begins() -> None:
 def test_what_the_box_does_not_let_one_have_goes_to_the_next() -> None:
     box = Box(low=(-0.5,) * 3, high=(1.5,) * 3)
     slopes = np.array([-3.0, -1.0, -2.0])
-    [block] = blocks_of(_hulls(1), box, scale=2.0, granularity="layer", base=True)
+    [block] = blocks_of(_weight_blocks(1), box, scale=2.0, granularity="layer", base=True)
     assert block.direction(np.zeros(3), slopes, towards=1, kind="inner") == pytest.approx([1.5, 0, 0.5])
     assert block.direction(np.zeros(3), np.array([-3.0, 1, 2]), towards=1, kind="inner").tolist() == [1.5, 0, 0]
 
 
 def test_a_task_is_one_expert_in_every_group_that_it_changes() -> None:
-    hulls: tuple[Hull, ...] = ({"a": 0, "b": 1}, {"a": 2}, {"a": 3, "b": 4})
-    [block] = blocks_of(hulls, _box(5), scale=1.5, granularity="task", base=True)
+    weight_blocks: tuple[WeightBlock, ...] = ({"a": 0, "b": 1}, {"a": 2}, {"a": 3, "b": 4})
+    [block] = blocks_of(weight_blocks, _box(5), scale=1.5, granularity="task", base=True)
     assert block.vertices.tolist() == [[1.5, 0, 1.5, 1.5, 0], [0, 1.5, 0, 0, 1.5], [0] * 5]
-    assert list(probes_of(hulls, "task")) == [[0, 2, 3], [1, 4]]
-    assert list(probes_of(hulls, "layer")) == [[0], [1], [2], [3], [4]]
+    assert list(probes_of(weight_blocks, "task")) == [[0, 2, 3], [1, 4]]
+    assert list(probes_of(weight_blocks, "layer")) == [[0], [1], [2], [3], [4]]
 
 
 def test_task_differences_ask_two_candidates_an_expert() -> None:
     problem = Quadratic(3)
     options = FrankWolfeOptions(slopes="differences", granularity="task", vertex_scale=1.0)
-    optimizer = FrankWolfe(problem.setting(), options)
+    optimizer = FrankWolfe(problem.inputs(), options)
     sizes, number = [], 0
     for _ in range(4):
         asked: list[Point] = []
@@ -210,8 +217,8 @@ def test_task_differences_ask_two_candidates_an_expert() -> None:
 
 def test_the_published_schedule() -> None:
     """Steps of 0.3 x 2 / (t + 2), of the way to the same vertex."""
-    setting = make_setting(dim=2, start=(0.5, 0.5))
-    points = _walk(setting, FrankWolfeOptions(vertex_scale=1.0), lambda x: (-1.0, 0.0), trials=4)
+    inputs = make_inputs(dim=2, start=(0.5, 0.5))
+    points = _walk(inputs, FrankWolfeOptions(vertex_scale=1.0), lambda x: (-1.0, 0.0), trials=4)
     left = np.array([1 - x for x, _ in points])
     assert left[1:] / left[:-1] == pytest.approx([1 - 0.3, 1 - 0.2, 1 - 0.15])
 
@@ -220,26 +227,26 @@ def test_the_published_schedule() -> None:
     ("tuned_scalar", "base_vertex", "scale"),
     [(None, True, 1.0), (0.5, True, 1.0), (2.0, True, 3.0), (None, False, 1.0), (2.0, False, 2.0)],
 )
-def test_the_tuned_merge_lies_inside_the_hull_unless_told(
+def test_the_tuned_merge_is_a_mixture_of_the_vertices_unless_told(
     tuned_scalar: float | None, base_vertex: bool, scale: float
 ) -> None:
-    setting = replace(make_setting(dim=2, start=(0.5, 0.5)), tuned_scalar=tuned_scalar)
-    setting = replace(setting, box=Box(low=(0.0, 0.0), high=(4.0, 4.0)))
+    inputs = replace(make_inputs(dim=2, start=(0.5, 0.5)), tuned_scalar=tuned_scalar)
+    inputs = in_box(inputs, (0.0, 0.0), (4.0, 4.0))
     options = FrankWolfeOptions(step_size=1.0, base_vertex=base_vertex)
-    assert _walk(setting, options, lambda x: (-1.0, 0.0), trials=2)[1] == (scale, 0.0)
+    assert _walk(inputs, options, lambda x: (-1.0, 0.0), trials=2)[1] == (scale, 0.0)
 
 
 def test_a_line_search_keeps_the_best_by_score() -> None:
-    setting = make_setting(dim=2, start=(0.5, 0.5))
+    inputs = make_inputs(dim=2, start=(0.5, 0.5))
     options = FrankWolfeOptions(step_size=1.0, vertex_scale=1.0, steps=(0.25, 0.5, 1.0))
-    points = _walk(setting, options, lambda x: (2 * (x[0] - 0.74), 2 * (x[1] - 0.26)), trials=5)
+    points = _walk(inputs, options, lambda x: (2 * (x[0] - 0.74), 2 * (x[1] - 0.26)), trials=5)
     assert points[1:4] == [(0.625, 0.375), (0.75, 0.25), (1.0, 0.0)]
     assert points[4][0] < 0.75, "it went on from another point than the best"
 
 
 def test_it_begins_again_at_the_best_point_with_half_the_step() -> None:
     """Slopes that say 'right' until 0.9, and nothing there; scores that are best at the second point."""
-    setting = make_setting(dim=2, start=(0.0, 0.0))
+    inputs = make_inputs(dim=2, start=(0.0, 0.0))
     scores = iter([0.0, 1.0, 0.5, 0.0])
     options = FrankWolfeOptions(step_size=0.5, vertex_scale=1.0)
 
@@ -247,7 +254,7 @@ def test_it_begins_again_at_the_best_point_with_half_the_step() -> None:
         slopes = (-1.0, 0.0) if number < 2 else (0.0, 0.0)
         return Outcome(number=number, status=Status.OK, values=(next(scores),), slopes=slopes)
 
-    points = drive(FrankWolfe(setting, options), evaluate, trials=4)
+    points = drive(FrankWolfe(inputs, options), evaluate, trials=4)
     assert [x for x, _ in points] == pytest.approx([0.0, 0.5, 0.5 + 0.5 / 3, 0.5 + 0.5 / 4])
 
 
@@ -265,7 +272,7 @@ def _rightwards(
             return Outcome(number=number, status=status, values=None)
         return Outcome(number=number, status=Status.OK, values=(point[0],), slopes=(-1.0, 0.0))
 
-    optimizer = FrankWolfe(make_setting(dim=2, start=(0.5, 0.5)), options)
+    optimizer = FrankWolfe(make_inputs(dim=2, start=(0.5, 0.5)), options)
     return [x for x, _ in drive(optimizer, evaluate, trials=trials)]
 
 
@@ -311,12 +318,12 @@ def test_a_score_without_slopes_halves_the_step() -> None:
         slopes = None if point[0] > 0.7 else (-1.0, 0.0)
         return Outcome(number=number, status=Status.OK, values=(point[0],), slopes=slopes)
 
-    points = drive(FrankWolfe(make_setting(dim=2, start=(0.5, 0.5)), LINE), evaluate, trials=4)
+    points = drive(FrankWolfe(make_inputs(dim=2, start=(0.5, 0.5)), LINE), evaluate, trials=4)
     assert [x for x, _ in points] == pytest.approx([0.5, 1.0, 0.75, 0.625])
 
 
 def test_it_goes_on_where_slopes_never_come() -> None:
-    optimizer = FrankWolfe(make_setting(dim=2, start=(0.5, 0.5)), LINE)
+    optimizer = FrankWolfe(make_inputs(dim=2, start=(0.5, 0.5)), LINE)
     points = drive(optimizer, lambda number, _: Outcome(number=number, status=Status.OK, values=(1.0,)), trials=40)
     assert len(set(points)) == 40
 
@@ -342,7 +349,7 @@ def _by_differences(failing: Callable[[int], bool], *, trials: int) -> list[Poin
             return Outcome(number=number, status=Status.FAILED, values=None)
         return Outcome(number=number, status=Status.OK, values=(-problem.loss(np.array(point)),))
 
-    return drive(FrankWolfe(problem.setting(), options), evaluate, trials=trials)
+    return drive(FrankWolfe(problem.inputs(), options), evaluate, trials=trials)
 
 
 def test_options_say_which_slopes_they_need() -> None:
@@ -354,10 +361,10 @@ def test_options_say_which_slopes_they_need() -> None:
 
 def test_what_it_cannot_walk_in_is_refused() -> None:
     box = Box(low=(0.0,), high=(1.0,))
-    with pytest.raises(InputError, match="weights of their deltas alone"):
-        FrankWolfe(Setting(box=box, num_objectives=1, start=None, rng=np.random.default_rng(0)))
+    with pytest.raises(InputError, match="weights of their deltas and nothing else"):
+        FrankWolfe(SearchInputs(domain=box, num_objectives=1, start=None, rng=np.random.default_rng(0)))
     with pytest.raises(InputError, match="one objective"):
-        FrankWolfe(make_setting(num_objectives=2))
+        FrankWolfe(make_inputs(num_objectives=2))
     with pytest.raises(ValidationError, match="needs a gradient"):
         FrankWolfeOptions(slopes="differences", oracle="cosine")
 
@@ -371,8 +378,8 @@ def test_a_projection_onto_the_simplex_is_the_nearest_point(values: Floats) -> N
     assert ((corners - nearest) @ (values - nearest) <= 1e-9).all()  # the variational inequality
 
 
-def _hulls(num_blocks: int) -> tuple[Hull, ...]:
-    return Quadratic(num_blocks).hulls
+def _weight_blocks(num_blocks: int) -> tuple[WeightBlock, ...]:
+    return Quadratic(num_blocks).weight_blocks
 
 
 def _box(dim: int) -> Box:
@@ -380,7 +387,7 @@ def _box(dim: int) -> Box:
 
 
 def _walk(
-    setting: Setting, options: FrankWolfeOptions, slopes: Callable[[Point], tuple[float, ...]], *, trials: int
+    inputs: SearchInputs, options: FrankWolfeOptions, slopes: Callable[[Point], tuple[float, ...]], *, trials: int
 ) -> list[Point]:
     """The score is minus the distance to where the slopes of a sphere vanish, or 0."""
 
@@ -388,4 +395,4 @@ def _walk(
         found = slopes(point)
         return Outcome(number=number, status=Status.OK, values=(-sum(map(abs, found)),), slopes=found)
 
-    return drive(FrankWolfe(setting, options), evaluate, trials=trials)
+    return drive(FrankWolfe(inputs, options), evaluate, trials=trials)

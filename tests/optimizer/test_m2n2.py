@@ -1,6 +1,7 @@
 """M2N2 against the laws, against its recorded trajectory, and against a slow transcription of the paper's formulas."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 
 import make_golden
@@ -9,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import BudgetConfig, CmaEsConfig, M2n2, M2n2Config, M2n2Options, build_optimizer
+from crossbreed.optimizer import BudgetConfig, CmaEsConfig, M2n2, M2n2Config, M2n2Options, SearchInputs, build_optimizer
 from crossbreed.optimizer.m2n2 import EPSILON, SEED_RETRIES, attraction, competition_fitness
-from crossbreed.testing.breeders import BreederConformance, MakeBreeder, World, breed, failed, make_setting, ok
-from crossbreed.testing.optimizers import make_setting as make_box_setting
-from crossbreed.types import Cross, Outcome, Seed, Status
+from crossbreed.testing.breeders import BreederConformance, MakeBreeder, World, breed, failed, make_inputs, ok
+from crossbreed.testing.optimizers import make_inputs as make_box_inputs
+from crossbreed.types import Birth, Cross, Genomes, Outcome, Seed, Status
 
 
 class TestM2n2(BreederConformance):
@@ -27,13 +29,13 @@ class TestM2n2(BreederConformance):
 class TestM2n2WithWarmup(BreederConformance):
     @pytest.fixture
     def make(self) -> MakeBreeder:
-        return lambda setting: M2n2(setting, M2n2Options(archive=5, warmup=20, alpha=2.0))
+        return lambda inputs: M2n2(inputs, M2n2Options(archive=5, warmup=20, alpha=2.0))
 
 
 class TestM2n2WithoutCrossover(BreederConformance):
     @pytest.fixture
     def make(self) -> MakeBreeder:
-        return lambda setting: M2n2(setting, M2n2Options(crossover=False, warmup=20, mutation=0.01))
+        return lambda inputs: M2n2(inputs, M2n2Options(crossover=False, warmup=20, mutation=0.01))
 
     @pytest.mark.parametrize("workers", [1, 4])
     def test_it_finds_what_no_seed_has(self, make: MakeBreeder, workers: int) -> None:
@@ -43,8 +45,55 @@ class TestM2n2WithoutCrossover(BreederConformance):
             assert sum(world.items(number)) == World.num_items / World.num_seeds
             return ok(number, world)
 
-        births = breed(make(make_setting()), evaluate, trials=200, workers=workers)
+        births = breed(make(make_inputs()), evaluate, trials=200, workers=workers)
         assert {len(set(birth.parents)) for birth in births if isinstance(birth, Cross)} == {1}
+
+
+class _Forgetful(M2n2):
+    """Lets every genome be freed, and crosses them all the same."""
+
+    @property
+    def parents(self) -> Collection[int]:
+        return ()
+
+
+class _Impatient(M2n2):
+    """Draws when it is asked in vain, of which a journal says nothing."""
+
+    def ask(self, number: int) -> Birth | None:
+        birth = super().ask(number)
+        if birth is None:
+            self._rng.random()
+        return birth
+
+
+class _OfAnySpace(M2n2):
+    """Takes a box for genomes."""
+
+    def __init__(self, inputs: SearchInputs) -> None:
+        super().__init__(replace(inputs, domain=Genomes(num_seeds=3, num_chromosomes=1)))
+
+
+class _Presumptuous(M2n2):
+    """Takes what FAILED for measured and bad, and crosses it."""
+
+    def tell(self, outcome: Outcome) -> None:
+        bad = replace(outcome, status=Status.OK, values=(0.0,), items=(0.0,) * World.num_items)
+        super().tell(outcome if outcome.status is Status.OK else bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "law"),
+    [
+        (_Forgetful, "test_the_seed_decides"),
+        (_Impatient, "test_an_ask_without_an_answer_leaves_no_trace"),
+        (_OfAnySpace, "test_it_is_a_breeder_and_refuses_a_box"),
+        (_Presumptuous, "test_only_what_was_measured_becomes_a_parent"),
+    ],
+)
+def test_a_breeder_that_breaks_a_law_is_caught(make: MakeBreeder, law: str) -> None:
+    with pytest.raises((AssertionError, ExceptionGroup, pytest.fail.Exception)):
+        getattr(BreederConformance(), law)(make=make)
 
 
 def test_the_recorded_births_are_followed() -> None:
@@ -152,36 +201,36 @@ def crosses(optimizer: M2n2, count: int, first: int = 100) -> list[Cross]:
 
 
 def test_seeds_come_first_and_a_parents_mate_is_right_where_it_is_wrong() -> None:
-    optimizer = told(M2n2(make_setting()), [(1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+    optimizer = told(M2n2(make_inputs()), [(1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
     pairs = {birth.parents for birth in crosses(optimizer, 300)}
     assert pairs == {(0, 2), (1, 2), (1, 0), (2, 0), (2, 1)}, "nothing that 1 knows is news to 0"
 
 
 def test_parents_are_drawn_in_proportion_to_fitness() -> None:
-    optimizer = told(M2n2(make_setting(num_seeds=2)), [(1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)])
-    firsts = [birth.parents[0] for birth in crosses(optimizer, 4000)]
-    assert np.mean(firsts) == pytest.approx(0.25, abs=0.03)
+    optimizer = told(M2n2(make_inputs(num_seeds=2)), [(1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)])
+    initial_candidates = [birth.parents[0] for birth in crosses(optimizer, 4000)]
+    assert np.mean(initial_candidates) == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
 def test_a_weight_counts_once_whatever_alpha(alpha: float) -> None:
     """Two specialists, each alone with its items: nobody competes, and fitness is the weighted number of them."""
-    setting = replace(make_setting(num_seeds=2), item_weights=(1.5, 1.5, 0.5, 0.5))
-    optimizer = told(M2n2(setting, M2n2Options(alpha=alpha)), [(1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 1.0)])
-    firsts = [birth.parents[0] for birth in crosses(optimizer, 4000)]
-    assert np.mean(firsts) == pytest.approx(0.25, abs=0.03)
+    inputs = replace(make_inputs(num_seeds=2), item_weights=(1.5, 1.5, 0.5, 0.5))
+    optimizer = told(M2n2(inputs, M2n2Options(alpha=alpha)), [(1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 1.0)])
+    initial_candidates = [birth.parents[0] for birth in crosses(optimizer, 4000)]
+    assert np.mean(initial_candidates) == pytest.approx(0.25, abs=0.03)
 
 
 def test_the_archive_and_attraction_know_weights_too() -> None:
     items = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
-    heavy = replace(make_setting(), item_weights=(2.5, 0.4, 0.1))
+    heavy = replace(make_inputs(), item_weights=(2.5, 0.4, 0.1))
     assert sorted(told(M2n2(heavy, M2n2Options(archive=2)), items).parents) == [0, 1]
     mates = [birth.parents for birth in crosses(told(M2n2(heavy), items), 4000)]
     assert np.mean([b == 1 for a, b in mates if a == 0]) == pytest.approx(0.8, abs=0.03)
 
 
 def test_where_nobody_attracts_mates_are_drawn_by_fitness() -> None:
-    optimizer = told(M2n2(make_setting()), [(1.0, 1.0), (1.0, 1.0), (1.0, 1.0)])
+    optimizer = told(M2n2(make_inputs()), [(1.0, 1.0), (1.0, 1.0), (1.0, 1.0)])
     assert {birth.parents for birth in crosses(optimizer, 200)} == {
         (a, b) for a in range(3) for b in range(3) if a != b
     }
@@ -190,30 +239,39 @@ def test_where_nobody_attracts_mates_are_drawn_by_fitness() -> None:
 def test_a_specialist_outlives_better_generalists_unless_alpha_is_0() -> None:
     items = [(1.0,) * 6 + (0.0,) * 2, (0.0,) * 6 + (1.0,) * 2, *[(1.0,) * 6 + (0.0,) * 2] * 3]
     for alpha, survives in ((1.0, True), (0.0, False)):
-        optimizer = M2n2(make_setting(num_seeds=5), M2n2Options(archive=4, alpha=alpha))
+        optimizer = M2n2(make_inputs(num_seeds=5), M2n2Options(archive=4, alpha=alpha))
         assert (1 in told(optimizer, items).parents) is survives
 
 
 def test_the_archive_is_never_larger_than_said_and_drops_the_least_fit() -> None:
     optimizer = told(
-        M2n2(make_setting(num_seeds=4), M2n2Options(archive=3)),
+        M2n2(make_inputs(num_seeds=4), M2n2Options(archive=3)),
         [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0,) * 3],
     )
     assert sorted(optimizer.parents) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("options", "tuned_scalar", "scale"), [({}, 1.5, 1.5), ({}, None, 1.0), ({"vertex_scale": 1.0}, 1.5, 1.0)]
+    ("options", "tuned_scalar", "scale"), [({}, 1.5, 1.5), ({}, None, 1.0), ({"seed_scale": 1.0}, 1.5, 1.0)]
 )
 def test_seeds_are_as_large_as_the_best_tuned_scalar_says(
     options: dict[str, float], tuned_scalar: float | None, scale: float
 ) -> None:
-    optimizer = M2n2(replace(make_setting(), tuned_scalar=tuned_scalar), M2n2Options(**options))
+    optimizer = M2n2(replace(make_inputs(), tuned_scalar=tuned_scalar), M2n2Options(**options))
     assert [optimizer.ask(i) for i in range(3)] == [Seed(index=i, scale=scale) for i in range(3)]
 
 
+def test_the_old_name_of_seed_scale_is_read_and_the_new_one_named() -> None:
+    with pytest.warns(FutureWarning, match="`vertex_scale` is now called `seed_scale`"):
+        read = M2n2Options.model_validate({"vertex_scale": 1.5})
+    assert read == M2n2Options(seed_scale=1.5)
+    assert M2n2Options.model_validate({"vertex_scale": None}) == M2n2Options(), "as written with all defaults"
+    with pytest.raises(ValidationError, match="`vertex_scale` is the old name of `seed_scale`"):
+        M2n2Options.model_validate({"vertex_scale": 1.5, "seed_scale": 1.5})
+
+
 def test_warmup_crosses_seeds_whatever_their_fitness() -> None:
-    optimizer = told(M2n2(make_setting(), M2n2Options(warmup=30)), [(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)])
+    optimizer = told(M2n2(make_inputs(), M2n2Options(warmup=30)), [(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)])
     warm = [birth.parents for birth in crosses(optimizer, 30)]
     assert set(warm) == {(a, b) for a in range(3) for b in range(3) if a != b}
     assert {birth.parents[0] for birth in crosses(optimizer, 50)} == {0}
@@ -221,7 +279,7 @@ def test_warmup_crosses_seeds_whatever_their_fitness() -> None:
 
 def test_seeds_that_the_archive_dropped_are_crossed_until_the_warmup_ends() -> None:
     seeds, child = [(1.0, 0.0), (0.0, 0.0), (0.0, 0.0)], (1.0, 1.0)
-    optimizer = told(M2n2(make_setting(), M2n2Options(archive=2, warmup=30)), seeds)
+    optimizer = told(M2n2(make_inputs(), M2n2Options(archive=2, warmup=30)), seeds)
     warm = []
     for number in range(3, 33):
         assert {0, 1, 2} <= set(optimizer.parents)
@@ -237,7 +295,7 @@ def test_seeds_that_the_archive_dropped_are_crossed_until_the_warmup_ends() -> N
 def test_the_switches_turn_off_one_idea_each() -> None:
     items = [(1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
     plain, *others = (
-        crosses(told(M2n2(make_setting(), M2n2Options(**options)), items), 200)
+        crosses(told(M2n2(make_inputs(), M2n2Options(**options)), items), 200)
         for options in ({}, {"crossover": False}, {"attraction": False}, {"split": False}, {"mutation": 0.01})
     )
     alone, unattracted, whole, mutated = others
@@ -258,12 +316,12 @@ def test_a_seed_that_failed_is_asked_again_between_children(num_failed: int, exp
     def evaluate(number: int, world: World) -> Outcome:
         return failed(number) if number < num_failed else ok(number, world)
 
-    births = breed(M2n2(make_setting()), evaluate, trials=10)
+    births = breed(M2n2(make_inputs()), evaluate, trials=10)
     assert "".join("s" if isinstance(birth, Seed) else "c" for birth in births) == expected
 
 
 def test_a_seed_that_never_answers_does_not_take_the_budget() -> None:
-    optimizer = M2n2(make_setting())
+    optimizer = M2n2(make_inputs())
     asked = []
     for number in range(50):
         asked.append(optimizer.ask(number))
@@ -276,16 +334,16 @@ def test_a_seed_that_never_answers_does_not_take_the_budget() -> None:
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_without_crossover_one_seed_is_enough(warmup: int) -> None:
     options = M2n2Options(crossover=False, warmup=warmup, mutation=0.01)
-    optimizer = told(M2n2(make_setting(num_seeds=1), options), [(1.0, 0.0)])
+    optimizer = told(M2n2(make_inputs(num_seeds=1), options), [(1.0, 0.0)])
     assert {birth.parents for birth in crosses(optimizer, 10)} == {(0, 0)}
 
 
 def test_one_seed_is_refused_and_so_is_another_kind_of_space() -> None:
-    with pytest.raises(InputError, match="crosses two"):
-        M2n2(make_setting(num_seeds=1))
+    with pytest.raises(InputError, match="crosses at least two"):
+        M2n2(make_inputs(num_seeds=1))
     budget = BudgetConfig(trials=3)
-    with pytest.raises(InputError, match="lineage"):
-        build_optimizer(M2n2Config(budget=budget), make_box_setting())
-    with pytest.raises(InputError, match="m2n2"):
-        build_optimizer(CmaEsConfig(budget=budget), make_setting())
-    assert isinstance(build_optimizer(M2n2Config(budget=budget), make_setting()), M2n2)
+    with pytest.raises(InputError, match="searches a box: cma_es"):
+        build_optimizer(M2n2Config(budget=budget), make_box_inputs())
+    with pytest.raises(InputError, match="searches genomes: m2n2"):
+        build_optimizer(CmaEsConfig(budget=budget), make_inputs())
+    assert isinstance(build_optimizer(M2n2Config(budget=budget), make_inputs()), M2n2)

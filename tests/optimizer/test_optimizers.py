@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import replace
 from typing import ClassVar
 
 import make_golden
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from crossbreed.errors import InputError, MissingExtra
 from crossbreed.optimizer import (
+    AnyOptimizerConfig,
     CmaEs,
     CmaEsOptions,
     Gp,
@@ -22,7 +24,7 @@ from crossbreed.optimizer import (
     Nsga2Options,
     OptimizerConfig,
     RandomSearch,
-    Setting,
+    SearchInputs,
     build_optimizer,
 )
 from crossbreed.optimizer.cma_es import rank_losses
@@ -33,12 +35,12 @@ from crossbreed.testing.optimizers import (
     Spheres,
     calls,
     drive,
-    make_setting,
+    make_inputs,
     ok,
 )
-from crossbreed.types import Outcome, Point, Status
+from crossbreed.types import Box, Outcome, Point, Status
 
-CONFIG: TypeAdapter[OptimizerConfig] = TypeAdapter(OptimizerConfig)
+CONFIG: TypeAdapter[OptimizerConfig] = TypeAdapter(AnyOptimizerConfig)
 
 
 class TestCmaEs(OptimizerConformance):
@@ -89,8 +91,8 @@ class TestRandom(OptimizerConformance):
 class _Impatient(RandomSearch):
     """Draws when it is asked in vain, of which a journal says nothing."""
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
+    def __init__(self, inputs: SearchInputs) -> None:
+        super().__init__(inputs)
         self._num_out = 0
 
     def ask(self, number: int) -> Point | None:  # type: ignore[override]
@@ -120,6 +122,29 @@ class _Resentful(RandomSearch):
 def test_an_optimizer_that_cannot_be_replayed_is_caught(make: MakeOptimizer) -> None:
     with pytest.raises(AssertionError):
         OptimizerConformance().test_replaying_the_journal_brings_it_back(make, workers=4)
+
+
+class _OfAnySpace(RandomSearch):
+    """Takes genomes for a box."""
+
+    def __init__(self, inputs: SearchInputs) -> None:
+        super().__init__(replace(inputs, domain=Box(low=(0.0,), high=(1.0,))))
+
+
+class _Outside(RandomSearch):
+    """Asks points beyond the box."""
+
+    def ask(self, number: int) -> Point:
+        return tuple(x + 1e-3 for x in super().ask(number))
+
+
+@pytest.mark.parametrize(
+    ("make", "law"),
+    [(_OfAnySpace, "test_a_space_of_genomes_is_refused"), (_Outside, "test_every_point_is_in_the_box")],
+)
+def test_an_optimizer_of_another_domain_is_caught(make: MakeOptimizer, law: str) -> None:
+    with pytest.raises((AssertionError, ExceptionGroup, pytest.fail.Exception)):
+        getattr(OptimizerConformance(), law)(make=make)
 
 
 @pytest.mark.parametrize("name", make_golden.OPTIMIZERS)
@@ -160,7 +185,7 @@ def test_a_generation_that_was_hardly_measured_teaches_nothing() -> None:
 @pytest.mark.parametrize("dim", [1, 2, 10])
 def test_cma_es_starts_around_the_start(dim: int) -> None:
     start = (1.2,) * dim
-    optimizer = CmaEs(make_setting(dim=dim, start=start), CmaEsOptions(sigma0=0.01, popsize=40))
+    optimizer = CmaEs(make_inputs(dim=dim, start=start), CmaEsOptions(sigma0=0.01, popsize=40))
     first = np.array([optimizer.ask(number) for number in range(40)])
     assert np.abs(first.mean(axis=0) - start).max() < 0.02
     assert first.std() == pytest.approx(0.02, rel=0.4)  # 0.01 of a range of 2
@@ -171,14 +196,14 @@ def test_cma_es_sees_only_the_order_of_scores() -> None:
 
     def points(scale: float) -> list[Point]:
         return drive(
-            CmaEs(make_setting()), lambda number, point: _ok(number, scale * sphere(point)[0] + scale), trials=80
+            CmaEs(make_inputs()), lambda number, point: _ok(number, scale * sphere(point)[0] + scale), trials=80
         )
 
     assert points(1.0) == points(1024.0)
 
 
 def test_cma_es_begins_again_with_twice_the_population() -> None:
-    optimizer = CmaEs(make_setting(dim=2), CmaEsOptions(popsize=6))
+    optimizer = CmaEs(make_inputs(dim=2), CmaEsOptions(popsize=6))
     sizes, number = [], 0
     for _ in range(8):  # every score the same: a plateau
         generation = []
@@ -193,7 +218,7 @@ def test_cma_es_begins_again_with_twice_the_population() -> None:
 
 def test_cma_es_begins_again_with_the_first_step_size() -> None:
     sphere = Sphere(optimum=(0.3, 0.9))
-    points = drive(CmaEs(make_setting(dim=2)), lambda number, point: ok(sphere, number, point), trials=1500)
+    points = drive(CmaEs(make_inputs(dim=2)), lambda number, point: ok(sphere, number, point), trials=1500)
     distance = np.array([-sphere(point)[0] for point in points]) ** 0.5
     assert distance.min() < 1e-6
     assert distance[distance.argmin() :].max() > 0.2, "it converged and stayed there"
@@ -211,14 +236,14 @@ def test_cma_es_stands_the_noise_of_few_items() -> None:
         return 0.8 * float(np.exp(sphere(point)[0]))
 
     start = (1 / 3,) * 12
-    optimizer = CmaEs(make_setting(dim=12, start=start))
+    optimizer = CmaEs(make_inputs(dim=12, start=start))
     points = drive(optimizer, lambda number, point: _ok(number, noise.binomial(48, accuracy(point)) / 48), trials=200)
     assert accuracy(tuple(np.mean(points[-40:], axis=0))) > accuracy(start) + 0.15
 
 
 def test_cma_es_refuses_several_objectives_by_name() -> None:
     with pytest.raises(InputError, match="nsga2"):
-        CmaEs(make_setting(num_objectives=2))
+        CmaEs(make_inputs(num_objectives=2))
 
 
 # NSGA-II
@@ -226,7 +251,7 @@ def test_cma_es_refuses_several_objectives_by_name() -> None:
 
 def test_nsga2_asks_the_start_first_and_stays_near_it() -> None:
     start = (0.2,) * 30
-    optimizer = Nsga2(make_setting(dim=30, num_objectives=2, start=start), Nsga2Options(population=10, spread=0.05))
+    optimizer = Nsga2(make_inputs(dim=30, num_objectives=2, start=start), Nsga2Options(population=10, spread=0.05))
     first = [optimizer.ask(number) for number in range(10)]
     assert optimizer.ask(10) is None
     assert first[0] == pytest.approx(start)
@@ -235,7 +260,7 @@ def test_nsga2_asks_the_start_first_and_stays_near_it() -> None:
 
 def test_nsga2_replaces_what_failed_within_the_generation() -> None:
     problem = Spheres(optima=((0.0,) * 4, (1.0,) * 4))
-    optimizer = Nsga2(make_setting(num_objectives=2), Nsga2Options(population=6))
+    optimizer = Nsga2(make_inputs(num_objectives=2), Nsga2Options(population=6))
     points = [optimizer.ask(number) for number in range(6)]
     for number, point in enumerate(points):
         assert point is not None
@@ -247,7 +272,7 @@ def test_nsga2_replaces_what_failed_within_the_generation() -> None:
 
 def test_nsga2_keeps_the_whole_front() -> None:
     problem = Spheres(optima=((0.0,) * 4, (1.0,) * 4))
-    optimizer = Nsga2(make_setting(num_objectives=2))
+    optimizer = Nsga2(make_inputs(num_objectives=2))
     points = drive(optimizer, lambda number, point: ok(problem, number, point), trials=300)
     last = np.mean(points[-40:], axis=1)
     assert last.min() < 0.3
@@ -258,7 +283,7 @@ def test_optuna_is_quiet_and_its_settings_are_the_users(capfd: pytest.CaptureFix
     verbosity = optuna.logging.get_verbosity()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optimizer = Nsga2(make_setting(num_objectives=2))
+        optimizer = Nsga2(make_inputs(num_objectives=2))
         drive(optimizer, lambda number, point: ok(Spheres(optima=((0.0,) * 4,) * 2), number, point), trials=60)
     assert optuna.logging.get_verbosity() == verbosity
     assert capfd.readouterr() == ("", "")
@@ -268,7 +293,7 @@ def test_optuna_is_quiet_and_its_settings_are_the_users(capfd: pytest.CaptureFix
 
 
 def test_gp_asks_the_start_first_and_then_fills_the_cube_around_it() -> None:
-    optimizer = Gp(make_setting(dim=3, start=(1.4, 0.5, 0.5)), GpOptions(startup=64, spread=0.25))
+    optimizer = Gp(make_inputs(dim=3, start=(1.4, 0.5, 0.5)), GpOptions(startup=64, spread=0.25))
     points = np.array([optimizer.ask(number) for number in range(64)])
     assert points[0] == pytest.approx((1.4, 0.5, 0.5))
     assert points.min(axis=0) == pytest.approx((1.0, 0.25, 0.25), abs=0.02)  # a quarter of 2, kept in the box
@@ -283,7 +308,7 @@ def test_gp_fills_that_cube_until_there_are_values_enough_for_a_model(workers: i
     def evaluate(number: int, point: Point) -> Outcome:
         return _failed(number, lost[number]) if number in lost else ok(sphere, number, point)
 
-    optimizer = Gp(make_setting(dim=3, start=(0.5,) * 3), GpOptions(startup=8, spread=0.25))
+    optimizer = Gp(make_inputs(dim=3, start=(0.5,) * 3), GpOptions(startup=8, spread=0.25))
     for event in calls(optimizer, evaluate, workers=workers):
         if isinstance(event, Outcome):
             num_valued += event.status is not Status.FAILED
@@ -296,7 +321,7 @@ def test_gp_fills_that_cube_until_there_are_values_enough_for_a_model(workers: i
 
 
 def test_gp_asks_other_points_while_candidates_are_out() -> None:
-    sphere, optimizer = Sphere(optimum=(0.3, 0.9)), Gp(make_setting(dim=2), GpOptions(startup=8))
+    sphere, optimizer = Sphere(optimum=(0.3, 0.9)), Gp(make_inputs(dim=2), GpOptions(startup=8))
     for number in range(16):
         optimizer.tell(ok(sphere, number, optimizer.ask(number)))
     out = np.array([optimizer.ask(number) for number in range(16, 20)])
@@ -310,7 +335,7 @@ def test_gp_does_not_ask_for_ever_what_fails() -> None:
     def evaluate(number: int, point: Point) -> Outcome:
         return ok(sphere, number, point) if sphere(point)[0] < -0.01 else _failed(number)
 
-    points = drive(Gp(make_setting(dim=2), GpOptions(startup=8)), evaluate, trials=40)
+    points = drive(Gp(make_inputs(dim=2), GpOptions(startup=8)), evaluate, trials=40)
     failed = [point for point in points if sphere(point)[0] >= -0.01]
     assert min(np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(failed) for b in failed[:i]) > 1e-3
     assert max(sphere(point)[0] for point in points if point not in failed) > -0.03
@@ -334,7 +359,7 @@ def test_gp_stands_the_noise_of_few_items() -> None:
             return _ok(number, measured[-1])
 
         start = (1 / 3,) * 12
-        points = drive(Gp(make_setting(dim=12, start=start, seed=seed)), evaluate, trials=40)
+        points = drive(Gp(make_inputs(dim=12, start=start, seed=seed)), evaluate, trials=40)
         return accuracy(points[int(np.argmax(measured))]) - accuracy(start)
 
     assert np.mean([gain(seed) for seed in range(6)]) > 0
@@ -345,7 +370,7 @@ def test_gp_leaves_torch_s_generator_alone() -> None:
     state = torch.get_rng_state()
 
     def points() -> list[Point]:
-        optimizer = Gp(make_setting(dim=2), GpOptions(startup=4))
+        optimizer = Gp(make_inputs(dim=2), GpOptions(startup=4))
         return drive(optimizer, lambda number, point: ok(sphere, number, point), trials=12, workers=2)
 
     reference = points()
@@ -359,15 +384,15 @@ def test_gp_leaves_torch_s_generator_alone() -> None:
 
 def test_gp_says_what_it_cannot_do() -> None:
     with pytest.raises(InputError, match="nsga2"):
-        Gp(make_setting(num_objectives=2))
+        Gp(make_inputs(num_objectives=2))
     with pytest.raises(InputError, match="cma_es"):
-        Gp(make_setting(dim=30_000))
+        Gp(make_inputs(dim=30_000))
 
 
 def test_gp_names_the_package_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingExtra, match=r"crossbreed\[gp\]"):
-        Gp(make_setting())
+        Gp(make_inputs())
 
 
 # Settings
@@ -376,16 +401,16 @@ def test_gp_names_the_package_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("kind", "built"), [("cma_es", CmaEs), ("gp", Gp), ("nsga2", Nsga2), ("random", RandomSearch)])
 def test_a_kind_names_an_optimizer(kind: str, built: type) -> None:
     config = CONFIG.validate_python({"kind": kind, "budget": {"trials": 3}})
-    assert isinstance(build_optimizer(config, make_setting()), built)
+    assert isinstance(build_optimizer(config, make_inputs()), built)
 
 
 def test_options_reach_the_optimizer() -> None:
-    def generation(raw: dict[str, object], setting: Setting) -> int:
-        optimizer = build_optimizer(CONFIG.validate_python({**raw, "budget": {"trials": 3}}), setting)
+    def generation(raw: dict[str, object], inputs: SearchInputs) -> int:
+        optimizer = build_optimizer(CONFIG.validate_python({**raw, "budget": {"trials": 3}}), inputs)
         return next(number for number in range(100) if optimizer.ask(number) is None)
 
-    assert generation({"kind": "cma_es", "options": {"popsize": 11}}, make_setting()) == 11
-    assert generation({"kind": "nsga2", "options": {"population": 14}}, make_setting(num_objectives=3)) == 14
+    assert generation({"kind": "cma_es", "options": {"popsize": 11}}, make_inputs()) == 11
+    assert generation({"kind": "nsga2", "options": {"population": 14}}, make_inputs(num_objectives=3)) == 14
 
 
 @pytest.mark.parametrize(

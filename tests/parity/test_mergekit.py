@@ -19,12 +19,13 @@ import yaml
 from safetensors.torch import load_file
 
 from crossbreed.kernels import materialize
-from crossbreed.kernels.cuts import find_cut, num_kept
-from crossbreed.kernels.materialize import parts_of
+from crossbreed.kernels.linalg.order_statistics import find_threshold
+from crossbreed.kernels.materialize import expert_tensors
+from crossbreed.kernels.prepared.thresholds import num_kept
 from crossbreed.kernels.tensors import as_matrix
 from crossbreed.mergekit import to_mergekit
-from crossbreed.operators import OPERATOR_SPECS
 from crossbreed.recipes import rule_finder
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import Adapter, LowRank, Sources, open_sources
 from crossbreed.testing.toys import make_checkpoint, make_expert
 from crossbreed.types import Recipe, Rule
@@ -87,7 +88,7 @@ def within_one_ulp(ours: torch.Tensor, theirs: torch.Tensor, terms: torch.Tensor
 def size_of_terms(sources: Sources, name: str) -> torch.Tensor:
     """Magnitudes of the base and of every delta, summed."""
     base_MN = as_matrix(sources.base.tensor(name)).float()
-    deltas = (parent.delta(base_MN, slice(None)).abs() for parent in parts_of(name, sources.experts))
+    deltas = (expert.delta(base_MN, slice(None)).abs() for expert in expert_tensors(name, sources.experts))
     return sum(deltas, base_MN.abs()).view(sources.base.tensor(name).shape)
 
 
@@ -97,10 +98,10 @@ def at_a_threshold(recipe: Recipe, sources: Sources, name: str) -> torch.Tensor:
     tied_MN, rule = torch.zeros(base_MN.shape, dtype=torch.bool), rule_finder(recipe)(name)
     if rule is None:
         return tied_MN.view(sources.base.tensor(name).shape)
-    for parent in parts_of(name, sources.experts):
-        delta_MN = parent.delta(base_MN.float(), slice(None))
-        near = 4 * 2**-24 * base_MN.double().abs() if isinstance(parent.value, LowRank) else 0.0
-        for bound in thresholds(rule, parent.name, delta_MN):
+    for expert in expert_tensors(name, sources.experts):
+        delta_MN = expert.delta(base_MN.float(), slice(None))
+        near = 4 * 2**-24 * base_MN.double().abs() if isinstance(expert.value, LowRank) else 0.0
+        for bound in thresholds(rule, expert.name, delta_MN):
             tied_MN |= (delta_MN.abs().double() - bound).abs() <= near
     return tied_MN.view(sources.base.tensor(name).shape)
 
@@ -117,7 +118,7 @@ def thresholds(rule: Rule, expert: str, delta: torch.Tensor) -> Iterator[float]:
         gamma = spec.per_source(rule, "gamma", (expert,))[expert]
         counts = {num_kept(density + gamma, size), int(density * size) + int(gamma * size), num_kept(gamma, size)}
     for count in counts:
-        yield find_cut(delta, count).magnitude
+        yield find_threshold(delta, count).magnitude
 
 
 OPERATORS = [

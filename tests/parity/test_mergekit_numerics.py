@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels.mergekit.arithmetic import merge_tensor, merged_dtype
-from crossbreed.kernels.mergekit.inputs import Input
 from crossbreed.mergekit.methods import METHODS, BaseRole, Method, Scope
+from crossbreed.mergekit.numerics.arithmetic import merge_tensor, merged_dtype
+from crossbreed.mergekit.numerics.inputs import Input
 
 parity = pytest.mark.parity
 needs_mergekit = pytest.mark.skipif(find_spec("mergekit") is None, reason="mergekit 0.1.5 is not installed")
@@ -268,7 +268,7 @@ def test_declarations_are_mergekits(method: str) -> None:
                 accepts = False
             else:
                 accepts = True
-            assert (ours.fault(num_models=count, has_base=has_base) is None) == accepts, (count, has_base)
+            assert (ours.why_invalid(num_models=count, has_base=has_base) is None) == accepts, (count, has_base)
 
 
 def golden_case(method: str, dtype: str) -> tuple[Case, torch.Tensor]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from crossbreed.randomness import spawn
-from crossbreed.runs.objectives import Objective
-from crossbreed.types import Candidate, ItemScores, Recipe, Rule, Score, Status, Trial
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import Candidate, ItemScores, ProposedBy, Recipe, Rule, Score, Status, Trial
 
 SOURCES = {"base": "hash-base", "sums": "hash-sums", "french": "hash-french"}
 MEAN = Objective(kind="mean", tasks=("sums", "french"))
@@ -40,7 +40,7 @@ def score(means: Mapping[str, float], *, split: str, number: int, n: int = 40) -
 def trial(number: int, origin: str, sums: float, french: float, objectives: tuple[Objective, ...] = (MEAN,)) -> Trial:
     found = score({"sums": sums, "french": french}, split="search", number=number)
     return Trial(
-        candidate=Candidate(number=number, recipe=recipe(number / 100), origin=origin),
+        candidate=Candidate(number=number, recipe=recipe(number / 100), proposed_by=ProposedBy.parse(origin)),
         score=found,
         objectives=tuple(objective.of(found.tasks) for objective in objectives),
     )
@@ -49,18 +49,20 @@ def trial(number: int, origin: str, sums: float, french: float, objectives: tupl
 def failed(number: int, origin: str) -> Trial:
     score = Score(status=Status.FAILED, error="the engine died")
     return Trial(
-        candidate=Candidate(number=number, recipe=recipe(number / 100), origin=origin), score=score, objectives=None
+        candidate=Candidate(number=number, recipe=recipe(number / 100), proposed_by=ProposedBy.parse(origin)),
+        score=score,
+        objectives=None,
     )
 
 
 def search(num_bred: int = 20, objectives: tuple[Objective, ...] = (MEAN,)) -> list[Trial]:
     """The baselines, then trials that get better and better, up to 0.9 and 0.88."""
-    firsts = [trial(i, origin, *means, objectives) for i, (origin, means) in enumerate(BASELINES.items())]
+    initial_candidates = [trial(i, origin, *means, objectives) for i, (origin, means) in enumerate(BASELINES.items())]
     bred = []
     for i in range(num_bred):
         part = (i + 1) / num_bred
-        bred.append(trial(len(firsts) + i, "cma_es", 0.3 + 0.6 * part, 0.4 + 0.48 * part, objectives))
-    return [*firsts, *bred]
+        bred.append(trial(len(initial_candidates) + i, "cma_es", 0.3 + 0.6 * part, 0.4 + 0.48 * part, objectives))
+    return [*initial_candidates, *bred]
 
 
 def scores_on(split: str, trials: list[Trial], n: int = 100) -> dict[int, Score]:

@@ -19,8 +19,8 @@ from toy_runs import call, journal_of, start, write_spec
 from crossbreed.cli import main
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec
-from crossbreed.runs.show import show_json
-from crossbreed.runs.worker import Worker
+from crossbreed.runs.results.show import show_json
+from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 from crossbreed.types import Recipe, Rule
 
@@ -76,7 +76,7 @@ def changed(spec: Path, key: str, value: Any) -> Path:
         ("fitness.objectives", [{"mean": ["red", "blu"]}], "blu"),
         ("fitness.split", {"search": 50, "select": 50, "report": 50}, "too few items"),
         ("fitness.engine.kind", "vlm", "vllm"),
-        ("space.weight", [1.5, -0.5], "lower bound comes first"),
+        ("space.weight", [1.5, -0.5], "lower bound must come first"),
         ("space.operator", "task_aritmetic", "did you mean `task_arithmetic`"),
         ("space.groups", {"layers": 99, "modules": ["mlp"]}, "99"),
         ("optimizer.budget", {"trials": 0}, "budget"),
@@ -100,12 +100,12 @@ def test_a_wrong_setting(cli: Cli, spec: Path, tmp_path: Path, command: str, key
 
 
 def test_a_warm_start_whose_rule_fits_no_tensor(cli: Cli, spec: Path) -> None:
-    hashes = build_plan(load_spec(spec)).sources.structure.hashes
+    hashes = build_plan(load_spec(spec)).structure.hashes
     rule = Rule(match="modle.*", operator="task_arithmetic", params={"weight": 0.5})
     (spec.parent / "warm.yaml").write_text(dump_recipe(Recipe(base="base", sources=hashes, rules=(rule,))))
     code, err = cli("check", changed(spec, "warm_start", ["warm.yaml"]))
     assert code == 2
-    assert "a rule fits no tensor of the base" in err
+    assert "a rule matches no tensor of the base" in err
     assert "warm.yaml, rules[0]" in err
 
 
@@ -270,7 +270,7 @@ def test_a_folder_that_holds_only_the_lock_of_a_killed_start(cli: Cli, spec: Pat
 def test_an_engine_that_measures_nothing_leaves_nothing_behind(cli: Cli, spec: Path, tmp_path: Path) -> None:
     worker = Worker(build_plan(load_spec(spec)))
     worker.canary()
-    first_of_the_search = worker._engine._num_answers + 1
+    first_of_the_search = worker.candidates.engine._faults.num_answers + 1
     engine = f"fitness.engine={{kind: fake, fail: answer, fail_at: {first_of_the_search}}}"
     broken = ("--set", engine, "--set", "workers.retries=0")
     code, err = cli("run", spec, "--out", tmp_path / "run", *broken)
@@ -304,7 +304,7 @@ def test_matrices_that_are_too_wide_to_regress_on(
     toy_experts: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crossbreed.kernels.operators.regression.MOST_COLUMNS", 150)
+    monkeypatch.setattr("crossbreed.kernels.prepared.regression_problem.MOST_COLUMNS", 150)
     spec = write_spec(tmp_path / "spec", base=toy_base, experts=toy_experts, space__operator=["ties", "swudi"])
     code, err = cli(command, spec, *(["--out", tmp_path / "run"] if command == "run" else []))
     assert code == 2
@@ -358,7 +358,7 @@ def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, 
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in err
-        assert signals == 2 or "stopped; give the same command again" in err
+        assert signals == 2 or "stopped; the same command resumes" in err
     for folder in (out, whole):
         assert call("run", spec, "--out", folder, *slow).returncode == 0
     assert journal_of(out) == journal_of(whole)

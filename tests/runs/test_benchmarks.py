@@ -8,7 +8,7 @@ from toy_runs import write_spec
 
 from benchmarks import anchors, distractors, results
 from crossbreed.runs import build_plan, load_spec, run
-from crossbreed.runs.presets import PRESETS
+from crossbreed.runs.spec.presets import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -48,7 +48,7 @@ def test_tables_say_what_a_run_found(tmp_path: Path, toy_base: Path, toy_adapter
     winner = report["winner"]
     cells = [cell.strip() for cell in results.row_of(folder).strip("|").split("|")]
     assert cells[:3] == ["cma_es", "mean", f"{winner['mean']:.3f} [{winner['low']:.3f}, {winner['high']:.3f}]"]
-    num_baselines = len(build_plan(spec).firsts())
+    num_baselines = len(build_plan(spec).initial_candidates())
     assert cells[5:8:2] == [str(40 * (6 + num_baselines)), "6"], "what was bred is not what was given"
     assert cells[8].startswith(f"[{winner['origin']} {winner['number']}]")
     assert f"{winner['origin']} {winner['number']}" in distractors.row_of(folder)

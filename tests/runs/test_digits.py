@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_runs import journal_of
+from toy_runs import journal_of, records_of
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import M2n2Options
-from crossbreed.runs.journal import read
-from crossbreed.runs.pool import Job
+from crossbreed.runs.search.pool import Job
 from crossbreed.testing import digits
 
 OPTIONS = M2n2Options(archive=20, mutation=0.01)
@@ -77,7 +76,7 @@ def test_a_broken_network_is_invalid() -> None:
 
 
 def test_a_journal_holds_births_and_no_weights(whole: Path) -> None:
-    asks = [record for record in read(whole / "journal.jsonl") if record["kind"] == "ask"]
+    asks = [record for record in records_of(whole) if record["kind"] == "ask"]
     assert len(asks) == NUM_TRIALS
     assert all(record["recipe"] is None and record["point"] is None for record in asks)
     assert [record["birth"] for record in asks[:2]] == [{"seed": i, "scale": 1.0} for i in range(2)]
@@ -120,12 +119,12 @@ def test_a_larger_budget_goes_on(whole: Path, tmp_path: Path) -> None:
 
 def test_a_search_does_not_go_on_from_other_networks(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_bytes((whole / "journal.jsonl").read_bytes())
-    with pytest.raises(InputError, match=r"networks\[0\]"):
+    with pytest.raises(InputError, match=r"sources\.network 0"):
         digits.breed(tmp_path, digits.random_networks(2), OPTIONS, trials=NUM_TRIALS, seed=1)
 
 
 def test_breeding_is_better_than_what_it_began_with(whole: Path) -> None:
-    told = [r for r in read(whole / "journal.jsonl") if r["kind"] == "tell" and r["split"] == "search"]
+    told = [r for r in records_of(whole) if r["kind"] == "tell" and r["split"] == "search"]
     accuracies = [record["objectives"][0] for record in told]
     assert max(accuracies[:2]) < 0.2
     assert max(accuracies) > max(accuracies[:2]) + 0.1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_runs import SKILLS, trials_of, write_spec
+from toy_runs import SKILLS, records_of, trials_of, write_spec
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import Item, PerplexityTask, SearchItems, Task, TransformersConfig, build_engine
@@ -16,13 +16,12 @@ from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.fitness.tasks import GenerateTask
 from crossbreed.kernels import materialize
 from crossbreed.runs import build_plan, load_spec, run
-from crossbreed.runs.journal import read
-from crossbreed.runs.objectives import Objective
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.pool import Job
-from crossbreed.runs.show import show_text
-from crossbreed.runs.slopes import calibration_of
-from crossbreed.runs.worker import Worker
+from crossbreed.runs.results.show import show_text
+from crossbreed.runs.search.pool import Job
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.workers.gradients import calibration_of
+from crossbreed.runs.workers.worker import Worker
 from crossbreed.search_spaces import CoefficientSpace
 from crossbreed.types import Point, Status
 
@@ -67,10 +66,10 @@ def space_of(plan: Plan) -> CoefficientSpace:
 
 def calibration_loss(plan: Plan, point: Point) -> float:
     """As the engine's answers say it, request by request."""
-    engine = build_engine(TransformersConfig.model_validate(TRANSFORMERS), plan.sources.base.path)
+    engine = build_engine(TransformersConfig.model_validate(TRANSFORMERS), plan.weights.sources.base.path)
     recipe = space_of(plan).decode(point)
     asked = calibration_of(plan.tasks, plan.items["search"], plan.objectives[0], num_items=3)
-    responses = engine.adopt(recipe, materialize(recipe, plan.sources)).answer(asked.requests)
+    responses = engine.adopt(recipe, materialize(recipe, plan.weights.sources)).answer(asked.requests)
     losses = [-math.fsum(response.logprobs) / len(response.logprobs) for response in responses]
     return math.fsum(weight * loss for weight, loss in zip(asked.weights, losses, strict=True))
 
@@ -111,7 +110,7 @@ def test_an_engine_beside_the_one_that_scores_says_the_same(
 
 
 def test_slopes_are_journalled_with_what_the_optimizer_asked(finished: Path) -> None:
-    records = list(read(finished / "journal.jsonl"))
+    records = records_of(finished)
     points = {r["number"]: r["point"] for r in records if r["kind"] == "ask"}
     tells = [r for r in records if r["kind"] == "tell"]
     for tell in tells:
@@ -122,7 +121,7 @@ def test_slopes_are_journalled_with_what_the_optimizer_asked(finished: Path) -> 
 
 
 def test_the_walk_leads_downhill(finished: Path) -> None:
-    records = list(read(finished / "journal.jsonl"))
+    records = records_of(finished)
     losses = [r["objectives"][0] for r in records if r["kind"] == "tell" and r["split"] == "search"]
     assert min(losses[-5:]) < min(losses[:-5]), "no better than the baselines"
     assert losses[-1] < losses[-5]
@@ -182,7 +181,7 @@ def test_a_score_without_slopes_is_a_score(
 def test_a_run_goes_on_without_slopes_and_says_so(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_after(1, EngineError("the gradient is NaN"), monkeypatch)
     run(load_spec(spec), tmp_path / "run")
-    tells = [r for r in read(tmp_path / "run" / "journal.jsonl") if r["kind"] == "tell" and r["split"] == "search"]
+    tells = [r for r in records_of(tmp_path / "run") if r["kind"] == "tell" and r["split"] == "search"]
     assert {tell["status"] for tell in tells} == {"OK"}
     missing = [tell for tell in tells[-5:] if tell["slopes"] is None]
     assert len(missing) == 4
@@ -196,9 +195,9 @@ def test_differences_need_no_gradient(tmp_path: Path, toy_base: Path, toy_adapte
     options = frank_wolfe(slopes="differences", granularity="task", radius=0.2)
     path = write_spec(tmp_path, base=toy_base, experts=toy_adapters, optimizer=options)
     run(load_spec(path, ["optimizer.budget.trials=12"]), tmp_path / "run")
-    tells = [r for r in read(tmp_path / "run" / "journal.jsonl") if r["kind"] == "tell"]
+    tells = [r for r in records_of(tmp_path / "run") if r["kind"] == "tell"]
     assert all(tell["slopes"] is None for tell in tells)
-    points = [r["point"] for r in read(tmp_path / "run" / "journal.jsonl") if r.get("point")]
+    points = [r["point"] for r in records_of(tmp_path / "run") if r.get("point")]
     assert len(points) == 12
     assert points[5] not in points[:5], "a step after one place and two candidates an expert"
 
@@ -223,9 +222,9 @@ def test_a_gold_that_does_not_fit_is_found_before_anything_starts(
         "fitness__tasks": [{**task, "name": skill, "items": f"{skill}.jsonl"} for skill in SKILLS],
         "fitness__engine": {**TRANSFORMERS, "max_model_len": len("blue 59: ") + 1},
     }
-    build_plan(load_spec(write_spec(tmp_path / "a", base=toy_base, experts=toy_adapters, **changes))).check_lengths()
+    build_plan(load_spec(write_spec(tmp_path / "a", base=toy_base, experts=toy_adapters, **changes))).check_engine()
     with pytest.raises(InputError, match="does not fit"):
-        build_plan(load_spec(spec_of(tmp_path / "b", toy_base, toy_adapters, **changes))).check_lengths()
+        build_plan(load_spec(spec_of(tmp_path / "b", toy_base, toy_adapters, **changes))).check_engine()
 
 
 def test_the_loss_is_the_objective_s() -> None:

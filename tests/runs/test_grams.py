@@ -13,11 +13,13 @@ from toy_runs import journal_of, write_spec
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
-from crossbreed.kernels.sketch import Sketch
+from crossbreed.kernels.linalg.sketch import Sketch
 from crossbreed.recipes import dump_recipe
-from crossbreed.runs import artifacts, build_plan, load_spec, merge_recipe, publish_run, run
-from crossbreed.runs.artifacts import artifacts_of, prepared
-from crossbreed.runs.plan import check_same_run
+from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
+from crossbreed.runs.gram_files import artifacts_of
+from crossbreed.runs.record.identity import check_same_run
+from crossbreed.runs.workers import grams
+from crossbreed.runs.workers.grams import prepared
 from crossbreed.testing.toys import make_expert
 from crossbreed.types import Recipe, Rule
 
@@ -54,39 +56,39 @@ def test_they_are_of_what_each_expert_gets(tmp_path: Path, cache: Path, toy_base
         x_TN = weights["model.embed_tokens.weight"][ids].double()
         x_TN = x_TN * (x_TN.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         x_TN = x_TN * weights["model.layers.0.input_layernorm.weight"].double()
-        expert = plan.sources.experts[name].hash
-        assert torch.allclose(plan.grams.of(expert, QUERY, 128).double(), x_TN.T @ x_TN / len(ids), atol=1e-4)
-        assert isinstance(plan.grams.of(expert, DOWN, 192), Sketch)
+        expert = plan.weights.sources.experts[name].hash
+        assert torch.allclose(plan.weights.grams.of(expert, QUERY, 128).double(), x_TN.T @ x_TN / len(ids), atol=1e-4)
+        assert isinstance(plan.weights.grams.of(expert, DOWN, 192), Sketch)
         with pytest.raises(InputError):
-            plan.grams.of(expert, "model.embed_tokens.weight", 128)
+            plan.weights.grams.of(expert, "model.embed_tokens.weight", 128)
 
 
 def test_each_expert_s_are_of_its_own_weights(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
     """Answering the same items: after the first attention, what a matrix gets is the expert's own."""
     plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
-    one, other = (expert.hash for expert in plan.sources.experts.values())
-    assert torch.allclose(plan.grams.of(one, QUERY, 128), plan.grams.of(other, QUERY, 128), atol=1e-4)
-    assert not torch.allclose(plan.grams.of(one, UP, 128), plan.grams.of(other, UP, 128), atol=1e-2)
+    one, other = (expert.hash for expert in plan.weights.sources.experts.values())
+    assert torch.allclose(plan.weights.grams.of(one, QUERY, 128), plan.weights.grams.of(other, QUERY, 128), atol=1e-4)
+    assert not torch.allclose(plan.weights.grams.of(one, UP, 128), plan.weights.grams.of(other, UP, 128), atol=1e-2)
 
 
 def test_they_are_collected_once_and_made_again_alike(
-    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
 ) -> None:
-    loaded = load_spec(spec(tmp_path, toy_base, toy_adapters))
-    first = prepared(build_plan(loaded))
-    assert "collecting Grams" in capsys.readouterr().out
-    again = prepared(build_plan(loaded))
-    assert capsys.readouterr().out == ""
+    loaded, events = load_spec(spec(tmp_path, toy_base, toy_adapters)), []
+    first = prepared(build_plan(loaded), on_event=events.append)
+    assert [str(event).partition(",")[0] for event in events] == ["collecting Grams of plain"]
+    again = prepared(build_plan(loaded), on_event=events.append)
+    assert len(events) == 1
     shutil.rmtree(cache)
     remade = prepared(build_plan(loaded))
     for plan in (again, remade):
-        assert plan.grams is not None
-        assert plan.grams.hash == first.grams.hash
-        assert plan.run_record()["artifacts"] == {"grams": first.grams.hash}
+        assert plan.weights.grams is not None
+        assert plan.weights.grams.hash == first.weights.grams.hash
+        assert plan.run_record().artifacts == {"grams": first.weights.grams.hash}
     files = sorted(path.name for path in cache.glob("*.safetensors"))
     assert len(files) == 2
     other = load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": {"items": 5}}))
-    assert prepared(build_plan(other)).grams.hash != first.grams.hash
+    assert prepared(build_plan(other)).weights.grams.hash != first.weights.grams.hash
     assert set(files) < {path.name for path in cache.glob("*.safetensors")}
 
 
@@ -96,34 +98,36 @@ def test_a_file_that_was_cut_off_is_collected_again(
     """As a power cut leaves one."""
     loaded = load_spec(spec(tmp_path, toy_base, toy_adapters))
     first = prepared(build_plan(loaded))
-    recipe = first.space.decode(first.space.low)
+    recipe = first.space.decode(first.space.domain.low)
     one, other = sorted(cache.glob("*.safetensors"))
     one.unlink()  # it is mapped: not to be cut where it lies
     one.touch()
     with pytest.raises(InputError, match="not on this machine"):
         artifacts_of(recipe)
     untouched = other.stat().st_mtime_ns
-    assert prepared(build_plan(loaded)).grams.hash == first.grams.hash
+    assert prepared(build_plan(loaded)).weights.grams.hash == first.weights.grams.hash
     assert other.stat().st_mtime_ns == untouched
-    assert [grams.hash for grams in artifacts_of(recipe)] == [first.grams.hash]
+    assert [grams.hash for grams in artifacts_of(recipe)] == [first.weights.grams.hash]
 
 
 def test_a_recipe_names_them_and_the_space_knows_its_own(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
 ) -> None:
     plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
-    middle = tuple((low + high) / 2 for low, high in zip(plan.space.low, plan.space.high, strict=True))
+    middle = tuple((low + high) / 2 for low, high in zip(plan.space.domain.low, plan.space.domain.high, strict=True))
     recipe = plan.space.decode(middle)
-    assert recipe.artifacts == {"grams": plan.grams.hash}
+    assert recipe.artifacts == {"grams": plan.weights.grams.hash}
     encoded = plan.space.encode(recipe)
     assert encoded is not None
     assert plan.space.decode(encoded) == recipe
-    assert plan.space.encode(plan.firsts()[-1][1]) is not None, "a baseline has no artifact, and a nearest point"
+    assert plan.space.encode(plan.initial_candidates()[-1][1]) is not None, (
+        "a baseline has no artifact, and a nearest point"
+    )
     foreign = Recipe(
         base=recipe.base, sources=recipe.sources, rules=recipe.rules, dtype=recipe.dtype, artifacts={"grams": "other"}
     )
     assert plan.space.encode(foreign) is None
-    assert [grams.hash for grams in artifacts_of(recipe)] == [plan.grams.hash]
+    assert [grams.hash for grams in artifacts_of(recipe)] == [plan.weights.grams.hash]
 
 
 def test_a_warm_start_of_another_run_s_grams_is_refused_before_it_is_asked(
@@ -131,7 +135,7 @@ def test_a_warm_start_of_another_run_s_grams_is_refused_before_it_is_asked(
 ) -> None:
     path = spec(tmp_path, toy_base, toy_adapters)
     plan = prepared(build_plan(load_spec(path)))
-    ours = plan.space.decode(plan.space.low)
+    ours = plan.space.decode(plan.space.domain.low)
     for name, recipe in {"ours": ours, "foreign": replace(ours, artifacts={"grams": "other"})}.items():
         (path.parent / f"{name}.yaml").write_text(dump_recipe(recipe))
     warmed = prepared(build_plan(load_spec(path, ["warm_start=[ours.yaml]"])))
@@ -151,7 +155,7 @@ def test_sums_of_older_code_are_not_taken(
     path = spec(tmp_path, toy_base, toy_adapters)
     prepared(build_plan(load_spec(path)))
     before = set(cache.glob("*.safetensors"))
-    monkeypatch.setattr(artifacts, "_SCHEMA", artifacts._SCHEMA + 1)
+    monkeypatch.setattr(grams, "_SCHEMA", grams._SCHEMA + 1)
     prepared(build_plan(load_spec(path)))
     assert len(set(cache.glob("*.safetensors")) - before) == len(before)
 
@@ -159,7 +163,7 @@ def test_sums_of_older_code_are_not_taken(
 def test_other_bits_are_another_run(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
     record = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters)))).run_record()
     with pytest.raises(InputError, match="CROSSBREED_CACHE"):
-        check_same_run(record | {"artifacts": {"grams": "0" * 32}}, record, where=tmp_path)
+        check_same_run(replace(record, artifacts={"grams": "0" * 32}), record, where=tmp_path)
 
 
 @pytest.mark.parametrize("grams", ["data", "mixed", "deltas"])
@@ -200,7 +204,7 @@ def sources_of(base: Path, experts: dict[str, Path]) -> list[str]:
 def test_a_merge_without_them_says_what_to_do(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
     plan = build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters)))
     rule = Rule(match=".*", operator="regmean", params={"weight": 1.0})
-    recipe = Recipe(base="base", sources=plan.sources.structure.hashes, rules=(rule,), artifacts={"grams": "0" * 32})
+    recipe = Recipe(base="base", sources=plan.structure.hashes, rules=(rule,), artifacts={"grams": "0" * 32})
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe.to_json()))
     with pytest.raises(InputError, match="not on this machine") as caught:
@@ -234,9 +238,9 @@ def test_an_item_that_does_not_fit_is_named(tmp_path: Path, cache: Path, toy_bas
     """One that could be asked: it is too long with its answer."""
     path = spec(tmp_path, toy_base, toy_adapters, fitness__engine={"kind": "transformers", "max_model_len": 16})
     path.write_text(path.read_text().replace("max_tokens: 4", "max_tokens: 1"))
-    build_plan(load_spec(path, ["artifacts={}", "space.params.grams=deltas"])).check_lengths()
+    build_plan(load_spec(path, ["artifacts={}", "space.params.grams=deltas"])).check_engine()
     with pytest.raises(InputError, match="does not fit"):
-        build_plan(load_spec(path)).check_lengths()
+        build_plan(load_spec(path)).check_engine()
 
 
 def test_an_expert_that_overflows_is_named(tmp_path: Path, cache: Path, toy_base: Path) -> None:

@@ -1,48 +1,109 @@
-"""Records of candidates and scores: what is written is what is read."""
-
-import json
+"""Folding a journal: records are consistent with those before them, or the error names the line."""
 
 import pytest
 from simulated import recipe
 
-from crossbreed.runs.history import ask_record, candidate_of, score_of, tell_record
-from crossbreed.types import Candidate, Cross, ItemScores, Score, Seed, Status, canonical_json
+from crossbreed.errors import InputError, MachineError
+from crossbreed.runs.record.history import History, fold
+from crossbreed.runs.record.records import (
+    AskRecord,
+    EndRecord,
+    Record,
+    RunRecord,
+    SplitName,
+    TellClock,
+    TellRecord,
+)
+from crossbreed.types import Candidate, ItemScores, ProposedBy, Score, Status
 
-CROSS = Cross(parents=(3, 4), splits=(0.25, 0.5), weights=(0.125, 1 / 3), noise=0.01)
+RUN = RunRecord(
+    spec={}, sources={}, items={"search": {"sums": ("a", "b")}, "select": {"sums": ("c",)}, "report": {"sums": ()}}
+)
+
+
+def ask(number: int) -> AskRecord:
+    return AskRecord.of(
+        Candidate(number=number, recipe=recipe(0.3), proposed_by=ProposedBy.parse("cma_es"), proposal=(0.5,))
+    )
+
+
+def tell(
+    number: int,
+    *values: float,
+    split: SplitName = "search",
+    status: Status = Status.OK,
+    task: str = "sums",
+    elapsed: float = 1.0,
+    fingerprint: str | None = "f",
+) -> TellRecord:
+    tasks = {task: ItemScores(item_ids=tuple(map(str, range(len(values)))), values=values)} if values else {}
+    return TellRecord.of(
+        Score(status=status, tasks=tasks, fingerprint=fingerprint),
+        number=number,
+        split=split,
+        objectives=(0.5,) if status is Status.OK else None,
+        clock=TellClock(seconds={}, error=None, elapsed=elapsed),
+    )
+
+
+def test_an_empty_journal_folds_to_an_empty_history() -> None:
+    assert fold([]) == History(item_ids={})
+
+
+def test_scores_may_come_out_of_order() -> None:
+    history = fold([RUN, ask(0), ask(1), tell(1, 1.0, 0.0, elapsed=3.0), ask(2), tell(0, 1.0, 1.0, elapsed=4.0)])
+    assert list(history.trials) == [1, 0]
+    assert [trial.number for trial in history.ok_trials] == [0, 1]
+    assert [candidate.number for candidate in history.pending] == [2]
+    assert history.elapsed_s == 4.0
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID, Status.STOPPED])
+def test_a_candidate_without_a_value_is_a_trial_but_not_ok(status: Status) -> None:
+    history = fold([RUN, ask(0), tell(0, 1.0, status=status)])
+    assert history.trials[0].objectives is None
+    assert history.ok_trials == history.pending == []
+
+
+def test_scores_on_other_splits_are_not_trials_and_may_be_replaced() -> None:
+    failed = tell(0, split="select", status=Status.FAILED)
+    history = fold([RUN, ask(0), failed, tell(0, 1.0, split="select")])
+    assert history.trials == {}
+    assert history.scores["select", 0].tasks["sums"] == ItemScores(item_ids=("c",), values=(1.0,))
+
+
+def test_an_end_holds_until_the_next_ask() -> None:
+    records: list[Record] = [RUN, ask(0), tell(0, 1.0, 0.0), EndRecord(), tell(0, 1.0, split="select")]
+    assert fold(records).is_finished
+    assert not fold([*records, ask(1)]).is_finished
 
 
 @pytest.mark.parametrize(
-    "candidate",
+    ("records", "message"),
     [
-        Candidate(number=0, recipe=recipe(0.3), origin="baseline:uniform"),
-        Candidate(number=5, recipe=recipe(0.3), origin="cma_es", point=(0.1, 1 / 3)),
-        Candidate(number=5, recipe=recipe(0.3), origin="m2n2", birth=Seed(index=1, scale=1.5)),
-        Candidate(number=5, recipe=None, origin="m2n2", birth=CROSS),
+        ([ask(1)], "line 2: candidate 1, expected 0"),
+        ([ask(0), ask(0)], "line 3: candidate 0, expected 1"),
+        ([ask(0), ask(2)], "line 3: candidate 2, expected 1"),
+        ([tell(0, 1.0, 0.0)], "line 2: a score of candidate 0, which was not asked"),
+        ([ask(0), tell(1, 1.0, split="select")], "line 3: a score of candidate 1, which was not asked"),
+        ([ask(0), tell(0, 1.0, 0.0), tell(0, 1.0, 0.0)], "line 4: a second score of candidate 0"),
+        ([ask(0), tell(0, 1.0, 0.0, 1.0)], "line 3: 3 values of `sums` for 2 items"),
+        ([ask(0), tell(0, 1.0)], "line 3: 1 values of `sums` for 2 items"),
+        ([ask(0), tell(0, 1.0, 0.0, task="french")], "line 3: unknown task `french` on the search split"),
+        ([ask(0), RUN], "line 3: a second record of kind `run`"),
     ],
 )
-def test_a_candidate_comes_back_whole(candidate: Candidate) -> None:
-    assert candidate_of(json.loads(canonical_json(ask_record(candidate)))) == candidate
+def test_an_inconsistent_record_is_reported_as_damage(records: list[Record], message: str) -> None:
+    line, _, got = message.partition(": ")
+    with pytest.raises(InputError, match="the journal is damaged") as caught:
+        fold([RUN, *records])
+    assert caught.value.where == line
+    assert got in caught.value.got
 
 
-def test_a_cross_names_its_parents() -> None:
-    record = ask_record(Candidate(number=5, recipe=None, origin="m2n2", birth=CROSS))
-    assert record["parents"] == [3, 4]
-
-
-def test_a_candidate_of_before_there_were_births_is_still_read() -> None:
-    record = ask_record(Candidate(number=5, recipe=recipe(0.3), origin="cma_es", point=(0.5,)))
-    del record["birth"]
-    assert candidate_of(record).birth is None
-
-
-@pytest.mark.parametrize(
-    ("values", "written"),
-    [((1.0, 0.0, 1.0), "101"), ((1.0, 0.5, 0.0), [1.0, 0.5, 0.0]), ((2.0,), [2.0]), ((-0.0, 1.0), "01")],
-)
-def test_right_and_wrong_are_digits(values: tuple[float, ...], written: str | list[float]) -> None:
-    ids = {"sums": tuple(f"i{i}" for i in range(len(values)))}
-    score = Score(status=Status.OK, tasks={"sums": ItemScores(item_ids=ids["sums"], values=values)})
-    record = tell_record(1, "search", score, objectives=(0.5,), clock={})
-    assert record["tasks"] == {"sums": written}
-    assert score_of(json.loads(canonical_json(record)), ids).tasks == score.tasks
-    assert score_of({**record, "tasks": {"sums": list(values)}}, ids).tasks == score.tasks  # as older journals have it
+def test_other_weights_of_the_same_recipe_are_refused() -> None:
+    history = fold([RUN, ask(0), tell(0, 1.0, 0.0, fingerprint="f")])
+    history.check_same_weights(0, Score(status=Status.OK, fingerprint="f"))
+    history.check_same_weights(0, Score(status=Status.FAILED))
+    with pytest.raises(MachineError, match="the weights of trial 0 had fingerprint f"):
+        history.check_same_weights(0, Score(status=Status.OK, fingerprint="g"))

@@ -1,88 +1,156 @@
-import json
+"""Journals pass the conformance tests, and the tests catch faulty journals."""
+
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crossbreed.errors import InputError
-from crossbreed.runs.journal import Journal, read, without_clock
-
-RECORDS = [{"kind": "run", "schema": 1}, {"kind": "ask", "number": 0, "text": "é\n"}, {"kind": "tell", "number": 0}]
-
-
-def written(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "journal.jsonl"
-    path.unlink(missing_ok=True)
-    journal = Journal(path)
-    for record in RECORDS:
-        journal.append(record)
-    journal.close()
-    return path
+from crossbreed.runs.record.journal import Journal, read
+from crossbreed.runs.record.records import Record
+from crossbreed.testing.journals import RECORDS, RUN, JournalConformance, OpenJournal
 
 
-def test_reads_what_was_appended(tmp_path: Path) -> None:
-    assert list(read(written(tmp_path))) == RECORDS
+class TestJournal(JournalConformance):
+    @pytest.fixture
+    def open_journal(self) -> OpenJournal:
+        return Journal
 
 
-@given(st.data())
-def test_a_kill_at_any_byte_loses_at_most_the_last_line(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = written(tmp_path_factory.mktemp("journal"))
-    content = path.read_bytes()
-    size = data.draw(st.integers(0, len(content)))
-    path.write_bytes(content[:size])
-    journal = Journal(path)
-    survived = list(journal.records)
-    assert survived == RECORDS[: content[:size].count(b"\n")]
-    for record in RECORDS[len(survived) :]:
-        journal.append(record)
-    journal.close()
-    assert path.read_bytes() == content
+class TestGroupedJournal(JournalConformance):
+    is_grouped: ClassVar[bool] = True
+
+    @pytest.fixture
+    def open_journal(self) -> OpenJournal:
+        return partial(Journal, group_s=60.0)
 
 
-def test_a_damaged_middle_names_the_line(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    lines = path.read_text().splitlines()
-    lines[1] = lines[1][:-3]
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match="line 2"):
-        list(read(path))
+SUITE = JournalConformance()
 
 
-def test_another_schema_is_refused(tmp_path: Path) -> None:
+class _Unsynced(Journal):
+    """Never calls fsync."""
+
+    def _sync(self) -> None:
+        pass
+
+
+class _Delayed(Journal):
+    """Delays each record until the next one."""
+
+    _waiting: Record | None = None
+
+    def append(self, record: Record) -> None:
+        if self._waiting is not None:
+            super().append(self._waiting)
+        self._waiting = record
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            super().append(self._waiting)
+        super().close()
+
+
+class _Unlocked(Journal):
+    """Does not hold the lock."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._lock.close()
+
+
+class _Repairing(Journal):
+    """Removes damaged lines."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path)
+        except InputError as error:
+            if "line" not in error.where:
+                raise
+            damaged = int(error.where.rpartition(" ")[2])
+            lines = path.read_bytes().split(b"\n")
+            path.write_bytes(b"\n".join(lines[: damaged - 1] + lines[damaged:]))
+            type(self).__init__(self, path)
+
+
+class _Completing(Journal):
+    """Completes a torn line with a newline instead of cutting it."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+            with path.open("ab") as file:
+                file.write(b"\n")
+        super().__init__(path)
+
+
+class _Repeating(Journal):
+    """Appends the records that it read once more when it is closed."""
+
+    def close(self) -> None:
+        for record in self.records[1:]:
+            self.append(record)
+        super().close()
+
+
+@pytest.mark.parametrize("wrong", [_Unsynced, _Delayed])
+def test_missing_fsync_is_caught(wrong: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        SUITE.test_append_returns_after_fsync(wrong, tmp_path, monkeypatch)
+
+
+def test_buffered_records_are_caught(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        SUITE.test_a_killed_writer_leaves_records_and_no_lock(_Delayed, tmp_path)
+
+
+def test_a_missing_lock_is_caught(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="must be refused"):
+        SUITE.test_a_second_writer_is_refused_until_the_first_closes(_Unlocked, tmp_path)
+
+
+def test_skipping_damaged_lines_is_caught(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="must be refused"):
+        SUITE.test_a_damaged_line_is_named_and_the_file_unchanged(_Repairing, tmp_path, damage=b"{")
+
+
+def test_keeping_a_torn_line_is_caught(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="damaged"):
+        SUITE.test_a_kill_at_any_byte_loses_at_most_the_last_line(_Completing, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [_Delayed, _Unlocked, _Repairing, _Completing, _Repeating])
+def test_random_operations_catch_faulty_journals(wrong: OpenJournal, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, InputError)):
+        SUITE.test_any_sequence_of_operations(wrong, tmp_path)
+
+
+def test_the_run_is_the_first_record_of_an_opened_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text(json.dumps({"kind": "run", "schema": 99}) + "\n")
-    with pytest.raises(InputError, match="schema 99"):
-        list(read(path))
-
-
-def test_a_second_writer_is_refused_until_the_first_closes(tmp_path: Path) -> None:
-    first = Journal(tmp_path / "journal.jsonl")
-    with pytest.raises(InputError, match="another driver"):
-        Journal(tmp_path / "journal.jsonl")
-    first.close()
-    Journal(tmp_path / "journal.jsonl").close()
-
-
-def test_equal_runs_differ_only_in_their_clock() -> None:
-    assert without_clock([{"kind": "tell", "clock": {"elapsed": 1.0}}]) == [{"kind": "tell"}]
+    new = Journal(path)
+    assert new.run is None
+    new.append(RUN)
+    new.close()
+    opened = Journal(path)
+    assert opened.run == RUN
+    opened.close()
 
 
 def test_grouped_records_are_in_the_file_at_once_and_synced_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    clock = iter([0.0, 0.0, 0.1, 0.3, 0.3])  # asked before and after each sync
-    monkeypatch.setattr("crossbreed.runs.journal.time.monotonic", lambda: next(clock, 1.0))
+    clock = iter([0.0, 0.0, 0.1, 0.2, 0.3, 0.3])  # asked before each sync that may be, and after each that was
+    monkeypatch.setattr("crossbreed.runs.record.journal.time.monotonic", lambda: next(clock, 1.0))
     path = tmp_path / "journal.jsonl"
-    journal = Journal(path, group_s=0.2)
-    monkeypatch.setattr("crossbreed.runs.journal.os.fsync", lambda _: synced.append(path.read_bytes().count(b"\n")))
+    journal = Journal(path, group_s=0.25)
+    monkeypatch.setattr(
+        "crossbreed.runs.record.journal.os.fsync", lambda _: synced.append(path.read_bytes().count(b"\n"))
+    )
     for record in RECORDS:
         journal.append(record)
-    assert list(read(path)) == RECORDS
-    assert synced == [1, 3]
+    assert tuple(read(path)) == RECORDS
+    assert synced == [1, 4]
     journal.close()
-    assert synced == [1, 3, 3]
+    assert synced == [1, 4, 4]

@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_runs import SKILLS, journal_of, trials_of, write_spec
+from toy_runs import SKILLS, journal_of, records_of, trials_of, write_spec
 
 from crossbreed.runs import load_spec, run
-from crossbreed.runs.journal import read
 
 NUM_KILLS = 20
 NUM_TRIALS = 40
@@ -75,7 +74,7 @@ def test_twenty_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path) ->
     wait(started(spec, out))
     assert num_killed >= NUM_KILLS - 2  # the last moments may fall on the run's end
     assert journal_of(out) == journal_of(whole)
-    assert sum(record["kind"] == "ask" for record in read(out / "journal.jsonl")) == NUM_TRIALS
+    assert sum(record["kind"] == "ask" for record in records_of(out)) == NUM_TRIALS
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,7 +102,7 @@ def test_the_search_outlives_failed_trials_of_its_only_worker(spec: Path, tmp_pa
     ray = ("workers.executor=ray", "workers.cpus=1", "workers.count=1", "workers.retries=0")
     failing = ("fitness.engine.fail=answer", "fitness.engine.fail_at=40")
     wait(started(spec, tmp_path / "run", *ray, *failing))
-    told = [r for r in read(tmp_path / "run" / "journal.jsonl") if r["kind"] == "tell" and r["split"] == "search"]
+    told = [r for r in records_of(tmp_path / "run") if r["kind"] == "tell" and r["split"] == "search"]
     assert len(told) == NUM_TRIALS
     assert {record["status"] for record in told} == {"OK", "FAILED"}
 
@@ -112,7 +111,7 @@ def test_the_search_outlives_failed_trials_of_its_only_worker(spec: Path, tmp_pa
 def test_two_workers_give_the_trials_of_one(spec: Path, whole: Path, tmp_path: Path) -> None:
     wait(started(spec, tmp_path / "two", "workers.executor=ray", "workers.cpus=1", "workers.count=2"))
     assert trials_of(tmp_path / "two") == trials_of(whole)
-    workers = {r["clock"]["worker"] for r in read(tmp_path / "two" / "journal.jsonl") if r["kind"] == "tell"}
+    workers = {r["clock"]["worker"] for r in records_of(tmp_path / "two") if r["kind"] == "tell"}
     assert len(workers) == 2
 
 
@@ -142,9 +141,9 @@ def test_a_worker_killed_in_mid_answer_costs_a_retry(spec: Path, whole: Path, tm
     while size(out) < size(whole) // 3:
         assert process.is_alive()
         time.sleep(0.01)
-    worker = next(r["clock"]["worker"] for r in reversed(list(read(out / "journal.jsonl"))) if r["kind"] == "tell")
+    worker = next(r["clock"]["worker"] for r in reversed(records_of(out)) if r["kind"] == "tell")
     os.kill(int(worker.rpartition(":")[2]), signal.SIGKILL)
     wait(process)
     assert journal_of(out) == journal_of(whole)
-    attempts = [r["clock"]["attempts"] for r in read(out / "journal.jsonl") if r["kind"] == "tell"]
+    attempts = [r["clock"]["attempts"] for r in records_of(out) if r["kind"] == "tell"]
     assert sorted(attempts)[-2:] == [1, 2]

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_runs import SKILLS, journal_of, write_spec
+from toy_runs import SKILLS, journal_of, records_of, write_spec
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import M2n2
-from crossbreed.recipes import parse_recipe
-from crossbreed.runs import build_plan, dump_spec, load_spec, parse_spec, report_on, run
-from crossbreed.runs.history import candidate_of
-from crossbreed.runs.journal import read
-from crossbreed.runs.nursery import Nursery
-from crossbreed.runs.objectives import item_values
-from crossbreed.runs.selection import best_tuned_scalar
-from crossbreed.runs.show import open_run, show_json
+from crossbreed.runs import Event, build_plan, dump_spec, load_spec, parse_spec, report_on, run
+from crossbreed.runs.results.show import open_run, show_json
+from crossbreed.runs.results.winner import best_tuned_scalar
+from crossbreed.runs.spec.objectives import item_values
 from crossbreed.types import Cross, ItemScores, Outcome, Seed, Status
 
 M2N2 = {"kind": "m2n2", "budget": {"trials": 24}, "options": {"archive": 6, "mutation": 0.02}}
@@ -45,8 +41,8 @@ def test_seeds_of_the_best_tuned_scale_then_children_of_measured_parents(finishe
     shown = open_run(finished)
     best = best_tuned_scalar(shown.history.ok_trials, shown.objectives)
     assert best is not None
-    scale = float(best.candidate.origin.rpartition(":")[2]) if "tuned" in best.candidate.origin else 1.0
-    bred = [trial.candidate for trial in shown.trials if trial.candidate.origin == "m2n2"]
+    scale = best.candidate.proposed_by.global_scalar
+    bred = [trial.candidate for trial in shown.trials if str(trial.candidate.proposed_by) == "m2n2"]
     assert [candidate.birth for candidate in bred[:2]] == [Seed(index=i, scale=scale) for i in range(2)]
     assert len(bred) == 24
     for candidate in bred[2:]:
@@ -56,15 +52,14 @@ def test_seeds_of_the_best_tuned_scale_then_children_of_measured_parents(finishe
         assert candidate.birth.noise == 0.02
 
 
-def test_a_search_that_ends_early_says_so(
-    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_search_that_ends_early_says_so(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where too few seeds can be measured for a child."""
     monkeypatch.setattr(M2n2, "ask", lambda self, number: None)
-    run(load_spec(spec), tmp_path / "run")
-    assert "the search ends before its budget" in capsys.readouterr().out
+    events: list[Event] = []
+    run(load_spec(spec), tmp_path / "run", on_event=events.append)
+    assert any("the search ends before its budget" in str(event) for event in events)
     assert show_json(tmp_path / "run")["state"] == "finished"
-    kinds = [record["kind"] for record in read(tmp_path / "run" / "journal.jsonl")]
+    kinds = [record["kind"] for record in records_of(tmp_path / "run")]
     assert kinds.count("end") == 1
     _, report = report_on(tmp_path / "run", trial=1)
     assert report.is_over
@@ -75,12 +70,11 @@ def test_a_journal_holds_the_recipe_of_every_child_and_all_it_takes_to_bear_it_a
     finished: Path, spec: Path
 ) -> None:
     plan = build_plan(load_spec(spec))
-    nursery = Nursery(plan.space, seed=plan.spec.seed)
-    asks = [record for record in read(finished / "journal.jsonl") if record["kind"] == "ask"]
-    for record in asks:
-        candidate = candidate_of(json.loads(json.dumps(record)))
-        if candidate.birth is not None:
-            assert nursery.bear(candidate.number, candidate.birth) == candidate.recipe == parse_recipe(record["recipe"])
+    decoder = plan.space.decoder(seed=plan.spec.seed)
+    born = [candidate for candidate in open_run(finished).history.candidates.values() if candidate.birth is not None]
+    assert len(born) == 24
+    for candidate in born:
+        assert decoder.create(candidate.number, candidate.birth) == candidate.recipe
 
 
 def test_a_cut_journal_grows_back(finished: Path, spec: Path, tmp_path: Path) -> None:
@@ -110,7 +104,9 @@ def test_a_changed_journal_is_refused(finished: Path, spec: Path, tmp_path: Path
     record["birth"]["weights"][0] /= 2
     lines[place] = json.dumps(record) + "\n"
     (tmp_path / "journal.jsonl").write_text("".join(lines))
-    with pytest.raises(InputError, match=f"trial {record['number']} of the journal is not what this spec asks"):
+    with pytest.raises(
+        InputError, match=f"trial {record['number']} of the journal is not the one that this spec proposes"
+    ):
         run(load_spec(spec), tmp_path)
 
 
@@ -147,16 +143,19 @@ def test_weights_of_tasks_are_those_of_the_objective_whatever_alpha(spec: Path, 
         scores = {skill: ItemScores(item_ids=own, values=own) for skill, own in values.items()}
         items = item_values(plan.objectives, scores)
         optimizer.tell(Outcome(number=number, status=Status.OK, values=(0.5,), items=items))
-    firsts = [optimizer.ask(number).parents[0] for number in range(2, 2002)]
-    assert np.mean(firsts) == pytest.approx(0.25, abs=0.04)
+    initial_candidates = [optimizer.ask(number).parents[0] for number in range(2, 2002)]
+    assert np.mean(initial_candidates) == pytest.approx(0.25, abs=0.04)
 
 
 def test_optimizer_and_space_must_be_of_one_kind(spec: Path, tmp_path: Path) -> None:
-    for override in ("optimizer={kind: cma_es, budget: {trials: 3}}", "space={operator: task_arithmetic}"):
-        with pytest.raises(InputError, match="not for this kind of space") as caught:
+    for override, optimizer, space in (
+        ("optimizer={kind: cma_es, budget: {trials: 3}}", "m2n2", "coefficients"),
+        ("space={operator: task_arithmetic}", "cma_es", "lineage"),
+    ):
+        with pytest.raises(InputError, match="does not search this kind of space") as caught:
             run(load_spec(spec, [override]), tmp_path / "run")
-        assert "m2n2" in str(caught.value)
-        assert "lineage" in str(caught.value)
+        assert optimizer in caught.value.expected
+        assert f"another space, such as `{space}`" in caught.value.fix
 
 
 def test_a_spec_of_lineage_comes_back_whole_and_its_mistakes_are_named(spec: Path, tmp_path: Path) -> None:
@@ -165,10 +164,10 @@ def test_a_spec_of_lineage_comes_back_whole_and_its_mistakes_are_named(spec: Pat
     loaded = load_spec(spec)
     assert parse_spec(yaml.safe_load(dump_spec(loaded)), folder=tmp_path) == loaded
     for override, message in (
-        ("space.chromosome=[mlp]", "unknown key `space.chromosome`"),
-        ("space.kind=linage", "`space` has an unknown `kind`"),
+        ("space.chromosome=[mlp]", "did you mean `chromosomes`?"),
+        ("space.kind=linage", "did you mean `lineage`?"),
         ("optimizer.options.alpha=-1", "`optimizer.options.alpha` is wrong"),
-        ("space=3", "`space`"),
+        ("space=3", "the space is not a mapping"),
     ):
         with pytest.raises(InputError) as caught:
             load_spec(spec, [override])

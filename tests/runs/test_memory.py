@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from crossbreed.kernels import inner_products, materialize, materialize_many
-from crossbreed.kernels.artifacts import GramSums
-from crossbreed.kernels.mergekit import merge, open_models
+from crossbreed.kernels.input_grams import InputGramSums
 from crossbreed.mergekit import parse_config, plan_merge
+from crossbreed.mergekit.numerics import merge, open_models
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import Recipe, Rule, WeightStream
 
@@ -92,7 +92,7 @@ def test_so_do_inner_products(sources: Sources) -> None:
 @pytest.mark.parametrize("once", [True, False])
 def test_a_gram_is_let_go_when_it_has_been_read(sources: Sources, tmp_path: Path, once: bool) -> None:
     """Also in a search: what it needs of it is a fact from then on."""
-    sums, (first, second, *others) = GramSums(), sources.base.tensors
+    sums, (first, second, *others) = InputGramSums(), sources.base.tensors
     for expert in sources.experts.values():
         for name in (first, second):
             sums.add(expert.hash, name, torch.randn(8, SIDE, generator=torch.Generator().manual_seed(0)))

@@ -14,7 +14,8 @@ from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import fingerprint_checkpoint
 from crossbreed.recipes import dump_recipe, load_recipe
 from crossbreed.runs import merge_recipe, merge_recipes
-from crossbreed.runs.publish import checkpoint_contents, new_folders
+from crossbreed.runs.publishing.contents import checkpoint_contents
+from crossbreed.runs.publishing.folders import new_folders
 from crossbreed.sources import Sources, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 from crossbreed.types import ParamValue, Recipe, Rule
@@ -142,7 +143,7 @@ def test_a_rule_that_fits_no_tensor_is_refused(
     rules = [Rule(match=pattern, operator="task_arithmetic", params={"weight": 1.0}) for pattern in (".*", match)]
     path = tmp_path / "slip.yaml"
     path.write_text(dump_recipe(Recipe(base="base", sources=sources.structure.hashes, rules=tuple(rules))))
-    with pytest.raises(InputError, match=rf"(?s)fits no tensor.*model\.layers.*{match}.*rules\[1\].*{fix}"):
+    with pytest.raises(InputError, match=rf"(?s)matches no tensor.*model\.layers.*{match}.*rules\[1\].*{fix}"):
         merge_recipe(path, tmp_path / "out", sources=flags)
     assert not (tmp_path / "out").exists()
 
@@ -164,7 +165,9 @@ def test_what_cannot_be_merged_is_found_before_the_others_are(
     good = write(tmp_path / "good.yaml", sources, *RECIPES["sum"])
     bad = write(tmp_path / "bad.yaml", sources, "bmm", {"weight": 1.0, "grams": "data"}, dtype=dtype)
     made: list[object] = []
-    monkeypatch.setattr("crossbreed.runs.merge.materialize_many", lambda *args, **options: made.append(args))
+    monkeypatch.setattr(
+        "crossbreed.runs.publishing.merge_recipes.materialize_many", lambda *args, **options: made.append(args)
+    )
     with pytest.raises(InputError, match="Grams"):
         merge_recipes([good, bad], tmp_path / "out", sources=flags)
     assert not (tmp_path / "out").exists()

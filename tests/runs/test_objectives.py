@@ -3,7 +3,7 @@ import pytest
 from pydantic import ValidationError
 
 from crossbreed.errors import InputError
-from crossbreed.runs.objectives import (
+from crossbreed.runs.spec.objectives import (
     Normalized,
     Objective,
     ObjectiveConfig,
@@ -67,7 +67,7 @@ def test_opposite_directions_are_refused() -> None:
         ({"mean": ["sums"], "task": "sums"}, "mean and task"),
         ({"mean": []}, "distinct tasks"),
         ({"worst": ["sums", "sums"]}, "distinct tasks"),
-        ({"task": "sums", "weights": [1]}, "belong to `mean`"),
+        ({"task": "sums", "weights": [1]}, "are for `mean`"),
         ({"mean": ["sums", "french"], "weights": [1]}, "2 non-negative"),
         ({"mean": ["sums", "french"], "weights": [0, 0]}, "not all 0"),
         ({"mean": ["sums", "french"], "weights": [2, -1]}, "non-negative"),

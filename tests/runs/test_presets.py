@@ -9,7 +9,7 @@ from toy_runs import write_spec
 
 from crossbreed.errors import InputError
 from crossbreed.runs import build_plan, load_spec
-from crossbreed.runs.presets import PRESETS, fill_in
+from crossbreed.runs.spec.presets import PRESETS, fill_in
 
 
 @pytest.fixture

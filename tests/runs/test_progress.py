@@ -1,44 +1,58 @@
-"""What a person sees of a search: which trial, the best, and the time that is left of what a trial takes."""
+"""How far a search has come: which trial, the best, and the time that is left of what a trial takes."""
 
-import io
-from pathlib import Path
+import pytest
+from simulated import MEAN, failed, search
 
-from simulated import MEAN, search
-
-from crossbreed.runs.history import History
-from crossbreed.runs.loop import Budget
-from crossbreed.runs.progress import Progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from crossbreed.runs.events import TrialDone
+from crossbreed.runs.record.history import History
+from crossbreed.runs.search.loop import Budget
+from crossbreed.runs.search.progress import Progress
+from crossbreed.types import Trial
 
 
-def shown(tmp_path: Path, file: io.StringIO, *, elapsed_s: float) -> Progress:
-    trials = search()[:5]
+def after(trials: list[Trial], *, elapsed_s: float, budget: Budget) -> TrialDone:
     history = History(item_ids={})
     history.trials.update({trial.number: trial for trial in trials})
     history.elapsed_s = elapsed_s
-    budget = Budget(trials=11, seconds=None)
-    progress = Progress(objectives=(MEAN,), budget=budget, num_firsts=4, log=tmp_path / "log.txt", file=file)
-    progress(trials[-1], history)
-    return progress
+    return Progress(objectives=(MEAN,), budget=budget, num_initial=4).after(trials[-1], history)
 
 
-def test_a_trial_is_called_by_its_number_and_counted_apart(tmp_path: Path) -> None:
-    file = io.StringIO()
-    shown(tmp_path, file, elapsed_s=50)
-    assert file.getvalue().startswith("[5 of 15]  trial 4  ")
-    assert "about 1:40 left" in file.getvalue(), "ten trials of ten seconds, whatever the engine took to start"
-    assert file.getvalue().strip() in (tmp_path / "log.txt").read_text()
+def test_a_trial_is_called_by_its_number_and_counted_apart() -> None:
+    done = after(search()[:5], elapsed_s=50, budget=Budget(trials=11, seconds=None))
+    assert (done.trial.number, done.num_done, done.num_wanted) == (4, 5, 15)
+    assert str(done).startswith("[5 of 15]  trial 4  ")
 
 
-def test_what_is_said_on_a_terminal_has_a_line_of_its_own(tmp_path: Path) -> None:
-    file = Terminal()
-    progress = shown(tmp_path, file, elapsed_s=50)
-    assert "\n" not in file.getvalue()
-    progress.note("select: 3 models ...")
-    progress.note("report: 4 models ...")
-    progress.close()
-    assert file.getvalue().endswith("left\nselect: 3 models ...\nreport: 4 models ...\n")
+@pytest.mark.parametrize(
+    ("budget", "left_s"),
+    [
+        (Budget(trials=11, seconds=None), 100),
+        (Budget(trials=None, seconds=70), 20),
+        (Budget(trials=11, seconds=70), 20),
+        (Budget(trials=11, seconds=700), 100),
+    ],
+)
+def test_what_ends_first_says_how_long_it_takes(budget: Budget, left_s: float) -> None:
+    """Ten trials of ten seconds, whatever the engine took to start."""
+    assert after(search()[:5], elapsed_s=50, budget=budget).left_s == left_s
+
+
+def test_the_time_left_is_shown_in_minutes() -> None:
+    assert str(after(search()[:5], elapsed_s=50, budget=Budget(trials=11, seconds=None))).endswith("about 1:40 left")
+
+
+def test_a_search_without_a_number_of_trials_names_none() -> None:
+    assert str(after(search()[:5], elapsed_s=1, budget=Budget(trials=None, seconds=9))).startswith("[5]  ")
+
+
+def test_the_best_so_far_is_named() -> None:
+    done = after(search()[:5], elapsed_s=1, budget=Budget(trials=11, seconds=None))
+    assert done.best is not None
+    assert done.best.objectives == max(trial.objectives or () for trial in search()[:5])
+    assert f"best {done.best.objectives[0]:.4f} (trial {done.best.number})" in str(done)
+
+
+def test_a_failure_shows_its_reason_and_is_no_best() -> None:
+    done = after([failed(0, "baseline:base")], elapsed_s=1, budget=Budget(trials=11, seconds=None))
+    assert done.best is None
+    assert "FAILED: the engine died  nothing measured yet" in str(done)

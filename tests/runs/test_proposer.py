@@ -1,17 +1,28 @@
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from crossbreed.errors import InputError
-from crossbreed.optimizer import Box, BudgetConfig, CmaEsConfig, Setting, build_optimizer
+from crossbreed.errors import CrossbreedError, InputError
+from crossbreed.optimizer import BudgetConfig, CmaEsConfig, Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
-from crossbreed.runs.nursery import Nursery
-from crossbreed.runs.proposer import Proposer
-from crossbreed.search_spaces import CoefficientsConfig, SearchSpace, VectorSpace, build_space
+from crossbreed.runs.search.proposer import Proposer
+from crossbreed.search_spaces import CoefficientsConfig, SearchSpace, SpaceInputs, VectorSpace, build_space
 from crossbreed.sources.structure import Structure, TensorInfo
-from crossbreed.types import Birth, Candidate, Cross, Outcome, Point, Recipe, Rule, Seed, Status
+from crossbreed.types import (
+    Birth,
+    Box,
+    Candidate,
+    Cross,
+    Outcome,
+    Point,
+    ProposedBy,
+    Recipe,
+    Rule,
+    Seed,
+    Status,
+)
 
 NAMES = [f"model.layers.{i}.{m}.weight" for i in range(2) for m in ("self_attn.q_proj", "mlp.up_proj")]
 STRUCTURE = Structure(
@@ -24,23 +35,23 @@ STRUCTURE = Structure(
 
 @pytest.fixture
 def space() -> SearchSpace:
-    return build_space(CoefficientsConfig(), STRUCTURE, "bfloat16")
+    return build_space(CoefficientsConfig(), SpaceInputs(structure=STRUCTURE, dtype="bfloat16"))
 
 
 def proposer(
     space: SearchSpace,
     starts: list[Point | None] | None = None,
-    origins: tuple[str, str] = ("baseline:0.25", "baseline:0.5"),
+    origins: tuple[str, str] = ("baseline:uniform", "baseline:tuned_scalar:2"),
 ) -> Proposer:
-    def make(start: Point | None, tuned_scalar: float | None) -> object:
+    def make(start: Point | None, tuned_scalar: float | None) -> Optimizer:
         if starts is not None:
             starts.append(start)
-        box = Box(low=space.low, high=space.high)
-        setting = Setting(box=box, num_objectives=1, start=start, rng=spawn(1, "optimizer"))
-        return build_optimizer(CmaEsConfig(kind="cma_es", budget=BudgetConfig(trials=9)), setting)
+        inputs = SearchInputs(domain=space.domain, num_objectives=1, start=start, rng=spawn(1, "optimizer"))
+        return build_optimizer(CmaEsConfig(kind="cma_es", budget=BudgetConfig(trials=9)), inputs)
 
-    firsts = [(origin, uniform(weight)) for origin, weight in zip(origins, (0.25, 0.5), strict=True)]
-    return Proposer(space=space, firsts=firsts, make_optimizer=make, origin="cma_es")
+    recipes = (uniform(0.25), uniform(0.5))
+    initial_candidates = [(ProposedBy.parse(text), recipe) for text, recipe in zip(origins, recipes, strict=True)]
+    return Proposer(space=space, seed=1, initial_candidates=initial_candidates, make_optimizer=make, optimizer="cma_es")
 
 
 def uniform(weight: float) -> Recipe:
@@ -60,13 +71,14 @@ def asked(proposer: Proposer) -> Iterator[Candidate]:
 def test_the_optimizer_waits_for_the_firsts_and_starts_at_the_best(space: SearchSpace) -> None:
     starts: list[Point | None] = []
     proposing = proposer(space, starts)
-    assert [c.origin for c in asked(proposing)] == ["baseline:0.25", "baseline:0.5"]
+    assert [str(c.proposed_by) for c in asked(proposing)] == ["baseline:uniform", "baseline:tuned_scalar:2"]
     proposing.tell(outcome(0))
     assert proposing.propose() is None
     proposing.tell(outcome(1))
     bred = proposing.propose()
     assert bred is not None
     assert bred.number == 2
+    assert bred.proposed_by == ProposedBy(kind="optimizer", name="cma_es")
     assert starts == [space.encode(uniform(0.5))]
 
 
@@ -84,8 +96,8 @@ def test_a_lone_expert_starts_no_search_however_good(space: SearchSpace) -> None
     ("origins", "weight"),
     [
         (("baseline:uniform", "baseline:tuned_scalar:3"), 0.25),
-        (("baseline:uniform", "warm_start"), 0.5),
-        (("warm_start", "warm_start"), 0.25),
+        (("baseline:uniform", "warm_start:0"), 0.5),
+        (("warm_start:0", "warm_start:1"), 0.25),
     ],
 )
 def test_of_equals_a_warm_start_comes_first_and_then_the_plainest_baseline(
@@ -129,8 +141,13 @@ class Couples:
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_genomes_whose_outcome_waits_for_earlier_ones_are_kept(order: tuple[int, int]) -> None:
-    nursery = Nursery(VectorSpace([np.zeros(2), np.ones(2)]), seed=1)
-    proposing = Proposer(space=nursery, firsts=[], make_optimizer=lambda start, scalar: Couples(), origin="couples")
+    proposing = Proposer(
+        space=VectorSpace([np.zeros(2), np.ones(2)]),
+        seed=1,
+        initial_candidates=[],
+        make_optimizer=lambda start, scalar: Couples(),
+        optimizer="couples",
+    )
     assert [candidate.number for candidate in asked(proposing)] == [0, 1]
     for number in order:
         proposing.tell(outcome(number))
@@ -139,7 +156,57 @@ def test_genomes_whose_outcome_waits_for_earlier_ones_are_kept(order: tuple[int,
     assert child.parents == (0, 1)
 
 
+class Asking:
+    """Asks what it is given."""
+
+    in_order: ClassVar[bool] = True
+
+    def __init__(self, proposal: Any) -> None:
+        self._proposal = proposal
+
+    def ask(self, number: int) -> Any:
+        return self._proposal
+
+    def tell(self, outcome: Outcome) -> None:
+        raise NotImplementedError
+
+
+def ask_for(proposal: Any, space: SearchSpace) -> Candidate | None:
+    return Proposer(
+        space=space, seed=1, initial_candidates=[], make_optimizer=lambda *_: Asking(proposal), optimizer="mine"
+    ).propose()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda low, high: low[:-1], ValueError, r"a point of \d+ coordinates, in a box of \d+"),
+        (lambda low, high: np.array(low), TypeError, "asked ndarray array.*, not a tuple of floats"),
+        (lambda low, high: (*low[:1], high[1] + 1e-9, *low[2:]), ValueError, r"coordinate 1 is \S+, not from \S+ to"),
+        (lambda low, high: (low[0] - 1, *low[1:]), ValueError, "coordinate 0 is"),
+        (lambda low, high: (float("nan"), *low[1:]), ValueError, "coordinate 0 is nan"),
+        (lambda low, high: (int(high[0]), *low[1:]), TypeError, "coordinate 0 is int 1, not a float"),
+        (lambda low, high: (np.float32(0.5), *low[1:]), TypeError, "coordinate 0 is float32 .*, not a float"),
+        (lambda low, high: Seed(index=0), TypeError, "asked Seed .*, not a tuple of floats"),
+    ],
+)
+def test_a_point_that_is_not_in_the_box_is_a_bug_of_the_optimizer(
+    change: Callable[..., Any], error: type[Exception], message: str, space: SearchSpace
+) -> None:
+    assert isinstance(space.domain, Box)
+    with pytest.raises(error, match=f"optimizer `mine`, candidate 0: .*{message}") as caught:
+        ask_for(change(space.domain.low, space.domain.high), space)
+    assert not isinstance(caught.value, CrossbreedError)
+    for corner in (space.domain.low, space.domain.high):
+        assert ask_for(corner, space)
+
+
+def test_a_point_in_a_space_of_genomes_is_a_bug_of_the_optimizer() -> None:
+    with pytest.raises(TypeError, match=r"optimizer `mine`, candidate 0: asked tuple .*, not a Seed or a Cross"):
+        ask_for((0.5,), VectorSpace([np.zeros(2), np.ones(2)]))
+
+
 def test_a_journal_of_another_run_is_refused(space: SearchSpace) -> None:
     proposing = proposer(space)
     with pytest.raises(InputError, match="trial 0 of the journal"):
-        proposing.replay(Candidate(number=0, recipe=uniform(0.75), origin="baseline:0.25"))
+        proposing.replay(Candidate(number=0, recipe=uniform(0.75), proposed_by=ProposedBy(kind="uniform")))

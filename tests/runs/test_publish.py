@@ -14,11 +14,12 @@ from simulated import MEAN, scores_on, search
 from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint, materialize
 from crossbreed.recipes import load_recipe
-from crossbreed.runs.card import Origins
-from crossbreed.runs.publish import publish_checkpoint, push, write_checkpoint
-from crossbreed.runs.report import make_report
-from crossbreed.runs.selection import reported
-from crossbreed.runs.shards import write_shards
+from crossbreed.runs.publishing.checkpoint import Merge, publish_checkpoint, write_checkpoint
+from crossbreed.runs.publishing.hub_upload import push
+from crossbreed.runs.publishing.model_card import CardInfo
+from crossbreed.runs.publishing.shards import write_shards
+from crossbreed.runs.results.report import make_report
+from crossbreed.runs.results.winner import reported
 from crossbreed.sources import Sources, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 from crossbreed.types import Recipe, Rule, WeightStream
@@ -48,13 +49,13 @@ def recipe(sources: Sources) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def origins() -> Origins:
+def origins() -> CardInfo:
     trials = search()
     report = make_report(
         trials=trials, winner=WINNER, scores=scores_on("report", reported(trials, [MEAN], WINNER)), objectives=[MEAN]
     )
     metrics = {"sums": "exact_match", "french": "exact_match"}
-    return Origins(name="toys", seed=7, report=report, metrics=metrics, versions={"crossbreed": "0"})
+    return CardInfo(name="toys", seed=7, report=report, metrics=metrics, versions={"crossbreed": "0"})
 
 
 def fingerprint_of(stream: WeightStream) -> str:
@@ -65,19 +66,16 @@ def fingerprint_of(stream: WeightStream) -> str:
 
 
 def test_published_folder_is_the_scored_weights_and_an_ordinary_checkpoint(
-    tmp_path: Path, sources: Sources, recipe: Recipe, origins: Origins
+    tmp_path: Path, sources: Sources, recipe: Recipe, origins: CardInfo
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     scored = fingerprint_of(materialize(recipe, sources))
     out = tmp_path / "deep" / "merge"
     found = publish_checkpoint(
-        recipe=recipe,
-        sources=sources,
-        out=out,
-        stream_factory=lambda: materialize(recipe, sources),
-        expected_fingerprint=scored,
-        origins=origins,
+        Merge(recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources), fingerprint=scored),
+        out,
+        info=origins,
     )
     assert found == scored == fingerprint_checkpoint(out)
     model = AutoModelForCausalLM.from_pretrained(out)
@@ -106,17 +104,19 @@ def _umask() -> int:
 
 
 def test_card_states_scores_parents_and_how_to_reproduce(
-    tmp_path: Path, sources: Sources, recipe: Recipe, origins: Origins
+    tmp_path: Path, sources: Sources, recipe: Recipe, origins: CardInfo
 ) -> None:
     from huggingface_hub import ModelCard
 
     publish_checkpoint(
-        recipe=recipe,
-        sources=sources,
-        out=tmp_path / "merge",
-        stream_factory=lambda: materialize(recipe, sources),
-        expected_fingerprint=fingerprint_of(materialize(recipe, sources)),
-        origins=origins,
+        Merge(
+            recipe=recipe,
+            sources=sources,
+            stream_factory=lambda: materialize(recipe, sources),
+            fingerprint=fingerprint_of(materialize(recipe, sources)),
+        ),
+        tmp_path / "merge",
+        info=origins,
     )
     card = ModelCard.load(tmp_path / "merge" / "README.md")
     data = card.data.to_dict()
@@ -134,25 +134,25 @@ def test_card_states_scores_parents_and_how_to_reproduce(
     assert "mergekit-yaml mergekit_config.yml merged --lora-merge-dtype float32" in card.text
     assert "| french (LoRA adapter) |" in card.text
     assert "| layers 0-1 · attention, mlp | task_arithmetic | 0.400 | 0.700 |" in card.text
-    assert "200 report items that the search never saw" in card.text
+    assert "200 report items not used in the search" in card.text
     assert str(tmp_path) not in card.text
 
 
-def test_hub_parents_are_listed_with_their_revisions(origins: Origins, sources: Sources, recipe: Recipe) -> None:
+def test_hub_parents_are_listed_with_their_revisions(origins: CardInfo, sources: Sources, recipe: Recipe) -> None:
     from dataclasses import replace
 
     from huggingface_hub import ModelCard
 
-    from crossbreed.runs.card import model_card, parents_of
-    from crossbreed.runs.coefficients import coefficient_map
+    from crossbreed.runs.publishing.model_card import model_card, source_infos
+    from crossbreed.runs.results.recipe_table import coefficient_map
 
-    parents = parents_of(recipe, sources)
+    parents = source_infos(recipe, sources)
     hub = [replace(parents[0], hub_id="org/base", revision="abc123"), replace(parents[1], hub_id="org/sums")]
     text = model_card(
         title="t",
         parents=hub,
         licence="smol-community",
-        origins=origins,
+        info=origins,
         coefficients=coefficient_map(recipe, sources.structure),
         in_mergekit=False,
     )
@@ -168,7 +168,7 @@ def test_mergekit_config_is_written_with_the_base_under_each_adapter(
     tmp_path: Path, sources: Sources, recipe: Recipe
 ) -> None:
     write_checkpoint(
-        recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
+        Merge(recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources)), tmp_path / "merge"
     )
     config = yaml.safe_load((tmp_path / "merge" / "mergekit_config.yml").read_text())
     assert (config["dtype"], config["out_dtype"]) == ("float32", "bfloat16")
@@ -183,10 +183,8 @@ def test_other_dtype_and_several_shards(tmp_path: Path, sources: Sources, recipe
     recipe = replace(recipe, dtype="float32")
     out = tmp_path / "merge"
     write_checkpoint(
-        recipe=recipe,
-        sources=sources,
-        out=out,
-        stream_factory=lambda: materialize(recipe, sources),
+        Merge(recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources)),
+        out,
         max_shard_bytes=300_000,
     )
     shards = sorted(path.name for path in out.glob("*.safetensors"))
@@ -200,7 +198,7 @@ def test_other_dtype_and_several_shards(tmp_path: Path, sources: Sources, recipe
 
 
 def test_parents_without_a_common_licence_are_a_question(
-    tmp_path: Path, sources: Sources, recipe: Recipe, origins: Origins
+    tmp_path: Path, sources: Sources, recipe: Recipe, origins: CardInfo
 ) -> None:
     card = sources.experts["sums"].path / "README.md"
     before = card.read_text()
@@ -209,14 +207,13 @@ def test_parents_without_a_common_licence_are_a_question(
         for text, got in (("---\nlicense: llama3\n---\n", "sums: llama3"), ("no front matter", "sums: not stated")):
             card.write_text(text)
             with pytest.raises(InputError, match=got) as caught:
-                publish_checkpoint(**arguments, out=tmp_path / "a", expected_fingerprint="", origins=origins)
+                publish_checkpoint(Merge(**arguments, fingerprint=""), tmp_path / "a", info=origins)
             assert "--licence" in str(caught.value)
             assert os.listdir(tmp_path) == []
         publish_checkpoint(
-            **arguments,
-            out=tmp_path / "b",
-            expected_fingerprint=fingerprint_of(materialize(recipe, sources)),
-            origins=origins,
+            Merge(**arguments, fingerprint=fingerprint_of(materialize(recipe, sources))),
+            tmp_path / "b",
+            info=origins,
             licence="mit",
         )
         assert "license: mit" in (tmp_path / "b" / "README.md").read_text()
@@ -227,11 +224,13 @@ def test_parents_without_a_common_licence_are_a_question(
 def test_other_weights_than_those_scored_are_not_published(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
     with pytest.raises(MachineError, match="not the weights that were scored"):
         write_checkpoint(
-            recipe=recipe,
-            sources=sources,
-            out=tmp_path / "merge",
-            stream_factory=lambda: materialize(recipe, sources),
-            expected_fingerprint="0" * 64,
+            Merge(
+                recipe=recipe,
+                sources=sources,
+                stream_factory=lambda: materialize(recipe, sources),
+                fingerprint="0" * 64,
+            ),
+            tmp_path / "merge",
         )
     assert os.listdir(tmp_path) == []
 
@@ -243,7 +242,7 @@ def test_nothing_is_left_of_a_publish_that_fails_midway(tmp_path: Path, sources:
         raise InvalidWeights("NaN")
 
     with pytest.raises(InvalidWeights):
-        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=broken)
+        write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=broken), tmp_path / "merge")
     assert os.listdir(tmp_path) == []
 
 
@@ -256,11 +255,12 @@ def test_bytes_that_the_disk_changed_are_found(
         content[-1] ^= 1
         (folder / "model.safetensors").write_bytes(content)
 
-    module = import_module("crossbreed.runs.publish")
+    module = import_module("crossbreed.runs.publishing.contents")
     monkeypatch.setattr(module, "write_shards", write_and_rot)
-    with pytest.raises(MachineError, match="is not what was made"):
+    with pytest.raises(MachineError, match="are not the merged ones"):
         write_checkpoint(
-            recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
+            Merge(recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources)),
+            tmp_path / "merge",
         )
     assert os.listdir(tmp_path) == []
 
@@ -273,9 +273,9 @@ def test_a_used_output_folder_is_refused_and_left_alone(tmp_path: Path, sources:
     (tmp_path / "merge").mkdir()
     (tmp_path / "merge" / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="in use"):
-        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=never)
+        write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=never), tmp_path / "merge")
     with pytest.raises(InputError, match="a file"):
-        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge" / "thesis.tex", stream_factory=never)
+        write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=never), tmp_path / "merge" / "thesis.tex")
     assert (tmp_path / "merge" / "thesis.tex").read_text() == "mine"
 
 
@@ -286,7 +286,7 @@ def test_an_empty_folder_and_the_rest_of_a_killed_publish_are_fine(
     (tmp_path / ".merge.crossbreed-partial").mkdir()
     (tmp_path / ".merge.crossbreed-partial" / "model.safetensors").write_text("half")
     write_checkpoint(
-        recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=lambda: materialize(recipe, sources)
+        Merge(recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources)), tmp_path / "merge"
     )
     assert os.listdir(tmp_path) == ["merge"]
 
@@ -297,13 +297,13 @@ def test_no_room_is_found_before_anything_is_made(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type(usage)(usage.total, usage.used, 1000))
     with pytest.raises(InputError, match="not enough disk"):
-        write_checkpoint(recipe=recipe, sources=sources, out=tmp_path / "merge", stream_factory=never)
+        write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=never), tmp_path / "merge")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_is_the_users_to_mend(sources: Sources, recipe: Recipe) -> None:
     with pytest.raises(InputError, match="cannot be written"):
-        write_checkpoint(recipe=recipe, sources=sources, out=Path("/proc/nowhere/merge"), stream_factory=never)
+        write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=never), Path("/proc/nowhere/merge"))
 
 
 class RecordingHub:

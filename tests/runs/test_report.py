@@ -7,12 +7,12 @@ from rich.console import Console
 from simulated import MEAN, failed, score, scores_on, search, trial
 
 from crossbreed.errors import MachineError
-from crossbreed.runs.objectives import Objective
-from crossbreed.runs.report import Report, make_report, report_json
-from crossbreed.runs.report_text import caveats, summary
-from crossbreed.runs.selection import reported
-from crossbreed.runs.statistics import paired_difference
-from crossbreed.types import Score, Status
+from crossbreed.runs.results.report import Report, make_report, report_json
+from crossbreed.runs.results.report_text import caveats, summary
+from crossbreed.runs.results.statistics import paired_difference
+from crossbreed.runs.results.winner import reported
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import ProposedBy, Score, Status
 
 WINNER = 25
 
@@ -113,7 +113,7 @@ def test_with_one_expert_uniform_is_the_expert() -> None:
         sources = {"base": "b", "sums": "s"}
         recipe = type(t.candidate.recipe)(base="base", sources=sources, rules=())
         trials[i] = type(t)(
-            candidate=type(t.candidate)(number=i, recipe=recipe, origin=t.candidate.origin),
+            candidate=type(t.candidate)(number=i, recipe=recipe, proposed_by=t.candidate.proposed_by),
             score=t.score,
             objectives=t.objectives,
         )
@@ -130,7 +130,7 @@ def test_text_names_every_row_and_says_what_it_means(report: Report) -> None:
         assert expected in text
     assert "short of it" in text
     assert "200 report items" in text
-    assert "Nothing that was bred" not in text
+    assert "No bred merge beat" not in text
 
 
 def test_text_says_when_nothing_bred_won() -> None:
@@ -145,8 +145,8 @@ def test_text_says_when_nothing_bred_won() -> None:
 
 def test_a_winner_that_was_given_is_not_called_bred() -> None:
     trials = search()
-    given = replace(trials[WINNER].candidate, origin="warm_start:0")
+    given = replace(trials[WINNER].candidate, proposed_by=ProposedBy(kind="warm_start", index=0))
     trials[WINNER] = replace(trials[WINNER], candidate=given)
     scores = scores_on("report", reported(trials, [MEAN], WINNER))
     report = make_report(trials=trials, winner=WINNER, scores=scores, objectives=[MEAN])
-    assert caveats(report) == ["Nothing that was bred beat what was given: the winner is warm_start:0."]
+    assert caveats(report) == ["No bred merge beat the baselines and warm starts: the winner is warm_start:0."]

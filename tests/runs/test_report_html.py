@@ -6,11 +6,11 @@ import plotly.graph_objects as go
 import pytest
 from simulated import MEAN, SOURCES, failed, scores_on, search
 
-from crossbreed.runs.coefficients import coefficient_map
-from crossbreed.runs.objectives import Objective
-from crossbreed.runs.report import make_report
-from crossbreed.runs.report_html import report_html
-from crossbreed.runs.selection import reported
+from crossbreed.runs.results.recipe_table import coefficient_map
+from crossbreed.runs.results.report import make_report
+from crossbreed.runs.results.report_html import report_html
+from crossbreed.runs.results.winner import reported
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources.structure import Structure, TensorInfo
 from crossbreed.types import Recipe, Rule
 

@@ -2,14 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
-from toy_runs import journal_of, trials_of, write_spec
+from toy_runs import journal_of, records_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, load_spec, report_on, run
-from crossbreed.runs.driver import _start_worker
-from crossbreed.runs.journal import read
-from crossbreed.runs.report_text import caveats
-from crossbreed.runs.show import show_json, show_text, show_trial
+from crossbreed.runs.results.report_text import caveats
+from crossbreed.runs.results.show import show_json, show_text, show_trial
+from crossbreed.runs.workers.start import start_worker
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
 ) -> None:
     _, report = report_on(stopped(finished, tmp_path, after="tell", number=9))
     assert not report.is_over
-    assert "stopped before its end, after 10 trials" in caveats(report)[0]
+    assert "interrupted after 10 trials" in caveats(report)[0]
     assert not json.loads((tmp_path / "report.json").read_text())["is_over"]
     assert show_json(tmp_path)["state"] == "interrupted"
     report = run(load_spec(spec), tmp_path)
@@ -105,14 +104,14 @@ def test_a_spec_that_is_refused_leaves_no_folder(spec: Path, tmp_path: Path) -> 
 
 def test_another_spec_on_the_folder_is_refused(finished: Path, spec: Path) -> None:
     before = (finished / "journal.jsonl").read_bytes()
-    with pytest.raises(InputError, match="begun with another spec") as caught:
+    with pytest.raises(InputError, match="started with another spec") as caught:
         run(load_spec(spec, ["space.groups.layers=4"]), finished)
     assert "space.groups.layers: 2 -> 4" in str(caught.value)
     assert (finished / "journal.jsonl").read_bytes() == before
 
 
 def test_scores_are_of_the_items_that_the_journal_names(finished: Path) -> None:
-    head, *records = read(finished / "journal.jsonl")
+    head, *records = records_of(finished)
     splits = [set(head["items"][split]["red"]) for split in ("search", "select", "report")]
     assert [len(split) for split in splits] == [20, 16, 24]
     assert not splits[0] & splits[1] | splits[0] & splits[2] | splits[1] & splits[2]
@@ -122,7 +121,7 @@ def test_scores_are_of_the_items_that_the_journal_names(finished: Path) -> None:
 
 
 def test_report_items_are_answered_once_a_recipe_and_after_the_search(finished: Path) -> None:
-    records = list(read(finished / "journal.jsonl"))
+    records = records_of(finished)
     order = [record.get("split", "") for record in records if record["kind"] == "tell"]
     assert order == sorted(order, key=["search", "select", "report"].index)
     reported = [record["number"] for record in records if record.get("split") == "report"]
@@ -131,7 +130,7 @@ def test_report_items_are_answered_once_a_recipe_and_after_the_search(finished: 
 
 def test_an_answer_with_other_weights_than_the_search_s_is_refused(finished: Path, spec: Path, tmp_path: Path) -> None:
     """As where another version of torch makes other bits of the recipe that won."""
-    records = list(read(finished / "journal.jsonl"))
+    records = records_of(finished)
     winner = json.loads((finished / "report.json").read_text())["winner"]["number"]
     kept = [record for record in records if record["kind"] != "end" and record.get("split") != "report"]
     for record in kept:
@@ -141,7 +140,7 @@ def test_an_answer_with_other_weights_than_the_search_s_is_refused(finished: Pat
     (tmp_path / "journal.jsonl").write_text(before)
     with pytest.raises(MachineError, match=f"trial {winner} .*versions of .* torch.* threads"):
         run(load_spec(spec), tmp_path)
-    added = list(read(tmp_path / "journal.jsonl"))[len(kept) :]
+    added = records_of(tmp_path)[len(kept) :]
     assert all(record["kind"] == "tell" and record["number"] != winner for record in added)
 
 
@@ -149,14 +148,14 @@ def test_a_failing_answer_is_retried_and_costs_nothing_else(finished: Path, spec
     flaky = ["fitness.engine.fail=answer", "fitness.engine.fail_at=20"]
     run(load_spec(spec, flaky), tmp_path / "flaky")
     assert trials_of(tmp_path / "flaky") == trials_of(finished)
-    attempts = [r["clock"]["attempts"] for r in read(tmp_path / "flaky" / "journal.jsonl") if r["kind"] == "tell"]
+    attempts = [r["clock"]["attempts"] for r in records_of(tmp_path / "flaky") if r["kind"] == "tell"]
     assert set(attempts) == {1, 2}
 
 
 def test_a_worker_refuses_items_that_have_changed_since_the_start(spec: Path) -> None:
     planned = build_plan(load_spec(spec)).run_record()
-    with pytest.raises(InputError, match="begun with another spec"):
-        _start_worker(load_spec(spec, ["fitness.split.search=19"]), planned)
+    with pytest.raises(InputError, match="started with another spec"):
+        start_worker(load_spec(spec, ["fitness.split.search=19"]), planned)
 
 
 def test_failed_trials_are_no_scores(spec: Path, tmp_path: Path) -> None:

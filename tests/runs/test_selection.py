@@ -2,8 +2,8 @@ import pytest
 from simulated import MEAN, failed, score, scores_on, search, trial
 
 from crossbreed.errors import MachineError
-from crossbreed.runs.objectives import Objective
-from crossbreed.runs.selection import best_tuned_scalar, choose_winner, finalists, named_baselines, reported
+from crossbreed.runs.results.winner import best_tuned_scalar, choose_winner, finalists, named_baselines, reported
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Score, Status
 
 SUMS = Objective(kind="task", tasks=("sums",))
@@ -29,10 +29,8 @@ def test_finalists_are_the_best_by_search_without_duplicates_or_failures() -> No
 
 def test_minimised_objective_prefers_less() -> None:
     less = Objective(kind="task", tasks=("sums",), minimize=True)
-    assert finalists(search(objectives=(less,)), [less])[0].candidate.origin in (
-        "baseline:base",
-        "baseline:expert:french",
-    )
+    best = finalists(search(objectives=(less,)), [less])[0].candidate.proposed_by
+    assert str(best) in ("baseline:base", "baseline:expert:french")
 
 
 def test_the_winner_is_best_on_search_and_selection_items_together() -> None:
@@ -47,7 +45,8 @@ def test_the_winner_is_best_on_search_and_selection_items_together() -> None:
 
 def test_a_baseline_wins_when_nothing_bred_beats_it() -> None:
     trials = [trial(0, "baseline:uniform", 0.8, 0.8), trial(1, "cma_es", 0.2, 0.2)]
-    assert choose_winner(trials, [MEAN], scores_on("select", trials)).candidate.origin == "baseline:uniform"
+    winner = choose_winner(trials, [MEAN], scores_on("select", trials))
+    assert str(winner.candidate.proposed_by) == "baseline:uniform"
 
 
 def test_a_finalist_that_could_not_be_measured_does_not_win() -> None:
@@ -87,10 +86,10 @@ def test_tuned_scalar_is_best_on_search_and_uniform_is_its_s_1() -> None:
     trials = search()
     tuned = best_tuned_scalar(trials, [MEAN])
     assert tuned is not None
-    assert tuned.candidate.origin == "baseline:tuned_scalar:1.5"
+    assert str(tuned.candidate.proposed_by) == "baseline:tuned_scalar:1.5"
     tuned = best_tuned_scalar([t for t in trials if t is not tuned], [MEAN])
     assert tuned is not None
-    assert tuned.candidate.origin == "baseline:uniform"
+    assert str(tuned.candidate.proposed_by) == "baseline:uniform"
 
 
 def test_reported_are_the_baselines_and_the_winner() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from crossbreed.runs.shards import INDEX, plan_shards, size_bytes, write_shards
+from crossbreed.runs.publishing.shards import INDEX, plan_shards, size_bytes, write_shards
 from crossbreed.sources.structure import TensorInfo
 
 DTYPES = ("bfloat16", "float16", "float32", "int64", "uint8", "bool")
@@ -56,5 +56,5 @@ def test_a_file_says_that_it_is_pytorchs(tmp_path: Path) -> None:
 )
 def test_a_stream_that_is_not_as_planned_is_our_mistake(tmp_path: Path, stream: list[tuple[str, torch.Tensor]]) -> None:
     shards = plan_shards({"a": TensorInfo(shape=(2,), dtype="float32")}, max_bytes=100)
-    with pytest.raises(AssertionError, match="the stream brought"):
+    with pytest.raises(AssertionError, match="the stream has"):
         write_shards(tmp_path, shards, iter(stream))

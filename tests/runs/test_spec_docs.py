@@ -1,12 +1,12 @@
 from pathlib import Path
 
-from crossbreed.runs.spec_docs import render
+from crossbreed.runs.spec.docs_page import render
 
 PAGE = Path(__file__).parents[2] / "docs/spec.md"
 
 
 def test_the_page_is_what_the_models_say() -> None:
-    assert PAGE.read_text() == render(), "if the change is meant: python -m crossbreed.runs.spec_docs"
+    assert PAGE.read_text() == render(), "if the change is meant: python -m crossbreed.runs.spec.docs_page"
 
 
 def test_every_key_is_explained() -> None:

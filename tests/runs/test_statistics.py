@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbreed.randomness import spawn
-from crossbreed.runs.objectives import Objective
-from crossbreed.runs.statistics import interval, paired_difference, pool, task_intervals
+from crossbreed.runs.results.statistics import interval, paired_difference, pool, task_intervals
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import ItemScores
 
 MEAN = Objective(kind="mean", tasks=("a", "b"))
@@ -110,7 +110,7 @@ def test_coverage_is_about_95_percent() -> None:
 def test_large_sets_are_drawn_in_blocks_of_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = {"a": items(spawn(5, "test").random(40))}
     whole = interval(scores, PERPLEXITY)
-    monkeypatch.setattr("crossbreed.runs.statistics._BLOCK", 1000)
+    monkeypatch.setattr("crossbreed.runs.results.statistics._BLOCK", 1000)
     assert interval(scores, PERPLEXITY) == whole
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from test_kill import kill_at, size, started, wait
-from toy_runs import call, journal_of, write_spec
+from toy_runs import call, journal_of, records_of, write_spec
 
 from crossbreed.kernels import fingerprint_checkpoint
-from crossbreed.runs.journal import read
 
 pytestmark = pytest.mark.engine
 
@@ -79,7 +78,7 @@ def test_what_is_published_is_what_was_scored(whole: Path, published: Path) -> N
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     winner = json.loads((whole / "report.json").read_text())["winner"]
-    told = [r for r in read(whole / "journal.jsonl") if r["kind"] == "tell" and r["number"] == winner["number"]]
+    told = [r for r in records_of(whole) if r["kind"] == "tell" and r["number"] == winner["number"]]
     assert {fingerprint_checkpoint(published)} == {record["fingerprint"] for record in told}
     tokenizer, model = AutoTokenizer.from_pretrained(published), AutoModelForCausalLM.from_pretrained(published)
     model.generate(**tokenizer("red 1", return_tensors="pt"), max_new_tokens=2)

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 from toy_runs import write_spec
 
-from crossbreed.errors import EngineError
+from crossbreed.errors import EngineError, SwapError
 from crossbreed.fitness import Request, Response
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.kernels import Fingerprinted, materialize
 from crossbreed.runs import build_plan, load_spec
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.pool import Job
-from crossbreed.runs.worker import Worker
+from crossbreed.runs.search.pool import Job
+from crossbreed.runs.workers.start import start_worker
+from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.types import Recipe, Rule, Status, WeightStream
 
@@ -52,7 +53,7 @@ def recipe(plan: Plan, **weights: float) -> Recipe:
         Rule(match=f".*{part}.*", operator="task_arithmetic", params={"weight": weight})
         for part, weight in weights.items()
     )
-    return Recipe(base="base", sources=plan.sources.structure.hashes, rules=rules, dtype=plan.dtype)
+    return Recipe(base="base", sources=plan.structure.hashes, rules=rules, dtype=plan.dtype)
 
 
 def job(recipe: Recipe) -> Job:
@@ -63,16 +64,55 @@ def test_what_is_sent_is_what_changed_and_scores_are_the_same(plan: Plan, sent: 
     candidates = [recipe(plan, up_proj=up, q_proj=q) for up, q in ((0.5, 0.5), (0.25, 0.5), (0.25, 0.0), (0.25, 0.0))]
     worker = Worker(plan)
     scores = [worker.evaluate(job(candidate)) for candidate in candidates]
-    everything = sorted(plan.sources.base.tensors)
+    everything = sorted(plan.weights.sources.base.tensors)
     ups, qs = ([name for name in everything if part in name] for part in ("up_proj", "q_proj"))
     assert sent == [everything, ups, qs, []]
     for candidate, score in zip(candidates, scores, strict=True):
-        whole = Fingerprinted(materialize(candidate, plan.sources))
+        whole = Fingerprinted(materialize(candidate, plan.weights.sources))
         assert dict(whole).keys() == set(everything)
         assert score.fingerprint == whole.value
         alone = Worker(plan).evaluate(job(candidate))
         assert (score.tasks, score.texts, score.fingerprint) == (alone.tasks, alone.texts, alone.fingerprint)
     assert len({score.fingerprint for score in scores}) == 3
+
+
+@pytest.mark.parametrize("is_closable", [True, False])
+def test_an_engine_whose_worker_does_not_start_is_closed(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, is_closable: bool
+) -> None:
+    closed: list[FakeEngine] = []
+
+    def close(self: FakeEngine) -> None:
+        closed.append(self)
+        if not is_closable:
+            raise RuntimeError("the engine is dead")
+
+    def fail(self: object, *_: object) -> None:
+        raise SwapError("old weights")
+
+    monkeypatch.setattr(FakeEngine, "close", close)
+    for method in ("canary", "_start_slopes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, method, fail)
+            with pytest.raises(SwapError, match="old weights") as caught:
+                start_worker(plan.spec, plan.run_record())
+        notes = [] if is_closable else ["closing the engine raised RuntimeError: the engine is dead"]
+        assert getattr(caught.value, "__notes__", []) == notes
+    assert len(closed) == 2
+
+
+def test_an_engine_is_closed_even_if_that_of_the_slopes_cannot_be(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[FakeEngine] = []
+
+    class Dead:
+        def close(self) -> None:
+            raise RuntimeError("the engine is dead")
+
+    monkeypatch.setattr(FakeEngine, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(Worker, "_start_slopes", lambda self: Dead())
+    with pytest.raises(RuntimeError, match="the engine is dead"):
+        Worker(plan).close()
+    assert len(closed) == 1
 
 
 def test_after_invalid_weights_a_failure_or_a_canary_everything_is_sent(
@@ -82,7 +122,7 @@ def test_after_invalid_weights_a_failure_or_a_canary_everything_is_sent(
         raise EngineError("died")
 
     good = recipe(plan, up_proj=0.5)
-    everything = sorted(plan.sources.base.tensors)
+    everything = sorted(plan.weights.sources.base.tensors)
     worker = Worker(plan)
 
     def sends_everything() -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from crossbreed.runs.journal import Record, read, without_clock
+from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.records import to_json, without_clock
 
 SKILLS = ("red", "blue")
 
@@ -74,12 +75,17 @@ def call(*arguments: object, **environment: str) -> "subprocess.CompletedProcess
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def journal_of(run: Path) -> list[Record]:
+def records_of(run: Path) -> list[dict[str, Any]]:
+    """A run's journal, as JSON objects."""
+    return [to_json(record) for record in read(run / "journal.jsonl")]
+
+
+def journal_of(run: Path) -> list[dict[str, Any]]:
     """A run's journal, times aside."""
-    return without_clock(read(run / "journal.jsonl"))
+    return [without_clock(record) for record in read(run / "journal.jsonl")]
 
 
-def trials_of(run: Path) -> list[Record]:
+def trials_of(run: Path) -> list[dict[str, Any]]:
     """What was asked and told, by number: equal for runs with other numbers of workers."""
     records = [r for r in journal_of(run) if r["kind"] in ("ask", "tell")]
     return sorted(records, key=lambda r: (r.get("split", ""), r["number"]))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from crossbreed.errors import InputError
 from crossbreed.randomness import spawn
 from crossbreed.recipes import rule_finder
-from crossbreed.search_spaces import GenomeSpace, LineageConfig, LineageSpace, VectorSpace
-from crossbreed.sources.structure import Structure, layer_of
+from crossbreed.search_spaces import GenomeSpace, LineageConfig, LineageSpace, SpaceInputs, VectorSpace
+from crossbreed.sources.naming import layer_of
+from crossbreed.sources.structure import Structure
 from crossbreed.testing.spaces import GenomeConformance, make_structure
 from crossbreed.types import Recipe
 
@@ -93,8 +94,11 @@ def explicit_child(
 
 
 def lineage(*chromosomes: str, weights: Weights | None = None) -> LineageSpace:
-    config = LineageConfig(chromosomes=chromosomes)
-    return LineageSpace(config, STRUCTURE, "float32", (weights or Weights()).products)
+    return LineageSpace(LineageConfig(chromosomes=chromosomes), inputs_of(STRUCTURE, weights))
+
+
+def inputs_of(structure: Structure, weights: Weights | None = None) -> SpaceInputs:
+    return SpaceInputs(structure=structure, dtype="float32", inner_products=(weights or Weights()).products)
 
 
 class TestVectorSpace(GenomeConformance):
@@ -233,6 +237,6 @@ def test_two_experts_must_differ_from_the_base(num_differing: int, got: str) -> 
         tied=True,
     )
     with pytest.raises(InputError, match="nothing to cross") as caught:
-        LineageSpace(LineageConfig(), structure, "float32", Weights().products)
+        LineageSpace(LineageConfig(), inputs_of(structure))
     assert got in str(caught.value)
     assert "add an expert" in str(caught.value)

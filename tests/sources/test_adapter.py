@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import InputError
-from crossbreed.sources import Adapter, Checkpoint, Origin
+from crossbreed.sources import Adapter, Checkpoint, SourceLocation
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -18,7 +18,7 @@ Q_A = f"base_model.model.{Q_PROJ}.lora_A.weight"
 
 
 def open_adapter(path: Path, base: Path) -> Adapter:
-    return Adapter.open(Origin(path=path), base=Checkpoint.open(Origin(path=base)))
+    return Adapter.open(SourceLocation(path=path), base=Checkpoint.open(SourceLocation(path=base)))
 
 
 def delta(adapter: Adapter, name: str) -> torch.Tensor | float:
@@ -137,24 +137,36 @@ def test_the_hash_covers_what_the_deltas_depend_on(
     assert (open_adapter(edited.path, toy_base).hash == open_adapter(original, toy_base).hash) is same
 
 
-def test_a_transposed_adapter_has_another_hash(tmp_path: Path) -> None:
-    """Of square matrices, only the configuration tells which."""
-    (tmp_path / "base").mkdir()
-    save_file({"h.0.mlp.weight": torch.eye(4)}, tmp_path / "base" / "model.safetensors")
-    (tmp_path / "base" / "config.json").write_text('{"tie_word_embeddings": false}')
-    hashes = set()
-    for transposed in (False, True):
-        folder = tmp_path / f"{transposed}"
-        folder.mkdir()
-        factors = {"lora_A": torch.ones(1, 4), "lora_B": torch.arange(4.0).reshape(4, 1)}
-        save_file(
-            {f"base_model.model.transformer.h.0.mlp.{side}.weight": factor for side, factor in factors.items()},
-            folder / "adapter_model.safetensors",
-        )
-        config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "fan_in_fan_out": transposed}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        hashes.add(open_adapter(folder, tmp_path / "base").hash)
-    assert len(hashes) == 2
+def square(folder: Path, *, model_type: str, flag: bool) -> Adapter:
+    """An adapter of one square matrix, of which only the architecture tells how it is stored."""
+    (folder / "base").mkdir(parents=True)
+    save_file({"h.0.attn.c_proj.weight": torch.eye(4)}, folder / "base" / "model.safetensors")
+    (folder / "base" / "config.json").write_text(json.dumps({"tie_word_embeddings": False, "model_type": model_type}))
+    factors = {"lora_A": torch.ones(1, 4), "lora_B": torch.arange(4.0).reshape(4, 1)}
+    save_file(
+        {f"base_model.model.transformer.h.0.attn.c_proj.{side}.weight": factor for side, factor in factors.items()},
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "fan_in_fan_out": flag}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return open_adapter(folder, folder / "base")
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_the_architecture_says_what_is_stored_transposed_and_not_the_flag(flag: bool, tmp_path: Path) -> None:
+    conv1d = square(tmp_path / "gpt2", model_type="gpt2", flag=flag)
+    linear = square(tmp_path / "gpt_bigcode", model_type="gpt_bigcode", flag=flag)
+    name = "h.0.attn.c_proj.weight"
+    assert torch.equal(delta(linear, name), torch.arange(4.0).reshape(4, 1).expand(4, 4))
+    assert torch.equal(delta(conv1d, name), delta(linear, name).T)
+    assert conv1d.hash != linear.hash
+
+
+def test_a_square_matrix_of_an_unknown_architecture_is_refused_if_it_may_be_transposed(tmp_path: Path) -> None:
+    assert square(tmp_path / "plain", model_type="unheard-of", flag=False).touched
+    with pytest.raises(InputError, match="cannot tell whether the base stores") as caught:
+        square(tmp_path / "flagged", model_type="unheard-of", flag=True)
+    assert '"fan_in_fan_out": false' in caught.value.fix
 
 
 @pytest.mark.parametrize(

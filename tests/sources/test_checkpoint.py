@@ -10,7 +10,7 @@ from copies import Copy
 from safetensors.torch import load_file, save_file
 
 from crossbreed.errors import InputError
-from crossbreed.sources import Checkpoint, Origin, TensorInfo
+from crossbreed.sources import Checkpoint, SourceLocation, TensorInfo
 from crossbreed.testing.toys import make_checkpoint
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -18,7 +18,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    return Checkpoint.open(Origin(path=path))
+    return Checkpoint.open(SourceLocation(path=path))
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file, save_file
 
+from crossbreed.cache import cache_folder
 from crossbreed.errors import InputError
-from crossbreed.sources import Checkpoint, Origin
+from crossbreed.sources import Checkpoint, SourceLocation
 from crossbreed.sources import hashes as hashes_module
-from crossbreed.sources.hashes import cache_folder, digests_of, hash_of
+from crossbreed.sources.hashes import digests_of, hash_of
 
 EMBEDDING = "model.embed_tokens.weight"
 
 
 def hash_at(path: Path) -> str:
-    return Checkpoint.open(Origin(path=path)).hash
+    return Checkpoint.open(SourceLocation(path=path)).hash
 
 
 @pytest.fixture
@@ -117,5 +118,5 @@ def test_nan_and_inf_are_found_by_name_and_not_cached(
 
 
 def test_all_of_a_checkpoints_tensors_have_digests(toy_base: Path) -> None:
-    checkpoint = Checkpoint.open(Origin(path=toy_base))
+    checkpoint = Checkpoint.open(SourceLocation(path=toy_base))
     assert checkpoint.digests.keys() == checkpoint.tensors.keys() == load_file(toy_base / "model.safetensors").keys()

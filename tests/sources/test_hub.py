@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import constants
 
 from crossbreed.errors import InputError
-from crossbreed.sources import Origin, locate, open_sources
+from crossbreed.sources import SourceLocation, locate, open_sources
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,7 +26,7 @@ def hub(tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.mark.parametrize("source", ["org/toy", "org/toy@v1", f"org/toy@{COMMIT}"])
 def test_a_hub_id_keeps_the_commit_it_stood_for(source: str, hub: Path) -> None:
     origin = locate(source)
-    assert origin == Origin(path=hub / "snapshots" / COMMIT, hub_id="org/toy", revision=COMMIT)
+    assert origin == SourceLocation(path=hub / "snapshots" / COMMIT, hub_id="org/toy", revision=COMMIT)
     assert locate(origin.reference) == origin
 
 
@@ -46,7 +46,7 @@ def test_what_the_hub_does_not_give_is_the_users_to_mend(source: str, hub: Path)
 def test_a_local_folder_comes_first(hub: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(toy_base, hub.parent / "org" / "toy")
     monkeypatch.chdir(hub.parent)
-    assert locate("org/toy") == Origin(path=hub.parent / "org" / "toy")
+    assert locate("org/toy") == SourceLocation(path=hub.parent / "org" / "toy")
 
 
 @pytest.mark.parametrize("source", ["./absent", "~/absent", "/absent/model", "deep/down/absent", "absent"])

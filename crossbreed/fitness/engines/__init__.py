@@ -1,16 +1,37 @@
-"""Engines: who answers. `vllm` is the fast one, `transformers` the plain reference; both take weights as a stream.
+"""Engines: requests in, responses out. `vllm` is the fast one, `transformers` the simple reference.
 
-An engine starts on a *host* folder (config and tokenizer, weights or not), adopts one candidate after the other and
-answers chunks of requests. To add one, satisfy `crossbreed.fitness.protocol.Engine`, and give it settings and a line
-in `registry.py`.
+An engine that takes weights starts on a *host* folder (config and tokenizer, with or without weights), adopts one
+candidate after the other from a stream and answers chunks of requests. One that takes recipes makes the weights itself.
+To add one, satisfy a protocol of `crossbreed.fitness.protocol`, declare its settings, and name its `EnginePart` in
+`registry.py` or as an entry point of another package (docs/plugins.md).
 """
 
 from crossbreed.fitness.engines.registry import (
+    ENGINES,
+    AnyEngineConfig,
     EngineConfig,
+    EnginePart,
     FakeConfig,
+    RecipeEngineConfig,
     TransformersConfig,
     VllmConfig,
     build_engine,
+    build_recipe_engine,
+    reference_config,
+    require_code,
 )
 
-__all__ = ["EngineConfig", "FakeConfig", "TransformersConfig", "VllmConfig", "build_engine"]
+__all__ = [
+    "ENGINES",
+    "AnyEngineConfig",
+    "EngineConfig",
+    "EnginePart",
+    "FakeConfig",
+    "RecipeEngineConfig",
+    "TransformersConfig",
+    "VllmConfig",
+    "build_engine",
+    "build_recipe_engine",
+    "reference_config",
+    "require_code",
+]

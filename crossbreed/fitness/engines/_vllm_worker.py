@@ -1,10 +1,10 @@
-"""What crossbreed adds to vLLM's worker through `worker_extension_cls`, vLLM's documented place for such code.
+"""Extends vLLM's worker through `worker_extension_cls`, vLLM's documented extension point.
 
-On CPU, vLLM packs the weights of linear layers into copies. A reload packs each layer that receives a tensor again; an
-lm_head that is tied to the input embedding receives none of its own, and would go on answering with the old weights.
+On CPU, vLLM packs the weights of linear layers into copies. A reload repacks each layer that receives a tensor; an
+lm_head that is tied to the input embedding receives none of its own, and would keep using the old weights.
 
-The KV cache is never cleared: attention gives what is left in it of old prompts a weight of 0. But 0 * NaN is NaN, so
-one candidate whose answers are NaN would spoil those of the next ones.
+vLLM never clears the KV cache: attention gives the remains of old prompts a weight of 0. But 0 * NaN is NaN, so one
+candidate whose activations are NaN would corrupt the answers of the next ones.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,14 @@ class SwapExtension:
         model_runner: Any
 
     def repack_lm_head(self) -> None:
-        """Packs the lm_head from the weights that it has now; where nothing is packed, this does nothing."""
+        """Repacks the lm_head from its current weights; does nothing where layers are not packed."""
         model: torch.nn.Module = self.get_model()
         for module in model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
 
     def clear_kv_cache(self) -> None:
-        """Overwrites what is left of old prompts with zeros."""
+        """Overwrites the KV cache with zeros."""
         for cache in self.model_runner.kv_caches:
             for tensor in cache if isinstance(cache, list | tuple) else [cache]:
                 tensor.zero_()

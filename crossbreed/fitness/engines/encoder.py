@@ -1,20 +1,16 @@
-"""The one way from text to tokens, shared by the local engines, so that they answer the same question."""
+"""The conversion of text to tokens, shared by all local engines, so that they receive the same input."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-
-from transformers import AutoConfig, AutoTokenizer
 
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task
-
-TODAY = date(2024, 7, 26)
-"""What chat templates that write the date are told, so that a prompt is the same on every day. Templates that fall back
-on a date of their own fall back on this one."""
+from crossbreed.sources.chat_templates import render_chat
+from crossbreed.sources.model_config import load_config
+from crossbreed.sources.tokenization import load_tokenizer, num_appended, token_ids
+from crossbreed.sources.vocabulary import end_tokens
 
 
 class TooLong(EngineError):
@@ -26,25 +22,39 @@ class Encoded:
     """A request in tokens."""
 
     token_ids: tuple[int, ...]
-    """The prompt, and for a Loglikelihood the continuation."""
+    """The tokens of the prompt and, for a Loglikelihood, the continuation."""
     num_prompt: int
-    """How many of them are the prompt's: the rest is scored."""
+    """The number of prompt tokens among them; the rest is scored."""
     num_total: int
-    """Tokens of context needed to answer."""
+    """The number of context tokens needed to answer."""
 
 
 class Encoder:
     """The tokenizer of a host folder, with its chat template and the tokens that end a text."""
 
     def __init__(self, host: Path, *, max_model_len: int | None = None) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(host, local_files_only=True)
+        """Loads the tokenizer.
+
+        Args:
+            host: The folder of the base, or one with its tokenizer and configuration.
+            max_model_len: Longest prompt plus answer; None: what the host's config allows.
+
+        Raises:
+            InputError: the host has no tokenizer, or no configuration that transformers can read.
+        """
+        self.tokenizer = load_tokenizer(host)
         self.max_model_len = max_model_len or _context_length(host)
-        self.eos_ids = _eos_ids(host, self.tokenizer.eos_token_id)
+        self.eos_ids = _own_ends(host, self.tokenizer.eos_token_id)
+        self._num_appended = num_appended(self.tokenizer)
+
+    def end_at(self, token_ids: Collection[int]) -> None:
+        """Ends answers at these tokens too, besides the host's own."""
+        self.eos_ids |= frozenset(token_ids)
 
     def encode(self, request: Request) -> Encoded:
         """Returns the tokens of a request.
 
-        Plain text gets the special tokens that the tokenizer adds by default; a chat template writes its own.
+        Plain text gets the special tokens that the tokenizer adds before it; a chat template includes its own.
         The continuation's tokens are those of the whole text after the part that it shares with the prompt alone.
 
         Raises:
@@ -60,7 +70,7 @@ class Encoder:
             num_total = len(ids) + 1  # engines generate at least one
             if num_prompt >= len(ids):
                 raise InputError(
-                    "a text is too short to be scored",
+                    "a text is too short to score",
                     expected="at least one token after the first",
                     got=repr(request.continuation)[:80],
                 )
@@ -76,8 +86,7 @@ class Encoder:
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if not prompt.chat:
-            ids = self.tokenizer(prompt.text + continuation).input_ids
-            return ids
+            return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
         messages = [{"role": "user", "content": prompt.text}]
         if prompt.system is not None:
             messages.insert(0, {"role": "system", "content": prompt.system})
@@ -86,11 +95,9 @@ class Encoder:
                 "the base has no chat template",
                 expected="a tokenizer with a chat template",
                 where=str(self.tokenizer.name_or_path),
-                fix="set `chat_template: false` in the tasks, or name a base that has one",
+                fix="set `chat_template: false` in the tasks, or use a base that has one",
             )
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, strftime_now=TODAY.strftime
-        )
+        text = render_chat(self.tokenizer, messages)
         ids = self.tokenizer(text + continuation, add_special_tokens=False).input_ids
         return ids
 
@@ -99,13 +106,13 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None,
     """Tokenises every request of every task, without an engine.
 
     Args:
-        tasks: what will be asked.
+        tasks: the tasks of the run.
         host: the folder that an engine would start from.
-        max_model_len: longest prompt plus answer, if the engine limits it.
-        calibration: whether right answers will be asked for, too.
+        max_model_len: maximum length of prompt plus answer, if the engine limits it.
+        calibration: whether the run also needs calibration requests.
 
     Raises:
-        InputError: one that no engine could answer; where it is too long, the message names the item.
+        InputError: no engine could answer a request; if it is too long, the message names the item.
     """
     encoder = Encoder(host, max_model_len=max_model_len)
     for task in tasks:
@@ -129,11 +136,16 @@ def _num_common(some: Sequence[int], others: Sequence[int]) -> int:
 
 
 def _context_length(host: Path) -> int:
-    config = AutoConfig.from_pretrained(host, local_files_only=True).get_text_config()
-    return int(config.max_position_embeddings)
+    length = getattr(load_config(host).get_text_config(), "max_position_embeddings", None)
+    if not isinstance(length, int):
+        raise InputError(
+            "the model's configuration does not limit the length of a text",
+            expected="`max_position_embeddings` in config.json",
+            where=str(host),
+            fix="set it in the spec: `fitness: {engine: {max_model_len: 2048}}`",
+        )
+    return length
 
 
-def _eos_ids(host: Path, eos_id: int | None) -> frozenset[int]:
-    path = host / "generation_config.json"
-    found: int | list[int] | None = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-    return frozenset(i for i in (*(found if isinstance(found, list) else [found]), eos_id) if i is not None)
+def _own_ends(host: Path, eos_id: int | None) -> frozenset[int]:
+    return frozenset(row for row in (eos_id, *(token.id for token in end_tokens(host))) if row is not None)

@@ -9,21 +9,21 @@ from crossbreed.fitness.protocol import Request, Response
 
 
 class HoldsOne(Protocol):
-    """An engine that answers for the last candidate that it adopted."""
+    """An engine that holds only the candidate adopted last."""
 
     @property
     def version(self) -> int:
-        """How many adoptions were begun."""
+        """The number of adoptions started."""
         ...
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:
-        """Answers one chunk with the weights that it holds."""
+        """Answers one chunk with the current weights."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CurrentHandle:
-    """Answers while its candidate is the last adopted, and never for another one."""
+    """A handle that answers while its candidate is the last adopted, and raises EngineError afterwards."""
 
     engine: HoldsOne
     version: int
@@ -31,5 +31,5 @@ class CurrentHandle:
     def answer(self, requests: Sequence[Request]) -> list[Response]:
         """Answers one chunk; see `Handle`."""
         if self.version != self.engine.version:
-            raise EngineError("this candidate's weights are gone: the engine has adopted another one since")
+            raise EngineError("this candidate's weights are gone: the engine has adopted another candidate since")
         return self.engine.answer(requests)

@@ -1,99 +1,236 @@
-"""Which engines there are: their settings, and where their code is, imported only when it is wanted."""
+"""The registry of engines: what they take, their settings, and the location of their code, imported on start."""
 
 import os
-from importlib import import_module
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field, field_validator
 
 from crossbreed.config import Config
-from crossbreed.errors import CrossbreedError, EngineError
-from crossbreed.fitness.protocol import Engine
+from crossbreed.errors import MissingExtra, is_installed
+from crossbreed.fitness.engines.library import engine_code
+from crossbreed.fitness.protocol import EndsAnswers, RecipeEngine, WeightEngine
+from crossbreed.objects import OBJECT, RECIPE_OBJECT
+from crossbreed.registry import OURS, Registry, Tagged, resolve
+from crossbreed.sources.structure import Structure
+from crossbreed.types import Dtype
 
 
-class VllmConfig(Config):
+class EngineConfig(Config):
+    """Base of every engine's settings."""
+
+    kind: str
+    tokenizes_on_host: ClassVar[bool] = False
+    """Whether it uses the tokenizer of its host folder: then the lengths of requests are checked before a run."""
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Maximum length of prompt plus answer in tokens, as far as the settings limit it; None: no limit."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what may not change when a run goes on: unless a kind says less, every setting.
+
+        Left out is what changes no answer, such as the address of a service.
+        """
+        return self.model_dump(mode="json")
+
+
+class RecipeEngineConfig(EngineConfig, ABC):
+    """Base of the settings of engines that take recipes."""
+
+    @abstractmethod
+    def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
+        """Returns the structure of the sources: shapes and hashes, as `Structure.from_json` reads them from a service.
+
+        Args:
+            base: The base, as the spec names it.
+            experts: Expert name -> expert, as the spec names it.
+
+        Raises:
+            InputError: the engine does not have one of them.
+            EngineError: the engine could not be reached.
+        """
+
+
+class TokenizingConfig(EngineConfig):
+    """Base of the settings of engines that use the host's tokenizer."""
+
+    tokenizes_on_host: ClassVar[bool] = True
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    """Maximum length of prompt plus answer, in tokens. Default: that of the model's config."""
+
+    @property
+    def context_tokens(self) -> int | None:
+        """See EngineConfig."""
+        return self.max_model_len
+
+
+class VllmConfig(TokenizingConfig):
     """vLLM in the worker's own process, on CPU or CUDA: the engine for searches."""
 
     kind: Literal["vllm"]
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """What the model computes in."""
-    max_model_len: Annotated[int, Field(ge=2)] | None = None
-    """Longest prompt plus answer, in tokens. Unless given: what the model's config allows."""
+    dtype: Dtype = "bfloat16"
+    """The dtype in which the model computes."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """CUDA: the part of the GPU's memory that the engine may take."""
+    """CUDA: the fraction of the GPU's memory that the engine may use."""
     kv_cache_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory for the KV cache. Unless given: 1 on CPU; on CUDA what `gpu_memory_utilization` leaves."""
+    """Memory for the KV cache, in GiB. Default: 1 on CPU; on CUDA the rest of `gpu_memory_utilization`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Passed to `vllm.LLM` as they are. One device an engine: a sharded one could not take a stream of weights."""
+    """Passed to `vllm.LLM` unchanged. One device per engine: a sharded engine could not take a stream of weights."""
 
     @field_validator("options")
     @classmethod
     def _ours_stay_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(options.keys() & {"model", "worker_extension_cls", *cls.model_fields}):
-            raise ValueError(f"`{taken[0]}` is set by crossbreed, or has a field of its own")
+            raise ValueError(f"`{taken[0]}` is set by crossbreed or by a field of `engine`")
         return options
 
 
-class TransformersConfig(Config):
-    """One forward at a time in Hugging Face transformers: slow and plain, the reference for the others."""
+class TransformersConfig(TokenizingConfig):
+    """Hugging Face transformers, one request at a time: slow and simple, the reference for the other engines."""
 
     kind: Literal["transformers"]
-    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
-    """What the model computes in."""
-    max_model_len: Annotated[int, Field(ge=2)] | None = None
-    """Longest prompt plus answer, in tokens. Unless given: what the model's config allows."""
+    dtype: Dtype = "float32"
+    """The dtype in which the model computes."""
     device: str = "cpu"
-    """torch's name of the device."""
+    """The device, as torch names it."""
 
 
-class FakeConfig(Config):
-    """No model: see `crossbreed.testing.fakes`. For tests of everything that is not a model."""
+class FakeConfig(EngineConfig):
+    """No model: see `crossbreed.testing.fakes`. For tests of everything except models."""
 
     kind: Literal["fake"]
     delay_s: Annotated[float, Field(ge=0)] = 0.0
-    """How long an answer to a chunk takes."""
+    """Time that it takes to answer a chunk."""
     fail: Literal["start", "answer", "exit"] | None = None
-    """Fail when started, fail in the `fail_at`-th answer of an engine, or end the process there."""
+    """Fail on start, fail at the `fail_at`-th answer of an engine, or end the process there."""
     fail_at: Annotated[int, Field(ge=1)] = 1
-    """Which answer fails, counted from 1."""
+    """Number of the answer that fails, counted from 1."""
 
 
-EngineConfig: TypeAlias = Annotated[VllmConfig | TransformersConfig | FakeConfig, Field(discriminator="kind")]
-"""Settings of one engine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePart:
+    """The registration of an engine."""
 
-ENGINES = MappingProxyType(
-    {
-        "vllm": "crossbreed.fitness.engines.vllm:VllmEngine",
-        "transformers": "crossbreed.fitness.engines.transformers:TransformersEngine",
-        "fake": "crossbreed.testing.fakes:FakeEngine",
-    }
+    config: type[EngineConfig]
+    """Its settings; a RecipeEngineConfig if it takes recipes."""
+    takes: Literal["weights", "recipe"]
+    """What `adopt` takes: weights (a WeightEngine) or the recipe alone (a RecipeEngine)."""
+    make: str
+    """`module:attribute`, imported when an engine is started. Called with the settings and, if the engine takes
+    weights, the host folder."""
+    needs: tuple[str, ...] = ()
+    """Modules that it imports and that the core does not depend on."""
+
+    def __post_init__(self) -> None:
+        if issubclass(self.config, RecipeEngineConfig) is not (self.takes == "recipe"):
+            raise TypeError(
+                "the settings of an engine are a RecipeEngineConfig if, and only if, it takes recipes: "
+                f"{self.config.__name__}"
+            )
+
+
+VLLM = EnginePart(
+    config=VllmConfig,
+    takes="weights",
+    make="crossbreed.fitness.engines.vllm:VllmEngine",
+    needs=("torch", "transformers", "vllm"),
 )
-"""Kind -> `module:Class`, called with the settings and the host."""
+TRANSFORMERS = EnginePart(
+    config=TransformersConfig,
+    takes="weights",
+    make="crossbreed.fitness.engines.transformers:TransformersEngine",
+    needs=("torch", "transformers"),
+)
+FAKE = EnginePart(config=FakeConfig, takes="weights", make="crossbreed.testing.fakes:FakeEngine")
+
+ENGINES = Registry[EnginePart](
+    "engine",
+    "crossbreed.engines",
+    {
+        "vllm": f"{__name__}:VLLM",
+        "transformers": f"{__name__}:TRANSFORMERS",
+        "fake": f"{__name__}:FAKE",
+        "fake_recipes": "crossbreed.testing.fake_recipes:PART",
+        "object": "crossbreed.fitness.engines.python_object:PART",
+        "recipe_object": "crossbreed.fitness.engines.python_object:RECIPE_PART",
+    },
+    hidden=(OBJECT, RECIPE_OBJECT),
+    part=EnginePart,
+    config=EngineConfig,
+)
+"""Kind -> part."""
+
+AnyEngineConfig: TypeAlias = Annotated[EngineConfig, Tagged(ENGINES, lambda part: part.config)]
+"""A field that takes the settings of any registered engine."""
 
 
-def build_engine(config: EngineConfig, host: str | os.PathLike[str]) -> Engine:
-    """Starts an engine.
+def reference_config(*, dtype: Dtype, device: str, context_tokens: int | None) -> TransformersConfig:
+    """Returns the settings of the engine that computes gradients and activations, beside the one that scores."""
+    return TransformersConfig(kind="transformers", dtype=dtype, device=device, max_model_len=context_tokens)
+
+
+def build_engine(
+    config: EngineConfig, host: str | os.PathLike[str], *, end_token_ids: Collection[int] = ()
+) -> WeightEngine:
+    """Starts an engine that takes weights.
 
     Args:
-        config: its settings.
-        host: the folder to start from: config and tokenizer, and weights where there are some.
+        config: Its settings.
+        host: The folder to start from: config and tokenizer, with or without weights.
+        end_token_ids: Tokens that end an answer, besides those in the host's files: the experts'.
 
     Raises:
         MissingExtra: the engine's package is not installed.
-        InputError: the engine has no such setting.
-        EngineError: it does not start, whatever its package raised.
+        InputError: the engine does not have such a setting.
+        EngineError: it does not start; covers all exceptions of its package.
     """
-    module, _, name = ENGINES[config.kind].partition(":")
+    assert ENGINES[config.kind].takes == "weights", f"{config.kind} takes recipes"
+    engine = cast(WeightEngine, _start(config, Path(host)))
+    if isinstance(engine, EndsAnswers):
+        engine.end_at(end_token_ids)
+    return engine
+
+
+def build_recipe_engine(config: EngineConfig) -> RecipeEngine:
+    """Starts an engine that takes recipes; the errors are those of `build_engine`."""
+    assert ENGINES[config.kind].takes == "recipe", f"{config.kind} takes weights"
+    return cast(RecipeEngine, _start(config))
+
+
+_EXTRAS = "pip install 'crossbreed[cpu]' or 'crossbreed[cuda]'; for `transformers` alone 'crossbreed[torch]'"
+
+
+def require_code(config: EngineConfig) -> object:
+    """Returns what starts the engine.
+
+    Raises:
+        MissingExtra: a module that it needs is not installed.
+    """
+    part, package = ENGINES[config.kind], ENGINES.package_of(config.kind)
+    for module in part.needs:
+        if not is_installed(module):
+            raise _missing(config.kind, package, f"needs `{module}`, which is not installed")
     try:
-        return cast(Engine, getattr(import_module(module), name)(config, Path(host)))
-    except CrossbreedError:
-        raise
-    except Exception as error:
-        raise EngineError(f"the {config.kind} engine did not start on {host}: {first_line(error)}") from error
+        return resolve(part.make)
+    except ImportError as error:
+        raise _missing(config.kind, package, f"cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def first_line(error: Exception) -> str:
-    """Returns what a library's error says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _missing(kind: str, package: str, problem: str) -> MissingExtra:
+    return MissingExtra(
+        f"the engine `{kind}` {problem}",
+        got=f"{ENGINES[kind].make}, which {package} brings",
+        where="fitness.engine.kind",
+        fix=_EXTRAS if package == OURS else f"install what {package} needs for it; `crossbreed doctor` says what it is",
+    )
+
+
+def _start(config: EngineConfig, *host: Path) -> object:
+    make = cast(Any, require_code(config))
+    with engine_code(f"the {config.kind} engine did not start" + (f" on {host[0]}" if host else "")):
+        return make(config, *host)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers, one token at a time: slow, plain, and what the other engines must agree with."""
+"""Hugging Face transformers, one token at a time: slow, simple, and the reference for the other engines."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.fitness.engines.library import engine_code, library_call
 from crossbreed.fitness.engines.registry import TransformersConfig
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.sources.model_config import load_config
+from crossbreed.sources.naming import is_derived
 from crossbreed.types import Recipe, WeightStream
 
 
@@ -22,61 +25,70 @@ class TransformersEngine:
     """One model whose parameters are overwritten in place."""
 
     def __init__(self, config: TransformersConfig, host: Path) -> None:
-        """Builds the model of the host's config; weights come with `adopt`."""
+        """Builds the model of the host's config; `adopt` loads the weights."""
+        settings = load_config(host)
+        with library_call(f"the transformers engine did not start on {host}"):
+            with torch.random.fork_rng(devices=[]):  # random initialisation, which is overwritten
+                dtype = getattr(torch, config.dtype)
+                model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
+            self._model = model.to(config.device).eval()
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
-        settings = AutoConfig.from_pretrained(host, local_files_only=True)
-        with torch.random.fork_rng(devices=[]):  # the initialisation draws, and is overwritten
-            model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
-        self._model = model.to(config.device).eval()
         self._parameters = dict(self._model.named_parameters())  # a tied lm_head is not among them
         stored = self._model.state_dict().keys()
         self._buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in stored}
-        self._obsolete = (r"rotary_emb\.inv_freq$", *self._model._keys_to_ignore_on_load_unexpected)
+        self._obsolete = tuple(self._model._keys_to_ignore_on_load_unexpected)
         self._held: frozenset[str] = frozenset()
-        """What came with the last candidate; nothing while that is not certain."""
+        """The tensors of the last candidate; empty while that is not certain."""
         self.version = 0
 
+    def end_at(self, token_ids: Collection[int]) -> None:
+        """Ends answers at these tokens too; see `EndsAnswers`."""
+        self._encoder.end_at(token_ids)
+
     def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
-        """Any tensor, each for itself; see `Engine`."""
+        """Returns all held tensors among `unchanged`: each can be kept individually. See `WeightEngine`."""
         return self._held.intersection(unchanged)
 
     @torch.no_grad()
     def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
-        """Copies every tensor of the stream into the model's own; see `Engine`.
+        """Copies every tensor of the stream into the model's own; see `WeightEngine`.
 
-        Passed over, as transformers does, are those that old checkpoints hold and the model computes (masks, angles).
+        Like transformers itself, it skips tensors of old checkpoints that the model computes (masks, angles).
         """
         self.version += 1
         assert self._held.issuperset(kept), "only what is held can be kept"
         held, self._held = set(kept), frozenset()
         own = self._parameters | self._buffers
         for name, tensor in weights:
-            if name not in own and any(re.search(pattern, name) for pattern in self._obsolete):
+            if name not in own and (is_derived(name) or any(re.search(pattern, name) for pattern in self._obsolete)):
                 continue
             if name not in own or own[name].shape != tensor.shape:
                 raise EngineError(f"recipe {recipe.id}: the model has no `{name}` of shape {tuple(tensor.shape)}")
-            own[name].copy_(tensor)
+            with library_call(f"recipe {recipe.id}: torch did not copy `{name}`"):
+                own[name].copy_(tensor)
             held.add(name)
         if missing := self._parameters.keys() - held:
-            raise EngineError(f"recipe {recipe.id}: no weights came for {sorted(missing)[:3]}")
+            raise EngineError(f"recipe {recipe.id}: there are no weights for {sorted(missing)[:3]}")
         self._held = frozenset(held)
         return CurrentHandle(self, self.version)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Response]:
         """Answers one request after the other: no answer depends on its neighbours."""
-        return [self._answer(request, self._encoder.encode(request)) for request in requests]
+        with engine_code("transformers did not answer"):
+            return [self._answer(request, self._encoder.encode(request)) for request in requests]
 
     def gradient(self, requests: Sequence[Loglikelihood], weights: Sequence[float], *, tokens: int) -> WeightStream:
         """Runs the model forwards and backwards over all requests; see `Differentiable`."""
         encoded = [self._encoder.encode(request) for request in requests]
         self._model.zero_grad(set_to_none=True)
+        failure = "transformers did not compute the gradient; fewer `fitness.slopes.tokens` need less memory"
         try:
-            with torch.enable_grad():
+            with engine_code(failure), torch.enable_grad():
                 for batch in _batches(list(zip(encoded, weights, strict=True)), tokens):
                     self._loss(batch).backward()  # type: ignore[no-untyped-call]
         except BaseException:
-            self._model.zero_grad(set_to_none=True)  # as large as the model, and nobody will come for it
+            self._model.zero_grad(set_to_none=True)  # as large as the model, and never fetched
             raise
         return self._gradients(self.version)
 
@@ -84,7 +96,7 @@ class TransformersEngine:
     def activations(
         self, requests: Sequence[Loglikelihood], tensors: Collection[str], see: Callable[[str, torch.Tensor], None]
     ) -> None:
-        """Shows one request's inputs after the other's; see `Observable`."""
+        """Passes the inputs to `see`, one request after the other; see `Observable`."""
         linears = {
             name: module
             for prefix, module in self._model.named_modules()
@@ -92,7 +104,7 @@ class TransformersEngine:
         }
         if missing := sorted(set(tensors) - linears.keys()):
             raise EngineError(f"the model has no Linear module for `{missing[0]}`")
-        with ExitStack() as hooks:
+        with engine_code("transformers did not run the model"), ExitStack() as hooks:
             for name, module in linears.items():
 
                 def show(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
@@ -103,15 +115,15 @@ class TransformersEngine:
                 self._model(self._tensor(self._encoder.encode(request).token_ids), use_cache=False)
 
     def close(self) -> None:
-        """Lets go of the model."""
+        """Frees the model."""
         self.version += 1
         del self._model, self._parameters, self._buffers
 
     def _loss(self, batch: Sequence[tuple[Encoded, float]]) -> torch.Tensor:
-        """The weighted sum over requests of the mean loss of their continuations' tokens."""
+        """Returns the weighted sum over requests of the mean loss of their continuations' tokens."""
         device = self._model.device
         ids_BT = pad_sequence([torch.tensor(e.token_ids, device=device) for e, _ in batch], batch_first=True)
-        logits_BTV = self._model(ids_BT, use_cache=False).logits  # padding comes last: unseen by causal attention
+        logits_BTV = self._model(ids_BT, use_cache=False).logits  # padding is last: masked by causal attention
         loss = torch.zeros((), device=device)
         for (request, weight), logits_TV, ids_T in zip(batch, logits_BTV, ids_BT, strict=True):
             start, end = request.num_prompt, len(request.token_ids)
@@ -123,7 +135,7 @@ class TransformersEngine:
     def _gradients(self, version: int) -> WeightStream:
         for name, parameter in sorted(self._parameters.items()):
             if version != self.version:
-                raise EngineError("this gradient is gone: the engine has adopted another candidate since")
+                raise EngineError("this gradient is no longer valid: the engine has adopted another candidate since")
             found, parameter.grad = parameter.grad, None
             if found is not None:
                 yield name, found.float()
@@ -152,8 +164,10 @@ class TransformersEngine:
             token = _draw(logits_V, request.temperature, generator)
             token_ids.append(token)
             logprobs.append(float(logits_V.log_softmax(-1)[token]))
-            text, is_stopped = _until_stop(self._encoder.decode(token_ids), request.stop)
-            if is_stopped or token in self._encoder.eos_ids:
+            is_end = token in self._encoder.eos_ids
+            said = token_ids[:-1] if is_end else token_ids  # an end is no text, whether or not the tokenizer knows
+            text, is_stopped = _until_stop(self._encoder.decode(said), request.stop)
+            if is_stopped or is_end:
                 break
             fed = (token,)
         return Response(
@@ -165,7 +179,7 @@ class TransformersEngine:
 
 
 def _batches(requests: Sequence[tuple[Encoded, float]], tokens: int) -> Iterator[list[tuple[Encoded, float]]]:
-    """Requests of like length together, as many as fit."""
+    """Yields batches of requests of similar length, as large as fit."""
     batch: list[tuple[Encoded, float]] = []
     for request, weight in sorted(requests, key=lambda pair: len(pair[0].token_ids)):
         if batch and (len(batch) + 1) * len(request.token_ids) > tokens:

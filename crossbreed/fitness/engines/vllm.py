@@ -1,11 +1,11 @@
 """vLLM, in the worker's own process: candidates are streamed into one running engine, never written to disk.
 
-Four steps make a swap whole, and the swap tests fail without any one of them: clear the KV cache after NaN
-(`_vllm_worker`), reload the weights, pack the tied lm_head again (`_vllm_worker`), drop the prefix cache, which holds
-what the old weights made of earlier prompts.
+A complete swap takes four steps, and the swap tests fail without any one of them: clear the KV cache after NaN
+(`_vllm_worker`), reload the weights, repack the tied lm_head (`_vllm_worker`), drop the prefix cache, which was
+computed from the old weights.
 
-A module for which no tensor comes keeps its weights. vLLM fuses some of a checkpoint's tensors into one module, and
-fills what is missing of it with nothing in particular: those that may be fused are sent together or not at all.
+A module that receives no tensor keeps its weights. vLLM fuses some of a checkpoint's tensors into one module, whose
+missing parts it leaves undefined: tensors that may be fused are sent together or not at all.
 """
 
 import dataclasses
@@ -22,9 +22,10 @@ import torch
 from crossbreed.errors import EngineError, InputError, require
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.fitness.engines.registry import VllmConfig, first_line
+from crossbreed.fitness.engines.library import library_call
+from crossbreed.fitness.engines.registry import VllmConfig
 from crossbreed.fitness.protocol import Generate, Request, Response
-from crossbreed.sources.structure import layer_of
+from crossbreed.sources.naming import layer_of
 from crossbreed.types import Recipe, WeightStream
 
 _ENVIRONMENT = {
@@ -34,62 +35,71 @@ _ENVIRONMENT = {
 }
 _CPU_KV_CACHE_GB = 1.0
 _BATCH_BYTES = 256 << 20
-"""How much is taken of a stream before vLLM sees it. It packs with all cores, and so do those who make tensors merge:
-at the same time they would wait for each other, one after the other they take three quarters of the time."""
+"""The number of bytes taken from a stream before they are passed to vLLM. Packing and merging both use all cores: at
+the same time they would wait for each other; one after the other they take three quarters of the time."""
 
 
 class VllmEngine:
-    """One vLLM engine. Its memory returns when its process ends: start one a process."""
+    """One vLLM engine. Its memory is freed only when its process ends: start one per process."""
 
     def __init__(self, config: VllmConfig, host: Path) -> None:
-        """Starts vLLM on the host's weights, or on dummies where it has none.
+        """Starts vLLM on the host's weights, or on dummies if it has none.
 
         Raises:
             MissingExtra: vLLM is not installed.
-            InputError: vLLM knows no such option.
+            InputError: vLLM does not have such an option.
         """
         require("vllm", extra="cuda" if torch.cuda.is_available() else "cpu")
         os.environ.update(_ENVIRONMENT)
-        import vllm
+        with library_call("vLLM cannot be imported"):
+            import vllm
 
         check_options(config.options, {field.name for field in dataclasses.fields(vllm.EngineArgs)})
         self._sampling = vllm.SamplingParams
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self.version = 0
         self._held: frozenset[str] = frozenset()
-        """What came with the last candidate; nothing while that is not certain."""
+        """The tensors of the last candidate; empty while that is not certain."""
         self._is_broken = False
         self._is_cache_spoilt = False
-        self._llm = vllm.LLM(
-            model=str(host),
-            worker_extension_cls="crossbreed.fitness.engines._vllm_worker.SwapExtension",
-            dtype=config.dtype,
-            max_model_len=self._encoder.max_model_len,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            kv_cache_memory_bytes=_kv_cache_bytes(config.kv_cache_gb),
-            **{**_defaults(host), **config.options},
-        )
+        settings = {
+            "model": str(host),
+            "worker_extension_cls": "crossbreed.fitness.engines._vllm_worker.SwapExtension",
+            "dtype": config.dtype,
+            "max_model_len": self._encoder.max_model_len,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "kv_cache_memory_bytes": _kv_cache_bytes(config.kv_cache_gb),
+            **_defaults(host),
+            **config.options,
+        }
+        with library_call(f"vLLM did not start on {host}"):
+            self._llm = vllm.LLM(**settings)
+
+    def end_at(self, token_ids: Collection[int]) -> None:
+        """Ends answers at these tokens too; see `EndsAnswers`."""
+        self._encoder.end_at(token_ids)
 
     def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
-        """Blocks of which nothing changes; see `Engine`."""
+        """Returns the tensors of blocks in which nothing changes; see `WeightEngine`."""
         changing = {block_of(name) for name in self._held.difference(unchanged)}
         return frozenset(name for name in self._held if block_of(name) not in changing)
 
     def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
-        """Streams the weights into the engine; see `Engine`."""
+        """Streams the weights into the engine; see `WeightEngine`."""
         self.version += 1
         assert self._held.issuperset(kept), "only what is held can be kept"
         self._held = frozenset()
         stream = _Recoverable(weights)
-        with self._call(f"vLLM did not take the weights of recipe {recipe.id}"):
+        failure = f"vLLM did not take the weights of recipe {recipe.id}"
+        with self._call(failure):
             if self._is_cache_spoilt:
                 self._llm.collective_rpc("clear_kv_cache")
                 self._is_cache_spoilt = False
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
-            if any(layer_of(name) is None for name in stream.came):  # the embedding, perhaps
+            if any(layer_of(name) is None for name in stream.came):  # possibly the embedding
                 self._llm.collective_rpc("repack_lm_head")
             if not self._llm.reset_prefix_cache():
-                raise RuntimeError("it kept its prefix cache, and would mix old weights with new ones")
+                raise EngineError(f"{failure}: it did not drop its prefix cache, which the old weights computed")
         if stream.error is not None:
             raise stream.error
         self._held = frozenset(stream.came).union(kept)
@@ -98,12 +108,10 @@ class VllmEngine:
     def answer(self, requests: Sequence[Request]) -> list[Response]:
         """Answers one chunk in one call of vLLM."""
         encoded = [self._encoder.encode(request) for request in requests]
+        prompts = [{"prompt_token_ids": list(e.token_ids)} for e in encoded]
+        parameters = [self._parameters(request) for request in requests]
         with self._call("vLLM did not answer"):
-            outputs = self._llm.generate(
-                [{"prompt_token_ids": list(e.token_ids)} for e in encoded],
-                [self._parameters(request) for request in requests],
-                use_tqdm=False,
-            )
+            outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
         responses = [_response(*asked) for asked in zip(requests, encoded, outputs, strict=True)]
         self._is_cache_spoilt |= any(
             not math.isfinite(logprob) for response in responses for logprob in response.logprobs
@@ -111,23 +119,21 @@ class VllmEngine:
         return responses
 
     def close(self) -> None:
-        """Lets go of the engine; the memory returns with the end of the process."""
+        """Drops the engine; its memory is freed when the process ends."""
         self.version += 1
         del self._llm
 
     @contextmanager
     def _call(self, failure: str) -> Iterator[None]:
-        """Around calls of vLLM. One that does not end as it should is the last.
+        """Wraps calls of vLLM. After one that fails, the engine is not used again.
 
-        It may leave layers half loaded or requests in flight, which the next candidate would be answered with.
+        It may leave layers half loaded or requests in flight, which would corrupt the next candidate's answers.
         """
         if self._is_broken:
-            raise EngineError("this engine failed before and is not trusted again: start another one")
+            raise EngineError("this engine failed before and is not used again: start another one")
         self._is_broken = True
-        try:
+        with library_call(failure):
             yield
-        except Exception as error:
-            raise EngineError(f"{failure}: {first_line(error)}") from error
         self._is_broken = False
 
     def _parameters(self, request: Request) -> Any:
@@ -148,7 +154,7 @@ class _Recoverable:
     """A weight stream whose error waits until vLLM has finished the reload.
 
     An exception inside a reload leaves layers half loaded, and the next reload would complete them with tensors of the
-    old candidate. A stream that merely ends lets vLLM finish; the error is raised then, and no handle is given out.
+    old candidate. If the stream just ends, vLLM finishes; the error is raised then, and no handle is returned.
     """
 
     def __init__(self, weights: WeightStream) -> None:
@@ -177,9 +183,9 @@ def _batches(weights: WeightStream) -> Iterator[list[tuple[str, torch.Tensor]]]:
 
 
 def block_of(name: str) -> int | str:
-    """What a tensor is sent together with: its layer; outside the layers, what is under the same parent.
+    """Returns the group in which a tensor is sent: its layer or, outside the layers, its grandparent module.
 
-    Fused are siblings (q, k and v; gate and up) and the experts of a layer, so this is more than enough.
+    vLLM fuses siblings (q, k and v; gate and up) and the experts of a layer, so this is coarse enough.
 
     >>> block_of("model.layers.3.mlp.up_proj.weight"), block_of("model.embed_tokens.weight"), block_of("lm_head.weight")
     (3, 'model', '')
@@ -207,7 +213,7 @@ def _defaults(host: Path) -> dict[str, Any]:
     has_weights = any(host.glob("*.safetensors"))
     return {
         "seed": 0,
-        "generation_config": "vllm",  # sampling is the request's business, not the host's
+        "generation_config": "vllm",  # sampling is set by the request, not by the host
         "load_format": "auto" if has_weights else "dummy",
         "disable_log_stats": True,
         "enforce_eager": not torch.cuda.is_available(),  # CPU: compiling takes 80 s at start and saves 10 % of a trial
@@ -222,7 +228,7 @@ def _kv_cache_bytes(gigabytes: float | None) -> int | None:
 
 
 def check_options(options: dict[str, Any], known: set[str]) -> None:
-    """Raises InputError for an option that vLLM does not know, with the nearest one that it does."""
+    """Raises InputError for an option that vLLM does not have, suggesting the closest."""
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

@@ -1,35 +1,82 @@
-"""Tasks: what is asked. A kind turns an item into requests and the responses into one value.
+"""Tasks. A kind of task turns an item into requests, and the responses into one value.
 
-`generate` compares what the model writes with a gold text, `choice` asks which option it finds likeliest, `perplexity`
-how well it expects a text. A new kind is a file with settings that satisfy `Kind`, and a name in `TaskConfig`.
+`generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
+`perplexity` measures how likely a text is. A new kind is a file with a `TaskConfig`, named below or as an entry point
+of another package (docs/plugins.md).
 """
 
 from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
-from pydantic import Field
-
-from crossbreed.fitness.items import load_items
+from crossbreed.errors import InputError
 from crossbreed.fitness.tasks.choice import ChoiceTask
+from crossbreed.fitness.tasks.config import FileTaskConfig, PromptTaskConfig, TaskConfig, fill_prompt
 from crossbreed.fitness.tasks.generate import GenerateTask
+from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
+from crossbreed.objects import OBJECT
+from crossbreed.registry import Registry, Tagged
 
-TaskConfig: TypeAlias = Annotated[GenerateTask | ChoiceTask | PerplexityTask, Field(discriminator="kind")]
-"""Settings of one task."""
+TASKS = Registry[type[TaskConfig]](
+    "task kind",
+    "crossbreed.tasks",
+    {
+        "generate": "crossbreed.fitness.tasks.generate:GenerateTask",
+        "choice": "crossbreed.fitness.tasks.choice:ChoiceTask",
+        "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
+        "object": "crossbreed.fitness.tasks.python_object:TaskObject",
+    },
+    hidden=(OBJECT,),
+    part=type,
+    config=TaskConfig,
+)
+"""Kind -> its settings class, which implements the kind."""
+
+AnyTaskConfig: TypeAlias = Annotated[TaskConfig, Tagged(TASKS, lambda kind: kind)]
+"""A field that takes the settings of a task of any registered kind."""
 
 
 def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
-    """Reads the items of every task, and renders each once: what is wrong with one is found before anything heavy.
+    """Loads the items of every task and renders each once, so that errors surface before any expensive step.
 
     Raises:
-        InputError: a file, an item or a field of it; the message says which.
+        InputError: a file, an item or a field is invalid; the message names it.
     """
-    tasks = [Task(kind=config, items=load_items(config.items)) for config in configs]
+    tasks = [Task(kind=config, items=config.load_items()) for config in configs]
     for task in tasks:
+        _check_ids(task)
         for item in task.items:
             task.requests(item)
     return tasks
 
 
-__all__ = ["Answer", "ChoiceTask", "GenerateTask", "Kind", "PerplexityTask", "Task", "TaskConfig", "load_tasks"]
+def _check_ids(task: Task) -> None:
+    """Raises InputError for items that would break the splits; those from a file have been checked already."""
+    ids = [item.id for item in task.items]
+    if len(set(ids)) < max(1, len(ids)):
+        raise InputError(
+            "two items of a task have the same id" if ids else "a task has no items",
+            expected="at least one item, and a unique id for each",
+            got=f"{len(ids)} items with {len(set(ids))} ids",
+            where=f"task `{task.name}`",
+        )
+
+
+__all__ = [
+    "METRICS",
+    "TASKS",
+    "Answer",
+    "AnyTaskConfig",
+    "ChoiceTask",
+    "FileTaskConfig",
+    "GenerateTask",
+    "Kind",
+    "Metric",
+    "PerplexityTask",
+    "PromptTaskConfig",
+    "Task",
+    "TaskConfig",
+    "fill_prompt",
+    "load_tasks",
+]

@@ -1,41 +1,45 @@
-"""Tasks that ask which of several options the model finds likeliest: 1 for the gold one, 0 for another."""
+"""Tasks that score whether the gold one of several options is the most likely: 1 if it is, else 0."""
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import FieldValue, Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Response
-from crossbreed.fitness.tasks.task import Answer, PromptSettings
+from crossbreed.fitness.tasks.config import PromptTaskConfig
+from crossbreed.fitness.tasks.task import Answer
 
 
-class ChoiceTask(PromptSettings):
+class ChoiceTask(PromptTaskConfig):
     """A prompt and options. Its `answer` field holds the gold option's text, or its index from 0."""
 
     kind: Literal["choice"]
     choices: str | list[str]
-    """The field that holds the list of options; or one field an option (for CSV)."""
+    """The field that holds the list of options, or a list of fields with one option each (for CSV)."""
     normalize: Literal["characters", "tokens", "none"] = "characters"
-    """An option's log-likelihood is divided by its length, or long options would lose: in characters, as is usual."""
+    """The length by which an option's log-likelihood is divided, since long options would lose otherwise."""
     delimiter: str | None = None
-    """Between prompt and option. Unless given: a space, or nothing after a chat template."""
+    """The text between prompt and option. Default: a space, or nothing with a chat template."""
 
-    higher_is_better: ClassVar[bool] = True
+    @property
+    def metric_name(self) -> str:
+        """See Kind."""
+        return "accuracy"
 
     def requests(self, item: Item) -> list[Loglikelihood]:
-        """One Loglikelihood an option."""
+        """Returns one Loglikelihood per option."""
         self._gold_index(item)
         prompt = self.render(item)
         delimiter = self.delimiter if self.delimiter is not None else " " * (not self.chat_template)
         return [Loglikelihood(prompt=prompt, continuation=delimiter + option) for option in self._options(item)]
 
     def calibration(self, item: Item) -> Loglikelihood:
-        """The gold option."""
+        """Returns the request for the gold option."""
         return self.requests(item)[self._gold_index(item)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """1 when the gold option is likeliest; of equals the first counts."""
+        """Returns 1 if the gold option is the most likely, else 0; of equally likely options, the first counts."""
         options = self._options(item)
         lengths = {
             "characters": [len(option) for option in options],
@@ -47,7 +51,7 @@ class ChoiceTask(PromptSettings):
         return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen])
 
     def shown(self, item: Item) -> str:
-        """The gold option's text, also where the file gives its index."""
+        """Returns the gold option's text, even if the file gives its index."""
         return self._options(item)[self._gold_index(item)]
 
     def _options(self, item: Item) -> list[str]:
@@ -58,7 +62,7 @@ class ChoiceTask(PromptSettings):
             found = [field_of(item, name, task=self.name) for name in self.choices]
         if not isinstance(found, list) or len(found) < 2 or not all(str(option) for option in found):
             raise InputError(
-                f"item `{item.id}` has no options to choose from",
+                f"item `{item.id}` has no list of options",
                 expected="a list of at least two non-empty texts",
                 got=repr(found)[:200],
                 where=f"task `{self.name}`, `choices: {self.choices}`",

@@ -1,36 +1,39 @@
-"""Tasks that let the model write and compare what it wrote with the gold answer: 1 for right, 0 for wrong."""
+"""Tasks that compare generated text with the gold answer."""
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
-from crossbreed.fitness.tasks.metrics import METRICS, regex
-from crossbreed.fitness.tasks.task import Answer, PromptSettings
+from crossbreed.fitness.tasks.config import PromptTaskConfig
+from crossbreed.fitness.tasks.metrics import METRICS
+from crossbreed.fitness.tasks.task import Answer
+from crossbreed.registry import Named
 
 
-class GenerateTask(PromptSettings):
-    """A prompt, a greedy answer, and a gold text."""
+class GenerateTask(PromptTaskConfig):
+    """A prompt whose greedy answer is compared with a gold text."""
 
     kind: Literal["generate"]
-    metric: Literal["exact_match", "contains", "number", "regex"] = "exact_match"
-    """What equals the gold (or holds it, `contains`): the first line, the last number, a pattern's group."""
+    metric: Annotated[str, Named(METRICS)] = "exact_match"
+    """The comparison of the text with the gold."""
     pattern: str | None = None
     """For `metric: regex`: a regular expression whose first group is the answer."""
     max_tokens: Annotated[int, Field(ge=1)] = 16
-    """Tokens at most."""
+    """Maximum number of generated tokens."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
-    """Texts that end an answer, as the model's own end does. Unless given: a newline, where the gold is one line."""
-
-    higher_is_better: ClassVar[bool] = True
+    """Texts that end an answer, besides the model's end token. Default: a newline, if the gold is a single line."""
 
     @model_validator(mode="after")
-    def _pattern_goes_with_regex(self) -> "GenerateTask":
-        if (self.metric == "regex") != (self.pattern is not None):
-            raise ValueError("`pattern` and `metric: regex` go together")
+    def _pattern_goes_with_its_metric(self) -> "GenerateTask":
+        takes_pattern = METRICS[self.metric].takes_pattern
+        if takes_pattern and self.pattern is None:
+            raise ValueError(f"`metric: {self.metric}` needs a `pattern`")
+        if not takes_pattern and self.pattern is not None:
+            raise ValueError(f"`metric: {self.metric}` takes no `pattern`; `regex` does")
         try:
             if self.pattern is not None and re.compile(self.pattern).groups < 1:
                 raise ValueError(f"`pattern` has no group, put (...) around the answer: {self.pattern!r}")
@@ -38,17 +41,27 @@ class GenerateTask(PromptSettings):
             raise ValueError(f"`pattern` is not a regular expression: {error}") from None
         return self
 
+    @property
+    def metric_name(self) -> str:
+        """The name of the metric; see Kind."""
+        return self.metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether larger values of the metric are better; see Kind."""
+        return METRICS[self.metric].higher_is_better
+
     def requests(self, item: Item) -> list[Request]:
-        """One Generate."""
-        gold = self.shown(item)
-        if not (gold.strip() if self.metric == "regex" else METRICS[self.metric](gold, gold)):
-            raise self.unscorable(item, expected=f"what `{self.metric}` can match")
+        """Returns one Generate."""
+        if not METRICS[self.metric].can_match(self.shown(item)):
+            raise self.unscorable(item, expected=f"an answer that `{self.metric}` can match")
         return [Generate(prompt=self.render(item), max_tokens=self.max_tokens, stop=self._stops(item))]
 
     def calibration(self, item: Item) -> Loglikelihood:
-        """The gold answer as few-shot examples write it: after a space, and ended by the first stop.
+        """Returns the gold answer in the form of few-shot examples: after a space, and ended by the first stop.
 
-        In a chat there is neither: templates end the prompt where the answer begins, and a turn in a way of their own.
+        Both are omitted in a chat: templates end the prompt where the answer begins, and mark the end of a turn
+        themselves.
         """
         prompt, gold = self.render(item), self.shown(item).strip()
         if not self.chat_template:
@@ -56,14 +69,11 @@ class GenerateTask(PromptSettings):
         return Loglikelihood(prompt=prompt, continuation=gold)
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """1 for right, 0 for wrong."""
+        """Returns the metric's value of the text."""
         [response] = responses
-        gold = self.shown(item)
-        if self.pattern is not None:
-            right = regex(response.text, gold, re.compile(self.pattern))
-        else:
-            right = METRICS[self.metric](response.text, gold)
-        return Answer(value=float(right), text=response.text)
+        pattern = () if self.pattern is None else (re.compile(self.pattern),)
+        value = METRICS[self.metric](response.text, self.shown(item), *pattern)
+        return Answer(value=float(value), text=response.text)
 
     def _stops(self, item: Item) -> tuple[str, ...]:
         return tuple(self.stop if self.stop is not None else ["\n"] * ("\n" not in self.shown(item).strip()))

@@ -1,26 +1,35 @@
-"""Tasks that ask how well the model expects a text: a gauge of what a merge forgets."""
+"""Tasks that measure how likely a text is to the model: an indicator of what a merge forgets."""
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Prompt, Response
-from crossbreed.fitness.tasks.task import Answer, TaskSettings
+from crossbreed.fitness.tasks.config import FileTaskConfig
+from crossbreed.fitness.tasks.task import Answer
 
 
-class PerplexityTask(TaskSettings):
-    """Mean negative log-likelihood a token, in nats: lower is better. Its exponential is the perplexity."""
+class PerplexityTask(FileTaskConfig):
+    """Mean negative log-likelihood per token, in nats: lower is better. Its exponential is the perplexity."""
 
     kind: Literal["perplexity"]
     text: str = "text"
     """The field that holds the text."""
 
-    higher_is_better: ClassVar[bool] = False
+    @property
+    def metric_name(self) -> str:
+        """See Kind."""
+        return "nats per token"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """False: a likely text has fewer nats."""
+        return False
 
     def requests(self, item: Item) -> list[Loglikelihood]:
-        """One Loglikelihood, of the text after nothing."""
+        """Returns one Loglikelihood, of the text after an empty prompt."""
         text = field_of(item, self.text, task=self.name)
         if not isinstance(text, str) or not text.strip():
             raise InputError(
@@ -32,15 +41,11 @@ class PerplexityTask(TaskSettings):
         return [Loglikelihood(prompt=Prompt(text=""), continuation=text)]
 
     def calibration(self, item: Item) -> Loglikelihood:
-        """The text after nothing: what is asked, too."""
+        """Returns the same Loglikelihood as `requests`."""
         [request] = self.requests(item)
         return request
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Nats a token."""
+        """Returns the nats per token."""
         [response] = responses
         return Answer(value=-math.fsum(response.logprobs) / len(response.logprobs), text="")
-
-    def shown(self, item: Item) -> str:
-        """A text has no gold answer."""
-        return ""

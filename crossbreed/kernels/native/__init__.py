@@ -1,24 +1,23 @@
-"""Compiled CPU kernels: `merge.hpp` merges, `facts.hpp` prepares; `operands` tell them what, `threads` run them."""
+"""Compiled CPU kernels: `merge.hpp` merges, `thresholds.hpp` prepares what merges read; `threads` runs them."""
 
 from crossbreed.kernels.native.compiling import compiler
-from crossbreed.kernels.native.facts import PHILOX_BLOCK, Cuts, draw_codes, find_cuts, rank_rows
 from crossbreed.kernels.native.merge import Merge, product, start
-from crossbreed.kernels.native.operands import Kept, Operand, Tensors, Weights
-from crossbreed.kernels.native.threads import Begun, in_parallel
+from crossbreed.kernels.native.operands import Operand, Weights
+from crossbreed.kernels.native.threads import Begun, in_parallel, is_on_cpu
+from crossbreed.kernels.native.thresholds import PHILOX_BLOCK, Thresholds, draw_random_u16, find_thresholds, rank_rows
 
 __all__ = [
     "PHILOX_BLOCK",
     "Begun",
-    "Cuts",
-    "Kept",
     "Merge",
     "Operand",
-    "Tensors",
+    "Thresholds",
     "Weights",
     "compiler",
-    "draw_codes",
-    "find_cuts",
+    "draw_random_u16",
+    "find_thresholds",
     "in_parallel",
+    "is_on_cpu",
     "product",
     "rank_rows",
     "start",

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp
 
-from crossbreed.sources.hashes import cache_folder
+from crossbreed.cache import cache_folder
 
 _FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
@@ -50,7 +50,7 @@ def _path(compiler: str, source: str) -> Path:
 
 
 def _compile(compiler: str, source: str, path: Path) -> Path:
-    """Renames a whole file into place: others see all of it or nothing. Elsewhere, where nobody may write there."""
+    """Renames a whole file into place: others see all of it or nothing. Elsewhere, where the cache is read-only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(mkdtemp(dir=path.parent))

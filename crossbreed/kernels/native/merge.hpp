@@ -1,9 +1,10 @@
 // One pass over a tensor: W = c0 W0 + sum(ci di), or an election among thinned deltas. Plain C++17, no headers of torch.
 //
 // `merge.py` instantiates `merge` for what a recipe needs: the number of experts, their dtypes, how each delta is
-// thinned out, who elects. All of an element then happens in registers, and the compiler turns the one loop over a row
-// into vector code. Each product and each sum is rounded by itself (-ffp-contract=off), in the order of `plain.py`: so
-// the bits do not depend on the number of threads, on the processor, or on whether there is a compiler at all.
+// thinned out, what elects. All of an element then happens in registers, and the compiler turns the one loop over a row
+// into vector code. Each product and each sum is rounded by itself (-ffp-contract=off), in the order of
+// `torch_blocks.py`: so the bits do not depend on the number of threads, on the processor, or on whether there is a
+// compiler at all.
 
 #include <algorithm>
 #include <cmath>
@@ -12,21 +13,21 @@
 #include <utility>
 #include <vector>
 
-enum class Keep { all, low, band, chance, ranked, ranked_rescaled };
-constexpr bool is_random(Keep keep) { return keep == Keep::chance || keep == Keep::ranked || keep == Keep::ranked_rescaled; }
+enum class Keep { all, low, band, random, ranked, ranked_rescaled };  // as MaskKind in masks.py
+constexpr bool is_random(Keep keep) { return keep == Keep::random || keep == Keep::ranked || keep == Keep::ranked_rescaled; }
 enum class Consensus { affine, none, sum, count };
 enum class Pick { mean, sum, max };
 
-// Mirrored by ctypes structures in merge.py: keep the order.
+// Mirrored by ctypes structures in operands.py: keep the order.
 struct Value {
-  const void* data;        // full tensor, or fp32 delta: [rows, columns]
-  const float* b;          // low rank: [rows, rank], scale and coefficient in it
-  const float* a;          // low rank: [rank, columns]
-  const float* by_row;     // coefficients [rows], or null
-  const float* by_column;  // coefficients [columns], or null
-  const uint16_t* codes;   // each element's random number, or null: drawn as the merge goes
-  const uint8_t* ranks;    // where each element's magnitude stands in its row
-  uint64_t key[2];         // of the Philox stream that the codes are drawn from
+  const void* data;            // full tensor, or fp32 delta: [rows, columns]
+  const float* b;              // low rank: [rows, rank], scale and coefficient in it
+  const float* a;              // low rank: [rank, columns]
+  const float* by_row;         // coefficients [rows], or null
+  const float* by_column;      // coefficients [columns], or null
+  const uint16_t* random_u16;  // each element's random number, or null: drawn as the merge goes
+  const uint8_t* ranks;        // where each element's magnitude stands in its row
+  uint64_t key[2];             // of the Philox stream that random numbers are drawn from
   int64_t rank;
   int64_t ends[2];
   float weight, numbers[2];
@@ -115,7 +116,7 @@ template <class Kind>
 struct Part {
   const typename Kind::Element* data;
   const float* by_column;
-  const uint16_t* codes;
+  const uint16_t* random_u16;
   const uint8_t* ranks;
   float weight, first, second;
 
@@ -131,16 +132,16 @@ struct Part {
 
   inline float thinned(int32_t j, float delta) const {
     if constexpr (Kind::kKeep == Keep::low) {
-      return __builtin_fabsf(delta) <= first ? 0.0f : delta;  // NaN is larger than anything, as when cuts are found
+      return __builtin_fabsf(delta) <= first ? 0.0f : delta;  // NaN is larger than anything, as when thresholds are found
     } else if constexpr (Kind::kKeep == Keep::band) {
       const float size = __builtin_fabsf(delta);
       return delta * ((!(size <= first)) & (size <= second) ? 1.0f : 0.0f);
-    } else if constexpr (Kind::kKeep == Keep::chance) {  // codes are whole numbers: below a limit is below the next one
-      return (static_cast<int32_t>(codes[j]) < static_cast<int32_t>(std::ceil(first)) ? delta : 0.0f) * second;
+    } else if constexpr (Kind::kKeep == Keep::random) {  // of whole numbers, below a limit is below its ceiling
+      return (static_cast<int32_t>(random_u16[j]) < static_cast<int32_t>(std::ceil(first)) ? delta : 0.0f) * second;
     } else if constexpr (Kind::kKeep == Keep::ranked || Kind::kKeep == Keep::ranked_rescaled) {
-      const float chance = first + static_cast<float>(ranks[j]) * second;
-      const float kept = static_cast<float>(codes[j]) < chance ? delta : 0.0f;
-      return Kind::kKeep == Keep::ranked ? kept : kept * (65536.0f / chance);
+      const float limit = first + static_cast<float>(ranks[j]) * second;
+      const float kept = static_cast<float>(random_u16[j]) < limit ? delta : 0.0f;
+      return Kind::kKeep == Keep::ranked ? kept : kept * (65536.0f / limit);
     } else {
       return delta;
     }
@@ -204,8 +205,8 @@ inline void multiply(const Value& value, int64_t row, int64_t column, int64_t co
 constexpr int64_t kDrawn = 16;
 
 // Draws blocks `first` to `last` of a stream, as numpy's generator does (Salmon et al. 2011; Philox 4x64-10).
-inline void draw(const uint64_t* key, int64_t first, int64_t last, uint16_t* codes) {
-  for (int64_t block = first; block < last; ++block, codes += kDrawn) {
+inline void draw(const uint64_t* key, int64_t first, int64_t last, uint16_t* random_u16) {
+  for (int64_t block = first; block < last; ++block, random_u16 += kDrawn) {
     uint64_t c[4] = {static_cast<uint64_t>(block) + 1, 0, 0, 0}, k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; ++round, k0 += 0x9E3779B97F4A7C15u, k1 += 0xBB67AE8584CAA73Bu) {
       const auto even = static_cast<unsigned __int128>(c[0]) * 0xD2E7470EE14C6C93u;
@@ -215,20 +216,20 @@ inline void draw(const uint64_t* key, int64_t first, int64_t last, uint16_t* cod
       c[2] = static_cast<uint64_t>(even >> 64) ^ c[3] ^ k1;
       c[3] = static_cast<uint64_t>(even);
     }
-    std::memcpy(codes, c, sizeof c);
+    std::memcpy(random_u16, c, sizeof c);
   }
 }
 
 // What a value needs beside its data for a tile: a row of its product, the tile's random numbers.
 struct Buffer {
   float product[kTile];
-  uint16_t codes[kTile + 2 * kDrawn];
+  uint16_t random_u16[kTile + 2 * kDrawn];
 };
 
-// The next smaller magnitude. Below 0 is -1: then every element is above the cut.
+// The next smaller magnitude. Below 0 is -1: then every element is above the threshold.
 inline float below(float magnitude) { return magnitude > 0.0f ? std::nextafter(magnitude, 0.0f) : -1.0f; }
 
-// How many of the next elements have the same cuts.
+// How many of the next elements have the same thresholds.
 inline int64_t until_next_end(const Job& job, std::size_t num_values, int64_t at, int64_t n) {
   for (std::size_t v = 0; v < num_values; ++v)
     for (int64_t end : job.values[v].ends)
@@ -239,30 +240,30 @@ inline int64_t until_next_end(const Job& job, std::size_t num_values, int64_t at
 template <class Kind>
 Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t column, int64_t n, Buffer* buffer) {
   const int64_t at = row * job.columns + column;
-  auto cut = [&](int which) {  // what equals a cut is inside before its end: there the cut is a little lower
+  auto threshold = [&](int which) {  // what equals it is inside before its end: there the threshold is a little lower
     const float magnitude = value.numbers[which];
     return at < value.ends[which] ? below(magnitude) : magnitude;
   };
-  constexpr bool kIsCut = Kind::kKeep == Keep::low || Kind::kKeep == Keep::band;
+  constexpr bool kHasThreshold = Kind::kKeep == Keep::low || Kind::kKeep == Keep::band;
   auto* data = static_cast<const typename Kind::Element*>(value.data) + at;
   if constexpr (Kind::kIsLowRank) {
     multiply(value, row, column, job.columns, n, buffer->product);
     data = buffer->product;
   }
-  const uint16_t* codes = value.codes == nullptr ? nullptr : value.codes + at;
+  const uint16_t* random_u16 = value.random_u16 == nullptr ? nullptr : value.random_u16 + at;
   if constexpr (is_random(Kind::kKeep)) {
-    if (codes == nullptr) {
-      draw(value.key, at / kDrawn, (at + n + kDrawn - 1) / kDrawn, buffer->codes);
-      codes = buffer->codes + at % kDrawn;
+    if (random_u16 == nullptr) {
+      draw(value.key, at / kDrawn, (at + n + kDrawn - 1) / kDrawn, buffer->random_u16);
+      random_u16 = buffer->random_u16 + at % kDrawn;
     }
   }
   return Part<Kind>{data,
                     value.by_column == nullptr ? nullptr : value.by_column + column,
-                    codes,
+                    random_u16,
                     value.ranks == nullptr ? nullptr : value.ranks + at,
                     value.by_row == nullptr ? value.weight : value.by_row[row],
-                    kIsCut ? cut(0) : value.numbers[0],
-                    Kind::kKeep == Keep::band ? cut(1) : value.numbers[1]};
+                    kHasThreshold ? threshold(0) : value.numbers[0],
+                    Kind::kKeep == Keep::band ? threshold(1) : value.numbers[1]};
 }
 
 template <Consensus consensus, Pick pick, class Base, class Merged, class... Kinds>

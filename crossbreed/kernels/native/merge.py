@@ -1,7 +1,7 @@
 """Merges one tensor by an instance of `merge.hpp`: so many experts, of these dtypes, thinned out like this.
 
-An instance takes a second to compile, once on a machine. Where no compiler is found `plain` does the same work, several
-times slower and to the same bits.
+An instance takes a second to compile, once on a machine. Where no compiler is found `executors.torch_blocks` does the
+same work, several times slower and to the same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 
 from crossbreed.kernels.native.compiling import compiler
 from crossbreed.kernels.native.operands import Job, Kernel, Operand, Value, kernel_of, stored_as
-from crossbreed.kernels.native.threads import Begun, threads
+from crossbreed.kernels.native.threads import Begun, is_on_cpu, threads
 
 
 class Merge(NamedTuple):
@@ -40,8 +40,8 @@ def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> list[Callable[[], b
         merges: What is to be made.
 
     Returns:
-        For each what waits for it and says whether it is finite; None: there is no compiler, or kernels do not know a
-        dtype.
+        For each what waits for it and returns whether it is finite; None: there is no compiler, or kernels do not know
+        a dtype.
     """
     groups: dict[tuple[Kernel | None, bool], list[int]] = {}
     for index, merge in enumerate(merges):
@@ -76,7 +76,9 @@ def _start(base_MN: torch.Tensor, merges: Sequence[Merge], kernel: Kernel, *, is
 
 
 def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor | None:
-    """Returns the fp32 product as merges make it; None where nothing is compiled."""
+    """Returns the fp32 product as merges make it; None where nothing is compiled, or factors are on another device."""
+    if not is_on_cpu(b_MR):
+        return None
     made_MN = torch.empty(len(b_MR), a_RN.shape[1], dtype=torch.float32)
     operand = Operand(b=b_MR.contiguous(), a=a_RN.contiguous())
     merge = Merge(made_MN, [operand], consensus="affine", pick="sum", of_base=0.0, scale=1.0)
@@ -108,5 +110,5 @@ def _instance(compiler: str, call: str, num_values: int) -> Kernel | None:
 
 
 def _is_flat(merge: Merge) -> bool:
-    """Rows do not matter: the tensor may be cut anywhere."""
+    """Whether rows do not matter: the tensor may be split anywhere."""
     return all(operand.b is operand.by_row is operand.by_column is None for operand in merge.operands)

@@ -1,4 +1,4 @@
-"""What compiled kernels are told of one tensor: the structures of `merge.hpp`, filled in."""
+"""What compiled kernels are given of one tensor: the structures of `merge.hpp`, filled in."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 
+from crossbreed.kernels.masks import Mask
 from crossbreed.kernels.native.compiling import library
 
 _STORED = {torch.bfloat16: "Bfloat16", torch.float16: "_Float16", torch.float32: "float"}
@@ -23,7 +24,7 @@ class Value(ctypes.Structure):
         ("a", ctypes.c_void_p),
         ("by_row", ctypes.c_void_p),
         ("by_column", ctypes.c_void_p),
-        ("codes", ctypes.c_void_p),
+        ("random_u16", ctypes.c_void_p),
         ("ranks", ctypes.c_void_p),
         ("key", ctypes.c_uint64 * 2),
         ("rank", ctypes.c_int64),
@@ -47,42 +48,29 @@ class Job(ctypes.Structure):
     )
 
 
-Tensors: TypeAlias = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-"""An expert's tensor; or a delta, fp32; or fp32 [rows, rank] and fp32 [rank, columns], whose product it is."""
 Weights: TypeAlias = tuple[float, torch.Tensor | None, torch.Tensor | None]
 """A coefficient, or fp32 [rows] of them, or fp32 [columns]."""
 
 
-class Kept(NamedTuple):
-    """What is kept of a delta."""
-
-    keep: str = "all"
-    """As `Keep` in merge.hpp."""
-    numbers: tuple[float, float] = (0.0, 0.0)
-    ends: tuple[int, int] = (0, 0)
-    key: tuple[int, int] = (0, 0)
-    """Of the Philox stream that gives random numbers, where there are no `codes`."""
-    codes: torch.Tensor | None = None
-    ranks: torch.Tensor | None = None
-
-
 class Operand(NamedTuple):
-    """One delta, with its coefficient and what is kept of it. Tensors are contiguous."""
+    """One delta, with its coefficient and its mask. Tensors are contiguous."""
 
     full: torch.Tensor | None = None
-    """As in `Tensors`."""
+    """An expert's tensor; or ..."""
     delta: torch.Tensor | None = None
+    """... a delta, fp32; or ..."""
     b: torch.Tensor | None = None
+    """... fp32 [rows, rank] and fp32 [rank, columns], whose product it is."""
     a: torch.Tensor | None = None
     weight: float = 1.0
     """As in `Weights`."""
     by_row: torch.Tensor | None = None
     by_column: torch.Tensor | None = None
-    kept: Kept = Kept()
+    mask: Mask = Mask()
 
     @property
     def value(self) -> Value:
-        """As kernels read it. Holds no tensor: whoever runs them does."""
+        """As kernels read it. Holds no tensor: the caller keeps them alive."""
         data = _address(self.delta) if self.full is None else _address(self.full, self.full.dtype)
         return Value(
             data,
@@ -90,13 +78,13 @@ class Operand(NamedTuple):
             _address(self.a),
             _address(self.by_row),
             _address(self.by_column),
-            _address(self.kept.codes, torch.uint16),
-            _address(self.kept.ranks, torch.uint8),
-            self.kept.key,
+            _address(self.mask.random_u16, torch.uint16),
+            _address(self.mask.ranks, torch.uint8),
+            self.mask.key,
             0 if self.a is None else len(self.a),
-            self.kept.ends,
+            self.mask.ends,
             self.weight,
-            self.kept.numbers,
+            self.mask.numbers,
         )
 
     @property
@@ -104,9 +92,9 @@ class Operand(NamedTuple):
         """What merge.hpp calls it; None: kernels do not know its dtype."""
         by_column = "true" if self.by_column is not None else "false"
         if self.full is None:
-            return f"{'Delta' if self.b is None else 'LowRank'}<Keep::{self.kept.keep}, {by_column}>"
+            return f"{'Delta' if self.b is None else 'LowRank'}<Keep::{self.mask.kind}, {by_column}>"
         stored = stored_as(self.full.dtype)
-        return stored and f"Full<{stored}, Keep::{self.kept.keep}, {by_column}>"
+        return stored and f"Full<{stored}, Keep::{self.mask.kind}, {by_column}>"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -127,7 +115,7 @@ def kernel_of(compiler: str, headers: tuple[str, ...], parameters: str, body: st
     """Returns the kernel with this body, on top of these files; None, with a warning, if it cannot be made.
 
     Args:
-        compiler: Who makes it.
+        compiler: Of C++.
         headers: Files of this folder.
         parameters: C++: pointers and 64-bit integers.
         body: C++.
@@ -150,5 +138,5 @@ def _address(tensor: torch.Tensor | None, dtype: torch.dtype = torch.float32) ->
     if tensor is None:
         return None
     assert tensor.is_contiguous(), "kernels read elements in a row"
-    assert tensor.dtype == dtype, f"kernels were told {dtype}, and would read {tensor.dtype}"
+    assert tensor.dtype == dtype, f"kernels read {dtype}, not {tensor.dtype}"
     return tensor.data_ptr()

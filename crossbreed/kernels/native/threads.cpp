@@ -63,7 +63,7 @@ extern "C" int64_t crossbreed_have_threads(int64_t number) {
   return running;
 }
 
-// Cuts 0 ... length into parts; `work` must stay where it is until it is done.
+// Splits 0 ... length into parts; `work` must stay where it is until it is done.
 extern "C" void crossbreed_begin(Work* work, int64_t length, int64_t num_parts) {
   int64_t num_to_wake;
   {

@@ -16,14 +16,19 @@ from crossbreed.kernels.native.operands import Job, Kernel
 T = TypeVar("T")
 
 _CPUS = os.sched_getaffinity(0)
-"""Before an engine binds the main thread, and whatever it starts, to one of them."""
+"""Taken before an engine binds the main thread, and what it starts, to one of them."""
 _PROCESS = os.getpid()
 _PART = 1 << 20
 """Elements that a thread merges at least."""
-_PART_OF_FACTS = 1 << 16
-"""Elements that a thread is given at least to find something out, which takes longer."""
+_PART_TO_FIND = 1 << 16
+"""Elements that a thread is given at least by `in_parallel`, whose work takes longer."""
 _SMALL = 1 << 13
 """Elements up to which to wake a thread takes longer than to do its work."""
+
+
+def is_on_cpu(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is where these threads can read it."""
+    return tensor.is_cpu
 
 
 def in_parallel(work: Callable[..., T], length: int, size: int, *more: Sequence[object]) -> list[T]:
@@ -33,9 +38,9 @@ def in_parallel(work: Callable[..., T], length: int, size: int, *more: Sequence[
     lengths have.
     """
     number = torch.get_num_threads()
-    num_parts = max(1, min(length, number, size // _PART_OF_FACTS))
-    cuts = [length * part // num_parts for part in range(num_parts + 1)]
-    return list(_pool(os.getpid(), number).map(work, cuts[:-1], cuts[1:], *more))
+    num_parts = max(1, min(length, number, size // _PART_TO_FIND))
+    ends = [length * part // num_parts for part in range(num_parts + 1)]
+    return list(_pool(os.getpid(), number).map(work, ends[:-1], ends[1:], *more))
 
 
 @cache
@@ -55,7 +60,7 @@ class _Work(ctypes.Structure):
 
 
 class Begun:
-    """Work that threads are at. It holds what they read and write, and ends when they have."""
+    """Work in progress on threads. It holds what they read and write until they are done."""
 
     def __init__(self, threads: ctypes.CDLL, kernel: Kernel, jobs: "ctypes.Array[Job]", held: object) -> None:
         self._threads, self._kernel, self._jobs, self._held, self._is_done = threads, kernel, jobs, held, True
@@ -84,7 +89,7 @@ class Begun:
 
 
 def threads(compiler: str, number: int) -> ctypes.CDLL | None:
-    """Returns the library whose threads they are; None in a forked child, which inherits no threads to wait for.
+    """Returns the library that runs the threads; None in a forked child, which inherits no threads to wait for.
 
     All numbers that a process asks for share the largest.
     """

@@ -1,6 +1,6 @@
 """Paths between weights, or between deltas, on a sphere: scalars from inner products, then a sum.
 
-With K the cosines between the vectors and c their coefficients, every operator here is a function c(K, lengths); `gram`
+With K the cosines between the vectors and c their coefficients, every operator here is a function c(K, lengths);
 finds both once. A vector of length 0 has no direction: it is at right angles to every other, as in mergekit.
 All tensors are merged so, vectors and embeddings too: a direction needs no matrix.
 
@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels.gram import Along, Of, gram
-from crossbreed.kernels.programs import Affine, Coefficient, Operator
-from crossbreed.kernels.tensors import Parent, Parents
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.prepared.inner_products import Along, Of, inner_products_of
+from crossbreed.kernels.programs import Affine, Coefficient
+from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -35,25 +35,25 @@ _nan_is_an_answer = np.errstate(divide="ignore", invalid="ignore")
 
 
 @_nan_is_an_answer
-def slerp(parents: Parents, rule: Rule) -> Affine:
+def slerp(inputs: TensorInputs, rule: Rule) -> Affine:
     """From the base's weights to those of one expert (Shoemake 1985)."""
-    if not parents.experts:
+    if not inputs.experts:
         return _BASE
     t = OPERATOR_SPECS["slerp"].scalar(rule, "t")
-    (expert,) = parents.expert_names
-    vectors = _vectors(parents, {parents.base_name: 1 - t, expert: t}, Of.WEIGHTS)
+    (expert,) = inputs.expert_names
+    vectors = _vectors(inputs, {inputs.base_name: 1 - t, expert: t}, Of.WEIGHTS)
     cosine = vectors.cosines[0, 1]
     return vectors.combined(_turned(cosine, vectors.weights, is_straight=abs(cosine) > _NEARLY_PARALLEL))
 
 
 @_nan_is_an_answer
-def nuslerp(parents: Parents, rule: Rule) -> Affine:
+def nuslerp(inputs: TensorInputs, rule: Rule) -> Affine:
     """Between the deltas, or the weights, of two experts."""
-    if not parents.experts:
+    if not inputs.experts:
         return _BASE
     spec = OPERATOR_SPECS["nuslerp"]
-    weights = spec.per_source(rule, "weight", parents.expert_names)
-    vectors = _vectors(parents, weights, Of(spec.word(rule, "of")), _along(parents, rule))
+    weights = spec.per_source(rule, "weight", inputs.expert_names)
+    vectors = _vectors(inputs, weights, Of(spec.word(rule, "of")), _along(inputs, rule))
     total = math.fsum(vectors.weights)
     shares = vectors.weights / total if abs(total) >= 1e-6 else np.array([0.5, 0.5])
     cosine = vectors.cosines[..., 0, 1]
@@ -67,7 +67,7 @@ def _turned(cosine: Numbers, shares: Numbers, *, is_straight: NDArray[np.bool_])
 
 
 @_nan_is_an_answer
-def multislerp(parents: Parents, rule: Rule) -> Affine:
+def multislerp(inputs: TensorInputs, rule: Rule) -> Affine:
     """The weighted mean of directions, with the weighted mean of lengths.
 
     mergekit goes from that mean one step along the sphere; projected on the tangent there, the weighted sum of unit
@@ -77,11 +77,11 @@ def multislerp(parents: Parents, rule: Rule) -> Affine:
         InvalidWeights: the weights sum to 0 and are to be normalised, or the mean has no direction.
     """
     spec = OPERATOR_SPECS["multislerp"]
-    weights = spec.per_source(rule, "weight", parents.expert_names)
+    weights = spec.per_source(rule, "weight", inputs.expert_names)
     of, is_normalized = Of(spec.word(rule, "of")), bool(spec.scalar(rule, "normalize"))
-    if not parents.experts:
+    if not inputs.experts:
         return _BASE if of is Of.DELTAS or is_normalized else Affine(shares=(), of_base=math.fsum(weights.values()))
-    vectors = _vectors(parents, weights, of)
+    vectors = _vectors(inputs, weights, of)
     shares = vectors.shares("multislerp") if is_normalized else vectors.weights
     taking = (shares != 0) & (vectors.lengths != 0)
     if taking.sum() <= 2 and _length(shares, vectors.cosines) <= _NOTHING:
@@ -90,18 +90,18 @@ def multislerp(parents: Parents, rule: Rule) -> Affine:
 
 
 @_nan_is_an_answer
-def karcher(parents: Parents, rule: Rule) -> Affine:
+def karcher(inputs: TensorInputs, rule: Rule) -> Affine:
     """The point on the sphere with the least sum of squared angles to all (Karcher 1977; arXiv 2603.04972).
 
     Raises:
         InvalidWeights: the weights sum to 0, or the search for the point starts nowhere.
     """
-    if not parents.experts:
+    if not inputs.experts:
         return _BASE
     spec = OPERATOR_SPECS["karcher"]
     of = Of(spec.word(rule, "of"))
-    sources = parents.expert_names if of is Of.DELTAS else (parents.base_name, *parents.expert_names)
-    vectors = _vectors(parents, spec.per_source(rule, "weight", sources), of)
+    sources = inputs.expert_names if of is Of.DELTAS else (inputs.base_name, *inputs.expert_names)
+    vectors = _vectors(inputs, spec.per_source(rule, "weight", sources), of)
     shares = vectors.shares("karcher")
     pulling = np.where(vectors.lengths == 0, 0.0, shares)
     if not pulling.any():
@@ -121,16 +121,16 @@ def karcher(parents: Parents, rule: Rule) -> Affine:
 
 
 @_nan_is_an_answer
-def model_stock(parents: Parents, rule: Rule) -> Affine:
+def model_stock(inputs: TensorInputs, rule: Rule) -> Affine:
     """Towards the mean of the experts, as far as their angles say that it is better than the base (arXiv 2403.19522).
 
     For more than two experts the cosine is the mean over all pairs, as in mergekit.
     """
-    if not parents.experts:
+    if not inputs.experts:
         return _BASE
     spec = OPERATOR_SPECS["model_stock"]
-    count = len(parents.expert_names)
-    vectors = _vectors(parents, dict.fromkeys(parents.expert_names, 1 / count), Of.DELTAS, _along(parents, rule))
+    count = len(inputs.expert_names)
+    vectors = _vectors(inputs, dict.fromkeys(inputs.expert_names, 1 / count), Of.DELTAS, _along(inputs, rule))
     first, second = np.triu_indices(count, 1)
     cosine = vectors.cosines[..., first, second].mean(-1)
     divisor = 1 + (count - 1) * cosine
@@ -142,7 +142,7 @@ def model_stock(parents: Parents, rule: Rule) -> Affine:
 class _Vectors:
     """The sources that take part, in an order that only their content and weights decide."""
 
-    owners: Sequence[Parent | None]
+    owners: Sequence[ExpertTensor | None]
     """None: the base, or an expert that leaves the tensor as it is."""
     weights: Numbers
     """[V]"""
@@ -152,7 +152,7 @@ class _Vectors:
     """[..., V, V]; 0 wherever a length is 0."""
     of: Of
     along: Along
-    parents: Parents
+    inputs: TensorInputs
 
     def shares(self, operator: str) -> Numbers:
         """Returns the weights, divided by their sum."""
@@ -182,35 +182,35 @@ class _Vectors:
         of_base = np.asarray(coefficients.sum(-1)) if self.of is Of.WEIGHTS else np.ones(())
         if of_base.ndim == 0:
             return Affine(shares=shares, of_base=float(of_base))
-        base = self.parents.base.float()
-        twice = Parent(name=self.parents.base_name, hash=self.parents.base_hash, value=2 * base)  # its delta is W0
+        base = self.inputs.base.float()
+        twice = ExpertTensor(name=self.inputs.base_name, hash=self.inputs.base_hash, value=2 * base)  # its delta is W0
         return Affine(shares=(*shares, (self._coefficient(of_base - 1), twice)))
 
     def _coefficient(self, values: Numbers) -> Coefficient:
         if values.size == 1:
             return values.item()
         axis = 0 if self.along is Along.COLUMNS else 1
-        return torch.from_numpy(np.expand_dims(values, axis)).to(self.parents.base.device, torch.float32)
+        return torch.from_numpy(np.expand_dims(values, axis)).to(self.inputs.base.device, torch.float32)
 
 
-def _vectors(parents: Parents, weights: Mapping[str, float], of: Of, along: Along = Along.TENSOR) -> _Vectors:
-    places = {parent.name: place for place, parent in enumerate(parents.experts, 1)}
-    hashes = {parent.name: parent.hash for parent in parents.experts}
+def _vectors(inputs: TensorInputs, weights: Mapping[str, float], of: Of, along: Along = Along.TENSOR) -> _Vectors:
+    places = {expert.name: place for place, expert in enumerate(inputs.experts, 1)}
+    hashes = {expert.name: expert.hash for expert in inputs.experts}
     names = sorted(weights, key=lambda name: (hashes.get(name, ""), weights[name]))
     taken = [places.get(name, 0) for name in names]
-    products = gram(parents, of, along)[..., taken, :][..., taken]
+    products = inner_products_of(inputs, of, along)[..., taken, :][..., taken]
     lengths = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
     squares = lengths[..., :, None] * lengths[..., None, :]
     cosines = np.divide(products, squares, out=np.zeros_like(products), where=squares != 0)
     same = np.equal.outer(taken, taken) & (squares != 0)
     return _Vectors(
-        owners=[parents.experts[place - 1] if place else None for place in taken],
+        owners=[inputs.experts[place - 1] if place else None for place in taken],
         weights=np.array([weights[name] for name in names]),
         lengths=lengths,
         cosines=np.where(same, np.where(np.isnan(cosines), np.nan, 1.0), cosines),  # exactly
         of=of,
         along=along,
-        parents=parents,
+        inputs=inputs,
     )
 
 
@@ -220,15 +220,6 @@ def _length(coefficients: Numbers, cosines: Numbers) -> float:
     return 0.0 if square < 0 else math.sqrt(square)
 
 
-def _along(parents: Parents, rule: Rule) -> Along:
+def _along(inputs: TensorInputs, rule: Rule) -> Along:
     word = OPERATOR_SPECS[rule.operator].word(rule, "along")
-    return Along(word) if parents.base.ndim > 1 else Along.TENSOR
-
-
-OPERATORS: Mapping[str, Operator] = {
-    "slerp": slerp,
-    "nuslerp": nuslerp,
-    "multislerp": multislerp,
-    "karcher": karcher,
-    "model_stock": model_stock,
-}
+    return Along(word) if inputs.base.ndim > 1 else Along.TENSOR

@@ -1,7 +1,7 @@
 """Elements that compete for their place within an expert, and between experts.
 
-Scores take four bytes an element and expert of what facts may hold; in a larger model they are made again for every
-candidate. Quantiles of the whole model are counted, tensor by tensor.
+Scores take four bytes an element and expert of the cache's budget; in a model that is too large for it they are made
+again for every candidate. Quantiles of the whole model are counted, tensor by tensor.
 """
 
 import math
@@ -10,39 +10,39 @@ from functools import reduce
 
 import torch
 
+from crossbreed.kernels.linalg.order_statistics import values_of_ranks
 from crossbreed.kernels.programs import Affine, Elementwise
-from crossbreed.kernels.ranks import ranked
-from crossbreed.kernels.tensors import Parents, as_matrix, row_blocks
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.tensors import TensorInputs, as_matrix, row_blocks
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 _CLIPPED = 1e-4
 """Share of an expert's elements that is clipped, of the largest and of the smallest."""
 
 
-def pcb(parents: Parents, rule: Rule) -> Elementwise | Affine:
+def pcb(inputs: TensorInputs, rule: Rule) -> Elementwise | Affine:
     """Parameter competition balancing (arXiv 2410.02396): elements compete within experts and between them.
 
     Of N experts, with ti the deltas di clipped to the quantiles of their magnitudes at 1e-4 and 1 - 1e-4: an expert's
     score is exp(N minmax(|ti|)^2) tanh(di sum(dj)); its share si is the score, raised to the quantile at 1 - ratio and
-    scaled to [0, 1]; W = W0 + sum(wi si ti) / sum(si). Scores are facts: a candidate with other weights costs a pass.
+    scaled to [0, 1]; W = W0 + sum(wi si ti) / sum(si). Scores are cached: a candidate with other weights costs a pass.
     """
     spec = OPERATOR_SPECS["pcb"]
-    weights = spec.per_source(rule, "weight", parents.expert_names)
-    if not parents.experts or not any(weights.values()):
+    weights = spec.per_source(rule, "weight", inputs.expert_names)
+    if not inputs.experts or not any(weights.values()):
         return Affine(shares=())
     whole, ratio = spec.word(rule, "scope") == "model", spec.scalar(rule, "ratio")
-    clips, limits = _clips(parents, whole), _limits(parents, whole, ratio)
-    scores = dict(zip((parent.name for parent in parents.experts), _scores(parents, whole), strict=True))
-    absent = math.fsum(_share_of_zero(*limits[name]) for name in parents.expert_names if name not in scores)
-    entrants = sorted(parents.experts, key=lambda parent: (parent.hash, weights[parent.name]))
+    clips, limits = _clips(inputs, whole), _limits(inputs, whole, ratio)
+    scores = dict(zip((expert.name for expert in inputs.experts), _scores(inputs, whole), strict=True))
+    absent = math.fsum(_share_of_zero(*limits[name]) for name in inputs.expert_names if name not in scores)
+    entrants = sorted(inputs.experts, key=lambda expert: (expert.hash, weights[expert.name]))
     numbers: list[float] = []
-    for name in (parent.name for parent in entrants):
+    for name in (expert.name for expert in entrants):
         numbers += *clips[name], limits[name][0], _span(*limits[name]), weights[name]
     return Elementwise(
         body=_competing,
-        parents=tuple(entrants),
-        sides=tuple(scores[parent.name] for parent in entrants),
+        experts=tuple(entrants),
+        sides=tuple(scores[expert.name] for expert in entrants),
         numbers=(*numbers, absent),
     )
 
@@ -60,69 +60,71 @@ def _competing(
     return reduce(torch.add, merged) / (reduce(torch.add, shares) + numbers[5 * len(deltas)]).clamp_min(1e-12)
 
 
-def _scores(parents: Parents, whole: bool) -> tuple[torch.Tensor, ...]:
+def _scores(inputs: TensorInputs, whole: bool) -> tuple[torch.Tensor, ...]:
     """Returns how each expert's elements fare, within the expert times between experts."""
 
     def find() -> tuple[torch.Tensor, ...]:
-        clips, num_experts = _clips(parents, whole), len(parents.expert_names)
-        base_MN = as_matrix(parents.base)
-        scores = tuple(torch.empty(base_MN.shape, dtype=torch.float32, device=base_MN.device) for _ in parents.experts)
+        clips, num_experts = _clips(inputs, whole), len(inputs.expert_names)
+        base_MN = as_matrix(inputs.base)
+        scores = tuple(torch.empty(base_MN.shape, dtype=torch.float32, device=base_MN.device) for _ in inputs.experts)
         for rows in row_blocks(base_MN):
             base_KN = base_MN[rows].float()
-            deltas = [parent.delta(base_KN, rows).double() for parent in parents.experts]
+            deltas = [expert.delta(base_KN, rows).double() for expert in inputs.experts]
             total = reduce(torch.add, deltas)
-            for score, parent, delta in zip(scores, parents.experts, deltas, strict=True):
-                low, high = clips[parent.name]
+            for score, expert, delta in zip(scores, inputs.experts, deltas, strict=True):
+                low, high = clips[expert.name]
                 within = (delta.abs().clamp(low, high) - low) / _span(low, high)
                 between = (delta * total).tanh() + (delta - delta)  # NaN for Inf, which a clip and a tanh would hide
                 score[rows] = ((within.square() * num_experts).exp() * between).float()
         return scores
 
-    return parents.fact("pcb scores", find, parents.expert_hashes, whole)
+    return inputs.cached("pcb scores", find, inputs.expert_hashes, whole)
 
 
-def _clips(parents: Parents, whole: bool) -> dict[str, tuple[float, float]]:
+def _clips(inputs: TensorInputs, whole: bool) -> dict[str, tuple[float, float]]:
     """Returns the magnitudes to which each expert's deltas are clipped: the smallest and the largest are."""
 
     def pieces() -> Iterator[tuple[int, torch.Tensor]]:
-        for tensor in _rivals(parents, whole):
-            own = {parent.name: parent for parent in tensor.experts}
+        for tensor in _rivals(inputs, whole):
+            own = {expert.name: expert for expert in tensor.experts}
             for i, name in enumerate(tensor.expert_names):
                 yield i, own[name].whole_delta(tensor.base).abs_() if name in own else torch.zeros(tensor.base.shape)
 
     def ranks(size: int) -> tuple[int, int]:
         return int(_CLIPPED * size), size - 1 - int(_CLIPPED * size)
 
-    return _of_experts(parents, whole, "pcb clips", lambda: ranked(pieces, len(parents.expert_names), ranks))
+    return _of_experts(inputs, whole, "pcb clips", lambda: values_of_ranks(pieces, len(inputs.expert_names), ranks))
 
 
-def _limits(parents: Parents, whole: bool, ratio: float) -> dict[str, tuple[float, float]]:
+def _limits(inputs: TensorInputs, whole: bool, ratio: float) -> dict[str, tuple[float, float]]:
     """Returns each expert's score that the share `ratio` of its elements exceeds, and its highest."""
 
     def pieces() -> Iterator[tuple[int, torch.Tensor]]:
-        for tensor in _rivals(parents, whole):
+        for tensor in _rivals(inputs, whole):
             scores = _scores(tensor, whole) if tensor.experts else ()
-            own = {parent.name: score for parent, score in zip(tensor.experts, scores, strict=True)}
+            own = {expert.name: score for expert, score in zip(tensor.experts, scores, strict=True)}
             for i, name in enumerate(tensor.expert_names):
                 yield i, own[name] if name in own else torch.zeros(tensor.base.shape)
 
     def ranks(size: int) -> tuple[int, int]:
         return min(int((1 - ratio) * size), size - 1), size - 1
 
-    return _of_experts(parents, whole, "pcb limits", lambda: ranked(pieces, len(parents.expert_names), ranks), ratio)
+    return _of_experts(
+        inputs, whole, "pcb limits", lambda: values_of_ranks(pieces, len(inputs.expert_names), ranks), ratio
+    )
 
 
-def _rivals(parents: Parents, whole: bool) -> Iterator[Parents]:
+def _rivals(inputs: TensorInputs, whole: bool) -> Iterator[TensorInputs]:
     """The tensors whose elements compete."""
-    return parents.model() if whole else iter([parents])
+    return inputs.model() if whole else iter([inputs])
 
 
 def _of_experts(
-    parents: Parents, whole: bool, what: str, find: Callable[[], list[tuple[float, float]]], *about: float
+    inputs: TensorInputs, whole: bool, what: str, find: Callable[[], list[tuple[float, float]]], *about: float
 ) -> dict[str, tuple[float, float]]:
     """Looks up a pair of numbers for each expert of the recipe, of one tensor or of the whole model."""
-    key = (what, None if whole else parents.name, parents.base_hash, parents.expert_hashes, *about)
-    return dict(zip(parents.expert_names, parents.facts.get(key, find), strict=True))
+    key = (what, None if whole else inputs.name, inputs.base_hash, inputs.expert_hashes, *about)
+    return dict(zip(inputs.expert_names, inputs.cache.get(key, find), strict=True))
 
 
 def _span(low: float, high: float) -> float:

@@ -1,39 +1,32 @@
-"""What the operators mean, in fp64: slow, obvious, whole tensors at a time. The fast kernels are tested against it.
+"""The operators' definitions in fp64: slow, obvious, whole tensors at a time. The fast kernels are tested against it.
 
 An adapter's tensor is W0 + s B A; nothing is grouped, blocked or rounded. A family of operators is a module here, as it
 is in `crossbreed.kernels.operators`.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from types import MappingProxyType
 
 import torch
 
-from crossbreed.kernels.artifacts import Grams, bind_grams
-from crossbreed.kernels.facts import Facts
-from crossbreed.kernels.materialize import bind_experts, parents_of
-from crossbreed.kernels.reference import columns, geometry, linear, regression, selection, sparse, spectral
+from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
+from crossbreed.kernels.materialize import bind_experts, inputs_of
+from crossbreed.kernels.operators import Resolved
 from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.source_cache import SourceCache
 from crossbreed.recipes import rule_finder
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import Sources
 from crossbreed.types import Recipe, Rule
 
-REFERENCES: Mapping[str, Reference] = MappingProxyType(
-    {
-        name: reference
-        for family in (linear, sparse, selection, geometry, columns, spectral, regression)
-        for name, reference in family.REFERENCES.items()
-    }
-)
-"""Operator name -> its meaning."""
+REFERENCES: Mapping[str, Reference] = Resolved(lambda part: part.reference)
+"""Operator name -> its definition."""
 
 
 def materialize_fp64(
-    recipe: Recipe, sources: Sources, artifacts: Collection[Grams] = ()
+    recipe: Recipe, sources: Sources, artifacts: Collection[InputGrams] = ()
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields every floating-point tensor of the recipe in fp64, sorted by name."""
-    experts, grams, find_rule = bind_experts(recipe, sources), bind_grams(recipe, artifacts), rule_finder(recipe)
+    experts, grams, find_rule = bind_experts(recipe, sources), bind_input_grams(recipe, artifacts), rule_finder(recipe)
     for name in sorted(sources.base.tensors):
         stored, rule = sources.base.tensor(name), find_rule(name)
         if not stored.is_floating_point():
@@ -41,8 +34,8 @@ def materialize_fp64(
         if rule is None:
             yield name, stored.double()
             continue
-        parents = parents_of(name, recipe.base, sources.base, experts, Facts(), grams)
-        yield name, merged_fp64(Tensor.of(parents), rule)
+        inputs = inputs_of(name, recipe.base, sources.base, experts, SourceCache(), grams)
+        yield name, merged_fp64(Tensor.of(inputs), rule)
 
 
 def merged_fp64(tensor: Tensor, rule: Rule) -> torch.Tensor:

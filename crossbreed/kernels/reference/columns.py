@@ -1,13 +1,13 @@
 """A number for each of a matrix's columns (its inputs), or for each expert by what is known of it."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
+from crossbreed.sources.naming import is_input_embedding
 from crossbreed.types import Rule
 
 
@@ -18,7 +18,7 @@ def widen(tensor: Tensor, rule: Rule) -> torch.Tensor:
     if tensor.base.ndim < 2:
         kinds = [torch.stack([delta.abs() for delta in tensor.deltas.values()])]
     else:
-        turn = "embed" in tensor.name
+        turn = is_input_embedding(tensor.name)
         base = tensor.base.T if turn else tensor.base
         pairs = [_changes(base, expert.T if turn else expert) for expert in tensor.experts.values()]
         kinds = [torch.stack(changes) for changes in zip(*pairs, strict=True)]
@@ -27,7 +27,7 @@ def widen(tensor: Tensor, rule: Rule) -> torch.Tensor:
         is_large = importance > t * importance.mean(1, keepdim=True)
         scores.append(torch.where(is_large, s, importance.softmax(0)))
     score = torch.stack(scores).mean(0)
-    if tensor.base.ndim > 1 and "embed" in tensor.name:
+    if tensor.base.ndim > 1 and is_input_embedding(tensor.name):
         score = score[:, :, None]
     elif tensor.base.ndim > 1:
         score = score[:, None, :]
@@ -75,11 +75,3 @@ def passthrough(tensor: Tensor, rule: Rule) -> torch.Tensor:
     spec = OPERATOR_SPECS["passthrough"]
     sources = {tensor.base_name: tensor.base, **tensor.experts}
     return sources[spec.word(rule, "source")] * spec.scalar(rule, "scale")
-
-
-REFERENCES: Mapping[str, Reference] = {
-    "widen": widen,
-    "do_decouple": do_decouple,
-    "metrics_weighted": metrics_weighted,
-    "passthrough": passthrough,
-}

@@ -1,13 +1,13 @@
 """Paths between weights, or between deltas, on a sphere: the vectors themselves are turned."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 
@@ -138,12 +138,3 @@ def _each(merge: Callable[..., torch.Tensor], tensors: Sequence[torch.Tensor], a
     axis = 0 if along == "rows" else 1
     parts = zip(*(matrix.unbind(axis) for matrix in matrices), strict=True)
     return torch.stack([merge(*vectors) for vectors in parts], axis).view_as(tensors[0])
-
-
-REFERENCES: Mapping[str, Reference] = {
-    "slerp": slerp,
-    "nuslerp": nuslerp,
-    "multislerp": multislerp,
-    "karcher": karcher,
-    "model_stock": model_stock,
-}

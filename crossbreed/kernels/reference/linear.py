@@ -1,11 +1,9 @@
 """Sums with one number for each source."""
 
-from collections.abc import Mapping
-
 import torch
 
-from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 
@@ -23,9 +21,3 @@ def task_arithmetic(tensor: Tensor, rule: Rule) -> torch.Tensor:
     weights = spec.per_source(rule, "weight", tuple(tensor.experts))
     deltas = sum((weights[name] * delta for name, delta in tensor.deltas.items()), torch.zeros_like(tensor.base))
     return tensor.base + spec.scalar(rule, "scale") * deltas
-
-
-REFERENCES: Mapping[str, Reference] = {
-    "linear": linear,
-    "task_arithmetic": task_arithmetic,
-}

@@ -8,7 +8,7 @@ from crossbreed.kernels.reference.linear import task_arithmetic
 from crossbreed.kernels.reference.sparse import ties
 from crossbreed.kernels.reference.spectral import mean_of_deltas, tsv_m
 from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 
@@ -90,7 +90,7 @@ def system(
 
 
 def inverse(c: torch.Tensor, *, are_stored: bool) -> torch.Tensor:
-    """Moore and Penrose's. Of Grams that were stored in fp32, where they say more than their rounding.
+    """Moore and Penrose's. Of Grams that were stored in fp32, only eigenvalues that stand out from their rounding.
 
     An eigenvalue has to be larger than 1e-6 sqrt(N) times what it would be if inputs were not correlated.
     """
@@ -104,9 +104,3 @@ def inverse(c: torch.Tensor, *, are_stored: bool) -> torch.Tensor:
 
 
 _ANCHORS: Mapping[str, Reference] = {"task_arithmetic": task_arithmetic, "ties": ties, "tsv_m": tsv_m, "swudi": swudi}
-
-REFERENCES: Mapping[str, Reference] = {
-    "regmean": regmean,
-    "swudi": swudi,
-    "bmm": bmm,
-}

@@ -1,16 +1,14 @@
-"""Elements that are selected by what the experts, or one of them, say there."""
-
-from collections.abc import Mapping
+"""Elements that are selected by the values that the experts, or one of them, have there."""
 
 import torch
 
-from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 
 def sce(tensor: Tensor, rule: Rule) -> torch.Tensor:
-    """Select by variance, weigh by energy, erase those who disagree with the sum."""
+    """Select by variance, weigh by energy, erase what disagrees with the sum."""
     deltas = torch.stack(list(tensor.deltas.values()))
     topk = OPERATOR_SPECS["sce"].scalar(rule, "select_topk")
     if topk < 1:
@@ -71,27 +69,8 @@ def _reinforced(tensor: Tensor, epsilon: float, *, r: float, alpha: float) -> to
     return total
 
 
-def pcb(tensor: Tensor, rule: Rule) -> torch.Tensor:
-    """All tensors that compete in one row for each expert."""
-    spec = OPERATOR_SPECS["pcb"]
-    rivals = [tensor] if spec.word(rule, "scope") == "tensor" else list(tensor.model())
-    weights = torch.tensor(list(spec.per_source(rule, "weight", tuple(tensor.experts)).values()))
-    deltas_NP = torch.cat([torch.stack(list(one.deltas.values())).flatten(1) for one in rivals], 1)
-    num_experts, size = deltas_NP.shape
-    sizes_NP = deltas_NP.abs().sort(1).values
-    clipped = int(1e-4 * size)
-    low_N1, high_N1 = sizes_NP[:, clipped, None], sizes_NP[:, size - 1 - clipped, None]
-    sizes_NP = deltas_NP.abs().clamp(low_N1, high_N1)
-    scores_NP = torch.exp(num_experts * _scaled(sizes_NP) ** 2) * torch.tanh(deltas_NP * deltas_NP.sum(0))
-    rank = min(int((1 - spec.scalar(rule, "ratio")) * size), size - 1)
-    shares_NP = _scaled(scores_NP.clamp_min(scores_NP.sort(1).values[:, rank, None]))
-    merged_P = (weights[:, None] * shares_NP * sizes_NP * deltas_NP.sign()).sum(0) / shares_NP.sum(0).clamp_min(1e-12)
-    parts = torch.split(merged_P, [one.base.numel() for one in rivals])
-    return tensor.base + parts[[one.name for one in rivals].index(tensor.name)].view_as(tensor.base)
-
-
 def consensus(tensor: Tensor, rule: Rule) -> torch.Tensor:
-    """Task arithmetic where enough experts have a say."""
+    """Task arithmetic where enough experts vote for it."""
     spec = OPERATOR_SPECS["consensus"]
     weights = spec.per_source(rule, "weight", tuple(tensor.experts))
     lambdas = spec.per_source(rule, "tall_lambda", tuple(tensor.experts))
@@ -103,20 +82,3 @@ def consensus(tensor: Tensor, rule: Rule) -> torch.Tensor:
 
 def _elected(total: torch.Tensor) -> torch.Tensor:
     return torch.where(total >= 0, 1.0, -1.0).double()
-
-
-def _scaled(values_NP: torch.Tensor) -> torch.Tensor:
-    """To [0, 1]; 0 where all of an expert's values are equal."""
-    low_N1, high_N1 = values_NP.amin(1, keepdim=True), values_NP.amax(1, keepdim=True)
-    return (values_NP - low_N1) / torch.where(high_N1 == low_N1, 1.0, high_N1 - low_N1)
-
-
-REFERENCES: Mapping[str, Reference] = {
-    "sce": sce,
-    "arcee_fusion": arcee_fusion,
-    "nearswap": nearswap,
-    "ram": ram,
-    "ramplus": ramplus,
-    "pcb": pcb,
-    "consensus": consensus,
-}

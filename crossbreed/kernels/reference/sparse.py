@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from crossbreed.kernels.chance import philox_key
-from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.prepared.random_masks import philox_key
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 Deltas = Mapping[str, torch.Tensor]
@@ -145,17 +145,6 @@ def _dropped_by_rank(tensor: Tensor, expert: str, rule: Rule, density: float) ->
     places = rows.argsort(dim=1, stable=True).argsort(dim=1)
     ranks = (places * 255 // (width - 1) if width > 1 else torch.full_like(places, 128)).double() / 255
     epsilon = spec.per_source(rule, "epsilon", (expert,))[expert]
-    chance = (density - epsilon + 2 * epsilon * ranks).view_as(delta)
-    kept = (_random(tensor, expert, rule) < chance * 65536).double()
-    return delta * kept / (chance if spec.scalar(rule, "rescale") else 1.0)
-
-
-REFERENCES: Mapping[str, Reference] = {
-    "ties": ties,
-    "dare_linear": dare_linear,
-    "dare_ties": dare_ties,
-    "della": della,
-    "della_linear": della_linear,
-    "breadcrumbs": breadcrumbs,
-    "breadcrumbs_ties": breadcrumbs_ties,
-}
+    probability = (density - epsilon + 2 * epsilon * ranks).view_as(delta)
+    kept = (_random(tensor, expert, rule) < probability * 65536).double()
+    return delta * kept / (probability if spec.scalar(rule, "rescale") else 1.0)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import torch
 
-from crossbreed.kernels.reference.tensor import Reference, Tensor
-from crossbreed.operators import OPERATOR_SPECS
+from crossbreed.kernels.reference.tensor import Tensor
+from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.types import Rule
 
 
 def tsv_m(tensor: Tensor, rule: Rule) -> torch.Tensor:
-    """Cut each delta to its rank, put orthonormal directions in the place of everybody's, add."""
+    """Cut each delta to its rank, replace the directions of all by orthonormal ones, add."""
     spec = OPERATOR_SPECS["tsv_m"]
     weights, parts = (spec.per_source(rule, name, tuple(tensor.experts)) for name in ("weight", "rank"))
     if not tensor.is_projection:
@@ -40,8 +40,3 @@ def mean_of_deltas(tensor: Tensor, weights: Mapping[str, float]) -> torch.Tensor
     """sum(wi (Wi - W0)) / N."""
     deltas = (weights[name] * delta for name, delta in tensor.deltas.items())
     return sum(deltas, torch.zeros_like(tensor.base)) / len(tensor.experts)
-
-
-REFERENCES: Mapping[str, Reference] = {
-    "tsv_m": tsv_m,
-}

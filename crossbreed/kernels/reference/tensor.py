@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import torch
 
-from crossbreed.kernels.sketch import Sketch
-from crossbreed.kernels.tensors import Parent, Parents
+from crossbreed.kernels.linalg.sketch import Sketch
+from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.sources import LowRank
 from crossbreed.types import Rule
 
@@ -33,20 +33,20 @@ class Tensor:
     """Expert name -> Gram of its inputs, if the recipe names them."""
 
     @classmethod
-    def of(cls, parents: Parents) -> "Tensor":
+    def of(cls, inputs: TensorInputs) -> "Tensor":
         """Widens everything to fp64."""
-        base = parents.base.double()
-        experts = dict.fromkeys(parents.expert_names, base)
+        base = inputs.base.double()
+        experts = dict.fromkeys(inputs.expert_names, base)
         return cls(
-            name=parents.name,
-            depth=parents.depth,
-            is_projection=parents.is_projection,
-            base_name=parents.base_name,
+            name=inputs.name,
+            depth=inputs.depth,
+            is_projection=inputs.is_projection,
+            base_name=inputs.base_name,
             base=base,
-            experts=experts | {parent.name: full_tensor(parent, base) for parent in parents.experts},
-            hashes={parent.name: parent.hash for parent in parents.experts},
-            model=lambda: map(cls.of, parents.model()),
-            grams=_grams(parents),
+            experts=experts | {expert.name: full_tensor(expert, base) for expert in inputs.experts},
+            hashes={expert.name: expert.hash for expert in inputs.experts},
+            model=lambda: map(cls.of, inputs.model()),
+            grams=_grams(inputs),
         )
 
     @property
@@ -58,17 +58,17 @@ class Tensor:
 Reference: TypeAlias = Callable[[Tensor, Rule], torch.Tensor]
 
 
-def _grams(parents: Parents) -> dict[str, torch.Tensor]:
-    if parents.grams is None or not parents.is_projection:
+def _grams(inputs: TensorInputs) -> dict[str, torch.Tensor]:
+    if inputs.grams is None or not inputs.is_projection:
         return {}
-    held, num_columns = parents.grams, parents.base.shape[1]
-    hashes = zip(parents.expert_names, parents.expert_hashes, strict=True)
-    grams = {name: held.of(hash_, parents.name, num_columns) for name, hash_ in hashes}
+    held, num_columns = inputs.grams, inputs.base.shape[1]
+    hashes = zip(inputs.expert_names, inputs.expert_hashes, strict=True)
+    grams = {name: held.of(hash_, inputs.name, num_columns) for name, hash_ in hashes}
     return {name: (g.whole() if isinstance(g, Sketch) else g).double() for name, g in grams.items()}
 
 
-def full_tensor(parent: Parent, base: torch.Tensor) -> torch.Tensor:
+def full_tensor(expert: ExpertTensor, base: torch.Tensor) -> torch.Tensor:
     """Returns an expert's tensor."""
-    if isinstance(parent.value, LowRank):
-        return base + parent.value.scale * parent.value.b_MR.double() @ parent.value.a_RN.double()
-    return parent.value.double()
+    if isinstance(expert.value, LowRank):
+        return base + expert.value.scale * expert.value.b_MR.double() @ expert.value.a_RN.double()
+    return expert.value.double()

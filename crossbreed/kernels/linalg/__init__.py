@@ -1,0 +1,1 @@
+"""Linear algebra with the same bits on any number of threads."""

@@ -1,0 +1,8 @@
+"""Recipes: descriptions of merges, as data. `grammar` reads and writes them, `operators` declares the operators.
+
+`named` contains the recipes of the literature that need no operator of their own.
+"""
+
+from crossbreed.recipes.grammar import DTYPES, dump_recipe, load_recipe, parse_recipe, require_matches, rule_finder
+
+__all__ = ["DTYPES", "dump_recipe", "load_recipe", "parse_recipe", "require_matches", "rule_finder"]

@@ -1,0 +1,227 @@
+"""The grammar of recipes: text <-> Recipe, and the rule that applies to a tensor.
+
+Parsing is strict, because recipes are the key for caching, publishing and reproducing merges: an unknown key, an
+operator without its weight or a missing source is an error here, with its location, and never occurs later.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from crossbreed.errors import InputError
+from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys
+from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.types import RECIPE_SCHEMA, Dtype, ParamValue, Recipe, Rule
+
+DTYPES: tuple[str, ...] = get_args(Dtype)
+_RECIPE_KEYS = ("schema", "base", "sources", "rules", "dtype", "artifacts")
+_RULE_KEYS = ("match", "operator", "params")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe from a YAML or JSON file.
+
+    Raises:
+        InputError: there is no such file, or it is not a recipe.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError("the recipe cannot be read", expected="a YAML or JSON file", got=str(fault)) from None
+    try:
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as fault:
+        raise InputError("the recipe is not well-formed", got=str(fault), where=str(path)) from None
+    return parse_recipe(content, where=str(path))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Returns the recipe as YAML; `parse_recipe(yaml.safe_load(dump_recipe(r))) == r`, and the ids agree."""
+    return yaml.safe_dump(recipe.to_json(), sort_keys=False)
+
+
+def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_recorded: bool = False) -> Recipe:
+    """Returns the recipe that a mapping (of `Recipe.to_json`) stands for.
+
+    Args:
+        mapping: The content of a YAML or JSON file.
+        where: The file, for errors.
+        is_recorded: Takes rules of operators that are not installed as they are: a run checked them when it wrote them.
+
+    Raises:
+        InputError: it is invalid; the message gives the first problem, its location and a fix.
+    """
+    if isinstance(mapping, Mapping) and "fitness" in mapping:
+        raise InputError(
+            "this is a run's spec",
+            expected="a recipe",
+            where=where,
+            fix="run it with `crossbreed run`; the recipes found are in the run folder's `recipes`",
+        )
+    require_keys(mapping, _RECIPE_KEYS, needed=("schema", "base", "sources", "rules"), where=where)
+    if mapping["schema"] != RECIPE_SCHEMA:
+        raise InputError(
+            "the recipe has another schema", expected=str(RECIPE_SCHEMA), got=repr(mapping["schema"]), where=where
+        )
+    sources = _strings(mapping["sources"], where=f"{where}, sources")
+    base = mapping["base"]
+    if not isinstance(base, str) or base not in sources:
+        raise InputError("`base` is not one of the sources", expected=any_of(sources), got=repr(base), where=where)
+    if not isinstance(mapping["rules"], list | tuple):
+        raise InputError("`rules` is not a list", expected="a list of rules", got=kind(mapping["rules"]), where=where)
+    dtype = mapping.get("dtype", "bfloat16")
+    if dtype not in DTYPES:
+        raise InputError("no such dtype", expected=any_of(DTYPES), got=repr(dtype), where=where)
+    return Recipe(
+        base=base,
+        sources=sources,
+        rules=tuple(
+            _recorded_rule(rule)
+            if is_recorded and not _is_installed(rule)
+            else _parse_rule(rule, base=base, sources=sources, where=f"{where}, rules[{index}]")
+            for index, rule in enumerate(mapping["rules"])
+        ),
+        dtype=dtype,
+        artifacts=_strings(mapping.get("artifacts", {}), where=f"{where}, artifacts"),
+    )
+
+
+def rule_finder(recipe: Recipe) -> Callable[[str], Rule | None]:
+    """Returns a function from a tensor's name to its rule: the first whose pattern matches the whole name."""
+    compiled = [(re.compile(rule.match), rule) for rule in recipe.rules]
+    return lambda name: next((rule for pattern, rule in compiled if pattern.fullmatch(name)), None)
+
+
+def require_matches(recipe: Recipe, tensors: Iterable[str], *, where: str) -> None:
+    """Checks that every rule matches a tensor: a recipe is for one base, so any other rule is a mistake.
+
+    A rule that matches only tensors of earlier rules is valid, for example a last `.*` after rules that cover all.
+
+    Args:
+        recipe: A recipe written by a person: those of search spaces are generated from the names.
+        tensors: Names of the base's tensors.
+        where: The file, for errors.
+
+    Raises:
+        InputError: a rule matches none; the message gives the rule and the names nearest to its pattern.
+    """
+    names = sorted(tensors)
+    for index, rule in enumerate(recipe.rules):
+        pattern = re.compile(rule.match)
+        if not any(map(pattern.fullmatch, names)):
+            is_part = any(map(pattern.search, names))
+            near = get_close_matches(rule.match, names, n=3, cutoff=0.0)
+            raise InputError(
+                "a rule matches no tensor of the base",
+                expected=f"a regular expression that matches the whole name of a tensor, for example {any_of(near)}",
+                got=f"match: {rule.match}",
+                where=f"{where}, rules[{index}]",
+                fix=f"it matches part of a name: write .*({rule.match}).*" if is_part else "correct or remove the rule",
+            )
+
+
+def _is_installed(rule: Any) -> bool:
+    """Whether a rule can be parsed; one that is no rule is left to the parser."""
+    return not isinstance(rule, Mapping) or rule.keys() != set(_RULE_KEYS) or rule["operator"] in OPERATORS
+
+
+def _recorded_rule(rule: Mapping[str, Any]) -> Rule:
+    numbers = {name: _widened(value) for name, value in rule["params"].items()}
+    return Rule(match=rule["match"], operator=rule["operator"], params=numbers)
+
+
+def _widened(value: Any) -> ParamValue:  # a value of Rule.params, as JSON
+    if isinstance(value, Mapping):
+        return {name: float(number) for name, number in value.items()}
+    return value if isinstance(value, bool | str) else float(value)
+
+
+def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str) -> Rule:
+    require_keys(value, _RULE_KEYS, needed=("match", "operator"), where=where)
+    try:
+        re.compile(value["match"])
+    except (re.error, TypeError) as fault:
+        raise InputError(
+            "`match` is not a regular expression over tensor names",
+            expected=r"for example model\.layers\.\d+\.mlp\..*",
+            got=f"{value['match']!r} ({fault})",
+            where=where,
+        ) from None
+    OPERATORS.require(value["operator"], where=f"{where}.operator")
+    spec = OPERATOR_SPECS[value["operator"]]
+    experts = tuple(name for name in sources if name != base)
+    if wanted := spec.why_invalid(len(experts)):
+        raise InputError(
+            f"`{spec.name}` does not merge this number of experts",
+            expected=wanted,
+            got=f"{len(experts)}: {any_of(experts)}",
+            where=f"{where}.operator",
+        )
+    names = [param.name for param in spec.params]
+    needed = [param.name for param in spec.params if param.required]
+    params = value.get("params", {})
+    require_keys(params, names, needed=needed, where=f"{where}.params")
+    takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: experts}
+    rule = Rule(
+        match=value["match"],
+        operator=spec.name,
+        params={
+            param.name: _parse_param(params[param.name], param, takers.get(param.kind, ()), f"{where}.params")
+            for param in spec.params
+            if param.name in params
+        },
+    )
+    for param in spec.params:
+        if param.kind is ParamKind.NAME and (name := spec.word(rule, param.name)) not in sources:
+            raise InputError(
+                f"`{param.name}` is not a source", expected=any_of(sources), got=name, where=f"{where}.params"
+            )
+    _check_limits(rule, spec, experts, where)
+    return rule
+
+
+def _check_limits(rule: Rule, spec: OperatorSpec, experts: tuple[str, ...], where: str) -> None:
+    for param in spec.params:
+        if (limit := param.limit) is not None:
+            values, others = (spec.per_source(rule, name, experts) for name in (param.name, limit.by))
+            for expert, value in values.items():
+                if value >= limit.of(others[expert]):
+                    raise InputError(
+                        f"`{param.name}` of `{expert}` is too large for its `{limit.by}` {others[expert]:g}",
+                        expected=limit.about,
+                        got=f"{value:g}",
+                        where=f"{where}.params",
+                    )
+
+
+def _parse_param(value: Any, param: ParamSpec, takers: Iterable[str], where: str) -> ParamValue:
+    where = f"{where}.{param.name}"
+    if param.is_per_source and isinstance(value, Mapping):
+        require_keys(value, tuple(takers), where=where)
+        return {str(name): _number(number, param, f"{where}.{name}") for name, number in value.items()}
+    if isinstance(value, bool | str):
+        _refuse(value, param, where)
+        return value
+    return _number(value, param, where)
+
+
+def _number(value: Any, param: ParamSpec, where: str) -> float:
+    _refuse(value, param, where)
+    return float(value)
+
+
+def _refuse(value: Any, param: ParamSpec, where: str) -> None:
+    if wanted := param.why_invalid(value):
+        fix = hint_at_exponent(value)
+        raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=repr(value), where=where, fix=fix)
+
+
+def _strings(value: Any, *, where: str) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+        raise InputError(f"`{where}` is not a mapping of names to hashes", got=repr(value), where=where)
+    return dict(value)

@@ -1,0 +1,1 @@
+"""Publishing: writing recipes as checkpoint folders."""

@@ -1,0 +1,103 @@
+"""Writes a recipe as an ordinary checkpoint folder, which contains exactly the scored weights or does not exist at all.
+
+Everything is written to a temporary sibling, read back, fingerprinted, and renamed. Input errors are raised before the
+first byte is written: an output folder in use, a full disk, a missing licence.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossbreed.runs.publishing.contents import MAX_SHARD_BYTES, checkpoint_contents, mergekit_config
+from crossbreed.runs.publishing.folders import new_folders
+from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, model_card, source_infos
+from crossbreed.runs.results.recipe_table import coefficient_map
+from crossbreed.sources import Sources
+from crossbreed.types import Recipe, WeightStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """A recipe with everything needed to make it."""
+
+    recipe: Recipe
+    sources: Sources
+    """The opened sources of the recipe."""
+    stream_factory: Callable[[], WeightStream]
+    """Makes the recipe's weights; called once."""
+    fingerprint: str | None = None
+    """The fingerprint of the scored weights, which those made must have; None if it is not known."""
+
+
+def publish_checkpoint(
+    merge: Merge,
+    out: Path,
+    *,
+    info: CardInfo,
+    title: str | None = None,
+    licence: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """Writes a checkpoint with a model card.
+
+    Args:
+        merge: The merge to publish.
+        out: A folder that does not exist or is empty.
+        info: The run, for the card.
+        title: The card's title; default: the folder's name.
+        licence: The hub's id of the merge's licence, if the parents do not state a common one.
+        max_shard_bytes: Maximum size of a file.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        InputError: `out` cannot be used, the disk is full, or the licence is not known.
+        MachineError: the weights made or written are not those that were scored; `out` is unchanged.
+    """
+    parents = source_infos(merge.recipe, merge.sources)
+    chosen = choose_licence(parents, licence)
+    readme = model_card(
+        title=title or out.resolve().name,
+        parents=parents,
+        licence=chosen,
+        info=info,
+        coefficients=coefficient_map(merge.recipe, merge.sources.structure),
+        in_mergekit=mergekit_config(merge.recipe, merge.sources) is not None,
+        notes=merge.sources.notes,
+        accepted=merge.sources.accept,
+    )
+    record = {"licence": chosen, **info.to_json()}
+    return write_checkpoint(merge, out, readme=readme, record=record, max_shard_bytes=max_shard_bytes)
+
+
+def write_checkpoint(
+    merge: Merge,
+    out: Path,
+    *,
+    readme: str | None = None,
+    record: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """Writes a checkpoint, with a card only if one is given.
+
+    Args:
+        merge: The merge to write.
+        out: A folder that does not exist or is empty.
+        readme: The model card.
+        record: Further content of `crossbreed.json`.
+        max_shard_bytes: Maximum size of a file.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        InputError: `out` cannot be used, or the disk is full.
+        MachineError: the weights made or written are not the expected ones; `out` is unchanged.
+    """
+    contents = checkpoint_contents(
+        merge.recipe, merge.sources, readme=readme, record=record, max_shard_bytes=max_shard_bytes
+    )
+    with new_folders({out: contents.num_bytes}) as folders:
+        return contents.write(folders[out], merge.stream_factory, merge.fingerprint)

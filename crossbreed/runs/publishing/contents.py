@@ -1,0 +1,237 @@
+"""The contents of a checkpoint folder: weights from a stream, files copied from the base, descriptions of the merge."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossbreed.durable import sync
+from crossbreed.errors import MachineError
+from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
+from crossbreed.mergekit import to_mergekit
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
+from crossbreed.runs.publishing.shards import Shard, plan_shards, write_shards
+from crossbreed.sources import Checkpoint, SourceLocation, Sources, TensorInfo
+from crossbreed.sources.json_files import read_json
+from crossbreed.types import Recipe, WeightStream
+
+PUBLISHED_SCHEMA = 1
+MAX_SHARD_BYTES = 5_000_000_000
+GENERATION_CONFIG = "generation_config.json"
+_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""What transformers takes from config.json where there is no generation_config.json."""
+_SPARE_BYTES = 16 << 20
+"""Disk space for files other than weights and copies."""
+_COPIED = (
+    *(
+        GENERATION_CONFIG,
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+    ),
+    *("tokenizer*", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("*.py", "LICENSE*", "NOTICE*"),
+)
+"""The files of the base's folder that are copied to every merge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """The planned contents of a checkpoint's folder, except the weights themselves."""
+
+    tensors: Mapping[str, TensorInfo]
+    """The tensors of the weight stream."""
+    copies: Mapping[str, Path]
+    """Name in the folder -> file to copy."""
+    texts: Callable[[str], Mapping[str, str]]
+    """Fingerprint of the weights -> name in the folder -> text to write."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+
+    @property
+    def num_bytes(self) -> int:
+        """The disk space that the folder needs."""
+        copied = sum(file.stat().st_size for file in self.copies.values())
+        return sum(shard.num_bytes for shard in self._plan()) + copied + _SPARE_BYTES
+
+    def write(
+        self, folder: Path, stream_factory: Callable[[], WeightStream], expected_fingerprint: str | None = None
+    ) -> str:
+        """Fills an empty folder, and reads it back.
+
+        Args:
+            folder: A folder from `new_folders`.
+            stream_factory: Makes the weights; called once.
+            expected_fingerprint: The fingerprint that they must have, if known.
+
+        Returns:
+            The fingerprint.
+
+        Raises:
+            MachineError: the weights made or written are not the expected ones.
+        """
+        shards = self._plan()
+        try:
+            stream = Fingerprinted(stream_factory())
+            write_shards(folder, shards, stream)
+            if expected_fingerprint not in (None, stream.value):
+                raise MachineError(
+                    f"the weights made now ({stream.value[:16]}) are not the weights that were scored "
+                    f"({str(expected_fingerprint)[:16]}), so their scores would not be valid"
+                )
+            for name, file in self.copies.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / name)
+            for name, text in self.texts(stream.value).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            _verify(folder, stream.value, shards)
+            _sync_all(folder)
+        except OSError as error:
+            raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
+        return stream.value
+
+    def _plan(self) -> list[Shard]:
+        return plan_shards(self.tensors, max_bytes=self.max_shard_bytes)
+
+
+def checkpoint_contents(
+    recipe: Recipe,
+    sources: Sources,
+    *,
+    readme: str | None = None,
+    record: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Contents:
+    """Returns the contents of a recipe's checkpoint; the arguments are those of `write_checkpoint`."""
+
+    def texts(fingerprint: str) -> dict[str, str]:
+        return _texts(recipe, sources, fingerprint, record or {}) | ({"README.md": readme} if readme else {})
+
+    return Contents(
+        tensors=_merged_tensors(recipe, sources),
+        copies=files_to_copy(sources.base.path),
+        texts=texts,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def _merged_tensors(recipe: Recipe, sources: Sources) -> dict[str, TensorInfo]:
+    """Returns the tensors of the stream: the base's, floating-point ones in the recipe's dtype."""
+    return {
+        name: TensorInfo(shape=info.shape, dtype=recipe.dtype) if "float" in info.dtype else info
+        for name, info in sources.structure.tensors.items()
+    }
+
+
+def files_to_copy(folder: Path) -> dict[str, Path]:
+    """Returns the files of a model's folder to copy to every merge that uses its tokenizer, by name in the folder."""
+    found = sorted({path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()})
+    return {str(path.relative_to(folder)): path for path in found}
+
+
+def _texts(recipe: Recipe, sources: Sources, fingerprint: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Returns all text files that are not copied, by name."""
+    published = {
+        "schema": PUBLISHED_SCHEMA,
+        "recipe": recipe.id,
+        "fingerprint": fingerprint,
+        "dtype": recipe.dtype,
+        "sources": {parent.name: _source_record(parent) for parent in source_infos(recipe, sources)},
+        **record,
+    }
+    texts = {
+        "config.json": as_copied_json(in_dtype(sources.base.config, recipe.dtype)),
+        RECIPE_FILE: dump_recipe(recipe),
+        "crossbreed.json": as_json(published),
+    }
+    mergekit = mergekit_config(recipe, sources)
+    return texts | _generation_config(sources) | ({MERGEKIT_FILE: mergekit} if mergekit else {})
+
+
+def _generation_config(sources: Sources) -> dict[str, str]:
+    """With every token that ended an answer when the merge was scored; nothing where the base's file says as much."""
+    config = sources.base.config.get("text_config") or sources.base.config
+    file, ends = sources.base.path / GENERATION_CONFIG, sorted(sources.end_token_ids)
+    stated = read_json(file) if file.is_file() else {key: config[key] for key in _TOKEN_KEYS if key in config}
+    said = stated.get("eos_token_id")
+    if not ends or sorted(set(said if isinstance(said, list) else [said])) == ends:
+        return {}
+    stated = {key: value for key, value in stated.items() if key != "_from_model_config"}  # or it would be made anew
+    return {GENERATION_CONFIG: as_copied_json({**stated, "eos_token_id": ends[0] if len(ends) == 1 else ends})}
+
+
+def _source_record(parent: SourceInfo) -> dict[str, str | None]:
+    return {"hub_id": parent.hub_id, "revision": parent.revision, "hash": parent.hash, "licence": parent.licence}
+
+
+def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
+    """Returns the recipe as a mergekit configuration; None if mergekit cannot express it."""
+    parents = source_infos(recipe, sources)
+    paths = {parent.name: parent.reference for parent in parents}
+    adapters = {parent.name: sources.base.origin.reference for parent in parents if parent.is_adapter}
+    config = to_mergekit(recipe, sources.structure, paths, adapters)
+    return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Returns a model's configuration with another dtype, also in its parts and under the old key, if present."""
+    return _replaced(config, dtype) | {"dtype": dtype}
+
+
+def _replaced(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    return {
+        key: dtype
+        if key in ("dtype", "torch_dtype") and value
+        else _replaced(value, dtype)
+        if isinstance(value, Mapping)
+        else value
+        for key, value in config.items()
+    }
+
+
+def as_json(value: Any) -> str:  # any JSON value
+    """Returns the text of a JSON file."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_copied_json(value: Any) -> str:  # any JSON value
+    """Returns the text of somebody else's JSON file: `Infinity` and `NaN` are written as they were read."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def import_readers() -> None:
+    """Imports the readers of checkpoints, before threads do: concurrent ones break transformers' lazy imports."""
+    from transformers import AutoConfig, AutoTokenizer  # noqa: F401
+
+
+def _verify(folder: Path, fingerprint: str, shards: Sequence[Shard]) -> None:
+    """Reads back the written folder with the usual readers; raises MachineError if it is not as expected."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        reopened = Checkpoint.open(SourceLocation(path=folder))
+        on_disk = fingerprint_checkpoint(folder)
+        if "auto_map" not in reopened.config:  # a model's own code runs only with its user's consent
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if any(folder.glob("tokenizer*")):
+                AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise MachineError(f"the written checkpoint does not load: {error}") from error
+    names = sorted(name for shard in shards for name in shard.tensors)
+    if on_disk != fingerprint or sorted(reopened.tensors) != names:
+        raise MachineError(
+            f"the written weights ({on_disk[:16]}) are not the merged ones ({fingerprint[:16]}): is the disk faulty?"
+        )
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)

@@ -1,0 +1,113 @@
+"""Merges a mergekit configuration, with mergekit's own arithmetic or with ours."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from crossbreed.errors import InputError
+from crossbreed.mergekit import MergeConfig, MergePlan, ModelReference, Vocabulary, plan_merge
+from crossbreed.mergekit.numerics import OpenModel, merge, merged_tensors, open_models
+from crossbreed.mergekit.recipe import source_names, to_recipe
+from crossbreed.runs.publishing.contents import (
+    PUBLISHED_SCHEMA,
+    Contents,
+    as_copied_json,
+    as_json,
+    files_to_copy,
+    in_dtype,
+)
+from crossbreed.runs.publishing.model_card import MERGEKIT_FILE
+from crossbreed.runs.record.provenance import versions
+from crossbreed.sources import Sources, Structure, open_sources
+from crossbreed.sources.naming import DEPTH_KEYS
+from crossbreed.types import Dtype, Recipe, WeightStream
+
+_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def recipe_of(
+    config: MergeConfig, open_: Callable[[str, Mapping[str, str]], Sources] = open_sources
+) -> tuple[Recipe, Sources]:
+    """Returns our recipe for a configuration, for merging in accurate numerics, and its sources.
+
+    Raises:
+        InputError: no recipe is equivalent, or a model is invalid.
+    """
+    names = source_names(config)
+    base, *experts = names
+    sources = open_(base.model, {names[expert]: expert.lora or expert.model for expert in experts})
+    plan = plan_merge(config, dict.fromkeys(names, sources.structure))
+    if len(plan.layers) != sources.structure.num_layers:
+        raise InputError(
+            "a recipe cannot change the number of layers",
+            expected=f"{sources.structure.num_layers} layers, as in the base",
+            got=str(len(plan.layers)),
+            fix="use mergekit's own arithmetic: --numerics mergekit",
+        )
+    return to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype), sources
+
+
+def merge_as_mergekit(
+    config: MergeConfig, text: str, scratch: Path, *, lora_dtype: Dtype | None = None
+) -> tuple[Contents, Callable[[], WeightStream]]:
+    """Returns a configuration's checkpoint: its contents, and a function that makes the weights as mergekit 0.1.5 does.
+
+    Args:
+        config: The merge.
+        text: Its YAML, to be written beside the weights.
+        scratch: An empty folder for a newly built tokenizer; needed until everything is written.
+        lora_dtype: The dtype in which adapters are merged into their models; None: the dtype of the model.
+
+    Raises:
+        InputError: a model is invalid, or the models do not match.
+    """
+    models = open_models(config.models, lora_dtype=lora_dtype)
+    plan = plan_merge(config, {reference: model.structure for reference, model in models.items()})
+    folders = {reference: model.checkpoint.path for reference, model in models.items()}
+    vocabulary = Vocabulary.build(config, folders, scratch)
+    donor = models[plan.donor if vocabulary is None else vocabulary.donor].checkpoint.path
+    tensors = merged_tensors(plan, models, vocabulary)
+    dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
+    texts = {
+        "config.json": as_copied_json(_config(plan, models, vocabulary, dtype)),
+        MERGEKIT_FILE: text,
+        **({} if config.chat_template is None else {"chat_template.jinja": config.chat_template}),
+    }
+    record = {"schema": PUBLISHED_SCHEMA, "numerics": "mergekit", "dtype": dtype, "versions": versions()}
+    sources = {str(reference): _source(model) for reference, model in models.items()}
+    contents = Contents(
+        tensors=tensors,
+        copies=files_to_copy(donor) | files_to_copy(scratch),
+        texts=lambda fingerprint: {
+            **texts,
+            "crossbreed.json": as_json({**record, "fingerprint": fingerprint, "sources": sources}),
+        },
+    )
+    return contents, lambda: merge(plan, models, vocabulary)
+
+
+def _config(
+    plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabulary: Vocabulary | None, dtype: str
+) -> dict[str, Any]:
+    """Returns the donor's configuration, with the depth, head and vocabulary of the merge."""
+    config = in_dtype(models[plan.donor].checkpoint.config, dtype)
+    config |= {key: len(plan.layers) for key in DEPTH_KEYS if key in config}
+    if "layer_types" in config:
+        own = {reference: models[reference].checkpoint.config.get("layer_types") for reference, _ in plan.layers}
+        config["layer_types"] = [(own[reference] or config["layer_types"])[layer] for reference, layer in plan.layers]
+    config["tie_word_embeddings"] = plan.tied
+    if vocabulary is not None:
+        theirs = models[vocabulary.donor].checkpoint.config
+        config |= {key: theirs[key] for key in _TOKEN_KEYS if key in theirs}
+        config["vocab_size"] = vocabulary.num_rows
+    return config
+
+
+def _source(model: OpenModel) -> dict[str, Any]:
+    parts = {"": model.checkpoint, "adapter_": model.adapter}
+    return {
+        f"{prefix}{key}": value
+        for prefix, part in parts.items()
+        if part is not None
+        for key, value in {"hub_id": part.origin.hub_id, "revision": part.origin.revision, "hash": part.hash}.items()
+    }

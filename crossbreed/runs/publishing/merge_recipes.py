@@ -1,0 +1,311 @@
+"""`crossbreed merge`: writes the checkpoints of recipes and mergekit configurations, several of them in one pass."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from threading import Barrier, BrokenBarrierError
+from typing import Literal, TypeAlias
+
+import torch
+
+from crossbreed.errors import InputError
+from crossbreed.kernels import check_recipe, materialize_many
+from crossbreed.kernels.input_grams import InputGrams
+from crossbreed.mergekit import MergeConfig, read_config
+from crossbreed.parsing import any_of, suggestion
+from crossbreed.recipes import load_recipe, require_matches
+from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
+from crossbreed.runs.gram_files import artifacts_of
+from crossbreed.runs.publishing.contents import Contents, checkpoint_contents, import_readers
+from crossbreed.runs.publishing.folders import new_folders, require_unused
+from crossbreed.runs.publishing.merge_mergekit import merge_as_mergekit, recipe_of
+from crossbreed.sources import Sources, open_sources
+from crossbreed.types import Dtype, Recipe, WeightStream
+
+Row: TypeAlias = tuple[str, Sequence[torch.Tensor]]
+"""A tensor's name, and its value in each of several merges."""
+Writer: TypeAlias = Callable[[Callable[[], WeightStream]], str]
+"""Takes a function that makes the weights, and returns their fingerprint when they are on disk."""
+
+
+def merge_recipe(
+    path: Path,
+    out: Path,
+    *,
+    sources: Sequence[str] = (),
+    numerics: Literal["accurate", "mergekit"] = "accurate",
+    lora_dtype: Dtype | None = None,
+    accept: Sequence[str] = (),
+    on_event: Listener = ignore,
+) -> None:
+    """Writes the checkpoint of a recipe file, or of a mergekit configuration.
+
+    Args:
+        path: A recipe (YAML or JSON), or mergekit's YAML.
+        out: A new or empty folder.
+        sources: `NAME=FOLDER` for every source of a recipe; a configuration contains the paths of its models.
+        numerics: `accurate`, or `mergekit` for a configuration.
+        lora_dtype: With mergekit's numerics, the dtype in which adapters are merged into their models.
+        accept: Keys in which models may differ from the base, as for `open_sources`. Mergekit's numerics compare none.
+        on_event: As for `run`.
+
+    Raises:
+        InputError: the recipe or a source is invalid, a source does not have the hash in the recipe, or an artifact is
+            not on this machine.
+        InvalidWeights: the merge contains NaN or Inf.
+    """
+    _merge({out: path}, on_event, sources=sources, numerics=numerics, lora_dtype=lora_dtype, accept=accept)
+
+
+def merge_recipes(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    sources: Sequence[str] = (),
+    numerics: Literal["accurate", "mergekit"] = "accurate",
+    lora_dtype: Dtype | None = None,
+    accept: Sequence[str] = (),
+    on_event: Listener = ignore,
+) -> None:
+    """Writes the checkpoint of each file to the folder in `out` with the file's name, without its suffix.
+
+    Merges with the same sources and dtype are made in one pass, with the same bits as alone. The folders appear when
+    the last of them has been written and read back: all of them, or none if anything fails. Only a crash between two
+    renames leaves some of them, each complete; they must be removed before the same command is run again.
+
+    Args:
+        paths: Files as for `merge_recipe`, with distinct names.
+        out: The parent of the folders; may contain others.
+        sources: `NAME=FOLDER` for every source of the recipes.
+        numerics: As for `merge_recipe`.
+        lora_dtype: As for `merge_recipe`.
+        accept: As for `merge_recipe`.
+        on_event: As for `run`.
+
+    Raises:
+        InputError: as for `merge_recipe`; two files have the same name, a folder is in use, or the disk is full.
+        InvalidWeights: a merge contains NaN or Inf.
+    """
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        if (target := out / path.stem) in targets:
+            raise InputError(
+                f"two recipes would be written to {target}",
+                expected="files with distinct names, apart from their suffixes",
+                got=f"{targets[target]} and {path}",
+                fix="rename one of them",
+            )
+        targets[target] = path
+    _merge(targets, on_event, sources=sources, numerics=numerics, lora_dtype=lora_dtype, accept=accept)
+
+
+def _merge(
+    targets: Mapping[Path, Path],
+    on_event: Listener,
+    *,
+    sources: Sequence[str],
+    numerics: str,
+    lora_dtype: Dtype | None,
+    accept: Sequence[str],
+) -> None:
+    """Writes folder <- file; raises InputErrors before the first byte is written."""
+    configs = {path: read_config(path) for path in targets.values()}
+    is_accurate = numerics == "accurate"
+    if lora_dtype is not None and (is_accurate or None in configs.values()):
+        raise InputError("--lora-merge-dtype has no effect with accurate numerics", expected="no --lora-merge-dtype")
+    if sources and None not in configs.values():
+        where = ", ".join(map(str, configs))
+        raise InputError("a mergekit configuration contains its models' paths", expected="no --source", where=where)
+    if not is_accurate and (recipe := next((path for path, config in configs.items() if config is None), None)):
+        load_recipe(recipe)  # it may not be a recipe at all
+        raise InputError(
+            "mergekit's numerics are not available for recipes",
+            expected="a mergekit configuration (`merge_method: ...`), or --numerics accurate",
+            where=str(recipe),
+        )
+    for out in targets:
+        require_unused(out)
+    for config in configs.values():
+        if config is not None and config.idle:
+            on_event(Note(text=_idle(config)))
+    with TemporaryDirectory() as scratch:
+        if is_accurate:
+            files = {out: (path, configs[path]) for out, path in targets.items()}
+            passes = _accurate_passes(files, _folders_of(sources), accept)
+        else:
+            passes = [
+                _mergekit_pass(out, path, configs[path], Path(scratch), lora_dtype) for out, path in targets.items()
+            ]
+        num_bytes = {out: contents.num_bytes for one in passes for out, contents in one.contents.items()}
+        with new_folders(num_bytes) as folders:
+            fingerprints = {out: found for one in passes for out, found in one.write(folders).items()}
+    for out in targets:
+        on_event(CheckpointWritten(folder=out, fingerprint=fingerprints[out]))
+
+
+def _idle(config: MergeConfig) -> str:
+    return f"note: {config.method.name} does not use {', '.join(config.idle)}; mergekit ignores it too"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """Merges that are made in one pass over their sources, already validated."""
+
+    contents: Mapping[Path, Contents]
+    """Output folder -> its contents other than weights."""
+    rows: Callable[[], Iterator[Row]]
+    """Makes the weights."""
+
+    def write(self, folders: Mapping[Path, Path]) -> dict[Path, str]:
+        """Fills the temporary folders (output -> temporary); returns the fingerprints."""
+        writers = [partial(contents.write, folders[out]) for out, contents in self.contents.items()]
+        if len(writers) == 1:
+            found = [writers[0](lambda: ((name, made) for name, (made,) in self.rows()))]
+        else:
+            found = _write_together(writers, self.rows())
+        return dict(zip(self.contents, found, strict=True))
+
+
+def _accurate_passes(
+    files: Mapping[Path, tuple[Path, MergeConfig | None]], folders: Mapping[str, str], accept: Sequence[str]
+) -> list[_Pass]:
+    @cache
+    def opened(base: str, experts: tuple[tuple[str, str], ...]) -> Sources:
+        return open_sources(base, dict(experts), accept=accept)
+
+    def open_once(base: str, experts: Mapping[str, str]) -> Sources:
+        return opened(base, tuple(sorted(experts.items())))
+
+    together: dict[tuple[Sources, str], dict[Path, Recipe]] = {}
+    artifacts: dict[Path, Sequence[InputGrams]] = {}
+    named: set[str] = set()
+    for out, (path, config) in files.items():
+        recipe, sources = _load(path, folders, open_once) if config is None else recipe_of(config, open_once)
+        artifacts[out] = artifacts_of(recipe)
+        check_recipe(recipe, sources, artifacts[out])
+        together.setdefault((sources, recipe.dtype), {})[out] = recipe
+        if config is None:
+            named |= recipe.sources.keys()
+    if surplus := [name for name in folders if name not in named]:
+        raise InputError(
+            f"no recipe has a source `{surplus[0]}`",
+            expected=any_of(sorted(named)),
+            got=f"--source {surplus[0]}={folders[surplus[0]]}",
+            fix=suggestion(surplus[0], named),
+        )
+    return [
+        _Pass(
+            contents={out: checkpoint_contents(recipe, sources) for out, recipe in recipes.items()},
+            rows=partial(
+                materialize_many,
+                list(recipes.values()),
+                sources,
+                artifacts=[grams for out in recipes for grams in artifacts[out]],
+                once=True,
+            ),
+        )
+        for (sources, _), recipes in together.items()
+    ]
+
+
+def _mergekit_pass(out: Path, path: Path, config: MergeConfig | None, scratch: Path, lora_dtype: Dtype | None) -> _Pass:
+    assert config is not None, "recipes have been rejected"
+    text, own = path.read_text(encoding="utf-8"), Path(mkdtemp(dir=scratch))
+    contents, stream_factory = merge_as_mergekit(config, text, own, lora_dtype=lora_dtype)
+    return _Pass(contents={out: contents}, rows=lambda: ((name, [made]) for name, made in stream_factory()))
+
+
+def _load(
+    path: Path, folders: Mapping[str, str], open_: Callable[[str, Mapping[str, str]], Sources]
+) -> tuple[Recipe, Sources]:
+    recipe = load_recipe(path)
+    if missing := sorted(recipe.sources.keys() - folders.keys()):
+        raise InputError(
+            f"there is no path for the recipe's source `{missing[0]}`",
+            expected=" ".join(f"--source {name}=FOLDER" for name in recipe.sources),
+            where=str(path),
+        )
+    experts = {name: folders[name] for name in recipe.sources if name != recipe.base}
+    sources = open_(folders[recipe.base], experts)
+    found = {recipe.base: sources.base.hash, **{name: expert.hash for name, expert in sources.experts.items()}}
+    for name, content in found.items():
+        if recipe.sources[name] != content:
+            raise InputError(
+                f"`{name}` is not the model that the recipe was made for",
+                expected=f"content hash {recipe.sources[name]}",
+                got=content,
+                where=folders[name],
+            )
+    require_matches(recipe, sources.base.tensors, where=str(path))
+    return recipe, sources
+
+
+def _write_together(writers: Sequence[Writer], rows: Iterable[Row]) -> list[str]:
+    """Writes, hashes and verifies each merge on its own thread; all merges are computed on this one."""
+    import_readers()
+    dealer = _Dealer(len(writers))
+    with ThreadPoolExecutor(len(writers)) as pool:
+        written = [pool.submit(dealer.serve, writer, column) for column, writer in enumerate(writers)]
+        dealer.deal(rows)
+    faults = [fault for one in written if (fault := one.exception()) is not None]
+    for fault in sorted(faults, key=lambda fault: isinstance(fault, BrokenBarrierError)):
+        raise fault
+    return [one.result() for one in written]
+
+
+class _Dealer:
+    """Distributes rows to one thread per column, in step: the next row is made while one is written."""
+
+    def __init__(self, num_columns: int) -> None:
+        self._row: Row | None = None
+        self._next: Row | None = None
+        self._turn = Barrier(num_columns + 1, action=self._advance)
+
+    def deal(self, rows: Iterable[Row]) -> None:
+        """Makes the rows; ends after the last, or as soon as a thread has failed."""
+        try:
+            for row in rows:
+                self._next = row
+                self._turn.wait()
+            self._next = None
+            self._turn.wait()
+        except BrokenBarrierError:
+            return  # the thread that broke it raises the error
+        except BaseException:
+            self._turn.abort()
+            raise
+
+    def serve(self, write: Writer, column: int) -> str:
+        """Has one column written; a failure stops all threads."""
+        try:
+            return write(lambda: self._column(column))
+        except BaseException:
+            self._turn.abort()
+            raise
+
+    def _column(self, column: int) -> WeightStream:
+        while True:
+            self._turn.wait()
+            if self._row is None:
+                return
+            name, made = self._row
+            yield name, made[column]
+
+    def _advance(self) -> None:
+        self._row = self._next
+
+
+def _folders_of(sources: Sequence[str]) -> dict[str, str]:
+    folders: dict[str, str] = {}
+    for source in sources:
+        name, equals, folder = source.partition("=")
+        if not (name and equals and folder):
+            raise InputError("a source has no name or no folder", expected="--source NAME=FOLDER", got=source)
+        if name in folders:
+            got = f"{name}={folders[name]} and {source}"
+            raise InputError(f"`--source {name}` is given twice", expected="each source once", got=got)
+        folders[name] = folder
+    return folders

@@ -1,0 +1,293 @@
+"""The model card: parents, licence, held-out scores and reproduction. It contains only what is known."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from crossbreed.errors import InputError
+from crossbreed.runs.record.provenance import versions
+from crossbreed.runs.results.recipe_table import CoefficientMap, setting_text
+from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.report_text import how_measured, number, row_label, sentences, with_interval
+from crossbreed.runs.spec import Spec
+from crossbreed.sources import Adapter, Checkpoint, Sources
+from crossbreed.types import Recipe
+
+RECIPE_FILE, MERGEKIT_FILE = "recipe.yaml", "mergekit_config.yml"
+_HUB_LICENCES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 h-research
+    intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit
+    mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown
+    unlicense wtfpl zlib
+    """.split()  # noqa: SIM905 - eighty lines otherwise
+)
+"""The hub's valid values of `license`; any other name belongs in `license_name`."""
+_MOST_GROUPS = 48
+"""The maximum length of the coefficient table: a longer one is left to recipe.yaml."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """One source of a merge, as published."""
+
+    name: str
+    """Its name in the recipe."""
+    hub_id: str | None
+    """None for a local folder."""
+    revision: str | None
+    """The merged commit."""
+    reference: str
+    """The reference that opens it: hub id and revision, or the folder on the machine that merged it."""
+    hash: str
+    """The hash of its tensors, which identifies it even if it is moved or renamed."""
+    licence: str | None
+    """The licence in its own card."""
+    is_adapter: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardInfo:
+    """The provenance of a published merge, for its card and `crossbreed.json`."""
+
+    name: str
+    """The name of the run."""
+    seed: int
+    report: Report
+    metrics: Mapping[str, str]
+    """Task -> metric, for example `exact_match`."""
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, spec: Spec, report: Report) -> Self:
+        """Returns the provenance from a run's spec and report, with the currently installed versions."""
+        metrics = {task.name: task.metric_name for task in spec.fitness.tasks}
+        return cls(name=spec.name, seed=spec.seed, report=report, metrics=metrics, versions=versions())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the run's part of `crossbreed.json`."""
+        return {
+            "run": {"name": self.name, "seed": self.seed, "trial": self.report.winner.number},
+            "versions": dict(self.versions),
+            "optimised_on": list(self.optimised_on),
+            "scores": self.report.winner.to_json(),
+        }
+
+    @property
+    def optimised_on(self) -> tuple[str, ...]:
+        """The tasks of the objectives: the search used other items of the same kind."""
+        return tuple(dict.fromkeys(task for objective in self.report.objectives for task in objective.tasks))
+
+
+def source_infos(recipe: Recipe, sources: Sources) -> list[SourceInfo]:
+    """Returns the base, then the experts, by their names in the recipe."""
+    opened = {source.hash: source for source in (sources.base, *sources.experts.values())}
+    names = sorted(recipe.sources, key=lambda name: name != recipe.base)
+    return [_source_info(name, opened[recipe.sources[name]]) for name in names]
+
+
+def _source_info(name: str, source: Checkpoint | Adapter) -> SourceInfo:
+    return SourceInfo(
+        name=name,
+        hub_id=source.origin.hub_id,
+        revision=source.origin.revision,
+        reference=source.origin.reference,
+        hash=source.hash,
+        licence=source.licence,
+        is_adapter=isinstance(source, Adapter),
+    )
+
+
+def choose_licence(parents: Iterable[SourceInfo], given: str | None) -> str:
+    """Returns the licence of the merge: the one given, or the one that all parents share.
+
+    Raises:
+        InputError: none was given, and the parents' licences differ or are not stated. A merge inherits every parent's
+            terms, so its publisher must decide on the licence.
+    """
+    parents = list(parents)
+    stated = {parent.licence for parent in parents}
+    if given is not None:
+        return given
+    if len(stated) == 1 and (common := stated.pop()) is not None:
+        return common
+    raise InputError(
+        "the licence of the merge is not known",
+        expected="one licence, stated in every parent's card",
+        got="; ".join(f"{parent.name}: {parent.licence or 'not stated'}" for parent in parents),
+        where="README.md of each parent",
+        fix="read the parents' terms, then give a licence that complies with all of them: --licence apache-2.0",
+    )
+
+
+def model_card(
+    *,
+    title: str,
+    parents: Sequence[SourceInfo],
+    licence: str,
+    info: CardInfo,
+    coefficients: CoefficientMap,
+    in_mergekit: bool,
+    notes: Sequence[str] = (),
+    accepted: Sequence[str] = (),
+) -> str:
+    """Returns README.md.
+
+    Args:
+        title: Name of the published model.
+        parents: The sources, base first.
+        licence: The licence of the merge.
+        info: The run that bred it.
+        coefficients: The recipe's coefficients.
+        in_mergekit: Whether mergekit can express the recipe, so that there is a `mergekit_config.yml`.
+        notes: Differences between the parents and the base, whose configuration and tokenizer this model has.
+        accepted: The differences that `crossbreed merge` must be told to accept.
+    """
+    parts = [
+        f"---\n{_front_matter(title, parents, licence, info, in_mergekit)}\n---",
+        f"# {title}",
+        _opening(parents, info),
+        "## Scores",
+        _scores(info),
+        "## Parents",
+        "\n\n".join([_parents(parents), *(f"- {note}" for note in notes)]),
+        "## Coefficients",
+        _coefficients(coefficients),
+        "## Reproduce",
+        _reproduce(parents, info.report.winner.recipe, in_mergekit, accepted),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info: CardInfo, in_mergekit: bool) -> str:
+    winner = info.report.winner
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="custom",
+            dataset_name=f"{task} (held out)",
+            dataset_config=task,  # the hub distinguishes results by type, config and split, not by name
+            dataset_split="report",
+            metric_type=info.metrics[task],
+            metric_value=round(found.mean, 6),
+            metric_args={"n": found.n, "low": round(found.low, 6), "high": round(found.high, 6)},
+        )
+        for task, found in winner.tasks.items()
+    ]
+    data = ModelCardData(
+        license=licence if licence in _HUB_LICENCES else "other",
+        license_name=None if licence in _HUB_LICENCES else licence,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["merge", "mergekit"] if in_mergekit else ["merge"],
+        base_model=list(dict.fromkeys(p.hub_id for p in parents if p.hub_id)) or None,
+        base_model_relation="merge",
+        model_name=title,
+        eval_results=results,
+    )
+    return str(data.to_yaml())
+
+
+def _opening(parents: Sequence[SourceInfo], info: CardInfo) -> str:
+    report = info.report
+    asked = f"{sum(report.num_trials.values())} recipes" + ("" if report.is_over else " before it was interrupted")
+    if not report.winner.is_bred:
+        by = report.winner.proposed_by
+        what = f"`{by.label}` baseline" if by.is_baseline else f"recipe `{by.label}`"
+        return f"The {what} of the crossbreed run `{info.name}`, which scored {asked}."
+    experts = ", ".join(parent.name for parent in parents[1:])
+    return (
+        f"A merge of {experts} into their common base, bred by crossbreed: trial {report.winner.number} of the run "
+        f"`{info.name}`, which scored {asked}."
+    )
+
+
+def _scores(info: CardInfo) -> str:
+    report = info.report
+    tasks = list(report.winner.tasks)
+    heads = ["", f"{report.scalar.name}", *(f"{task} ({info.metrics[task]})" for task in tasks)]
+    rows = [
+        [
+            "**this model**" if row.kind == "winner" else row_label(row.name),
+            with_interval(row.value),
+            *(with_interval(row.tasks[task]) for task in tasks),
+        ]
+        for row in report.rows
+    ]
+    untouched = [task for task in tasks if task not in info.optimised_on]
+    told = f"Optimised on: {', '.join(info.optimised_on)}" + (
+        f"; measured and not optimised: {', '.join(untouched)}." if untouched else "."
+    )
+    notes = "\n".join(f"- {line}" for line in [told, *sentences(report)])
+    return f"{how_measured(report)}\n\n{_table(heads, rows)}\n\n{notes}"
+
+
+def _parents(parents: Sequence[SourceInfo]) -> str:
+    rows = [
+        [
+            parent.name + (" (LoRA adapter)" if parent.is_adapter else ""),
+            f"[{parent.hub_id}](https://huggingface.co/{parent.hub_id})" if parent.hub_id else "local folder",
+            f"`{parent.revision}`" if parent.revision else "",
+            parent.licence or "not stated",
+            f"`{parent.hash[:16]}`",
+        ]
+        for parent in parents
+    ]
+    return _table(["", "model", "revision", "licence", "hash of the tensors"], rows)
+
+
+def _coefficients(found: CoefficientMap) -> str:
+    if not found.groups:
+        return "None: these are the base's own weights."
+    if len(found.groups) > _MOST_GROUPS:
+        return f"{len(found.groups)} groups of tensors: see `{RECIPE_FILE}`."
+    columns = [(param, i) for param in found.values for i in range(len(found.sources))]
+    heads = ["tensors", "operator", *(f"{found.sources[i]}: {param}" for param, i in columns), *found.settings]
+    rows = [
+        [
+            group,
+            operator,
+            *("" if (v := found.values[p][row][i]) is None else number(v) for p, i in columns),
+            *(setting_text(column[row]) for column in found.settings.values()),
+        ]
+        for row, (group, operator) in enumerate(zip(found.groups, found.operators, strict=True))
+    ]
+    return _table(heads, rows)
+
+
+def _reproduce(parents: Sequence[SourceInfo], recipe: Recipe, in_mergekit: bool, accepted: Sequence[str]) -> str:
+    sources = " ".join(f"--source {p.name}={f'{p.hub_id}@{p.revision}' if p.hub_id else 'FOLDER'}" for p in parents)
+    sources += "".join(f" --accept {key}" for key in accepted)
+    text = (
+        "`crossbreed.json` contains the fingerprint of these weights; the recipe reproduces them bit for bit:\n\n"
+        f"```\ncrossbreed merge {RECIPE_FILE} --out merged {sources}\n```"
+    )
+    if recipe.artifacts:
+        named = ", ".join(f"{name} `{hash_}`" for name, hash_ in recipe.artifacts.items())
+        text += (
+            f"\n\nIt needs artifacts of the experts' activations ({named}), which are in the cache of the machine that "
+            "ran the search. Elsewhere, `crossbreed report RUN` makes them again from the run folder, unless the "
+            "processor rounds differently: then it ends with an error."
+        )
+    if in_mergekit:
+        lora = " --lora-merge-dtype float32" if any(parent.is_adapter for parent in parents) else ""
+        local = "; replace the paths of parents that are local folders with your own" * any(
+            p.hub_id is None for p in parents
+        )
+        text += (
+            "\n\nmergekit reproduces them except for the last bit of a few elements, which it rounds differently"
+            f"{local}:\n\n```\nmergekit-yaml {MERGEKIT_FILE} merged{lora}\n```"
+        )
+    return text
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

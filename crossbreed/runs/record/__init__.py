@@ -1,0 +1,1 @@
+"""Records: the journal, the state folded from it, and the run folder."""

@@ -1,0 +1,124 @@
+"""The run folder and its files. Only the journal is state; the rest is derived from it."""
+
+import gzip
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from traceback import format_exc
+from typing import Any
+
+from crossbreed.durable import write_atomically
+from crossbreed.errors import CrossbreedError, InputError
+from crossbreed.runs.record.records import SplitName
+from crossbreed.types import Score
+
+MIN_FREE_BYTES = 200 * 2**20
+"""The disk space to require: a run folder contains text (journals, answers, reports)."""
+TRACEBACK_IS_IN = "the traceback is in "
+"""The beginning of the note on an exception whose traceback is in log.txt."""
+_LEFT_BY_A_FAILED_START = ("lock", "log.txt")
+
+
+class RunFolder:
+    """The paths of one run, and the writing of its files other than the journal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "journal.jsonl"
+        self.spec = path / "spec.yaml"
+        self.archive = path / "archive.json"
+        self.report_json = path / "report.json"
+        self.report_html = path / "report.html"
+        self.log = path / "log.txt"
+        self.recipes = path / "recipes"
+
+    def create(self) -> bool:
+        """Creates the folder, unless it exists; raises InputError if it cannot be written.
+
+        Returns:
+            Whether it is new.
+        """
+        is_new = not self.path.exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("the run folder is a file", where=str(self.path), fix="choose another --out")
+        if (
+            self.path.is_dir()
+            and not self.journal.exists()
+            and any(p.name not in _LEFT_BY_A_FAILED_START for p in self.path.iterdir())
+        ):
+            raise InputError(
+                "the output folder is not empty and is not a run",
+                expected="an empty or new folder, or one with a journal.jsonl",
+                where=str(self.path),
+                fix="choose another --out",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"the run folder cannot be written: {error.strerror}", where=str(self.path), fix="choose another --out"
+            ) from None
+        free_bytes = shutil.disk_usage(self.path).free
+        if free_bytes < MIN_FREE_BYTES:
+            raise InputError(
+                "not enough disk for the run folder",
+                expected=f"{MIN_FREE_BYTES >> 20} MiB free",
+                got=f"{free_bytes >> 20} MiB",
+                where=str(self.path),
+                fix="free some space, or choose another --out",
+            )
+        return is_new
+
+    def existing(self) -> "RunFolder":
+        """Returns itself; raises InputError if it is not a run folder."""
+        if not self.journal.exists():
+            raise InputError("this is not a run folder", expected="a journal.jsonl", where=str(self.path))
+        return self
+
+    def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
+        """Stores the generated texts, for `show --trial N --answers`."""
+        if score.texts:
+            (self.path / "answers").mkdir(exist_ok=True)
+            payload = {
+                task: dict(zip(score.tasks[task].item_ids, texts, strict=True)) for task, texts in score.texts.items()
+            }
+            content = gzip.compress(json.dumps(payload, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
+            write_atomically(self._answers(split, number), content)
+
+    def answers(self, split: SplitName, number: int) -> dict[str, dict[str, str]]:
+        """Returns task -> item id -> text; empty if nothing was generated."""
+        path = self._answers(split, number)
+        loaded: dict[str, dict[str, str]] = json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+        return loaded
+
+    def append_log(self, text: str) -> None:
+        """Appends to log.txt, with a timestamp before each line. It is for people only, and never read back."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        with self.log.open("a", encoding="utf-8") as log:
+            log.writelines(f"{now}  {line}\n" for line in text.splitlines())
+
+    @contextmanager
+    def logging_bugs(self) -> Iterator[None]:
+        """Writes the traceback of a passing bug to log.txt, and adds a note about it to the exception."""
+        try:
+            yield
+        except (CrossbreedError, OSError):
+            raise
+        except Exception as error:
+            with suppress(OSError):
+                self.append_log(format_exc())
+                error.add_note(f"{TRACEBACK_IS_IN}{self.log}")
+            raise
+
+    def write_json(self, path: Path, value: Any) -> None:  # any JSON value
+        """Writes a derived file atomically."""
+        write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def _answers(self, split: SplitName, number: int) -> Path:
+        return self.path / "answers" / f"{number:06d}.{split}.json.gz"

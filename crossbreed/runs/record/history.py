@@ -1,0 +1,130 @@
+"""The state of a run, folded from its journal: candidates, scores on each split, published trials."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from crossbreed.errors import MachineError
+from crossbreed.runs.record.records import (
+    AskRecord,
+    EndRecord,
+    ItemIds,
+    PublishRecord,
+    Record,
+    RunRecord,
+    SplitName,
+    TellRecord,
+    damaged,
+)
+from crossbreed.types import Candidate, Score, Status, Trial
+
+
+@dataclass(slots=True)
+class History:
+    """The state after some records. `apply` takes the records after the first, in journal order."""
+
+    item_ids: ItemIds
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    scores: dict[tuple[SplitName, int], Score] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """Number -> candidate with its score on the search split."""
+    elapsed_s: float = 0.0
+    """Search time, over all resumes."""
+    is_finished: bool = False
+    """Whether the last `ask` is followed by an `end`."""
+    published: list[PublishRecord] = field(default_factory=list)
+    """Published trials and their folders, newest last."""
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Applies the records of a journal, from its second line on.
+
+        Raises:
+            InputError: a record is inconsistent with those before it; the message names its line.
+        """
+        for line, record in enumerate(records, start=2):
+            try:
+                self.apply(record)
+            except ValueError as error:
+                raise damaged(f"line {line}", str(error)) from None
+
+    def apply(self, record: Record) -> None:
+        """Applies one record.
+
+        Raises:
+            ValueError: the record is inconsistent with those before it.
+        """
+        match record:
+            case AskRecord():
+                self._ask(record.candidate)
+            case TellRecord():
+                self._tell(record)
+            case PublishRecord():
+                self.published.append(record)
+            case EndRecord():
+                self.is_finished = True
+            case RunRecord():
+                raise ValueError("a second record of kind `run`")
+
+    def _ask(self, candidate: Candidate) -> None:
+        if candidate.number != len(self.candidates):
+            raise ValueError(f"candidate {candidate.number}, expected {len(self.candidates)}")
+        self.candidates[candidate.number] = candidate
+        self.is_finished = False
+
+    def _tell(self, record: TellRecord) -> None:
+        split, number = record.split, record.number
+        if number not in self.candidates:
+            raise ValueError(f"a score of candidate {number}, which was not asked")
+        score = record.score(self.item_ids.get(split, {}))
+        if split == "search":
+            if number in self.trials:
+                raise ValueError(f"a second score of candidate {number} on the search split")
+            clock = record.clock
+            self.elapsed_s = max(self.elapsed_s, clock.elapsed or 0.0)
+            known = {"attempts": clock.attempts, "worker": clock.worker}
+            self.trials[number] = Trial(
+                candidate=self.candidates[number],
+                score=score,
+                objectives=record.objectives,
+                provenance={name: str(value) for name, value in known.items() if value is not None},
+            )
+        self.scores[split, number] = score
+
+    def check_same_weights(self, number: int, score: Score) -> None:
+        """Checks that a score was measured with the same weights as the trial's score in the search.
+
+        An engine that takes recipes may not provide a fingerprint: then there is nothing to compare.
+
+        Raises:
+            MachineError: the fingerprints differ.
+        """
+        searched = self.trials[number].score.fingerprint
+        if searched is not None and score.fingerprint is not None and score.fingerprint != searched:
+            raise MachineError(
+                f"the weights of trial {number} had fingerprint {searched} in the search, but its recipe now gives "
+                f"{score.fingerprint}. Use the same versions of crossbreed and torch, processor and number of threads "
+                "as in the search (if the engine makes the weights: the same version of it), or search again in a new "
+                "folder"
+            )
+
+    @property
+    def pending(self) -> list[Candidate]:
+        """Candidates without a score on the search split, which were in flight when the last driver ended."""
+        return [c for number, c in sorted(self.candidates.items()) if number not in self.trials]
+
+    def scores_of(self, split: SplitName) -> dict[int, Score]:
+        """Returns trial number -> score on a split."""
+        return {number: score for (where, number), score in self.scores.items() if where == split}
+
+    @property
+    def ok_trials(self) -> list[Trial]:
+        """Trials that have a value, by number."""
+        return [t for _, t in sorted(self.trials.items()) if t.score.status is Status.OK]
+
+
+def fold(records: Iterable[Record]) -> History:
+    """Returns the state after all records of a journal. The first record has the item ids."""
+    following = iter(records)
+    first = next(following, None)
+    history = History(item_ids=first.items if isinstance(first, RunRecord) else {})
+    history.extend(following)
+    return history

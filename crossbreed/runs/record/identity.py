@@ -1,0 +1,117 @@
+"""The identity of a run: the journal's first record, and the check on resume that it has not changed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import Task
+from crossbreed.runs.record.provenance import versions
+from crossbreed.runs.record.records import ItemIds, RunClock, RunRecord, without_clock
+from crossbreed.runs.spec import Spec
+from crossbreed.types import canonical_json, content_id
+
+_NOT_IDENTITY: Any = {
+    "name": True,
+    "workers": True,
+    "optimizer": {"budget"},
+    "sources": {"base", "experts"},  # identified by content hashes, not by paths
+    "warm_start": True,  # identified by the recipes' hashes
+    "fitness": {"tasks"},  # replaced by each task's own identity; items are hashed
+}
+"""The settings of a Spec that may change on resume."""
+
+
+def run_record(
+    spec: Spec,
+    *,
+    sources: Mapping[str, str],
+    warm_starts: Sequence[str],
+    coordinates: tuple[str, ...],
+    tasks: Sequence[Task],
+    items: ItemIds,
+    artifacts: Mapping[str, str],
+) -> RunRecord:
+    """Returns the first line of a run's journal.
+
+    Args:
+        spec: The run's spec.
+        sources: Name -> content hash.
+        warm_starts: Hashes of the user's warm-start recipes.
+        coordinates: Names of the space's coordinates.
+        tasks: The tasks.
+        items: Split -> task -> item ids.
+        artifacts: The artifacts for merging candidates: name -> content hash.
+    """
+    return RunRecord(
+        spec=_identity(spec),
+        sources=sources,
+        warm_starts=tuple(warm_starts),
+        coordinates=coordinates,
+        contents={task.name: task.contents_id for task in tasks},
+        items=items,
+        artifacts=artifacts,
+        clock=RunClock(versions=versions()),
+    )
+
+
+def check_same_run(
+    recorded: RunRecord, planned: RunRecord, *, where: Path | str, renamed: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Checks that a run folder is resumed with the Spec that started it.
+
+    Args:
+        recorded: The first record of its journal.
+        planned: The first record that a new run would have.
+        where: The folder.
+        renamed: Dotted keys of older versions -> their current names.
+
+    Raises:
+        InputError: they differ; the message lists the first few settings.
+    """
+    before, now = (dict(_leaves(without_clock(record))) for record in (recorded, planned))
+    before = {renamed.get(key, key): value for key, value in before.items()}
+    keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
+    differing = [key for key in keys if before.get(key) != now.get(key)]
+    if differing and all(key.startswith("artifacts.") and key in before and key in now for key in differing):
+        raise InputError(
+            f"the {differing[0].removeprefix('artifacts.')} made here are not those with which this run started",
+            expected=f"content hash {before[differing[0]]}",
+            got=f"{now[differing[0]]}: another processor or version of torch rounds differently",
+            where=str(where),
+            fix="set CROSSBREED_CACHE to the cache folder of the machine that started the run, or choose another --out",
+        )
+    if differing:
+        lines = [
+            f"{key.removeprefix('spec.')}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"[:160]
+            for key in differing[:5]
+        ]
+        raise InputError(
+            "this run folder was started with another spec",
+            expected="the same sources, space, optimizer, tasks, splits and seed (budget and workers may change)",
+            got="\n            ".join(lines) + (f"\n            and {len(differing) - 5} more" * (len(differing) > 5)),
+            where=str(where),
+            fix="choose another --out, or undo the change",
+        )
+
+
+def _identity(spec: Spec) -> dict[str, Any]:
+    """Returns the settings that must not change on resume."""
+    identity = spec.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    identity["fitness"]["engine"] = spec.fitness.engine.identity()
+    identity["fitness"]["tasks"] = [task.identity() for task in spec.fitness.tasks]
+    return identity
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # any JSON value
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and path.startswith("items."):
+        yield path, f"{len(value)} items ({content_id(canonical_json(value))})"
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, value

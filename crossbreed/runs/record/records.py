@@ -1,0 +1,347 @@
+"""Typed records of the journal: one dataclass for each kind of line that `docs/journal.md` specifies.
+
+`from_json` parses and validates a line, `to_json` writes it. All other code uses the dataclasses and never reads keys.
+Whether a record is consistent with the records before it is checked by `history`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
+
+from crossbreed.errors import InputError
+from crossbreed.recipes import parse_recipe
+from crossbreed.types import (
+    Birth,
+    Candidate,
+    Cost,
+    Cross,
+    ItemScores,
+    Proposal,
+    ProposedBy,
+    Recipe,
+    Score,
+    Seed,
+    Status,
+)
+
+JOURNAL_SCHEMA: Final = 1
+CLOCK = "clock"
+"""The key of everything that may differ between two equal runs: times, attempts, versions, worker."""
+SplitName: TypeAlias = Literal["search", "select", "report"]
+ItemIds: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Split -> task -> item ids, in the order in which the items are evaluated."""
+
+_DIGIT_OF = {0.0: "0", 1.0: "1"}
+_VALUE_OF = {digit: value for value, digit in _DIGIT_OF.items()}
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+def _write_values(values: tuple[float, ...]) -> str | list[float]:
+    """Writes zeros and ones as one digit each: most tasks have no other values, and a list is four times as long."""
+    try:
+        return "".join(map(_DIGIT_OF.__getitem__, values))
+    except KeyError:
+        return list(values)
+
+
+def _read_values(written: object) -> object:
+    if not isinstance(written, str):
+        return tuple(written) if isinstance(written, list) else written
+    if set(written) - _VALUE_OF.keys():
+        raise ValueError("only 0 and 1 may be written as text")
+    return tuple(map(_VALUE_OF.__getitem__, written))
+
+
+_Number: TypeAlias = Annotated[int, Field(ge=0)]
+_Values: TypeAlias = Annotated[
+    tuple[float, ...], BeforeValidator(_read_values), PlainSerializer(_write_values, return_type=str | list[float])
+]
+_Recipe: TypeAlias = Annotated[
+    Recipe, PlainValidator(partial(parse_recipe, is_recorded=True)), PlainSerializer(Recipe.to_json)
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunClock:
+    """The versions that a run was started with."""
+
+    __pydantic_config__ = _STRICT
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package -> version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """The first line: everything that identifies the run."""
+
+    __pydantic_config__ = _STRICT
+    kind: Literal["run"] = "run"
+    schema: Literal[1] = JOURNAL_SCHEMA
+    spec: Mapping[str, JsonValue]
+    """The settings that may not change on resume: all but name, paths, budget and workers."""
+    sources: Mapping[str, str]
+    """Source name -> content hash."""
+    warm_starts: tuple[str, ...] = ()
+    """Ids of their recipes."""
+    coordinates: tuple[str, ...] = ()
+    """Names of the coordinates, in the order of every `point`."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Task -> hash of its items' content."""
+    items: ItemIds
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> content hash. Not written if empty."""
+    clock: RunClock = field(default_factory=RunClock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedBirth:
+    """One of the genomes that the space starts with."""
+
+    __pydantic_config__ = _STRICT
+    seed: _Number
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossBirth:
+    """A genome crossed from those of the record's `parents`."""
+
+    __pydantic_config__ = _STRICT
+    splits: tuple[float, ...]
+    weights: tuple[float, ...]
+    noise: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskRecord:
+    """A candidate. Written before any work on it starts."""
+
+    __pydantic_config__ = _STRICT
+    kind: Literal["ask"] = "ask"
+    number: _Number
+    origin: str
+    """The text of what proposed it: `baseline:NAME`, `warm_start:N`, or the optimizer's kind."""
+    point: tuple[float, ...] | None
+    parents: tuple[_Number, ...] = ()
+    birth: SeedBirth | CrossBirth | None = None
+    recipe: _Recipe | None
+
+    def __post_init__(self) -> None:
+        if len(self.parents) != 2 * isinstance(self.birth, CrossBirth):
+            raise ValueError("a cross needs two parents, all other candidates have none")
+        if self.point is not None and self.birth is not None:
+            raise ValueError("both a point and a birth")
+        ProposedBy.parse(self.origin)
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> "AskRecord":
+        """Returns the record of a candidate."""
+        return cls(
+            number=candidate.number,
+            origin=str(candidate.proposed_by),
+            point=candidate.point,
+            parents=candidate.parents,
+            birth=_written_birth(candidate.birth),
+            recipe=candidate.recipe,
+        )
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate, with its recipe and proposal as values."""
+        return Candidate(
+            number=self.number,
+            recipe=self.recipe,
+            proposed_by=ProposedBy.parse(self.origin),
+            proposal=self._proposal,
+        )
+
+    @property
+    def _proposal(self) -> Proposal | None:
+        if self.birth is None:
+            return self.point
+        if isinstance(self.birth, SeedBirth):
+            return Seed(index=self.birth.seed, scale=self.birth.scale)
+        a, b = self.parents
+        found = self.birth
+        return Cross(parents=(a, b), splits=found.splits, weights=found.weights, noise=found.noise)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellClock:
+    """Times, attempts and error of an evaluation."""
+
+    __pydantic_config__ = _STRICT
+    seconds: Mapping[str, float]
+    """Phase -> seconds."""
+    error: str | None
+    attempts: int | None = None
+    """Number of attempts. Like the fields below, not written if None."""
+    worker: str | None = None
+    elapsed: float | None = None
+    """Seconds of searching, over all resumes. Required on the search split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellRecord:
+    """The score of a candidate on one split."""
+
+    __pydantic_config__ = _STRICT
+    kind: Literal["tell"] = "tell"
+    number: _Number
+    split: SplitName
+    status: Annotated[Status, Field(strict=False)]
+    objectives: tuple[float, ...] | None
+    """Values of the objectives, not negated; None unless the status is OK."""
+    tasks: Mapping[str, _Values]
+    """Task -> one value per item, in the order of the run's `items`."""
+    slopes: tuple[float, ...] | None = None
+    fingerprint: str | None
+    items: _Number
+    tokens: _Number
+    clock: TellClock
+
+    def __post_init__(self) -> None:
+        if (self.objectives is None) is (self.status is Status.OK):
+            raise ValueError(f"status {self.status.value} with objectives {self.objectives}")
+        if self.clock.elapsed is None and self.split == "search":
+            raise ValueError("`clock.elapsed` is missing, which the search split requires")
+
+    @classmethod
+    def of(
+        cls, score: Score, *, number: int, split: SplitName, objectives: tuple[float, ...] | None, clock: TellClock
+    ) -> "TellRecord":
+        """Returns the record of a score."""
+        return cls(
+            number=number,
+            split=split,
+            status=score.status,
+            objectives=objectives,
+            tasks={name: scores.values for name, scores in score.tasks.items()},
+            slopes=score.slopes,
+            fingerprint=score.fingerprint,
+            items=score.cost.items,
+            tokens=score.cost.tokens,
+            clock=clock,
+        )
+
+    def score(self, item_ids: Mapping[str, tuple[str, ...]]) -> Score:
+        """Returns the score.
+
+        Args:
+            item_ids: Task -> item ids of the split.
+
+        Raises:
+            ValueError: a task is unknown, or the number of values does not match its items.
+        """
+        if unknown := sorted(self.tasks.keys() - item_ids.keys()):
+            raise ValueError(f"unknown task `{unknown[0]}` on the {self.split} split")
+        for name, values in self.tasks.items():
+            if len(values) > len(item_ids[name]) or (self.status is Status.OK and len(values) < len(item_ids[name])):
+                raise ValueError(f"{len(values)} values of `{name}` for {len(item_ids[name])} items")
+        return Score(
+            status=self.status,
+            tasks={
+                name: ItemScores(item_ids=ids[: len(self.tasks[name])], values=self.tasks[name])
+                for name, ids in item_ids.items()  # the Spec's order; a journal's keys are sorted
+                if name in self.tasks
+            },
+            slopes=self.slopes,
+            fingerprint=self.fingerprint,
+            cost=Cost(items=self.items, tokens=self.tokens, seconds=self.clock.seconds),
+            error=self.clock.error,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishClock:
+    """The folder of a published checkpoint."""
+
+    __pydantic_config__ = _STRICT
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishRecord:
+    """The publication of a trial."""
+
+    __pydantic_config__ = _STRICT
+    kind: Literal["publish"] = "publish"
+    number: _Number
+    fingerprint: str
+    clock: PublishClock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRecord:
+    """The end of a run whose budget is spent. A resume with a larger budget may append more."""
+
+    __pydantic_config__ = _STRICT
+    kind: Literal["end"] = "end"
+
+
+Record: TypeAlias = RunRecord | AskRecord | TellRecord | PublishRecord | EndRecord
+_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+def from_json(line: bytes | str) -> Record:
+    """Returns the record of a line. Unknown keys are ignored.
+
+    Raises:
+        ValueError: the line is not a record; the message names the key and what was expected.
+    """
+    try:
+        return _RECORD.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}".removeprefix(": ").splitlines()[0]) from None
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Returns a record as the JSON object that is written."""
+    value: dict[str, Any] = _RECORD.dump_python(record, mode="json")
+    if isinstance(record, RunRecord) and not record.artifacts:
+        del value["artifacts"]
+    if isinstance(record, TellRecord):
+        for name in ("attempts", "worker", "elapsed"):
+            if value[CLOCK][name] is None:
+                del value[CLOCK][name]
+    return value
+
+
+def without_clock(record: Record) -> dict[str, Any]:
+    """Returns a record as JSON without its clock: equal for equal runs."""
+    return {key: value for key, value in to_json(record).items() if key != CLOCK}
+
+
+def damaged(where: str, got: str) -> InputError:
+    """Returns the error for a line that cannot be the result of a killed writer."""
+    return InputError(
+        "the journal is damaged",
+        expected="one record per line, each after those to which it refers",
+        got=got,
+        where=where,
+        fix="restore it from a backup, or truncate it before this line: the later trials are evaluated again",
+    )
+
+
+def _written_birth(birth: Birth | None) -> SeedBirth | CrossBirth | None:
+    match birth:
+        case Seed():
+            return SeedBirth(seed=birth.index, scale=birth.scale)
+        case Cross():
+            return CrossBirth(splits=birth.splits, weights=birth.weights, noise=birth.noise)
+        case None:
+            return None

@@ -1,0 +1,1 @@
+"""Results: the winner, its statistics, and reports."""

@@ -1,0 +1,75 @@
+"""What `show` needs of a run's spec, read so that a run can be shown where its plug-ins are not installed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import ENGINES, AnyTaskConfig, TaskConfig
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.results.vouching import Takes, takes_of
+from crossbreed.runs.spec import load_spec
+from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
+
+_TASKS: TypeAdapter[list[TaskConfig]] = TypeAdapter(list[AnyTaskConfig])
+_OBJECTIVES = TypeAdapter(tuple[ObjectiveConfig, ...])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a spec says of its run's trials."""
+
+    name: str
+    takes: Takes | None
+    """What the engine is given; None where it is not installed."""
+    objectives: tuple[Objective, ...]
+
+
+def read_header(folder: RunFolder) -> Header:
+    """Reads a run's spec, or as much of it as can be read without the plug-ins that it names.
+
+    Raises:
+        InputError: the spec is damaged, or does not tell which values are better.
+    """
+    try:
+        spec = load_spec(folder.spec)
+    except InputError as error:
+        with suppress(OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError):
+            return _without_plugins(folder)
+        raise error from None
+    objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
+    return Header(name=spec.name, takes=takes_of(spec.fitness.engine), objectives=objectives)
+
+
+def _without_plugins(folder: RunFolder) -> Header:
+    raw = yaml.safe_load(folder.spec.read_text())
+    fitness, kind = raw["fitness"], raw["fitness"]["engine"]["kind"]
+    takes = ENGINES[kind].takes if kind in ENGINES.working() else None
+    return Header(name=raw["name"], takes=takes, objectives=_objectives(fitness, folder))
+
+
+def _objectives(fitness: Mapping[str, Any], folder: RunFolder) -> tuple[Objective, ...]:
+    """The objectives: which values are better is known to the tasks, and written in the report."""
+    configs = _OBJECTIVES.validate_python(fitness["objectives"])
+    try:
+        tasks = _TASKS.validate_python(fitness["tasks"], context={"folder": folder.path})
+    except (InputError, ValidationError):
+        reported = json.loads(folder.report_json.read_text())["objectives"]
+        names = [task["name"] for task in fitness["tasks"]]
+        return _directed(configs, names, [objective["minimize"] for objective in reported])
+    return build_objectives(configs, {task.name: not task.higher_is_better for task in tasks})
+
+
+def _directed(
+    configs: Sequence[ObjectiveConfig], tasks: Sequence[str], minimize: Sequence[bool]
+) -> tuple[Objective, ...]:
+    directed = [
+        config.model_copy(update={"minimize": less})
+        for config, less in zip(configs or [ObjectiveConfig(mean=tuple(tasks))], minimize, strict=True)
+    ]
+    return build_objectives(directed, dict.fromkeys(tasks, False))

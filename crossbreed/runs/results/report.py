@@ -1,0 +1,257 @@
+"""The report of a run, on items that the search never used: winner, baselines, differences, gap to the ideal.
+
+`report.json` contains this value; `report_text`, `report_html` and the model card show it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from crossbreed.errors import MachineError
+from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
+from crossbreed.runs.results.vouching import Takes, Vouching, vouching_of
+from crossbreed.runs.results.winner import (
+    TUNED_SCALAR,
+    UNIFORM,
+    BaselineKind,
+    named_baselines,
+    search_scalar,
+)
+from crossbreed.runs.spec.objectives import Objective, Scalar
+from crossbreed.types import ItemScores, ProposedBy, Recipe, Score, Status, Trial
+
+REPORT_SCHEMA = 1
+RowKind: TypeAlias = BaselineKind | Literal["winner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model on the report split."""
+
+    name: str
+    """The expert's name, or the kind."""
+    kind: RowKind
+    number: int
+    """The trial's number."""
+    proposed_by: ProposedBy
+    recipe: Recipe
+    fingerprint: str | None
+    """The fingerprint of the evaluated weights, if known."""
+    vouching: Vouching
+    """The source of the fingerprint."""
+    value: Interval
+    """The report's scalar."""
+    objectives: tuple[float, ...]
+    tasks: Mapping[str, Interval]
+
+    @property
+    def is_bred(self) -> bool:
+        """Whether the optimizer proposed it: it is neither a baseline nor a warm start."""
+        return self.proposed_by.kind == "optimizer"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            **self.value.to_json(),
+            "tasks": {task: found.to_json() for task, found in self.tasks.items()},
+            "objectives": list(self.objectives),
+            "number": self.number,
+            "origin": str(self.proposed_by),
+            "recipe_id": self.recipe.id,
+            "fingerprint": self.fingerprint,
+            "weights": self.vouching.value,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The improvement of the winner over `name`, paired on the items; positive means better, in either direction."""
+
+    name: str
+    by: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        return {"name": self.name, **self.by.to_json()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ideal:
+    """A hypothetical model that is as good at every task as the best of base and experts at that task."""
+
+    value: Interval
+    tasks: Mapping[str, Interval]
+    parents: Mapping[str, str]
+    """Task -> the best of them."""
+    gap: Interval
+    """The improvement of the ideal over the winner."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        return {
+            **self.value.to_json(),
+            "tasks": {task: found.to_json() for task, found in self.tasks.items()},
+            "parents": dict(self.parents),
+            "gap": self.gap.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run's result."""
+
+    winner: Row
+    baselines: tuple[Row, ...]
+    """The measured ones of base, each expert, uniform and tuned_scalar."""
+    to_best_baseline: Difference | None
+    """The difference to the baseline, other than tuned_scalar, that is best on the report split."""
+    to_tuned_scalar: Difference | None
+    optimism: float
+    """The excess of the winner's score on its search items over that on the report items."""
+    ideal: Ideal | None
+    objectives: tuple[Objective, ...]
+    scalar: Scalar
+    num_trials: Mapping[Status, int]
+    is_over: bool
+    """Whether the search is complete. False: it was interrupted, and can be resumed."""
+    unmeasured: Mapping[str, str]
+    """Baseline without a row -> the reason."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The baselines, then the winner."""
+        return (*self.baselines, self.winner)
+
+
+def make_report(
+    *,
+    trials: Sequence[Trial],
+    winner: int,
+    scores: Mapping[int, Score],
+    objectives: Sequence[Objective],
+    seed: int = 0,
+    is_over: bool = True,
+    takes: Takes = "weights",
+) -> Report:
+    """Returns the report of a run.
+
+    Args:
+        trials: The whole search.
+        winner: Number of the trial to report on: `choose_winner`'s, or one picked by the user.
+        scores: Trial number -> score on the report split, for the trials returned by `reported`.
+        objectives: The run's objectives.
+        seed: The Spec's seed, from which the bootstrap's draws are spawned.
+        is_over: Whether the search is complete.
+        takes: What the engine takes.
+
+    Raises:
+        MachineError: the winner could not be measured on the report split.
+    """
+    scalar = search_scalar(trials, objectives)
+    winning = next(t for t in trials if t.number == winner)
+    measured = {number: score.tasks for number, score in scores.items() if score.status is Status.OK}
+    if winner not in measured:
+        raise MachineError(f"trial {winner} could not be measured on the report split{_why(scores.get(winner))}")
+
+    def row(trial: Trial, name: str, kind: RowKind) -> Row:
+        tasks, vouching = measured[trial.number], vouching_of(scores[trial.number], takes)
+        assert vouching is not None, "a row is of a measured trial"
+        return Row(
+            name=name,
+            kind=kind,
+            number=trial.number,
+            proposed_by=trial.candidate.proposed_by,
+            recipe=trial.recipe,
+            fingerprint=scores[trial.number].fingerprint,
+            vouching=vouching,
+            value=interval(tasks, scalar, seed=seed),
+            objectives=tuple(objective.of(tasks) for objective in objectives),
+            tasks=task_intervals(tasks, seed=seed),
+        )
+
+    def difference(other: Row) -> Difference:
+        by = paired_difference(measured[winner], measured[other.number], scalar, seed=seed)
+        return Difference(name=other.name, by=by)
+
+    baselines = named_baselines(trials, objectives)
+    rows = [row(b.trial, b.name, b.kind) for b in baselines if b.trial.number in measured]
+    plain = [r for r in rows if r.kind != TUNED_SCALAR]
+    best = max(plain, key=lambda r: scalar.utility(r.value.mean), default=None)
+    tuned = next((r for r in rows if r.kind == TUNED_SCALAR), None)
+    crowned = row(winning, "winner", "winner")
+    return Report(
+        winner=crowned,
+        baselines=tuple(rows),
+        to_best_baseline=difference(best) if best else None,
+        to_tuned_scalar=difference(tuned) if tuned else None,
+        optimism=scalar.improvement(scalar.of(winning.score.tasks), over=crowned.value.mean),
+        ideal=_ideal(rows, measured, measured[winner], scalar, seed),
+        objectives=tuple(objectives),
+        scalar=scalar,
+        is_over=is_over,
+        num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
+        unmeasured={
+            by.name or by.label: t.score.status + _why(t.score)
+            for t in trials
+            if t.score.status is not Status.OK and (by := t.candidate.proposed_by).is_baseline
+        }
+        | {
+            b.name: "not on the report split" + _why(scores.get(b.trial.number))
+            for b in baselines
+            if b.trial.number not in measured
+        },
+    )
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Returns the content of `report.json`."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "winner": report.winner.to_json() | {"recipe": report.winner.recipe.to_json()},
+        "baselines": [row.to_json() for row in report.baselines],
+        "difference_to_best_baseline": report.to_best_baseline and report.to_best_baseline.to_json(),
+        "difference_to_tuned_scalar": report.to_tuned_scalar and report.to_tuned_scalar.to_json(),
+        "optimism": report.optimism,
+        "ideal": report.ideal and report.ideal.to_json(),
+        "scalar": {"name": report.scalar.name, "minimize": report.scalar.minimize, "level": LEVEL},
+        "objectives": [{"name": o.name, "minimize": o.minimize} for o in report.objectives],
+        "trials": {status.value: n for status, n in report.num_trials.items()},
+        "is_over": report.is_over,
+        "unmeasured": dict(report.unmeasured),
+    }
+
+
+def _ideal(
+    rows: Sequence[Row],
+    measured: Mapping[int, Mapping[str, ItemScores]],
+    winner: Mapping[str, ItemScores],
+    scalar: Scalar,
+    seed: int,
+) -> Ideal | None:
+    """Returns the composite of the best parent at every task. With a single expert, `uniform` is that expert."""
+    parents = [r for r in rows if r.kind in ("base", "expert") or (r.kind == UNIFORM and len(r.recipe.sources) == 2)]
+    if not parents:
+        return None
+    minimized = _minimized_tasks(scalar)
+    best = {
+        task: max(parents, key=lambda r: -r.tasks[task].mean if task in minimized else r.tasks[task].mean)
+        for task in scalar.tasks
+    }
+    composite = {task: measured[r.number][task] for task, r in best.items()}
+    return Ideal(
+        value=interval(composite, scalar, seed=seed),
+        tasks={task: r.tasks[task] for task, r in best.items()},
+        parents={task: r.name for task, r in best.items()},
+        gap=paired_difference(composite, winner, scalar, seed=seed),
+    )
+
+
+def _minimized_tasks(scalar: Scalar) -> set[str]:
+    objectives = (scalar,) if isinstance(scalar, Objective) else scalar.objectives
+    return {task for objective in objectives if objective.minimize for task in objective.tasks}
+
+
+def _why(score: Score | None) -> str:
+    return f": {score.error}" if score and score.error else ""

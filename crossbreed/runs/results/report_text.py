@@ -1,0 +1,96 @@
+"""The report in a terminal: one table, then its interpretation in a few sentences."""
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.statistics import LEVEL, Interval
+from crossbreed.runs.results.winner import TUNED_SCALAR
+
+
+def number(value: float) -> str:
+    """Returns a score with three decimals, or with four digits if it is large.
+
+    >>> number(0.78125), number(1234.5)
+    ('0.781', '1234')
+    """
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def with_interval(found: Interval, *, signed: bool = False) -> str:
+    """Returns `0.781 [0.752, 0.809]`, with signs for a difference."""
+    mean, low, high = (("+" if signed and v > 0 else "") + number(v) for v in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def row_label(name: str) -> str:
+    """Returns the displayed name of a row."""
+    return name.replace("_", " ") if name == TUNED_SCALAR else name
+
+
+def caveats(report: Report) -> list[str]:
+    """Returns the caveats: an interrupted search, a winner that was not bred, weights that crossbreed has not seen."""
+    lines = []
+    if not report.is_over:
+        lines.append(
+            f"The search was interrupted after {sum(report.num_trials.values())} trials: "
+            "`crossbreed run` with the same spec and folder resumes it."
+        )
+    if caveat := report.winner.vouching.caveat:
+        lines.append(caveat)
+    if not report.winner.is_bred:
+        lines.append(f"No bred merge beat the baselines and warm starts: the winner is {report.winner.proposed_by}.")
+    return lines
+
+
+def sentences(report: Report) -> list[str]:
+    """Returns the interpretation: differences, gap to the ideal, optimism, and unmeasured baselines."""
+    lines = []
+    for difference in (report.to_best_baseline, report.to_tuned_scalar):
+        if difference:
+            role = "the best without tuning, " if difference is report.to_best_baseline else ""
+            verdict = "" if difference.by.low > 0 else " (the interval includes 0 or less: not shown to be better)"
+            lines.append(
+                f"Winner against {role}{row_label(difference.name)}: "
+                f"{with_interval(difference.by, signed=True)}{verdict}."
+            )
+    if report.ideal:
+        parents = ", ".join(f"{task} as {parent}" for task, parent in report.ideal.parents.items())
+        lines.append(
+            f"Ideal ({parents}): {number(report.ideal.value.mean)}; "
+            f"the winner is {with_interval(report.ideal.gap)} short of it."
+        )
+    lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
+    lines += [f"No row for {row_label(name)}: {why}." for name, why in report.unmeasured.items()]
+    return lines
+
+
+def how_measured(report: Report) -> str:
+    """Returns how the numbers were measured."""
+    less = [o.name for o in report.objectives if o.minimize]
+    return (
+        f"{report.winner.value.n} report items not used in the search; {LEVEL:.0%} paired bootstrap intervals, "
+        f"stratified by task; differences are positive if the winner is better"
+        + (f"; less is better in {', '.join(less)}." if less else ".")
+    )
+
+
+def summary(report: Report) -> Group:
+    """Returns the output of `crossbreed report`."""
+    tasks = list(report.winner.tasks)
+    table = Table(title="Report split", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column(report.scalar.name, justify="right", no_wrap=True)
+    for task in tasks:
+        table.add_column(f"{task} (n={report.winner.tasks[task].n})", justify="right")
+    for row in report.rows:
+        style = "bold" if row.kind == "winner" else ""
+        cells = [number(row.tasks[task].mean) for task in tasks]
+        table.add_row(row_label(row.name), with_interval(row.value), *cells, style=style)
+    return Group(
+        table,
+        Text(),
+        *(Text(line) for line in caveats(report) + sentences(report)),
+        Text(how_measured(report), style="dim"),
+    )

@@ -1,0 +1,163 @@
+"""`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
+
+import fcntl
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from crossbreed.errors import InputError
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.history import History, fold
+from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.header import read_header
+from crossbreed.runs.results.vouching import Takes, Vouching, vouching_of
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import Status, Trial
+
+State: TypeAlias = Literal["running", "interrupted", "finished"]
+PHASES = ("materialize", "swap", "answer", "slopes", "other")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The content of a run folder."""
+
+    folder: RunFolder
+    name: str
+    """As its spec has it."""
+    takes: Takes | None
+    """What its engine is given; None where the engine is not installed."""
+    history: History
+    objectives: tuple[Objective, ...]
+    state: State
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The search's trials, by number."""
+        return sorted(self.history.trials.values(), key=lambda t: t.number)
+
+
+def open_run(path: Path) -> Run:
+    """Reads a run folder. The packages that brought its parts need not be installed.
+
+    Raises:
+        InputError: it is none, its journal is damaged, or it has no report yet and a task that tells which values are
+            better is not installed.
+    """
+    folder = RunFolder(path).existing()
+    known = read_header(folder)
+    history = fold(read(folder.journal))
+    state: State = "running" if _is_locked(path / "lock") else "finished" if history.is_finished else "interrupted"
+    name, takes, objectives = known.name, known.takes, known.objectives
+    return Run(folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state)
+
+
+def show_json(path: Path) -> dict[str, Any]:
+    """Returns the documented output of `show --json`."""
+    run = open_run(path)
+    ok = run.history.ok_trials
+    best = best_trial(ok, run.objectives)
+    return {
+        "schema": 1,
+        "name": run.name,
+        "state": run.state,
+        "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
+        "trials": [_trial_json(trial, run.takes) for trial in run.trials],
+        "best": [best.number] if best else [],
+        "archive": [trial.number for trial in pareto_front(ok, run.objectives)],
+        "seconds_by_phase": seconds_by_phase(ok),
+        "counts": {status.value: sum(t.score.status is status for t in run.trials) for status in Status},
+    }
+
+
+def show_text(path: Path) -> str:
+    """Returns the run as text: state, baselines, the best trials, time by phase."""
+    run = open_run(path)
+    ok = run.history.ok_trials
+    front = {trial.number for trial in pareto_front(ok, run.objectives)}
+    ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
+    shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
+    failed = sum(t.score.status is Status.FAILED for t in run.trials)
+    no_slopes = sum(t.score.error is not None for t in ok)
+    lines = [
+        f"{run.name}: {run.state}, {len(run.trials)} trials"
+        + (f", {failed} FAILED (not measured)" if failed else "")
+        + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
+        f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
+    ]
+    lines += [
+        f"{t.number:>6}  {t.candidate.proposed_by!s:<28}"
+        + "  ".join(f"{value:>14.4f}" for value in t.objectives or ())
+        + ("  *" if t.number in front else "")
+        for t in ranked
+        if t.number in shown
+    ]
+    if left_out := len(run.trials) - sum(t.number in shown for t in ranked):
+        lines.append(f"{left_out} more: --json, or --trial N")
+    phases = seconds_by_phase(ok)
+    total = sum(phases.values()) or 1.0
+    lines.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
+    spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
+    lines.append("time per trial: " + ", ".join(spent))
+    vouchings = {vouching for trial in ok if (vouching := vouching_of(trial.score, run.takes))}
+    lines += [f"weights: {vouching}" for vouching in sorted(vouchings - {Vouching.FINGERPRINTED})]
+    return "\n".join(lines)
+
+
+def show_trial(path: Path, number: int, *, answers: bool) -> str:
+    """Returns one trial in full: recipe, scores and, on request, the generated texts."""
+    run = open_run(path)
+    if number not in run.history.trials:
+        raise InputError(f"the run has no trial {number}", expected=f"0 to {len(run.trials) - 1}", where=str(path))
+    trial = run.history.trials[number]
+    lines = [json.dumps(_trial_json(trial, run.takes) | {"recipe": None}, indent=2), "", dump_recipe(trial.recipe)]
+    if answers:
+        splits: tuple[SplitName, ...] = ("search", "select", "report")
+        said = {split: found for split in splits if (found := run.folder.answers(split, number))}
+        lines.append(yaml.safe_dump(said, allow_unicode=True, sort_keys=False))
+    return "\n".join(lines)
+
+
+def seconds_by_phase(trials: list[Trial]) -> dict[str, float]:
+    """Returns the mean seconds per trial in each phase."""
+    if not trials:
+        return {}
+    return {phase: fmean(trial.score.cost.seconds.get(phase, 0.0) for trial in trials) for phase in PHASES}
+
+
+def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:
+    score = trial.score
+    seconds: Mapping[str, float] = score.cost.seconds
+    return {
+        "number": trial.number,
+        "origin": str(trial.candidate.proposed_by),
+        "status": score.status.value,
+        "recipe": trial.recipe.to_json(),
+        "tasks": {name: scores.mean for name, scores in score.tasks.items()},
+        "objectives": None if trial.objectives is None else list(trial.objectives),
+        "items": score.cost.items,
+        "tokens": score.cost.tokens,
+        "seconds": {phase: seconds.get(phase, 0.0) for phase in PHASES},
+        "fingerprint": score.fingerprint,
+        "weights": vouching_of(score, takes),
+        "error": score.error,
+    }
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,125 @@
+"""Selection of the winner before the report split is used: by search, then by search and selection items together.
+
+Every OK trial competes, including baselines and warm starts: if no bred merge beats them, one of them wins, and the
+report points it out. With several objectives, the winner is the knee of the Pareto front: the point furthest out from
+the plane through the front's extremes, that is with the largest sum of objectives scaled to the front's range. With one
+objective this is the best.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import moocore
+import numpy as np
+
+from crossbreed.errors import MachineError
+from crossbreed.runs.results.statistics import pool
+from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, build_scalar
+from crossbreed.types import Score, Status, Trial
+
+NUM_FINALISTS = 8
+UNIFORM, TUNED_SCALAR = "uniform", "tuned_scalar"
+BaselineKind: TypeAlias = Literal["base", "expert", "uniform", "tuned_scalar"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A trial of a merge that needs no search."""
+
+    trial: Trial
+    name: str
+    """The expert's name, or the kind."""
+    kind: BaselineKind
+
+
+def finalists(trials: Iterable[Trial], objectives: Sequence[Objective], *, top: int = NUM_FINALISTS) -> list[Trial]:
+    """Returns the trials to evaluate on the selection split, best first; of equals the earliest."""
+    distinct = list({t.recipe.id: t for t in reversed(_scored(trials))}.values())
+    if not distinct:
+        return []
+    utility_TO = _utilities(distinct, objectives)
+    rank_T = moocore.pareto_rank(utility_TO, maximise=True)
+    knee_T = _knee(utility_TO, among=utility_TO)
+    order = sorted(range(len(distinct)), key=lambda i: (rank_T[i], -knee_T[i], distinct[i].number))
+    return [distinct[i] for i in order[:top]]
+
+
+def choose_winner(
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    selection: Mapping[int, Score],
+    *,
+    top: int = NUM_FINALISTS,
+) -> Trial:
+    """Returns the finalist that is best on its search and selection items together.
+
+    Args:
+        trials: The whole search.
+        objectives: The run's objectives.
+        selection: Trial number -> score on the selection split, for the finalists.
+        top: The number of finalists.
+
+    Raises:
+        MachineError: no finalist could be measured on the selection split.
+    """
+    scores = {number: score for number, score in selection.items() if score.status is Status.OK}
+    contenders = [t for t in finalists(trials, objectives, top=top) if t.number in scores]
+    if not contenders:
+        raise MachineError("no finalist could be measured on the selection split")
+    pooled = [pool(t.score.tasks, scores[t.number].tasks) for t in contenders]
+    utility_CO = np.array([[o.utility(o.of(tasks)) for o in objectives] for tasks in pooled])
+    knee_C = _knee(utility_CO, among=_utilities(_scored(trials), objectives))
+    best = max(range(len(contenders)), key=lambda i: (knee_C[i], -contenders[i].number))
+    return contenders[best]
+
+
+def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Scalar:
+    """Returns the report's scalar, scaled by base, experts and uniform on the search items."""
+    plain = (t.objectives for t in _scored(trials) if t.candidate.proposed_by.kind in ("base", "expert", "uniform"))
+    return build_scalar(objectives, [values for values in plain if values])
+
+
+def best_tuned_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
+    """Returns the trial with the best global coefficient on the search items, including `uniform` (s = 1)."""
+    trials = _scored(trials)
+    scalar = search_scalar(trials, objectives)
+    tuned = [t for t in trials if t.candidate.proposed_by.global_scalar is not None]
+    return max(tuned, key=lambda t: scalar.utility(scalar.of(t.score.tasks)), default=None)
+
+
+def named_baselines(trials: Iterable[Trial], objectives: Sequence[Objective]) -> list[Baseline]:
+    """Returns the measured baselines, in the order in which a report shows them."""
+    trials = _scored(trials)
+    found: list[Baseline] = []
+    for trial in trials:
+        match trial.candidate.proposed_by.kind:
+            case "base" | "expert" | "uniform" as kind:
+                found.append(Baseline(trial=trial, name=trial.candidate.proposed_by.name or kind, kind=kind))
+    tuned = best_tuned_scalar(trials, objectives)
+    return [*found, Baseline(trial=tuned, name=TUNED_SCALAR, kind="tuned_scalar")] if tuned else found
+
+
+def reported(trials: Sequence[Trial], objectives: Sequence[Objective], winner: int) -> list[Trial]:
+    """Returns the trials to evaluate on the report split, by number: the baselines and the winner."""
+    wanted = {winner, *(baseline.trial.number for baseline in named_baselines(trials, objectives))}
+    return sorted((t for t in trials if t.number in wanted), key=lambda t: t.number)
+
+
+def _scored(trials: Iterable[Trial]) -> list[Trial]:
+    return sorted((t for t in trials if t.score.status is Status.OK), key=lambda t: t.number)
+
+
+def _utilities(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
+    """Returns objective values, more is better: (trials T, objectives O)."""
+    rows = [zip(objectives, t.objectives or (), strict=True) for t in trials]
+    return np.array([[o.utility(value) for o, value in row] for row in rows], dtype=np.float64)
+
+
+def _knee(utility_XO: Floats, *, among: Floats) -> Floats:
+    """Returns how far out each row lies, in units of the range of the Pareto front of `among`."""
+    front_FO = among[moocore.is_nondominated(among, maximise=True)]
+    low_O, span_O = front_FO.min(axis=0), np.ptp(front_FO, axis=0)
+    span_O = np.where(span_O > 0, span_O, np.ptp(among, axis=0))  # a front of one point has no range
+    outness: Floats = ((utility_XO - low_O) / np.where(span_O > 0, span_O, 1.0)).sum(axis=1)
+    return outness

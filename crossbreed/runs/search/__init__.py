@@ -1,0 +1,1 @@
+"""The search: the choice of the next candidate, and the loop that has it evaluated."""

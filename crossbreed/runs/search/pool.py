@@ -1,0 +1,125 @@
+"""The interface between the search and its workers: a pool takes jobs and returns results, handling faults itself.
+
+A pool tells faults from bugs. A fault says nothing about the candidate: an engine that could not answer (EngineError),
+a worker that died, a machine out of memory, disk or network (`is_fault`). It is logged with its traceback, retried by a
+new worker, and in the end the trial is FAILED. Any other exception is a bug of ours, of an engine's adapter or of a
+task: it passes through `wait` and ends the run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from crossbreed.errors import MachineError
+from crossbreed.runs.record.records import SplitName
+from crossbreed.search_spaces import Genome
+from crossbreed.types import Recipe, Score
+
+FAULTS = (MachineError, OSError, MemoryError)
+"""What an attempt may raise and be made again, unless it is one of `NO_FAULTS`."""
+NO_FAULTS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""OSErrors that code causes by naming a wrong path: they would be raised again."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Returns whether an exception is a fault, not a bug."""
+    return isinstance(error, FAULTS) and not isinstance(error, NO_FAULTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A candidate to evaluate on one split."""
+
+    number: int
+    split: SplitName
+    recipe: Recipe | None
+    genome: Genome | None = None
+    """The genome to evaluate if there is no recipe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A job and its score; FAILED only after all attempts."""
+
+    job: Job
+    score: Score
+    attempts: int = 1
+    worker: str | None = None
+    """The name of the worker, if there are several."""
+
+
+class Evaluator(Protocol):
+    """A worker of a pool."""
+
+    def evaluate(self, job: Job) -> Score:
+        """Returns the job's score; raises if it could not be measured."""
+        ...
+
+    def close(self) -> None:
+        """Frees the engine."""
+        ...
+
+
+class Pool(Protocol):
+    """Takes jobs while `idle`; returns results, in any order, while `busy`."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether a worker is ready and has no job."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether at least one submitted job has not been returned."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Passes a job to an idle worker."""
+        ...
+
+    def wait(self) -> Answered | None:
+        """Blocks until a result is available, or until another worker becomes idle (returns None).
+
+        Raises:
+            MachineError: no worker is left and none can be started.
+            InputError: a worker rejected the user's input.
+            Exception: a worker raised anything else, which is a bug.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stops the workers. Jobs in flight are lost; their candidates are asked again on resume."""
+        ...
+
+
+class LazyPool:
+    """Opens its pool at the first job: a finished run is reported without an engine."""
+
+    def __init__(self, open_pool: Callable[[], Pool]) -> None:
+        self._open = open_pool
+        self._pool: Pool | None = None
+
+    @property
+    def idle(self) -> bool:
+        """See Pool."""
+        return self._pool is None or self._pool.idle
+
+    @property
+    def busy(self) -> bool:
+        """See Pool."""
+        return self._pool is not None and self._pool.busy
+
+    def submit(self, job: Job) -> None:
+        """See Pool."""
+        self._pool = self._pool or self._open()
+        self._pool.submit(job)
+
+    def wait(self) -> Answered | None:
+        """See Pool."""
+        assert self._pool is not None, "nothing was submitted"
+        return self._pool.wait()
+
+    def close(self) -> None:
+        """See Pool."""
+        if self._pool is not None:
+            self._pool.close()

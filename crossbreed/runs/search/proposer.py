@@ -1,0 +1,161 @@
+"""The order of candidates: baselines, warm starts, then the optimizer's proposals.
+
+Its state is a function of the calls made on it, so that replaying a journal's asks and tells restores it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from crossbreed.errors import InputError
+from crossbreed.optimizer import Breeder, Optimizer
+from crossbreed.runs.search.proposals import check_proposal
+from crossbreed.search_spaces import Genome, SearchSpace
+from crossbreed.types import Candidate, Outcome, Point, ProposedBy, Recipe
+
+
+class Proposer:
+    """Numbers the candidates, and tells the optimizer outcomes in the order that it declares."""
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        seed: int,
+        initial_candidates: Sequence[tuple[ProposedBy, Recipe]],
+        make_optimizer: Callable[[Point | None, float | None], Optimizer],
+        optimizer: str,
+    ) -> None:
+        """Starts before the first candidate.
+
+        Args:
+            space: Decodes the optimizer's proposals.
+            seed: The run's seed.
+            initial_candidates: Baselines and warm starts, evaluated before the optimizer starts.
+            make_optimizer: Called once, when the outcomes of all initial candidates are known, with the best of them,
+                encoded, and the best tuned scalar.
+            optimizer: Kind of the optimizer, recorded with its candidates.
+        """
+        self._space, self._domain, self._decoder = space, space.domain, space.decoder(seed=seed)
+        self._initial, self._make_optimizer = initial_candidates, make_optimizer
+        self._proposed_by = ProposedBy(kind="optimizer", name=optimizer)
+        self._optimizer: Optimizer | None = None
+        self._breeder: Breeder | None = None
+        """The optimizer, if it lists the candidates to which it may still refer."""
+        self._initial_outcomes: dict[int, Outcome] = {}
+        self._waiting: dict[int, Outcome] = {}
+        """Outcomes that arrived before those of earlier candidates, for an optimizer that requires order."""
+        self._unanswered: set[int] = set()
+        """The optimizer's candidates without an outcome yet."""
+        self._next_number = 0
+        self._next_told = len(initial_candidates)
+
+    @property
+    def num_initial(self) -> int:
+        """The number of candidates before the optimizer's."""
+        return len(self._initial)
+
+    @property
+    def num_asked(self) -> int:
+        """The number of candidates proposed so far."""
+        return self._next_number
+
+    def propose(self) -> Candidate | None:
+        """Returns the next candidate, or None until more results arrive."""
+        number = self._next_number
+        candidate = self._initial_candidate(number) if number < len(self._initial) else self._ask(number)
+        if candidate is not None:
+            self._next_number += 1
+        return candidate
+
+    def genome(self, number: int) -> Genome:
+        """Returns the genome of a candidate that has no recipe."""
+        return self._decoder.genome(number)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Passes on an outcome: at once, or in candidate order if the optimizer requires it."""
+        if outcome.number < len(self._initial):
+            self._initial_outcomes[outcome.number] = outcome
+            return
+        assert self._optimizer is not None
+        self._unanswered.remove(outcome.number)
+        if self._optimizer.in_order:
+            self._waiting[outcome.number] = outcome
+            while (following := self._waiting.pop(self._next_told, None)) is not None:
+                self._optimizer.tell(following)
+                self._next_told += 1
+        else:
+            self._optimizer.tell(outcome)
+        if self._breeder is not None:
+            self._decoder.retain(self._unanswered.union(self._waiting, self._breeder.parents))
+
+    def replay(self, recorded: Candidate) -> None:
+        """Proposes a candidate of the journal again.
+
+        Raises:
+            InputError: this code and spec propose a different one, so continuing would not be the same run.
+        """
+        proposed = self.propose()
+        if proposed != recorded:
+            raise InputError(
+                f"trial {recorded.number} of the journal is not the one that this spec proposes",
+                expected=_described(recorded),
+                got="nothing" if proposed is None else _described(proposed),
+                fix="resume with the versions of crossbreed and its libraries that started the run (`clock` in the "
+                "journal's first line), or start a new run folder",
+            )
+
+    def _initial_candidate(self, number: int) -> Candidate:
+        proposed_by, recipe = self._initial[number]
+        return Candidate(number=number, recipe=recipe, proposed_by=proposed_by)
+
+    def _ask(self, number: int) -> Candidate | None:
+        optimizer = self._started()
+        if optimizer is None or (proposal := optimizer.ask(number)) is None:
+            return None
+        check_proposal(proposal, self._domain, optimizer=self._proposed_by.name, number=number)
+        recipe = self._decoder.create(number, proposal)
+        self._unanswered.add(number)
+        return Candidate(number=number, recipe=recipe, proposed_by=self._proposed_by, proposal=proposal)
+
+    def _started(self) -> Optimizer | None:
+        """Returns the optimizer; None while an initial candidate has no outcome."""
+        if self._optimizer is None and len(self._initial_outcomes) == len(self._initial):
+            ranked = self._ranked()
+            self._optimizer = self._make_optimizer(self._start(ranked), self._tuned_scalar(ranked))
+            self._breeder = self._optimizer if isinstance(self._optimizer, Breeder) else None
+        return self._optimizer
+
+    def _ranked(self) -> list[int]:
+        """Returns the merges among the initial candidates (single models if no merge was measured), best first.
+
+        A lone expert is a corner of the box: good at one skill and bad at the others, and worse in every direction.
+        Among equals, warm starts come first, then the simplest baseline.
+        """
+        measured = {o.number: o.values for o in self._initial_outcomes.values() if o.values is not None}
+        merges = {number: v for number, v in measured.items() if not self._initial[number][0].is_single_model}
+        utilities = _utilities(merges or measured)
+        return sorted(utilities, key=lambda number: (-utilities[number], self._initial[number][0].is_baseline, number))
+
+    def _start(self, ranked: Sequence[int]) -> Point | None:
+        """Returns the point of the best candidate that the space can express."""
+        points = (self._space.encode(self._initial[number][1]) for number in ranked)
+        return next((point for point in points if point is not None), None)
+
+    def _tuned_scalar(self, ranked: Sequence[int]) -> float | None:
+        """Returns the factor s of the best baseline that merges all experts with s/N."""
+        scalars = (self._initial[number][0].global_scalar for number in ranked)
+        return next((scalar for scalar in scalars if scalar is not None), None)
+
+
+def _utilities(outcomes: Mapping[int, tuple[float, ...]]) -> dict[int, float]:
+    """Returns the sum of each candidate's objectives, each scaled to its range, since units differ."""
+    columns = list(zip(*outcomes.values(), strict=True))
+    spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]
+    return {
+        number: sum((value - low) / span for value, (low, span) in zip(values, spans, strict=True))
+        for number, values in outcomes.items()
+    }
+
+
+def _described(candidate: Candidate) -> str:
+    where = candidate.proposal
+    return f"{where}" if candidate.recipe is None else f"recipe {candidate.recipe.id} at {where}"

@@ -1,0 +1,140 @@
+"""An open run: its locked journal, a loop that has replayed it, and workers that start at the first job."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from traceback import format_exc
+
+from crossbreed.durable import write_atomically
+from crossbreed.errors import CrossbreedError, InputError, MachineError
+from crossbreed.runs.events import Event, Listener, Note, ReportWritten, SplitStarting
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.history import History
+from crossbreed.runs.record.identity import check_same_run
+from crossbreed.runs.record.journal import Journal
+from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.derived import write_derived
+from crossbreed.runs.results.report import Report, make_report
+from crossbreed.runs.results.vouching import takes_of
+from crossbreed.runs.results.winner import choose_winner, finalists, reported
+from crossbreed.runs.search.loop import Loop
+from crossbreed.runs.search.pool import LazyPool, Pool
+from crossbreed.runs.search.progress import Progress
+from crossbreed.runs.spec import dump_spec
+from crossbreed.runs.workers.start import start_pool
+from crossbreed.types import Trial
+
+
+class Session:
+    """An open run, for searching, selecting the winner and reporting."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, journal: Journal, pool: Pool, on_event: Listener) -> None:
+        """Restores the state of the search at the end of the journal."""
+        self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
+        self.history = History(item_ids=plan.item_ids)
+        proposer = plan.proposer()
+        progress = Progress(objectives=plan.objectives, budget=plan.budget, num_initial=proposer.num_initial)
+        self._loop = Loop(
+            journal=journal,
+            history=self.history,
+            proposer=proposer,
+            objectives=plan.objectives,
+            budget=plan.budget,
+            keep_answers=folder.keep_answers,
+            watch=lambda trial, history: on_event(progress.after(trial, history)),
+        )
+        self._loop.replay(journal.records[1:])
+
+    def search(self) -> None:
+        """Searches until the budget is spent."""
+        if not self._loop.search(self._pool):
+            text = "the search ends before its budget: too little could be measured for the optimizer to continue"
+            self._on_event(Note(text=text))
+
+    def judge(self) -> Report:
+        """Selects the winner on the selection split, measures it on the report split, writes the derived files."""
+        trials, plan = self.history.ok_trials, self._plan
+        self._answer("select", finalists(trials, plan.objectives))
+        winner = choose_winner(trials, plan.objectives, self.history.scores_of("select"))
+        self._answer("report", reported(trials, plan.objectives, winner.number))
+        self._loop.end()
+        report = self._report(winner.number)
+        write_derived(plan, self._folder, self.history, report)
+        self._on_event(ReportWritten(report=report, path=self._folder.report_html))
+        return report
+
+    def report_on(self, number: int) -> Report:
+        """Returns the run's report as if this trial were the winner.
+
+        Raises:
+            InputError: the trial has no value.
+        """
+        if number not in {t.number for t in self.history.ok_trials}:
+            raise InputError(
+                f"trial {number} cannot be published",
+                expected="a trial whose status is OK",
+                got=self.history.trials[number].score.status if number in self.history.trials else "no such trial",
+                where=str(self._folder.path),
+            )
+        self._loop.answer("report", [self.history.trials[number]], self._pool)
+        self._loop.end()
+        return self._report(number)
+
+    def _answer(self, split: SplitName, wanted: Sequence[Trial]) -> None:
+        if num_models := len(self._loop.missing(split, wanted)):
+            num_items = sum(len(ids) for ids in self._plan.item_ids[split].values())
+            self._on_event(SplitStarting(split=split, num_models=num_models, num_items=num_items))
+        self._loop.answer(split, wanted, self._pool)
+
+    def _report(self, winner: int) -> Report:
+        return make_report(
+            trials=sorted(self.history.trials.values(), key=lambda t: t.number),
+            winner=winner,
+            scores=self.history.scores_of("report"),
+            objectives=self._plan.objectives,
+            seed=self._plan.spec.seed,
+            is_over=self._loop.is_over,
+            takes=takes_of(self._plan.spec.fitness.engine),
+        )
+
+
+@contextmanager
+def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[Session]:
+    """Opens a new or existing run folder, and writes log.txt while it is open.
+
+    Raises:
+        InputError: another driver has it open, it belongs to another spec, or its journal is damaged.
+    """
+    with closing(Journal(folder.journal)) as journal:
+        planned = plan.run_record()
+        if journal.run:
+            check_same_run(journal.run, planned, where=folder.path, renamed=plan.renamed_settings)
+        else:
+            journal.append(planned)
+        write_atomically(folder.spec, dump_spec(plan.spec).encode())
+        with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
+            yield Session(plan, folder, journal, pool, tell)
+
+
+def _pool(plan: Plan, folder: RunFolder, tell: Listener) -> Pool:
+    return LazyPool(partial(start_pool, plan, tell, folder.append_log))
+
+
+@contextmanager
+def _logged(folder: RunFolder, plan: Plan, on_event: Listener) -> Iterator[Listener]:
+    """Yields a listener that also writes to log.txt; an error that ends the run is logged too."""
+
+    def tell(event: Event) -> None:
+        folder.append_log(str(event))
+        on_event(event)
+
+    folder.append_log(plan.describe())
+    try:
+        yield tell
+    except (MachineError, OSError):
+        folder.append_log(format_exc())
+        raise
+    except CrossbreedError as error:
+        folder.append_log(str(error))
+        raise

@@ -1,0 +1,27 @@
+"""The spec: the settings of a run. Each section is declared beside the part that it configures."""
+
+from crossbreed.runs.spec.spec import (
+    ArtifactsConfig,
+    FitnessConfig,
+    GramsConfig,
+    SlopesConfig,
+    SourcesConfig,
+    Spec,
+    WorkersConfig,
+    dump_spec,
+    load_spec,
+    parse_spec,
+)
+
+__all__ = [
+    "ArtifactsConfig",
+    "FitnessConfig",
+    "GramsConfig",
+    "SlopesConfig",
+    "SourcesConfig",
+    "Spec",
+    "WorkersConfig",
+    "dump_spec",
+    "load_spec",
+    "parse_spec",
+]

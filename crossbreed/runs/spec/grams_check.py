@@ -1,0 +1,41 @@
+"""Checks that a spec collects Grams of inputs if, and only if, its operators read them."""
+
+from collections.abc import Mapping, Sequence
+
+from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec
+
+
+def why_grams_are_missing(operators: Sequence[str], params: Mapping[str, object]) -> str | None:
+    """Returns the problem with a spec that does not collect Grams; None if no operator needs them."""
+    needing = [spec for name in operators if (spec := OPERATOR_SPECS[name]).reads_grams(params) == "must"]
+    if not needing:
+        return None
+    setting, instead = "", ""
+    if needing[0].grams and needing[0].grams.only_if:
+        name, options = needing[0].grams.only_if
+        param = needing[0].param(name)
+        others = [option for option in param.options if option not in options] if param else []
+        setting, instead = f" with `{name}: {params.get(name)}`", f", or set `{name}: {others[0]}`" if others else ""
+    return (
+        f"`{needing[0].name}`{setting} reads Grams of inputs, but the spec collects none: "
+        f"add `artifacts: {{grams: {{items: 32}}}}`{instead}"
+    )
+
+
+def why_grams_are_unread(operators: Sequence[str], params: Mapping[str, object]) -> str | None:
+    """Returns the problem with a spec that collects Grams; None if an operator reads them."""
+    if any(OPERATOR_SPECS[name].reads_grams(params) != "no" for name in operators):
+        return None
+    readers = [_reader(part.spec) for part in OPERATORS.working().values() if part.spec.grams]
+    return (
+        f"`artifacts.grams` collects Grams that `{operators[0]}` does not read: remove it, or use the operator "
+        f"{', or '.join(readers)}"
+    )
+
+
+def _reader(spec: OperatorSpec) -> str:
+    """Returns how to use an operator so that it reads Grams."""
+    if spec.grams is None or spec.grams.only_if is None:
+        return f"`{spec.name}`"
+    name, options = spec.grams.only_if
+    return f"`{spec.name}` with `params: {{{name}: {options[0]}}}`"

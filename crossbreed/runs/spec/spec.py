@@ -1,0 +1,257 @@
+"""The Spec: everything needed to repeat a run, composed of the settings that the parts declare (docs/spec.md)."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from crossbreed.config import Config, InputPath, ModelId
+from crossbreed.errors import InputError
+from crossbreed.fitness import AnyEngineConfig, AnyTaskConfig, SplitConfig
+from crossbreed.optimizer import AnyOptimizerConfig
+from crossbreed.parsing import require_keys
+from crossbreed.recipes.operators import OPERATORS
+from crossbreed.runs.spec.grams_check import why_grams_are_missing, why_grams_are_unread
+from crossbreed.runs.spec.messages import explain
+from crossbreed.runs.spec.objectives import ObjectiveConfig, build_objectives
+from crossbreed.runs.spec.presets import fill_in
+from crossbreed.search_spaces import AnySpaceConfig
+from crossbreed.types import BASE, Dtype
+
+
+class SourcesConfig(Config):
+    """The models to merge."""
+
+    base: ModelId
+    """The model that the experts were fine-tuned from: a local folder, or a hub id with optional `@revision`."""
+    experts: Annotated[dict[str, ModelId], Field(min_length=1)]
+    """Name -> full checkpoint or PEFT LoRA adapter."""
+    accept: tuple[str, ...] = ()
+    """Differences from the base that experts may have: keys of config.json (`rope_parameters`, for example),
+    `tokenizer`, `chat_template`. All models are merged, evaluated and published with the base's."""
+
+    @model_validator(mode="after")
+    def _no_expert_is_called_base(self) -> "SourcesConfig":
+        if BASE in self.experts:
+            raise ValueError("`base` names the base; give the expert another name")
+        return self
+
+
+class SlopesConfig(Config):
+    """Gradients of the loss on correct answers, for `frank_wolfe` with `slopes: gradient`.
+
+    They are computed by a second, transformers engine beside the one that scores, or by the scoring engine itself if it
+    is a transformers engine of the same dtype on the same device.
+    """
+
+    items: Annotated[int, Field(ge=1)] = 32
+    """Maximum number of search items per task in the loss: the first ones of the split."""
+    dtype: Dtype = "float32"
+    """The dtype in which the model computes and the gradient is accumulated."""
+    device: str = "cpu"
+    """The device, as torch names it."""
+    tokens: Annotated[int, Field(ge=1)] = 1024
+    """Tokens per forward and backward pass, padding included; bounds the memory."""
+
+
+class FitnessConfig(Config):
+    """The evaluation of candidates."""
+
+    engine: AnyEngineConfig
+    """The engine that runs the merged models."""
+    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1)]
+    """The tasks on which candidates are scored."""
+    objectives: tuple[ObjectiveConfig, ...] = ()
+    """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
+    split: SplitConfig
+    """Items of each task for search, selection of the winner, and the report: counts or fractions."""
+    slopes: SlopesConfig = SlopesConfig()
+    """The computation of gradients, for optimizers that need them."""
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Maximum length of prompt plus answer, if the engine's settings limit it."""
+        return self.engine.context_tokens
+
+    @property
+    def minimized(self) -> dict[str, bool]:
+        """Task name -> whether less of its metric is better."""
+        return {task.name: not task.higher_is_better for task in self.tasks}
+
+    @model_validator(mode="after")
+    def _task_names_are_unique(self) -> "FitnessConfig":
+        names = [task.name for task in self.tasks]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two tasks have the name {doubled[0]!r}")
+        return self
+
+
+class GramsConfig(Config):
+    """Grams of the inputs of each expert's matrices, teacher-forced on answers to search items.
+
+    Read by operators whose description names the artifact `grams`. Collected with transformers before the search, and
+    kept in the cache folder (`CROSSBREED_CACHE`), where all runs of the same experts and items share them.
+    """
+
+    items: Annotated[int, Field(ge=1)] = 32
+    """Maximum number of search items per task and expert: the first ones of the split."""
+    tasks: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Expert -> its tasks. Default: the task with the expert's own name, or else all tasks."""
+    dtype: Dtype = "float32"
+    """The dtype in which the experts compute. Grams are float32."""
+    device: str = "cpu"
+    """The device on which the experts compute, as torch names it."""
+    max_columns: Annotated[int, Field(ge=1)] = 4096
+    """For inputs wider than this, only `rank` directions and the diagonal of the Gram are kept."""
+    rank: Annotated[int, Field(ge=1)] = 256
+    """Number of directions kept. Exact for up to that many tokens; beyond, the error in the spectral norm is at most
+    the sum of all eigenvalues but the first k, divided by rank - k, for any k (Frequent Directions). Diagonal and trace
+    are exact."""
+
+    def tasks_of(self, expert: str, tasks: Sequence[str]) -> Sequence[str]:
+        """Returns the tasks on which an expert's Grams are collected."""
+        return self.tasks.get(expert) or ([expert] if expert in tasks else tasks)
+
+
+class ArtifactsConfig(Config):
+    """Artifacts computed before the search."""
+
+    grams: GramsConfig | None = None
+    """Grams of inputs. None: they are not collected, and no operator may need them."""
+
+
+class WorkersConfig(Config):
+    """The workers that evaluate candidates. May change on resume."""
+
+    count: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Number of workers. `auto`: as many as fit the cluster's CPUs and GPUs."""
+    cpus: Annotated[float, Field(gt=0)] = 2
+    """CPUs per worker."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs per worker."""
+    executor: Literal["ray", "local"] = "ray"
+    """`local`: one worker in the driver's own process, without Ray."""
+    address: str | None = None
+    """The Ray cluster to join: `auto`, or an address. None starts one on this machine."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Further attempts before a trial is FAILED."""
+
+
+class Spec(Config):
+    """The settings of a run."""
+
+    name: str = "run"
+    """The name in titles and model cards, and the default run folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The seed of the run; every random stream is spawned from it by name."""
+    sources: SourcesConfig
+    """The base and its experts."""
+    space: AnySpaceConfig
+    """The recipes that may be proposed."""
+    optimizer: AnyOptimizerConfig
+    """The optimizer and its budget."""
+    fitness: FitnessConfig
+    """The tasks, the engine and the objectives."""
+    artifacts: ArtifactsConfig = ArtifactsConfig()
+    """Artifacts computed once, before the search; recipes refer to them by hash."""
+    workers: WorkersConfig = WorkersConfig()
+    """The workers that evaluate candidates."""
+    dtype: Literal["auto", Dtype] = "auto"
+    """Dtype of merged and published tensors; `auto` is the base's."""
+    warm_start: tuple[InputPath, ...] = ()
+    """Recipe files to evaluate after the baselines. The search starts from the best of all, or the nearest point of the
+    space; `m2n2` breeds from the experts alone and only compares these."""
+
+    @model_validator(mode="after")
+    def _objectives_name_tasks(self) -> "Spec":
+        build_objectives(self.fitness.objectives, self.fitness.minimized)
+        return self
+
+    @model_validator(mode="after")
+    def _grams_are_there_where_they_are_read(self) -> "Spec":
+        operators, params = self.space.operators, self.space.operator_params
+        for name in operators:
+            OPERATORS.require(name, where="space")
+        grams = self.artifacts.grams
+        why_invalid = why_grams_are_missing if grams is None else why_grams_are_unread
+        if problem := why_invalid(operators, params):
+            raise ValueError(problem)
+        if grams is None:
+            return self
+        tasks = [task.name for task in self.fitness.tasks]
+        for kind, named, known in (
+            ("expert", grams.tasks, self.sources.experts),
+            ("task", [name for names in grams.tasks.values() for name in names], tasks),
+        ):
+            if unknown := sorted(set(named) - set(known)):
+                raise ValueError(
+                    f"`artifacts.grams.tasks` names the unknown {kind} `{unknown[0]}`; known are {', '.join(known)}"
+                )
+        return self
+
+
+def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+    """Reads a spec file.
+
+    Args:
+        path: YAML; relative paths in it are relative to its folder.
+        overrides: `dotted.key=value`, the value as YAML.
+
+    Raises:
+        InputError: it cannot be read or is invalid; the message names the key.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"the spec cannot be read: {error.strerror}", where=str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("the spec is not YAML", got=str(error), where=str(path)) from None
+    if not isinstance(raw, dict):
+        raise InputError("the spec is not a mapping", expected="keys such as `sources:`", where=str(path))
+    for override in overrides:
+        _override(raw, override)
+    return parse_spec(raw, folder=path.parent, where=str(path))
+
+
+def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "spec") -> Spec:
+    """Parses the content of a spec file, with its preset filled in; see `load_spec`.
+
+    Args:
+        raw: Keys and values.
+        folder: The folder that relative paths are relative to; default: the current one.
+        where: The name of the spec in messages.
+
+    Raises:
+        InputError: it is invalid.
+    """
+    require_keys(raw, ("preset", *Spec.model_fields), where=where)
+    filled = fill_in(raw)
+    try:
+        return Spec.model_validate(filled, context={"folder": folder})
+    except ValidationError as error:
+        raise explain(error, filled, where=where) from None
+
+
+def dump_spec(spec: Spec) -> str:
+    """Returns the spec as YAML with every default written out."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise InputError("an override has no value", expected="--set key=value", got=f"--set {override}")
+    *parents, last = key.split(".")
+    place: Any = raw
+    for parent in parents:
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise InputError("an override names no key", expected="a dotted key of the spec", got=f"--set {override}")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError("an override is not YAML", got=str(error), where=f"--set {override}") from None

@@ -1,0 +1,152 @@
+"""The tensors of a run. A plan has them if its engine takes weights, and not if it takes recipes.
+
+Every use that `runs` makes of a tensor library while it searches is here, so this module is imported only for a plan
+with weights. Running out of memory, or a decomposition that does not converge, is a MachineError.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from crossbreed.errors import CrossbreedError, MachineError, is_out_of_memory, require
+from crossbreed.fitness import Task
+from crossbreed.fitness.engines.library import first_line
+from crossbreed.kernels import (
+    Fingerprinted,
+    SourceCache,
+    check_recipe,
+    inner_products,
+    materialize,
+    slopes,
+    unchanged,
+)
+from crossbreed.kernels.input_grams import GRAMS, InputGrams
+from crossbreed.runs.gram_files import artifacts_of
+from crossbreed.runs.spec import Spec
+from crossbreed.sources import Sources, Structure, open_sources
+from crossbreed.types import Recipe, SlopeKind, WeightStream
+
+BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Dtype of merges -> bytes per number."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Weights:
+    """Sources that are open on this machine, and every operation on their tensors."""
+
+    sources: Sources
+    grams: InputGrams | None = None
+    """Grams of the experts' inputs, if the spec has some: see `runs.workers.grams`. None until they are prepared."""
+    cache: SourceCache = field(default_factory=SourceCache)
+    """Intermediate results of merges of these sources, for the next ones."""
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of the sources."""
+        return self.sources.structure
+
+    @property
+    def host(self) -> Path:
+        """The folder that engines start from."""
+        return self.sources.base.path
+
+    @property
+    def artifacts(self) -> tuple[InputGrams, ...]:
+        """The opened artifacts with which candidates are merged."""
+        return () if self.grams is None else (self.grams,)
+
+    @property
+    def artifact_hashes(self) -> dict[str, str]:
+        """Their names and content hashes, as in recipes."""
+        return {} if self.grams is None else {GRAMS: self.grams.hash}
+
+    def merged_bytes(self, dtype: str) -> int:
+        """Returns the size of one candidate's tensors."""
+        return sum(prod(info.shape) for info in self.structure.tensors.values()) * BYTES[dtype]
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises InputError if a recipe cannot be merged; reads no weights."""
+        check_recipe(recipe, self.sources, self.artifacts)
+
+    def materialize(self, recipe: Recipe, *, without: Collection[str] = ()) -> WeightStream:
+        """Returns the recipe's weights as a lazy stream; see `kernels.materialize`."""
+        stream = materialize(recipe, self.sources, self.cache, without=without, artifacts=self.artifacts)
+        return _guarded(stream, f"recipe {recipe.id} was not merged")
+
+    def materialize_once(self, recipe: Recipe) -> WeightStream:
+        """Returns the weights of the last recipe to be merged: the sources' memory is freed in the process."""
+        stream = materialize(recipe, self.sources, artifacts=self.artifacts, once=True)
+        return _guarded(stream, f"recipe {recipe.id} was not merged")
+
+    def fingerprinted(self, recipe: Recipe, *, kept: Mapping[str, str]) -> Fingerprinted:
+        """Returns the recipe's weights except kept ones (name -> digest), with the fingerprint of all."""
+        return Fingerprinted(self.materialize(recipe, without=kept.keys()), base=self.sources.base, kept=kept)
+
+    def unchanged(self, before: Recipe, after: Recipe) -> frozenset[str]:
+        """Returns the names of tensors that are equal in two recipes' merges; see `kernels.unchanged`."""
+        with _machine_errors("two recipes were not compared"):
+            return unchanged(before, after, self.sources, self.cache, artifacts=self.artifacts)
+
+    def inner_products(self, names: Iterable[str]) -> NDArray[np.float64]:
+        """Returns the inner products of base and deltas over some tensors; see `kernels.inner_products`."""
+        return inner_products(names, self.sources)
+
+    def slopes(self, gradient: WeightStream, kind: SlopeKind) -> dict[str, dict[str, float]]:
+        """Returns a gradient's slopes along all experts: tensor -> expert -> slope; see `kernels.slopes`."""
+        with _machine_errors("the gradient was not compared with the experts"):
+            return slopes(gradient, self.sources, kind, self.cache)
+
+    def check_lengths(self, tasks: Iterable[Task], *, context_tokens: int | None, calibration: bool) -> None:
+        """Raises InputError for items that are longer in tokens than the base's context; needs transformers.
+
+        Args:
+            tasks: The tasks of the run.
+            context_tokens: The engine's own limit.
+            calibration: Whether right answers will be asked for, too.
+
+        Raises:
+            MissingExtra: transformers is not installed.
+            InputError: an item is too long.
+        """
+        require("transformers", extra="torch")
+        from crossbreed.fitness.engines.encoder import check_tasks
+
+        check_tasks(tasks, self.host, max_model_len=context_tokens, calibration=calibration)
+
+
+def open_weights(spec: Spec) -> Weights:
+    """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
+    return Weights(sources=open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept))
+
+
+def checkpoint_weights(model: str) -> Weights:
+    """Opens a full checkpoint (a folder or hub id) as a base without experts."""
+    return Weights(sources=open_sources(model, {}))
+
+
+def recipe_weights(recipe: Recipe, spec: Spec) -> Weights:
+    """Opens the sources and artifacts of a recipe of a spec's sources; raises the errors of `open_weights`."""
+    return replace(open_weights(spec), grams=next(iter(artifacts_of(recipe)), None))
+
+
+def _guarded(stream: WeightStream, failure: str) -> WeightStream:
+    with _machine_errors(failure):
+        yield from stream
+
+
+@contextmanager
+def _machine_errors(failure: str) -> Iterator[None]:
+    try:
+        yield
+    except CrossbreedError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) and not isinstance(error, LinAlgError):
+            raise
+        raise MachineError(f"{failure}: {first_line(error)}") from error

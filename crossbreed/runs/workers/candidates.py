@@ -1,0 +1,151 @@
+"""The adoption of candidates by a worker's engine: by their changed weights, or by their recipes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from crossbreed.fitness import (
+    EngineConfig,
+    Handle,
+    RecipeEngine,
+    Request,
+    WeightEngine,
+    build_engine,
+    build_recipe_engine,
+    check_recipes,
+    check_swap,
+)
+from crossbreed.types import Recipe, WeightStream
+
+if TYPE_CHECKING:
+    from crossbreed.runs.weights import Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """A candidate that the engine has loaded."""
+
+    handle: Handle
+    fingerprint: str | None
+    """The fingerprint of its weights: computed here, or vouched for by the engine."""
+    seconds: Mapping[str, float]
+    """Phase -> seconds spent on building it."""
+
+
+class Candidates(Protocol):
+    """An engine, and the form in which it receives candidates."""
+
+    def adopt(self, recipe: Recipe) -> Adopted:
+        """Loads a candidate; raises EngineError, MachineError or InvalidWeights on failure."""
+        ...
+
+    def confirm(self) -> None:
+        """Confirms that the candidate adopted last was evaluated without fault: the next one may reuse its tensors."""
+        ...
+
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
+        """Verifies that the engine does not mix up candidates; raises SwapError if it does."""
+        ...
+
+    def close(self) -> None:
+        """Frees the engine."""
+        ...
+
+
+def start_candidates(config: EngineConfig, weights: "Weights | None") -> Candidates:
+    """Starts an engine, with the sources' weights if it takes weights."""
+    if weights is None:
+        return CandidatesByRecipe(build_recipe_engine(config))
+    return CandidatesByWeights(build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights)
+
+
+class CandidatesByRecipe:
+    """An engine that makes the weights itself."""
+
+    def __init__(self, engine: RecipeEngine) -> None:
+        self.engine = engine
+
+    def adopt(self, recipe: Recipe) -> Adopted:
+        """See Candidates."""
+        start = time.perf_counter()
+        handle = self.engine.adopt(recipe)
+        return Adopted(handle=handle, fingerprint=handle.fingerprint, seconds={"swap": time.perf_counter() - start})
+
+    def confirm(self) -> None:
+        """See Candidates."""
+
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
+        """See Candidates."""
+        check_recipes(self.engine, recipe_a, recipe_b, requests)
+
+    def close(self) -> None:
+        """See Candidates."""
+        self.engine.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """The candidate that the engine holds."""
+
+    recipe: Recipe
+    digests: Mapping[str, str]
+    """Tensor -> digest."""
+
+
+class CandidatesByWeights:
+    """An engine that takes weights, and is sent only the tensors that it does not have yet."""
+
+    def __init__(self, engine: WeightEngine, weights: "Weights") -> None:
+        self.engine, self._weights = engine, weights
+        self._held: _Held | None = None
+        """None while that is not certain: then all tensors are sent."""
+        self._adopted: _Held | None = None
+
+    def adopt(self, recipe: Recipe) -> Adopted:
+        """See Candidates."""
+        start = time.perf_counter()
+        held, self._held, self._adopted = self._held, None, None
+        kept = self._kept(held, recipe) if held else {}
+        fingerprinted = self._weights.fingerprinted(recipe, kept=kept)
+        stream = _Timed(fingerprinted)
+        handle = self.engine.adopt(recipe, iter(stream), kept=kept.keys())
+        self._adopted = _Held(recipe=recipe, digests=fingerprinted.digests)
+        swap_s = time.perf_counter() - start - stream.seconds
+        seconds = {"materialize": stream.seconds, "swap": swap_s}
+        return Adopted(handle=handle, fingerprint=fingerprinted.value, seconds=seconds)
+
+    def confirm(self) -> None:
+        """See Candidates."""
+        self._held = self._adopted
+
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
+        """See Candidates."""
+        self._held = None
+        check_swap(self.engine, recipe_a, recipe_b, self._weights.materialize, requests)
+
+    def close(self) -> None:
+        """See Candidates."""
+        self.engine.close()
+
+    def _kept(self, held: _Held, recipe: Recipe) -> dict[str, str]:
+        """Returns the digests of the tensors that need not be made and sent again."""
+        same = self._weights.unchanged(held.recipe, recipe)
+        return {name: held.digests[name] for name in self.engine.keeps(same)}
+
+
+@dataclass(slots=True)
+class _Timed:
+    """A weight stream that measures the time of making its tensors."""
+
+    stream: WeightStream
+    seconds: float = field(default=0.0, init=False)
+
+    def __iter__(self) -> WeightStream:
+        while True:
+            start = time.perf_counter()
+            item = next(self.stream, None)
+            self.seconds += time.perf_counter() - start
+            if item is None:
+                return
+            yield item

@@ -1,0 +1,79 @@
+"""One worker in the driver's process, for runs without Ray. After a fault it is replaced by a new one."""
+
+from collections import deque
+from collections.abc import Callable
+from traceback import format_exc
+
+from crossbreed.errors import SwapError
+from crossbreed.runs.search.pool import FAULTS, Answered, Evaluator, Job, is_fault
+from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, no_worker
+
+
+class LocalPool:
+    """A worker and its queue of jobs."""
+
+    def __init__(self, make: Callable[[], Evaluator], *, retries: int, log: Log = lambda text: None) -> None:
+        """Builds the worker.
+
+        Args:
+            make: Builds a worker.
+            retries: Further attempts before a job is FAILED.
+            log: Receives the traceback of each failed attempt.
+        """
+        self._make, self._retries, self._log = make, retries, log
+        self._evaluator: Evaluator | None = make()
+        self._jobs: deque[Job] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """See Pool."""
+        return not self._jobs
+
+    @property
+    def busy(self) -> bool:
+        """See Pool."""
+        return bool(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        """See Pool."""
+        self._jobs.append(job)
+
+    def wait(self) -> Answered:
+        """See Pool."""
+        job = self._jobs.popleft()
+        for attempt in range(1, self._retries + 2):
+            self._evaluator = self._evaluator or self._restarted()
+            try:
+                return Answered(job=job, score=self._evaluator.evaluate(job), attempts=attempt)
+            except FAULTS as error:
+                if not is_fault(error):
+                    raise
+                failure = f"{type(error).__name__}: {error}"
+                log_failure(self._log, job, format_exc(), attempt=attempt, retries=self._retries)
+                self._discard()
+        return failed(job, failure, attempts=self._retries + 1)
+
+    def close(self) -> None:
+        """See Pool."""
+        evaluator, self._evaluator = self._evaluator, None
+        if evaluator is not None:
+            evaluator.close()
+
+    def _discard(self) -> None:
+        """Closes a worker that raised a fault; what that raises is logged only, since its engine may be dead."""
+        try:
+            self.close()
+        except Exception:  # whatever a dead engine raises
+            self._log(f"the worker could not be closed\n{format_exc().rstrip()}")
+
+    def _restarted(self) -> Evaluator:
+        """Returns a new worker. A start that fails is no attempt at the job; several in a row end the run."""
+        for attempt in range(1, MAX_FAILED_STARTS + 1):
+            try:
+                return self._make()
+            except FAULTS as error:
+                if isinstance(error, SwapError) or not is_fault(error):
+                    raise
+                fault = error
+                log_failure(self._log, None, format_exc(), attempt=attempt, retries=MAX_FAILED_STARTS - 1)
+        raise no_worker(fault) from fault

@@ -1,0 +1,121 @@
+"""One worker: a plan and an engine; recipes in, Scores out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from crossbreed.errors import InvalidWeights, MachineError
+from crossbreed.fitness import evaluate
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.search.pool import Job
+from crossbreed.runs.workers.candidates import CandidatesByWeights, start_candidates
+from crossbreed.types import Cost, ProposedBy, Recipe, Score, Status
+
+if TYPE_CHECKING:
+    from crossbreed.runs.workers.gradients import Slopes
+
+
+class Closable(Protocol):
+    """A part that holds an engine."""
+
+    def close(self) -> None:
+        """Frees it."""
+        ...
+
+
+class Worker:
+    """Evaluates jobs one at a time. Runs in the driver's process or inside a Ray actor."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.candidates = start_candidates(plan.spec.fitness.engine, plan.weights)
+        self._slopes: Slopes | None = None
+        with closed_on_error(self):
+            self._slopes = self._start_slopes()
+            self._num_initial = len(plan.initial_candidates())
+
+    def canary(self) -> None:
+        """Verifies swapping before any score is trusted.
+
+        Raises:
+            SwapError: the engine does not answer with the weights it was given.
+        """
+        recipes = dict(self._plan.initial_candidates())
+        items = self._plan.items["search"]
+        requests = [r for task in self._plan.tasks for item in items[task.name].items[:8] for r in task.requests(item)]
+        self.candidates.canary(recipes[ProposedBy(kind="base")], recipes[ProposedBy(kind="uniform")], requests)
+
+    def evaluate(self, job: Job) -> Score:
+        """Has the engine adopt the recipe, and evaluates it on the split's items.
+
+        Raises:
+            MachineError: it could not be measured (usually an EngineError); the caller decides on retries.
+        """
+        start = time.perf_counter()
+        recipe = job.recipe
+        assert recipe is not None, "an engine answers with merged weights"
+        try:
+            adopted = self.candidates.adopt(recipe)
+            asked = time.perf_counter()
+            answers = evaluate(adopted.handle, self._plan.tasks, self._plan.items[job.split])
+            answered = time.perf_counter()
+        except InvalidWeights as error:
+            return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
+        seconds = {**adopted.seconds, "answer": answered - asked}
+        num_items, slopes, fault = answers.num_items, None, None
+        if self._slopes and job.split == "search" and job.number >= self._num_initial:
+            slopes, fault = _tried(self._slopes, recipe)
+            seconds["slopes"] = _since(answered)
+            num_items += self._slopes.num_items if slopes is not None else 0
+        if fault is None:
+            self.candidates.confirm()
+        return Score(
+            status=Status.OK,
+            tasks=answers.tasks,
+            texts=answers.texts,
+            slopes=slopes,
+            fingerprint=adopted.fingerprint,
+            cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
+            error=fault,
+        )
+
+    def close(self) -> None:
+        """Frees the engines."""
+        with closing(self.candidates):
+            if self._slopes:
+                self._slopes.close()
+
+    def _start_slopes(self) -> "Slopes | None":
+        kind = self._plan.slope_kind
+        if kind is None:
+            return None
+        from crossbreed.runs.workers.gradients import Slopes
+
+        assert isinstance(self.candidates, CandidatesByWeights), "a plan with slopes has weights"
+        return Slopes(self._plan, kind, self.candidates.engine)
+
+
+@contextmanager
+def closed_on_error(part: Closable) -> Iterator[None]:
+    """Closes a part when the block raises; what closing it raises becomes a note on that."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            part.close()
+        except Exception as second:  # whatever a dead engine raises
+            error.add_note(f"closing the engine raised {type(second).__name__}: {second}")
+        raise
+
+
+def _tried(slopes: "Slopes", recipe: Recipe) -> tuple[tuple[float, ...] | None, str | None]:
+    """Returns the slopes, or the error if there are none: the score is kept even without slopes."""
+    try:
+        return slopes.at(recipe), None
+    except (MachineError, InvalidWeights) as error:
+        return None, f"no slopes: {error}"
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start

@@ -1,0 +1,48 @@
+"""The registry of spaces, and building the one that a spec names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+
+from crossbreed.registry import Registry, Tagged
+from crossbreed.search_spaces.protocol import SearchSpace
+from crossbreed.search_spaces.settings import SpaceConfig, SpaceInputs
+
+C = TypeVar("C", bound=SpaceConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpacePart(Generic[C]):
+    """The registration of a space."""
+
+    config: type[C]
+    """Its settings."""
+    make: Callable[[C, SpaceInputs], SearchSpace]
+    """Builds it; raises InputError if the settings do not fit the sources, or there is nothing to search."""
+    paper: str = ""
+    """The paper that describes it, for display."""
+
+
+SPACES = Registry[SpacePart[Any]](
+    "space",
+    "crossbreed.spaces",
+    {
+        "coefficients": "crossbreed.search_spaces.coefficients:PART",
+        "lineage": "crossbreed.search_spaces.lineage:PART",
+    },
+    part=SpacePart,
+    config=SpaceConfig,
+)
+"""Kind -> part."""
+
+AnySpaceConfig: TypeAlias = Annotated[SpaceConfig, Tagged(SPACES, lambda part: part.config, default="coefficients")]
+"""A field that takes the settings of any registered space; `kind` defaults to `coefficients`."""
+
+
+def build_space(config: SpaceConfig, inputs: SpaceInputs) -> SearchSpace:
+    """Builds the space that `config` describes.
+
+    Raises:
+        InputError: the settings do not fit the sources, or there is nothing to search.
+    """
+    return SPACES.look_up(config.kind, where="space.kind").make(config, inputs)

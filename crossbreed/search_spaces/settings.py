@@ -1,0 +1,47 @@
+"""The inputs of every space: its section of the spec, and the structure of the sources."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbreed.config import Config
+from crossbreed.search_spaces.axes import ParamSetting
+from crossbreed.sources.structure import Structure
+
+InnerProducts: TypeAlias = Callable[[Sequence[str]], NDArray[np.float64]]
+"""Names of tensors -> [V, V]: inner products of base and deltas, in the spec's order, summed over the tensors."""
+
+
+class SpaceConfig(Config):
+    """Base of the settings of every space."""
+
+    kind: str
+    """The name of the space in a spec."""
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators that its recipes may use."""
+        raise NotImplementedError(f"the settings of space `{self.kind}` do not define `operators`")
+
+    @property
+    def operator_params(self) -> Mapping[str, ParamSetting]:
+        """Parameters of those operators that the spec fixes or searches."""
+        return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceInputs:
+    """Everything known about the sources when a space is built: no weights, so that a service can provide all of it."""
+
+    structure: Structure
+    """The base's tensors, and which of them each expert changes."""
+    dtype: str
+    """Dtype of the merged tensors."""
+    inner_products: InnerProducts | None = None
+    """Computes inner products of the sources; not called before the space is built. None if no weights can be read."""
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """The artifacts that the run prepared for its recipes: name -> content hash."""

@@ -1,0 +1,121 @@
+"""JSON files in models' folders. They come from strangers, so a reader says what is wrong with one in a line.
+
+Every configuration, index and generation setting of a source is read here: regular files of a bounded size, objects of
+a bounded depth, no key twice, no number of thousands of digits. `Infinity` and `NaN` are not JSON, but Mamba's and
+Nemotron's configurations hold them and transformers reads them: they are taken as they are.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crossbreed.errors import InputError
+
+MAX_BYTES = 64 << 20
+"""The largest index of a published model takes 15 MB."""
+MAX_DEPTH = 40
+_MAX_DIGITS = 40
+"""transformers writes 10^30 for "no limit"."""
+DOWNLOAD_AGAIN = "download or copy it again, whole (for a clone: `git lfs pull`)"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`.
+
+    Raises:
+        InputError: there is no such file, it is larger or deeper than any that a model needs, or no JSON object.
+    """
+    try:
+        value = json.loads(_text(path), parse_int=_integer, object_pairs_hook=_object)
+        _check(value)
+    except FileNotFoundError:
+        raise InputError(
+            f"`{path.name}` is missing",
+            expected="a JSON object",
+            got="no such file",
+            where=str(path),
+            fix="name the folder that `save_pretrained` wrote, whole",
+        ) from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        problem, got = "cannot read a source's JSON file", str(error) or type(error).__name__
+    else:
+        if isinstance(value, dict):
+            return value
+        problem, got = "a source's JSON file holds no object", type(value).__name__
+    raise InputError(problem, expected="a JSON object", got=got, where=str(path), fix=DOWNLOAD_AGAIN)
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`, an empty one where there is no such file.
+
+    Raises:
+        InputError: as `read_json`.
+    """
+    return read_json(path) if os.path.lexists(path) else {}
+
+
+def mapping_at(config: dict[str, Any], key: str, *, where: Path) -> dict[str, Any]:
+    """Returns the mapping under a key of a configuration, an empty one where it is absent or null.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(
+            f"`{key}` is no mapping",
+            expected="keys and values",
+            got=f"{type(value).__name__} {str(value)[:80]}",
+            where=str(where),
+            fix="copy the file again from where the model came from",
+        )
+    return value
+
+
+def _text(path: Path) -> str:
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    if state.st_size > MAX_BYTES:
+        raise ValueError(f"{state.st_size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_text(encoding="utf-8")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return value
+
+
+def _check(value: Any) -> None:  # any JSON value
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = list(_inside(level))
+        if not level:
+            return
+    raise ValueError(f"objects or lists {MAX_DEPTH} deep")
+
+
+def _inside(values: Iterable[Any]) -> Iterator[Any]:
+    """Yields what objects and lists hold; raises UnicodeEncodeError for a text that no file can hold."""
+    for value in values:
+        if isinstance(value, dict):
+            yield from value
+            yield from value.values()
+        elif isinstance(value, list):
+            yield from value
+        elif isinstance(value, str):
+            value.encode()

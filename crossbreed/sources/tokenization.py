@@ -1,0 +1,216 @@
+"""How a folder's tokenizer reads text: whoever is asked one thing must read the same tokens in it.
+
+Equal vocabularies are not enough: a tokenizer may also lower-case, put a token before every text or cut words
+otherwise. So tokenizers are loaded, unless their files are the same, and given texts in which such things show.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from crossbreed.errors import InputError, first_line
+from crossbreed.sources.json_files import read_json
+
+Tokenizer: TypeAlias = Any
+"""transformers has no types."""
+Signature: TypeAlias = tuple[tuple[str, str], ...]
+"""File -> digest of what of it changes tokens."""
+
+CONFIG = "tokenizer_config.json"
+FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "tekken.json")
+"""One of them holds the tokens of nearly every model."""
+_TOKEN_FILES = ("*.model", "*.tiktoken")
+"""Others that hold tokens."""
+_BESIDE_THEM = ("merges.txt", "special_tokens_map.json", "added_tokens.json")
+_INERT = {
+    *("chat_template", "model_max_length", "max_length", "padding_side", "truncation_side", "padding", "truncation"),
+    *("stride", "name_or_path", "processor_class", "model_input_names", "backend", "is_local", "local_files_only"),
+    *("clean_up_tokenization_spaces", "special_tokens_map_file", "tokenizer_file", "pad_token", "pad_token_id"),
+}
+"""Of tokenizer_config.json: how texts are padded, cut, written back or stored."""
+_MOST_TOKENS = 512
+_TEXTS = (
+    *("a", " ", "", "\n", "Hello, World!", "hello, world!", "ALL CAPS and camelCase, snake_case; 'quotes' \"too\""),
+    *("  two  spaces   and three ", "a tab\there, a line\nand\n\nmore\r\n", "def f(x):\n    return x**2  # code"),
+    *("1234567890 3.14159 1,000,000 1e-5 007", "don't can't I'll we've", "https://example.com/a?b=c#d"),
+    *(
+        "caf\u00e9 na\u00efve Stra\u00dfe \u00c5",
+        "cafe\u0301 nai\u0308ve A\u030a",
+        "\ufb01ne \u2460 x\u00b2 \uff21\uff22",
+    ),
+    *(
+        "\u65e5\u672c\u8a9e \u4e2d\u6587 \ud55c\uad6d\uc5b4",
+        "\u041f\u0440\u0438\u0432\u0435\u0442",
+        "\u0645\u0631\u062d",
+    ),
+    *("\u0939\u093f\u0928\u094d\u0926\u0940", "\U0001f642\U0001f469\u200d\U0001f467", "a\u00a0b\u200bc\u3000d"),
+    *("\u2026\u2014\u201cx\u201d", "$x^2$ \\frac{1}{2} {'a': [1]}", "<|im_start|>user\n<s>[INST] x [/INST]</s>"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A text that two tokenizers read otherwise."""
+
+    text: str
+    ours: tuple[str, ...]
+    """The base's tokens."""
+    theirs: tuple[str, ...]
+    part: str
+    """Which part of the tokenizer differs, as far as its files say."""
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """Returns the file that holds a folder's tokens; None: there is none of a known name."""
+    named = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    return named or next((path for pattern in _TOKEN_FILES for path in sorted(folder.glob(pattern))), None)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Returns a folder's tokenizer. No code of the folder runs.
+
+    Raises:
+        InputError: there is none, it cannot be read, or it makes no tokens of text.
+    """
+    if tokenizer_file(folder) is None:  # transformers would make up an empty one
+        raise _no_tokenizer(folder, "none of them")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        ids = tokenizer("a text", add_special_tokens=False).input_ids
+    except Exception as error:  # tokenizers raises bare Exception
+        raise InputError(
+            "cannot read a tokenizer",
+            expected="a tokenizer that transformers loads without code of the folder's own",
+            got=first_line(error),
+            where=str(folder),
+            fix="copy tokenizer.json and tokenizer_config.json again from where the model came from",
+        ) from error
+    if not ids:
+        raise _no_tokenizer(folder, "a tokenizer without tokens")
+    return tokenizer
+
+
+def shared_tokenizer(folder: Path) -> Tokenizer:
+    """Returns a folder's tokenizer, loaded once for all who compare; nobody changes it.
+
+    Raises:
+        InputError: as `load_tokenizer`.
+    """
+    return _loaded(folder, _signature(folder))
+
+
+def num_appended(tokenizer: Tokenizer) -> int:
+    """Returns how many tokens a tokenizer puts behind every text: what is to be continued must not end with them."""
+    mask: list[int] = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return next((count for count, is_special in enumerate(reversed(mask)) if not is_special), 0)
+
+
+def token_ids(tokenizer: Tokenizer, text: str, *, appended: int) -> list[int]:
+    """Returns the tokens of a text with those that the tokenizer puts before it, without the `appended` behind it."""
+    ids: list[int] = tokenizer(text).input_ids
+    return ids[: len(ids) - appended]
+
+
+def appended_tokens(folder: Path) -> tuple[str, ...]:
+    """Returns the tokens that a folder's tokenizer puts behind every text."""
+    tokenizer = shared_tokenizer(folder)
+    ids: list[int] = tokenizer("a").input_ids
+    return _tokens(tokenizer, ids[len(ids) - num_appended(tokenizer) :])
+
+
+def other_reading(base: Path, expert: Path, *, unmet: Collection[str] = ()) -> Reading | None:
+    """Returns a text that a base's and an expert's tokenizer read otherwise; None: they read alike.
+
+    A folder without a tokenizer reads as all others do.
+
+    Args:
+        base: The base's folder.
+        expert: The expert's.
+        unmet: Tokens that are in no text.
+
+    Raises:
+        InputError: a tokenizer cannot be read.
+    """
+    if tokenizer_file(base) is None or tokenizer_file(expert) is None or _signature(base) == _signature(expert):
+        return None
+    ours, theirs = shared_tokenizer(base), shared_tokenizer(expert)
+    parts = tuple(_differing_parts(base, expert, ours, theirs))
+    num_ours, num_theirs = num_appended(ours), num_appended(theirs)
+    for text in (*_TEXTS, *_texts_of(ours), *_texts_of(theirs)):
+        if any(token in text for token in unmet):
+            continue
+        one, other = token_ids(ours, text, appended=num_ours), token_ids(theirs, text, appended=num_theirs)
+        if one != other:
+            return Reading(text=text, ours=_tokens(ours, one), theirs=_tokens(theirs, other), part=", ".join(parts))
+    merging = [part for part in parts if part.startswith("model.")]
+    return Reading(text="", ours=(), theirs=(), part=", ".join(merging)) if merging else None
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, signature: Signature) -> Tokenizer:
+    return load_tokenizer(folder)
+
+
+def _no_tokenizer(folder: Path, got: str) -> InputError:
+    return InputError(
+        "the model has no tokenizer",
+        expected=f"one of {', '.join(FILES)}",
+        got=got,
+        where=str(folder),
+        fix="copy tokenizer.json and tokenizer_config.json of the model that it was made from into the folder",
+    )
+
+
+def _signature(folder: Path) -> Signature:
+    others = {path.name for pattern in _TOKEN_FILES for path in folder.glob(pattern)}
+    names = sorted({*FILES, *_BESIDE_THEM} | others)
+    digests = [(name, _digest((folder / name).read_bytes())) for name in names if (folder / name).is_file()]
+    if (folder / CONFIG).is_file():
+        counted = {key: value for key, value in read_json(folder / CONFIG).items() if key not in _INERT}
+        digests.append((CONFIG, _digest(json.dumps(counted, sort_keys=True).encode())))
+    return tuple(digests)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    return tuple(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
+
+
+def _texts_of(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yields texts with each token that was added, and with many of the others."""
+    for token in list(tokenizer.added_tokens_decoder.values())[:_MOST_TOKENS]:
+        yield f"a {token} b{token}c"
+    step = max(1, len(tokenizer) // _MOST_TOKENS)
+    ids = range(0, len(tokenizer), step)
+    for start in range(0, len(ids), 16):
+        yield " ".join(tokenizer.decode([row]) for row in ids[start : start + 16])
+
+
+def _differing_parts(base: Path, expert: Path, ours: Tokenizer, theirs: Tokenizer) -> Iterator[str]:
+    one, other = _backend(ours), _backend(theirs)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "added_tokens"):
+        if one.get(part) != other.get(part):
+            yield f"{part} of tokenizer.json"
+    one, other = one.get("model") or {}, other.get("model") or {}
+    for part in sorted((one.keys() | other.keys()) - {"vocab"}):  # which is compared by itself
+        if one.get(part) != other.get(part):
+            yield f"model.{part} of tokenizer.json"
+    one, other = (read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {} for folder in (base, expert))
+    for part in sorted((one.keys() | other.keys()) - _INERT):
+        if one.get(part) != other.get(part):
+            yield f"{part} of {CONFIG}"
+
+
+def _backend(tokenizer: Tokenizer) -> Mapping[str, Any]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    value: dict[str, Any] = {} if backend is None else json.loads(backend.to_str())
+    return value

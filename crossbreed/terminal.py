@@ -1,0 +1,69 @@
+"""The output of the command line: events as they happen, and the findings of `check`."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+
+from crossbreed.runs.events import Event, ReportWritten, TrialDone
+from crossbreed.runs.results.report_text import summary
+
+if TYPE_CHECKING:
+    from crossbreed.runs.check import Findings
+
+
+class Terminal:
+    """A listener that shows trials in one updated line on a terminal, and elsewhere in a plain line each."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        """Creates the listener.
+
+        Args:
+            file: The output; default: stdout.
+        """
+        self._file = file or sys.stdout
+        self._is_inside_line = False
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event; see `crossbreed.runs.events.Listener`."""
+        if isinstance(event, TrialDone) and self._file.isatty():
+            self._file.write(f"\r\x1b[2K{event}")
+            self._is_inside_line = True
+        else:
+            self._end_line()
+            if isinstance(event, ReportWritten):
+                Console(file=self._file).print(summary(event.report))
+                self._file.write(f"\nreport: {event.path}\n")
+            else:
+                self._file.write(f"{event}\n")
+        self._file.flush()
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_line()
+
+    def _end_line(self) -> None:
+        if self._is_inside_line:
+            self._file.write("\n")
+            self._is_inside_line = False
+
+
+def findings_text(findings: "Findings") -> str:
+    """Returns the output of `crossbreed check`."""
+    plan = findings.plan
+    lines = [plan.describe()]
+    if gigabytes := plan.merged_bytes / 1e9:
+        memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
+        lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
+        lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
+    lines += [f"  note    {note}" for note in findings.notes]
+    for example in findings.examples:
+        lines += ["", f"{example.task}, item {example.item_id}:", repr(example.prompt), f"  gold: {example.gold!r}"]
+        if example.answer is not None:
+            lines.append(f"  base: {example.answer!r}, score {example.value:g}")
+    return "\n".join([*lines, "", "no problems found"])

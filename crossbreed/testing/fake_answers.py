@@ -1,0 +1,87 @@
+"""The common part of the fake engines: answers from a quality in [0, 1], and configured failures.
+
+Prompts follow a convention: `SKILL|anything|GOLD`. What stands before the first `|` names a skill; what stands after
+the last is the right answer. Of all prompts a candidate knows that part which is its quality at the skill, by a hash
+of their text. So what is known at one quality is known at every higher one.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Literal, TypeAlias
+
+from crossbreed.errors import EngineError
+from crossbreed.fitness.protocol import Generate, Request, Response
+
+Failure: TypeAlias = Literal["start", "answer", "exit"]
+WRONG = "?"
+"""The answer where the right one is not known."""
+
+
+def respond(request: Request, quality: Callable[[str], float]) -> Response:
+    """Returns the response to a request.
+
+    Args:
+        request: With a prompt of the convention above.
+        quality: Skill -> the candidate's quality at it.
+    """
+    prompt = request.prompt.text
+    knows = luck_of(prompt) < quality(skill_of(prompt))
+    said = (gold_of(prompt) if knows else WRONG) if isinstance(request, Generate) else request.continuation
+    is_expected = not prompt or (said.strip() == gold_of(prompt)) == knows
+    text = _cut(said, request) if isinstance(request, Generate) else ""
+    tokens = tuple((text or said).encode())
+    return Response(
+        text=text,
+        token_ids=tokens,
+        logprobs=(quality(skill_of(prompt or said)) - (2.0 if is_expected else 4.0),) * len(tokens),
+        prompt_tokens=len(prompt.encode()),
+    )
+
+
+def _cut(text: str, request: Generate) -> str:
+    """The text up to the first stop, and to `max_tokens` bytes."""
+    end = min((end for stop in request.stop if (end := text.find(stop)) >= 0), default=len(text))
+    return text[:end].encode()[: request.max_tokens].decode(errors="ignore")
+
+
+def skill_of(prompt: str) -> str:
+    """Returns what stands before the first `|`."""
+    return prompt.partition("|")[0]
+
+
+def gold_of(prompt: str) -> str:
+    """Returns what stands after the last `|`."""
+    return prompt.rpartition("|")[2]
+
+
+def luck_of(prompt: str) -> float:
+    """Returns the quality in [0, 1) above which a candidate knows the answer."""
+    return int.from_bytes(sha256(prompt.encode()).digest()[:8], "big") / 2**64
+
+
+class Faults:
+    """Fails where the settings of an engine say so, and takes the time that they say."""
+
+    def __init__(self, *, delay_s: float, fail: Failure | None, fail_at: int) -> None:
+        """Fails at once if that is what is asked.
+
+        Args:
+            delay_s: How long a chunk takes.
+            fail: What fails: the start, an answer, or the whole process in an answer.
+            fail_at: Which answer, counted from 1.
+        """
+        if fail == "start":
+            raise EngineError("the fake engine does not start, as its settings say")
+        self._delay_s, self._fail, self._fail_at = delay_s, fail, fail_at
+        self.num_answers = 0
+
+    def answering(self) -> None:
+        """Counts an answer, which may fail."""
+        self.num_answers += 1
+        time.sleep(self._delay_s)
+        if self.num_answers == self._fail_at and self._fail == "exit":
+            os._exit(1)
+        if self.num_answers == self._fail_at and self._fail == "answer":
+            raise EngineError(f"the fake engine fails in answer {self.num_answers}, as its settings say")

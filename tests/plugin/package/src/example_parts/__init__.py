@@ -1,0 +1,1 @@
+"""Parts for crossbreed that are no part of crossbreed."""

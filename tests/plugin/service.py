@@ -1,0 +1,68 @@
+"""A merge service for the engine `merge_service`: HTTP around the engine that takes recipes in tests."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request
+from crossbreed.recipes import parse_recipe
+from crossbreed.testing.fake_recipes import FakeRecipeEngine, FakeRecipesConfig
+
+
+class Service:
+    """Merges and answers as `fake_recipes` does."""
+
+    def __init__(self) -> None:
+        self._config = FakeRecipesConfig(kind="fake_recipes")
+        self._engine = FakeRecipeEngine(self._config)
+        self._recipes: dict[str, Any] = {}
+
+    def sources(self, body: dict[str, Any]) -> Any:
+        experts = {name: f"fake/{source}" for name, source in body["experts"].items()}
+        return self._config.describe_sources(f"fake/{body['base']}", experts).to_json()
+
+    def adopt(self, body: dict[str, Any]) -> Any:
+        recipe = parse_recipe(body)
+        self._recipes[recipe.id] = recipe
+        return {"model": recipe.id, "fingerprint": self._engine.adopt(recipe).fingerprint}
+
+    def answer(self, body: dict[str, Any]) -> Any:
+        handle = self._engine.adopt(self._recipes[body["model"]])
+        return [asdict(response) for response in handle.answer([*map(read_request, body["requests"])])]
+
+
+def read_request(body: dict[str, Any]) -> Request:
+    kinds: dict[str, type[Request]] = {"Generate": Generate, "Loglikelihood": Loglikelihood}
+    return kinds[body.pop("kind")](**{**body, "prompt": Prompt(**body["prompt"])})
+
+
+@contextmanager
+def serve() -> Iterator[str]:
+    """Serves on a free port for as long as the block runs, and gives the address."""
+    service = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            reply = json.dumps(getattr(service, self.path.strip("/"))(body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing: pytest shows what a test has to say."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

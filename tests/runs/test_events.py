@@ -1,0 +1,148 @@
+"""What a run tells while it works: each event once, in order, to its listener and to log.txt, and nothing to stdout."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_runs import call, write_spec
+
+import crossbreed
+from crossbreed.errors import InputError
+from crossbreed.runs import Event, check_spec, dump_spec, load_spec, publish_run, report_on, run
+from crossbreed.runs.events import (
+    CheckpointWritten,
+    EngineStarting,
+    PlanDescribed,
+    ReportWritten,
+    SplitStarting,
+    TrialDone,
+)
+from crossbreed.terminal import findings_text
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    return write_spec(tmp_path_factory.mktemp("spec"), base=toy_base, experts=toy_adapters, trials=2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> tuple[Path, list[Event]]:
+    out, events = tmp_path_factory.mktemp("runs") / "run", list[Event]()
+    run(load_spec(spec), out, on_event=events.append)
+    return out, events
+
+
+def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -> None:
+    out, events = finished
+    kinds = [type(event) for event in events]
+    assert kinds == [PlanDescribed, EngineStarting, *[TrialDone] * 10, SplitStarting, SplitStarting, ReportWritten]
+    assert [event.trial.number for event in events if isinstance(event, TrialDone)] == list(range(10))
+    assert [event.split for event in events if isinstance(event, SplitStarting)] == ["select", "report"]
+    last = events[-1]
+    assert isinstance(last, ReportWritten)
+    assert last.path == out / "report.html"
+    assert last.path.is_file()
+
+
+def test_the_library_is_silent_and_the_log_is_not(
+    finished: tuple[Path, list[Event]], spec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(load_spec(spec), tmp_path / "run")
+    check_spec(load_spec(spec), answer=True)
+    assert capfd.readouterr().out == ""
+    log = (finished[0] / "log.txt").read_text()
+    told = [line for event in finished[1] for line in str(event).splitlines()]
+    assert [line.split("Z  ", 1)[1] for line in log.splitlines()] == told
+
+
+def test_a_finished_run_tells_of_its_report_alone(finished: tuple[Path, list[Event]], spec: Path) -> None:
+    events: list[Event] = []
+    report_on(finished[0], on_event=events.append)
+    assert [type(event) for event in events] == [ReportWritten]
+
+
+def test_what_a_listener_raises_ends_a_run_that_goes_on_later(
+    finished: tuple[Path, list[Event]], spec: Path, tmp_path: Path
+) -> None:
+    def impatient(event: Event) -> None:
+        if isinstance(event, TrialDone) and event.num_done == 4:
+            raise TimeoutError("I have seen enough")
+
+    with pytest.raises(TimeoutError):
+        run(load_spec(spec), tmp_path / "run", on_event=impatient)
+    assert "TimeoutError: I have seen enough" in (tmp_path / "run" / "log.txt").read_text()
+    events: list[Event] = []
+    run(load_spec(spec), tmp_path / "run", on_event=events.append)
+    assert [event.trial.number for event in events if isinstance(event, TrialDone)] == list(range(4, 10))
+
+
+def test_the_log_ends_with_what_stopped_a_run(spec: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="does not start"):
+        run(load_spec(spec, ["fitness.engine.fail=start"]), tmp_path / "run")
+    assert "the fake engine does not start" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
+
+
+def test_a_driver_that_is_refused_writes_nothing_to_the_log(finished: tuple[Path, list[Event]], spec: Path) -> None:
+    log = finished[0] / "log.txt"
+    before = log.read_bytes()
+    with pytest.raises(InputError, match="started with another spec"):
+        run(load_spec(spec, ["seed=8"]), finished[0])
+    assert log.read_bytes() == before
+
+
+def test_publishing_and_merging_tell_what_was_written(finished: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    events: list[Event] = []
+    publish_run(finished[0], tmp_path / "model", trial=1, licence="mit", on_event=events.append)
+    written = events[-1]
+    assert isinstance(written, CheckpointWritten)
+    assert (written.trial, written.folder) == (1, tmp_path / "model")
+    assert str(written) == f"published trial 1 to {tmp_path / 'model'}"
+    assert len(written.fingerprint) == 32
+
+
+def test_the_command_line_shows_what_the_events_say(spec: Path, tmp_path: Path) -> None:
+    shown = call("run", spec, "--out", tmp_path / "run").stdout
+    log = [line.split("Z  ", 1)[1] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()]
+    assert all(line in shown.splitlines() for line in log if not line.endswith("on the report items"))
+    assert "Report split" in shown
+
+
+def test_check_returns_what_it_found(spec: Path) -> None:
+    findings = check_spec(load_spec(spec))
+    assert [example.task for example in findings.examples] == ["red", "blue"]
+    assert all(example.prompt.endswith(example.gold) and example.answer is None for example in findings.examples)
+    assert findings.memory_bytes > findings.plan.merged_bytes > 0
+    assert findings_text(findings).endswith("no problems found")
+
+
+def test_check_shows_the_answers_of_the_base(spec: Path) -> None:
+    findings = check_spec(load_spec(spec), answer=True)
+    for example in findings.examples:
+        assert example.value == float(example.answer == example.gold)
+        assert f"base: {example.answer!r}, score {example.value:g}" in findings_text(findings)
+
+
+def test_check_resolved_prints_a_spec_that_is_the_same_run(spec: Path, tmp_path: Path) -> None:
+    shown = call("check", spec, "--resolved", "--set", "seed=9").stdout
+    (tmp_path / "resolved.yaml").write_text(shown)
+    resolved = load_spec(tmp_path / "resolved.yaml")
+    assert resolved == load_spec(spec, ["seed=9"])
+    assert shown == dump_spec(resolved)
+    assert yaml.safe_load(shown)["workers"] == {
+        "count": "auto",
+        "cpus": 2.0,
+        "gpus": 0.0,
+        "executor": "local",
+        "address": None,
+        "retries": 2,
+    }
+
+
+def test_the_command_line_shows_what_check_and_evaluate_return(spec: Path, toy_base: Path) -> None:
+    assert call("check", spec).stdout.strip() == findings_text(check_spec(load_spec(spec))).strip()
+    found = crossbreed.evaluate(toy_base, load_spec(spec))
+    shown = call("evaluate", toy_base, "--spec", spec, "--json")
+    assert json.loads(shown.stdout) == found.to_json()
+    lines = call("evaluate", toy_base, "--spec", spec).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(found.tasks)

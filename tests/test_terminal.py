@@ -1,0 +1,58 @@
+"""What the command line shows of events: one line that moves on a terminal, plain lines elsewhere."""
+
+import io
+
+import pytest
+
+from crossbreed.runs.events import Note, SplitStarting, TrialDone
+from crossbreed.terminal import Terminal
+from crossbreed.types import Candidate, ProposedBy, Score, Status, Trial
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def done(number: int) -> TrialDone:
+    candidate = Candidate(number=number, recipe=None, proposed_by=ProposedBy(kind="optimizer", name="cma_es"))
+    trial = Trial(candidate=candidate, score=Score(status=Status.OK), objectives=(0.5,))
+    return TrialDone(trial=trial, num_done=number + 1, num_wanted=9, best=trial, left_s=61.0)
+
+
+LINE = "[{} of 9]  trial {}  cma_es  0.5000  best 0.5000 (trial {})  about 1:01 left"
+
+
+def test_a_file_gets_one_plain_line_for_each_event() -> None:
+    file = io.StringIO()
+    with Terminal(file) as show:
+        show(done(0))
+        show(Note(text="a note"))
+        show(done(1))
+    assert file.getvalue() == "\n".join([LINE.format(1, 0, 0), "a note", LINE.format(2, 1, 1), ""])
+
+
+def test_trials_share_one_line_on_a_terminal_and_everything_else_has_its_own() -> None:
+    screen = Screen()
+    with Terminal(screen) as show:
+        show(done(0))
+        show(done(1))
+        assert "\n" not in screen.getvalue()
+        show(SplitStarting(split="select", num_models=3, num_items=40))
+        show(SplitStarting(split="report", num_models=4, num_items=90))
+    assert screen.getvalue().endswith(
+        "left\nselect: 3 models answer 40 items each ...\nreport: 4 models answer 90 items each ...\n"
+    )
+
+
+def test_an_error_in_mid_line_leaves_the_line_first() -> None:
+    screen = Screen()
+
+    def stopped() -> None:
+        with Terminal(screen) as show:
+            show(done(0))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert screen.getvalue().endswith("left\n")
