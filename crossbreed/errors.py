@@ -60,9 +60,9 @@ def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, wher
     return kind(problem, expected=expected, got=got, where=where, fix=fix)
 
 
-def first_line(error: BaseException) -> str:
-    """Returns what a library's error says, in one line of bearable length."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+def first_line(error: BaseException, *, at_most: int | None = 300) -> str:
+    """Returns the first line of a library's error message, cut to `at_most` characters."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:at_most]
 
 
 def require(module: str, *, extra: str) -> None:

@@ -89,7 +89,7 @@ class Session:
 
     def _report(self, winner: int) -> Report:
         return make_report(
-            trials=sorted(self.history.trials.values(), key=lambda t: t.number),
+            trials=self.history.all_trials,
             winner=winner,
             scores=self.history.scores_of("report"),
             objectives=self._plan.objectives,

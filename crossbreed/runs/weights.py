@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from crossbreed.errors import CrossbreedError, MachineError, is_out_of_memory, require
+from crossbreed.errors import CrossbreedError, MachineError, first_line, is_out_of_memory, require
 from crossbreed.fitness import Task
-from crossbreed.fitness.engines.library import first_line
 from crossbreed.kernels import (
     Fingerprinted,
     SourceCache,
@@ -149,4 +148,4 @@ def _machine_errors(failure: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) and not isinstance(error, LinAlgError):
             raise
-        raise MachineError(f"{failure}: {first_line(error)}") from error
+        raise MachineError(f"{failure}: {first_line(error, at_most=None)}") from error

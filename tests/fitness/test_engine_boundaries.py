@@ -129,7 +129,7 @@ def test_a_chat_template_that_refuses_is_the_user_s_to_change(toy_base: Path, tm
 def test_a_host_that_cannot_be_read_and_a_bug_of_an_adapter_are_told_apart(
     toy_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="cannot read the model.s configuration"):
+    with pytest.raises(InputError, match="cannot read the model's configuration"):
         build_engine(TransformersConfig(kind="transformers"), tmp_path)
     monkeypatch.setattr("crossbreed.testing.fakes.FakeEngine.__init__", raising(TypeError("of the adapter")))
     with pytest.raises(TypeError, match="of the adapter"):

@@ -6,7 +6,7 @@ Our own bugs must not: they would be retried, journalled as FAILED and never not
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crossbreed.errors import CrossbreedError, EngineError
+from crossbreed.errors import CrossbreedError, EngineError, first_line
 
 BUGS = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError)
 """The exceptions that indicate bugs, as opposed to faults of the machine."""
@@ -27,7 +27,7 @@ def library_call(failure: str) -> Iterator[None]:
     except CrossbreedError:
         raise
     except Exception as error:
-        raise EngineError(f"{failure}: {first_line(error)}") from error
+        raise EngineError(f"{failure}: {first_line(error, at_most=None)}") from error
 
 
 @contextmanager
@@ -38,9 +38,4 @@ def engine_code(failure: str) -> Iterator[None]:
     except (CrossbreedError, *BUGS):
         raise
     except Exception as error:
-        raise EngineError(f"{failure}: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of a library's error message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EngineError(f"{failure}: {first_line(error, at_most=None)}") from error

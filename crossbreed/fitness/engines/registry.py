@@ -18,6 +18,9 @@ from crossbreed.registry import OURS, Registry, Tagged, resolve
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Dtype
 
+Takes: TypeAlias = Literal["weights", "recipe"]
+"""What an engine takes."""
+
 
 class EngineConfig(Config):
     """Base of every engine's settings."""
@@ -118,7 +121,7 @@ class EnginePart:
 
     config: type[EngineConfig]
     """Its settings; a RecipeEngineConfig if it takes recipes."""
-    takes: Literal["weights", "recipe"]
+    takes: Takes
     """What `adopt` takes: weights (a WeightEngine) or the recipe alone (a RecipeEngine)."""
     make: str
     """`module:attribute`, imported when an engine is started. Called with the settings and, if the engine takes

@@ -12,7 +12,7 @@ import torch
 
 from crossbreed.errors import InputError
 from crossbreed.mergekit import ModelReference
-from crossbreed.sources import Adapter, Checkpoint, Structure, TensorInfo, locate
+from crossbreed.sources import Adapter, Checkpoint, Structure, locate
 
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _PARTS = ("text_config", "vision_config", "audio_config")
@@ -99,11 +99,6 @@ def _refuse_architecture(reference: ModelReference, config: Mapping[str, Any]) -
             expected="a dense model",
             got=f"{experts[0]}: {config[experts[0]]}",
         )
-
-
-def info_of(tensor: torch.Tensor) -> TensorInfo:
-    """Returns shape and dtype."""
-    return TensorInfo(shape=tuple(tensor.shape), dtype=_name(tensor.dtype))
 
 
 def _name(dtype: torch.dtype) -> str:

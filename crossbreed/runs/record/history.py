@@ -116,9 +116,14 @@ class History:
         return {number: score for (where, number), score in self.scores.items() if where == split}
 
     @property
+    def all_trials(self) -> list[Trial]:
+        """Trials of the search, by number."""
+        return [trial for _, trial in sorted(self.trials.items())]
+
+    @property
     def ok_trials(self) -> list[Trial]:
         """Trials that have a value, by number."""
-        return [t for _, t in sorted(self.trials.items()) if t.score.status is Status.OK]
+        return [trial for trial in self.all_trials if trial.score.status is Status.OK]
 
 
 def fold(records: Iterable[Record]) -> History:

@@ -25,8 +25,7 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
         recipe = history.trials[number].recipe
         write_atomically(folder.recipes / f"{number:06d}.yaml", dump_recipe(recipe).encode())
     folder.write_json(folder.report_json, report_json(report) | {"published": _published(history)})
-    trials = sorted(history.trials.values(), key=lambda t: t.number)
-    page = report_html(report, trials=trials, title=plan.spec.name, structure=plan.structure)
+    page = report_html(report, trials=history.all_trials, title=plan.spec.name, structure=plan.structure)
     write_atomically(folder.report_html, page.encode())
 
 

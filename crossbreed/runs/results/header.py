@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import ENGINES, AnyTaskConfig, TaskConfig
+from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.record.folder import RunFolder
-from crossbreed.runs.results.vouching import Takes, takes_of
+from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import MachineError
+from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
-from crossbreed.runs.results.vouching import Takes, Vouching, vouching_of
+from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
     TUNED_SCALAR,
     UNIFORM,

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from crossbreed.errors import InputError
+from crossbreed.fitness.engines.registry import Takes
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
 from crossbreed.runs.record.folder import RunFolder
@@ -18,7 +19,7 @@ from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.header import read_header
-from crossbreed.runs.results.vouching import Takes, Vouching, vouching_of
+from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Status, Trial
 
@@ -42,7 +43,7 @@ class Run:
     @property
     def trials(self) -> list[Trial]:
         """The search's trials, by number."""
-        return sorted(self.history.trials.values(), key=lambda t: t.number)
+        return self.history.all_trials
 
 
 def open_run(path: Path) -> Run:

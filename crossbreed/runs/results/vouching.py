@@ -1,13 +1,10 @@
 """The source of a fingerprint: crossbreed, which hashed the weights, or an engine that took only the recipe."""
 
 from enum import StrEnum
-from typing import Literal, TypeAlias
 
 from crossbreed.fitness import ENGINES, EngineConfig
+from crossbreed.fitness.engines.registry import Takes
 from crossbreed.types import Score, Status
-
-Takes: TypeAlias = Literal["weights", "recipe"]
-"""What an engine takes; see `EnginePart`."""
 
 
 class Vouching(StrEnum):

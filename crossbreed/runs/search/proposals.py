@@ -1,5 +1,6 @@
 """What an optimizer asks, checked before it is decoded and journalled: a wrong proposal is a bug of the optimizer."""
 
+from crossbreed.parsing import kind
 from crossbreed.types import Birth, Box, Cross, Domain, Point, Proposal, Seed
 
 
@@ -20,20 +21,16 @@ def check_proposal(proposal: Proposal, domain: Domain, *, optimizer: str, number
     if isinstance(domain, Box):
         _check_point(proposal, domain, who)
     elif not isinstance(proposal, Seed | Cross):
-        raise TypeError(f"{who}: asked {_shown(proposal)}, not a Seed or a Cross")
+        raise TypeError(f"{who}: asked {kind(proposal)[:200]}, not a Seed or a Cross")
 
 
 def _check_point(point: Point | Birth, box: Box, who: str) -> None:
     if not isinstance(point, tuple):
-        raise TypeError(f"{who}: asked {_shown(point)}, not a tuple of floats")
+        raise TypeError(f"{who}: asked {kind(point)[:200]}, not a tuple of floats")
     if len(point) != box.dim:
         raise ValueError(f"{who}: asked a point of {len(point)} coordinates, in a box of {box.dim}")
     for index, (value, low, high) in enumerate(zip(point, box.low, box.high, strict=True)):
         if not isinstance(value, float):
-            raise TypeError(f"{who}: coordinate {index} is {_shown(value)}, not a float")
+            raise TypeError(f"{who}: coordinate {index} is {kind(value)[:200]}, not a float")
         if not low <= value <= high:  # also of NaN
             raise ValueError(f"{who}: coordinate {index} is {float(value)!r}, not from {low!r} to {high!r}")
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"[:200]
