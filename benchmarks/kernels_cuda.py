@@ -16,7 +16,7 @@ from crossbreed.kernels import SourceCache
 from crossbreed.kernels.executors.cuda import Cuda, inner_products_of
 from crossbreed.kernels.executors.cuda.stream import Lane
 from crossbreed.kernels.executors.lowering import Same, lower
-from crossbreed.kernels.executors.protocol import Job
+from crossbreed.kernels.executors.protocol import TensorMerge
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Election
 from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
@@ -82,7 +82,7 @@ def measure(num_experts: int) -> dict[str, object]:
         program = OPERATORS[operator](inputs, rule)
         work = lower(program, inputs.base)
         assert not isinstance(work, Same), "several experts"
-        seconds = seconds_of(lambda work=work: executor.run(Job(work, out), inputs.base))
+        seconds = seconds_of(lambda work=work: executor.run(TensorMerge(work, out), inputs.base))
         has_ranks = isinstance(program, Election) and operator.startswith("della")
         bytes_moved = moved + has_ranks * num_experts * out.numel()
         found.append({"operator": operator, "seconds": seconds, "share_of_copy": bytes_moved / seconds / copied})

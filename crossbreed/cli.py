@@ -104,6 +104,9 @@ def publish(
     run: RunPath,
     out: Out,
     trial: Annotated[int | None, typer.Option(help="Publish this trial instead of the winner.")] = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Evaluate nothing; the card has no held-out scores.")
+    ] = False,
     licence: Annotated[str | None, typer.Option(help="Licence id, if the parents' licences differ.")] = None,
     push: Annotated[str | None, typer.Option(help="ORG/NAME on the hub; created as private.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: show what would be uploaded.")] = False,
@@ -113,7 +116,16 @@ def publish(
     from crossbreed.terminal import Terminal
 
     with Terminal() as show:
-        publish_run(run, out, trial=trial, licence=licence, push_to=push, dry_run=dry_run, on_event=show)
+        publish_run(
+            run,
+            out,
+            trial=trial,
+            with_scores=not no_report,
+            licence=licence,
+            push_to=push,
+            dry_run=dry_run,
+            on_event=show,
+        )
 
 
 @app.command()

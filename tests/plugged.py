@@ -1,7 +1,28 @@
-"""Packages that bring parts: modules on disk, announced by entry points as pip would write them."""
+"""Packages that bring parts: modules on disk, announced by entry points as pip would write them; commands there."""
 
-from collections.abc import Mapping
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+COMMANDS = """
+import contextlib, io, json, sys
+from crossbreed.cli import main
+
+done = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["crossbreed", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    done.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
 
 
 def write_package(
@@ -25,3 +46,17 @@ def write_package(
     for file, text in files.items():
         (folder / file).write_text(text)
     return folder
+
+
+def call_each(*commands: Sequence[object], **environment: str) -> list[tuple[int, str, str]]:
+    """Runs commands of crossbreed in one process of their own; returns exit code, stdout and stderr of each."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([[*map(str, command)] for command in commands])],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, out, err) for code, out, err in json.loads(done.stdout)]

@@ -1,6 +1,7 @@
 """What the pages say can be followed: links lead somewhere, and examples are what they claim to be."""
 
 import doctest
+import importlib
 import json
 import pkgutil
 import re
@@ -84,6 +85,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in headings(target), f"{link} is no heading"
 
 
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().split()) < 1000
+
+
 def test_the_example_of_a_run_is_one() -> None:
     (example,) = blocks(ROOT / "README.md", "yaml")
     shown = parse_spec(yaml.safe_load(example), folder=ROOT / "examples/smollm2")
@@ -112,6 +117,18 @@ def test_examples_give_what_the_page_shows(page: Path, tmp_path: Path, monkeypat
     failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert not failed
     assert tried > 0
+
+
+MODULES_WITH_EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((ROOT / "crossbreed").rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("name", MODULES_WITH_EXAMPLES)
+def test_examples_in_docstrings_give_what_they_show(name: str) -> None:
+    assert not doctest.testmod(importlib.import_module(name)).failed
 
 
 def test_an_example_that_is_wrong_is_noticed(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Fitness: the scores of a candidate on the user's own items.
 
 A *task* turns an item into requests and scores the responses; an *engine* adopts a candidate's weights and answers
-requests; `evaluate` sends a task's requests to an engine and returns one value per item. Items are split once into
-search, selection and report items: three types, so that one cannot be passed for another. Nothing here depends on the
-content of recipes or on the search.
+requests; `evaluate_tasks` sends a task's requests to an engine and returns one value per item. Items are split once
+into search, selection and report items: three types, so that one cannot be passed for another. Nothing here depends on
+the content of recipes or on the search.
 """
 
 from crossbreed.fitness.canary import check_recipes, check_swap
@@ -22,7 +22,7 @@ from crossbreed.fitness.engines import (
     require_code,
 )
 from crossbreed.fitness.engines.library import engine_code, library_call
-from crossbreed.fitness.evaluation import Evaluation, evaluate
+from crossbreed.fitness.evaluation import Evaluation, evaluate_tasks
 from crossbreed.fitness.items import (
     AnyItems,
     Item,
@@ -117,7 +117,7 @@ __all__ = [
     "check_recipes",
     "check_swap",
     "engine_code",
-    "evaluate",
+    "evaluate_tasks",
     "fill_prompt",
     "library_call",
     "load_items",

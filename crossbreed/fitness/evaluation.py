@@ -24,7 +24,7 @@ class Evaluation:
     """Prompt and completion tokens."""
 
 
-def evaluate(handle: Handle, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Evaluation:
+def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Evaluation:
     """Evaluates a candidate on every task, in fixed chunks and in the order of the split.
 
     Args:

@@ -73,7 +73,7 @@ class Handle(Protocol):
 
         Answers can depend on which requests share a call, so callers pass the fixed chunks of the Spec.
 
-        Log-probabilities may be NaN; `evaluate` turns that into INVALID.
+        Log-probabilities may be NaN; `evaluate_tasks` turns that into INVALID.
 
         Raises:
             EngineError: it could not answer (the trial is FAILED).

@@ -84,4 +84,4 @@ def fingerprint_checkpoint(folder: Path) -> str:
     """
     shards = open_shards(folder, stem="model")
     weights = {name: tensor for held in shards.values() for name, tensor in held.items()}
-    return hash_of_tensors(digest_each(weights, shards, lambda _, tensor: digest_of(tensor)))
+    return hash_of_tensors(digest_each(weights, [file.path for file in shards], lambda _, tensor: digest_of(tensor)))

@@ -100,7 +100,7 @@ class InputGrams:
 
     @cached_property
     def _pages(self) -> MappedPages:
-        return MappedPages(self.shards)
+        return MappedPages(file.path for file in self.shards)
 
     @cached_property
     def _held(self) -> Mapping[str, tuple[str, InputGram]]:

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels.executors import Waiting, start
+from crossbreed.kernels.executors import Waiting, start_programs
 from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
 from crossbreed.kernels.operators import CHECKS, OPERATORS
 from crossbreed.kernels.programs import Affine, Program
@@ -222,7 +222,7 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
 def releasing_pages(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Experts) -> Iterator[tuple[str, T]]:
     """Gives back the pages of each tensor that a walk over the model has passed."""
     full = [source for source in (base, *experts.values()) if isinstance(source, Checkpoint)]
-    pages = MappedPages(path for checkpoint in full for path in checkpoint.shards)
+    pages = MappedPages(file.path for checkpoint in full for file in checkpoint.shards)
     for name, made in walk:
         yield name, made
         for checkpoint in full:
@@ -234,7 +234,7 @@ def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:
     base = merges[0].base.tensor(name)
     dtype = getattr(torch, merges[0].recipe.dtype) if base.is_floating_point() else base.dtype
     programs = [merge.program(name) or Affine(shares=()) for merge in merges]
-    return start(programs, base, dtype)
+    return start_programs(programs, base, dtype)
 
 
 def _end(name: str, waits: Sequence[Waiting], merges: Sequence[_Merge]) -> tuple[str, list[torch.Tensor]]:

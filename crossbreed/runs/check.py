@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Task, evaluate
+from crossbreed.fitness import Task, evaluate_tasks
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
@@ -91,7 +91,7 @@ def _answered(plan: Plan, examples: list[Example]) -> list[Example]:
         base = plan.initial_candidates()[0][1]
         handle = candidates.adopt(base).handle
         first = {name: type(items)(items=items.items[:1]) for name, items in plan.items["search"].items()}
-        found = evaluate(handle, plan.tasks, first)
+        found = evaluate_tasks(handle, plan.tasks, first)
     finally:
         candidates.close()
     return [

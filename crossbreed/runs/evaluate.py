@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import RecipeEngineConfig, load_tasks
-from crossbreed.fitness import evaluate as answer
+from crossbreed.fitness import RecipeEngineConfig, evaluate_tasks, load_tasks
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.plan import split_tasks
 from crossbreed.runs.record.records import SplitName
@@ -72,7 +71,7 @@ def evaluate(
     candidates = start_candidates(spec.fitness.engine, weights)
     try:
         adopted = candidates.adopt(recipe)
-        answered = answer(adopted.handle, asked, split_tasks(spec, asked)[split])
+        answered = evaluate_tasks(adopted.handle, asked, split_tasks(spec, asked)[split])
     finally:
         candidates.close()
     return Evaluated(

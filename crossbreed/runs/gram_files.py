@@ -47,4 +47,4 @@ def folder() -> Path:
 
 def note(grams: InputGrams) -> None:
     """Records the files that make up an artifact, for merging its recipes without their run."""
-    write_atomically(folder() / f"{grams.hash}.files", "\n".join(path.name for path in grams.shards).encode())
+    write_atomically(folder() / f"{grams.hash}.files", "\n".join(file.path.name for file in grams.shards).encode())

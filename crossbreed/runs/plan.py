@@ -160,6 +160,7 @@ class Plan:
             tasks=self.tasks,
             items=self.item_ids,
             artifacts=self.weights.artifact_hashes if self.weights else {},
+            host=self.weights.host_hashes if self.weights else {},
         )
 
     def _check_warm_starts(self) -> None:

@@ -29,6 +29,7 @@ from crossbreed.kernels.input_grams import GRAMS, InputGrams
 from crossbreed.runs.gram_files import artifacts_of
 from crossbreed.runs.spec import Spec
 from crossbreed.sources import Sources, Structure, open_sources
+from crossbreed.sources.host import host_hashes
 from crossbreed.types import Recipe, SlopeKind, WeightStream
 
 BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -54,6 +55,11 @@ class Weights:
     def host(self) -> Path:
         """The folder that engines start from."""
         return self.sources.base.path
+
+    @property
+    def host_hashes(self) -> dict[str, str]:
+        """What of that folder changes answers and is not a weight: part -> content hash."""
+        return host_hashes(self.sources)
 
     @property
     def artifacts(self) -> tuple[InputGrams, ...]:

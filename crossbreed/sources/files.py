@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from crossbreed.errors import InputError, first_line
 from crossbreed.sources.advice import literal, python_command
 from crossbreed.sources.json_files import DOWNLOAD_AGAIN, read_json
+from crossbreed.sources.mapped_file import FileState, MappedFile
 
-Shards: TypeAlias = Mapping[Path, Mapping[str, torch.Tensor]]
+Shards: TypeAlias = Mapping[MappedFile, Mapping[str, torch.Tensor]]
 """File -> tensor name -> view of the file."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -34,16 +35,17 @@ def open_shards(folder: Path, *, stem: str, is_optional: Callable[[str], bool] =
     """
     whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
     if whole.is_file():
-        return {whole: _open_file(whole)}
+        return dict([_open_file(whole)])
     if index.is_file():
         return _open_indexed(folder, index, is_optional)
     raise _no_weights(folder, stem)
 
 
-def _open_file(path: Path) -> dict[str, torch.Tensor]:
+def _open_file(path: Path) -> tuple[MappedFile, dict[str, torch.Tensor]]:
     try:
+        mapped = MappedFile(path=path, state=FileState.of(path))
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except PermissionError as error:
         raise InputError(
             f"`{path.name}` may not be read",
@@ -59,6 +61,8 @@ def _open_file(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             fix=DOWNLOAD_AGAIN,
         ) from error
+    mapped.require_unchanged()
+    return mapped, tensors
 
 
 def _open_indexed(folder: Path, index: Path, is_optional: Callable[[str], bool]) -> Shards:
@@ -78,8 +82,8 @@ def _open_indexed(folder: Path, index: Path, is_optional: Callable[[str], bool])
             where=str(index),
             fix=DOWNLOAD_AGAIN,
         )
-    shards = {folder / name: _open_file(folder / name) for name in names}
-    held = {(tensor, path.name) for path, tensors in shards.items() for tensor in tensors}
+    shards = dict(_open_file(folder / name) for name in names)
+    held = {(tensor, file.path.name) for file, tensors in shards.items() for tensor in tensors}
     strays = sorted(stray for stray in held ^ set(weight_map.items()) if not is_optional(stray[0]))
     if strays:
         tensor, shard = strays[0]

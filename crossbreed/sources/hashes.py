@@ -2,7 +2,7 @@
 
 A tensor's digest covers dtype, shape and bytes; a source's hash covers its tensors' names and digests. Reading every
 byte once is also the moment to refuse NaN and Inf, which a merge would only spread. What was found is kept in a cache
-by path, size and modification time, so that a source is read in full once in its life on a machine.
+by the file's path and state, so that a source is read in full once in its life on a machine.
 """
 
 import json
@@ -18,29 +18,32 @@ from blake3 import blake3
 
 from crossbreed.cache import cache_folder
 from crossbreed.errors import InputError
+from crossbreed.sources.mapped_file import MappedFile
 from crossbreed.sources.pages import MappedPages
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _HASH_BYTES = 16
 _MANY_BYTES = 16 << 20
 """From here on several threads hash a tensor faster than one; for less, they are woken for nothing."""
 
 
-def digests_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, str]:
-    """Returns the digest of each tensor of the file `path`, from the cache if the file has not changed.
+def digests_of(file: MappedFile, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, str]:
+    """Returns the digest of each tensor of a file, from the cache if it is known.
 
     Args:
-        path: The safetensors file that `tensors` are views of.
+        file: The safetensors file that `tensors` are views of.
         tensors: All of them, by name.
 
     Raises:
         InputError: a tensor holds NaN or Inf.
+        MachineError: the file changed while it was read.
     """
-    entry = _entry_path(path)
+    entry = _entry_path(file)
     cached = _read_entry(entry)
     if cached is not None and cached.keys() == tensors.keys():
         return cached
-    digests = digest_each(tensors, [path], lambda name, tensor: _digest(name, tensor, path))
+    digests = digest_each(tensors, [file.path], lambda name, tensor: _digest(name, tensor, file.path))
+    file.require_unchanged()
     _write_entry(entry, digests)
     return digests
 
@@ -104,10 +107,10 @@ def _is_finite(content: np.ndarray[tuple[int], np.dtype[np.uint8]], dtype: torch
     return int(signed.max()) < infinity and int(unsigned.max()) < infinity + sign_bit
 
 
-def _entry_path(path: Path) -> Path:
-    real = path.resolve()
-    state = real.stat()
-    key = blake3(f"{_CACHE_FORMAT}\0{real}\0{state.st_size}\0{state.st_mtime_ns}".encode())
+def _entry_path(file: MappedFile) -> Path:
+    state = file.state
+    known = (_CACHE_FORMAT, file.path.resolve(), state.num_bytes, state.modified_ns, state.changed_ns, state.inode)
+    key = blake3("\0".join(map(str, known)).encode())
     return cache_folder() / "digests" / f"{key.hexdigest(length=_HASH_BYTES)}.json"
 
 

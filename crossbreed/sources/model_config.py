@@ -101,7 +101,7 @@ def compare_configs(
     Raises:
         InputError: transformers cannot read one of them as its `model_type` says.
     """
-    if _shown(base) == _shown(expert):  # nearly always, and without transformers
+    if canonical_config(base) == canonical_config(expert):  # nearly always, and without transformers
         return ()
     if base.get("model_type") != expert.get("model_type"):
         return (ConfigDifference(key="model_type", ours=base.get("model_type"), theirs=expert.get("model_type")),)
@@ -130,8 +130,8 @@ def load_config(folder: Path) -> Any:  # transformers has no types
         ) from error
 
 
-def _shown(config: Mapping[str, Any]) -> str:
-    """What may be compared as it stands: old names and rules too, for what they make is not known yet."""
+def canonical_config(config: Mapping[str, Any]) -> str:
+    """Returns what of a configuration may change answers, as it stands: old names and rules too."""
     unread = HARMLESS.keys() - _RULED_BY.keys()
     return json.dumps({key: value for key, value in config.items() if key not in unread}, sort_keys=True)
 

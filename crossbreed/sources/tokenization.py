@@ -102,7 +102,7 @@ def shared_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: as `load_tokenizer`.
     """
-    return _loaded(folder, _signature(folder))
+    return _loaded(folder, signature(folder))
 
 
 def num_appended(tokenizer: Tokenizer) -> int:
@@ -137,7 +137,7 @@ def other_reading(base: Path, expert: Path, *, unmet: Collection[str] = ()) -> R
     Raises:
         InputError: a tokenizer cannot be read.
     """
-    if tokenizer_file(base) is None or tokenizer_file(expert) is None or _signature(base) == _signature(expert):
+    if tokenizer_file(base) is None or tokenizer_file(expert) is None or signature(base) == signature(expert):
         return None
     ours, theirs = shared_tokenizer(base), shared_tokenizer(expert)
     parts = tuple(_differing_parts(base, expert, ours, theirs))
@@ -167,7 +167,8 @@ def _no_tokenizer(folder: Path, got: str) -> InputError:
     )
 
 
-def _signature(folder: Path) -> Signature:
+def signature(folder: Path) -> Signature:
+    """Returns the files of a folder's tokenizer with digests of what of them changes tokens."""
     others = {path.name for pattern in _TOKEN_FILES for path in folder.glob(pattern)}
     names = sorted({*FILES, *_BESIDE_THEM} | others)
     digests = [(name, _digest((folder / name).read_bytes())) for name in names if (folder / name).is_file()]

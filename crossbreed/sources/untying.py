@@ -60,9 +60,9 @@ def _write_weights(checkpoint: Checkpoint, head: torch.Tensor, target: Path) -> 
     """Copies the shards as they are; a head that a tied file held as a copy stays where it is."""
     num_shards = len(checkpoint.shards) + 1
     places: dict[str, str] = {}
-    for number, (path, tensors) in enumerate(checkpoint.shards.items(), start=1):
+    for number, (file, tensors) in enumerate(checkpoint.shards.items(), start=1):
         name = f"model-{number:05}-of-{num_shards:05}.safetensors"
-        shutil.copyfile(path, target / name)
+        shutil.copyfile(file.path, target / name)
         places |= dict.fromkeys(tensors, name)
     if HEAD not in places:
         places[HEAD] = f"model-{num_shards:05}-of-{num_shards:05}.safetensors"

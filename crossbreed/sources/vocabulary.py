@@ -11,6 +11,7 @@ from typing import Any
 
 from crossbreed.errors import InputError, first_line
 from crossbreed.sources.json_files import mapping_at, read_json, read_json_if_there
+from crossbreed.sources.mapped_file import FileState
 from crossbreed.sources.tokenization import shared_tokenizer, tokenizer_file
 
 
@@ -150,12 +151,11 @@ def vocabulary_of(file: Path) -> Mapping[str, int]:
     Raises:
         InputError: it cannot be read.
     """
-    state = file.stat()
-    return _vocabulary(file, state.st_mtime_ns, state.st_size)
+    return _vocabulary(file, FileState.of(file))
 
 
 @lru_cache(maxsize=8)
-def _vocabulary(file: Path, mtime_ns: int, num_bytes: int) -> Mapping[str, int]:
+def _vocabulary(file: Path, state: FileState) -> Mapping[str, int]:
     if file.name != "tokenizer.json":
         return dict(shared_tokenizer(file.parent).get_vocab())
     from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""The laws of optimizers that search genomes, as tests; and a small world in which genomes can be crossed.
+"""Conformance tests of optimizers that search genomes, and a small world in which genomes can be crossed.
 
 Subclass `BreederConformance` in a test module and override its one fixture, as with `OptimizerConformance`.
 """
@@ -23,9 +23,9 @@ Evaluate: TypeAlias = Callable[[int, "World"], Outcome]
 
 
 class World:
-    """Genomes of 24 numbers; item j is right where number j is near 1. Three seeds know eight items each.
+    """Holds genomes of 24 numbers; item j is right where number j is near 1. Three seeds solve eight items each.
 
-    The best merges take each stretch from the seed that knows it, whole: to be found by splitting twice.
+    The best merges take each stretch whole, from the seed that solves it: two splits find them.
     """
 
     num_items = 24
@@ -84,10 +84,10 @@ def breed(
     workers: int = 1,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Birth]:
-    """Runs a search as a driver with some workers does, and returns the births in the order in which they were asked.
+    """Runs a search as a driver with `workers` does and returns the births in the order of the asks.
 
-    Results come in a scrambled but fixed order. Genomes that may not be crossed any more are freed, so that a birth of
-    such parents fails. Ends early when the breeder has nothing to ask and nothing is out.
+    Results arrive in a scrambled but fixed order. Genomes that can no longer be parents are freed, so that a birth of
+    such parents fails. Ends early when the breeder has nothing to ask and no result is pending.
     """
     scrambled, world = np.random.default_rng(1), World()
     births: list[Birth] = []
@@ -109,15 +109,15 @@ def breed(
 
 
 class BreederConformance:
-    """The laws; `make` is the one thing to override."""
+    """Tests an optimizer over genomes; override `make`."""
 
     @pytest.fixture
     def make(self) -> MakeBreeder:
-        """Override: how the optimizer is built."""
+        """Override: returns what builds the optimizer."""
         raise NotImplementedError
 
     def test_it_is_a_breeder_and_refuses_a_box(self, make: MakeBreeder) -> None:
-        """It says which candidates it may cross; and `SearchInputs.genomes` sees to it that there are genomes."""
+        """Lists the candidates that it may cross; `SearchInputs.genomes` refuses a box."""
         assert isinstance(make(make_inputs()), Breeder)
         with pytest.raises(InputError):
             make(replace(make_inputs(), domain=Box(low=(0.0,), high=(1.0,))))
@@ -134,10 +134,9 @@ class BreederConformance:
     def test_replaying_the_journal_brings_it_back(
         self, make: MakeBreeder, told: int, workers: int, failing: int
     ) -> None:
-        """Hearing the recorded calls again leads to the same births.
+        """Repeating the recorded calls gives the same births.
 
-        Results come out of order, the first few FAILED, and some are still to come. Asks that were not answered are in
-        no journal.
+        Results arrive out of order, the first few FAILED, some are pending. The journal has no ask that returned None.
         """
         first, world = make(make_inputs()), World()
         journal: list[Birth | Outcome] = []
@@ -171,7 +170,7 @@ class BreederConformance:
                     breeder.tell(ok(later, world))
 
     def test_an_ask_without_an_answer_leaves_no_trace(self, make: MakeBreeder) -> None:
-        """Drivers ask as often as they like while all seeds are out, and journals do not say how often."""
+        """Drivers may ask any number of times while all seeds are pending; journals do not record how often."""
         (asked_once, asked_often), world = (make(make_inputs()), make(make_inputs())), World()
         for number in range(World.num_seeds):
             birth = ask_birth(asked_once, number)
@@ -194,7 +193,7 @@ class BreederConformance:
     def test_only_what_was_measured_becomes_a_parent(
         self, make: MakeBreeder, statuses: list[Status], workers: int
     ) -> None:
-        """Late, FAILED, INVALID and STOPPED outcomes: it goes on, and crosses those that were OK and no others."""
+        """Continues after late, FAILED, INVALID and STOPPED outcomes, and crosses only candidates that were OK."""
 
         def evaluate(number: int, world: World) -> Outcome:
             if statuses[number] is Status.OK:
@@ -208,7 +207,7 @@ class BreederConformance:
         assert all(set(birth.parents) <= set(range(n)) for n, birth in enumerate(births) if isinstance(birth, Cross))
 
     def test_it_goes_on_asking_while_nothing_can_be_measured(self, make: MakeBreeder) -> None:
-        """An engine that never answers is the run's concern: seeds are asked again, for they may be good."""
+        """Asks for the seeds again when every evaluation FAILED: the run decides when to stop."""
         breeder = make(make_inputs())
         births = breed(breeder, lambda number, _: failed(number), trials=30)
         assert len(births) == 30
@@ -216,7 +215,7 @@ class BreederConformance:
 
     @pytest.mark.parametrize("workers", [1, 4])
     def test_a_seed_that_failed_is_not_lost(self, make: MakeBreeder, workers: int) -> None:
-        """The first of all evaluations FAILED: later ones measure every seed, though two are enough to go on with."""
+        """Measures every seed after the first evaluations FAILED, though two seeds suffice to continue."""
 
         def evaluate(number: int, world: World) -> Outcome:
             return failed(number) if number < World.num_seeds else ok(number, world)
@@ -225,14 +224,14 @@ class BreederConformance:
         assert {birth.index for birth in measured if isinstance(birth, Seed)} == set(range(World.num_seeds))
 
     def test_it_ends_where_nothing_can_be_crossed(self, make: MakeBreeder) -> None:
-        """Every seed measured and bad: there is nothing left to ask, and no crash."""
+        """Stops asking, without an exception, when every seed is INVALID."""
         breeder = make(make_inputs())
         births = breed(breeder, lambda number, _: Outcome(number=number, status=Status.INVALID, values=None), trials=30)
         assert len(births) == World.num_seeds
 
     @pytest.mark.parametrize("broken", [np.inf, -np.inf, np.nan])
     def test_undefined_items_are_no_skill(self, make: MakeBreeder, broken: float) -> None:
-        """The perplexity of a broken model is infinite, and its evaluation still OK: it is no parent."""
+        """Takes no parent with undefined items: the perplexity of a broken model is infinite, its status OK."""
 
         def evaluate(number: int, world: World) -> Outcome:
             if number % 3 != 2:
@@ -246,7 +245,7 @@ class BreederConformance:
         assert all(number % 3 != 2 for number in breeder.parents)
 
     def test_a_flat_landscape_does_not_stop_it(self, make: MakeBreeder) -> None:
-        """Every score the same: births still come, and still differ."""
+        """Keeps asking for different births when all scores are equal."""
         items = (0.0,) * World.num_items
         births = breed(
             make(make_inputs()),
@@ -257,7 +256,7 @@ class BreederConformance:
 
     @pytest.mark.parametrize("num_chromosomes", [1, 3])
     def test_births_are_what_a_space_can_carry_out(self, make: MakeBreeder, num_chromosomes: int) -> None:
-        """Seeds that there are; splits and weights in [0, 1), one for each chromosome, as plain floats."""
+        """Names existing seeds; gives one split and one weight in [0, 1) for each chromosome, as plain floats."""
         breeder, items = make(make_inputs(num_chromosomes=num_chromosomes)), np.random.default_rng(2).random((60, 9))
         for number in range(60):
             birth = ask_birth(breeder, number)
@@ -272,12 +271,12 @@ class BreederConformance:
             breeder.tell(Outcome(number=number, status=Status.OK, values=(0.5,), items=scores))
 
     def test_global_random_state_is_left_alone(self, make: MakeBreeder) -> None:
-        """It neither moves nor reads the global generators."""
+        """Neither advances nor reads the global generators."""
         check_it_is_left_alone(lambda meanwhile: breed(make(make_inputs()), trials=60, meanwhile=meanwhile))
 
     @pytest.mark.parametrize("workers", [1, 4])
     def test_it_finds_what_no_seed_has(self, make: MakeBreeder, workers: int) -> None:
-        """22 of 24 items at least, of which each seed knows 8, with one worker and with several; 16 without splits."""
+        """Solves at least 22 of 24 items with one worker or several; each seed solves 8, merges without splits 16."""
         best = 0.0
 
         def evaluate(number: int, world: World) -> Outcome:

@@ -1,8 +1,7 @@
 """M2N2's first experiment (arXiv 2508.16204): 19,210 weights of a small network, bred on 8x8 pictures of digits.
 
-Nothing here is a language model: the problem is a function of an array, behind the same proposer, loop, journal and
-optimizer as a merge of checkpoints. It is the example of how to search something else, and the reference that the
-optimizer is held to.
+The problem is a function of an array, searched by the same proposer, loop, journal and optimizer as a merge of
+checkpoints. It shows how to search something other than language models, and is the reference for M2N2.
 
 The pictures are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI Machine
 Learning Repository 1998, doi 10.24432/C50P49, CC BY 4.0), as scikit-learn ships them. The first 80 % are searched on,
@@ -51,7 +50,7 @@ GROUP_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """Some of the pictures, with their labels."""
+    """A subset of the pictures, with labels."""
 
     pixels_BP: NDArray[np.float32]
     labels_B: NDArray[np.int64]
@@ -102,16 +101,16 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: no resource is held."""
 
 
 def random_networks(seed: int) -> list[Genome]:
-    """Returns the two networks that evolution from scratch begins with."""
+    """Returns the two networks from which a search from scratch starts."""
     return [INITIAL_STD * spawn(seed, TASK, "network", str(i)).standard_normal(NUM_WEIGHTS) for i in range(2)]
 
 
 def trained_networks(seed: int) -> list[Genome]:
-    """Returns two networks, one that was shown the digits 0 to 4 and one that was shown 5 to 9, ten times each."""
+    """Returns two networks, one trained on the digits 0 to 4 and one on 5 to 9, ten epochs each."""
     shown = pictures()["search"]
     halves = (shown.labels_B < 5, shown.labels_B >= 5)
     return [
@@ -134,7 +133,7 @@ def train(
 
 
 def _gradient(network: Genome, pixels_BP: NDArray[np.float64], labels_B: NDArray[np.int64]) -> Genome:
-    """Of the mean cross-entropy."""
+    """Returns the gradient of the mean cross-entropy."""
     w_PH, v_HC = layers(network)
     hidden_BH = np.maximum(pixels_BP @ w_PH, 0.0)
     logits_BC = hidden_BH @ v_HC[:-1] + v_HC[-1]
@@ -164,11 +163,11 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
     """Searches, or continues where the folder's journal ends, and evaluates the best member on the report's pictures.
 
     Args:
-        folder: Of the run; made if need be.
+        folder: The run's folder; created if missing.
         seeds: The networks to begin with.
         options: Of M2N2.
         trials: How many networks to evaluate, the seeds included.
-        seed: Of all randomness.
+        seed: Seed of all randomness.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = pictures()

@@ -1,8 +1,8 @@
 """The common part of the fake engines: answers from a quality in [0, 1], and configured failures.
 
-Prompts follow a convention: `SKILL|anything|GOLD`. What stands before the first `|` names a skill; what stands after
-the last is the right answer. Of all prompts a candidate knows that part which is its quality at the skill, by a hash
-of their text. So what is known at one quality is known at every higher one.
+Prompts follow a convention: `SKILL|anything|GOLD`. The text before the first `|` names a skill; the text after
+the last is the right answer. A candidate answers a share of all prompts rightly that equals its quality at the skill;
+a hash of the prompt decides which. Whatever is right at one quality is right at every higher one.
 """
 
 import os
@@ -41,31 +41,31 @@ def respond(request: Request, quality: Callable[[str], float]) -> Response:
 
 
 def _cut(text: str, request: Generate) -> str:
-    """The text up to the first stop, and to `max_tokens` bytes."""
+    """Returns the text up to the first stop, at most `max_tokens` bytes."""
     end = min((end for stop in request.stop if (end := text.find(stop)) >= 0), default=len(text))
     return text[:end].encode()[: request.max_tokens].decode(errors="ignore")
 
 
 def skill_of(prompt: str) -> str:
-    """Returns what stands before the first `|`."""
+    """Returns the text before the first `|`."""
     return prompt.partition("|")[0]
 
 
 def gold_of(prompt: str) -> str:
-    """Returns what stands after the last `|`."""
+    """Returns the text after the last `|`."""
     return prompt.rpartition("|")[2]
 
 
 def luck_of(prompt: str) -> float:
-    """Returns the quality in [0, 1) above which a candidate knows the answer."""
+    """Returns the quality in [0, 1) above which a candidate answers rightly."""
     return int.from_bytes(sha256(prompt.encode()).digest()[:8], "big") / 2**64
 
 
 class Faults:
-    """Fails where the settings of an engine say so, and takes the time that they say."""
+    """Fails, and waits, as the settings of an engine say."""
 
     def __init__(self, *, delay_s: float, fail: Failure | None, fail_at: int) -> None:
-        """Fails at once if that is what is asked.
+        """Fails at once if the start is to fail.
 
         Args:
             delay_s: How long a chunk takes.
@@ -78,7 +78,7 @@ class Faults:
         self.num_answers = 0
 
     def answering(self) -> None:
-        """Counts an answer, which may fail."""
+        """Counts an answer and fails if it is the one that is to fail."""
         self.num_answers += 1
         time.sleep(self._delay_s)
         if self.num_answers == self._fail_at and self._fail == "exit":

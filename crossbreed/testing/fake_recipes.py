@@ -1,9 +1,9 @@
-"""An engine that is given recipes and no weights, as one behind a service is: answers from the coefficients alone.
+"""An engine that takes recipes, as one behind a service does: answers depend on the coefficients alone.
 
-It merges sources called `fake/NAME`, which nobody has. Of a rule it reads `weight` and `scale`. A skill's quality is 1
-where the weight of every expert is at the skill's own target in every layer, and falls off as a Gaussian: one hill,
-whose top `optimum` tells. The targets lie between 0.2 and 0.8, other ones for every skill and expert, so that skills
-compete. `fake_answers` says how prompts name a skill and what becomes of its quality.
+Its sources are called `fake/NAME` and do not exist. It reads `weight` and `scale` of a rule. A skill's quality is 1
+where every expert's weight equals the skill's target in every layer, and falls off as a Gaussian: one hill, whose top
+`optimum` returns. Targets lie between 0.2 and 0.8 and differ by skill and expert, so that skills compete.
+`fake_answers` says how prompts name a skill and how its quality decides answers.
 """
 
 import math
@@ -47,7 +47,7 @@ class FakeRecipesConfig(RecipeEngineConfig):
     """Number of the answer that fails, counted from 1."""
 
     def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
-        """Describes a small model, of which every expert changes all matrices."""
+        """Returns the structure of a small model in which every expert changes all matrices."""
         tensors = _tensors(self.layers)
         matrices = frozenset(name for name, info in tensors.items() if len(info.shape) == 2)
         hashes = {name: _hash_of(source) for name, source in {"base": base, **experts}.items()}
@@ -55,7 +55,7 @@ class FakeRecipesConfig(RecipeEngineConfig):
 
 
 class FakeRecipeEngine:
-    """Answers from the recipe. Deterministic; as many candidates as one likes at a time."""
+    """Answers from the recipe. Deterministic; holds any number of candidates at a time."""
 
     def __init__(self, config: FakeRecipesConfig) -> None:
         self._config = config
@@ -69,7 +69,7 @@ class FakeRecipeEngine:
         return FakeRecipeHandle(weights, fingerprint if self._config.vouches else None, self._faults)
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing: no resource is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class FakeRecipeHandle:
         return [respond(request, quality) for request in requests]
 
     def quality(self, skill: str) -> float:
-        """Returns the quality in [0, 1] at a skill: the part of all prompts answered rightly."""
+        """Returns the quality in [0, 1] at a skill: the share of prompts that are answered rightly."""
         layers: dict[int | None, list[Mapping[str, float]]] = {}
         for name, of_expert in self.weights.items():
             layers.setdefault(layer_of(name), []).append(of_expert)
@@ -102,10 +102,10 @@ class FakeRecipeHandle:
 
 
 def optimum(skill: str, experts: Mapping[str, object] | Sequence[str]) -> dict[str, float]:
-    """Returns each expert's weight at the top of a skill's hill: there the quality is 1.
+    """Returns each expert's weight at the top of a skill's hill, where the quality is 1.
 
     >>> optimum("sums", ["french"])
-    {'french': 0.72}
+    {'french': 0.6}
     """
     return {e: round(float(spawn(0, "fake_recipes", skill, e).uniform(0.2, 0.8)), 2) for e in experts}
 

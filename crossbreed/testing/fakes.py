@@ -1,9 +1,9 @@
-"""An engine without a model: weights in, answers out, in microseconds, and a hill that an optimizer can climb.
+"""An engine without a model: answers depend on the merged weights, take microseconds and form a hill to climb.
 
 The merged weights give every skill a quality in [0, 1]; `fake_answers` says how prompts name a skill and what becomes
 of its quality. A skill's quality depends on how far each block of layers has moved from the host's weights along a
-fixed direction: it is 1 where every block has moved by its target, and falls off as a Gaussian. The way from
-coefficients to that movement is linear, so the hill has one top.
+fixed direction: it is 1 where every block has moved by its target, and falls off as a Gaussian. That movement is linear
+in the coefficients, so the hill has one top.
 """
 
 import math
@@ -33,7 +33,7 @@ class FakeEngine:
     """Answers from the weights by the convention above. Deterministic; holds one candidate at a time."""
 
     def __init__(self, config: FakeConfig, host: Path) -> None:
-        """Reads the host's weights, which every candidate is measured from."""
+        """Reads the host's weights, from which every candidate's movement is measured."""
         self._faults = Faults(delay_s=config.delay_s, fail=config.fail, fail_at=config.fail_at)
         files = sorted(host.glob("*.safetensors"))
         self._host = {name: _flat(tensor) for file in files for name, tensor in load_file(file).items()}
@@ -42,7 +42,7 @@ class FakeEngine:
         self.version = 0
 
     def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
-        """Any tensor, each for itself; see `WeightEngine`."""
+        """Returns all of them: any tensor can be kept; see `WeightEngine`."""
         return frozenset(self._moved).intersection(unchanged)
 
     def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
@@ -55,17 +55,17 @@ class FakeEngine:
         return CurrentHandle(self, self.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:
-        """Answers one chunk, or fails as its settings say."""
+        """Answers one chunk, or fails as the settings say."""
         self._faults.answering()
         return [respond(request, self.quality) for request in requests]
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Drops the weights."""
         self.version += 1
         self._host, self._moved = {}, {}
 
     def quality(self, skill: str) -> float:
-        """Returns the adopted weights' quality in [0, 1] at a skill: the part of all prompts answered rightly."""
+        """Returns the adopted weights' quality in [0, 1] at a skill: the share of prompts that are answered rightly."""
         if skill not in self._qualities:
             self._qualities[skill] = self._measure(skill)
         return self._qualities[skill]

@@ -1,4 +1,4 @@
-"""Global random state must not matter to a search: lm-eval re-seeds it at every evaluation."""
+"""A search must not depend on global random state: lm-eval re-seeds it at every evaluation."""
 
 import random
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def check_it_is_left_alone(search: Callable[[Callable[[], None]], object]) -> None:
-    """Asserts that a search neither moves nor reads the global generators.
+    """Asserts that a search neither advances nor reads the global generators.
 
     Args:
         search: Runs it, calls what it is given before every evaluation, and returns what was found.

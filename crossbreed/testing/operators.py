@@ -1,4 +1,4 @@
-"""What every merge operator owes its users, as tests.
+"""Conformance tests of merge operators.
 
 Subclass `OperatorConformance` in a test module and override its one fixture; parameters are drawn from the operator's
 declaration:
@@ -51,7 +51,7 @@ _ANY = settings(max_examples=20, database=None, phases=[Phase.generate])
 
 
 class OperatorConformance:
-    """The laws. Class variables say how exact the operator is; `operator` is the one thing to override."""
+    """Tests an operator; override `operator`. Class variables state how exact it is."""
 
     ulps: ClassVar[float] = 8
     """Largest error of an element: in units of 2^-24 of the largest magnitude of the sources and the merge."""
@@ -65,7 +65,7 @@ class OperatorConformance:
 
     @pytest.fixture
     def merge(self, operator: str, tmp_path: Path) -> ToyMerge:
-        """As many experts as the operator merges, three at most; if there are several, one is an adapter."""
+        """Returns as many experts as the operator merges, at most three; if there are several, one is an adapter."""
         spec = OPERATOR_SPECS[operator]
         most = 3 if spec.num_experts[1] is None else spec.num_experts[1]
         made = ToyMerge.make(["a", "p", "b"][:most])
@@ -75,7 +75,7 @@ class OperatorConformance:
     @_EXAMPLES
     @given(data=st.data())
     def test_it_is_its_definition(self, operator: str, merge: ToyMerge, name: str, data: st.DataObject) -> None:
-        """In fp64, within the stated bound."""
+        """Equals the fp64 definition within the stated bound."""
         params = data.draw(params_of(OPERATOR_SPECS[operator], sorted(merge.experts)))
         inputs, rule = merge.inputs(name), _rule(operator, params)
         ours = _valid(inputs, rule)
@@ -87,7 +87,7 @@ class OperatorConformance:
     def test_permuting_experts_with_their_coefficients_changes_no_bit(
         self, operator: str, merge: ToyMerge, data: st.DataObject
     ) -> None:
-        """What decides is content, not what a recipe calls it."""
+        """Depends on the experts' content, not on the names that a recipe gives them."""
         experts = sorted(merge.experts)
         params = data.draw(params_of(OPERATOR_SPECS[operator], experts))
         first = _valid(merge.inputs(MATRIX), _rule(operator, params))
@@ -98,7 +98,7 @@ class OperatorConformance:
 
     @pytest.mark.parametrize("name", SHAPES)
     def test_a_tensor_that_no_expert_changes_stays_the_base_s(self, operator: str, merge: ToyMerge, name: str) -> None:
-        """With default parameters, to the bit."""
+        """Returns the base's bits with default parameters."""
         untouched = ToyMerge(base=merge.base, experts={key: {} for key in merge.experts}, grams=merge.grams)
         inputs, rule = untouched.inputs(name), _rule(operator, _least(OPERATOR_SPECS[operator], sorted(merge.experts)))
         assert _bits(_merged(inputs, rule)) == _bits(inputs.base)
@@ -165,7 +165,7 @@ class OperatorConformance:
                         assert not spoilt.isfinite().all()
 
     def test_every_parameter_is_read(self, operator: str, merge: ToyMerge) -> None:
-        """Somewhere in its range, in one of the tensors: a search would pay for one that is not."""
+        """Changes a tensor for some value of every parameter: a search would pay for one without effect."""
         spec, experts = OPERATOR_SPECS[operator], sorted(merge.experts)
         unread = [param.name for param in spec.params if param not in DEPTH_PROFILE]
         unread = [name for name in unread if not _is_read(merge, spec, name, experts)]
@@ -193,7 +193,7 @@ class OperatorConformance:
     def test_what_is_cached_changes_no_bit(
         self, operator: str, merge: ToyMerge, name: str, data: st.DataObject
     ) -> None:
-        """A candidate is merged alike after others and alone."""
+        """Merges a candidate to the same bits after others and alone."""
         drawn = params_of(OPERATOR_SPECS[operator], sorted(merge.experts))
         rules, cache = [_rule(operator, data.draw(drawn)) for _ in range(3)], SourceCache()
         alone = [_bits(_valid(merge.inputs(name), rule)) for rule in rules]
@@ -203,7 +203,7 @@ class OperatorConformance:
     def check_it_is_near(
         self, ours: torch.Tensor, meant: torch.Tensor, inputs: TensorInputs, *others: torch.Tensor
     ) -> None:
-        """Compares every element with what is meant."""
+        """Compares every element with the definition."""
         sources = [inputs.base, *(full_tensor(expert, inputs.base.double()) for expert in inputs.experts)]
         size = max(float(tensor.abs().max()) for tensor in (*sources, meant, *others))
         is_off = (ours.double() - meant).abs() > self.ulps * 2**-24 * size
@@ -221,7 +221,7 @@ def _merged(inputs: TensorInputs, rule: Rule) -> torch.Tensor:
 
 
 def _valid(inputs: TensorInputs, rule: Rule) -> torch.Tensor:
-    """Merges; parameters that mean nothing for a tensor (weights that sum to 0) are not looked at further."""
+    """Merges; skips parameters that are undefined for a tensor (weights that sum to 0)."""
     try:
         return _merged(inputs, rule)
     except InvalidWeights:
@@ -235,19 +235,19 @@ def _bits(tensor: torch.Tensor) -> list[int]:
 
 
 def _renamed(value: ParamValue, names: Mapping[str, str]) -> ParamValue:
-    """A parameter of experts that are called differently."""
+    """Returns a parameter for experts with other names."""
     if isinstance(value, Mapping):
         return {names.get(name, name): number for name, number in value.items()}
     return names.get(value, value) if isinstance(value, str) else value
 
 
 def _least(spec: OperatorSpec, experts: list[str]) -> dict[str, ParamValue]:
-    """The parameters that a rule has to give."""
+    """Returns the parameters that a rule must have."""
     return {param.name: choices(param, experts)[0] for param in spec.params if param.required}
 
 
 def _is_read(merge: ToyMerge, spec: OperatorSpec, name: str, experts: list[str]) -> bool:
-    """Whether a parameter changes something for some choice of the others."""
+    """Returns whether a parameter has an effect for some choice of the others."""
     param = spec.param(name)
     assert param is not None, "it is one of the operator's"
 
@@ -266,7 +266,7 @@ def _is_read(merge: ToyMerge, spec: OperatorSpec, name: str, experts: list[str])
 def _outcomes(
     merge: ToyMerge, spec: OperatorSpec, param: ParamSpec, params: Params, tensor: str, experts: list[str]
 ) -> set[object]:
-    """What the values of one parameter make of a tensor; a refusal is an outcome too."""
+    """Returns the results of each value of one parameter; a refusal is a result too."""
     found: set[object] = set()
     for value in choices(param, experts):
         try:

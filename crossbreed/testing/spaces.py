@@ -1,4 +1,4 @@
-"""The laws of search spaces, as tests; and a structure to build a space from.
+"""Conformance tests of search spaces, and a structure to build a space from.
 
 Subclass `SpaceConformance` (a box) or `GenomeConformance` in a test module and override its one fixture:
 
@@ -53,7 +53,7 @@ def make_structure(*, num_layers: int = 6, experts: tuple[str, ...] = ("french",
 
 
 class _SharedLaws:
-    """The laws of every space."""
+    """Tests of every space."""
 
     def test_its_examples_are_valid_recipes(self, space: SearchSpace) -> None:
         """A run ends before it starts if one of them cannot be merged."""
@@ -66,11 +66,11 @@ class _SharedLaws:
 
 
 class SpaceConformance(_SharedLaws):
-    """The laws of a space over a box; `space` is the one thing to override."""
+    """Tests a space over a box; override `space`."""
 
     @pytest.fixture
     def space(self) -> SearchSpace:
-        """Override: a space."""
+        """Override: returns a space."""
         raise NotImplementedError
 
     def test_the_box_is_a_box(self, space: SearchSpace) -> None:
@@ -130,18 +130,18 @@ class SpaceConformance(_SharedLaws):
             assert any(len(set(_ids_along(space, corner, index))) > 1 for corner in corners), f"{name} changes nothing"
 
     def test_recipes_of_other_sources_have_no_point(self, space: SearchSpace) -> None:
-        """Coefficients of other weights mean nothing here."""
+        """Returns None for coefficients of other weights."""
         recipe = decoded(space, box_of(space).low)
         sources = {name: f"not {digest}" for name, digest in recipe.sources.items()}
         assert space.encode(Recipe(base=recipe.base, sources=sources, rules=recipe.rules)) is None
 
 
 class GenomeConformance(_SharedLaws):
-    """The laws of a space over genomes; `space` is the one thing to override."""
+    """Tests a space over genomes; override `space`."""
 
     @pytest.fixture
     def space(self) -> GenomeSpace:
-        """Override: a space with two seeds at least."""
+        """Override: returns a space with at least two seeds."""
         raise NotImplementedError
 
     def test_the_domain_is_genomes(self, space: GenomeSpace) -> None:
@@ -171,7 +171,7 @@ class GenomeConformance(_SharedLaws):
         assert recipe is None or parse_recipe(recipe.to_json()) == recipe
 
     def test_a_genome_crossed_with_itself_is_itself(self, space: GenomeSpace) -> None:
-        """To the last few digits, wherever it is split."""
+        """Returns the parent up to rounding, wherever it is split."""
         a, num = space.seed(1, 1.0), len(space.chromosomes)
         child = space.cross(a, a, (0.4,) * num, (0.3,) * num)
         assert np.allclose(child, a, rtol=1e-12, atol=1e-14)
@@ -206,7 +206,7 @@ class GenomeConformance(_SharedLaws):
         assert not np.array_equal(noisy[3], noisy[2])
 
     def test_what_is_retained_can_be_crossed(self, space: GenomeSpace) -> None:
-        """And what was freed, or never made, cannot."""
+        """Refuses parents that were freed or never created."""
         num, decoder = len(space.chromosomes), space.decoder(seed=7)
         for number in range(2):
             decoder.create(number, Seed(index=number))
@@ -231,7 +231,7 @@ def decoded(space: SearchSpace, point: Point) -> Recipe:
 
 
 def point_at(space: SearchSpace, shares: list[float]) -> Point:
-    """Returns the point that is so far along each coordinate; `shares` is repeated as needed."""
+    """Returns the point at these shares of each coordinate's range; `shares` is repeated as needed."""
     box = box_of(space)
     return tuple(
         min(max(low + shares[i % len(shares)] * (high - low), low), high)
@@ -246,7 +246,7 @@ def _ids_along(space: SearchSpace, point: Point, index: int) -> Iterator[str]:
 
 
 def _born(space: GenomeSpace, births: tuple[Birth, ...], *, seed: int) -> list[Genome]:
-    """The genomes of births, numbered from 0."""
+    """Returns the genomes of births, numbered from 0."""
     decoder = space.decoder(seed=seed)
     for number, birth in enumerate(births):
         decoder.create(number, birth)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from crossbreed.config import Config
 from crossbreed.errors import InputError
-from crossbreed.fitness.evaluation import evaluate
+from crossbreed.fitness.evaluation import evaluate_tasks
 from crossbreed.fitness.items import Item, SearchItems, field_of
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks import Answer, Task
@@ -188,7 +188,7 @@ class TaskConformance:
         """Each call has all requests of `chunk` items, and values are those of the items alone."""
         responses = [r for item in task.items for r in self.right(task, item)]
         handle = Scripted(responses)
-        found = evaluate(handle, [task], {task.name: SearchItems(task.items)}).tasks[task.name]
+        found = evaluate_tasks(handle, [task], {task.name: SearchItems(task.items)}).tasks[task.name]
         assert found.item_ids == tuple(item.id for item in task.items)
         assert found.values == tuple(task.score(item, self.right(task, item)).value for item in task.items)
         assert handle.num_requests == [sum(len(task.requests(item)) for item in chunk) for chunk in _chunks(task)]

@@ -1,4 +1,4 @@
-"""Models of three tensors, and parameters drawn from an operator's declaration: what operators are tested with."""
+"""Models of three tensors, and parameters drawn from an operator's declaration, for tests of operators."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -35,7 +35,7 @@ def inputs_of_tensors(
 
 
 class ToyMerge:
-    """A base and experts in memory. No dataclass: hypothesis would print every element with a failure."""
+    """Holds a base and experts in memory. Not a dataclass: hypothesis would print every element on failure."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ToyMerge:
         experts: Mapping[str, Mapping[str, Value]],
         grams: InputGrams | None = None,
     ) -> None:
-        """Holds what is given.
+        """Holds the tensors.
 
         Args:
             base: Tensor name -> tensor.
@@ -71,7 +71,7 @@ class ToyMerge:
         names: Mapping[str, str] | None = None,
         cache: SourceCache | None = None,
     ) -> TensorInputs:
-        """Returns what a tensor is merged from.
+        """Returns the inputs of a tensor's merge.
 
         Args:
             name: Of the tensor.
@@ -102,12 +102,12 @@ class ToyMerge:
         )
 
     def with_value(self, expert: str, name: str, value: Value) -> "ToyMerge":
-        """Returns the same merge, of an expert that has another tensor."""
+        """Returns the same merge with another tensor of one expert."""
         experts = {**self.experts, expert: {**self.experts[expert], name: value}}
         return ToyMerge(base=self.base, experts=experts, grams=self.grams)
 
     def with_grams(self, path: Path) -> "ToyMerge":
-        """Returns the same merge with Grams of the inputs of the matrix, which are written to a file."""
+        """Returns the same merge with input Grams of the matrix, written to a file."""
         sums = InputGramSums()
         for seed, expert in enumerate(self.experts):
             sums.add(expert, MATRIX, _normal((200, SHAPES[MATRIX][1]), seed=10_000 + seed))
@@ -119,7 +119,7 @@ class ToyMerge:
 
 @st.composite
 def params_of(draw: st.DrawFn, spec: OperatorSpec, experts: Sequence[str]) -> dict[str, ParamValue]:
-    """Draws valid parameters of an operator from where they are searched, none of them negative.
+    """Draws valid parameters of an operator from their search ranges, none of them negative.
 
     (Where signs cancel, no bound on rounding holds.) The depth profile is left out.
     """

@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 256 bytes and `<eos>`: every text has tokens, and every token is text."""
+    """Returns a tokenizer of 256 bytes and `<eos>`: every text has tokens, and every token is text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "<eos>"])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -122,9 +122,9 @@ def make_adapter(
 
 
 def make_printable_pair(folder: Path) -> tuple[Path, Path]:
-    """Returns two toys of one shape, `a` and `b`, of which `a` writes printable characters; made if not there yet.
+    """Returns two toys of one shape, `a` and `b`; `a` writes printable characters. Creates them if they are missing.
 
-    The embeddings of all else are 0 in `a`, and so are their logits, for they are tied.
+    In `a` the embeddings of all other tokens are 0, and so are their logits, because they are tied.
     """
     a, b = folder / "a", folder / "b"
     if not folder.exists():

@@ -20,7 +20,7 @@ from crossbreed.fitness import (
     Response,
     SearchItems,
     Task,
-    evaluate,
+    evaluate_tasks,
 )
 
 
@@ -61,7 +61,7 @@ OFFERED = {"echo": SearchItems(ITEMS[::-1]), "pick": SearchItems(ITEMS), "prose"
 
 
 def test_every_item_keeps_its_value_in_the_order_offered() -> None:
-    found = evaluate(Parrot(), TASKS, OFFERED)
+    found = evaluate_tasks(Parrot(), TASKS, OFFERED)
     assert found.tasks["echo"].item_ids == ("5", "4", "3", "2", "1")
     assert found.tasks["echo"].values == (1, 0, 1, 0, 1)
     assert found.texts["echo"] == ("5", "4", "3", "2", "1")
@@ -74,14 +74,14 @@ def test_every_item_keeps_its_value_in_the_order_offered() -> None:
 
 def test_chunks_are_of_items_and_an_items_requests_stay_together() -> None:
     parrot = Parrot()
-    evaluate(parrot, TASKS, OFFERED)
+    evaluate_tasks(parrot, TASKS, OFFERED)
     assert list(map(len, parrot.calls)) == [2, 2, 1, 8, 2, 1]
 
 
 @pytest.mark.parametrize("logprob", [math.nan, -math.inf, math.inf])
 def test_logits_that_are_not_finite_are_the_weights_fault(logprob: float) -> None:
     with pytest.raises(InvalidWeights, match="task `echo`"):
-        evaluate(Parrot(logprob=logprob), TASKS, OFFERED)
+        evaluate_tasks(Parrot(logprob=logprob), TASKS, OFFERED)
 
 
 class Judging(GenerateTask):
@@ -96,7 +96,7 @@ class Judging(GenerateTask):
 def judged(value: object) -> tuple[float, ...]:
     kind = Judging(kind="generate", name="mine", items="", prompt="{q}", answer="a")
     kind._value = value
-    return evaluate(Parrot(), [Task(kind=kind, items=ITEMS)], {"mine": SearchItems(ITEMS)}).tasks["mine"].values
+    return evaluate_tasks(Parrot(), [Task(kind=kind, items=ITEMS)], {"mine": SearchItems(ITEMS)}).tasks["mine"].values
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), True, np.bool_(True), 1])
@@ -115,4 +115,4 @@ def test_a_value_that_is_no_finite_number_is_a_bug_of_the_task(value: object) ->
 
 def test_an_engine_that_loses_answers_is_not_believed() -> None:
     with pytest.raises(EngineError, match="1 responses to 2 requests"):
-        evaluate(Parrot(num_lost=1), TASKS, OFFERED)
+        evaluate_tasks(Parrot(num_lost=1), TASKS, OFFERED)

@@ -16,7 +16,7 @@ from crossbreed.fitness import (
     SearchItems,
     Task,
     build_engine,
-    evaluate,
+    evaluate_tasks,
 )
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.types import Recipe
@@ -50,10 +50,10 @@ def test_accuracy_is_the_quality_of_the_weights(base: Path, expert: Path) -> Non
     handle = adopt(engine, base, expert, 0.3)
     quality = engine.quality("sums")
     assert 0.1 < quality < 0.9
-    found = evaluate(handle, TASKS, {task.name: SearchItems(ITEMS) for task in TASKS})
+    found = evaluate_tasks(handle, TASKS, {task.name: SearchItems(ITEMS) for task in TASKS})
     assert found.tasks["write"].mean == pytest.approx(quality, abs=0.1)
     assert found.tasks["pick"].values == found.tasks["write"].values
-    assert found == evaluate(handle, TASKS, {task.name: SearchItems(ITEMS) for task in TASKS})
+    assert found == evaluate_tasks(handle, TASKS, {task.name: SearchItems(ITEMS) for task in TASKS})
 
 
 def test_quality_is_a_hill_with_one_top(base: Path, expert: Path) -> None:

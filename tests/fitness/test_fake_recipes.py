@@ -17,7 +17,7 @@ from crossbreed.fitness import (
     Task,
     build_engine,
     build_recipe_engine,
-    evaluate,
+    evaluate_tasks,
 )
 from crossbreed.recipes import require_matches
 from crossbreed.testing.fake_recipes import FakeRecipeEngine, FakeRecipeHandle, FakeRecipesConfig, optimum
@@ -46,7 +46,7 @@ def adopt(recipe: Recipe) -> FakeRecipeHandle:
 def test_at_the_optimum_everything_is_known() -> None:
     handle = adopt(recipe(everywhere(**optimum("adding", ["french", "sums"]))))
     assert handle.quality("adding") == 1
-    found = evaluate(handle, [TASK], {"write": SearchItems(ITEMS)})
+    found = evaluate_tasks(handle, [TASK], {"write": SearchItems(ITEMS)})
     assert found.tasks["write"].mean == 1
     assert 0 < handle.quality("another skill") < 1
 
@@ -66,7 +66,7 @@ def test_quality_rises_all_the_way_to_the_optimum() -> None:
         for part in range(11)
     ]
     assert steps == sorted(set(steps))
-    found = evaluate(adopt(recipe()), [TASK], {"write": SearchItems(ITEMS)})
+    found = evaluate_tasks(adopt(recipe()), [TASK], {"write": SearchItems(ITEMS)})
     assert found.tasks["write"].mean == pytest.approx(steps[0], abs=0.1)
 
 

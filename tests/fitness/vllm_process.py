@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
+from forked import IMPORTED_BY_RUNS
 from safetensors.torch import load_file
 
 from crossbreed.errors import EngineError, InvalidWeights, SwapError
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 IMPORTED_ONCE = [
     *("vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"),
-    *("crossbreed.testing.fakes", "crossbreed.fitness.engines.encoder"),  # for test_kill: the same server may fork it
+    *IMPORTED_BY_RUNS,
 ]
 
 

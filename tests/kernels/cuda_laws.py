@@ -18,7 +18,7 @@ from crossbreed.kernels.executors import execute
 from crossbreed.kernels.executors.cuda import Cuda, average, inner_products_of
 from crossbreed.kernels.executors.cuda.election import random_u16
 from crossbreed.kernels.executors.lowering import Pass, lower
-from crossbreed.kernels.executors.protocol import Job
+from crossbreed.kernels.executors.protocol import TensorMerge
 from crossbreed.kernels.operators import OPERATORS
 from crossbreed.kernels.programs import Affine, Consensus, Dense, Election, Elementwise, Pick, Program, Voter
 from crossbreed.kernels.reference import REFERENCES
@@ -207,7 +207,7 @@ class CudaLaws:
         rule = Rule(match=".*", operator=operator, params={"weight": 0.5, **params})
         work = lower(OPERATORS[operator](there, rule), there.base)
         assert isinstance(work, Pass)
-        merged = self.cuda.run(Job(work, torch.empty_like(there.base)), there.base).cpu()
+        merged = self.cuda.run(TensorMerge(work, torch.empty_like(there.base)), there.base).cpu()
         assert merged[7:10].isnan().all()
         spoilt = set((~merged.isfinite()).nonzero().flatten().tolist())
         assert spoilt <= {*range(7, 10), *range(17, 20), *range(27, 30)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crossbreed.kernels import native
-from crossbreed.kernels.executors import NATIVE, TORCH_BLOCKS, Executor, execute, executor_of, start
+from crossbreed.kernels.executors import NATIVE, TORCH_BLOCKS, Executor, execute, executor_of, start_programs
 from crossbreed.kernels.executors.lowering import Apply, Delta, Full, Pass, Product, Same, lower
 from crossbreed.kernels.masks import Band, Keep, Mask, MaskKind, RandomMask, Threshold
 from crossbreed.kernels.masks import lower as lower_mask
@@ -128,5 +128,5 @@ def test_the_given_memory_is_written_and_nothing_beside_it(executor: Executor, p
 
 def test_results_come_in_the_order_of_the_programs() -> None:
     programs = [APPLIED, Affine(shares=()), VOTE, Affine(shares=((1.0, FULL),)), Dense(delta=torch.ones(3, 4))]
-    together = [waiting() for waiting in start(programs, BASE, torch.bfloat16)]
+    together = [waiting() for waiting in start_programs(programs, BASE, torch.bfloat16)]
     assert all(map(torch.equal, together, [execute(program, BASE, torch.bfloat16) for program in programs]))

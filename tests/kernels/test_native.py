@@ -11,7 +11,7 @@ from merges import inputs_of_tensors
 
 from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import native
-from crossbreed.kernels.executors import execute, start
+from crossbreed.kernels.executors import execute, start_programs
 from crossbreed.kernels.executors.torch_blocks import draw_random_u16
 from crossbreed.kernels.masks import Band, Keep, RandomMask, Threshold
 from crossbreed.kernels.native.compiling import library
@@ -179,7 +179,7 @@ def test_several_merges_in_one_pass_are_what_each_is_alone(compiler: str, monkey
         for k in range(3)
     ]
     alone = [execute(program, inputs.base, torch.bfloat16) for program in programs]
-    together = [waiting() for waiting in start(programs, inputs.base, torch.bfloat16)]
+    together = [waiting() for waiting in start_programs(programs, inputs.base, torch.bfloat16)]
     assert all(map(torch.equal, alone, together))
     assert not torch.equal(alone[0], alone[1])
 

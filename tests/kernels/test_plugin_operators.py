@@ -1,8 +1,7 @@
-"""An operator of another package is one file, that of docs/kernels.md; wrong ones are caught by the suite or named."""
+"""An operator of another package is one file, that of docs/plugins.md; wrong ones are caught by the suite or named."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,40 +12,44 @@ import pytest
 from crossbreed.errors import InputError
 from crossbreed.recipes import parse_recipe
 
-PAGE = Path(__file__).parents[2] / "docs/kernels.md"
-OPERATOR, SUITE = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+OPERATOR = (ROOT / "tests/plugin/package/src/example_parts/shrink.py").read_text()
 
 WRONG = """
 from dataclasses import replace
 
-import coherence
+import shrink
 
 
 def by_name(inputs, rule):
-    program = coherence.merge(inputs, rule)
-    renamed = sorted(zip(inputs.experts, program.numbers), key=lambda pair: pair[0].name)
+    program = shrink.arithmetic(inputs, rule)
+    threshold, *weights = program.numbers
+    renamed = sorted(zip(inputs.experts, weights), key=lambda pair: pair[0].name)
     experts, weights = zip(*renamed) if renamed else ((), ())
-    return replace(program, experts=experts, numbers=(*weights, program.numbers[-1]))
+    return replace(program, experts=experts, numbers=(threshold, *weights))
 
 
 def deaf(inputs, rule):
-    program = coherence.merge(inputs, rule)
-    return replace(program, body=ignoring, numbers=(*program.numbers[:-1], 1.0))
+    program = shrink.arithmetic(inputs, rule)
+    return replace(program, body=ignoring, numbers=(0.0, *program.numbers[1:]))
 
 
 def ignoring(base, deltas, sides, numbers):
-    return coherence._coherent(base, [delta.nan_to_num(0.0, 0.0, 0.0) for delta in deltas], sides, numbers)
+    return shrink._added(base, [delta.nan_to_num(0.0, 0.0, 0.0) for delta in deltas], sides, numbers)
 
 
 def part(name, arithmetic):
-    return replace(coherence.PART, spec=replace(coherence.SPEC, name=name), arithmetic=f"wrong_operators:{arithmetic}")
+    return replace(shrink.PART, spec=replace(shrink.SPEC, name=name), arithmetic=f"wrong_operators:{arithmetic}")
 
 
 BY_NAME, DEAF, ABSENT = part("by_name", "by_name"), part("deaf", "deaf"), part("absent", "nowhere")
 """
 
-SUITES = f"""
-{SUITE}
+SUITES = """
+import pytest
+
+from crossbreed.testing.operators import OperatorConformance
+
 
 class TestByName(OperatorConformance):
     @pytest.fixture
@@ -62,7 +65,7 @@ class TestDeaf(OperatorConformance):
 
 ENTRY_POINTS = """
 [crossbreed.operators]
-coherence = coherence:PART
+shrink = shrink:PART
 by_name = wrong_operators:BY_NAME
 deaf = wrong_operators:DEAF
 absent = wrong_operators:ABSENT
@@ -98,16 +101,16 @@ def fault_of(work):
         return str(error)
 
 
-recipe = recipe_of("coherence")
+recipe = recipe_of("shrink")
 meant = dict(materialize_fp64(recipe, sources))
 merged = dict(materialize(recipe, sources))
 print(json.dumps({
     "error": max(float((merged[name].double() - meant[name]).abs().max()) for name in meant),
     "changed": sum(not merged[name].equal(sources.base.tensor(name).float()) for name in meant),
-    "listed": ["coherence" in names for names in (OPERATORS, DECLARED, OPERATOR_SPECS)],
-    "package": DECLARED.package_of("coherence"),
-    "parameters": [param.name for param in OPERATOR_SPECS["coherence"].params],
-    "misspelt": fault_of(lambda: recipe_of("coherense")),
+    "listed": ["shrink" in names for names in (OPERATORS, DECLARED, OPERATOR_SPECS)],
+    "package": DECLARED.package_of("shrink"),
+    "parameters": [param.name for param in OPERATOR_SPECS["shrink"].params],
+    "misspelt": fault_of(lambda: recipe_of("shrinc")),
     "misnamed": fault_of(lambda: DECLARED["misnamed"]),
     "number": fault_of(lambda: DECLARED["number"]),
     "absent": fault_of(lambda: OPERATORS["absent"]),
@@ -119,19 +122,19 @@ print(json.dumps({
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that, on `sys.path`, is an installed package."""
     folder = tmp_path_factory.mktemp("plugin")
-    (folder / "coherence.py").write_text(OPERATOR)
+    (folder / "shrink.py").write_text(OPERATOR)
     (folder / "wrong_operators.py").write_text(WRONG)
     (folder / "test_suites.py").write_text(SUITES)
-    info = folder / "coherence-1.0.dist-info"
+    info = folder / "shrink-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: coherence\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shrink\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     return folder
 
 
 def run(plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs Python where the package is installed; nothing is compiled."""
-    path = os.pathsep.join([str(plugin), str(PAGE.parents[1])])
+    path = os.pathsep.join([str(plugin), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": path, "CROSSBREED_COMPILER": ""}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, cwd=plugin, capture_output=True, text=True, check=False)
@@ -146,30 +149,32 @@ def test_it_merges_as_it_is_defined_and_is_found_by_name(
     assert found["error"] < 1e-5
     assert found["changed"] > 0
     assert found["listed"] == [True] * 3
-    assert found["package"] == "coherence 1.0"
-    assert found["parameters"] == ["weight", "power", "lines_alpha", "lines_beta"]
-    assert "did you mean `coherence`?" in found["misspelt"]
+    assert found["package"] == "shrink 1.0"
+    assert found["parameters"] == ["weight", "threshold", "lines_alpha", "lines_beta"]
+    assert "did you mean `shrink`?" in found["misspelt"]
     assert "declares the name `deaf`" in found["misnamed"]
     assert "OperatorPart" in found["number"]
     assert "wrong_operators:nowhere" in found["absent"]
-    assert "coherence 1.0" in found["absent"]
+    assert "shrink 1.0" in found["absent"]
 
 
-def test_its_suite_passes_and_wrong_operators_are_caught(plugin: Path) -> None:
+def test_wrong_operators_are_caught_by_the_suite(plugin: Path) -> None:
     report = plugin / "report.xml"
-    done = run(plugin, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "test_suites.py")
-    failed: dict[str, set[str]] = {"TestCoherence": set(), "TestByName": set(), "TestDeaf": set()}
+    chosen = ["-k", "TestByName or nan_and_infinity or every_parameter"]
+    done = run(
+        plugin, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *chosen, "test_suites.py"
+    )
+    failed: dict[str, set[str]] = {"TestByName": set(), "TestDeaf": set()}
     cases = list(ElementTree.parse(report).iter("testcase"))
     for case in cases:
         if case.find("failure") is not None or case.find("error") is not None:
             failed[case.attrib["classname"].rpartition(".")[2]].add(case.attrib["name"].partition("[")[0])
-    assert len(cases) > 3 * 10, done.stdout
-    assert not failed["TestCoherence"], done.stdout[-5000:]
+    assert len(cases) > 10, done.stdout
     assert failed["TestByName"] == {"test_permuting_experts_with_their_coefficients_changes_no_bit"}
     assert failed["TestDeaf"] >= {"test_nan_and_infinity_are_not_lost", "test_every_parameter_is_read"}
 
 
 def test_where_it_is_not_installed_the_name_is_unknown() -> None:
-    rule = {"match": ".*", "operator": "coherence", "params": {"weight": 0.5}}
-    with pytest.raises(InputError, match="unknown operator `coherence`"):
+    rule = {"match": ".*", "operator": "shrink", "params": {"weight": 0.5}}
+    with pytest.raises(InputError, match="unknown operator `shrink`"):
         parse_recipe({"schema": 1, "base": "base", "sources": {"base": "0", "a": "1"}, "rules": [rule]})

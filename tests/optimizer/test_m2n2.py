@@ -88,12 +88,17 @@ class _Presumptuous(M2n2):
         (_Forgetful, "test_the_seed_decides"),
         (_Impatient, "test_an_ask_without_an_answer_leaves_no_trace"),
         (_OfAnySpace, "test_it_is_a_breeder_and_refuses_a_box"),
-        (_Presumptuous, "test_only_what_was_measured_becomes_a_parent"),
     ],
 )
 def test_a_breeder_that_breaks_a_law_is_caught(make: MakeBreeder, law: str) -> None:
     with pytest.raises((AssertionError, ExceptionGroup, pytest.fail.Exception)):
         getattr(BreederConformance(), law)(make=make)
+
+
+def test_a_breeder_that_crosses_what_failed_is_caught() -> None:
+    law = BreederConformance.test_only_what_was_measured_becomes_a_parent.hypothesis.inner_test  # no time to shrink
+    with pytest.raises(AssertionError):
+        law(BreederConformance(), make=_Presumptuous, statuses=[Status.FAILED, Status.OK] * 30, workers=1)
 
 
 def test_the_recorded_births_are_followed() -> None:

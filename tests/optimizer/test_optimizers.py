@@ -344,8 +344,8 @@ def test_gp_does_not_ask_for_ever_what_fails() -> None:
 def test_gp_stands_the_noise_of_few_items() -> None:
     """As CMA-ES has to, on a fifth of the trials. It looks far afield to the end: what it finds is its best.
 
-    Over 20 seeds the gain was 0.14 with a standard deviation of 0.12 (random search: -0.20, 0.09). The mean of 6 has a
-    standard error of 0.05: where nothing is wrong it is below 0 once in a thousand times.
+    Over 20 seeds the gain was 0.14 with a standard deviation of 0.12 (random search: -0.20, 0.09). The limit is 2.7
+    standard errors of the mean of 3 seeds below the one, and more above the other.
     """
 
     def gain(seed: int) -> float:
@@ -362,7 +362,7 @@ def test_gp_stands_the_noise_of_few_items() -> None:
         points = drive(Gp(make_inputs(dim=12, start=start, seed=seed)), evaluate, trials=40)
         return accuracy(points[int(np.argmax(measured))]) - accuracy(start)
 
-    assert np.mean([gain(seed) for seed in range(6)]) > 0
+    assert np.mean([gain(seed) for seed in range(3)]) > -0.05
 
 
 def test_gp_leaves_torch_s_generator_alone() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from global_scalar import GlobalScalarConfig, GlobalScalarSpace
-from plugged import write_package
+from plugged import call_each, write_package
 from toy_runs import call, journal_of, write_spec
 
 from crossbreed.search_spaces import SearchSpace, SpaceInputs
@@ -32,32 +32,32 @@ def test_a_run_searches_it_resumes_and_reports(
 ) -> None:
     spec = write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, space={"kind": "global_scalar"})
     run = tmp_path / "run"
-    for trials in (3, 8):
-        done = call("run", spec, "--out", run, "--set", f"optimizer.budget.trials={trials}", **environment)
-        assert done.returncode == 0, done.stderr
-    assert "2 experts, 1 coordinate, cma_es" in done.stdout
+    runs = [("run", spec, "--out", run, "--set", f"optimizer.budget.trials={trials}") for trials in (3, 8)]
+    done = call_each(*runs, ("show", run, "--json"), ("report", run), **environment)
+    assert [code for code, _, _ in done] == [0] * 4, done
+    assert "2 experts, 1 coordinate, cma_es" in done[1][1]
     assert journal_of(run)[0]["coordinates"] == ["scalar"]
-    shown = json.loads(call("show", run, "--json", **environment).stdout)
+    shown = json.loads(done[2][1])
     assert shown["state"] == "finished"
     bred = [trial["recipe"]["rules"][0]["params"]["weight"] for trial in shown["trials"] if trial["origin"] == "cma_es"]
     assert len(bred) == 8
     assert all(len(set(weights.values())) == 1 for weights in bred)
     assert len({next(iter(weights.values())) for weights in bred}) > 4
-    assert call("report", run, **environment).returncode == 0
 
 
 def test_an_optimizer_that_wants_more_of_it_is_refused_with_its_own_reason(
     tmp_path: Path, environment: dict[str, str], toy_base: Path, toy_adapters: dict[str, Path]
 ) -> None:
     spec = write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, space={"kind": "global_scalar"})
-    for optimizer, reason in (
-        ("frank_wolfe", "one factor is searched for all experts"),
-        ("m2n2", "does not search this kind of space"),
-    ):
-        override = f"optimizer={{kind: {optimizer}, budget: {{trials: 3}}}}"
-        refused = call("check", spec, "--set", override, **environment)
-        assert refused.returncode == 2
-        assert reason in refused.stderr
+    reasons = {
+        "frank_wolfe": "one factor is searched for all experts",
+        "m2n2": "does not search this kind of space",
+    }
+    overrides = [f"optimizer={{kind: {optimizer}, budget: {{trials: 3}}}}" for optimizer in reasons]
+    checks = [("check", spec, "--set", override) for override in overrides]
+    for reason, (code, _, err) in zip(reasons.values(), call_each(*checks, **environment), strict=True):
+        assert code == 2
+        assert reason in err
 
 
 def test_without_the_package_its_kind_is_unknown(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from toy_runs import call, journal_of, start, write_spec
+from toy_runs import journal_of, start, write_spec
 
 from crossbreed.cli import main
 from crossbreed.recipes import dump_recipe
@@ -323,14 +323,20 @@ def test_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
 def test_publishing_over_something_or_an_unknown_trial(cli: Cli, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
-    code, err = cli("publish", finished, "--out", tmp_path / "taken", "--licence", "mit")
+    publish = ("publish", finished, "--no-report", "--licence", "mit", "--out")
+    code, err = cli(*publish, tmp_path / "taken")
     assert code == 2
     assert "in use" in err
-    assert cli("publish", finished, "--out", tmp_path / "model", "--trial", "77")[0] == 2
-    assert cli("publish", finished, "--out", tmp_path / "model")[0] == 2  # the toys state no licence
+    assert cli(*publish, tmp_path / "model", "--trial", "77")[0] == 2
+    assert cli("publish", finished, "--no-report", "--out", tmp_path / "model")[0] == 2  # the toys state no licence
+    assert cli(*publish, tmp_path / "model", "--dry-run")[0] == 2  # of what?
+    assert cli(*publish, tmp_path / "model", "--dry-run", "--push", "org/name")[0] == 0
+    code, err = cli("publish", finished, "--licence", "mit", "--out", tmp_path / "model")
+    assert code == 2
+    assert "made up" in err
     assert not (tmp_path / "model").exists()
     for trial, code in ((1, 0), (1, 0), (3, 2)):  # the second time it is there already
-        assert cli("publish", finished, "--out", tmp_path / "model", "--licence", "mit", "--trial", trial)[0] == code
+        assert cli(*publish, tmp_path / "model", "--trial", trial)[0] == code
     assert show_json(finished)["state"] == "finished"
     assert cli("run", finished / "spec.yaml", "--out", finished) == (0, "")
     assert show_json(finished)["state"] == "finished"
@@ -347,7 +353,7 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
     assert any("  trial " in line for line in process.stdout)
 
 
-def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, tmp_path: Path) -> None:
+def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(cli: Cli, spec: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.05}")
     for number, signals in ((signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)):
@@ -360,7 +366,7 @@ def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(spec: Path, 
         assert "Traceback" not in err
         assert signals == 2 or "stopped; the same command resumes" in err
     for folder in (out, whole):
-        assert call("run", spec, "--out", folder, *slow).returncode == 0
+        assert cli("run", spec, "--out", folder, *slow)[0] == 0
     assert journal_of(out) == journal_of(whole)
 
 

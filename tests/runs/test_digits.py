@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import IMPORTED_BY_RUNS
 from toy_runs import journal_of, records_of
 
 from crossbreed.errors import InputError
@@ -87,7 +88,7 @@ def test_a_journal_holds_births_and_no_weights(whole: Path) -> None:
 def test_kills_change_nothing_though_commits_are_grouped(whole: Path, tmp_path: Path) -> None:
     rng, out = random.Random(5), tmp_path / "killed"
     size, context = (whole / "journal.jsonl").stat().st_size, multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crossbreed.testing.digits", "test_digits"])
+    context.set_forkserver_preload([*IMPORTED_BY_RUNS, "test_digits"])
     for moment in sorted(rng.randrange(size) for _ in range(6)):
         process = context.Process(target=search, args=(out,))
         process.start()

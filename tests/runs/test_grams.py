@@ -191,7 +191,7 @@ def test_a_run_resumes_publishes_and_merges(
     asked = [r for r in journal_of(out) if r["kind"] == "ask"]
     assert asked[:-1] == [r for r in before if r["kind"] == "ask"]
     number = bred[-1]["number"]
-    publish_run(out, tmp_path / "model", trial=number, licence="mit")
+    publish_run(out, tmp_path / "model", trial=number, with_scores=False, licence="mit")
     merge_recipe(tmp_path / "model" / "recipe.yaml", tmp_path / "merged", sources=sources_of(toy_base, toy_adapters))
     for folder in ("model", "merged"):
         assert json.loads((tmp_path / folder / "crossbreed.json").read_text())["fingerprint"] == told[number]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import IMPORTED_BY_RUNS
 from toy_runs import SKILLS, journal_of, records_of, trials_of, write_spec
 
 from crossbreed.runs import load_spec, run
@@ -24,7 +25,7 @@ def drive(spec: Path, out: Path, overrides: tuple[str, ...] = ()) -> None:
 def started(spec: Path, out: Path, *overrides: str) -> multiprocessing.process.BaseProcess:
     """A driver in a process of its own, forked from one that has the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crossbreed.testing.fakes", "crossbreed.fitness.engines.encoder"])
+    context.set_forkserver_preload(IMPORTED_BY_RUNS)
     process = context.Process(target=drive, args=(spec, out, overrides))
     process.start()
     return process
@@ -88,10 +89,13 @@ def test_a_journal_cut_anywhere_grows_back(spec: Path, whole: Path, tmp_path: Pa
 
 
 @pytest.mark.engine
-def test_kills_change_nothing_with_ray_workers(spec: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fractions", [(0.5,), pytest.param((0.3, 0.7), marks=pytest.mark.slow)])
+def test_kills_change_nothing_with_ray_workers(
+    spec: Path, whole: Path, tmp_path: Path, fractions: tuple[float, ...]
+) -> None:
     rng, out = random.Random(2), tmp_path / "killed"
     ray = ("workers.executor=ray", "workers.cpus=1", "workers.count=1")
-    for fraction in (0.3, 0.7):
+    for fraction in fractions:
         assert kill_at(started(spec, out, *ray), out, int(fraction * size(whole)), rng.uniform(0, 0.05))
     wait(started(spec, out, *ray))
     assert journal_of(out) == journal_of(whole)
@@ -129,9 +133,9 @@ def test_two_workers_give_the_trials_of_one_with_a_model(
         fitness__tasks=tasks,
         fitness__split={"search": 4, "select": 4, "report": 4},
     )
-    for count in (1, 2):
-        wait(started(spec, tmp_path / f"{count}", "workers.executor=ray", "workers.cpus=1", f"workers.count={count}"))
-    assert trials_of(tmp_path / "2") == trials_of(tmp_path / "1")
+    wait(started(spec, tmp_path / "one"))
+    wait(started(spec, tmp_path / "two", "workers.executor=ray", "workers.cpus=1", "workers.count=2"))
+    assert trials_of(tmp_path / "two") == trials_of(tmp_path / "one")
 
 
 @pytest.mark.engine

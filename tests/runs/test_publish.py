@@ -1,7 +1,8 @@
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return open_sources(str(base), {"sums": str(sums), "french": str(french)})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(sources: Sources) -> Recipe:
     rule = Rule(match=r".*_proj\.weight", operator="task_arithmetic", params={"weight": {"sums": 0.4, "french": 0.7}})
     return Recipe(base="base", sources=sources.structure.hashes, rules=(rule,))
@@ -54,8 +55,19 @@ def origins() -> CardInfo:
     report = make_report(
         trials=trials, winner=WINNER, scores=scores_on("report", reported(trials, [MEAN], WINNER)), objectives=[MEAN]
     )
-    metrics = {"sums": "exact_match", "french": "exact_match"}
-    return CardInfo(name="toys", seed=7, report=report, metrics=metrics, versions={"crossbreed": "0"})
+    return CardInfo(
+        name="toys",
+        seed=7,
+        trial=next(trial for trial in trials if trial.number == WINNER),
+        num_trials=len(trials),
+        is_over=True,
+        report=report,
+        engine={"kind": "vllm", "dtype": "bfloat16"},
+        objectives=(MEAN,),
+        metrics={"sums": "exact_match", "french": "exact_match"},
+        versions={"crossbreed": "1"},
+        run_versions={"crossbreed": "0"},
+    )
 
 
 def fingerprint_of(stream: WeightStream) -> str:
@@ -93,6 +105,8 @@ def test_published_folder_is_the_scored_weights_and_an_ordinary_checkpoint(
     assert record["fingerprint"] == scored
     assert {name: source["hash"] for name, source in record["sources"].items()} == dict(recipe.sources)
     assert (record["run"]["seed"], record["optimised_on"]) == (7, ["sums", "french"])
+    assert (record["run"]["versions"], record["versions"]) == ({"crossbreed": "0"}, {"crossbreed": "1"})
+    assert record["engine"] == {"kind": "vllm", "dtype": "bfloat16"}
     assert os.listdir(out.parent) == ["merge"]
     assert out.stat().st_mode & 0o777 == 0o777 & ~_umask()
 
@@ -135,6 +149,7 @@ def test_card_states_scores_parents_and_how_to_reproduce(
     assert "| french (LoRA adapter) |" in card.text
     assert "| layers 0-1 · attention, mlp | task_arithmetic | 0.400 | 0.700 |" in card.text
     assert "200 report items not used in the search" in card.text
+    assert "Answered by vllm, bfloat16." in card.text
     assert str(tmp_path) not in card.text
 
 
@@ -322,27 +337,89 @@ class RecordingHub:
         self.calls.append(options)
 
 
+@pytest.fixture(scope="module")
+def published_once(
+    tmp_path_factory: pytest.TempPathFactory, sources: Sources, recipe: Recipe, origins: CardInfo
+) -> Path:
+    out = tmp_path_factory.mktemp("published") / "merge"
+    scored = fingerprint_of(materialize(recipe, sources))
+    merge = Merge(
+        recipe=recipe, sources=sources, stream_factory=lambda: materialize(recipe, sources), fingerprint=scored
+    )
+    publish_checkpoint(merge, out, info=origins, max_shard_bytes=300_000)
+    return out
+
+
 @pytest.fixture
-def published(tmp_path: Path) -> Path:
-    for name, text in {"README.md": "card", "crossbreed.json": "{}", "model.safetensors": "x" * 1234}.items():
-        (tmp_path / name).write_text(text)
-    return tmp_path
+def published(published_once: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(published_once, tmp_path / "merge")
 
 
-def test_push_is_private_unless_told(published: Path) -> None:
+def test_every_file_is_listed_with_its_digest(published: Path) -> None:
+    record = json.loads((published / "crossbreed.json").read_text())
+    on_disk = {path.relative_to(published).as_posix(): path for path in published.rglob("*") if path.is_file()}
+    assert record["files"].keys() == on_disk.keys() - {"crossbreed.json"}
+    for name, file in record["files"].items():
+        content = on_disk[name].read_bytes()
+        assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_push_is_private_unless_told_and_uploads_what_is_listed(published: Path) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    (published / ".env").write_text("TOKEN=secret")
     hub = RecordingHub()
     assert push(published, "org/merge", hub=hub) == "https://huggingface.co/org/merge"
     create, upload = hub.calls
     assert create == {"repo_id": "org/merge", "private": True, "exist_ok": True}
     assert (upload["repo_id"], upload["folder_path"]) == ("org/merge", str(published))
+    present = [path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()]
+    sent = set(filter_repo_objects(present, allow_patterns=upload["allow_patterns"]))
+    assert sent == set(present) - {".env"}
 
 
 def test_dry_run_lists_files_and_touches_nothing(published: Path) -> None:
+    (published / "id_ed25519").write_text("secret")
     hub = RecordingHub()
     text = push(published, "org/merge", dry_run=True, hub=hub)
     assert hub.calls == []
-    assert "1,234  model.safetensors" in text
+    config = (published / "config.json").stat().st_size
+    assert f"{config:,}  config.json" in text
     assert "org/merge (private)" in text
+    assert "id_ed25519" not in text
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _relink(path: Path) -> None:
+    elsewhere = path.parents[1] / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("change", [_flip, _relink, Path.unlink, lambda path: path.write_text("")])
+@pytest.mark.parametrize("name", ["model-00001-of-*.safetensors", "README.md", "config.json", "tokenizer.json"])
+def test_a_folder_that_has_changed_is_not_uploaded(
+    published: Path, name: str, change: Callable[[Path], object]
+) -> None:
+    (path,) = published.glob(name)
+    change(path)
+    hub = RecordingHub()
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match=f"has changed since it was published(.|\n)*{path.name}"):
+            push(published, "org/merge", hub=hub, dry_run=dry_run)
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize("content", ["{}", '{"files": {"a": 1}, "fingerprint": "b"}', "[]", "{", '{"files": []}'])
+def test_a_record_that_lists_no_files_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "crossbreed.json").write_text(content)
+    with pytest.raises(InputError):
+        push(tmp_path, "org/merge", hub=RecordingHub())
 
 
 def test_push_refusals_are_the_users_to_mend(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -13,10 +13,11 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from crossbreed.cache import cache_folder
-from crossbreed.errors import InputError
-from crossbreed.sources import Checkpoint, SourceLocation
+from crossbreed.errors import InputError, MachineError
+from crossbreed.sources import Checkpoint, SourceLocation, open_sources
 from crossbreed.sources import hashes as hashes_module
 from crossbreed.sources.hashes import digests_of, hash_of
+from crossbreed.sources.mapped_file import FileState, MappedFile
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -31,10 +32,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "digests"
 
 
-def tensor_file(folder: Path, *tensors: torch.Tensor) -> tuple[Path, dict[str, torch.Tensor]]:
+def tensor_file(folder: Path, *tensors: torch.Tensor) -> tuple[MappedFile, dict[str, torch.Tensor]]:
     path, named = folder / "x.safetensors", {f"t{i}": tensor for i, tensor in enumerate(tensors)}
     save_file(named, path)
-    return path, named
+    return MappedFile(path=path, state=FileState.of(path)), named
 
 
 def test_the_hash_is_the_contents_and_not_the_files(toy_base: Path, copy: Callable[[Path], Copy]) -> None:
@@ -57,22 +58,51 @@ def test_names_shapes_and_dtypes_count(tmp_path: Path, cache: Path) -> None:
 
 
 def test_an_unchanged_file_is_read_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, named = tensor_file(tmp_path, torch.ones(3))
-    first = digests_of(path, named)
+    file, named = tensor_file(tmp_path, torch.ones(3))
+    first = digests_of(file, named)
     monkeypatch.setattr(hashes_module, "_digest", None)  # a second reading would call it
-    assert digests_of(path, named) == first
-    os.utime(path, ns=(0, 0))
+    assert digests_of(file, named) == first
+    os.utime(file.path, ns=(0, 0))
     with pytest.raises(TypeError):
-        digests_of(path, named)
+        digests_of(MappedFile(path=file.path, state=FileState.of(file.path)), named)
+
+
+def test_another_file_of_the_same_size_and_time_is_read_anew(cache: Path, tmp_path: Path) -> None:
+    """As from an archive, a container or `cp -p`."""
+    digests = []
+    for value in (1.0, 2.0):
+        file, named = tensor_file(tmp_path, torch.full((3,), value))
+        os.utime(file.path, ns=(0, 0))
+        digests.append(digests_of(MappedFile(path=file.path, state=FileState.of(file.path)), named))
+    assert digests[0] != digests[1]
+
+
+def test_a_file_that_changed_since_it_was_mapped_is_not_taken_for_its_successor(cache: Path, tmp_path: Path) -> None:
+    file, named = tensor_file(tmp_path, torch.ones(3))
+    tensor_file(tmp_path, torch.zeros(3))
+    with pytest.raises(MachineError, match="has changed since it was opened"):
+        digests_of(file, named)
+    assert not cache.exists()
+
+
+def test_sources_notice_that_a_file_has_changed(toy_base: Path, copy: Callable[[Path], Copy]) -> None:
+    expert = copy(toy_base).tensors(lambda tensors: tensors[EMBEDDING].add_(1))
+    sources = open_sources(str(toy_base), {"expert": str(expert.path)})
+    sources.require_unchanged()
+    with (expert.path / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    with pytest.raises(MachineError, match=str(expert.path)):
+        sources.require_unchanged()
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"other": "digest"}', '{"t0": 1}'])
 def test_a_broken_cache_entry_is_computed_again(damage: str, cache: Path, tmp_path: Path) -> None:
-    path, named = tensor_file(tmp_path, torch.ones(3))
-    first = digests_of(path, named)
+    file, named = tensor_file(tmp_path, torch.ones(3))
+    first = digests_of(file, named)
     (entry,) = cache.iterdir()
     entry.write_text(damage)
-    assert digests_of(path, named) == first
+    assert digests_of(file, named) == first
     assert json.loads(entry.read_text()) == first
     assert list(cache.iterdir()) == [entry]
 

@@ -78,7 +78,7 @@ class RecipeEngineObject(RecipeEngineConfig):
         return self.require().describe_sources(base, experts)
 
 
-def start(config: EngineObject, host: Path) -> WeightEngine:
+def start_weight_engine(config: EngineObject, host: Path) -> WeightEngine:
     """Returns the engine that the settings hold; see EnginePart."""
     return config.require()(host)
 
@@ -101,5 +101,5 @@ class _Lent:
         """Leaves the engine open."""
 
 
-PART = EnginePart(config=EngineObject, takes="weights", make=f"{__name__}:start")
+PART = EnginePart(config=EngineObject, takes="weights", make=f"{__name__}:start_weight_engine")
 RECIPE_PART = EnginePart(config=RecipeEngineObject, takes="recipe", make=f"{__name__}:start_recipe_engine")

@@ -128,6 +128,8 @@ class EnginePart:
     weights, the host folder."""
     needs: tuple[str, ...] = ()
     """Modules that it imports and that the core does not depend on."""
+    is_fake: bool = False
+    """Whether its answers are made up: such scores are not published."""
 
     def __post_init__(self) -> None:
         if issubclass(self.config, RecipeEngineConfig) is not (self.takes == "recipe"):
@@ -149,7 +151,7 @@ TRANSFORMERS = EnginePart(
     make="crossbreed.fitness.engines.transformers:TransformersEngine",
     needs=("torch", "transformers"),
 )
-FAKE = EnginePart(config=FakeConfig, takes="weights", make="crossbreed.testing.fakes:FakeEngine")
+FAKE = EnginePart(config=FakeConfig, takes="weights", make="crossbreed.testing.fakes:FakeEngine", is_fake=True)
 
 ENGINES = Registry[EnginePart](
     "engine",

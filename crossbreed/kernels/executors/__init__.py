@@ -10,12 +10,12 @@ import torch
 
 from crossbreed.kernels.executors.lowering import Same, lower
 from crossbreed.kernels.executors.native import Native
-from crossbreed.kernels.executors.protocol import Executor, Job, Waiting, checked
+from crossbreed.kernels.executors.protocol import Executor, TensorMerge, Waiting, checked
 from crossbreed.kernels.executors.torch_blocks import TorchBlocks
 from crossbreed.kernels.native import compiler, is_on_cpu
 from crossbreed.kernels.programs import Program
 
-__all__ = ["NATIVE", "TORCH_BLOCKS", "Executor", "Waiting", "execute", "executor_of", "start"]
+__all__ = ["NATIVE", "TORCH_BLOCKS", "Executor", "Waiting", "execute", "executor_of", "start_programs"]
 
 NATIVE = Native()
 TORCH_BLOCKS = TorchBlocks()
@@ -55,11 +55,11 @@ def execute(
     Raises:
         InvalidWeights: it holds NaN or Inf.
     """
-    (waiting,) = start([program], base, dtype, outs=None if out is None else [out], executor=executor)
+    (waiting,) = start_programs([program], base, dtype, outs=None if out is None else [out], executor=executor)
     return waiting()
 
 
-def start(
+def start_programs(
     programs: Sequence[Program],
     base: torch.Tensor,
     dtype: torch.dtype,
@@ -74,8 +74,8 @@ def start(
     works = [lower(program, base) for program in programs]
     given: Sequence[torch.Tensor | None] = [None] * len(works) if outs is None else outs
     whole, results = base.contiguous(), list(zip(works, given, strict=True))
-    jobs = [Job(work, _memory(out, whole, dtype)) for work, out in results if not isinstance(work, Same)]
-    begun = iter((executor or executor_of(base)).start(jobs, whole) if jobs else ())
+    merges = [TensorMerge(work, _memory(out, whole, dtype)) for work, out in results if not isinstance(work, Same)]
+    begun = iter((executor or executor_of(base)).start(merges, whole) if merges else ())
     return [partial(_same, work.tensor, dtype, out) if isinstance(work, Same) else next(begun) for work, out in results]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from crossbreed.errors import InvalidWeights
 from crossbreed.kernels import native
 from crossbreed.kernels.executors.lowering import Delta, Full, Pass, Product, Value
-from crossbreed.kernels.executors.protocol import NOT_FINITE, Job, Waiting
+from crossbreed.kernels.executors.protocol import NOT_FINITE, TensorMerge, Waiting
 from crossbreed.kernels.executors.torch_blocks import TorchBlocks
 from crossbreed.kernels.masks import Mask
 from crossbreed.kernels.programs import Coefficient
@@ -27,15 +27,17 @@ _SMALL = 1 << 14
 class Native(TorchBlocks):
     """Merges what goes through memory once; begins at once."""
 
-    def start(self, jobs: Sequence[Job], base: torch.Tensor) -> list[Waiting]:
-        """As `Executor.start`; jobs that differ in numbers alone are done in one pass over memory."""
-        merges = {
-            index: _merge(work, out) for index, (work, out) in enumerate(jobs) if isinstance(work, Pass) and work.values
+    def start(self, merges: Sequence[TensorMerge], base: torch.Tensor) -> list[Waiting]:
+        """As `Executor.start`; merges that differ in numbers alone share one pass over memory."""
+        compiled = {
+            index: _merge(work, out)
+            for index, (work, out) in enumerate(merges)
+            if isinstance(work, Pass) and work.values
         }
-        begun = dict(zip(merges, native.start(as_matrix(base), list(merges.values())), strict=True))
+        begun = dict(zip(compiled, native.start_merges(as_matrix(base), list(compiled.values())), strict=True))
         return [
-            partial(_await, wait, job.merged) if (wait := begun.get(index)) else partial(self._finish, job, base)
-            for index, job in enumerate(jobs)
+            partial(_await, wait, merge.merged) if (wait := begun.get(index)) else partial(self._finish, merge, base)
+            for index, merge in enumerate(merges)
         ]
 
     def find_thresholds(
@@ -85,7 +87,7 @@ def _operand(value: Value, weight: Coefficient, mask: Mask) -> native.Operand:
             return native.Operand(None, None, b, a, *_weights(weight), mask)
 
 
-def _weights(weight: Coefficient) -> native.Weights:
+def _weights(weight: Coefficient) -> native.Coefficients:
     if not isinstance(weight, torch.Tensor) or weight.numel() == 1:
         return float(weight), None, None
     if weight.shape[1] == 1:

@@ -23,8 +23,8 @@ Waiting: TypeAlias = Callable[[], torch.Tensor]
 """Gives the merged tensor when it is done. Raises InvalidWeights if it holds NaN or Inf."""
 
 
-class Job(NamedTuple):
-    """A tensor to be merged."""
+class TensorMerge(NamedTuple):
+    """The merge of one tensor."""
 
     work: Computed
     merged: torch.Tensor
@@ -37,11 +37,11 @@ class Executor(Protocol):
     stores_random_u16: bool
     """Whether it pays to store the random numbers of a mask; else they are drawn by every merge."""
 
-    def start(self, jobs: Sequence[Job], base: torch.Tensor) -> list[Waiting]:
+    def start(self, merges: Sequence[TensorMerge], base: torch.Tensor) -> list[Waiting]:
         """Starts one tensor's merge, or several that read the same sources.
 
         Args:
-            jobs: What is to be made.
+            merges: What to make.
             base: The base's tensor, contiguous.
 
         Returns:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from crossbreed.kernels.executors.lowering import Apply, Pass
-from crossbreed.kernels.executors.protocol import Job, Waiting, checked
+from crossbreed.kernels.executors.protocol import TensorMerge, Waiting, checked
 from crossbreed.kernels.linalg.order_statistics import find_threshold, rank_rows, sort_thresholds
 from crossbreed.kernels.masks import RANDOM_LEVELS, Mask, MaskKind
 from crossbreed.kernels.native import PHILOX_BLOCK, Thresholds
@@ -32,9 +32,9 @@ class TorchBlocks:
         """Chooses the elements in a block; None: as many as stay in a core's cache."""
         self._block = block
 
-    def start(self, jobs: Sequence[Job], base: torch.Tensor) -> list[Waiting]:
+    def start(self, merges: Sequence[TensorMerge], base: torch.Tensor) -> list[Waiting]:
         """As `Executor.start`."""
-        return [partial(self._finish, job, base) for job in jobs]
+        return [partial(self._finish, merge, base) for merge in merges]
 
     def find_thresholds(self, expert: ExpertTensor, base: torch.Tensor, keeps: NDArray[np.int64]) -> Thresholds | None:
         """As `Executor.find_thresholds`."""
@@ -51,11 +51,11 @@ class TorchBlocks:
         """As `Executor.random_u16`."""
         return draw_random_u16(key, 0, size)
 
-    def run(self, job: Job, base: torch.Tensor) -> torch.Tensor:
-        """Does a job, and returns its result unchecked."""
-        base_MN, merged_MN = as_matrix(base), as_matrix(job.merged)
+    def run(self, merge: TensorMerge, base: torch.Tensor) -> torch.Tensor:
+        """Merges a tensor and returns the result unchecked."""
+        base_MN, merged_MN = as_matrix(base), as_matrix(merge.merged)
         blocks = row_blocks(merged_MN, self._block)
-        match job.work:
+        match merge.work:
             case Pass() as work:
                 for rows in blocks:
                     merged_MN[rows] = _merge(work, base_MN, rows)
@@ -63,10 +63,10 @@ class TorchBlocks:
                 numbers = torch.tensor(work.numbers, dtype=torch.float32, device=base.device)
                 for rows in blocks:
                     merged_MN[rows] = _apply(work, base_MN, rows, numbers)
-        return job.merged
+        return merge.merged
 
-    def _finish(self, job: Job, base: torch.Tensor) -> torch.Tensor:
-        return checked(self.run(job, base))
+    def _finish(self, merge: TensorMerge, base: torch.Tensor) -> torch.Tensor:
+        return checked(self.run(merge, base))
 
 
 def draw_random_u16(key: tuple[int, int], first: int, last: int) -> torch.Tensor:

@@ -33,7 +33,7 @@ struct Value {
   float weight, numbers[2];
 };
 
-struct Job {
+struct TensorArgs {  // of a kernel, for one tensor
   const void* base;
   void* merged;
   const Value* values;
@@ -230,16 +230,16 @@ struct Buffer {
 inline float below(float magnitude) { return magnitude > 0.0f ? std::nextafter(magnitude, 0.0f) : -1.0f; }
 
 // How many of the next elements have the same thresholds.
-inline int64_t until_next_end(const Job& job, std::size_t num_values, int64_t at, int64_t n) {
+inline int64_t until_next_end(const TensorArgs& args, std::size_t num_values, int64_t at, int64_t n) {
   for (std::size_t v = 0; v < num_values; ++v)
-    for (int64_t end : job.values[v].ends)
+    for (int64_t end : args.values[v].ends)
       if (end > at && end - at < n) n = end - at;
   return n;
 }
 
 template <class Kind>
-Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t column, int64_t n, Buffer* buffer) {
-  const int64_t at = row * job.columns + column;
+Part<Kind> part_of(const Value& value, const TensorArgs& args, int64_t row, int64_t column, int64_t n, Buffer* buffer) {
+  const int64_t at = row * args.columns + column;
   auto threshold = [&](int which) {  // what equals it is inside before its end: there the threshold is a little lower
     const float magnitude = value.numbers[which];
     return at < value.ends[which] ? below(magnitude) : magnitude;
@@ -247,7 +247,7 @@ Part<Kind> part_of(const Value& value, const Job& job, int64_t row, int64_t colu
   constexpr bool kHasThreshold = Kind::kKeep == Keep::low || Kind::kKeep == Keep::band;
   auto* data = static_cast<const typename Kind::Element*>(value.data) + at;
   if constexpr (Kind::kIsLowRank) {
-    multiply(value, row, column, job.columns, n, buffer->product);
+    multiply(value, row, column, args.columns, n, buffer->product);
     data = buffer->product;
   }
   const uint16_t* random_u16 = value.random_u16 == nullptr ? nullptr : value.random_u16 + at;
@@ -278,22 +278,24 @@ bool merge_tile(const Base* base, Merged* out, int32_t n, float of_base, float s
 }
 
 // Merges the rows from `first` to `last` (or, where there is but one row, its columns from `first` to `last`) for several
-// jobs on the same sources, tile by tile: what one job has read, the next finds in the cache. Marks in `bad` the jobs
-// whose result holds NaN or Inf.
+// merges of the same sources, tile by tile: what one has read, the next finds in the cache. Marks in `bad` the merges whose
+// result holds NaN or Inf.
 template <Consensus consensus, Pick pick, class Base, class Merged, class... Kinds, std::size_t... index>
-void merge(const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad, std::index_sequence<index...>) {
+void merge(const TensorArgs* batch, int64_t batch_size, int64_t first, int64_t last, uint8_t* bad,
+           std::index_sequence<index...>) {
   Buffer buffers[sizeof...(Kinds)];
-  const int64_t rows = jobs->rows, columns = jobs->columns;
+  const int64_t rows = batch->rows, columns = batch->columns;
   for (int64_t row = rows == 1 ? 0 : first; row < (rows == 1 ? 1 : last); ++row) {
     const int64_t end = rows == 1 ? last : columns;
     for (int64_t column = rows == 1 ? first : 0, n; column < end; column += n) {
       const int64_t at = row * columns + column;
       n = end - column < kTile ? end - column : kTile;
-      for (const Job* job = jobs; job < jobs + num_jobs; ++job) n = until_next_end(*job, sizeof...(Kinds), at, n);
-      for (const Job* job = jobs; job < jobs + num_jobs; ++job)
-        bad[job - jobs] |= merge_tile<consensus, pick, Base, Merged, Kinds...>(
-            static_cast<const Base*>(job->base) + at, static_cast<Merged*>(job->merged) + at, static_cast<int32_t>(n),
-            job->of_base, job->scale, part_of<Kinds>(job->values[index], *job, row, column, n, buffers + index)...);
+      for (const TensorArgs* args = batch; args < batch + batch_size; ++args)
+        n = until_next_end(*args, sizeof...(Kinds), at, n);
+      for (const TensorArgs* args = batch; args < batch + batch_size; ++args)
+        bad[args - batch] |= merge_tile<consensus, pick, Base, Merged, Kinds...>(
+            static_cast<const Base*>(args->base) + at, static_cast<Merged*>(args->merged) + at, static_cast<int32_t>(n),
+            args->of_base, args->scale, part_of<Kinds>(args->values[index], *args, row, column, n, buffers + index)...);
     }
   }
 }

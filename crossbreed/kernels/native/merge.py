@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from crossbreed.kernels.native.compiling import compiler
-from crossbreed.kernels.native.operands import Job, Kernel, Operand, Value, kernel_of, stored_as
+from crossbreed.kernels.native.operands import Kernel, Operand, TensorArgs, Value, kernel_of, stored_as
 from crossbreed.kernels.native.threads import Begun, is_on_cpu, threads
 
 
@@ -32,7 +32,7 @@ class Merge(NamedTuple):
     """Of what is added to the base, with one."""
 
 
-def start(base_MN: torch.Tensor, merges: Sequence[Merge]) -> list[Callable[[], bool] | None]:
+def start_merges(base_MN: torch.Tensor, merges: Sequence[Merge]) -> list[Callable[[], bool] | None]:
     """Starts merges of one tensor on other threads; those that differ in numbers alone in one pass.
 
     Args:
@@ -65,13 +65,13 @@ def _start(base_MN: torch.Tensor, merges: Sequence[Merge], kernel: Kernel, *, is
     rows, columns = (1, size) if is_flat else base_MN.shape
     values = [(Value * len(merge.operands))(*[operand.value for operand in merge.operands]) for merge in merges]
     base = base_MN.data_ptr()
-    jobs = (Job * len(merges))(
+    batch = (TensorArgs * len(merges))(
         *[
-            Job(base, merge.merged_MN.data_ptr(), own, rows, columns, merge.of_base, merge.scale)
+            TensorArgs(base, merge.merged_MN.data_ptr(), own, rows, columns, merge.of_base, merge.scale)
             for merge, own in zip(merges, values, strict=True)
         ]
     )
-    begun = Begun(pool, kernel, jobs, held=(base_MN, merges, values))
+    begun = Begun(pool, kernel, batch, held=(base_MN, merges, values))
     return begun.begin(columns if rows == 1 else rows, size)
 
 
@@ -82,7 +82,7 @@ def product(b_MR: torch.Tensor, a_RN: torch.Tensor) -> torch.Tensor | None:
     made_MN = torch.empty(len(b_MR), a_RN.shape[1], dtype=torch.float32)
     operand = Operand(b=b_MR.contiguous(), a=a_RN.contiguous())
     merge = Merge(made_MN, [operand], consensus="affine", pick="sum", of_base=0.0, scale=1.0)
-    (wait,) = start(torch.zeros_like(made_MN), [merge])
+    (wait,) = start_merges(torch.zeros_like(made_MN), [merge])
     if wait is None:
         return None
     wait()
@@ -104,8 +104,8 @@ def _instance(compiler: str, call: str, num_values: int) -> Kernel | None:
     return kernel_of(
         compiler,
         ("merge.hpp",),
-        "const Job* jobs, int64_t num_jobs, int64_t first, int64_t last, uint8_t* bad",
-        f"{call}(jobs, num_jobs, first, last, bad, std::make_index_sequence<{num_values}>());",
+        "const TensorArgs* batch, int64_t batch_size, int64_t first, int64_t last, uint8_t* bad",
+        f"{call}(batch, batch_size, first, last, bad, std::make_index_sequence<{num_values}>());",
     )
 
 

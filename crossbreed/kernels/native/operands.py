@@ -34,8 +34,8 @@ class Value(ctypes.Structure):
     )
 
 
-class Job(ctypes.Structure):
-    """As in merge.hpp."""
+class TensorArgs(ctypes.Structure):
+    """Arguments of a kernel for one tensor, as in merge.hpp."""
 
     _fields_ = (
         ("base", ctypes.c_void_p),
@@ -48,7 +48,7 @@ class Job(ctypes.Structure):
     )
 
 
-Weights: TypeAlias = tuple[float, torch.Tensor | None, torch.Tensor | None]
+Coefficients: TypeAlias = tuple[float, torch.Tensor | None, torch.Tensor | None]
 """A coefficient, or fp32 [rows] of them, or fp32 [columns]."""
 
 
@@ -63,7 +63,7 @@ class Operand(NamedTuple):
     """... fp32 [rows, rank] and fp32 [rank, columns], whose product it is."""
     a: torch.Tensor | None = None
     weight: float = 1.0
-    """As in `Weights`."""
+    """As in `Coefficients`."""
     by_row: torch.Tensor | None = None
     by_column: torch.Tensor | None = None
     mask: Mask = Mask()

@@ -9,13 +9,13 @@
 #include <thread>
 #include <vector>
 
-struct Job;
-using Kernel = void (*)(const Job*, int64_t, int64_t, int64_t, uint8_t*);
+struct TensorArgs;
+using Kernel = void (*)(const TensorArgs*, int64_t, int64_t, int64_t, uint8_t*);
 
 struct Work {
   Kernel kernel;
-  const Job* jobs;
-  int64_t num_jobs;
+  const TensorArgs* batch;
+  int64_t batch_size;
   uint8_t* bad;
   int64_t num_parts_left;
 };
@@ -43,10 +43,10 @@ void run() {
     const Part part = queue.front();
     queue.pop_front();
     lock.unlock();
-    std::vector<uint8_t> bad(part.work->num_jobs);
-    part.work->kernel(part.work->jobs, part.work->num_jobs, part.first, part.last, bad.data());
+    std::vector<uint8_t> bad(part.work->batch_size);
+    part.work->kernel(part.work->batch, part.work->batch_size, part.first, part.last, bad.data());
     lock.lock();
-    for (int64_t i = 0; i < part.work->num_jobs; ++i) part.work->bad[i] |= bad[i];
+    for (int64_t i = 0; i < part.work->batch_size; ++i) part.work->bad[i] |= bad[i];
     if (--part.work->num_parts_left == 0) is_done.notify_all();
   }
 }

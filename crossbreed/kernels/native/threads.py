@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from crossbreed.kernels.native.compiling import library
-from crossbreed.kernels.native.operands import Job, Kernel
+from crossbreed.kernels.native.operands import Kernel, TensorArgs
 
 T = TypeVar("T")
 
@@ -52,8 +52,8 @@ def _pool(process: int, number: int) -> ThreadPoolExecutor:
 class _Work(ctypes.Structure):
     _fields_ = (
         ("kernel", ctypes.c_void_p),
-        ("jobs", ctypes.c_void_p),
-        ("num_jobs", ctypes.c_int64),
+        ("batch", ctypes.c_void_p),
+        ("batch_size", ctypes.c_int64),
         ("bad", ctypes.c_void_p),
         ("num_parts_left", ctypes.c_int64),
     )
@@ -62,23 +62,23 @@ class _Work(ctypes.Structure):
 class Begun:
     """Work in progress on threads. It holds what they read and write until they are done."""
 
-    def __init__(self, threads: ctypes.CDLL, kernel: Kernel, jobs: "ctypes.Array[Job]", held: object) -> None:
-        self._threads, self._kernel, self._jobs, self._held, self._is_done = threads, kernel, jobs, held, True
-        self._bad = (ctypes.c_uint8 * len(jobs))()
+    def __init__(self, threads: ctypes.CDLL, kernel: Kernel, batch: "ctypes.Array[TensorArgs]", held: object) -> None:
+        self._threads, self._kernel, self._batch, self._held, self._is_done = threads, kernel, batch, held, True
+        self._bad = (ctypes.c_uint8 * len(batch))()
 
     def begin(self, length: int, size: int) -> "Begun":
         """Gives parts of 0 ... length to the threads, or does it all if it is small."""
         if size <= _SMALL:
-            self._kernel.call(self._jobs, len(self._jobs), 0, length, self._bad)
+            self._kernel.call(self._batch, len(self._batch), 0, length, self._bad)
             return self
-        jobs, bad = ctypes.addressof(self._jobs), ctypes.addressof(self._bad)
-        self._work = _Work(self._kernel.address, jobs, len(self._jobs), bad)
+        batch, bad = ctypes.addressof(self._batch), ctypes.addressof(self._bad)
+        self._work = _Work(self._kernel.address, batch, len(self._batch), bad)
         self._is_done = False
         self._threads.crossbreed_begin(ctypes.byref(self._work), length, max(1, min(length, size // _PART)))
         return self
 
     def wait(self, place: int = 0) -> bool:
-        """Returns, when all is done, whether the result of a job is finite."""
+        """Returns, when all is done, whether the result at a place of the batch is finite."""
         if not self._is_done:
             self._threads.crossbreed_wait(ctypes.byref(self._work))
             self._is_done = True

@@ -19,9 +19,9 @@ struct Wanted {
 };
 
 template <class Base, class Kind, class Visit>
-void for_each_magnitude(const Job& job, int64_t first, int64_t last, Visit visit) {
-  const auto part = part_of<Kind>(*job.values, job, 0, 0, 0, nullptr);
-  auto* base = static_cast<const Base*>(job.base);
+void for_each_magnitude(const TensorArgs& args, int64_t first, int64_t last, Visit visit) {
+  const auto part = part_of<Kind>(*args.values, args, 0, 0, 0, nullptr);
+  auto* base = static_cast<const Base*>(args.base);
   uint32_t bits[kTile];
   for (int64_t start = first; start < last; start += kTile) {
     const int32_t n = static_cast<int32_t>(std::min(last - start, kTile));
@@ -39,9 +39,9 @@ inline int64_t place_of(const Wanted& wanted, uint32_t bits) {
 }
 
 template <class Base, class Kind>
-void count(const Job& job, const Wanted& wanted, int64_t digit, int64_t first, int64_t last, uint32_t* counts) {
+void count(const TensorArgs& args, const Wanted& wanted, int64_t digit, int64_t first, int64_t last, uint32_t* counts) {
   auto by = [&](auto place) {
-    for_each_magnitude<Base, Kind>(job, first, last, [&](uint32_t bits, int64_t) { ++counts[place(bits)]; });
+    for_each_magnitude<Base, Kind>(args, first, last, [&](uint32_t bits, int64_t) { ++counts[place(bits)]; });
   };
   if (digit == 0) by([&](uint32_t bits) { return place_of<0>(wanted, bits); });
   if (digit == 1) by([&](uint32_t bits) { return place_of<1>(wanted, bits); });
@@ -50,15 +50,15 @@ void count(const Job& job, const Wanted& wanted, int64_t digit, int64_t first, i
 
 // Collects what has a wanted first digit: magnitudes in the upper half of keys, places from the end in the lower.
 template <class Base, class Kind>
-void collect(const Job& job, const Wanted& wanted, int64_t first, int64_t last, int64_t* keys) {
-  for_each_magnitude<Base, Kind>(job, first, last, [&](uint32_t bits, int64_t at) {
-    if (wanted.uppers[bits >> 19] < wanted.num_values) *keys++ = static_cast<int64_t>(bits) << 32 | (job.columns - 1 - at);
+void collect(const TensorArgs& args, const Wanted& wanted, int64_t first, int64_t last, int64_t* keys) {
+  for_each_magnitude<Base, Kind>(args, first, last, [&](uint32_t bits, int64_t at) {
+    if (wanted.uppers[bits >> 19] < wanted.num_values) *keys++ = static_cast<int64_t>(bits) << 32 | (args.columns - 1 - at);
   });
 }
 
 // Notes behind which places the elements are that are looked for; `before` says how many of each magnitude came earlier.
 template <class Base, class Kind>
-void locate(const Job& job, const Wanted& wanted, int64_t first, int64_t last, const int64_t* before, int64_t* ends) {
+void locate(const TensorArgs& args, const Wanted& wanted, int64_t first, int64_t last, const int64_t* before, int64_t* ends) {
   constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
   std::vector<int64_t> next(wanted.num_values), left(wanted.num_values + 1, kNever);  // until the next that is looked for
   auto look_for_next = [&](int64_t value, int64_t seen) {
@@ -69,7 +69,7 @@ void locate(const Job& job, const Wanted& wanted, int64_t first, int64_t last, c
     while (next[value] < wanted.firsts[value + 1] && wanted.numbers[next[value]] < before[value]) ++next[value];
     look_for_next(value, before[value]);
   }
-  for_each_magnitude<Base, Kind>(job, first, last, [&](uint32_t bits, int64_t at) {
+  for_each_magnitude<Base, Kind>(args, first, last, [&](uint32_t bits, int64_t at) {
     const int64_t value = wanted.values[place_of<2>(wanted, bits)];
     if (--left[value] > 0) return;
     const int64_t number = wanted.numbers[next[value]];
@@ -81,14 +81,14 @@ void locate(const Job& job, const Wanted& wanted, int64_t first, int64_t last, c
 // Where each magnitude stands in its row, from 0 (the smallest) to 255; of equal ones the earlier stands lower. Sorts by
 // one byte after the other, the lowest first.
 template <class Base, class Kind>
-void rank_rows(const Job& job, int64_t first, int64_t last, uint8_t* ranks) {
-  const int64_t columns = job.columns;
+void rank_rows(const TensorArgs& args, int64_t first, int64_t last, uint8_t* ranks) {
+  const int64_t columns = args.columns;
   std::vector<uint64_t> keys(columns), sorted(columns);  // a magnitude's bits, and its column in the lower half
   std::vector<uint8_t> levels(columns);
   for (int64_t i = 0; i < columns; ++i) levels[i] = static_cast<uint8_t>(columns == 1 ? 128 : i * 255 / (columns - 1));
   for (int64_t row = first; row < last; ++row) {
     uint32_t counts[4][256] = {};
-    for_each_magnitude<Base, Kind>(job, row * columns, (row + 1) * columns, [&](uint32_t bits, int64_t at) {
+    for_each_magnitude<Base, Kind>(args, row * columns, (row + 1) * columns, [&](uint32_t bits, int64_t at) {
       const int64_t column = at - row * columns;
       keys[column] = static_cast<uint64_t>(bits) << 32 | static_cast<uint64_t>(column);
       for (int byte = 0; byte < 4; ++byte) ++counts[byte][bits >> 8 * byte & 255];

@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 
 from crossbreed.kernels.native.compiling import compiler
-from crossbreed.kernels.native.operands import Job, Kernel, Operand, Value, kernel_of, stored_as
+from crossbreed.kernels.native.operands import Kernel, Operand, TensorArgs, Value, kernel_of, stored_as
 from crossbreed.kernels.native.threads import in_parallel
 
 _DIGITS = (1 << 12, 1 << 10, 1 << 9)
 """How many values each digit of a magnitude can have."""
 _SELECTING = (
-    "const Job* job, const Wanted* wanted, int64_t digit, int64_t first, int64_t last, uint32_t* counts,"
+    "const TensorArgs* args, const Wanted* wanted, int64_t digit, int64_t first, int64_t last, uint32_t* counts,"
     "const int64_t* before, int64_t* found"
 )
 _SELECT = (
-    "if (counts != nullptr) count<{0}>(*job, *wanted, digit, first, last, counts);"
-    "else if (before != nullptr) locate<{0}>(*job, *wanted, first, last, before, found);"
-    "else collect<{0}>(*job, *wanted, first, last, found);"
+    "if (counts != nullptr) count<{0}>(*args, *wanted, digit, first, last, counts);"
+    "else if (before != nullptr) locate<{0}>(*args, *wanted, first, last, before, found);"
+    "else collect<{0}>(*args, *wanted, first, last, found);"
 )
 _FEW = 8
 """Elements are looked at one by one where they are fewer than one in so many."""
@@ -60,10 +60,10 @@ def find_thresholds(base: torch.Tensor, operand: Operand, keeps: NDArray[np.int6
     size, kernel = base.numel(), _kernel(base, operand, _SELECTING, _SELECT)
     if kernel is None:
         return None
-    job, tables = _job(base, operand, size), list[NDArray[np.int16]]()
+    args, tables = _args(base, operand, size), list[NDArray[np.int16]]()
     ranks, bits, groups, num_rows = size - keeps, np.zeros_like(keeps), np.zeros_like(keeps), 1
     for num_digits in _DIGITS:
-        counts_by_part = _count(kernel, job, tables, num_rows * num_digits)
+        counts_by_part = _count(kernel, args, tables, num_rows * num_digits)
         counts: NDArray[np.int64] = np.add.reduce(counts_by_part, dtype=np.int64)
         up_to = counts.cumsum()
         beginnings = groups * num_digits
@@ -76,45 +76,47 @@ def find_thresholds(base: torch.Tensor, operand: Operand, keeps: NDArray[np.int6
         tables[-1][kinds] = np.arange(len(kinds))
         num_rows = len(kinds) + 1
         if len(tables) == 1 and _FEW * counts[kinds].sum() < size:
-            keys = _collect(kernel, job, tables[0], [own[kinds] for own in counts_by_part])
+            keys = _collect(kernel, args, tables[0], [own[kinds] for own in counts_by_part])
             at = (counts[kinds].cumsum() - counts[kinds])[groups] + ranks
             last = np.partition(keys, np.unique(at))[at]
             return (last >> 32).astype(np.int32).view(np.float32), size - (last & 0xFFFFFFFF)
     numbers = counts[places] - ranks - 1  # of those equal to a threshold, the last one kept
     earlier = np.cumsum([np.zeros(len(kinds), np.int64), *[own[kinds] for own in counts_by_part[:-1]]], axis=0)
-    return bits.astype(np.int32).view(np.float32), _locate(kernel, job, tables, groups, numbers, earlier)
+    return bits.astype(np.int32).view(np.float32), _locate(kernel, args, tables, groups, numbers, earlier)
 
 
-def _count(kernel: Kernel, job: Job, tables: Sequence[NDArray[np.int16]], num_places: int) -> list[NDArray[np.uint32]]:
+def _count(
+    kernel: Kernel, args: TensorArgs, tables: Sequence[NDArray[np.int16]], num_places: int
+) -> list[NDArray[np.uint32]]:
     """How many magnitudes have each next digit, part by part."""
     wanted = _Wanted(*(table.ctypes.data for table in tables))
 
     def count(first: int, last: int) -> NDArray[np.uint32]:
         counts = np.zeros(num_places, dtype=np.uint32)
-        kernel.call(ctypes.byref(job), ctypes.byref(wanted), len(tables), first, last, counts.ctypes.data, None, None)
+        kernel.call(ctypes.byref(args), ctypes.byref(wanted), len(tables), first, last, counts.ctypes.data, None, None)
         return counts
 
-    return in_parallel(count, job.columns, job.columns)
+    return in_parallel(count, args.columns, args.columns)
 
 
 def _collect(
-    kernel: Kernel, job: Job, uppers: NDArray[np.int16], counts_by_part: Sequence[NDArray[np.uint32]]
+    kernel: Kernel, args: TensorArgs, uppers: NDArray[np.int16], counts_by_part: Sequence[NDArray[np.uint32]]
 ) -> NDArray[np.int64]:
     """The magnitudes with a wanted first digit, each with its place from the end behind it."""
     wanted = _Wanted(uppers.ctypes.data, num_values=len(counts_by_part[0]))
 
     def collect(first: int, last: int, num: int) -> NDArray[np.int64]:
         keys = np.empty(num, dtype=np.int64)
-        kernel.call(ctypes.byref(job), ctypes.byref(wanted), 1, first, last, None, None, keys.ctypes.data)
+        kernel.call(ctypes.byref(args), ctypes.byref(wanted), 1, first, last, None, None, keys.ctypes.data)
         return keys
 
     nums = [int(counts.sum()) for counts in counts_by_part]
-    return np.concatenate(in_parallel(collect, job.columns, job.columns, nums))
+    return np.concatenate(in_parallel(collect, args.columns, args.columns, nums))
 
 
 def _locate(
     kernel: Kernel,
-    job: Job,
+    args: TensorArgs,
     tables: Sequence[NDArray[np.int16]],
     groups: NDArray[np.int64],
     numbers: NDArray[np.int64],
@@ -129,9 +131,9 @@ def _locate(
 
     def locate(first: int, last: int, before: NDArray[np.int64]) -> None:
         pointers = before.ctypes.data, found.ctypes.data
-        kernel.call(ctypes.byref(job), ctypes.byref(wanted), len(tables), first, last, None, *pointers)
+        kernel.call(ctypes.byref(args), ctypes.byref(wanted), len(tables), first, last, None, *pointers)
 
-    in_parallel(locate, job.columns, job.columns, list(earlier))
+    in_parallel(locate, args.columns, args.columns, list(earlier))
     ends[order] = found
     return ends
 
@@ -141,14 +143,14 @@ def rank_rows(base: torch.Tensor, operand: Operand, num_columns: int) -> torch.T
 
     Of equal ones those that come first stand lower. None: there is no compiler, or kernels do not know a dtype.
     """
-    parameters = "const Job* job, int64_t first, int64_t last, uint8_t* ranks"
-    kernel = _kernel(base, operand, parameters, "rank_rows<{0}>(*job, first, last, ranks);")
+    parameters = "const TensorArgs* args, int64_t first, int64_t last, uint8_t* ranks"
+    kernel = _kernel(base, operand, parameters, "rank_rows<{0}>(*args, first, last, ranks);")
     if kernel is None:
         return None
-    job, ranks = _job(base, operand, num_columns), torch.empty(base.numel(), dtype=torch.uint8)
+    args, ranks = _args(base, operand, num_columns), torch.empty(base.numel(), dtype=torch.uint8)
 
     def rank(first: int, last: int) -> None:
-        kernel.call(ctypes.byref(job), first, last, ranks.data_ptr())
+        kernel.call(ctypes.byref(args), first, last, ranks.data_ptr())
 
     in_parallel(rank, base.numel() // num_columns, base.numel())
     return ranks
@@ -178,8 +180,8 @@ def _kernel(base: torch.Tensor, operand: Operand, parameters: str, body: str) ->
     return kernel_of(found, ("merge.hpp", "thresholds.hpp"), parameters, body.format(", ".join(map(str, types))))
 
 
-def _job(base: torch.Tensor, operand: Operand, num_columns: int) -> Job:
-    """The job of a kernel that only reads; ctypes holds the value for it."""
+def _args(base: torch.Tensor, operand: Operand, num_columns: int) -> TensorArgs:
+    """Returns the arguments of a kernel that only reads; ctypes holds the value for it."""
     assert base.is_contiguous(), "kernels read elements in a row"
     values = (Value * 1)(operand.value)
-    return Job(base.data_ptr(), None, values, base.numel() // num_columns, num_columns)
+    return TensorArgs(base.data_ptr(), None, values, base.numel() // num_columns, num_columns)

@@ -1,6 +1,6 @@
-"""A mergekit plan becomes weights with mergekit 0.1.5's own numbers: dtypes, adapters, rows of tokens, then the method.
+"""Merges a mergekit plan with the arithmetic of mergekit 0.1.5: dtypes, adapters, rows of tokens, then the method.
 
-`crossbreed.mergekit` says what each tensor is made from; `stream` reads that, and `arithmetic` merges it.
+`crossbreed.mergekit` lists the inputs of each tensor; `stream` reads them and `arithmetic` merges them.
 """
 
 from crossbreed.mergekit.numerics.models import OpenModel, open_models

@@ -1,9 +1,9 @@
-"""mergekit's own arithmetic, for people who must get the tensors that mergekit 0.1.5 gave them.
+"""The arithmetic of mergekit 0.1.5, to reproduce its tensors.
 
-Not how one would compute a merge: deltas, weights and sums are rounded to the tensor's dtype op by op, ties are broken
-by an unstable sort and random masks come from the device's generator, in the order of the models. All of that is kept,
-because in bfloat16 one element in twenty would differ otherwise. `crossbreed.mergekit.METHODS` says what a method is
-told.
+It is less exact than `kernels`: every operation rounds deltas, weights and sums to the tensor's dtype, an unstable sort
+breaks ties, and random masks come from the device's generator in the order of the models. All of this is reproduced,
+because in bfloat16 one element in twenty would differ otherwise. `crossbreed.mergekit.METHODS` lists the parameters of
+each method.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ def merge_tensor(
 
     Args:
         method: A name in `METHODS`.
-        inputs: Tensors of one dtype and shape, in the order of the configuration; a base that it does not list last.
-        parameters: Values of the GLOBAL parameters for this tensor; those left out have the method's default.
-        generator: Where random masks come from; None: torch's global generator, as in mergekit.
+        inputs: Tensors of one dtype and shape, in the order of the configuration; an unlisted base comes last.
+        parameters: Values of the GLOBAL parameters for this tensor; missing ones have the method's default.
+        generator: The generator of random masks; None: torch's global one, as in mergekit.
 
     Raises:
         InputError: `della`'s probabilities leave (0, 1), or its rows have one element.
@@ -49,7 +49,7 @@ def merge_tensor(
 
 
 def merged_dtype(method: str, dtype: torch.dtype, *, num_models: int) -> torch.dtype:
-    """Returns the dtype of a tensor merged from `num_models` inputs of `dtype`: theirs, but for two methods.
+    """Returns the dtype of a tensor merged from `num_models` inputs of `dtype`: `dtype`, except for two methods.
 
     mergekit takes the mask of `arcee_fusion` and the factors of `ramplus_tl` in float32, and the sum follows.
     """

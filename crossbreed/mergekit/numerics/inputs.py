@@ -30,7 +30,7 @@ class Inputs:
     parameters: Mapping[str, ParamValue]
     """Values of the merge's parameters, for this tensor."""
     generator: torch.Generator | None
-    """Of random masks; None: the global one, which is mergekit's."""
+    """Generates random masks; None: the global generator, as in mergekit."""
 
     @property
     def tensors(self) -> list[torch.Tensor]:

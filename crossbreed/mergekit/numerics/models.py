@@ -1,4 +1,4 @@
-"""Models as mergekit opens them: any of one architecture, and adapters merged into a rounded checkpoint first.
+"""Opens models as mergekit does: all of one architecture; adapters are merged into a rounded checkpoint first.
 
 Shape letters: M output rows, N input columns, R rank.
 """
@@ -20,16 +20,16 @@ _PARTS = ("text_config", "vision_config", "audio_config")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OpenModel:
-    """A checkpoint, or one with an adapter merged into it."""
+    """A checkpoint, optionally with an adapter merged into it."""
 
     checkpoint: Checkpoint
     adapter: Adapter | None = None
     adapted_dtype: torch.dtype | None = None
-    """In which a checkpoint with an adapter is rounded; None: in its own."""
+    """The dtype to which a checkpoint with an adapter is rounded; None: its own."""
 
     @cached_property
     def structure(self) -> Structure:
-        """Its tensors, in the dtypes in which `tensor` gives them."""
+        """The tensors, with the dtypes that `tensor` returns."""
         cast = None if self.adapter is None or self.adapted_dtype is None else _name(self.adapted_dtype)
         tensors = {
             name: replace(info, dtype=cast) if cast and "float" in info.dtype else info
@@ -57,7 +57,7 @@ def open_models(
 
     Args:
         references: As the configuration names them; the first has the configuration that the others must fit.
-        lora_dtype: In which adapters are merged into their models; None: in the dtype of the model.
+        lora_dtype: The dtype in which adapters are merged into their models; None: the model's own.
 
     Raises:
         InputError: a model is missing or broken, of another architecture, or of one that is not merged.

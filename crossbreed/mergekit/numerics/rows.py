@@ -1,4 +1,4 @@
-"""Embeddings and heads of models with different vocabularies, row by row as the merge's vocabulary has them."""
+"""Aligns embeddings and heads of models with different vocabularies, row by row, with the merge's vocabulary."""
 
 from collections.abc import Mapping
 

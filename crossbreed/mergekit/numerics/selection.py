@@ -1,4 +1,4 @@
-"""Elements that are taken, or damped, by what the experts say there."""
+"""Methods that keep or damp elements, depending on the experts' values there."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ SAMPLE = 1_000_000
 
 
 def sce(inputs: Inputs) -> torch.Tensor:
-    """Select where experts differ most, weigh them by energy, erase who disagrees (arXiv 2408.07990)."""
+    """Selects where experts differ most, weighs them by energy, erases disagreement (arXiv 2408.07990)."""
     base, top = inputs.base, inputs.number("select_topk")
     if not inputs.experts:
         return base
@@ -40,7 +40,7 @@ def _energy_shares(deltas: torch.Tensor) -> torch.Tensor:
 
 
 def arcee_fusion(inputs: Inputs) -> torch.Tensor:
-    """Takes from the other what matters: a change times the divergence of its row's softmax, above 1.5 IQR."""
+    """Takes important elements of the other: change times divergence of the row's softmax, above 1.5 IQR."""
     (other,), base = inputs.experts, inputs.base
     after, before = other.tensor.softmax(-1) + 1e-8, base.softmax(-1) + 1e-8
     divergence = (after * (after / before).log()).sum(-1, keepdim=True)
@@ -65,7 +65,7 @@ def nearswap(inputs: Inputs) -> torch.Tensor:
 
 
 def ram(inputs: Inputs) -> torch.Tensor:
-    """Deltas that one expert alone has are kept, others averaged over those that have one (arXiv 2601.13572)."""
+    """Keeps deltas that only one expert has; averages others over the experts that have one (arXiv 2601.13572)."""
     if not inputs.experts:
         return inputs.base
     deltas, unique, shared = _alone_and_together(inputs)
@@ -73,7 +73,7 @@ def ram(inputs: Inputs) -> torch.Tensor:
 
 
 def ramplus_tl(inputs: Inputs) -> torch.Tensor:
-    """The same with what an expert alone has enlarged, the more of its changes are shared; in fp32 from there on."""
+    """As `ram`; enlarges deltas that only one expert has, the more of its changes are shared; fp32 from there on."""
     if not inputs.experts:
         return inputs.base
     deltas, unique, shared = _alone_and_together(inputs)

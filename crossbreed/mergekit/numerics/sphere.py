@@ -1,4 +1,4 @@
-"""Paths and means on a sphere, of weights or of deltas."""
+"""Interpolation and means on a sphere, of weights or of deltas."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ BLOCK = 1 << 20
 
 
 def slerp(inputs: Inputs) -> torch.Tensor:
-    """From the base towards the other, by angle (Shoemake 1985): in fp32, rounded once."""
+    """Interpolates from the base to the other by angle (Shoemake 1985): in fp32, rounded once."""
     (other,), base = inputs.experts, inputs.base
     wide = _wider(base.dtype)
     start, end = base.to(wide), other.tensor.to(wide)
@@ -36,7 +36,7 @@ def _unit_blocks(vector: torch.Tensor) -> list[torch.Tensor]:
 
 
 def nuslerp(inputs: Inputs) -> torch.Tensor:
-    """From one expert to the other by angle, as deltas if there is a base; whole, or vector by vector."""
+    """Interpolates between experts by angle, as deltas if there is a base; whole, or vector by vector."""
     weights = [inputs.number("weight", one) for one in inputs.experts]
     total = sum(weights)
     t = 0.5 if abs(total) < 1e-6 else weights[1] / total
@@ -63,7 +63,7 @@ def _arc(start: torch.Tensor, end: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def multislerp(inputs: Inputs) -> torch.Tensor:
-    """The weighted mean of directions in the plane that touches the sphere at their mean, times the mean of norms."""
+    """Returns the weighted mean of directions in the tangent plane at their mean, times the mean of norms."""
     experts, base, eps = inputs.experts, inputs.maybe_base, inputs.number("eps")
     parts = [one.tensor for one in experts] if base is None else inputs.deltas
     if len(experts) == 1:
@@ -93,7 +93,7 @@ def multislerp(inputs: Inputs) -> torch.Tensor:
 
 
 def karcher(inputs: Inputs) -> torch.Tensor:
-    """The mean of directions along the sphere (arXiv 2603.04972), times the mean of norms; all models alike."""
+    """Returns the mean of directions along the sphere (arXiv 2603.04972), times the mean of norms, unweighted."""
     tensors, tol, share = inputs.tensors, inputs.number("tol"), 1 / len(inputs.all)
     if len(tensors) == 1:
         return tensors[0]
@@ -130,7 +130,7 @@ def _wider(dtype: torch.dtype) -> torch.dtype:
 
 
 def model_stock(inputs: Inputs) -> torch.Tensor:
-    """From the base towards the experts' mean, as far as their angle says (arXiv 2403.19522, eq. 1)."""
+    """Interpolates from the base to the experts' mean, as far as their angle says (arXiv 2403.19522, eq. 1)."""
     base, count = inputs.base, len(inputs.experts)
     by_filter = inputs.flag("filter_wise") and base.ndim > 1
     rows = [delta if by_filter else delta.view(-1) for delta in inputs.deltas]

@@ -1,4 +1,4 @@
-"""Plan + open models -> the merged tensors, one after the other, in the dtypes that mergekit 0.1.5 gives them.
+"""Merges a plan of open models tensor by tensor, in the dtypes of mergekit 0.1.5.
 
 Tensors are cast to the configuration's `dtype`, else promoted to the widest of their own; merged in that; cast to
 `out_dtype` if there is one.
@@ -24,12 +24,12 @@ from crossbreed.types import WeightStream
 def merged_tensors(
     plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabulary: Vocabulary | None
 ) -> dict[str, TensorInfo]:
-    """Returns what `merge` will bring, in its order."""
+    """Returns the tensors that `merge` yields, in its order."""
     return {tensor.name: _info(tensor, plan, models, vocabulary) for tensor in plan.tensors}
 
 
 def merge(plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabulary: Vocabulary | None) -> WeightStream:
-    """Returns the merge's weights, each tensor made when asked for; the pages that it was read from are given back.
+    """Yields the merged tensors, each made on demand, and releases the pages of its sources.
 
     Random masks (DARE, DELLA) are drawn by the tensor's name from one fixed seed: no two tensors share them, and the
     same configuration gives the same weights. mergekit's are those of its process.
@@ -43,7 +43,7 @@ def merge(plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabular
         InputError: on reaching a buffer that differs between the models.
         InvalidWeights: on reaching a tensor that comes out with NaN or Inf.
     """
-    pages = MappedPages(path for model in models.values() for path in model.checkpoint.shards)
+    pages = MappedPages(file.path for model in models.values() for file in model.checkpoint.shards)
     for tensor in plan.tensors:
         merged = _merge_one(tensor, plan, models, vocabulary)
         if merged.is_floating_point() and not merged.isfinite().all():
@@ -106,7 +106,7 @@ def _merge_one(
 
 
 def _the_same(tensor: OutputTensor, values: Mapping[ModelReference, torch.Tensor]) -> torch.Tensor:
-    """Masks and position ids cannot be averaged: one value must serve all."""
+    """Returns a tensor that is no weight (a mask, position ids), which must be equal in all models."""
     first, *others = values.values()
     for model, other in zip(tuple(values)[1:], others, strict=True):
         if not torch.equal(first, other):

@@ -1,4 +1,4 @@
-"""Weighted sums: of models, and of deltas that may be thinned out and elected."""
+"""Weighted sums of models, and of deltas that may be thinned out and elected."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,7 +10,7 @@ from crossbreed.mergekit.numerics.thinning import Keep, by_chance, by_rank, larg
 
 
 def linear(inputs: Inputs) -> torch.Tensor:
-    """sum(wi Wi), divided by sum(wi) if normalized: in fp32, with fused multiply-adds, rounded once."""
+    """Returns sum(wi Wi), divided by sum(wi) if normalized: in fp32, with fused multiply-adds, rounded once."""
     dtype = inputs.tensors[0].dtype
     wide = torch.promote_types(dtype, torch.float32)
     weights = inputs.weights(inputs.all, wide)
@@ -23,13 +23,13 @@ def linear(inputs: Inputs) -> torch.Tensor:
 
 
 def passthrough(inputs: Inputs) -> torch.Tensor:
-    """The tensor, scaled if the model has a scale."""
+    """Returns the tensor, scaled if the model has a scale."""
     (only,) = inputs.all
     return only.tensor if only.parameters.get("scale") is None else only.tensor * inputs.number("scale", only)
 
 
 def add_deltas(inputs: Inputs, keep: Keep | None, *, elects: bool) -> torch.Tensor:
-    """W0 + lambda sum(wi di), of deltas thinned out to what `keep` says, and of those that agree if it `elects`."""
+    """Returns W0 + lambda sum(wi di), of deltas thinned out by `keep`, and of those that agree if it `elects`."""
     if not inputs.experts:
         return inputs.base
     weights = inputs.weights(inputs.experts, inputs.base.dtype).view(-1, *[1] * inputs.base.ndim)
@@ -52,7 +52,7 @@ def add_deltas(inputs: Inputs, keep: Keep | None, *, elects: bool) -> torch.Tens
 
 
 def elected_sign(deltas: torch.Tensor) -> torch.Tensor:
-    """The sign of each element's sum over experts; a sum of 0 elects plus."""
+    """Returns the sign of each element's sum over experts; a sum of 0 elects plus."""
     return (deltas.sum(0) >= 0).to(deltas.dtype) * 2 - 1
 
 

@@ -1,8 +1,8 @@
 """The selection of the elements of a delta that are kept.
 
-A mask of zeros and ones is a product, so NaN and Inf stay seen. On a CPU magnitudes are compared in fp32. Of equal
-magnitudes torch's unstable sort chooses, which is the same call here as there: in bfloat16 dozens of elements are equal
-at a threshold.
+Masks are multiplied, so NaN and Inf reach the result. On a CPU magnitudes are compared in fp32. Torch's unstable sort
+chooses among equal magnitudes, by the same call as in mergekit: in bfloat16 dozens of elements are equal at a
+threshold.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Keep: TypeAlias = Callable[[Inputs, Input, torch.Tensor, float], torch.Tensor]
 
 
 def thin(inputs: Inputs, one: Input, delta: torch.Tensor, keep: Keep) -> torch.Tensor:
-    """Returns a delta with what is not kept set to 0, and its L1 norm restored if that is asked for."""
+    """Sets the elements of a delta that are not kept to 0, and restores its L1 norm if `rescale` is set."""
     density = inputs.number("density", one)
     if density >= 1:
         return delta
@@ -32,25 +32,25 @@ def thin(inputs: Inputs, one: Input, delta: torch.Tensor, keep: Keep) -> torch.T
 
 
 def largest(inputs: Inputs, one: Input, delta: torch.Tensor, density: float) -> torch.Tensor:
-    """The largest magnitudes: TIES' trimming (arXiv 2306.01708, section 4)."""
+    """Keeps the largest magnitudes: TIES' trimming (arXiv 2306.01708, section 4)."""
     num_kept = max(1, int(density * delta.numel())) if density > 0 else 0
     return _only(delta, _magnitudes(delta).argsort(descending=True)[:num_kept])
 
 
 def without_outliers(inputs: Inputs, one: Input, delta: torch.Tensor, density: float) -> torch.Tensor:
-    """The magnitudes below the largest: Model Breadcrumbs (arXiv 2312.06795)."""
+    """Keeps the magnitudes below the largest: Model Breadcrumbs (arXiv 2312.06795)."""
     num_kept, num_outliers = int(density * delta.numel()), int(inputs.number("gamma", one) * delta.numel())
     start = max(0, delta.numel() - num_kept - num_outliers)
     return _only(delta, _magnitudes(delta).argsort()[start : start + num_kept])
 
 
 def by_chance(inputs: Inputs, one: Input, delta: torch.Tensor, density: float) -> torch.Tensor:
-    """Each with the same probability: DARE (arXiv 2311.03099)."""
+    """Keeps each element with the same probability: DARE (arXiv 2311.03099)."""
     return _draw(torch.full_like(delta, density, dtype=_dtype_of_chances(delta)), inputs)
 
 
 def by_rank(inputs: Inputs, one: Input, delta: torch.Tensor, density: float) -> torch.Tensor:
-    """Each with a probability that grows with its rank in its row: DELLA's MagPrune (arXiv 2406.11617)."""
+    """Keeps each with a probability that grows with its rank in its row: DELLA's MagPrune (arXiv 2406.11617)."""
     if density <= 0:
         return torch.zeros_like(delta)
     epsilon = inputs.number("epsilon", one)

@@ -4,7 +4,7 @@ They are declared at the lowest level because three packages depend on them and 
 space builds its box from these declarations, a recipe is checked against them, and `crossbreed.kernels` looks up the
 arithmetic. Each family of operators is a module here, in `crossbreed.kernels.operators` and in
 `crossbreed.kernels.reference`. Another package adds an operator by an entry point of the group `crossbreed.operators`;
-docs/kernels.md shows one.
+docs/plugins.md shows one.
 """
 
 from collections.abc import Iterator, Mapping

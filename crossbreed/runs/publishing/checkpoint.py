@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossbreed.runs.publishing.contents import MAX_SHARD_BYTES, checkpoint_contents, mergekit_config
+from crossbreed.runs.publishing.contents import MAX_SHARD_BYTES, Contents, checkpoint_contents, mergekit_config
 from crossbreed.runs.publishing.folders import new_folders
 from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, model_card, source_infos
 from crossbreed.runs.results.recipe_table import coefficient_map
@@ -56,6 +56,20 @@ def publish_checkpoint(
         InputError: `out` cannot be used, the disk is full, or the licence is not known.
         MachineError: the weights made or written are not those that were scored; `out` is unchanged.
     """
+    contents = card_contents(merge, out, info=info, title=title, licence=licence, max_shard_bytes=max_shard_bytes)
+    return _write(contents, merge, out)
+
+
+def card_contents(
+    merge: Merge,
+    out: Path,
+    *,
+    info: CardInfo,
+    title: str | None = None,
+    licence: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Contents:
+    """Returns what `publish_checkpoint` would write, with the same arguments."""
     parents = source_infos(merge.recipe, merge.sources)
     chosen = choose_licence(parents, licence)
     readme = model_card(
@@ -69,7 +83,9 @@ def publish_checkpoint(
         accepted=merge.sources.accept,
     )
     record = {"licence": chosen, **info.to_json()}
-    return write_checkpoint(merge, out, readme=readme, record=record, max_shard_bytes=max_shard_bytes)
+    return checkpoint_contents(
+        merge.recipe, merge.sources, readme=readme, record=record, max_shard_bytes=max_shard_bytes
+    )
 
 
 def write_checkpoint(
@@ -99,5 +115,9 @@ def write_checkpoint(
     contents = checkpoint_contents(
         merge.recipe, merge.sources, readme=readme, record=record, max_shard_bytes=max_shard_bytes
     )
+    return _write(contents, merge, out)
+
+
+def _write(contents: Contents, merge: Merge, out: Path) -> str:
     with new_folders({out: contents.num_bytes}) as folders:
         return contents.write(folders[out], merge.stream_factory, merge.fingerprint)

@@ -14,9 +14,11 @@ from crossbreed.errors import MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
 from crossbreed.recipes import dump_recipe
+from crossbreed.runs.publishing.manifest import RECORD_FILE, file_records
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
 from crossbreed.runs.publishing.shards import Shard, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, SourceLocation, Sources, TensorInfo
+from crossbreed.sources.host import host_hashes
 from crossbreed.sources.json_files import read_json
 from crossbreed.types import Recipe, WeightStream
 
@@ -51,8 +53,10 @@ class Contents:
     """The tensors of the weight stream."""
     copies: Mapping[str, Path]
     """Name in the folder -> file to copy."""
-    texts: Callable[[str], Mapping[str, str]]
-    """Fingerprint of the weights -> name in the folder -> text to write."""
+    texts: Mapping[str, str]
+    """Name in the folder -> text to write."""
+    record: Mapping[str, Any]
+    """The content of `crossbreed.json`, without the fingerprint and the files."""
     max_shard_bytes: int = MAX_SHARD_BYTES
 
     @property
@@ -89,13 +93,27 @@ class Contents:
             for name, file in self.copies.items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name)
-            for name, text in self.texts(stream.value).items():
+            for name, text in self.texts.items():
                 (folder / name).write_text(text, encoding="utf-8")
+            self._write_record(folder, stream.value)
             _verify(folder, stream.value, shards)
             _sync_all(folder)
         except OSError as error:
             raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
         return stream.value
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name in the folder -> bytes, for all files but `crossbreed.json`."""
+        shards = {shard.file: shard.num_bytes for shard in self._plan()}
+        copies = {name: file.stat().st_size for name, file in self.copies.items()}
+        texts = {name: len(text.encode()) for name, text in self.texts.items()}
+        return dict(sorted((shards | copies | texts).items()))
+
+    def _write_record(self, folder: Path, fingerprint: str) -> None:
+        files = {name: file.to_json() for name, file in file_records(folder).items()}
+        record = {**self.record, "fingerprint": fingerprint, "files": files}
+        (folder / RECORD_FILE).write_text(as_json(record), encoding="utf-8")
 
     def _plan(self) -> list[Shard]:
         return plan_shards(self.tensors, max_bytes=self.max_shard_bytes)
@@ -110,14 +128,19 @@ def checkpoint_contents(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Contents:
     """Returns the contents of a recipe's checkpoint; the arguments are those of `write_checkpoint`."""
-
-    def texts(fingerprint: str) -> dict[str, str]:
-        return _texts(recipe, sources, fingerprint, record or {}) | ({"README.md": readme} if readme else {})
-
+    parents = {parent.name: _source_record(parent) for parent in source_infos(recipe, sources)}
+    known = {
+        "schema": PUBLISHED_SCHEMA,
+        "recipe": recipe.id,
+        "dtype": recipe.dtype,
+        "sources": parents,
+        "host": host_hashes(sources),
+    }
     return Contents(
         tensors=_merged_tensors(recipe, sources),
         copies=files_to_copy(sources.base.path),
-        texts=texts,
+        texts=_texts(recipe, sources) | ({"README.md": readme} if readme else {}),
+        record={**known, **(record or {})},
         max_shard_bytes=max_shard_bytes,
     )
 
@@ -136,20 +159,11 @@ def files_to_copy(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in found}
 
 
-def _texts(recipe: Recipe, sources: Sources, fingerprint: str, record: Mapping[str, Any]) -> dict[str, str]:
+def _texts(recipe: Recipe, sources: Sources) -> dict[str, str]:
     """Returns all text files that are not copied, by name."""
-    published = {
-        "schema": PUBLISHED_SCHEMA,
-        "recipe": recipe.id,
-        "fingerprint": fingerprint,
-        "dtype": recipe.dtype,
-        "sources": {parent.name: _source_record(parent) for parent in source_infos(recipe, sources)},
-        **record,
-    }
     texts = {
         "config.json": as_copied_json(in_dtype(sources.base.config, recipe.dtype)),
         RECIPE_FILE: dump_recipe(recipe),
-        "crossbreed.json": as_json(published),
     }
     mergekit = mergekit_config(recipe, sources)
     return texts | _generation_config(sources) | ({MERGEKIT_FILE: mergekit} if mergekit else {})

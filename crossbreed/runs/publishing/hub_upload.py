@@ -1,10 +1,12 @@
 """Uploads a published folder to the Hugging Face hub."""
 
-import json
+from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Protocol
 
 from crossbreed.errors import InputError
+from crossbreed.runs.publishing.manifest import RECORD_FILE, published_folder
 
 
 class Hub(Protocol):
@@ -14,19 +16,15 @@ class Hub(Protocol):
         """Creates the repository, unless it exists."""
         ...
 
-    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> object:
-        """Uploads changed files."""
+    def upload_folder(
+        self, *, repo_id: str, folder_path: str, allow_patterns: list[str], commit_message: str
+    ) -> object:
+        """Uploads changed files whose names match a pattern."""
         ...
 
 
-def published_fingerprint(out: Path) -> str | None:
-    """Returns the fingerprint of a published folder; None for any other."""
-    record = out / "crossbreed.json"
-    return str(json.loads(record.read_text())["fingerprint"]) if record.is_file() else None
-
-
 def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = False, hub: Hub | None = None) -> str:
-    """Uploads a published folder to the hub.
+    """Uploads the files that a published folder lists, and nothing else in it.
 
     Args:
         folder: A folder written by `publish_checkpoint`.
@@ -39,28 +37,31 @@ def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = Fa
         The address; for a dry run, the files with their sizes.
 
     Raises:
-        InputError: the folder is not a published checkpoint, or the hub rejects the upload.
+        InputError: the folder is not a published checkpoint, it has changed, or the hub rejects the upload.
     """
-    if not (folder / "crossbreed.json").is_file() or not (folder / "README.md").is_file():
+    published = published_folder(folder)
+    if published is None:
         raise InputError(
             "this folder was not published by crossbreed",
-            expected="crossbreed.json and README.md beside the weights",
+            expected=f"{RECORD_FILE} beside the weights",
             where=str(folder),
             fix="crossbreed publish RUN --out DIR",
         )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    published.verify()
     if dry_run:
-        lines = [f"{path.stat().st_size:>15,}  {path.relative_to(folder)}" for path in files]
-        total = sum(path.stat().st_size for path in files)
-        visible = "private" if private else "public"
-        return "\n".join([f"would upload to {repo_id} ({visible}):", *lines, f"{total:>15,}  bytes"])
+        return upload_listing(published.uploads, repo_id, private=private)
     try:
         if hub is None:
             from huggingface_hub import HfApi
 
             hub = HfApi()
         hub.create_repo(repo_id, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Publish a merge")
+        hub.upload_folder(
+            repo_id=repo_id,
+            folder_path=str(folder),
+            allow_patterns=[escape(name) for name in published.uploads],
+            commit_message="Publish a merge",
+        )
     except (OSError, ValueError) as error:  # every error of the hub client is one of the two
         raise InputError(
             "the hub rejected the upload",
@@ -70,3 +71,10 @@ def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = Fa
             fix="run `hf auth login` and check ORG/NAME; the same command continues where it stopped",
         ) from error
     return f"https://huggingface.co/{repo_id}"
+
+
+def upload_listing(sizes: Mapping[str, int], repo_id: str, *, private: bool = True) -> str:
+    """Returns what an upload would send: `sizes` is name -> bytes."""
+    lines = [f"{size:>15,}  {name}" for name, size in sizes.items()]
+    visible = "private" if private else "public"
+    return "\n".join([f"would upload to {repo_id} ({visible}):", *lines, f"{sum(sizes.values()):>15,}  bytes"])

@@ -12,7 +12,6 @@ from crossbreed.runs.publishing.contents import (
     PUBLISHED_SCHEMA,
     Contents,
     as_copied_json,
-    as_json,
     files_to_copy,
     in_dtype,
 )
@@ -78,10 +77,8 @@ def merge_as_mergekit(
     contents = Contents(
         tensors=tensors,
         copies=files_to_copy(donor) | files_to_copy(scratch),
-        texts=lambda fingerprint: {
-            **texts,
-            "crossbreed.json": as_json({**record, "fingerprint": fingerprint, "sources": sources}),
-        },
+        texts=texts,
+        record={**record, "sources": sources},
     )
     return contents, lambda: merge(plan, models, vocabulary)
 

@@ -7,13 +7,16 @@ from typing import Any, Self
 from huggingface_hub import EvalResult, ModelCardData
 
 from crossbreed.errors import InputError
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.provenance import versions
+from crossbreed.runs.record.records import Record, RunRecord
 from crossbreed.runs.results.recipe_table import CoefficientMap, setting_text
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.report_text import how_measured, number, row_label, sentences, with_interval
-from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources import Adapter, Checkpoint, Sources
-from crossbreed.types import Recipe
+from crossbreed.types import Recipe, Trial
 
 RECIPE_FILE, MERGEKIT_FILE = "recipe.yaml", "mergekit_config.yml"
 _HUB_LICENCES = frozenset(
@@ -60,30 +63,63 @@ class CardInfo:
     name: str
     """The name of the run."""
     seed: int
-    report: Report
+    trial: Trial
+    """The trial that is published."""
+    num_trials: int
+    """The number of recipes that the run scored."""
+    is_over: bool
+    """Whether the search was complete."""
+    report: Report | None
+    """None: published without held-out scores."""
+    engine: Mapping[str, Any]
+    """The settings of the engine that answered."""
+    objectives: tuple[Objective, ...]
     metrics: Mapping[str, str]
     """Task -> metric, for example `exact_match`."""
     versions: Mapping[str, str]
+    """The versions that publish it."""
+    run_versions: Mapping[str, str]
+    """The versions that started the run."""
 
     @classmethod
-    def of(cls, spec: Spec, report: Report) -> Self:
-        """Returns the provenance from a run's spec and report, with the currently installed versions."""
-        metrics = {task.name: task.metric_name for task in spec.fitness.tasks}
-        return cls(name=spec.name, seed=spec.seed, report=report, metrics=metrics, versions=versions())
+    def of(cls, plan: Plan, records: Sequence[Record], number: int, report: Report | None) -> Self:
+        """Returns the provenance of a trial from its run's plan and journal."""
+        spec, history, run = plan.spec, fold(records), records[0]
+        assert isinstance(run, RunRecord), "a journal starts with its run"
+        return cls(
+            name=spec.name,
+            seed=spec.seed,
+            trial=history.trials[number],
+            num_trials=len(history.trials),
+            is_over=history.is_finished,
+            report=report,
+            engine=spec.fitness.engine.identity(),
+            objectives=plan.objectives,
+            metrics={task.name: task.metric_name for task in spec.fitness.tasks},
+            versions=versions(),
+            run_versions=run.clock.versions,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the run's part of `crossbreed.json`."""
+        run = {"name": self.name, "seed": self.seed, "trial": self.trial.number, "versions": dict(self.run_versions)}
         return {
-            "run": {"name": self.name, "seed": self.seed, "trial": self.report.winner.number},
+            "run": run,
+            "engine": dict(self.engine),
             "versions": dict(self.versions),
             "optimised_on": list(self.optimised_on),
-            "scores": self.report.winner.to_json(),
+            "scores": self.report and self.report.winner.to_json(),
         }
 
     @property
     def optimised_on(self) -> tuple[str, ...]:
         """The tasks of the objectives: the search used other items of the same kind."""
-        return tuple(dict.fromkeys(task for objective in self.report.objectives for task in objective.tasks))
+        return tuple(dict.fromkeys(task for objective in self.objectives for task in objective.tasks))
+
+    @property
+    def engine_text(self) -> str:
+        """The engine in a few words, for example `vllm, bfloat16`."""
+        return ", ".join(str(self.engine[key]) for key in ("kind", "dtype", "device") if self.engine.get(key))
 
 
 def source_infos(recipe: Recipe, sources: Sources) -> list[SourceInfo]:
@@ -155,19 +191,19 @@ def model_card(
         f"# {title}",
         _opening(parents, info),
         "## Scores",
-        _scores(info),
+        _scores(info, info.report) if info.report else "Not measured on held-out items.",
         "## Parents",
         "\n\n".join([_parents(parents), *(f"- {note}" for note in notes)]),
         "## Coefficients",
         _coefficients(coefficients),
         "## Reproduce",
-        _reproduce(parents, info.report.winner.recipe, in_mergekit, accepted),
+        _reproduce(parents, info.trial.recipe, in_mergekit, accepted),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info: CardInfo, in_mergekit: bool) -> str:
-    winner = info.report.winner
+    tasks = info.report.winner.tasks if info.report else {}
     results = [
         EvalResult(
             task_type="text-generation",
@@ -179,7 +215,7 @@ def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info:
             metric_value=round(found.mean, 6),
             metric_args={"n": found.n, "low": round(found.low, 6), "high": round(found.high, 6)},
         )
-        for task, found in winner.tasks.items()
+        for task, found in tasks.items()
     ]
     data = ModelCardData(
         license=licence if licence in _HUB_LICENCES else "other",
@@ -196,21 +232,19 @@ def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info:
 
 
 def _opening(parents: Sequence[SourceInfo], info: CardInfo) -> str:
-    report = info.report
-    asked = f"{sum(report.num_trials.values())} recipes" + ("" if report.is_over else " before it was interrupted")
-    if not report.winner.is_bred:
-        by = report.winner.proposed_by
+    asked = f"{info.num_trials} recipes" + ("" if info.is_over else " before it was interrupted")
+    by = info.trial.candidate.proposed_by
+    if by.kind != "optimizer":
         what = f"`{by.label}` baseline" if by.is_baseline else f"recipe `{by.label}`"
         return f"The {what} of the crossbreed run `{info.name}`, which scored {asked}."
     experts = ", ".join(parent.name for parent in parents[1:])
     return (
-        f"A merge of {experts} into their common base, bred by crossbreed: trial {report.winner.number} of the run "
+        f"A merge of {experts} into their common base, bred by crossbreed: trial {info.trial.number} of the run "
         f"`{info.name}`, which scored {asked}."
     )
 
 
-def _scores(info: CardInfo) -> str:
-    report = info.report
+def _scores(info: CardInfo, report: Report) -> str:
     tasks = list(report.winner.tasks)
     heads = ["", f"{report.scalar.name}", *(f"{task} ({info.metrics[task]})" for task in tasks)]
     rows = [
@@ -226,7 +260,7 @@ def _scores(info: CardInfo) -> str:
         f"; measured and not optimised: {', '.join(untouched)}." if untouched else "."
     )
     notes = "\n".join(f"- {line}" for line in [told, *sentences(report)])
-    return f"{how_measured(report)}\n\n{_table(heads, rows)}\n\n{notes}"
+    return f"{how_measured(report)} Answered by {info.engine_text}.\n\n{_table(heads, rows)}\n\n{notes}"
 
 
 def _parents(parents: Sequence[SourceInfo]) -> str:

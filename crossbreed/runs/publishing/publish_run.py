@@ -1,20 +1,32 @@
-"""Publishes the winner of a run as a folder with a model card."""
+"""Publishes the winner of a run, or another trial, as a folder with a model card."""
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from crossbreed.errors import InputError
+from crossbreed.fitness import ENGINES
 from crossbreed.runs.driver import report_on
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
-from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask
-from crossbreed.runs.plan import Plan
-from crossbreed.runs.publishing.checkpoint import Merge, publish_checkpoint
+from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, with_objects
+from crossbreed.runs.plan import Plan, build_plan
+from crossbreed.runs.publishing.checkpoint import Merge, card_contents, publish_checkpoint
 from crossbreed.runs.publishing.folders import require_unused
-from crossbreed.runs.publishing.hub_upload import published_fingerprint, push
+from crossbreed.runs.publishing.hub_upload import push, upload_listing
+from crossbreed.runs.publishing.manifest import published_folder
 from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, source_infos
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.identity import check_same_run
+from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.derived import note_published
+from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.winner import choose_winner
+from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
+from crossbreed.runs.workers.start import prepare
+from crossbreed.types import Status, Trial
 
 
 def publish_run(
@@ -22,6 +34,7 @@ def publish_run(
     out: Path,
     *,
     trial: int | None = None,
+    with_scores: bool = True,
     licence: str | None = None,
     push_to: str | None = None,
     dry_run: bool = False,
@@ -34,43 +47,105 @@ def publish_run(
 
     Args:
         path: The run folder.
-        out: A new or empty folder.
+        out: A new or empty folder; or one that holds this trial already, which is then only verified and uploaded.
         trial: Number of the trial to publish instead of the winner.
+        with_scores: False: evaluate nothing, and publish a card without held-out scores.
         licence: The hub's id of the licence, if the parents do not state a common one.
         push_to: Hub repository to upload to; created as private.
-        dry_run: With `push_to`: only list what would be uploaded.
+        dry_run: With `push_to`: evaluate, write and upload nothing, only list what would be uploaded.
         optimizer: As for `report_on`.
         engine: As for `report_on`.
         tasks: As for `report_on`.
         on_event: As for `run`.
 
     Raises:
-        InputError: the run, the folder, the licence or the trial is invalid, or the run's engine takes recipes.
+        InputError: the run, the folder, the licence or the trial is invalid, or the run's engine takes recipes or
+            makes up its answers.
         MachineError: the weights to publish are not those that were scored.
     """
+    if dry_run and not push_to:
+        raise InputError("--dry-run lists what --push would upload", expected="--push ORG/NAME", got="no --push")
 
     def check(plan: Plan) -> None:  # raises input errors before an engine is started for the report
         choose_licence(source_infos(plan.initial_candidates()[-1][1], _weights_of(plan).sources), licence)
-        if published_fingerprint(out) is None:
+        if with_scores:
+            _require_real_scores(plan)
+        if published_folder(out) is None:
             require_unused(out)
 
-    plan, report = report_on(
-        path, trial=trial, before=check, optimizer=optimizer, engine=engine, tasks=tasks, on_event=on_event
-    )
-    winner, weights = report.winner, _weights_of(plan)
-    assert winner.fingerprint is not None, "a scored trial has a fingerprint"
-    if published_fingerprint(out) != winner.fingerprint:  # else it exists already: only push
-        merge = Merge(
-            recipe=winner.recipe,
-            sources=weights.sources,
-            stream_factory=partial(weights.materialize_once, winner.recipe),
-            fingerprint=winner.fingerprint,
+    report: Report | None = None
+    if with_scores and not dry_run:
+        plan, report = report_on(
+            path, trial=trial, before=check, optimizer=optimizer, engine=engine, tasks=tasks, on_event=on_event
         )
-        publish_checkpoint(merge, out, info=CardInfo.of(plan.spec, report), licence=licence)
-        note_published(path, winner.number, winner.fingerprint, out)
-    on_event(CheckpointWritten(folder=out, fingerprint=winner.fingerprint, trial=winner.number))
+        number = report.winner.number
+    else:
+        spec = load_spec(RunFolder(path).existing().spec)
+        plan = build_plan(with_objects(spec, optimizer=optimizer, engine=engine, tasks=tasks))
+        check(plan)
+        plan = prepare(plan, on_event)
+        number = _recorded(plan, path, trial)
+    info = CardInfo.of(plan, list(read(RunFolder(path).journal)), number, report)
+    merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
+    assert fingerprint is not None, "a scored trial has a fingerprint"
+    published = published_folder(out)
+    if published and published.fingerprint == fingerprint:
+        published.verify()
+    elif dry_run and push_to:
+        on_event(Note(text=upload_listing(card_contents(merge, out, info=info, licence=licence).sizes, push_to)))
+        return
+    else:
+        note_published(path, number, publish_checkpoint(merge, out, info=info, licence=licence), out)
+    on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run)))
+
+
+def _merge_of(plan: Plan, trial: Trial) -> Merge:
+    weights = _weights_of(plan)
+    return Merge(
+        recipe=trial.recipe,
+        sources=weights.sources,
+        stream_factory=partial(weights.materialize_once, trial.recipe),
+        fingerprint=trial.score.fingerprint,
+    )
+
+
+def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
+    """Returns the number of the trial to publish, without evaluating anything."""
+    records = list(read(RunFolder(path).journal))
+    if records and isinstance(records[0], RunRecord):
+        check_same_run(records[0], plan.run_record(), where=path, renamed=plan.renamed_settings)
+    history = fold(records)
+    if trial is None:
+        selection = history.scores_of("select")
+        if history.is_finished and selection:
+            return choose_winner(history.ok_trials, plan.objectives, selection).number
+        raise InputError(
+            "the run has no winner yet",
+            expected="a trial, or a run whose report is complete",
+            where=str(path),
+            fix="give --trial N, or run `crossbreed report` first",
+        )
+    if trial not in history.trials or history.trials[trial].score.status is not Status.OK:
+        raise InputError(
+            f"trial {trial} cannot be published",
+            expected="a trial whose status is OK",
+            got=history.trials[trial].score.status if trial in history.trials else "no such trial",
+            where=str(path),
+        )
+    return trial
+
+
+def _require_real_scores(plan: Plan) -> None:
+    kind = plan.spec.fitness.engine.kind
+    if ENGINES[kind].is_fake:
+        raise InputError(
+            f"the answers of the engine `{kind}` are made up, so a card with its scores would be false",
+            expected="a run whose engine evaluates the weights",
+            where="fitness.engine.kind",
+            fix="run with another engine, or publish without scores: --no-report",
+        )
 
 
 def _weights_of(plan: Plan) -> Weights:

@@ -1,6 +1,7 @@
 """The identity of a run: the journal's first record, and the check on resume that it has not changed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +33,7 @@ def run_record(
     tasks: Sequence[Task],
     items: ItemIds,
     artifacts: Mapping[str, str],
+    host: Mapping[str, str],
 ) -> RunRecord:
     """Returns the first line of a run's journal.
 
@@ -43,6 +45,7 @@ def run_record(
         tasks: The tasks.
         items: Split -> task -> item ids.
         artifacts: The artifacts for merging candidates: name -> content hash.
+        host: What of the base's folder changes answers: part -> content hash.
     """
     return RunRecord(
         spec=_identity(spec),
@@ -52,6 +55,7 @@ def run_record(
         contents={task.name: task.contents_id for task in tasks},
         items=items,
         artifacts=artifacts,
+        host=host,
         clock=RunClock(versions=versions()),
     )
 
@@ -70,7 +74,9 @@ def check_same_run(
     Raises:
         InputError: they differ; the message lists the first few settings.
     """
-    before, now = (dict(_leaves(without_clock(record))) for record in (recorded, planned))
+    if recorded.host:
+        _check_host(recorded.host, planned.host, where=where)
+    before, now = (dict(_leaves(without_clock(replace(record, host={})))) for record in (recorded, planned))
     before = {renamed.get(key, key): value for key, value in before.items()}
     keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
     differing = [key for key in keys if before.get(key) != now.get(key)]
@@ -93,6 +99,18 @@ def check_same_run(
             got="\n            ".join(lines) + (f"\n            and {len(differing) - 5} more" * (len(differing) > 5)),
             where=str(where),
             fix="choose another --out, or undo the change",
+        )
+
+
+def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Path | str) -> None:
+    changed = [part for part in before if before[part] != now.get(part)]
+    if changed:
+        raise InputError(
+            f"the base's {' and '.join(changed)} changed since this run was started, so answers would differ",
+            expected=", ".join(f"{part} {before[part]}" for part in changed),
+            got=", ".join(f"{part} {now.get(part, 'absent')}" for part in changed),
+            where=str(where),
+            fix="put the files back (for a hub id, name the revision: ID@COMMIT), or choose another --out",
         )
 
 

@@ -102,6 +102,9 @@ class RunRecord:
     items: ItemIds
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> content hash. Not written if empty."""
+    host: Mapping[str, str] = field(default_factory=dict)
+    """What of the base's folder changes answers and is not a weight: part -> content hash. Not written if empty; older
+    versions did not record it."""
     clock: RunClock = field(default_factory=RunClock)
 
 
@@ -312,8 +315,10 @@ def from_json(line: bytes | str) -> Record:
 def to_json(record: Record) -> dict[str, Any]:
     """Returns a record as the JSON object that is written."""
     value: dict[str, Any] = _RECORD.dump_python(record, mode="json")
-    if isinstance(record, RunRecord) and not record.artifacts:
-        del value["artifacts"]
+    if isinstance(record, RunRecord):
+        for name in ("artifacts", "host"):
+            if not value[name]:
+                del value[name]
     if isinstance(record, TellRecord):
         for name in ("attempts", "worker", "elapsed"):
             if value[CLOCK][name] is None:

@@ -30,7 +30,7 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
 
 
 def note_published(path: Path, number: int, fingerprint: str, target: Path) -> None:
-    """Journals the publication of a trial, and adds its folder to report.json."""
+    """Journals the publication of a trial, and adds its folder to report.json, if there is one."""
     folder = RunFolder(path)
     journal = Journal(folder.journal)
     try:
@@ -38,8 +38,9 @@ def note_published(path: Path, number: int, fingerprint: str, target: Path) -> N
         journal.append(PublishRecord(number=number, fingerprint=fingerprint, clock=clock))
     finally:
         journal.close()
-    shown = json.loads(folder.report_json.read_text())
-    folder.write_json(folder.report_json, shown | {"published": _published(fold(read(folder.journal)))})
+    if folder.report_json.exists():
+        shown = json.loads(folder.report_json.read_text())
+        folder.write_json(folder.report_json, shown | {"published": _published(fold(read(folder.journal)))})
 
 
 def _published(history: History) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import evaluate
+from crossbreed.fitness import evaluate_tasks
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job
 from crossbreed.runs.workers.candidates import CandidatesByWeights, start_candidates
@@ -58,7 +58,7 @@ class Worker:
         try:
             adopted = self.candidates.adopt(recipe)
             asked = time.perf_counter()
-            answers = evaluate(adopted.handle, self._plan.tasks, self._plan.items[job.split])
+            answers = evaluate_tasks(adopted.handle, self._plan.tasks, self._plan.items[job.split])
             answered = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))

@@ -20,6 +20,8 @@ RUNS = HERE.parent / "runs"
 SOURCES = RUNS / "sources"
 PLACE = "@sources@"
 """Stands for the folder of the sources in recorded files."""
+_MASKED_FILES = ("mergekit_config.yml",)
+"""Files that name the folder of the sources."""
 RULES = (
     Rule(match=r".*\.self_attn\..*", operator="task_arithmetic", params={"weight": {"red": 0.3, "blue": 0.7}}),
     Rule(match=r".*\.mlp\..*", operator="linear", params={"weight": {"red": 1.5, "blue": -0.25}, "normalize": False}),
@@ -46,7 +48,7 @@ def publish(run: Path, out: Path) -> None:
     shutil.copytree(RUNS / "v0.1.0" / "cma_es" / "finished", run)
     for path in (run / "spec.yaml", run / "journal.jsonl"):
         path.write_text(path.read_text().replace(PLACE, str(SOURCES)))
-    publish_run(run, out, licence="apache-2.0")
+    publish_run(run, out, with_scores=False, licence="apache-2.0")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,6 +62,7 @@ def _masked(path: Path) -> bytes:
         record = json.loads(content)
         if "versions" in record:
             record["versions"] = dict.fromkeys(("python", "crossbreed"), "masked")
+        record["files"] = {name: file for name, file in record["files"].items() if name not in _MASKED_FILES}
         content = (json.dumps(record, indent=2) + "\n").encode()
     return content.replace(str(SOURCES).encode(), PLACE.encode())
 

@@ -17,7 +17,7 @@ from crossbreed.kernels.executors.cuda.linear import linear
 from crossbreed.kernels.executors.cuda.ratio import ratio
 from crossbreed.kernels.executors.cuda.values import Values, whole
 from crossbreed.kernels.executors.lowering import Apply, Pass, value_of
-from crossbreed.kernels.executors.protocol import Job, Waiting, checked
+from crossbreed.kernels.executors.protocol import TensorMerge, Waiting, checked
 from crossbreed.kernels.executors.torch_blocks import TorchBlocks
 from crossbreed.kernels.tensors import ExpertTensor
 
@@ -37,23 +37,23 @@ class Cuda(TorchBlocks):
         """Chooses the elements in a block of torch's functions."""
         super().__init__(block)
 
-    def start(self, jobs: Sequence[Job], base: torch.Tensor) -> list[Waiting]:
+    def start(self, merges: Sequence[TensorMerge], base: torch.Tensor) -> list[Waiting]:
         """As `Executor.start`."""
-        return [partial(checked, self.run(job, base)) for job in jobs]
+        return [partial(checked, self.run(merge, base)) for merge in merges]
 
-    def run(self, job: Job, base: torch.Tensor) -> torch.Tensor:
-        """Queues a job, and returns its result unchecked."""
-        match job.work:
+    def run(self, merge: TensorMerge, base: torch.Tensor) -> torch.Tensor:
+        """Queues a merge and returns the result unchecked."""
+        match merge.work:
             case Apply() as work:
                 there = [whole(value, base.device) for value in work.values]
-                return super().run(Job(replace(work, values=there), job.merged), base)
+                return super().run(TensorMerge(replace(work, values=there), merge.merged), base)
             case Pass(values=[]):
-                return super().run(job, base)
+                return super().run(merge, base)
             case Pass(consensus=None) as work:
                 values = Values.of(work.values, base.device)
-                return linear(base, values, work.weights, work.of_base, job.merged).run()
+                return linear(base, values, work.weights, work.of_base, merge.merged).run()
             case Pass() as work:
-                return elect(work, base, job.merged).run()
+                return elect(work, base, merge.merged).run()
 
 
 def average(

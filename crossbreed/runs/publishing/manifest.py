@@ -1,0 +1,110 @@
+"""The files of a published folder: `crossbreed.json` lists them, and what differs from the list is not published again.
+
+SHA-256, because the hub shows it beside each file and `sha256sum` checks it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossbreed.errors import InputError
+from crossbreed.sources.json_files import read_json
+
+RECORD_FILE = "crossbreed.json"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One file of a published folder."""
+
+    num_bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        return {"bytes": self.num_bytes, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFolder:
+    """What the `crossbreed.json` of a folder says about it."""
+
+    path: Path
+    fingerprint: str
+    files: Mapping[str, FileRecord]
+    """Name in the folder -> file, except `crossbreed.json` itself."""
+
+    def verify(self) -> None:
+        """Compares every file with the list.
+
+        Raises:
+            InputError: a file is missing, or is not what was published.
+        """
+        changed = [problem for name, file in self.files.items() if (problem := _problem(self.path / name, name, file))]
+        if changed:
+            more = f" and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN)
+            raise InputError(
+                "the folder has changed since it was published",
+                expected="the files that its crossbreed.json lists",
+                got=", ".join(changed[:_SHOWN]) + more,
+                where=str(self.path),
+                fix="publish to another --out; to change the card, edit it on the hub after the upload",
+            )
+
+    @property
+    def uploads(self) -> dict[str, int]:
+        """The files to upload, and nothing else in the folder: name -> bytes."""
+        sizes = {name: file.num_bytes for name, file in self.files.items()}
+        return dict(sorted({**sizes, RECORD_FILE: (self.path / RECORD_FILE).stat().st_size}.items()))
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Returns the record of every file in a folder, by its name in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _file_record(path) for path in files}
+
+
+def published_folder(folder: Path) -> PublishedFolder | None:
+    """Returns what `crossbreed.json` says about a folder; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or lists no files.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    try:
+        files = {
+            str(name): FileRecord(num_bytes=int(file["bytes"]), sha256=str(file["sha256"]))
+            for name, file in record["files"].items()
+        }
+        return PublishedFolder(path=folder, fingerprint=str(record["fingerprint"]), files=files)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(
+            "this crossbreed.json does not list the files of its folder",
+            expected="`fingerprint` and `files`, as this version of crossbreed writes them",
+            got=f"the keys {', '.join(sorted(map(str, record)))[:200]}",
+            where=str(path),
+            fix="publish to another --out",
+        ) from None
+
+
+def _file_record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(num_bytes=path.stat().st_size, sha256=digest)
+
+
+def _problem(path: Path, name: str, file: FileRecord) -> str | None:
+    try:
+        if path.is_symlink() or not path.is_file():
+            return f"{name}: missing"
+        if path.stat().st_size != file.num_bytes:
+            return f"{name}: {path.stat().st_size:,} bytes instead of {file.num_bytes:,}"
+        return f"{name}: other content" if _file_record(path) != file else None
+    except OSError as error:
+        return f"{name}: {error.strerror}"
