@@ -26,6 +26,19 @@ def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str
             raise InputError(f"`{key}` is missing", expected=any_of(needed), got=any_of(value), where=where)
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the pairs of a JSON object, for `object_pairs_hook`; JSON itself would keep the last of equal keys.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return value
+
+
 def any_of(names: Iterable[object]) -> str:
     """Returns the names as a list for messages."""
     return ", ".join(map(str, names)) or "nothing"

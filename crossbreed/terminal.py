@@ -53,6 +53,29 @@ class Terminal:
             self._is_inside_line = False
 
 
+_SHOWN_GROUPS = 12
+"""The most lines that `check` prints of groups."""
+
+
+def _groups_lines(findings: "Findings") -> list[str]:
+    """What shares coordinates: a line for each group, with one of its tensors."""
+    shown, more = findings.groups[:_SHOWN_GROUPS], len(findings.groups) - _SHOWN_GROUPS
+    width = max((len(group.label) for group in shown), default=0)
+    lines = [
+        f"  group   {group.label:{width}}  {_count(len(group.tensors), 'tensor')}, as {group.tensors[0]}"
+        for group in shown
+    ]
+    lines += [f"  group   ... and {more} more"] if more > 0 else []
+    if findings.unplaced:
+        of = _count(len(findings.unplaced), "tensor")
+        lines.append(f"  other   {of} of no known module type, as {findings.unplaced[0]}")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def findings_text(findings: "Findings") -> str:
     """Returns the output of `crossbreed check`."""
     plan = findings.plan
@@ -62,6 +85,7 @@ def findings_text(findings: "Findings") -> str:
         lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
         lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
     lines += [f"  note    {note}" for note in findings.notes]
+    lines += _groups_lines(findings)
     for example in findings.examples:
         lines += ["", f"{example.task}, item {example.item_id}:", repr(example.prompt), f"  gold: {example.gold!r}"]
         if example.answer is not None:

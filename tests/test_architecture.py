@@ -23,6 +23,7 @@ GROUND = {
     "errors",
     "config",
     "parsing",
+    "yaml_files",
     "randomness",
     "durable",
     "cache",

@@ -23,6 +23,7 @@ from crossbreed.fitness.engines import (
 )
 from crossbreed.fitness.engines.library import engine_code, library_call
 from crossbreed.fitness.evaluation import Evaluation, evaluate_tasks
+from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import (
     AnyItems,
     Item,
@@ -32,7 +33,6 @@ from crossbreed.fitness.items import (
     Split,
     SplitConfig,
     check_disjoint,
-    load_items,
     split_items,
 )
 from crossbreed.fitness.protocol import (
@@ -52,6 +52,7 @@ from crossbreed.fitness.protocol import (
 )
 from crossbreed.fitness.tasks import (
     METRICS,
+    SHOWN_KEYS,
     TASKS,
     Answer,
     AnyTaskConfig,
@@ -64,6 +65,7 @@ from crossbreed.fitness.tasks import (
     PromptTaskConfig,
     Task,
     TaskConfig,
+    asked,
     fill_prompt,
     load_tasks,
 )
@@ -71,6 +73,7 @@ from crossbreed.fitness.tasks import (
 __all__ = [
     "ENGINES",
     "METRICS",
+    "SHOWN_KEYS",
     "TASKS",
     "Answer",
     "AnyEngineConfig",
@@ -111,6 +114,7 @@ __all__ = [
     "TransformersConfig",
     "VllmConfig",
     "WeightEngine",
+    "asked",
     "build_engine",
     "build_recipe_engine",
     "check_disjoint",

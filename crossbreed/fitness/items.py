@@ -1,25 +1,21 @@
-"""Items: the questions of a task, read from a file and split once, so that no winner is scored on what selected it.
+"""Items: the questions of a task, split once, so that no winner is scored on what selected it.
 
 Search, selection and report items are three types: a function that takes `SearchItems` cannot be passed report items.
 """
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, NoReturn, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from crossbreed.config import Config
-from crossbreed.errors import InputError, require
+from crossbreed.errors import InputError
+from crossbreed.fitness.values import FieldValue
 from crossbreed.randomness import spawn
 from crossbreed.types import canonical_json, content_id
-
-FieldValue: TypeAlias = JsonValue
-"""The value of an item's field; in a CSV file, always text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +25,12 @@ class Item:
     id: str
     """The file's `id`, or the hash of the fields."""
     fields: Mapping[str, FieldValue]
+    where: str = field(default="", compare=False)
+    """The file and the line it is from, for messages; empty if it was made in Python."""
+
+    def place(self, task: str, name: str = "") -> str:
+        """Returns where a field of the item stands, for messages."""
+        return ", ".join(filter(None, (f"task `{task}`", name and f"field `{name}`", self.where)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +75,6 @@ class Split:
     report: ReportItems
 
 
-def load_items(path: str | Path) -> tuple[Item, ...]:
-    """Reads a `.jsonl`, `.csv` or `.parquet` file, one item per line (row).
-
-    Raises:
-        InputError: the file or a line of it cannot be read, two items have the same id or the same content, or there
-            is none.
-        MissingExtra: a Parquet file without pyarrow.
-    """
-    path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        _fail("items cannot be read from this kind of file", path, expected=" or ".join(_READERS), got=path.name)
-    try:
-        records = list(reader(path))
-    except OSError as error:
-        _fail(f"the items cannot be read: {error.strerror or error}", path, fix="correct the task's `items`")
-    except UnicodeDecodeError as error:
-        _fail("the items are not text", path, expected="UTF-8", got=str(error))
-    if not records:
-        _fail("there are no items", path, expected="at least one line", got="an empty file")
-    return tuple(_distinct(records, path))
-
-
 def split_items(
     items: Sequence[Item], config: SplitConfig, *, seed: int, task: str, stratify: str | None = None
 ) -> Split:
@@ -128,29 +107,42 @@ def split_items(
     )
 
 
-def check_disjoint(splits: Mapping[str, Split]) -> None:
+Asked: TypeAlias = Callable[[Item], Collection[str]]
+"""Item -> what a model is asked by it: items that share one of these texts must not be in two splits."""
+
+
+def check_disjoint(splits: Mapping[str, Split], asked: Mapping[str, Asked] = MappingProxyType({})) -> None:
     """Checks that no item is in the search or selection split of one task and the report split of another (law 6).
 
     Args:
         splits: Task name -> its split items.
+        asked: Task name -> what is compared besides the items' contents.
 
     Raises:
-        InputError: there is one; the message names the item and both tasks.
+        InputError: there is one; the message names the items and both tasks.
     """
+
+    def keys(task: str, item: Item) -> list[str]:
+        return [_content(item), *(asked[task](item) if task in asked else ())]
+
     seen = {
-        _content(item): (task, item.id)
+        key: (task, item)
         for task, split in splits.items()
         for item in (*split.search.items, *split.select.items)
+        for key in keys(task, item)
     }
     for task, split in splits.items():
         for item in split.report.items:
-            if found := seen.get(_content(item)):
-                raise InputError(
-                    f"task `{task}` reports on an item that task `{found[0]}` uses for search or selection",
-                    got=f"item `{item.id}`, with the same content as `{found[1]}`",
-                    where="fitness.tasks",
-                    fix="give both tasks the same file and the same `stratify`, or remove the item from one file",
-                )
+            for key in keys(task, item):
+                if key in seen:
+                    other, used = seen[key]
+                    raise InputError(
+                        f"task `{task}` reports on an item that task `{other}` uses for search or selection",
+                        expected="items that ask for something else",
+                        got=f"item `{item.id}`, which asks the same as `{used.id}`",
+                        where="; ".join(dict.fromkeys(filter(None, (item.where, used.where)))) or "fitness.tasks",
+                        fix="give both tasks the same file and the same `stratify`, or remove the item from one file",
+                    )
 
 
 def _content(item: Item) -> str:
@@ -184,89 +176,7 @@ def field_of(item: Item, name: str, *, task: str) -> FieldValue:
             f"item `{item.id}` has no field `{name}`",
             expected=f"the field `{name}` in every item",
             got=", ".join(sorted(item.fields)) or "no fields",
-            where=f"task `{task}`",
+            where=item.place(task),
             fix="correct the field's name in the task, or the item",
         )
     return item.fields[name]
-
-
-Record: TypeAlias = tuple[int, dict[str, FieldValue]]
-"""(line or row number, fields)."""
-
-
-def _distinct(records: Iterable[Record], path: Path) -> Iterator[Item]:
-    lines_of_ids: dict[str, int] = {}
-    lines_of_contents: dict[str, int] = {}
-    for line, fields in records:
-        try:
-            content = content_id(canonical_json({k: v for k, v in fields.items() if k != "id"}))
-        except (TypeError, ValueError) as error:
-            _fail("an item holds a value that is not JSON", path, line, expected="text, numbers, lists", got=str(error))
-        given = fields.get("id")
-        item_id = content if given is None else str(given)
-        for what, value, lines in (("id", item_id, lines_of_ids), ("content", content, lines_of_contents)):
-            if value in lines:
-                _fail(
-                    f"two items have the same {what}",
-                    path,
-                    lines[value],
-                    line,
-                    got=f"`{item_id}` twice",
-                    fix="delete one: a duplicate could be in two splits at once",
-                )
-            lines[value] = line
-        yield Item(id=item_id, fields=fields)
-
-
-def _read_jsonl(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                _fail("a line is not JSON", path, number, got=str(error), fix="write one JSON object per line")
-            if not isinstance(fields, dict):
-                _fail("a line is not a JSON object", path, number, expected='{"question": ..., ...}', got=line[:60])
-            yield number, fields
-
-
-def _read_csv(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, restkey="")
-        for row in rows:
-            if "" in row or None in row.values():
-                _fail(
-                    "a row does not have as many cells as the header",
-                    path,
-                    rows.line_num,
-                    got=str(list(row.values()))[:80],
-                )
-            yield rows.line_num, dict(row)
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
-    require("pyarrow", extra="parquet")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        _fail("the file is not Parquet", path, got=str(error).splitlines()[0])
-    yield from enumerate(rows, start=1)
-
-
-_READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
-def _fail(problem: str, path: Path, *lines: int, expected: str = "", got: str = "", fix: str = "") -> NoReturn:
-    where = str(path)
-    if lines:
-        where += f", line{'s' * (len(lines) > 1)} {' and '.join(map(str, lines))}"
-    raise InputError(problem, expected=expected, got=got, where=where, fix=fix)

@@ -23,6 +23,8 @@ class Prompt:
     chat: bool = False
     """Render `system` and `text` through the chat template, with the generation prompt."""
     system: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    """For a chat: the (role, content) of the turns between `system` and `text`, which is the user's last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
-import yaml
-
 from crossbreed.errors import InputError
 from crossbreed.mergekit.methods import METHODS, Method, Parameter, Scope
 from crossbreed.parsing import any_of, kind, require_keys, suggestion
+from crossbreed.yaml_files import read_documents
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes in which a merge can be computed and stored."""
@@ -148,9 +147,14 @@ def read_config(path: Path) -> MergeConfig | None:
         InputError: it is an invalid configuration, or one for another tool of mergekit.
     """
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        text = path.read_text(encoding="utf-8")
+        documents = read_documents(text, what="the configuration", where=str(path))
+    except (OSError, UnicodeDecodeError):
         return None  # the reader of recipes reports it
+    except InputError:
+        if path.suffix == ".json":
+            return None  # not all JSON is YAML
+        raise
     if not documents or not isinstance(documents[0], Mapping):
         return None
     for key, tool in _OTHER_TOOLS.items():

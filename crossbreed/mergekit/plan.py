@@ -13,7 +13,15 @@ from crossbreed.errors import InputError
 from crossbreed.mergekit.config import MergeConfig, ModelReference, Settings, Slice
 from crossbreed.mergekit.methods import BaseRole, Method, Parameter, Scope
 from crossbreed.parsing import any_of
-from crossbreed.sources.naming import HEAD, has_token_rows, in_layer, is_before_layers, layer_of, may_be_tied
+from crossbreed.sources.naming import (
+    HEAD,
+    embedding_names,
+    has_token_rows,
+    in_layer,
+    is_before_layers,
+    layer_of,
+    may_be_tied,
+)
 from crossbreed.sources.structure import Structure
 from crossbreed.types import ParamValue
 
@@ -165,16 +173,39 @@ class _Planner:
             inputs=tuple(inputs),
             base=base,
             parameters=_values(method, (Scope.GLOBAL,), above, name, depth, of="the merge"),
-            has_token_rows=has_token_rows(name),
+            has_token_rows=self._has_token_rows(name, entry, read),
         )
 
     def _check_shapes(self, name: str, entry: Slice, read: Sequence[str]) -> None:
         shapes = [self.structures[m].tensors[own].shape for m, own in zip(entry.models, read, strict=True)]
-        aligned = has_token_rows(name) and self.config.tokenizer is not None
+        has_rows = self._has_token_rows(name, entry, read)
+        aligned = has_rows and self.config.tokenizer is not None
         if len({shape[1:] if aligned else shape for shape in shapes}) > 1:
             got = any_of(f"{model}: {shape}" for model, shape in zip(entry.models, shapes, strict=True))
-            fix = "align the vocabularies: `tokenizer_source: base` (or union)" if has_token_rows(name) else ""
+            fix = "align the vocabularies: `tokenizer_source: base` (or union)" if has_rows else ""
             raise InputError(f"`{name}` has different shapes in the models", expected="one", got=got, fix=fix)
+
+    def _has_token_rows(self, name: str, entry: Slice, read: Sequence[str]) -> bool:
+        """Whether it is an embedding or head by its name, and as long as the model's input embedding.
+
+        Raises:
+            InputError: an embedding has rows for another number of tokens, and they are to be aligned.
+        """
+        if not has_token_rows(name):
+            return False
+        for model, own in zip(entry.models, read, strict=True):
+            shapes = {n: info.shape for n, info in self.structures[model].tensors.items()}
+            lengths = [shapes[n][0] for n in embedding_names(shapes)]
+            if lengths and shapes[own][0] != max(lengths):
+                if own in embedding_names(shapes) and self.config.tokenizer is not None:
+                    raise InputError(
+                        f"`{own}` of `{model}` has rows for another number of tokens than the input embedding",
+                        expected=f"{max(lengths)} rows, as the longest embedding has",
+                        got=str(shapes[own][0]),
+                        fix="merge models of one vocabulary, without `tokenizer_source`",
+                    )
+                return False
+        return True
 
 
 def _common(held: Sequence[Mapping[str, str]], entry: Slice) -> list[str]:

@@ -14,9 +14,10 @@ from typing import Any, get_args
 import yaml
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys
+from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys, unique_keys
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.types import RECIPE_SCHEMA, Dtype, ParamValue, Recipe, Rule
+from crossbreed.yaml_files import read_yaml
 
 DTYPES: tuple[str, ...] = get_args(Dtype)
 _RECIPE_KEYS = ("schema", "base", "sources", "rules", "dtype", "artifacts")
@@ -33,10 +34,13 @@ def load_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
         raise InputError("the recipe cannot be read", expected="a YAML or JSON file", got=str(fault)) from None
-    try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as fault:
-        raise InputError("the recipe is not well-formed", got=str(fault), where=str(path)) from None
+    if path.suffix == ".json":
+        try:
+            content = json.loads(text, object_pairs_hook=unique_keys)
+        except (ValueError, RecursionError) as fault:
+            raise InputError("the recipe is not well-formed", got=str(fault), where=str(path)) from None
+    else:
+        content = read_yaml(text, what="the recipe", where=str(path))
     return parse_recipe(content, where=str(path))
 
 

@@ -57,7 +57,7 @@ def layer_swapping(
         (averaged, {outer: 0.5, inner: 0.5}),
         (list(range(first, last)), {inner: 1.0}),
     ]
-    rules = [_sum(layers_pattern(layers), weight) for layers, weight in parts if layers]
+    rules = [_sum(layers_pattern(layers, structure.tensors), weight) for layers, weight in parts if layers]
     return (*rules, _sum(".*", {outer: 1.0}))
 
 

@@ -10,6 +10,8 @@ from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidates import start_candidates
+from crossbreed.search_spaces import Group, HasGroups
+from crossbreed.sources.naming import ModuleType, module_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,10 @@ class Findings:
     """The free space in the current folder. A run needs little, a published checkpoint `plan.merged_bytes`."""
     notes: tuple[str, ...]
     """Differences between the sources that affect answers, one sentence each."""
+    groups: tuple[Group, ...]
+    """The groups of tensors that share coordinates; none in spaces without groups."""
+    unplaced: tuple[str, ...]
+    """The base's tensors of no known module type."""
     examples: tuple[Example, ...]
     """One for each task."""
 
@@ -64,6 +70,8 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         memory_bytes=memory_bytes,
         free_disk_bytes=shutil.disk_usage(".").free,
         notes=plan.weights.sources.notes if plan.weights else (),
+        groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
+        unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
         examples=tuple(_answered(plan, examples) if answer else examples),
     )
 

@@ -13,7 +13,7 @@ from crossbreed.sources import Adapter, Checkpoint, SourceLocation, locate
 from crossbreed.sources.adapter import ADAPTER_STEM, factor_of
 from crossbreed.sources.adapter_config import AdapterConfig
 from crossbreed.sources.files import open_shards
-from crossbreed.sources.naming import ModuleType, count_layers, module_of, place_of
+from crossbreed.sources.naming import ModuleType, count_layers, module_of, stacks_of
 from crossbreed.sources.opening import is_adapter, open_expert
 from crossbreed.sources.vocabulary import end_tokens
 
@@ -122,11 +122,9 @@ def _tensors(sizes: Mapping[str, int], dtypes: Mapping[str, str]) -> dict[str, A
     by_dtype: Counter[str] = Counter()
     for name, size in sizes.items():
         by_dtype[dtypes[name]] += size
-    places = {name: place_of(name) for name in sizes}
-    layers = {(place.stack, place.layer) for place in places.values() if place.stack}
     by_type = {kind: [name for name in sorted(sizes) if module_of(name) is kind] for kind in ModuleType}
     return {
-        "layers": dict(Counter(stack for stack, _ in sorted(layers))),
+        "layers": stacks_of(sizes),
         "parameters": sum(sizes.values()),
         "dtypes": dict(by_dtype.most_common()),
         "tensors": len(sizes),

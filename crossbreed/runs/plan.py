@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError
@@ -10,6 +11,7 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     Request,
     Task,
+    asked,
     check_disjoint,
     load_tasks,
     require_code,
@@ -280,7 +282,7 @@ def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, 
         )
         for task in tasks
     }
-    check_disjoint(splits)
+    check_disjoint(splits, {task.name: partial(asked, task) for task in tasks})
     return {
         "search": {name: split.search for name, split in splits.items()},
         "select": {name: split.select for name, split in splits.items()},

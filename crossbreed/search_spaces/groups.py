@@ -14,7 +14,16 @@ from pydantic import Field
 
 from crossbreed.config import Config
 from crossbreed.errors import InputError
-from crossbreed.sources.naming import ModuleType, layer_of, module_of, names_pattern, place_of
+from crossbreed.parsing import any_of
+from crossbreed.sources.naming import (
+    STACKS,
+    ModuleType,
+    layer_of,
+    module_of,
+    names_pattern,
+    numbered_lists,
+    place_of,
+)
 from crossbreed.sources.structure import Structure
 
 
@@ -24,7 +33,8 @@ class GroupsConfig(Config):
     layers: Annotated[int, Field(ge=1)] | Literal["each"] | None = None
     """Number of bands of consecutive layers, as equal as possible; `each`: one per layer; None: no bands."""
     modules: tuple[ModuleType, ...] = ()
-    """Module types with their own coefficients; all others share one group, `rest`. Empty: no division by module."""
+    """Module types with their own coefficients; all others share one group, `rest`. Empty: no division by module.
+    `check` prints the groups; docs/sources.md says what is of which type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +94,16 @@ def _bands(layers: int | str | None, structure: Structure) -> dict[int, str]:
         return {}
     num_layers = structure.num_layers
     num_bands = num_layers if layers == "each" else int(layers)
-    if num_bands > num_layers or num_layers == 0:
+    if num_layers == 0:
+        lists = ", ".join(f"{name} ({length})" for name, length in numbered_lists(structure.tensors).items())
+        raise InputError(
+            "the base has no layers under a name that is known here",
+            expected=f"a list of layers named {any_of(STACKS)}",
+            got=f"numbered lists: {lists or 'none'}",
+            where="space.groups.layers",
+            fix="leave out `layers`",
+        )
+    if num_bands > num_layers:
         raise InputError(
             "there are more bands than layers",
             expected=f"at most {num_layers}, the layers of the base",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbreed.errors import InputError
+from crossbreed.search_spaces.groups import Group
 from crossbreed.types import Box, Domain, Point, Proposal, Recipe
 
 Genome: TypeAlias = NDArray[np.float64]
@@ -77,6 +78,16 @@ class TakesSlopes(Protocol):
         Args:
             found: Tensor -> expert -> slope of the loss along the expert's delta, in that tensor alone.
         """
+        ...
+
+
+@runtime_checkable
+class HasGroups(Protocol):
+    """A space whose coordinates are of groups of tensors."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, in the order of a recipe's rules."""
         ...
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
+from crossbreed.parsing import unique_keys
 
 MAX_BYTES = 64 << 20
 """The largest index of a published model takes 15 MB."""
@@ -29,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: there is no such file, it is larger or deeper than any that a model needs, or no JSON object.
     """
     try:
-        value = json.loads(_text(path), parse_int=_integer, object_pairs_hook=_object)
+        value = json.loads(_text(path), parse_int=_integer, object_pairs_hook=unique_keys)
         _check(value)
     except FileNotFoundError:
         raise InputError(
@@ -90,14 +91,6 @@ def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
-    return value
 
 
 def _check(value: Any) -> None:  # any JSON value

@@ -65,7 +65,7 @@ _REASONS = {
 HARMLESS: Mapping[str, str] = MappingProxyType({key: why for why, keys in _REASONS.items() for key in keys.split()})
 """Keys that experts may have otherwise than the base, and why. Everything else must agree."""
 
-_RULED_BY = {
+RULED_BY = {
     "max_window_layers": "layer_types",
     "sliding_window_pattern": "layer_types",
     "_sliding_window_pattern": "layer_types",
@@ -105,7 +105,7 @@ def compare_configs(
         return ()
     if base.get("model_type") != expert.get("model_type"):
         return (ConfigDifference(key="model_type", ours=base.get("model_type"), theirs=expert.get("model_type")),)
-    ours, theirs = _counted(_as_read(base, where[0])), _counted(_as_read(expert, where[1]))
+    ours, theirs = _counted(as_transformers_reads(base, where[0])), _counted(as_transformers_reads(expert, where[1]))
     return tuple(_differences(ours, theirs))
 
 
@@ -132,12 +132,22 @@ def load_config(folder: Path) -> Any:  # transformers has no types
 
 def canonical_config(config: Mapping[str, Any]) -> str:
     """Returns what of a configuration may change answers, as it stands: old names and rules too."""
-    unread = HARMLESS.keys() - _RULED_BY.keys()
+    unread = HARMLESS.keys() - RULED_BY.keys()
     return json.dumps({key: value for key, value in config.items() if key not in unread}, sort_keys=True)
 
 
-def _as_read(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """As transformers reads it, with every default; as it stands where transformers does not know the architecture."""
+def as_transformers_reads(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Returns a configuration as transformers reads it, with every default and every list that a rule makes.
+
+    It stays as it is where transformers does not know the architecture.
+
+    Args:
+        config: config.json.
+        where: Its file, for messages.
+
+    Raises:
+        InputError: transformers cannot read it as its `model_type` says.
+    """
     from transformers import CONFIG_MAPPING
 
     own = copy.deepcopy(dict(config))
@@ -198,7 +208,7 @@ def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_harmless(key: str, config: Mapping[str, Any]) -> bool:
-    made = _RULED_BY.get(key)
+    made = RULED_BY.get(key)
     return key in HARMLESS and (made is None or isinstance(config.get(made), list))
 
 

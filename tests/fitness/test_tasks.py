@@ -168,9 +168,13 @@ def test_a_gold_option_is_an_index_or_a_text(gold: object) -> None:
     assert choice(few_shot=[dict(item.fields)]).render(CAPITAL).text == "France: Rome\n\nFrance:"
 
 
-def test_an_option_that_reads_like_an_index_is_meant_as_text() -> None:
-    item = Item(id="1", fields={"q": "", "options": ["1", "0"], "a": "0"})
-    assert choice().score(item, [said(logprobs=[-9.0]), said()]).value == 1
+@pytest.mark.parametrize("gold", ["0", 0])
+def test_an_option_that_reads_like_an_index_is_refused_until_the_spec_says_which_it_is(gold: object) -> None:
+    item = Item(id="1", fields={"q": "", "options": ["1", "0"], "a": gold})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="can be read in two ways"):
+        choice().requests(item)
+    assert choice(gold_is="text").shown(item) == "0"
+    assert choice(gold_is="index").shown(item) == "1"
 
 
 def test_options_may_stand_in_fields_of_their_own() -> None:

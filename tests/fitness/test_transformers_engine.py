@@ -151,6 +151,36 @@ def test_what_does_not_fit_the_context_is_refused_and_found_by_check(folders: di
         check_tasks([task], folders[BASE.id], max_model_len=None)
 
 
+def test_turns_of_a_chat_are_rendered_in_order(folders: dict[str, Path]) -> None:
+    encoder = Encoder(folders[BASE.id])
+    chat = Prompt(text="two", chat=True, system="Brief.", turns=(("user", "one"), ("assistant", "yes")))
+    text = encoder.decode(encoder.encode(Generate(prompt=chat, max_tokens=1)).token_ids)
+    places = [text.index(part) for part in ("Brief.", "one", "yes", "two")]
+    assert places == sorted(places)
+
+
+def test_answers_that_do_not_fit_max_tokens_are_counted_and_named(folders: dict[str, Path]) -> None:
+    items = tuple(
+        Item(id=str(i), fields={"q": str(i), "a": a}) for i, a in enumerate(("abc", "abcd", ["abcdef", "b"], "abcdef"))
+    )
+    kind = GenerateTask(kind="generate", name="t", items="", prompt="{q}", answer="a", max_tokens=3)
+    with pytest.raises(InputError, match="2 of 4 items can never be given") as caught:
+        check_tasks([Task(kind=kind, items=items)], folders[BASE.id], max_model_len=None)
+    assert "4 tokens in 'abcd'" in caught.value.got
+    limit = int(caught.value.fix.split(":")[1].split(",")[0])
+    enough = kind.model_copy(update={"max_tokens": limit})
+    check_tasks([Task(kind=enough, items=items)], folders[BASE.id], max_model_len=None)
+
+
+def test_a_text_too_short_to_score_is_named(folders: dict[str, Path]) -> None:
+    task = Task(
+        kind=PerplexityTask(kind="perplexity", name="prose", items=""), items=(Item(id="x", fields={"text": "a"}),)
+    )
+    with pytest.raises(InputError, match="item `x`: a text is too short to score") as caught:
+        check_tasks([task], folders[BASE.id], max_model_len=None)
+    assert caught.value.where == "task `prose`"
+
+
 def test_a_template_that_writes_the_date_is_the_same_every_day(folders: dict[str, Path]) -> None:
     encoder = Encoder(folders[BASE.id])
     encoder.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"

@@ -1,6 +1,7 @@
 """What a run tells while it works: each event once, in order, to its listener and to log.txt, and nothing to stdout."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,18 @@ def test_check_returns_what_it_found(spec: Path) -> None:
     assert all(example.prompt.endswith(example.gold) and example.answer is None for example in findings.examples)
     assert findings.memory_bytes > findings.plan.merged_bytes > 0
     assert findings_text(findings).endswith("no problems found")
+    assert findings.groups
+    for group in findings.groups:
+        assert f"{len(group.tensors)} tensors, as {group.tensors[0]}" in findings_text(findings)
+
+
+def test_check_shows_a_dozen_groups_and_counts_the_rest(spec: Path) -> None:
+    findings = check_spec(load_spec(spec))
+    many = replace(findings, groups=findings.groups[:1] * 15, unplaced=("x.y",))
+    lines = [line for line in findings_text(many).splitlines() if line.startswith(("  group", "  other"))]
+    assert len(lines) == 14
+    assert lines[12:] == ["  group   ... and 3 more", "  other   1 tensor of no known module type, as x.y"]
+    assert findings.unplaced == ()
 
 
 def test_check_shows_the_answers_of_the_base(spec: Path) -> None:

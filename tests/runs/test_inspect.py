@@ -64,7 +64,7 @@ def test_one_model_is_not_compared(toy_base: Path) -> None:
 
 
 def test_tensors_that_cannot_be_placed_are_counted_and_shown(toy_base: Path, tmp_path: Path) -> None:
-    name = "model.layers.0.fc1.weight"
+    name = "model.layers.0.odd_one.weight"
     odd = changed(toy_base, tmp_path / "odd", tensors=lambda held: held.update({name: torch.ones(2, 2)}))
     found = inspected(odd)
     (model,) = found["models"]

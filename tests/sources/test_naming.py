@@ -51,7 +51,24 @@ def test_names_mean_what_they_meant() -> None:
         ("h.5.attn.c_attn.weight", 5, naming.ModuleType.ATTENTION),
         ("model.norm.weight", None, naming.ModuleType.NORM),
         ("lm_head.weight", None, naming.ModuleType.EMBEDDING),
-        ("vision.patch.weight", None, naming.ModuleType.OTHER),
+        ("lone.patch.weight", None, naming.ModuleType.OTHER),
+        ("vision.patch.weight", None, naming.ModuleType.VISION),
+        ("model.visual.blocks.3.attn.qkv.weight", None, naming.ModuleType.VISION),
+        ("model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias", None, naming.ModuleType.VISION),
+        ("model.multi_modal_projector.linear_1.weight", None, naming.ModuleType.VISION),
+        ("model.audio_tower.layers.1.fc1.weight", None, naming.ModuleType.AUDIO),
+        ("mtp.layers.0.mlp.up_proj.weight", None, naming.ModuleType.DRAFT),
+        ("model.encoder.layers.0.self_attn.q_proj.weight", None, naming.ModuleType.ENCODER),
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", None, naming.ModuleType.ENCODER),
+        ("model.decoder.layers.2.self_attn.q_proj.weight", 2, naming.ModuleType.ATTENTION),
+        ("transformer.encoder.layers.2.self_attention.dense.weight", 2, naming.ModuleType.ATTENTION),
+        ("bert.encoder.layer.3.intermediate.dense.weight", 3, naming.ModuleType.MLP),
+        ("model.language_model.layers.1.mlp.vision_mlp.up_proj.weight", 1, naming.ModuleType.MLP),
+        ("model.layers.1.block_sparse_moe.gate.weight", 1, naming.ModuleType.ROUTER),
+        ("model.layers.1.mlp.gate.weight", 1, naming.ModuleType.ROUTER),
+        ("model.layers.1.mlp.gate_proj.weight", 1, naming.ModuleType.MLP),
+        ("backbone.layers.1.mixer.q_proj.weight", 1, naming.ModuleType.ATTENTION),
+        ("backbone.layers.1.mixer.in_proj.weight", 1, naming.ModuleType.MIXER),
     ],
 )
 def test_a_name_tells_layer_and_module(name: str, layer: int | None, module: naming.ModuleType) -> None:
@@ -70,10 +87,36 @@ def test_a_tensor_of_another_layer_differs_in_its_number_alone(name: str, number
     assert in_layer(moved, place_of(name).layer or 0) == name
 
 
-@given(st.sets(st.integers(0, 30), min_size=1, max_size=4), st.sampled_from(ALL_NAMES), st.integers(0, 30))
-def test_the_pattern_of_layers_matches_their_tensors_and_no_others(layers: set[int], name: str, number: int) -> None:
-    moved = name if layer_of(name) is None else in_layer(name, number)
-    assert bool(re.fullmatch(layers_pattern(layers), moved)) == (layer_of(moved) in layers)
+@given(st.sets(st.integers(0, 30), min_size=1, max_size=4), st.sampled_from(sorted(ARCHITECTURES)))
+def test_the_pattern_of_layers_matches_their_tensors_and_no_others(layers: set[int], architecture: str) -> None:
+    names = ARCHITECTURES[architecture]
+    pattern = re.compile(layers_pattern(layers, names))
+    assert all(bool(pattern.fullmatch(name)) == (layer_of(name) in layers) for name in names)
+
+
+TYPES: dict[str, dict[str, list[str]]] = json.loads((GOLDEN / "types.json").read_text())
+UNPLACED = {"input_residual", "per_layer_input_gate.weight", "per_layer_projection.weight"}
+"""What of decoder layers is of no module type: scales of residuals, inputs of single layers."""
+
+
+@pytest.mark.parametrize("architecture", TYPES)
+def test_names_of_all_language_models_have_the_reviewed_types(architecture: str) -> None:
+    for said, names in TYPES[architecture].items():
+        for name in names:
+            place = place_of(name)
+            assert f"{'outside' if place.layer is None else 'layer'}: {place.module}" == said, name
+            assert said != "layer: other" or place.within in UNPLACED
+
+
+def test_the_layers_of_nearly_all_language_models_are_found() -> None:
+    without = {kind for kind, types in TYPES.items() if not any(said.startswith("layer") for said in types)}
+    assert len(TYPES) > 150
+    assert without == {"xlm"}
+
+
+def test_layers_that_only_draft_are_not_counted() -> None:
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(4)]
+    assert naming.count_layers([*names, "model.layers.3.eh_proj.weight"]) == 3
 
 
 ANY_NAMES = st.text("a1.*|[^", max_size=4)
@@ -92,12 +135,22 @@ def test_the_pattern_of_names_matches_them_and_no_others(names: set[str], other:
         ("model.embed_tokens.weight", True, True, True),
         ("wte.weight", True, True, True),
         ("gpt_neox.embed_in.weight", False, False, True),
-        ("embed_out.weight", False, True, False),
+        ("embed_out.weight", False, True, True),
         ("lm_head.weight", False, True, True),
-        ("language_model.lm_head.weight", False, True, False),
-        ("lm_head.bias", False, False, False),
+        ("language_model.lm_head.weight", False, True, True),
+        ("lm_head.bias", False, True, True),
         ("weight", False, False, False),
-        ("model.embed_tokens_per_layer.weight", False, False, False),
+        ("model.embed_tokens_per_layer.weight", False, False, True),
+        ("transformer.word_embeddings.weight", True, True, True),
+        ("backbone.embeddings.weight", True, True, True),
+        ("rwkv.embeddings.weight", True, True, True),
+        ("head.weight", False, True, True),
+        ("output.weight", False, True, True),
+        ("model.tok_embeddings.weight", True, True, True),
+        ("bert.encoder.layer.0.output.dense.weight", False, False, False),
+        ("bert.embeddings.position_embeddings.weight", False, False, False),
+        ("vision_tower.embeddings.weight", False, False, False),
+        ("transformer.h.3.attention.output.weight", False, False, False),
     ],
 )
 def test_the_ends_of_a_model_are_told_by_their_modules(name: str, is_tied: bool, is_head: bool, has_rows: bool) -> None:

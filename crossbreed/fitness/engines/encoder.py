@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossbreed.errors import EngineError, InputError
+from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Prompt, Request
-from crossbreed.fitness.tasks import Task
+from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.model_config import load_config
 from crossbreed.sources.tokenization import load_tokenizer, num_appended, token_ids
@@ -83,13 +84,17 @@ class Encoder:
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text
 
+    def num_tokens(self, text: str) -> int:
+        """Returns the number of tokens of a text that is generated, after a space or not."""
+        return min(len(self.tokenizer(spaced, add_special_tokens=False).input_ids) for spaced in (text, f" {text}"))
+
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
-        messages = [{"role": "user", "content": prompt.text}]
-        if prompt.system is not None:
-            messages.insert(0, {"role": "system", "content": prompt.system})
+        system = () if prompt.system is None else (("system", prompt.system),)
+        turns = (*system, *prompt.turns, ("user", prompt.text))
+        messages = [{"role": role, "content": content} for role, content in turns]
         if self.tokenizer.chat_template is None:
             raise InputError(
                 "the base has no chat template",
@@ -125,9 +130,40 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None,
                         f"item `{item.id}` does not fit the model's context",
                         expected=f"prompt and answer in {encoder.max_model_len} tokens",
                         got=str(error),
-                        where=f"task `{task.name}`",
+                        where=item.place(task.name),
                         fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
                     ) from None
+                except InputError as error:
+                    raise InputError(
+                        f"item `{item.id}`: {error.problem}",
+                        expected=error.expected,
+                        got=error.got,
+                        where=error.where or item.place(task.name),
+                        fix=error.fix or "lengthen the item, or remove it",
+                    ) from None
+        _check_golds(task, encoder)
+
+
+def _check_golds(task: Task, encoder: Encoder) -> None:
+    """Raises InputError if an item's every right answer has more tokens than may be generated."""
+    kind = own_kind(task)
+    if not isinstance(kind, TaskConfig):
+        return
+    too_long: list[tuple[Item, int, int]] = []
+    for item in task.items:
+        limits = [request.max_tokens for request in task.requests(item) if isinstance(request, Generate)]
+        sizes = [encoder.num_tokens(text) for text in kind.needed(item)]
+        if limits and sizes and min(sizes) > max(limits):
+            too_long.append((item, min(sizes), max(limits)))
+    if too_long:
+        item, size, limit = too_long[0]
+        raise InputError(
+            f"the answers of {len(too_long)} of {len(task.items)} items can never be given: they are too long",
+            expected=f"answers of at most {limit} tokens, the task's `max_tokens`",
+            got=f"{size} tokens in {kind.shown(item)[:80]!r}, the first",
+            where=item.place(task.name),
+            fix=f"max_tokens: {max(size for _, size, _ in too_long) + 1}, or shorter answers",
+        )
 
 
 def _num_common(some: Sequence[int], others: Sequence[int]) -> int:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import InputError
+from crossbreed.fitness.tasks.asked import asked, check_questions, own_kind
 from crossbreed.fitness.tasks.choice import ChoiceTask
-from crossbreed.fitness.tasks.config import FileTaskConfig, PromptTaskConfig, TaskConfig, fill_prompt
+from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
+from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
@@ -46,8 +48,7 @@ def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
     tasks = [Task(kind=config, items=config.load_items()) for config in configs]
     for task in tasks:
         _check_ids(task)
-        for item in task.items:
-            task.requests(item)
+        check_questions(task)
     return tasks
 
 
@@ -65,6 +66,7 @@ def _check_ids(task: Task) -> None:
 
 __all__ = [
     "METRICS",
+    "SHOWN_KEYS",
     "TASKS",
     "Answer",
     "AnyTaskConfig",
@@ -77,6 +79,8 @@ __all__ = [
     "PromptTaskConfig",
     "Task",
     "TaskConfig",
+    "asked",
     "fill_prompt",
     "load_tasks",
+    "own_kind",
 ]

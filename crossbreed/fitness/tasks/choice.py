@@ -1,26 +1,33 @@
 """Tasks that score whether the gold one of several options is the most likely: 1 if it is, else 0."""
 
 import math
+import re
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Literal
 
 from crossbreed.errors import InputError
-from crossbreed.fitness.items import FieldValue, Item, field_of
+from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
+from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.task import Answer
+from crossbreed.fitness.values import FieldValue, text_of
 
 
 class ChoiceTask(PromptTaskConfig):
-    """A prompt and options. Its `answer` field holds the gold option's text, or its index from 0."""
+    """A prompt and options. Its `answer` field names the gold option, by its text or otherwise: see `gold_is`."""
 
     kind: Literal["choice"]
     choices: str | list[str]
     """The field that holds the list of options, or a list of fields with one option each (for CSV)."""
     normalize: Literal["characters", "tokens", "none"] = "characters"
     """The length by which an option's log-likelihood is divided, since long options would lose otherwise."""
+    gold_is: Literal["text", "name", "index", "index_from_1", "letter"] | None = None
+    """How `answer` names the gold option: its text, the name of its field, its index from 0 or 1, or its letter (A for
+    the first). Default: the one way that fits; an item that can be read in two ways is refused."""
     delimiter: str | None = None
-    """The text between prompt and option. Default: a space, or nothing with a chat template."""
+    """The text between prompt and option. Default: a space, or nothing after white space or with a chat template."""
 
     @property
     def metric_name(self) -> str:
@@ -31,7 +38,7 @@ class ChoiceTask(PromptTaskConfig):
         """Returns one Loglikelihood per option."""
         self._gold_index(item)
         prompt = self.render(item)
-        delimiter = self.delimiter if self.delimiter is not None else " " * (not self.chat_template)
+        delimiter = "" if self.delimiter is None and self.chat_template else self.delimiter_after(prompt.text)
         return [Loglikelihood(prompt=prompt, continuation=delimiter + option) for option in self._options(item)]
 
     def calibration(self, item: Item) -> Loglikelihood:
@@ -54,26 +61,103 @@ class ChoiceTask(PromptTaskConfig):
         """Returns the gold option's text, even if the file gives its index."""
         return self._options(item)[self._gold_index(item)]
 
+    def delimiter_after(self, prompt: str) -> str:
+        """Returns the task's delimiter, or the usual one."""
+        return super().delimiter_after(prompt) if self.delimiter is None else self.delimiter
+
     def _options(self, item: Item) -> list[str]:
-        found: FieldValue
+        values: object
         if isinstance(self.choices, str):
-            found = field_of(item, self.choices, task=self.name)
+            values = field_of(item, self.choices, task=self.name)
         else:
-            found = [field_of(item, name, task=self.name) for name in self.choices]
-        if not isinstance(found, list) or len(found) < 2 or not all(str(option) for option in found):
-            raise InputError(
-                f"item `{item.id}` has no list of options",
-                expected="a list of at least two non-empty texts",
-                got=repr(found)[:200],
-                where=f"task `{self.name}`, `choices: {self.choices}`",
-                fix="name the field that holds the list, or the fields that hold one option each",
-            )
-        return [str(option) for option in found]
+            values = [field_of(item, name, task=self.name) for name in self.choices]
+        if not isinstance(values, list) or len(values) < 2:
+            raise self._no_options(item, str(values)[:200])
+        try:
+            options = [text_of(value) for value in values]
+        except ValueError as error:
+            raise self._no_options(item, str(error)) from None
+        if not all(map(folded, options)):
+            raise self._no_options(item, f"an empty option in {options}"[:200])
+        if len(set(map(folded, options))) < len(options):
+            raise self._no_options(item, f"an option twice in {options}"[:200])
+        return options
+
+    def _no_options(self, item: Item, got: str) -> InputError:
+        return InputError(
+            f"item `{item.id}` has no list of options",
+            expected="a list of at least two different, non-empty texts or numbers",
+            got=got,
+            where=f"{item.place(self.name)}, `choices: {self.choices}`",
+            fix="name the field that holds the list, or the fields that hold one option each",
+        )
 
     def _gold_index(self, item: Item) -> int:
         gold, options = self.gold(item), self._options(item)
-        if isinstance(gold, str) and gold in options:
-            return options.index(gold)
-        if isinstance(gold, int | str) and str(gold).isdecimal() and int(gold) < len(options):
-            return int(gold)
-        raise self.unscorable(item, expected=f"one of {options}, or an index from 0 to {len(options) - 1}")
+        readings = self._readings(gold, options)
+        if self.gold_is is not None:
+            readings = {self.gold_is: readings[self.gold_is]} if self.gold_is in readings else {}
+        else:
+            readings.pop("index_from_1", None)
+            if len(readings) > 1:
+                readings.pop("letter", None)
+        if not readings:
+            raise self.unscorable(item, expected=self._expected(options), fix=self._advice(gold, options))
+        if len(set(readings.values())) > 1:
+            meant = ", or ".join(f"`{options[i]}` as {way}" for way, i in readings.items())
+            raise InputError(
+                f"the answer of item `{item.id}` can be read in two ways",
+                expected="one option",
+                got=f"{gold!r} for the options {options}: {meant}"[:300],
+                where=item.place(self.name, self.answer),
+                fix=" or ".join(f"`gold_is: {way}`" for way in readings) + " in the task",
+            )
+        return next(iter(readings.values()))
+
+    def _readings(self, gold: FieldValue, options: Sequence[str]) -> dict[str, int]:
+        """Returns way -> index of the option that the gold is when it is read so."""
+        found: dict[str, int] = {}
+        if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+            return found
+        text = folded(gold) if isinstance(gold, str) else str(int(gold) if float(gold).is_integer() else gold)
+        texts = [folded(option) for option in options]
+        if text in texts:
+            found["text"] = texts.index(text)
+        elif not isinstance(gold, str) and (equal := [i for i, one in enumerate(texts) if _number(one) == gold]):
+            found["text"] = equal[0]
+        if not isinstance(self.choices, str) and text in self.choices:
+            found["name"] = self.choices.index(text)
+        index = int(text) if re.fullmatch("[0-9]{1,6}", text) else -1
+        if 0 <= index < len(options):
+            found["index"] = index
+        if 1 <= index <= len(options):
+            found["index_from_1"] = index - 1
+        if len(text) == 1 and text.upper() in ascii_uppercase[: len(options)]:
+            found["letter"] = ascii_uppercase.index(text.upper())
+        return found
+
+    def _expected(self, options: Sequence[str]) -> str:
+        fields = "" if isinstance(self.choices, str) else f", one of the fields {', '.join(self.choices)}"
+        ways = {
+            None: f"one of {options}{fields}, an index from 0 to {len(options) - 1}, or a letter",
+            "text": f"one of {options}",
+            "name": fields[2:] or "the name of a field: `choices` is a list of fields",
+            "index": f"an index from 0 to {len(options) - 1}",
+            "index_from_1": f"an index from 1 to {len(options)}",
+            "letter": f"a letter from A to {ascii_uppercase[: len(options)][-1]}",
+        }
+        return ways[self.gold_is][:300]
+
+    def _advice(self, gold: FieldValue, options: Sequence[str]) -> str:
+        if self.gold_is is None and str(gold) == str(len(options)):
+            return "if the file counts from 1, `gold_is: index_from_1` in the task; else correct the item"
+        if isinstance(gold, list):
+            return "write one option: a choice has one right answer"
+        return ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,18 +1,23 @@
 """The base classes of task settings: for any kind, for kinds with a file of items, and for kinds with a prompt."""
 
-import re
-import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crossbreed.config import Config, InputPath
 from crossbreed.errors import InputError
-from crossbreed.fitness.items import FieldValue, Item, field_of, load_items
+from crossbreed.fitness.item_files import load_items
+from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response
+from crossbreed.fitness.tasks.prompts import delimiter_after, field_names, fill_prompt, misread_field, turns_of
 from crossbreed.fitness.tasks.task import Answer
+from crossbreed.fitness.values import FieldValue, text_of
+from crossbreed.types import canonical_json
+
+SHOWN_KEYS = ("few_shot",)
+"""Keys of a spec under which values are shown to the model, as they are written."""
 
 
 class TaskConfig(Config, ABC):
@@ -64,6 +69,13 @@ class TaskConfig(Config, ABC):
         """Returns an empty text: there is no gold answer. See Kind."""
         return ""
 
+    def needed(self, item: Item) -> tuple[str, ...]:
+        """Returns texts of which a right answer contains at least one; none if that is not known.
+
+        A run refuses an item whose every text has more tokens than `max_tokens`.
+        """
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON, the settings that must not change on resume; items are compared separately."""
         return self.model_dump(mode="json")
@@ -73,7 +85,7 @@ class FileTaskConfig(TaskConfig):
     """A kind of task whose items are in a file."""
 
     items: InputPath
-    """A `.jsonl`, `.csv` or `.parquet` file; items without `id` get a hash of their content."""
+    """A `.jsonl`, `.csv` or `.parquet` file (docs/items.md); items without `id` get a hash of their content."""
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file."""
@@ -87,8 +99,10 @@ class FileTaskConfig(TaskConfig):
 class PromptTaskConfig(FileTaskConfig):
     """A kind of task with a prompt and a gold answer."""
 
-    prompt: str
-    """A Python format string over the item's fields: `"Question: {question}\\nAnswer:"`."""
+    prompt: str = ""
+    """A Python format string over the item's fields: `"Question: {question}\\nAnswer:"`; a literal brace is doubled."""
+    messages: str | None = None
+    """Instead of `prompt`, for chats: the field with the list of `{role, content}`, the user's turn last."""
     answer: str
     """The field that holds the gold answer."""
     system: str | None = None
@@ -98,59 +112,111 @@ class PromptTaskConfig(FileTaskConfig):
     chat_template: bool = False
     """Send the prompt as a user message through the tokenizer's chat template, whose date is fixed at 26 July 2024."""
 
+    @model_validator(mode="after")
+    def _messages_go_through_a_template(self) -> Self:
+        if self.messages is None:
+            return self
+        if self.prompt or self.few_shot:
+            raise ValueError("`messages` takes the place of `prompt` and `few_shot`: remove them")
+        if not self.chat_template:
+            raise ValueError("`messages` needs `chat_template: true`")
+        return self
+
     def render(self, item: Item) -> Prompt:
         """Returns the prompt for an item, examples first."""
         if self.system is not None and not self.chat_template:
             raise InputError("`system` needs a chat template", where=f"task `{self.name}`", fix="chat_template: true")
-        text = self._shots() + fill_prompt(self.prompt, item, task=self.name)
-        return Prompt(text=text, chat=self.chat_template, system=self.system)
+        if self.messages is None:
+            text = self._shots() + self.question(item)
+            return Prompt(text=text, chat=self.chat_template, system=self.system)
+        turns = turns_of(item, self.messages, task=self.name)
+        system = turns[0][1] if turns[0][0] == "system" else None
+        if system is not None and self.system is not None:
+            raise InputError(
+                f"item `{item.id}` has a system message of its own",
+                where=item.place(self.name, self.messages),
+                fix="remove the task's `system`, or the item's",
+            )
+        between = turns[system is not None : -1]
+        return Prompt(text=turns[-1][1], chat=True, system=self.system if system is None else system, turns=between)
+
+    def question(self, item: Item) -> str:
+        """Returns what the item itself asks: the filled prompt or the turns, without examples and system message.
+
+        Raises:
+            InputError: the prompt cannot be filled, or its only fields stand in doubled braces.
+        """
+        if self.messages is not None:
+            return "\n".join(content for _, content in turns_of(item, self.messages, task=self.name))
+        if (name := misread_field(self.prompt)) and not field_names(self.prompt):
+            raise self._without_field(f"fields are written {{{name}}}, not {{{{{name}}}}}")
+        return fill_prompt(self.prompt, item, task=self.name)
+
+    def require_fields(self) -> None:
+        """Raises InputError if the prompt has no field, for kinds in which nothing else tells items apart."""
+        if self.messages is None and not field_names(self.prompt):
+            raise self._without_field("name the field of the question in the prompt: {question}")
+
+    def shown_values(self, item: Item) -> list[str]:
+        """Returns the texts of the fields in the prompt, or the turns."""
+        if self.messages is not None:
+            return [content for _, content in turns_of(item, self.messages, task=self.name)]
+        found = (item.fields.get(name) for name in field_names(self.prompt))
+        return [value if isinstance(value, str) else canonical_json(value) for value in found]
 
     def gold(self, item: Item) -> FieldValue:
         """Returns the gold answer as it is in the file."""
         return field_of(item, self.answer, task=self.name)
 
-    def shown(self, item: Item) -> str:
-        """Returns the gold answer as text, as in few-shot examples."""
-        return str(self.gold(item))
+    def golds(self, item: Item, *, by_value: bool = False) -> tuple[str, ...]:
+        """Returns the texts of the right answers: a list of texts means any of them.
 
-    def unscorable(self, item: Item, *, expected: str) -> InputError:
+        Args:
+            item: The item.
+            by_value: Whether any notation of a number will do.
+
+        Raises:
+            InputError: the answer is neither a text, a number nor a list of them.
+        """
+        gold = self.gold(item)
+        try:
+            texts = tuple(text_of(one, by_value=by_value) for one in (gold if isinstance(gold, list) else [gold]))
+        except ValueError as error:
+            raise self.unscorable(item, expected="a text, a number, or a list of them", got=str(error)) from None
+        if not texts:
+            raise self.unscorable(item, expected="a text, a number, or a list of them", got="an empty list")
+        return texts
+
+    def shown(self, item: Item) -> str:
+        """Returns the first right answer as text, as in few-shot examples."""
+        return self.golds(item)[0]
+
+    def unscorable(self, item: Item, *, expected: str, got: str = "", fix: str = "") -> InputError:
         """Returns the error for a gold answer that no response could match."""
         return InputError(
-            f"no response can match the answer of item `{item.id}`",
+            f"the answer of item `{item.id}` can never be given: no response can match it",
             expected=expected,
-            got=repr(self.gold(item))[:200],
-            where=f"task `{self.name}`, field `{self.answer}`",
-            fix="correct the item, or use another metric",
+            got=got or repr(self.gold(item))[:200],
+            where=item.place(self.name, self.answer),
+            fix=fix or "correct the item, or name the field that holds the answer",
+        )
+
+    def delimiter_after(self, prompt: str) -> str:
+        """Returns what separates an answer from its prompt in plain text and in examples."""
+        return delimiter_after(prompt)
+
+    def _without_field(self, fix: str) -> InputError:
+        return InputError(
+            "the prompt has no field: every item would be asked the same",
+            expected="a field of the items in braces: {question}",
+            got=repr(self.prompt)[:200],
+            where=f"task `{self.name}`, `prompt`",
+            fix=fix,
         )
 
     def _shots(self) -> str:
         if isinstance(self.few_shot, str):
             return self.few_shot
         shots = [Item(id=f"few_shot {i}", fields=fields) for i, fields in enumerate(self.few_shot)]
-        filled = ((fill_prompt(self.prompt, shot, task=self.name), self.shown(shot)) for shot in shots)
-        return "".join(f"{prompt} {answer}\n\n" for prompt, answer in filled)
-
-
-def fill_prompt(template: str, item: Item, *, task: str) -> str:
-    """Returns a format string filled with an item's fields.
-
-    >>> fill_prompt("{a} + {b} =", Item(id="1", fields={"a": 1, "b": 2}), task="sums")
-    '1 + 2 ='
-
-    Raises:
-        InputError: it names a field that the item does not have, or is not a format string.
-    """
-    try:
-        for _, name, _, _ in string.Formatter().parse(template):
-            if name is not None:
-                field_of(item, re.split(r"[.\[]", name)[0], task=task)
-        return template.format(**item.fields)
-    except InputError:
-        raise
-    except (ValueError, LookupError, AttributeError) as error:
-        raise InputError(
-            f"the prompt cannot be filled with item `{item.id}`: {error}",
-            expected="field names in braces; a literal brace is doubled",
-            got=template,
-            where=f"task `{task}`",
-        ) from None
+        filled = ((self.question(shot), self.shown(shot)) for shot in shots)
+        return "".join(f"{prompt}{self.delimiter_after(prompt)}{answer}\n\n" for prompt, answer in filled)

@@ -53,9 +53,14 @@ class GenerateTask(PromptTaskConfig):
 
     def requests(self, item: Item) -> list[Request]:
         """Returns one Generate."""
-        if not METRICS[self.metric].can_match(self.shown(item)):
-            raise self.unscorable(item, expected=f"an answer that `{self.metric}` can match")
-        return [Generate(prompt=self.render(item), max_tokens=self.max_tokens, stop=self._stops(item))]
+        self._reachable(item)
+        prompt = self.render(item)
+        self.require_fields()
+        return [Generate(prompt=prompt, max_tokens=self.max_tokens, stop=self._stops(item))]
+
+    def needed(self, item: Item) -> tuple[str, ...]:
+        """Returns the golds, for a metric that looks for one in the text."""
+        return self._reachable(item) if METRICS[self.metric].needs_gold else ()
 
     def calibration(self, item: Item) -> Loglikelihood:
         """Returns the gold answer in the form of few-shot examples: after a space, and ended by the first stop.
@@ -65,15 +70,41 @@ class GenerateTask(PromptTaskConfig):
         """
         prompt, gold = self.render(item), self.shown(item).strip()
         if not self.chat_template:
-            gold = " " * (not prompt.text[-1:].isspace()) + gold + (*self._stops(item), "")[0]
+            gold = self.delimiter_after(prompt.text) + gold + (*self._stops(item), "")[0]
         return Loglikelihood(prompt=prompt, continuation=gold)
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Returns the metric's value of the text."""
+        """Returns the metric's value of the text: the best over all golds."""
         [response] = responses
         pattern = () if self.pattern is None else (re.compile(self.pattern),)
-        value = METRICS[self.metric](response.text, self.shown(item), *pattern)
-        return Answer(value=float(value), text=response.text)
+        metric = METRICS[self.metric]
+        values = [float(metric(response.text, gold, *pattern)) for gold in self._texts(item)]
+        return Answer(value=max(values) if metric.higher_is_better else min(values), text=response.text)
+
+    def shown(self, item: Item) -> str:
+        """Returns the first right answer."""
+        return self._texts(item)[0]
+
+    def _texts(self, item: Item) -> tuple[str, ...]:
+        return self.golds(item, by_value=METRICS[self.metric].by_value)
+
+    def _reachable(self, item: Item) -> tuple[str, ...]:
+        """Returns the golds that some text can match; raises InputError if there is none."""
+        metric, stops = METRICS[self.metric], self._stops(item)
+        golds = [gold.strip() for gold in self._texts(item) if metric.can_match(gold)]
+        whole = [gold for gold in golds if not (metric.needs_gold and any(stop in gold for stop in stops))]
+        if golds and not whole:
+            cut = next(stop for stop in stops if stop in golds[0])
+            raise self.unscorable(
+                item,
+                expected=f"an answer without {cut!r}, at which texts end",
+                fix="remove it from `stop`, or from the item",
+            )
+        if not whole:
+            raise self.unscorable(item, expected=f"an answer that `metric: {self.metric}` can match")
+        return tuple(whole)
 
     def _stops(self, item: Item) -> tuple[str, ...]:
-        return tuple(self.stop if self.stop is not None else ["\n"] * ("\n" not in self.shown(item).strip()))
+        if self.stop is not None:
+            return tuple(self.stop)
+        return ("\n",) * (not any("\n" in gold.strip() for gold in self._texts(item)))

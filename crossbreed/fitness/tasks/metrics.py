@@ -1,10 +1,11 @@
 """Metrics: comparisons of a generated text with the gold answer."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 
+from crossbreed.fitness.tasks.numerals import last_number, only_number
 from crossbreed.registry import Registry
 
 
@@ -22,6 +23,10 @@ class Metric:
     """Whether larger values are better."""
     takes_pattern: bool = False
     """Whether it needs the task's `pattern`, a regular expression with a group."""
+    needs_gold: bool = False
+    """Whether a text without the gold in it scores 0: a gold that is cut by a stop or `max_tokens` is then refused."""
+    by_value: bool = False
+    """Whether it compares values, so that any notation of a number in the gold will do."""
 
     def __call__(self, text: str, gold: str, *pattern: re.Pattern[str]) -> bool | float:
         """Returns the value of a text."""
@@ -34,16 +39,13 @@ class Metric:
         return self(gold, gold) > 0
 
 
-_NUMBER = re.compile(r"(?:(?<!\w)-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
-
-
 def exact_match(text: str, gold: str) -> bool:
     r"""The text up to the first newline, stripped, equals the stripped gold; case-sensitive.
 
     >>> exact_match(" 46\nQuestion:", "46")
     True
     """
-    return text.split("\n", 1)[0].strip() == gold.strip() != ""
+    return _folded(text.split("\n", 1)[0]) == _folded(gold) != ""
 
 
 def contains(text: str, gold: str) -> bool:
@@ -52,21 +54,17 @@ def contains(text: str, gold: str) -> bool:
     >>> contains("It is Paris, of course.", "Paris")
     True
     """
-    return gold.strip() != "" and gold.strip() in text
+    return _folded(gold) != "" and _folded(gold) in _folded(text)
 
 
 def number(text: str, gold: str) -> bool:
-    """The last number in the text equals the last number in the gold.
+    """The last number in the text equals the one number of the gold, in any notation: 1,200, 1.2e3, 2400/2.
 
     >>> number("34 + 1,200 is 1,234.0", "1234"), number("between 3-5", "5"), number("-5", "5")
     (True, True, False)
     """
-    found, wanted = _NUMBER.findall(text), _NUMBER.findall(gold)
-    return bool(found and wanted) and _decimal(found[-1]) == _decimal(wanted[-1])
-
-
-def _decimal(text: str) -> Decimal:
-    return Decimal(text.replace(",", ""))
+    wanted = only_number(gold)
+    return wanted is not None and last_number(text) == wanted
 
 
 def regex(text: str, gold: str, pattern: re.Pattern[str]) -> bool:
@@ -75,14 +73,19 @@ def regex(text: str, gold: str, pattern: re.Pattern[str]) -> bool:
     >>> regex("so the answer is B.", "B", re.compile("answer is (.)"))
     True
     """
-    found = pattern.search(text)
-    return found is not None and (found.group(1) or "").strip() == gold.strip() != ""
+    found = pattern.search(unicodedata.normalize("NFC", text))
+    return found is not None and _folded(found.group(1) or "") == _folded(gold) != ""
 
 
-EXACT_MATCH = Metric(function=exact_match)
-CONTAINS = Metric(function=contains)
-NUMBER = Metric(function=number)
-REGEX = Metric(function=regex, takes_pattern=True)
+def _folded(text: str) -> str:
+    """Returns a text stripped and in Unicode's normal form C: é is one character, or an e and an accent."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+EXACT_MATCH = Metric(function=exact_match, needs_gold=True)
+CONTAINS = Metric(function=contains, needs_gold=True)
+NUMBER = Metric(function=number, by_value=True)
+REGEX = Metric(function=regex, takes_pattern=True, needs_gold=True)
 
 METRICS = Registry[Metric](
     "metric",

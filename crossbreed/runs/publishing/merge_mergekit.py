@@ -18,7 +18,9 @@ from crossbreed.runs.publishing.contents import (
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE
 from crossbreed.runs.record.provenance import versions
 from crossbreed.sources import Sources, Structure, open_sources
-from crossbreed.sources.naming import DEPTH_KEYS
+from crossbreed.sources.layer_lists import LayerOrigin, config_of_layers, depth_of_config
+from crossbreed.sources.naming import numbered_lists
+from crossbreed.sources.skeletons import require_loadable
 from crossbreed.types import Dtype, Recipe, WeightStream
 
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -67,8 +69,11 @@ def merge_as_mergekit(
     donor = models[plan.donor if vocabulary is None else vocabulary.donor].checkpoint.path
     tensors = merged_tensors(plan, models, vocabulary)
     dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
+    config_json = _config(plan, models, vocabulary, dtype)
+    if config_json != in_dtype(models[plan.donor].checkpoint.config, dtype):
+        require_loadable(config_json, {name: info.shape for name, info in tensors.items()})
     texts = {
-        "config.json": as_copied_json(_config(plan, models, vocabulary, dtype)),
+        "config.json": as_copied_json(config_json),
         MERGEKIT_FILE: text,
         **({} if config.chat_template is None else {"chat_template.jinja": config.chat_template}),
     }
@@ -87,17 +92,42 @@ def _config(
     plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabulary: Vocabulary | None, dtype: str
 ) -> dict[str, Any]:
     """Returns the donor's configuration, with the depth, head and vocabulary of the merge."""
-    config = in_dtype(models[plan.donor].checkpoint.config, dtype)
-    config |= {key: len(plan.layers) for key in DEPTH_KEYS if key in config}
-    if "layer_types" in config:
-        own = {reference: models[reference].checkpoint.config.get("layer_types") for reference, _ in plan.layers}
-        config["layer_types"] = [(own[reference] or config["layer_types"])[layer] for reference, layer in plan.layers]
+    donor, where = models[plan.donor], models[plan.donor].checkpoint.path / "config.json"
+    depths = {reference: model.structure.num_layers for reference, model in models.items()}
+    for reference, model in models.items():
+        _check_depth(reference, model.structure, model.checkpoint.config)
+    config = in_dtype(donor.checkpoint.config, dtype)
+    if plan.layers != tuple((plan.donor, number) for number in range(depths[plan.donor])):
+        if config.get("is_encoder_decoder"):
+            raise InputError(
+                "the layers of an encoder-decoder stay in their places",
+                expected="`models`, or slices of all layers in order",
+                where=str(where),
+            )
+        layers = [
+            LayerOrigin(config=models[reference].checkpoint.config, num_layers=depths[reference], number=number)
+            for reference, number in plan.layers
+        ]
+        config = config_of_layers(config, depths[plan.donor], layers, where=where)
     config["tie_word_embeddings"] = plan.tied
     if vocabulary is not None:
         theirs = models[vocabulary.donor].checkpoint.config
         config |= {key: theirs[key] for key in _TOKEN_KEYS if key in theirs}
         config["vocab_size"] = vocabulary.num_rows
     return config
+
+
+def _check_depth(reference: ModelReference, structure: Structure, config: Mapping[str, Any]) -> None:
+    """Refuses a model whose layers are not found by their names: its depth would be written wrongly."""
+    stated = depth_of_config(config)
+    if stated is not None and stated != structure.num_layers:
+        lists = ", ".join(f"{name} ({length})" for name, length in numbered_lists(structure.tensors).items())
+        raise InputError(
+            f"the layers of `{reference}` are not found by the names of its tensors",
+            expected=f"{stated} layers, as its configuration says",
+            got=f"{structure.num_layers}; numbered lists: {lists or 'none'}",
+            fix="merge it in default numerics: leave out `--numerics mergekit`",
+        )
 
 
 def _source(model: OpenModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from crossbreed.config import Config, InputPath, ModelId
 from crossbreed.errors import InputError
-from crossbreed.fitness import AnyEngineConfig, AnyTaskConfig, SplitConfig
+from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, SplitConfig
 from crossbreed.optimizer import AnyOptimizerConfig
 from crossbreed.parsing import require_keys
 from crossbreed.recipes.operators import OPERATORS
@@ -20,6 +20,7 @@ from crossbreed.runs.spec.objectives import ObjectiveConfig, build_objectives
 from crossbreed.runs.spec.presets import fill_in
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.types import BASE, Dtype
+from crossbreed.yaml_files import read_yaml
 
 
 class SourcesConfig(Config):
@@ -205,11 +206,12 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"the spec cannot be read: {error.strerror}", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError("the spec is not YAML", got=str(error), where=str(path)) from None
+    raw = read_yaml(text, what="the spec", where=str(path), texts=SHOWN_KEYS)
     if not isinstance(raw, dict):
         raise InputError("the spec is not a mapping", expected="keys such as `sources:`", where=str(path))
     for override in overrides:
@@ -251,7 +253,4 @@ def _override(raw: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise InputError("an override names no key", expected="a dotted key of the spec", got=f"--set {override}")
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError("an override is not YAML", got=str(error), where=f"--set {override}") from None
+    place[last] = read_yaml(value, what="an override", where=f"--set {override}", texts=SHOWN_KEYS)

@@ -30,6 +30,15 @@ GROUPED = {**SIZES, "num_key_value_heads": 1, "head_dim": 8}
 EXPERTS = {**GROUPED, "num_experts_per_tok": 1}
 OLD = {"vocab_size": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 1}
 MLA = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+CLIP_TOWER = {"model_type": "clip_vision_model", **TOWER}
 VISION = {"depth": 3, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
 
 CONFIGS: dict[str, Callable[[], tf.PretrainedConfig]] = {
@@ -86,12 +95,30 @@ CONFIGS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     ),
     "bert": lambda: tf.BertConfig(**SIZES),
     "t5": lambda: tf.T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2),
+    "bart": lambda: tf.BartConfig(
+        vocab_size=32,
+        d_model=16,
+        encoder_layers=3,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        max_position_embeddings=16,
+    ),
+    "gemma3-vision": lambda: tf.Gemma3Config(text_config=GROUPED, vision_config=TOWER, mm_tokens_per_image=4),
+    "llava": lambda: tf.LlavaConfig(text_config={"model_type": "llama", **GROUPED}, vision_config=CLIP_TOWER),
     "qwen2_vl": lambda: tf.Qwen2VLConfig(
         text_config={**SIZES, "num_key_value_heads": 1},
         vision_config=VISION,
     ),
 }
-AUTO = {"bert": tf.AutoModelForMaskedLM, "t5": tf.AutoModelForSeq2SeqLM, "qwen2_vl": tf.AutoModelForImageTextToText}
+AUTO = {
+    "bert": tf.AutoModelForMaskedLM,
+    "t5": tf.AutoModelForSeq2SeqLM,
+    "bart": tf.AutoModelForSeq2SeqLM,
+    **dict.fromkeys(("qwen2_vl", "gemma3-vision", "llava"), tf.AutoModelForImageTextToText),
+}
 
 BY_HAND = {
     "chatglm": {

@@ -1,0 +1,211 @@
+"""Files of items: JSON Lines, CSV and Parquet. Values keep their meaning, and what is wrong is said with its line."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from crossbreed.errors import InputError, first_line, require
+from crossbreed.fitness.items import Item
+from crossbreed.fitness.values import FieldValue, Written
+from crossbreed.parsing import unique_keys
+from crossbreed.types import canonical_json, content_id
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_MAX_DIGITS = 4000
+"""Longer integers are no answers; Python refuses to print those above 4300 digits."""
+_MAX_CELL = 2**31 - 1
+"""The csv module's own limit of 131,072 characters is less than a long text."""
+
+Record: TypeAlias = tuple[int, dict[str, FieldValue]]
+"""(line or row number, fields)."""
+
+
+def load_items(path: str | Path) -> tuple[Item, ...]:
+    """Reads a `.jsonl`, `.csv` or `.parquet` file, one item per line (row).
+
+    Raises:
+        InputError: the file or a line of it cannot be read, two items have the same id or the same content, or there
+            is none.
+        MissingExtra: a Parquet file without pyarrow.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        _fail("items cannot be read from this kind of file", path, expected=" or ".join(_READERS), got=path.name)
+    try:
+        records = list(reader(path))
+    except OSError as error:
+        _fail(f"the items cannot be read: {error.strerror or error}", path, fix="correct the task's `items`")
+    except UnicodeDecodeError as error:
+        _fail("the items are not text", path, expected="UTF-8", got=str(error), fix="save the file as UTF-8")
+    if not records:
+        _fail("there are no items", path, expected="at least one line", got="an empty file")
+    return tuple(_distinct(records, path))
+
+
+def _distinct(records: Iterable[Record], path: Path) -> Iterator[Item]:
+    lines_of_ids: dict[str, int] = {}
+    lines_of_contents: dict[str, int] = {}
+    for line, fields in records:
+        given = fields.get("id")
+        try:
+            content = content_id(canonical_json({k: v for k, v in fields.items() if k != "id"}))
+            item_id = content if given is None else str(given)
+            content_id(item_id)
+        except (TypeError, ValueError, RecursionError) as error:
+            _fail(
+                "an item holds a value that is not JSON",
+                path,
+                line,
+                expected="text, numbers, lists",
+                got=first_line(error),
+                fix="write it as a text",
+            )
+        if isinstance(given, list | dict):
+            _fail("an item's id is not a text", path, line, expected="a text or a number", got=item_id[:80])
+        for what, value, lines in (("id", item_id, lines_of_ids), ("content", content, lines_of_contents)):
+            if value in lines:
+                _fail(
+                    f"two items have the same {what}",
+                    path,
+                    lines[value],
+                    line,
+                    got=f"`{item_id}` twice",
+                    fix="delete one: a duplicate could be in two splits at once",
+                )
+            lines[value] = line
+        yield Item(id=item_id, fields=fields, where=f"{path}, line {line}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                fields = json.loads(line, object_pairs_hook=unique_keys, parse_float=_written, parse_int=_integer)
+            except json.JSONDecodeError as error:
+                _fail("a line is not JSON", path, number, got=str(error), fix="write one JSON object per line")
+            except (ValueError, RecursionError) as error:
+                got = "lists or objects too deep" if isinstance(error, RecursionError) else first_line(error)
+                _fail("a line cannot be read", path, number, got=got, fix="correct the line")
+            if not isinstance(fields, dict):
+                _fail("a line is not a JSON object", path, number, expected='{"question": ..., ...}', got=line[:60])
+            yield number, fields
+
+
+def _written(text: str) -> Written:
+    return Written(float(text), text)
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        delimiter = next((mark for mark in (",", ";", "\t", "|") if mark in header), ",")
+        rows = csv.reader(file, delimiter=delimiter, strict=True)
+        limit = csv.field_size_limit(_MAX_CELL)
+        try:
+            numbered = [(rows.line_num, row) for row in rows if row]
+        except csv.Error as error:
+            _fail("the file is not CSV", path, rows.line_num, got=str(error), fix='double a quote inside quotes: ""')
+        finally:
+            csv.field_size_limit(limit)
+    if not numbered:
+        return
+    names = _columns(path, *numbered)
+    for line, row in numbered[1:]:
+        yield line, {name: row[place] for place, name in names.items()}
+
+
+def _columns(path: Path, header: tuple[int, list[str]], *rows: tuple[int, list[str]]) -> dict[int, str]:
+    """Returns place -> name of the columns that have one; the first may lack it if it is the index of pandas."""
+    line, names = header
+    for number, row in rows:
+        if len(row) != len(names):
+            _fail(
+                "a row does not have as many cells as the header",
+                path,
+                number,
+                expected=f"{len(names)} cells: {', '.join(names)}"[:200],
+                got=f"{len(row)} cells: {row}"[:200],
+                fix="quote cells that hold the delimiter",
+            )
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        _fail("two columns have the same name", path, line, got=f"`{twice[0]}` twice", fix="rename or remove one")
+    for place, name in enumerate(names):
+        cells = [row[place] for _, row in rows]
+        if not name and any(cells) and not (place == 0 and all(cell.isdecimal() for cell in cells)):
+            _fail(
+                "a column has no name",
+                path,
+                line,
+                expected="a name for every column",
+                got=f"column {place + 1} of {len(names)}, which holds {cells[0]!r}"[:200],
+                fix="name it in the first line",
+            )
+    return {place: name for place, name in enumerate(names) if name}
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    require("pyarrow", extra="parquet")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+            _fail("two columns have the same name", path, got=f"`{twice[0]}` twice", fix="rename or remove one")
+        rows = table.to_pylist()
+    except pyarrow.ArrowException as error:
+        _fail("the file is not Parquet", path, got=first_line(error))
+    short = {field.name for field in table.schema if _is_short(field.type)}
+    for number, row in enumerate(rows, start=1):
+        yield number, {name: _with_text(value, name in short) for name, value in row.items()}
+
+
+def _is_short(kind: "pyarrow.DataType") -> bool:
+    """Returns whether a column holds numbers of at most 32 bits, which have more digits as Python's floats."""
+    import pyarrow
+
+    return "float" in str(kind) and not pyarrow.types.is_struct(kind)  # pyarrow's name of float32; float64 is `double`
+
+
+def _with_text(value: Any, is_short: bool) -> FieldValue:  # any value of a Parquet cell
+    """Returns the value; its numbers have a text where only one is likely: 46.0 may stand for 46, 2e-05 for 0.00002."""
+    if isinstance(value, float):
+        text = str(np.float32(value)) if is_short else repr(value)
+        return Written(value, "" if value.is_integer() or "e" in text else text)
+    if isinstance(value, list):
+        return [_with_text(inner, is_short) for inner in value]
+    if isinstance(value, dict):
+        return {key: _with_text(inner, is_short) for key, inner in value.items()}
+    kept: FieldValue = value
+    return kept
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _fail(problem: str, path: Path, *lines: int, expected: str = "", got: str = "", fix: str = "") -> NoReturn:
+    where = str(path)
+    if lines:
+        where += f", line{'s' * (len(lines) > 1)} {' and '.join(map(str, lines))}"
+    raise InputError(problem, expected=expected, got=got, where=where, fix=fix)

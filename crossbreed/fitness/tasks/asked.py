@@ -1,0 +1,76 @@
+"""What an item asks the model: the splits must be disjoint by it, whatever other fields a file has (law 6)."""
+
+from collections.abc import Sequence
+
+from crossbreed.errors import InputError
+from crossbreed.fitness.items import Item
+from crossbreed.fitness.protocol import Loglikelihood, Request
+from crossbreed.fitness.tasks.config import PromptTaskConfig
+from crossbreed.fitness.tasks.prompts import folded
+from crossbreed.fitness.tasks.task import Kind, Task
+
+_WORDS_OF_A_QUESTION = 4
+"""A field of at least as many words is the question itself, in whatever frame; fewer fill a gap: `France`, `2 + 2`."""
+
+
+def asked(task: Task, item: Item) -> frozenset[str]:
+    """Returns texts, one of which two items share if they ask the same, in one task or in two.
+
+    They are what is asked without examples and system message; and the question with its answer, in whatever frame.
+    """
+    kind = own_kind(task)
+    if not isinstance(kind, PromptTaskConfig):
+        return frozenset((_rendered(task.requests(item)),))
+    options = sorted(folded(r.continuation) for r in task.requests(item) if isinstance(r, Loglikelihood))
+    values = " ".join(map(folded, kind.shown_values(item)))
+    framed = "\n".join((folded(kind.question(item)), *options))
+    if len(values.split()) < _WORDS_OF_A_QUESTION:
+        return frozenset((framed,))
+    return frozenset((framed, f"{values}\n{folded(kind.shown(item))}"))
+
+
+def check_questions(task: Task) -> None:
+    """Checks that no two items of a task ask the model the same.
+
+    Raises:
+        InputError: two do; the message names both.
+    """
+    first: dict[str, Item] = {}
+    for item in task.items:
+        key = _rendered(task.requests(item))
+        if key not in first:
+            first[key] = item
+            continue
+        other = first[key]
+        golds = [task.kind.shown(one) for one in (other, item)]
+        differ = folded(golds[0]) != folded(golds[1])
+        raise InputError(
+            "two items ask the model the same" + ", with different answers" * differ,
+            expected="a prompt of its own for each item: the same one could be in two splits at once",
+            got=f"`{other.id}` and `{item.id}`: {key[:120]!r}" + f", answers {golds[0]!r} and {golds[1]!r}" * differ,
+            where="; ".join(filter(None, (f"task `{task.name}`", other.where, item.where))),
+            fix="delete one"
+            + " and give the other the list of right answers, or show what tells them apart" * differ
+            + "; other fields (an index, a source) do not make a question another",
+        )
+
+
+def own_kind(task: Task) -> Kind:
+    """Returns the kind that a task was made with, also if a spec holds the task as an object."""
+    inner = getattr(task.kind, "task", None)
+    return own_kind(inner) if isinstance(inner, Task) else task.kind
+
+
+def _rendered(requests: Sequence[Request]) -> str:
+    parts = [
+        "\n".join(
+            folded(text)
+            for text in (
+                *(content for _, content in request.prompt.turns),
+                request.prompt.text,
+                request.continuation if isinstance(request, Loglikelihood) else "",
+            )
+        )
+        for request in requests
+    ]
+    return "\n".join(sorted(parts)).strip()
