@@ -155,6 +155,49 @@ class EndsAnswers(WeightEngine, Protocol):
         ...
 
 
+Logprobs: TypeAlias = tuple[tuple[float, ...], ...]
+"""The log-probabilities of each request's tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What a library that computes plainly says of some weights."""
+
+    exact: Logprobs
+    """Computed in float32."""
+    rounded: Logprobs
+    """Computed in the engine's dtype: as far from `exact` as the dtype's rounding takes it."""
+
+
+@runtime_checkable
+class StartsOnHost(WeightEngine, Protocol):
+    """An engine that reads its host's weights by itself when it starts."""
+
+    def as_started(self) -> Handle | None:
+        """Returns the host's own weights, as the engine has read them; None if it read none, or has adopted since."""
+        ...
+
+    def host_weights(self) -> WeightStream:
+        """Returns the same weights as a stream, from the host's files."""
+        ...
+
+
+@runtime_checkable
+class Checkable(WeightEngine, Protocol):
+    """An engine whose answers another library can check."""
+
+    advice: str
+    """What to use where it answers wrongly, for messages; empty if there is nothing else."""
+
+    def truth_of(self, weights: WeightStream, requests: Sequence[Loglikelihood]) -> Truth:
+        """Scores requests with these weights and the other library.
+
+        Raises:
+            EngineError: that cannot be done here, for example because the model is too large.
+        """
+        ...
+
+
 @runtime_checkable
 class Differentiable(WeightEngine, Protocol):
     """An engine that also computes gradients; it may be a second engine beside the one that scores."""

@@ -7,14 +7,28 @@ from typing import Literal
 import pytest
 import torch
 from safetensors.torch import save_file
-from vllm_process import fail_inside_vllm, fresh, gap, in_its_own_process, plain, stream, swap
+from vllm_process import (
+    fail_inside_vllm,
+    fresh,
+    gap,
+    in_its_own_process,
+    plain,
+    stream,
+    swap,
+    swap_tests,
+    swap_without_processing_experts,
+)
 
 from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, VllmConfig
+from crossbreed.fitness.canary import TRUTH_TOLERANCE
+from crossbreed.testing.architectures import CONFIGS, make_architecture
 from crossbreed.testing.toys import Architecture, make_checkpoint, make_expert
 
 pytestmark = pytest.mark.engine
 
 TOLERANCE = 1e-3
+NOT_ON_CPU: set[str] = set()
+OTHERS = tuple(name for name in CONFIGS if name not in {"mixtral", "bloom", *NOT_ON_CPU})
 SHARED = "The quick brown fox jumps over the lazy dog, again and again. " * 7  # 434 tokens: three KV blocks of 128
 REQUESTS: list[Request] = [
     *(Generate(prompt=Prompt(text=f"{a} + {a + 3} ="), max_tokens=12) for a in range(6)),
@@ -96,6 +110,30 @@ def test_a_swapped_engine_answers_as_a_fresh_one(
     assert "sending only the changed tensors" in swapped.canary_without_siblings
     if dtype == "float32":
         assert gap(swapped.b, plain(b, REQUESTS)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mixtral", "bloom"),
+        *(
+            pytest.param(names, marks=pytest.mark.slow)
+            for names in (OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6))
+        ),
+    ],
+)
+def test_any_architecture_is_swapped_as_a_fresh_engine_starts(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folders = [make_architecture(tmp_path / name, name) for name in names]
+    for name, found in zip(names, in_its_own_process(swap_tests, folders), strict=True):
+        assert found.is_right, f"{name}: {found}"
+        assert found.truth <= TRUTH_TOLERANCE, f"{name}: {found}"
+
+
+def test_vllm_needs_experts_processed_and_the_canary_sees_it(tmp_path: Path) -> None:
+    folder = make_architecture(tmp_path / "mixtral", "mixtral")
+    distance, said = in_its_own_process(swap_without_processing_experts, folder)
+    assert distance > TOLERANCE, "vLLM processes experts fully at each reload: `_vllm_worker` no longer needs to"
+    assert "as it did when it started on the same weights" in said
 
 
 def test_an_engine_that_failed_is_not_asked_again(tmp_path: Path) -> None:

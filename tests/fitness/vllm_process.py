@@ -25,6 +25,7 @@ from crossbreed.fitness import (
 )
 from crossbreed.fitness.engines import vllm
 from crossbreed.fitness.engines.vllm import VllmEngine
+from crossbreed.testing.swaps import REQUESTS, Swap, swap_test
 from crossbreed.types import Recipe, WeightStream
 
 P = ParamSpec("P")
@@ -159,10 +160,34 @@ def swap(config: VllmConfig, base: Path, a: Path, b: Path, part: Path, requests:
 
     answers(a)
     call = engine._llm.collective_rpc
-    engine._llm.collective_rpc = lambda method, **kwargs: method == "repack_lm_head" or call(method, **kwargs)
+    engine._llm.collective_rpc = lambda method, **kwargs: method == "process_sharing_layers" or call(method, **kwargs)
     swapped.b_without_repack = answers(b)
     swapped.canary_without_repack = canary()
     return swapped
+
+
+def swap_tests(folders: Sequence[Path]) -> list[Swap]:
+    """Makes the swap test of each folder, one after the other."""
+    config = VllmConfig(kind="vllm", dtype="float32", kv_cache_gb=0.05, max_model_len=256)
+    return [swap_test(folder, lambda host: start(config, host)) for folder in folders]
+
+
+def swap_without_processing_experts(folder: Path) -> tuple[float, str]:
+    """Returns how far a reload moves answers without our patch, and what the canary says."""
+    engine = start(VllmConfig(kind="vllm", dtype="float32", kv_cache_gb=0.05, max_model_len=256), folder)
+    for module in engine._llm.llm_engine.model_executor.driver_worker.worker.get_model().modules():
+        method = getattr(module, "quant_method", None)
+        if method is not None:
+            method.__dict__.pop("process_weights_after_loading", None)
+    started = engine.as_started()
+    assert started is not None
+    before = started.answer(REQUESTS)
+    said = ""
+    try:
+        check_swap(engine, recipe(folder), recipe(folder), lambda r: stream(folder), REQUESTS)
+    except SwapError as error:
+        said = str(error)
+    return gap(engine.adopt(recipe(folder), stream(folder)).answer(REQUESTS), before), said
 
 
 def fail_inside_vllm(config: VllmConfig, base: Path) -> list[str]:

@@ -14,8 +14,9 @@ from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.library import engine_code, library_call
+from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
 from crossbreed.sources.model_config import load_config
 from crossbreed.sources.naming import is_derived
 from crossbreed.types import Recipe, WeightStream
@@ -23,6 +24,8 @@ from crossbreed.types import Recipe, WeightStream
 
 class TransformersEngine:
     """One model whose parameters are overwritten in place."""
+
+    advice = ""
 
     def __init__(self, config: TransformersConfig, host: Path) -> None:
         """Builds the model of the host's config; `adopt` loads the weights."""
@@ -32,6 +35,7 @@ class TransformersEngine:
                 dtype = getattr(torch, config.dtype)
                 model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
             self._model = model.to(config.device).eval()
+        self._host, self._dtype = host, config.dtype
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self._parameters = dict(self._model.named_parameters())  # a tied lm_head is not among them
         stored = self._model.state_dict().keys()
@@ -44,6 +48,10 @@ class TransformersEngine:
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too; see `EndsAnswers`."""
         self._encoder.end_at(token_ids)
+
+    def truth_of(self, weights: WeightStream, requests: Sequence[Loglikelihood]) -> Truth:
+        """Loads the weights as `from_pretrained` does; see `Checkable`."""
+        return truth_of(self._host, self._encoder, weights, requests, dtype=self._dtype)
 
     def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
         """Returns all held tensors among `unchanged`: each can be kept individually. See `WeightEngine`."""

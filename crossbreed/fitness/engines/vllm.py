@@ -1,8 +1,8 @@
 """vLLM, in the worker's own process: candidates are streamed into one running engine, never written to disk.
 
 A complete swap takes four steps, and the swap tests fail without any one of them: clear the KV cache after NaN
-(`_vllm_worker`), reload the weights, repack the tied lm_head (`_vllm_worker`), drop the prefix cache, which was
-computed from the old weights.
+(`_vllm_worker`), reload the weights, process what a reload passes over (`_vllm_worker`), drop the prefix cache, which
+was computed from the old weights.
 
 A module that receives no tensor keeps its weights. vLLM fuses some of a checkpoint's tensors into one module, whose
 missing parts it leaves undefined: tensors that may be fused are sent together or not at all.
@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from crossbreed.errors import EngineError, InputError, require
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.library import library_call
+from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import VllmConfig
-from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
+from crossbreed.sources.files import open_shards
 from crossbreed.sources.naming import layer_of
 from crossbreed.types import Recipe, WeightStream
 
@@ -42,6 +45,8 @@ the same time they would wait for each other; one after the other they take thre
 class VllmEngine:
     """One vLLM engine. Its memory is freed only when its process ends: start one per process."""
 
+    advice = "use `engine: {kind: transformers}`"
+
     def __init__(self, config: VllmConfig, host: Path) -> None:
         """Starts vLLM on the host's weights, or on dummies if it has none.
 
@@ -55,6 +60,7 @@ class VllmEngine:
             import vllm
 
         check_options(config.options, {field.name for field in dataclasses.fields(vllm.EngineArgs)})
+        self._host, self._dtype = host, config.dtype
         self._sampling = vllm.SamplingParams
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self.version = 0
@@ -74,10 +80,34 @@ class VllmEngine:
         }
         with library_call(f"vLLM did not start on {host}"):
             self._llm = vllm.LLM(**settings)
+            self._llm.collective_rpc("process_experts_fully")
+        self._reads_host = settings["load_format"] != "dummy"
 
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too; see `EndsAnswers`."""
         self._encoder.end_at(token_ids)
+
+    def as_started(self) -> CurrentHandle | None:
+        """Returns the host's weights as vLLM has loaded them; see `StartsOnHost`."""
+        return CurrentHandle(self, self.version) if self._reads_host and self.version == 0 else None
+
+    def host_weights(self) -> WeightStream:
+        """Reads the host's files; see `StartsOnHost`."""
+        for shard in open_shards(self._host, stem="model", is_optional=lambda name: True).values():
+            yield from shard.items()
+
+    def truth_of(self, weights: WeightStream, requests: Sequence[Loglikelihood]) -> Truth:
+        """Scores with transformers; see `Checkable`.
+
+        vLLM runs some architectures, such as GPT-NeoX, with transformers' own classes. It changes these classes in the
+        process (0.32): they look for a configuration of vLLM, here one that says to compute plainly.
+        """
+        from vllm.config import CompilationConfig, CompilationMode, set_current_vllm_config
+
+        plain = copy(self._llm.llm_engine.vllm_config)
+        plain.compilation_config = CompilationConfig(mode=CompilationMode.NONE)
+        with set_current_vllm_config(plain):
+            return truth_of(self._host, self._encoder, weights, requests, dtype=self._dtype)
 
     def keeps(self, unchanged: Collection[str]) -> frozenset[str]:
         """Returns the tensors of blocks in which nothing changes; see `WeightEngine`."""
@@ -97,7 +127,7 @@ class VllmEngine:
                 self._is_cache_spoilt = False
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
             if any(layer_of(name) is None for name in stream.came):  # possibly the embedding
-                self._llm.collective_rpc("repack_lm_head")
+                self._llm.collective_rpc("process_sharing_layers")
             if not self._llm.reset_prefix_cache():
                 raise EngineError(f"{failure}: it did not drop its prefix cache, which the old weights computed")
         if stream.error is not None:

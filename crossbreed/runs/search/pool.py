@@ -8,7 +8,7 @@ task: it passes through `wait` and ends the run.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from crossbreed.errors import MachineError
 from crossbreed.runs.record.records import SplitName
@@ -58,6 +58,19 @@ class Evaluator(Protocol):
     def close(self) -> None:
         """Frees the engine."""
         ...
+
+
+@runtime_checkable
+class Noting(Evaluator, Protocol):
+    """A worker that has something to say when it has started."""
+
+    notes: tuple[str, ...]
+    """For the log: what its canary could not verify."""
+
+
+def notes_of(evaluator: Evaluator) -> tuple[str, ...]:
+    """Returns what a worker has to say about its start."""
+    return evaluator.notes if isinstance(evaluator, Noting) else ()
 
 
 class Pool(Protocol):

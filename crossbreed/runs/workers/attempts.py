@@ -1,6 +1,6 @@
 """Failed attempts: their tracebacks in the log, and the FAILED result after the last one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from crossbreed.errors import MachineError
@@ -25,6 +25,12 @@ def log_failure(log: Log, job: Job | None, traceback: str, *, attempt: int, retr
     """
     what = "a worker did not start" if job is None else f"trial {job.number}, {job.split} split"
     log(f"{what}: attempt {attempt} of {retries + 1} failed\n{traceback.rstrip()}")
+
+
+def log_notes(log: Log, notes: Sequence[str]) -> None:
+    """Logs what the canary of a new worker could not verify."""
+    for note in notes:
+        log(f"canary: {note}")
 
 
 def failed(job: Job, failure: str, *, attempts: int) -> Answered:

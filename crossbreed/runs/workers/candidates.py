@@ -44,8 +44,12 @@ class Candidates(Protocol):
         """Confirms that the candidate adopted last was evaluated without fault: the next one may reuse its tensors."""
         ...
 
-    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
-        """Verifies that the engine does not mix up candidates; raises SwapError if it does."""
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
+        """Verifies that the engine does not mix up candidates, and returns what could not be verified.
+
+        Raises:
+            SwapError: it mixes them up.
+        """
         ...
 
     def close(self) -> None:
@@ -75,9 +79,10 @@ class CandidatesByRecipe:
     def confirm(self) -> None:
         """See Candidates."""
 
-    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
         """See Candidates."""
         check_recipes(self.engine, recipe_a, recipe_b, requests)
+        return ()
 
     def close(self) -> None:
         """See Candidates."""
@@ -119,10 +124,10 @@ class CandidatesByWeights:
         """See Candidates."""
         self._held = self._adopted
 
-    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
         """See Candidates."""
         self._held = None
-        check_swap(self.engine, recipe_a, recipe_b, self._weights.materialize, requests)
+        return check_swap(self.engine, recipe_a, recipe_b, self._weights.materialize, requests)
 
     def close(self) -> None:
         """See Candidates."""

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from traceback import format_exc
 
 from crossbreed.errors import SwapError
-from crossbreed.runs.search.pool import FAULTS, Answered, Evaluator, Job, is_fault
-from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, no_worker
+from crossbreed.runs.search.pool import FAULTS, Answered, Evaluator, Job, is_fault, notes_of
+from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
 
 
 class LocalPool:
@@ -21,7 +21,7 @@ class LocalPool:
             log: Receives the traceback of each failed attempt.
         """
         self._make, self._retries, self._log = make, retries, log
-        self._evaluator: Evaluator | None = make()
+        self._evaluator: Evaluator | None = self._made()
         self._jobs: deque[Job] = deque()
 
     @property
@@ -66,11 +66,16 @@ class LocalPool:
         except Exception:  # whatever a dead engine raises
             self._log(f"the worker could not be closed\n{format_exc().rstrip()}")
 
+    def _made(self) -> Evaluator:
+        evaluator = self._make()
+        log_notes(self._log, notes_of(evaluator))
+        return evaluator
+
     def _restarted(self) -> Evaluator:
         """Returns a new worker. A start that fails is no attempt at the job; several in a row end the run."""
         for attempt in range(1, MAX_FAILED_STARTS + 1):
             try:
-                return self._make()
+                return self._made()
             except FAULTS as error:
                 if isinstance(error, SwapError) or not is_fault(error):
                     raise

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import InputError, MachineError, SwapError, require
-from crossbreed.runs.search.pool import Answered, Evaluator, Job, is_fault
-from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, described, failed, log_failure, no_worker
+from crossbreed.runs.search.pool import Answered, Evaluator, Job, is_fault, notes_of
+from crossbreed.runs.workers.attempts import (
+    MAX_FAILED_STARTS,
+    Log,
+    described,
+    failed,
+    log_failure,
+    log_notes,
+    no_worker,
+)
 from crossbreed.runs.workers.memory import keep_freed_memory
 from crossbreed.types import Score
 
@@ -32,11 +40,12 @@ class _Host:
     def __init__(self, make: Callable[[], Evaluator]) -> None:
         self._make = make
 
-    def start(self) -> str:
+    def start(self) -> tuple[str, tuple[str, ...]]:
+        """Returns the worker's name, and its notes."""
         keep_freed_memory()
         with _sendable():
             self._evaluator = self._make()
-        return f"{os.uname().nodename}:{os.getpid()}"
+        return f"{os.uname().nodename}:{os.getpid()}", notes_of(self._evaluator)
 
     def evaluate(self, job: Job) -> Score:
         with _sendable():
@@ -156,7 +165,8 @@ class RayPool:
             self._dispatch()
             if attempt is None:
                 self._num_failed_starts = 0
-                self._names[actor] = result
+                self._names[actor], notes = result
+                log_notes(self._log, notes)
                 return None
             return Answered(job=attempt.job, score=result, attempts=attempt.number, worker=self._names[actor])
 

@@ -31,12 +31,13 @@ class Worker:
         self._plan = plan
         self.candidates = start_candidates(plan.spec.fitness.engine, plan.weights)
         self._slopes: Slopes | None = None
+        self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
             self._slopes = self._start_slopes()
             self._num_initial = len(plan.initial_candidates())
 
     def canary(self) -> None:
-        """Verifies swapping before any score is trusted.
+        """Verifies swapping before any score is trusted; `notes` says what could not be verified.
 
         Raises:
             SwapError: the engine does not answer with the weights it was given.
@@ -44,7 +45,8 @@ class Worker:
         recipes = dict(self._plan.initial_candidates())
         items = self._plan.items["search"]
         requests = [r for task in self._plan.tasks for item in items[task.name].items[:8] for r in task.requests(item)]
-        self.candidates.canary(recipes[ProposedBy(kind="base")], recipes[ProposedBy(kind="uniform")], requests)
+        base, uniform = (recipes[ProposedBy(kind=kind)] for kind in ("base", "uniform"))
+        self.notes = self.candidates.canary(base, uniform, requests)
 
     def evaluate(self, job: Job) -> Score:
         """Has the engine adopt the recipe, and evaluates it on the split's items.

@@ -1,0 +1,121 @@
+"""The requests that the canary asks, made of the run's own, and the distances between answers."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
+
+from crossbreed.errors import EngineError, InputError
+from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Logprobs, Prompt, Request, Response
+
+R = TypeVar("R", Request, Loglikelihood)
+
+TOLERANCE = 1e-3
+"""The largest difference that a swap may cause, in nats per token (law 9)."""
+NOISE_FACTOR = 4
+"""The tolerance for an engine whose rounding depends on its prefix cache, as a multiple of that difference."""
+_MAX_TOKENS = 16
+"""The length of answers that are compared; more would take longer and show no more."""
+_PREFIX_CHARACTERS = (2000, 1000, 500, 250, 120, 60, 30)
+_TEXT_CHARACTERS = (700, 350, 200, 100, 50, 25, 12)
+_CONTINUATIONS = (" the answer", " a", "a")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Requests that generate nothing, and the answers that they got when they were tried."""
+
+    requests: Sequence[Request]
+    texts: Sequence[Loglikelihood]
+    """Those among them, the last ones, of which every token is scored."""
+    answers: Sequence[Response]
+
+
+def asked(handle: Handle, requests: Sequence[Request]) -> list[Request]:
+    """Returns the requests, with answers of limited length, and two prompts that share the longest accepted prefix."""
+    own = [replace(r, max_tokens=min(r.max_tokens, _MAX_TOKENS)) if isinstance(r, Generate) else r for r in requests]
+    prefixes = _prefixes(requests, _PREFIX_CHARACTERS)
+    return [*own, *_first_accepted(handle, map(_with_two_ends, prefixes))[0]]
+
+
+def scored(handle: Handle, probes: Sequence[Request]) -> Scored:
+    """Returns the probes, those that generate with a continuation to score instead, and the longest accepted text."""
+    found, answers = _first_accepted(handle, [[_as_scored(probe, _CONTINUATIONS[0]) for probe in probes]])
+    if not found:  # one by one, without those that do not fit
+        tries = ([[_as_scored(probe, end)] for end in _CONTINUATIONS] for probe in probes)
+        found = [request for one in tries for request in _first_accepted(handle, one)[0]]
+        answers = handle.answer(found) if found else []
+    texts, of_texts = _first_accepted(
+        handle,
+        ([Loglikelihood(prompt=Prompt(text=""), continuation=text)] for text in _prefixes(probes, _TEXT_CHARACTERS)),
+    )
+    return Scored(requests=[*found, *texts], texts=texts, answers=[*answers, *of_texts])
+
+
+def without_cache(probes: Sequence[Request]) -> list[Request]:
+    """Returns the probes with prompts that are computed anew."""
+    return [replace(probe, use_cache=False) if isinstance(probe, Generate) else probe for probe in probes]
+
+
+def limit_of(handle: Handle, probes: Sequence[Request], answers: Sequence[Response]) -> float:
+    """Returns the largest allowed distance between answers of the same weights."""
+    return max(TOLERANCE, NOISE_FACTOR * distance(answers, handle.answer(without_cache(probes))))
+
+
+def distance(some: Sequence[Response], others: Sequence[Response]) -> float:
+    """Returns the largest difference of log-probabilities, up to where the tokens of two answers diverge.
+
+    At a near-tie two tokens may swap ranks; they are then about equally likely, and the distance is small.
+    """
+    gaps = [0.0]
+    for one, other in zip(some, others, strict=True):
+        for a, b, p, q in zip(one.token_ids, other.token_ids, one.logprobs, other.logprobs, strict=False):
+            gaps.append(_gap(p, q))
+            if a != b:
+                break
+    return max(gaps)
+
+
+def _gap(p: float, q: float) -> float:
+    """Returns the distance of two log-probabilities: infinite between NaN and a number, 0 between NaN and NaN."""
+    if math.isnan(p) or math.isnan(q):
+        return 0.0 if math.isnan(p) and math.isnan(q) else math.inf
+    return 0.0 if p == q else abs(p - q)
+
+
+def mean_gap(some: Logprobs, others: Logprobs) -> float:
+    """Returns the mean distance of log-probabilities; not finite where one is NaN, or the tokens are not as many."""
+    if [len(one) for one in some] != [len(other) for other in others]:
+        return math.inf
+    gaps = [abs(p - q) for p, q in zip(chain(*some), chain(*others), strict=True)]
+    return math.fsum(gaps) / max(1, len(gaps))
+
+
+def can_move(answers: Sequence[Response]) -> bool:
+    """Returns whether some log-probability is a number other than 0: otherwise one logit outweighs whatever changes."""
+    return any(math.isfinite(p) and p != 0 for answer in answers for p in answer.logprobs)
+
+
+def _as_scored(probe: Request, end: str) -> Request:
+    return Loglikelihood(prompt=probe.prompt, continuation=end) if isinstance(probe, Generate) else probe
+
+
+def _with_two_ends(prefix: str) -> list[Request]:
+    return [Generate(prompt=Prompt(text=prefix + end), max_tokens=8) for end in (" A", " B")]
+
+
+def _prefixes(requests: Sequence[Request], sizes: Sequence[int]) -> Iterator[str]:
+    texts = (r.prompt.text + (r.continuation if isinstance(r, Loglikelihood) else "") for r in requests)
+    text = "\n\n".join(filter(str.strip, texts)) or "The quick brown fox jumps over the lazy dog."
+    return ((text * (size // len(text) + 1))[:size] for size in sizes)
+
+
+def _first_accepted(handle: Handle, tries: Iterable[list[R]]) -> tuple[list[R], list[Response]]:
+    """Returns the first requests that the engine answers, and the answers: they are used as they were tried."""
+    for requests in tries:
+        try:
+            return requests, handle.answer(requests)
+        except (EngineError, InputError):
+            continue
+    return [], []
