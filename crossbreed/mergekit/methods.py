@@ -73,6 +73,8 @@ class Method:
     """Minimum number of models, besides a base that is not ORDINARY."""
     most: int | None = None
     """Maximum number of models; None: unlimited."""
+    divides_if: str | None = None
+    """The flag with which it divides by the sum of the weights, whatever that is; None: it has none."""
 
     def parameter(self, name: str) -> Parameter | None:
         """Returns the parameter with this name; None if there is none."""
@@ -116,6 +118,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 parameters=(Parameter(name="weight", scope=Scope.MODEL, required=True), _flag("normalize", True)),
                 base=BaseRole.ORDINARY,
                 least=1,
+                divides_if="normalize",
             ),
             _deltas("task_arithmetic"),
             _deltas("ties", normalize=True),
@@ -150,6 +153,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 ),
                 base=BaseRole.OPTIONAL,
                 least=1,
+                divides_if="normalize_weights",
             ),
             Method(
                 name="karcher",

@@ -6,6 +6,7 @@ value comes from the model's own parameters, else its slice's, else the configur
 matches the name: the name in the model for values of a model, the name in the merge for those of the merge.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from crossbreed.errors import InputError
 from crossbreed.mergekit.config import MergeConfig, ModelReference, Settings, Slice
 from crossbreed.mergekit.methods import BaseRole, Method, Parameter, Scope
 from crossbreed.parsing import any_of
+from crossbreed.recipes import weights_cancel
 from crossbreed.sources.naming import (
     HEAD,
     embedding_names,
@@ -168,11 +170,14 @@ class _Planner:
             levels = (source.settings, *above)
             values = _values(method, scopes, levels, matched, depth, of=f"`{source.model}`")
             inputs.append(InputTensor(model=source.model, tensor=own, parameters=values))
+        parameters = _values(method, (Scope.GLOBAL,), above, name, depth, of="the merge")
+        if method.divides_if and parameters[method.divides_if]:
+            _check_sum(method.name, inputs, where=f"`{name}`", flag=method.divides_if)
         return OutputTensor(
             name=name,
             inputs=tuple(inputs),
             base=base,
-            parameters=_values(method, (Scope.GLOBAL,), above, name, depth, of="the merge"),
+            parameters=parameters,
             has_token_rows=self._has_token_rows(name, entry, read),
         )
 
@@ -182,7 +187,10 @@ class _Planner:
         aligned = has_rows and self.config.tokenizer is not None
         if len({shape[1:] if aligned else shape for shape in shapes}) > 1:
             got = any_of(f"{model}: {shape}" for model, shape in zip(entry.models, shapes, strict=True))
-            fix = "align the vocabularies: `tokenizer_source: base` (or union)" if has_rows else ""
+            by_token = (
+                "align the vocabularies by token: `tokenizer_source: base` (or union), in place of mergekit's option "
+            )
+            fix = f"{by_token}--unsafe-truncate-embeddings" if has_rows else ""
             raise InputError(f"`{name}` has different shapes in the models", expected="one", got=got, fix=fix)
 
     def _has_token_rows(self, name: str, entry: Slice, read: Sequence[str]) -> bool:
@@ -206,6 +214,13 @@ class _Planner:
                     )
                 return False
         return True
+
+
+def _check_sum(method: str, inputs: Sequence[InputTensor], *, where: str, flag: str) -> None:
+    given = ((str(one.model), one.parameters.get("weight")) for one in inputs)
+    weights = {model: float(weight) for model, weight in given if isinstance(weight, int | float)}
+    if weights and math.fsum(weights.values()) == 0:
+        raise weights_cancel(method, weights, where=where, flag=flag)
 
 
 def _common(held: Sequence[Mapping[str, str]], entry: Slice) -> list[str]:

@@ -4,19 +4,21 @@ A recipe keeps every tensor in its place: layers can be swapped between models, 
 of one base, and it uses the base's vocabulary.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from crossbreed.errors import InputError
 from crossbreed.mergekit.config import MergeConfig, ModelReference
 from crossbreed.mergekit.methods import BaseRole, Scope
+from crossbreed.mergekit.patterns import patterns_of
 from crossbreed.mergekit.plan import MergePlan, OutputTensor
 from crossbreed.parsing import any_of
 from crossbreed.recipes import DTYPES, parse_recipe
 from crossbreed.recipes.operators import OPERATOR_SPECS, OperatorSpec
-from crossbreed.sources.naming import names_pattern
 from crossbreed.types import BASE, RECIPE_SCHEMA, Recipe, canonical_json
 
 _OPERATORS = {"ramplus_tl": "ramplus"}
@@ -31,58 +33,84 @@ _MASK = frozenset({"int8_mask"})
 """Only affects mergekit's internal storage of masks."""
 
 
-def source_names(config: MergeConfig) -> dict[ModelReference, str]:
-    """Returns the models' names in a recipe: `base`, and for experts the last part of their paths.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What a recipe calls the models of a configuration."""
 
-    If the configuration has no base and needs none, the first model without its adapter is the base.
+    base: ModelReference
+    """A plain model, `base` in the recipe."""
+    experts: Mapping[ModelReference, str]
+    """The others; and the base a second time, where the method has no base and merges whole weights on a sphere."""
 
-    Raises:
-        InputError: the base has an adapter, or an adapter is of another model than the base.
-    """
-    base = config.base or ModelReference(model=config.models[0].model)
-    experts = [model for model in config.models if model != base]
-    if config.base is None and config.method.base is not BaseRole.ORDINARY:
-        raise _refusal(f"`{config.method.name}` without a base has no equivalent recipe", "`base_model`")
-    if base.lora:
-        raise _refusal(f"the base `{base}` is an adapter's model", "a plain model as `base_model`")
-    names = {base: BASE}
-    for expert in experts:
-        if expert.lora and expert.model != base.model:
-            raise _refusal(f"`{expert}` is an adapter of another model than the base", f"{base.model}+ADAPTER")
-        stem = PurePath(expert.lora or expert.model).name.partition("@")[0]
-        taken = set(names.values())
-        unique = (f"{stem}{number}" for number in range(2, len(experts) + 3))
-        names[expert] = stem if stem not in taken else next(name for name in unique if name not in taken)
-    return names
+    @classmethod
+    def of(cls, config: MergeConfig) -> Self:
+        """Names experts after the last part of their paths.
+
+        Without `base_model` at the top, the first slice's counts; where the method needs none, the first model without
+        its adapter is the base.
+
+        Raises:
+            InputError: the base has an adapter, an adapter is of another model than the base, or a model is to have
+                another architecture.
+        """
+        named = config.base or config.slices[0].base
+        base = named or ModelReference(model=config.models[0].model)
+        if base.lora:
+            raise InputError(
+                f"the base `{base}` is an adapter's model, and a recipe's base is a plain one",
+                expected="a plain model as `base_model`",
+                got=str(base),
+                fix="write that model first, by merging {merge_method: passthrough, models: [{model: "
+                f"{base}}}]}}, and name its folder as `base_model`; or use --numerics mergekit",
+            )
+        is_no_delta = named is None and config.method.base is BaseRole.OPTIONAL
+        experts = [model for model in config.models if model != base or is_no_delta]
+        taken, names = {BASE}, dict[ModelReference, str]()
+        for expert in experts:
+            if expert.lora and expert.model != base.model:
+                raise _refusal(f"`{expert}` is an adapter of another model than the base", f"{base.model}+ADAPTER")
+            stem = PurePath(expert.lora or expert.model).name.partition("@")[0]
+            unique = (f"{stem}{number}" for number in range(2, len(experts) + 3))
+            names[expert] = stem if stem not in taken else next(name for name in unique if name not in taken)
+            taken.add(names[expert])
+        if odd := next((model for model in config.models if model.architecture), None):
+            raise _refusal("a recipe has the base's architecture", "no `override_architecture`", odd.architecture)
+        return cls(base=base, experts=names)
+
+    @property
+    def names(self) -> Mapping[ModelReference, str]:
+        """Name of every model of the configuration."""
+        return {self.base: BASE, **self.experts}
 
 
-def to_recipe(plan: MergePlan, names: Mapping[ModelReference, str], hashes: Mapping[str, str], dtype: str) -> Recipe:
+def to_recipe(plan: MergePlan, naming: Naming, hashes: Mapping[str, str], dtype: str) -> Recipe:
     """Returns the plan as a recipe.
 
     Args:
         plan: The plan of the merge.
-        names: From `source_names`.
+        naming: Of its models.
         hashes: Source name -> content hash.
         dtype: The dtype of the base, for a configuration without one.
 
     Raises:
         InputError: a recipe cannot express the merge; the message names the reason.
     """
-    config = plan.config
+    config, names = plan.config, naming.names
     _check_config(config)
     operator = _OPERATORS.get(config.method.name, config.method.name)
     rules: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for tensor in plan.tensors:
-        params = _params(tensor, plan, names, OPERATOR_SPECS[operator])
-        rules.setdefault(canonical_json(params), ([], params))[0].append(tensor.name)
+        found = _params(tensor, plan, names, OPERATOR_SPECS[operator])
+        rules.setdefault(canonical_json(found), ([], found))[0].append(tensor.name)
+    params = [params for _, params in rules.values()]
     return parse_recipe(
         {
             "schema": RECIPE_SCHEMA,
             "base": BASE,
-            "sources": {name: hashes[name] for name in names.values()},
+            "sources": {name: hashes[name] for name in (BASE, *naming.experts.values())},
             "rules": [
-                {"match": names_pattern(matched), "operator": operator, "params": params}
-                for matched, params in rules.values()
+                {"match": match, "operator": operator, "params": params[number]}
+                for number, match in patterns_of([matched for matched, _ in rules.values()])
             ],
             "dtype": _dtype(config, dtype),
         },
@@ -96,8 +124,6 @@ def _check_config(config: MergeConfig) -> None:
         raise _refusal("a recipe takes the base's embedding rows as they are", "no `tokens`, no `pad_to_multiple_of`")
     if tokenizer is not None and tokenizer.source not in ("base", "union", config.models[0]):
         raise _refusal("a recipe takes the base's vocabulary", "tokenizer_source: base", str(tokenizer.source))
-    if config.chat_template is not None:
-        raise _refusal("a recipe takes the base's chat template", "no `chat_template`")
 
 
 def _dtype(config: MergeConfig, stored: str) -> str:
@@ -119,10 +145,12 @@ def _params(
                 "every layer in its own place",
                 f"`{one.tensor}` of `{one.model}`",
             )
+    if tensor.base is not None and names[tensor.base] != BASE:
+        raise _refusal("a recipe has one base", "one `base_model`", f"`{tensor.base}` as that of a slice")
     if method.name == "passthrough":
         scale = tensor.inputs[0].parameters.get("scale", 1.0)
         return {"source": names[models[0]], "scale": scale}
-    if spec.param("weight") is None and set(models) != set(names):
+    if spec.param("weight") is None and not names.keys() <= {*models, tensor.base}:
         raise _refusal(
             f"`{tensor.name}` is made from only some of the models, and {method.name} has no weights",
             f"all models in every slice: {any_of(names)}",
@@ -140,9 +168,17 @@ def _params(
             is_per_source = {
                 names[one.model]: one.parameters[parameter.name] for one in _having(tensor, parameter.name)
             }
+            if parameter.name == "weight" and spec.param("normalize") is None and tensor.parameters.get("normalize"):
+                is_per_source = _divided(is_per_source)
             if any(_matters(parameter.name, value, plan, spec) for value in is_per_source.values()):
                 params[parameter.name] = is_per_source | (absent if parameter.name == "weight" else {})
     return params
+
+
+def _divided(weights: Mapping[str, float]) -> dict[str, float]:
+    """Returns weights divided by their sum; as they are if they cancel, as in mergekit."""
+    total = math.fsum(weights.values())
+    return {name: weight / total if abs(total) >= 1e-8 else weight for name, weight in weights.items()}
 
 
 def _having(tensor: OutputTensor, name: str) -> Iterator[Any]:
@@ -156,6 +192,8 @@ def _matters(name: str, value: Any, plan: MergePlan, spec: OperatorSpec) -> bool
         return False
     if spec.param(_NAMES.get(name, name)) is not None:
         return True
+    if name == "normalize" and spec.param("weight") is not None:
+        return False  # the weights are divided by their sum
     parameter = method.parameter(name)
     assert parameter is not None, f"the plan has only the parameters of {method.name}"
     if value == parameter.default:
@@ -175,6 +213,8 @@ def _shapes(method: str, tensor: OutputTensor) -> Iterator[tuple[str, str]]:
         yield "along", "rows" if given["filter_wise"] else "tensor"
     if method == "nuslerp":
         yield "along", "tensor" if given["nuslerp_flatten"] else "columns" if given["nuslerp_row_wise"] else "rows"
+    if method in ("nuslerp", "multislerp"):
+        yield "of", "weights" if tensor.base is None else "deltas"
 
 
 def _refusal(problem: str, expected: str, got: str = "") -> InputError:

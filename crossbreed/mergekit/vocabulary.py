@@ -6,6 +6,7 @@ row before anything is merged. The order of a union is ours (the base's tokens, 
 configuration): mergekit's is that of a set, and changes from process to process.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Self, TypeAlias
 from crossbreed.errors import InputError, require
 from crossbreed.mergekit.config import MergeConfig, ModelReference, TokenizerConfig, TokenRow
 from crossbreed.parsing import any_of
+from crossbreed.sources.tokenization import tokenizer_file
 
 Row: TypeAlias = tuple[ModelReference, int]
 """A row of a model's embedding."""
@@ -32,8 +34,22 @@ class Vocabulary:
     """The model whose tokenizer the merge uses or extends."""
 
     @classmethod
-    def build(cls, config: MergeConfig, folders: Mapping[ModelReference, Path], out: Path) -> Self | None:
+    def build(
+        cls,
+        config: MergeConfig,
+        folders: Mapping[ModelReference, Path],
+        num_rows: Mapping[ModelReference, int],
+        out: Path,
+    ) -> Self | None:
         """Reads all tokenizers, and writes that of the merge to `out` unless it is a model's own.
+
+        A token beyond a model's rows is one that it lacks; the merge's tokenizer does not get those of its donor.
+
+        Args:
+            config: The merge.
+            folders: Of every model.
+            num_rows: How many rows every model has, by its config.json.
+            out: An empty folder.
 
         Returns:
             None if the configuration does not mention a tokenizer.
@@ -47,16 +63,25 @@ class Vocabulary:
         if wanted.source == "base" and config.base is None:
             raise InputError("the base's vocabulary is chosen, but there is no base", expected="`base_model`")
         donor = wanted.source if isinstance(wanted.source, ModelReference) else config.models[0]
-        tokenizers = {model: _read(folders[model]) for model in config.models}
-        vocabularies = {model: dict(tokenizer.get_vocab()) for model, tokenizer in tokenizers.items()}
-        tokens = vocabularies[donor]
+        tokenizers = {model: _read(folders[model]) for model in config.models if _has_one(folders[model], model, donor)}
+        vocabularies = {
+            model: _within(tokenizers.get(model, tokenizers[donor]), num_rows[model]) for model in config.models
+        }
+        merged = _cut(tokenizers[donor], vocabularies[donor], out, where=str(folders[donor]))
+        added: list[Any] = []
         if wanted.source == "union":
-            union = _read(folders[donor])
-            union.add_tokens(_tokens_beyond(tokens, {m: tokenizers[m] for m in config.models if m != donor}))
-            union.save_pretrained(out)
-            tokens = dict(union.get_vocab())
+            others = {model: tokenizer for model, tokenizer in tokenizers.items() if model != donor}
+            added = _tokens_beyond(vocabularies[donor], others, vocabularies)
+        known = vocabularies[donor].keys() | {str(token) for token in added}
+        added += [token for token in wanted.tokens if token not in known]
+        if added:
+            merged.add_tokens(added)
+            merged.save_pretrained(out)
+        tokens = dict(merged.get_vocab())
+        if wanted.source == "base":  # mergekit adds to the base's own tokenizer: padding rows become its tokens' rows
+            vocabularies[donor] = {token: row for token, row in tokens.items() if row < num_rows[donor]}
         for token, row in wanted.tokens.items():
-            _check_token(token, row, tokens, vocabularies)
+            _check_token(token, row, vocabularies, num_rows)
         return cls(tokens=tokens, models=vocabularies, config=wanted, donor=donor)
 
     @property
@@ -82,8 +107,10 @@ class Vocabulary:
 
     def _donors(self, token: str, models: Sequence[ModelReference], base: ModelReference | None) -> tuple[Row, ...]:
         if (named := self.config.tokens.get(token)) is not None:
-            if named.model is None:
+            if named.is_zero:
                 return ()
+            if named.model is None:
+                return self._own_donors(token, models)
             if named.model not in models:
                 raise InputError(
                     f"the row of token `{token}` is another model's",
@@ -96,6 +123,19 @@ class Vocabulary:
         of_base = tuple(row for row in having if row[0] == base)
         return having if len(having) in (1, len(models)) else of_base or having
 
+    def _own_donors(self, token: str, models: Sequence[ModelReference]) -> tuple[Row, ...]:
+        """Returns the rows of a token for which the configuration gives no source: that of every model is its own."""
+        lacking = [model for model in models if token not in self.models[model]]
+        if lacking or self.config.tokens[token].force:
+            raise InputError(
+                f"token `{token}` has no source",
+                expected="a source, or the token in the tokenizers of all models",
+                got=f"none, and {lacking[0]} lacks the token" if lacking else "none, and `force: true`",
+                where=f"tokenizer.tokens.{token}",
+                fix="give it a `source`: a model, or {kind: zero}",
+            )
+        return tuple((model, self.models[model][token]) for model in models)
+
 
 def _row_of(token: str, row: TokenRow, vocabularies: Mapping[ModelReference, Mapping[str, int]]) -> int:
     assert row.model is not None, "zeros have no row"
@@ -105,24 +145,25 @@ def _row_of(token: str, row: TokenRow, vocabularies: Mapping[ModelReference, Map
 def _check_token(
     token: str,
     row: TokenRow,
-    tokens: Mapping[str, int],
     vocabularies: Mapping[ModelReference, Mapping[str, int]],
+    num_rows: Mapping[ModelReference, int],
 ) -> None:
     where = f"tokenizer.tokens.{token}"
-    if token not in tokens:
-        raise InputError(
-            f"`{token}` is not a token of the merge",
-            expected="a token of the vocabulary that `source` chooses (mergekit 0.1.5 fails to add others too)",
-            where=where,
-            fix="add it to a model's tokenizer, and use `source: union`",
-        )
     if row.model is None:
         return
     if row.model not in vocabularies:
         raise InputError("the row of another model", expected=any_of(vocabularies), got=str(row.model), where=where)
     wanted = token if row.token is None else row.token
+    if isinstance(wanted, int) and not 0 <= wanted < num_rows[row.model]:
+        expected = f"0 to {num_rows[row.model] - 1}"
+        raise InputError(f"`{row.model}` has no row {wanted}", expected=expected, got=str(wanted), where=where)
     if isinstance(wanted, str) and wanted not in vocabularies[row.model]:
-        raise InputError(f"`{row.model}` has no token `{wanted}`", expected="a token that it has", where=where)
+        raise InputError(
+            f"`{row.model}` has no token `{wanted}`",
+            expected="a token that it has",
+            where=where,
+            fix=f"name one: source: {{kind: model_token, model: {row.model}, token: TOKEN}}",
+        )
 
 
 def _read(folder: Path) -> Any:  # transformers has no types
@@ -140,12 +181,50 @@ def _read(folder: Path) -> Any:  # transformers has no types
         ) from error
 
 
-def _tokens_beyond(have: Mapping[str, int], tokenizers: Mapping[ModelReference, Any]) -> list[Any]:
+def _has_one(folder: Path, model: ModelReference, donor: ModelReference) -> bool:
+    """Whether a model has a tokenizer of its own; one without is read with the donor's, as mergekit does."""
+    return model == donor or tokenizer_file(folder) is not None
+
+
+def _within(tokenizer: Any, num_rows: int) -> dict[str, int]:
+    return {token: row for token, row in tokenizer.get_vocab().items() if row < num_rows}
+
+
+def _cut(tokenizer: Any, kept: Mapping[str, int], out: Path, *, where: str) -> Any:
+    """Returns a tokenizer without the tokens that are not kept; written to `out`, if there are any."""
+    surplus = tokenizer.get_vocab().keys() - kept.keys()
+    if not surplus:
+        return _read(Path(where))  # to be added to: a tokenizer of its own
+    content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    kind = content.get("model", {}).get("type", "no fast tokenizer")
+    if kind != "BPE":
+        raise InputError(
+            f"the tokenizer has {len(surplus)} tokens for which the model has no rows",
+            expected="a BPE tokenizer, of which they can be cut off, or no such tokens",
+            got=kind,
+            where=where,
+            fix=f"resize the model's embeddings to {len(tokenizer.get_vocab())} rows first",
+        )
+    model = content["model"]
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in kept]
+    model["vocab"] = {token: row for token, row in model["vocab"].items() if token in kept}
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    model["merges"] = [pair for pair in pairs if not surplus & {*pair}]
+    tokenizer.save_pretrained(out)
+    (out / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return _read(out)
+
+
+def _tokens_beyond(
+    have: Mapping[str, int],
+    tokenizers: Mapping[ModelReference, Any],
+    vocabularies: Mapping[ModelReference, Mapping[str, int]],
+) -> list[Any]:
     """Returns the tokens that the tokenizers add to a vocabulary, as token objects, since some are special."""
     found: dict[str, Any] = {}
-    for tokenizer in tokenizers.values():
+    for model, tokenizer in tokenizers.items():
         added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
-        for token in sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__):
+        for token in sorted(vocabularies[model], key=vocabularies[model].__getitem__):
             if token not in have:
                 found.setdefault(token, added.get(token, token))
     return list(found.values())

@@ -129,6 +129,34 @@ def require_matches(recipe: Recipe, tensors: Iterable[str], *, where: str) -> No
             )
 
 
+def require_weights(recipe: Recipe, *, where: str) -> None:
+    """Checks that no rule divides by weights that sum to 0: in a search that is a bad candidate, here a mistake.
+
+    Args:
+        recipe: A recipe written by a person.
+        where: The file, for errors.
+
+    Raises:
+        InputError: a rule does; the message gives its weights.
+    """
+    experts = tuple(name for name in recipe.sources if name != recipe.base)
+    for index, rule in enumerate(recipe.rules):
+        spec = OPERATOR_SPECS[rule.operator]
+        if weights := spec.cancelling(rule, experts, recipe.base):
+            raise weights_cancel(spec.name, weights, where=f"{where}, rules[{index}]")
+
+
+def weights_cancel(operator: str, weights: Mapping[str, float], *, where: str, flag: str = "normalize") -> InputError:
+    """Returns the error of weights that sum to 0 where the operator divides by their sum."""
+    return InputError(
+        f"the weights of `{operator}` sum to 0, and it divides by their sum",
+        expected="weights with another sum",
+        got=", ".join(f"{name}: {weight:g}" for name, weight in weights.items()),
+        where=where,
+        fix="change a weight" if operator == "karcher" else f"change a weight, or set `{flag}: false`",
+    )
+
+
 def _is_installed(rule: Any) -> bool:
     """Whether a rule can be parsed; one that is no rule is left to the parser."""
     return not isinstance(rule, Mapping) or rule.keys() != set(_RULE_KEYS) or rule["operator"] in OPERATORS

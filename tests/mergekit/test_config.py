@@ -114,6 +114,7 @@ def test_a_tokenizer_is_chosen_shortly_or_at_length() -> None:
         "tokens": {
             "<x>": {"source": "a", "force": True},
             "<y>": {"source": {"kind": "zero"}},
+            "<n>": {"source": None},
             "<z>": {"source": {"kind": "model_token", "model": "a", "token_id": 3}},
         },
     }
@@ -122,7 +123,8 @@ def test_a_tokenizer_is_chosen_shortly_or_at_length() -> None:
     assert (found.source, found.pad_to_multiple_of) == (B, 64)
     assert found.tokens == {
         "<x>": TokenRow(model=A, force=True),
-        "<y>": TokenRow(model=None),
+        "<y>": TokenRow(is_zero=True),
+        "<n>": TokenRow(force=False),
         "<z>": TokenRow(model=A, token=3),
     }
 
@@ -143,17 +145,15 @@ def test_all_or_nothing_of_a_delta_may_be_kept(density: float) -> None:
     ("changes", "names"),
     [
         ({"merge_method": "tie"}, ["`ties`"]),
-        ({"merge_methd": "ties"}, ["merge_methd", "`merge_method`"]),
-        ({"modules": {}}, ["modules"]),
+        ({"modules": {"text": {}, "vision": {}}, "models": None}, ["several modules", "text, vision"]),
+        ({"modules": {"default": {"models": []}}}, ["given twice"]),
         ({"slices": []}, ["both"]),
         ({"models": None}, ["both or neither"]),
         ({"models": []}, ["models"]),
-        ({"models": [{"model": "a", "weight": 0.5}]}, ["unknown key `weight`", "parameters", "models[0]"]),
         ({"models": [{"model": "a"}, {"model": "a"}]}, ["twice", "a"]),
         ({"models": [{"model": "a+b+c"}]}, ["a+b+c", "MODEL+ADAPTER"]),
         ({"models": [{"model": 7}]}, ["int 7"]),
         ({"base_model": None}, ["ties needs a base"]),
-        ({"parameters": {"densty": 0.5}}, ["densty", "`density`"]),
         ({"parameters": {"density": "high"}}, ["'high'", "a finite number"]),
         ({"parameters": {"density": True}}, ["True", "a finite number"]),
         ({"parameters": {"density": None}}, ["None"]),
@@ -170,11 +170,9 @@ def test_all_or_nothing_of_a_delta_may_be_kept(density: float) -> None:
         ({"dtype": "bf16"}, ["bf16", "`bfloat16`"]),
         ({"out_dtype": "int64"}, ["int64"]),
         ({"tokenizer_source": "base", "tokenizer": {}}, ["one of"]),
-        ({"tokenizer": {"sources": "union"}}, ["sources", "`source`"]),
-        ({"tokenizer": {"tokens": {"<x>": {"force": True}}}}, ["source", "<x>"]),
         ({"tokenizer": {"tokens": {"<x>": {"source": {"kind": "mean"}}}}}, ["zero or model_token", "mean"]),
         ({"tokenizer": {"pad_to_multiple_of": 0}}, ["pad_to_multiple_of"]),
-        ({"chat_template": "chatml"}, ["chatml", "Jinja"]),
+        ({"chat_template": "chatlm"}, ["chatlm", "`chatml`", "Jinja"]),
     ],
     ids=str,
 )  # fmt: skip
@@ -205,9 +203,41 @@ def test_a_slice_without_the_base_is_told_to_list_it() -> None:
         parse_config({"merge_method": "ties", "base_model": "base", "slices": slices})
 
 
-def test_a_residual_weight_is_refused() -> None:
-    with pytest.raises(InputError, match="residual_weight"):
-        parse_config({"merge_method": "passthrough", "slices": [{"sources": [], "residual_weight": 0.5}]})
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"name": "my-merge"}, ""),
+        ({"residual_alpha": 0.5}, ""),
+        ({"parameters": {"dtype": "float16"}}, "at the top"),
+        ({"parameters": {"allow_negative_weights": True}}, ""),
+        ({"parameters": {"int_space": True}}, ""),
+        ({"parameters": {"densty": 0.5}}, "did you mean `density`?"),
+        ({"models": [{"model": "a", "weight": 0.5, "parameters": {"weight": 1}}]}, "inside `parameters`"),
+        ({"models": [{"model": "a", "revision": "v2", "parameters": {"weight": 1}}]}, "write MODEL@REVISION"),
+        ({"merge_methd": "ties"}, "did you mean `merge_method`?"),
+        ({"tokenizer": {"sources": "union"}}, "did you mean `source`?"),
+        ({"models": None, "slices": [{"sources": [{"model": m, "layer_range": [0, 1], "parameters": {"weight": 1}}
+          for m in ("base", "a")], "merge_method": "slerp"}]}, "at the top"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_mergekit_reads_over_is_noted(changes: dict[str, Any], fix: str) -> None:
+    (found,) = parse(TIES, **changes).ignored
+    assert f"`{found.key}`" in str(found)
+    assert fix in found.fix
+    assert bool(found.fix) == bool(fix)
+    assert found.is_slip == ("did you mean" in fix or "inside" in fix)
+
+
+def test_a_module_is_a_level_of_parameters_and_its_own_normal_form() -> None:
+    content = yaml.safe_load(TIES)
+    models = content.pop("models")
+    density = [{"filter": "mlp", "value": 0.5}]
+    module = {"models": models, "parameters": {"density": density, "lambda": 0.7}}
+    found = parse_config({**content, "parameters": {"density": 0.9}, "modules": {"default": module}})
+    assert found.slices == parse(TIES).slices
+    assert [(one.filter, one.anchors) for one in found.settings["density"]] == [("mlp", (0.5,)), (None, (0.9,))]
+    assert found.settings["lambda"][0].anchors == (0.7,)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -248,7 +278,7 @@ def test_files_of_other_tools_or_methods_are_refused_by_name(text: str, tool: st
         read_config(path)
 
 
-@pytest.mark.parametrize("text", ["{schema: 1, rules: []}", "[1, 2]", "a: [", ""])
+@pytest.mark.parametrize("text", ["{schema: 1, rules: []}", "[1, 2]", ""])
 def test_what_is_not_mergekits_is_left_to_others(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yml"
     path.write_text(text)

@@ -83,7 +83,9 @@ parameters: {weight: [{filter: layers.1., value: 1}, {filter: mlp, value: 2}, {f
 
 
 def test_a_gradient_runs_over_the_layers_of_its_slice_and_starts_outside_of_them() -> None:
-    found = tensors("{merge_method: linear, models: [{model: a, parameters: {weight: [0, 3]}}]}")
+    found = tensors(
+        "{merge_method: linear, models: [{model: a, parameters: {weight: [0, 3]}}], parameters: {normalize: false}}"
+    )
     assert [of_model(found[up(layer)], A) for layer in range(4)] == pytest.approx([0, 1, 2, 3])
     assert [of_model(found[name], A) for name in (EMBEDDING, NORM)] == [0.0, 0.0]
 
@@ -92,7 +94,7 @@ def test_a_slice_of_one_layer_is_at_the_end_of_its_gradient() -> None:
     found = tensors("""
 merge_method: linear
 slices: [{sources: [{model: a, layer_range: [0, 3]}]}, {sources: [{model: b, layer_range: [3, 4]}]}]
-parameters: {weight: [0, 1]}
+parameters: {weight: [0, 1], normalize: false}
 """)
     assert [found[up(layer)].inputs[0].parameters["weight"] for layer in range(4)] == [0.0, 0.5, 1.0, 1.0]
 

@@ -69,7 +69,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sce": {"select_topk": 0.5},
     "nuslerp": {"weight": [{"filter": "mlp", "value": 0.7}, {"value": 0.3}]},
     "multislerp": {"weight": 0.5, "normalize_weights": False},
-    "karcher": {},
+    "karcher": {"max_iter": 1200},
     "model_stock": {"filter_wise": True},
     "ram": {"epsilon": 0.02},
     "ramplus_tl": {"epsilon": 0.02, "r": 0.3},
@@ -89,6 +89,66 @@ def test_both_numerics_mean_the_same(method: str, toys: dict[str, str], merge: M
     off = sum(int((~torch.isclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5)).sum()) for name in theirs)
     # breadcrumbs rounds what it keeps once, and mergekit twice: an element of each tensor and expert
     assert off <= 2 * len(theirs), f"{off} elements"
+
+
+def without_base(method: str, a: str, b: str, **parameters: Any) -> dict[str, Any]:
+    return of(method, a, b, parameters=parameters)
+
+
+def by_slices(method: str, a: str, b: str, **parameters: Any) -> dict[str, Any]:
+    """As people write them: a base in every slice, and none at the top."""
+    sources = [{"model": model, "layer_range": [0, 2]} for model in (a, b)]
+    slices = [{"sources": sources, "base_model": a, "parameters": parameters}]
+    return {"merge_method": method, "slices": slices}
+
+
+WRITTEN: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
+    "nuslerp of weights": lambda toys: without_base("nuslerp", toys["a"], toys["b"], weight=0.4),
+    "multislerp of weights": lambda toys: without_base("multislerp", toys["a"], toys["b"], weight=[0.4, 0.7]),
+    "slerp by slices": lambda toys: by_slices("slerp", toys["a"], toys["b"], t=[0, 0.5, 1]),
+    "normalized deltas": lambda toys: of(
+        "task_arithmetic",
+        *(toys[name] for name in "abc"),
+        base_model=toys["base"],
+        parameters={"weight": [{"filter": "mlp", "value": 0.7}, {"value": 0.2}], "normalize": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_so_they_do_however_it_is_written(name: str, toys: dict[str, str], merge: Merge) -> None:
+    config = WRITTEN[name](toys)
+    theirs, ours = (load_file(merge(config, numerics) / "model.safetensors") for numerics in ("mergekit", "accurate"))
+    for tensor, values in theirs.items():
+        torch.testing.assert_close(ours[tensor], values, rtol=1e-4, atol=1e-5, msg=tensor)
+
+
+@pytest.mark.parametrize("numerics", ["mergekit", "accurate"])
+@pytest.mark.parametrize(
+    ("template", "written"), [("chatml", "<|im_start|>user\nhi<|im_end|>\n"), ("auto", "other: hi")]
+)
+def test_a_chat_template_is_chosen(
+    template: str, written: str, numerics: str, toys: dict[str, str], merge: Merge, tmp_path: Path
+) -> None:
+    for name in ("b", "c"):
+        shutil.copytree(toys[name], tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text("other: {{ messages[0].content }}")
+    models = [toys["a"], *(str(tmp_path / name) for name in ("b", "c"))]
+    accept = ["chat_template"] if numerics == "accurate" else []
+    out = merge(of("linear", *models, parameters={"weight": 1}, chat_template=template), numerics, accept=accept)
+    said = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert said == written
+
+
+def test_a_base_that_is_an_adapter_is_written_first(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    base = f"{toys['base']}+{toys['p']}"
+    config = of("ties", toys["a"], base_model=base, parameters={"weight": 1})
+    with pytest.raises(InputError) as caught:
+        merge(config, "accurate")
+    assert f"{{merge_method: passthrough, models: [{{model: {base}}}]}}" in str(caught.value)
+    written = tmp_path / "written"
+    merge(of("passthrough", base), "accurate").rename(written)
+    merge({**config, "base_model": str(written)}, "accurate")
 
 
 def test_accurate_numerics_leave_a_recipe(toys: dict[str, str], merge: Merge) -> None:
@@ -114,17 +174,16 @@ def test_layers_may_be_swapped_in_accurate_numerics(toys: dict[str, str], merge:
     ("method", "keys", "names"),
     [
         ("ties", {"parameters": {"weight": 1, "rescale": True}}, ["`ties` has no `rescale`"]),
-        ("task_arithmetic", {"parameters": {"weight": 1, "normalize": True}}, ["no `normalize`"]),
-        ("nuslerp", {"base_model": None, "parameters": {"weight": 1}}, ["without a base"]),
+        ("task_arithmetic", {"parameters": {"weight": 1, "densty": 0.5}}, ["`density`", "--numerics mergekit"]),
+        ("linear", {"parameters": {"weight": 1}, "base_model": {"model": "@base", "override_architecture": "X"}}, []),
         ("linear", {"parameters": {"weight": 1}, "dtype": "float64"}, ["float64"]),
         ("linear", {"parameters": {"weight": 1}, "tokenizer_source": "@b"}, ["the base's vocabulary"]),
         ("linear", {"parameters": {"weight": 1}, "tokenizer": {"pad_to_multiple_of": 8}}, ["pad_to_multiple_of"]),
-        ("linear", {"parameters": {"weight": 1}, "chat_template": "{{ x }}"}, ["chat_template"]),
         ("linear", {"parameters": {"weight": 1}, "base_model": "@base+@p"}, ["adapter's model"]),
         ("linear", {"parameters": {"weight": 1}, "base_model": "@c", "models": ["@base+@p"]}, ["another model than"]),
         ("ties", {"parameters": {"weight": 1, "density": 1.5}}, ["density"]),
         ("passthrough", {"models": None, "slices": [("@a", 0, 1), ("@b", 0, 1)]}, ["does not stack", "layers.1."]),
-        ("passthrough", {"models": None, "slices": [("@a", 0, 1)]}, ["cannot change the number of layers", "2 layers"]),
+        ("passthrough", {"models": None, "slices": [("@a", 0, 1)]}, ["stacks others", "--numerics mergekit"]),
     ],
     ids=lambda value: str(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -180,11 +239,32 @@ def test_random_masks_are_the_same_every_time(toys: dict[str, str], merge: Merge
     assert fingerprint_checkpoint(merge(config)) == fingerprint_checkpoint(first.with_name("first"))
 
 
-def test_a_nan_is_refused_and_leaves_nothing(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+@pytest.mark.parametrize("numerics", ["mergekit", "accurate"])
+@pytest.mark.parametrize("method", ["linear", "multislerp"])
+def test_weights_that_cancel_are_refused_before_anything_is_written(
+    method: str, numerics: str, toys: dict[str, str], merge: Merge, tmp_path: Path
+) -> None:
     parameters = [{"weight": 1}, {"weight": -1}]
     models = [{"model": toys[name], "parameters": weight} for name, weight in zip("ab", parameters, strict=True)]
+    with pytest.raises(InputError, match=rf"(?s)the weights of `{method}` sum to 0.*b: -1.*normalize.*false"):
+        merge({"merge_method": method, "models": models}, numerics)
+    assert [file.name for file in tmp_path.iterdir()] == ["merge.yml"]
+
+
+def test_so_are_those_of_a_recipe(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    out = merge(of("linear", toys["a"], toys["b"], parameters={"weight": 1}), "accurate")
+    recipe = yaml.safe_load((out / "recipe.yaml").read_text())
+    recipe["rules"][0]["params"]["weight"] = {"base": 1, "b": -1}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match="sum to 0"):
+        merge_recipe(tmp_path / "recipe.yaml", tmp_path / "again", sources=[f"base={toys['a']}", f"b={toys['b']}"])
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_overflow_is_refused_and_leaves_nothing(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    parameters = {"weight": 1e30, "normalize": False}
     with pytest.raises(InvalidWeights, match="embed_tokens"):
-        merge({"merge_method": "linear", "models": models})
+        merge(of("linear", toys["a"], toys["b"], parameters=parameters, out_dtype="float16"))
     assert not (tmp_path / "mergekit").exists()
 
 
@@ -224,15 +304,17 @@ def test_a_buffer_that_differs_is_named(toys: dict[str, str], merge: Merge, tmp_
     assert torch.equal(load_file(out / "model.safetensors")["model.position_ids"], torch.arange(4))
 
 
-def test_a_token_must_be_one_of_the_vocabulary(toys: dict[str, str], merge: Merge) -> None:
+def test_a_token_s_row_must_be_there(toys: dict[str, str], merge: Merge) -> None:
     def tokenizer(token: str, source: Any) -> dict[str, Any]:
         tokens = {token: {"source": source}}
         return of("linear", toys["a"], toys["b"], parameters={"weight": 1}, tokenizer={"tokens": tokens})
 
     for token, source, problem in (
-        ("<new>", toys["a"], "`<new>` is not a token"),
+        ("<new>", toys["a"], "has no token `<new>`"),
+        ("<new>", None, "`<new>` has no source"),
         ("a", toys["c"], "another model"),
         ("a", {"kind": "model_token", "model": toys["a"], "token": "<none>"}, "no token `<none>`"),
+        ("a", {"kind": "model_token", "model": toys["a"], "token_id": 272}, "no row 272"),
     ):
         with pytest.raises(InputError, match=problem):
             merge(tokenizer(token, source))

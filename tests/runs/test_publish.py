@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from simulated import MEAN, scores_on, search
 
 from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint, materialize
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.publishing.checkpoint import Merge, publish_checkpoint, write_checkpoint
+from crossbreed.runs.publishing.contents import mergekit_config
 from crossbreed.runs.publishing.hub_upload import push
 from crossbreed.runs.publishing.model_card import CardInfo
 from crossbreed.runs.publishing.shards import write_shards
@@ -187,7 +188,31 @@ def test_mergekit_config_is_written_with_the_base_under_each_adapter(
     )
     config = yaml.safe_load((tmp_path / "merge" / "mergekit_config.yml").read_text())
     assert (config["dtype"], config["out_dtype"]) == ("float32", "bfloat16")
-    assert f"{sources.base.path}+{sources.experts['french'].path}" in json.dumps(config)
+    assert "path/to/base+path/to/french" in json.dumps(config)
+    for name in ("mergekit_config.yml", "crossbreed.json", "recipe.yaml"):
+        assert str(sources.base.path.parent) not in (tmp_path / "merge" / name).read_text()
+
+
+def test_it_is_not_written_for_a_model_of_other_tensors(tmp_path: Path, toy_base: Path) -> None:
+    """mergekit would leave out what it does not list, and end at what is missing."""
+    weights = load_file(toy_base / "model.safetensors")
+    bias = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(128, dtype=torch.bfloat16)}
+    changes: dict[str, tuple[dict[str, torch.Tensor], dict[str, object]]] = {
+        "as it is": ({}, {}),
+        "a bias more": (bias, {"attention_bias": True}),
+        "an unknown architecture": ({}, {"architectures": ["OtherForCausalLM"]}),
+    }
+    found = {}
+    for name, (more, keys) in changes.items():
+        folder = shutil.copytree(toy_base, tmp_path / name)
+        save_file(weights | more, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text()) | keys
+        (folder / "config.json").write_text(json.dumps(config))
+        opened = open_sources(str(folder), {"sums": str(make_expert(tmp_path / "e" / name, base=folder, seed=1))})
+        rule = Rule(match=".*", operator="task_arithmetic", params={"weight": 0.5})
+        recipe = Recipe(base="base", sources=opened.structure.hashes, rules=(rule,))
+        found[name] = mergekit_config(recipe, opened) is not None
+    assert found == {"as it is": True, "a bias more": False, "an unknown architecture": False}
 
 
 def test_other_dtype_and_several_shards(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:

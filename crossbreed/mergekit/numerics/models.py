@@ -66,12 +66,13 @@ def open_models(
     for reference in references:
         opened[reference] = model = _open(reference, getattr(torch, lora_dtype) if lora_dtype else None)
         config, first = model.checkpoint.config, next(iter(opened.values())).checkpoint
-        if config.get("model_type") != first.config.get("model_type"):
+        if not reference.architecture and config.get("model_type") != first.config.get("model_type"):
             raise InputError(
                 f"`{reference}` is of another architecture",
                 expected=f"{first.config.get('model_type')}, as {first.path}",
                 got=str(config.get("model_type")),
                 where=str(model.checkpoint.path / "config.json"),
+                fix="if its tensors are the same, say so: model: {model: PATH, override_architecture: NAME}",
             )
     return opened
 

@@ -50,6 +50,7 @@ PARTS = family(
     ),
     OperatorSpec(
         name="multislerp",
+        divides_by_weights=True,
         formula="W = W0 + sum(wi |di|) u, with u the direction of sum(wi di / |di|)",
         params=(
             weight(ParamKind.EXPERT, "Share of each expert's direction and length."),
@@ -59,6 +60,7 @@ PARTS = family(
     ),
     OperatorSpec(
         name="karcher",
+        divides_by_weights=True,
         paper="arXiv 2603.04972",
         formula="W = sum(wi |Wi|) u / sum(wi), with u the point on the sphere nearest to all Wi / |Wi|",
         degree=0,
@@ -77,7 +79,7 @@ PARTS = family(
                 kind=ParamKind.SCALAR,
                 default=10.0,
                 at_least=0.0,
-                at_most=1000.0,
+                at_most=1e6,
                 integer=True,
                 about="Maximum number of iterations.",
             ),

@@ -11,6 +11,7 @@ PARTS = family(
         formula="W = sum(wi Wi), divided by sum(wi) if normalize; the base is one of the sources",
         is_weighted_sum=True,
         degree=None,
+        divides_by_weights=True,
         params=(
             weight(ParamKind.SOURCE, "Share of each source; a single number applies to the base too."),
             normalize(default=True),

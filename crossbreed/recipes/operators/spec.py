@@ -134,6 +134,8 @@ class OperatorSpec:
     degree: Literal[0, 1] | None = 1
     """The degree of the merged delta in `weight`, if no flag normalises it. 1: doubling the weights doubles the delta,
     so that a `scale` is redundant. 0: only the ratios of the weights matter. None: neither."""
+    divides_by_weights: bool = False
+    """Whether it divides by the sum of the weights, unless `normalize` says no: weights that cancel are no merge."""
     num_experts: tuple[int, int | None] = (0, None)
     """Minimum and maximum number of experts in a recipe."""
     grams: ReadsGrams | None = None
@@ -145,6 +147,15 @@ class OperatorSpec:
         if low <= num_experts and (high is None or num_experts <= high):
             return None
         return f"at least {low}" if high is None else f"{low}" if low == high else f"from {low} to {high}"
+
+    def cancelling(self, rule: Rule, experts: tuple[str, ...], base: str) -> dict[str, float] | None:
+        """Returns the weights of a rule if they sum to 0 and would be divided by that; None if not."""
+        if not self.divides_by_weights or (self.param("normalize") and not self.scalar(rule, "normalize")):
+            return None
+        of = self.param("weight")
+        is_of_experts = of is None or of.kind is ParamKind.EXPERT or rule.params.get("of") == "deltas"
+        weights = self.per_source(rule, "weight", experts if is_of_experts else (base, *experts))
+        return weights if weights and math.fsum(weights.values()) == 0 else None
 
     def reads_grams(self, params: Mapping[str, object]) -> Literal["no", "may", "must"]:
         """Returns whether a rule with these parameters reads Grams of inputs."""

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ from crossbreed.durable import sync
 from crossbreed.errors import MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
+from crossbreed.mergekit.architectures import is_reproduced
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.publishing.manifest import RECORD_FILE, file_records
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
@@ -125,9 +127,10 @@ def checkpoint_contents(
     *,
     readme: str | None = None,
     record: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] = MappingProxyType({}),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Contents:
-    """Returns the contents of a recipe's checkpoint; the arguments are those of `write_checkpoint`."""
+    """Returns the contents of a recipe's checkpoint; `extra` are further texts, the others as in `write_checkpoint`."""
     parents = {parent.name: _source_record(parent) for parent in source_infos(recipe, sources)}
     known = {
         "schema": PUBLISHED_SCHEMA,
@@ -139,7 +142,7 @@ def checkpoint_contents(
     return Contents(
         tensors=_merged_tensors(recipe, sources),
         copies=files_to_copy(sources.base.path),
-        texts=_texts(recipe, sources) | ({"README.md": readme} if readme else {}),
+        texts={**_texts(recipe, sources), **extra, **({"README.md": readme} if readme else {})},
         record={**known, **(record or {})},
         max_shard_bytes=max_shard_bytes,
     )
@@ -186,10 +189,15 @@ def _source_record(parent: SourceInfo) -> dict[str, str | None]:
 
 
 def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
-    """Returns the recipe as a mergekit configuration; None if mergekit cannot express it."""
+    """Returns the recipe as a mergekit configuration; None if mergekit cannot express or merge it.
+
+    It is made to be published: a source that is no hub's has a placeholder for its path.
+    """
+    if not is_reproduced(sources.base.config.get("architectures"), sources.structure.tensors):
+        return None
     parents = source_infos(recipe, sources)
-    paths = {parent.name: parent.reference for parent in parents}
-    adapters = {parent.name: sources.base.origin.reference for parent in parents if parent.is_adapter}
+    paths = {parent.name: parent.public_reference for parent in parents}
+    adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
     config = to_mergekit(recipe, sources.structure, paths, adapters)
     return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 

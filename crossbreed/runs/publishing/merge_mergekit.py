@@ -1,13 +1,14 @@
 """Merges a mergekit configuration, with mergekit's own arithmetic or with ours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.mergekit import MergeConfig, MergePlan, ModelReference, Vocabulary, plan_merge
+from crossbreed.mergekit.chat_templates import chosen_template
 from crossbreed.mergekit.numerics import OpenModel, merge, merged_tensors, open_models
-from crossbreed.mergekit.recipe import source_names, to_recipe
+from crossbreed.mergekit.recipe import Naming, to_recipe
 from crossbreed.runs.publishing.contents import (
     PUBLISHED_SCHEMA,
     Contents,
@@ -18,8 +19,9 @@ from crossbreed.runs.publishing.contents import (
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE
 from crossbreed.runs.record.provenance import versions
 from crossbreed.sources import Sources, Structure, open_sources
+from crossbreed.sources.chat_templates import TEMPLATE_FILE
 from crossbreed.sources.layer_lists import LayerOrigin, config_of_layers, depth_of_config
-from crossbreed.sources.naming import numbered_lists
+from crossbreed.sources.naming import has_token_rows, numbered_lists
 from crossbreed.sources.skeletons import require_loadable
 from crossbreed.types import Dtype, Recipe, WeightStream
 
@@ -34,18 +36,19 @@ def recipe_of(
     Raises:
         InputError: no recipe is equivalent, or a model is invalid.
     """
-    names = source_names(config)
-    base, *experts = names
-    sources = open_(base.model, {names[expert]: expert.lora or expert.model for expert in experts})
-    plan = plan_merge(config, dict.fromkeys(names, sources.structure))
+    naming = Naming.of(config)
+    experts = {name: model.lora or model.model for model, name in naming.experts.items()}
+    sources = open_(naming.base.model, experts)
+    plan = plan_merge(config, dict.fromkeys(naming.names, sources.structure))
     if len(plan.layers) != sources.structure.num_layers:
         raise InputError(
-            "a recipe cannot change the number of layers",
+            "a recipe has the layers of its base, and this merge stacks others",
             expected=f"{sources.structure.num_layers} layers, as in the base",
             got=str(len(plan.layers)),
-            fix="use mergekit's own arithmetic: --numerics mergekit",
+            fix="merge it with `crossbreed merge FILE --numerics mergekit`, which stacks layers; the result may be the "
+            "base or an expert of a recipe",
         )
-    return to_recipe(plan, names, sources.structure.hashes, sources.structure.dtype), sources
+    return to_recipe(plan, naming, sources.structure.hashes, sources.structure.dtype), sources
 
 
 def merge_as_mergekit(
@@ -65,7 +68,8 @@ def merge_as_mergekit(
     models = open_models(config.models, lora_dtype=lora_dtype)
     plan = plan_merge(config, {reference: model.structure for reference, model in models.items()})
     folders = {reference: model.checkpoint.path for reference, model in models.items()}
-    vocabulary = Vocabulary.build(config, folders, scratch)
+    num_rows = {reference: _num_rows(model) for reference, model in models.items()}
+    vocabulary = Vocabulary.build(config, folders, num_rows, scratch)
     donor = models[plan.donor if vocabulary is None else vocabulary.donor].checkpoint.path
     tensors = merged_tensors(plan, models, vocabulary)
     dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
@@ -75,7 +79,7 @@ def merge_as_mergekit(
     texts = {
         "config.json": as_copied_json(config_json),
         MERGEKIT_FILE: text,
-        **({} if config.chat_template is None else {"chat_template.jinja": config.chat_template}),
+        **chat_template(config, folders.values()),
     }
     record = {"schema": PUBLISHED_SCHEMA, "numerics": "mergekit", "dtype": dtype, "versions": versions()}
     sources = {str(reference): _source(model) for reference, model in models.items()}
@@ -86,6 +90,21 @@ def merge_as_mergekit(
         record={**record, "sources": sources},
     )
     return contents, lambda: merge(plan, models, vocabulary)
+
+
+def chat_template(config: MergeConfig, folders: Iterable[Path]) -> dict[str, str]:
+    """Returns the file with the chat template that a configuration chooses; nothing if it chooses none."""
+    text = chosen_template(config.chat_template, folders)
+    return {} if text is None else {TEMPLATE_FILE: text}
+
+
+def _num_rows(model: OpenModel) -> int:
+    """Returns how many tokens a model has rows for: by its configuration, as mergekit counts them."""
+    size = model.checkpoint.config.get("vocab_size")
+    if isinstance(size, int):
+        return size
+    tables = (info.shape[0] for name, info in model.structure.tensors.items() if has_token_rows(name))
+    return max(tables, default=0)
 
 
 def _config(
@@ -110,6 +129,8 @@ def _config(
         ]
         config = config_of_layers(config, depths[plan.donor], layers, where=where)
     config["tie_word_embeddings"] = plan.tied
+    if plan.donor.architecture:
+        config["architectures"] = [plan.donor.architecture]
     if vocabulary is not None:
         theirs = models[vocabulary.donor].checkpoint.config
         config |= {key: theirs[key] for key in _TOKEN_KEYS if key in theirs}

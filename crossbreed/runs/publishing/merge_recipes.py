@@ -16,12 +16,12 @@ from crossbreed.kernels import check_recipe, materialize_many
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.mergekit import MergeConfig, read_config
 from crossbreed.parsing import any_of, suggestion
-from crossbreed.recipes import load_recipe, require_matches
+from crossbreed.recipes import load_recipe, require_matches, require_weights
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
 from crossbreed.runs.gram_files import artifacts_of
 from crossbreed.runs.publishing.contents import Contents, checkpoint_contents, import_readers
 from crossbreed.runs.publishing.folders import new_folders, require_unused
-from crossbreed.runs.publishing.merge_mergekit import merge_as_mergekit, recipe_of
+from crossbreed.runs.publishing.merge_mergekit import chat_template, merge_as_mergekit, recipe_of
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import Dtype, Recipe, WeightStream
 
@@ -129,8 +129,8 @@ def _merge(
     for out in targets:
         require_unused(out)
     for config in configs.values():
-        if config is not None and config.idle:
-            on_event(Note(text=_idle(config)))
+        for text in _unused(config, is_accurate=is_accurate) if config else ():
+            on_event(Note(text=text))
     with TemporaryDirectory() as scratch:
         if is_accurate:
             files = {out: (path, configs[path]) for out, path in targets.items()}
@@ -146,8 +146,23 @@ def _merge(
         on_event(CheckpointWritten(folder=out, fingerprint=fingerprints[out]))
 
 
-def _idle(config: MergeConfig) -> str:
-    return f"note: {config.method.name} does not use {', '.join(config.idle)}; mergekit ignores it too"
+def _unused(config: MergeConfig, *, is_accurate: bool) -> Iterator[str]:
+    """Yields what a configuration says without effect.
+
+    Raises:
+        InputError: a key is misspelt or misplaced, and the merge need not be mergekit's.
+    """
+    if config.idle:
+        yield f"note: {config.method.name} does not use {', '.join(config.idle)}; mergekit ignores it too"
+    for key in config.ignored:
+        if is_accurate and key.is_slip:
+            raise InputError(
+                f"unknown key `{key.key}`",
+                expected="keys that have an effect",
+                where=key.where,
+                fix=f"{key.fix}; or merge without it, as mergekit does: --numerics mergekit",
+            )
+        yield f"note: {key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +213,10 @@ def _accurate_passes(
         )
     return [
         _Pass(
-            contents={out: checkpoint_contents(recipe, sources) for out, recipe in recipes.items()},
+            contents={
+                out: checkpoint_contents(recipe, sources, extra=_chat_template(files[out][1], sources))
+                for out, recipe in recipes.items()
+            },
             rows=partial(
                 materialize_many,
                 list(recipes.values()),
@@ -209,6 +227,12 @@ def _accurate_passes(
         )
         for (sources, _), recipes in together.items()
     ]
+
+
+def _chat_template(config: MergeConfig | None, sources: Sources) -> dict[str, str]:
+    """Returns the file with the template that a configuration chooses: a recipe says nothing of chats."""
+    paths = (sources.base.path, *(expert.path for expert in sources.experts.values()))
+    return {} if config is None else chat_template(config, paths)
 
 
 def _mergekit_pass(out: Path, path: Path, config: MergeConfig | None, scratch: Path, lora_dtype: Dtype | None) -> _Pass:
@@ -240,6 +264,7 @@ def _load(
                 where=folders[name],
             )
     require_matches(recipe, sources.base.tensors, where=str(path))
+    require_weights(recipe, where=str(path))
     return recipe, sources
 
 

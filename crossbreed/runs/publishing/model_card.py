@@ -55,6 +55,11 @@ class SourceInfo:
     """The licence in its own card."""
     is_adapter: bool
 
+    @property
+    def public_reference(self) -> str:
+        """The reference for files that are published: a placeholder for a folder of the machine that merged it."""
+        return self.reference if self.hub_id else f"path/to/{self.name}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardInfo:
@@ -312,7 +317,7 @@ def _reproduce(parents: Sequence[SourceInfo], recipe: Recipe, in_mergekit: bool,
         )
     if in_mergekit:
         lora = " --lora-merge-dtype float32" if any(parent.is_adapter for parent in parents) else ""
-        local = "; replace the paths of parents that are local folders with your own" * any(
+        local = "; write the folders of parents that are no hub's for `path/to/NAME`" * any(
             p.hub_id is None for p in parents
         )
         text += (

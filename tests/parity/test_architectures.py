@@ -1,0 +1,101 @@
+"""mergekit 0.1.5 merges every model in the table of `mergekit.architectures`, tensor by tensor, as its recipe does."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from crossbreed.kernels import materialize
+from crossbreed.mergekit import to_mergekit
+from crossbreed.mergekit.architectures import ARCHITECTURES, is_reproduced
+from crossbreed.sources import open_sources
+from crossbreed.testing.toys import byte_tokenizer, make_expert
+from crossbreed.types import Recipe, Rule
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("mergekit") is None, reason="mergekit 0.1.5 is not installed (pip install --no-deps)"),
+]
+TYPES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "GemmaForCausalLM": "gemma",
+    "GraniteForCausalLM": "granite",
+    "ArceeForCausalLM": "arcee",
+    "Cohere2ForCausalLM": "cohere2",
+    "GPT2LMHeadModel": "gpt2",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Glm4ForCausalLM": "glm4",
+    "Olmo2ForCausalLM": "olmo2",
+    "Phi3ForCausalLM": "phi3",
+    "PhiForCausalLM": "phi",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "StableLmForCausalLM": "stablelm",
+    "Starcoder2ForCausalLM": "starcoder2",
+}
+SIZES = {
+    "vocab_size": 272,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "head_dim": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    "pad_token_id": 256,
+    "n_positions": 64,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+}
+OTHERS = ("cohere", "gpt_neox")
+
+
+def make_model(folder: Path, kind: str) -> Path:
+    """Writes a random model of an architecture, as transformers saves it."""
+    without = {"head_dim"} if kind in ("gpt2", "gpt_neox", "phi", "starcoder2") else set()
+    sizes = {key: value for key, value in SIZES.items() if key not in without}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).to(torch.bfloat16).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_table_holds(architecture: str, tmp_path: Path) -> None:
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    base = make_model(tmp_path / "base", TYPES[architecture])
+    expert = make_expert(tmp_path / "e", base=base, seed=1)
+    sources = open_sources(str(base), {"e": str(expert)})
+    assert is_reproduced(sources.base.config["architectures"], sources.structure.tensors)
+    rules = [
+        Rule(match=match, operator="task_arithmetic", params={"weight": weight})
+        for match, weight in ((".*mlp.*|.*embed.*", 0.3), (".*", 0.6))
+    ]
+    recipe = Recipe(base="base", sources=sources.structure.hashes, rules=tuple(rules))
+    config = to_mergekit(recipe, sources.structure, {"base": str(base), "e": str(expert)})
+    assert config is not None
+    parsed = MergeConfiguration.model_validate(yaml.safe_load(yaml.safe_dump(config)))
+    run_merge(parsed, str(tmp_path / "out"), MergeOptions(quiet=True, write_model_card=False))
+    theirs, ours = load_file(tmp_path / "out" / "model.safetensors"), dict(materialize(recipe, sources))
+    assert theirs.keys() == ours.keys()
+    assert sum(int((theirs[name] != ours[name]).sum()) for name in ours) <= 1e-3 * sum(t.numel() for t in ours.values())
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_are_not_in_it(kind: str, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", kind)
+    sources = open_sources(str(base), {"e": str(make_expert(tmp_path / "e", base=base, seed=1))})
+    assert not is_reproduced(sources.base.config["architectures"], sources.structure.tensors)
