@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
 
+from crossbreed.cache import expanded
 from crossbreed.parsing import require_keys
 
 
@@ -28,13 +29,14 @@ class Config(BaseModel):
 
 def _resolve(value: str, info: ValidationInfo) -> str:
     folder = (info.context or {}).get("folder")
-    path = Path(value).expanduser()
+    path = expanded(value)
     return str((Path(folder) / path).resolve()) if folder and not path.is_absolute() else str(path)
 
 
 def _resolve_local(value: str, info: ValidationInfo) -> str:
     local = _resolve(value, info)
     looks_local = value.startswith((".", "/", "~")) or value.count("/") != 1
+    looks_local = looks_local or ("@" not in value and Path(local).parent.is_dir())
     return local if looks_local or Path(local).exists() else value
 
 

@@ -14,6 +14,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _umask() -> int:
+    """Returns the process's mask, which can only be read by setting it; Linux shows it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        shown = next((line for line in status.read_text().splitlines() if line.startswith("Umask:")), None)
+        if shown is not None:
+            return int(shown.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces `path` in one step: readers see the old or the new content, even after a power cut."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -22,9 +34,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp's own is 0600, whatever the user asked for
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # ENOSPC of a write names no file
+            error.filename = str(path)
         raise
     sync(path.parent)

@@ -11,7 +11,15 @@ CrossbreedError
 Any other exception is a bug, ours or a plug-in's: it ends a run with exit 1 and is never a FAILED trial.
 """
 
+import re
 from importlib import util
+
+_MOST_CHARACTERS = (400, 300, 300, 240, 1000)
+"""Of a message's five parts: together one screen."""
+_MOST_LINES = 8
+"""Of a part."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What moves a terminal's cursor, or is no text; a name of somebody else's may hold it."""
 
 
 class CrossbreedError(Exception):
@@ -25,7 +33,8 @@ class InputError(CrossbreedError, ValueError):
     """
 
     def __init__(self, problem: str, *, expected: str = "", got: str = "", where: str = "", fix: str = "") -> None:
-        self.problem, self.expected, self.got, self.where, self.fix = problem, expected, got, where, fix
+        parts = (problem, expected, got, where, fix)
+        self.problem, self.expected, self.got, self.where, self.fix = map(_fitting, parts, _MOST_CHARACTERS)
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -54,6 +63,24 @@ class SwapError(MachineError):
 
 class InvalidWeights(CrossbreedError, ValueError):
     """Merged weights or logits contain NaN or Inf: measured and bad, not 'could not measure'."""
+
+
+def printable(text: str) -> str:
+    r"""Returns a text without what a terminal would obey: escapes instead of control characters.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def _fitting(text: str, at_most: int) -> str:
+    """Returns what fits a screen; commands to paste are kept whole, since half a command is none."""
+    lines = [printable(line) for line in str(text).split("\n")]
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[:_MOST_LINES], f"... ({len(lines) - _MOST_LINES} more lines)"]
+    kept = "\n".join(lines)
+    return kept if len(kept) <= at_most or "python -c" in kept else f"{kept[: at_most - 40]} ... {kept[-30:]}"
 
 
 def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, where: str, fix: str) -> InputError:

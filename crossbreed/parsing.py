@@ -1,11 +1,14 @@
 """Strict parsing of mappings written by people: errors name the wrong key, with a suggestion."""
 
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from crossbreed.errors import InputError
+
+_MOST_NAMES, _MOST_OF_A_NAME = 40, 200
 
 
 def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str] = (), where: str = "") -> None:
@@ -16,7 +19,7 @@ def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str
     for key in value:
         if key not in allowed:
             raise InputError(
-                f"unknown key `{key}`",
+                f"unknown key `{str(key)[:_MOST_OF_A_NAME]}`",
                 expected=f"one of {any_of(allowed)}" if allowed else "no keys",
                 where=where,
                 fix=suggestion(key, allowed) or "remove it",
@@ -41,12 +44,14 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def any_of(names: Iterable[object]) -> str:
     """Returns the names as a list for messages."""
-    return ", ".join(map(str, names)) or "nothing"
+    texts = [str(name)[:_MOST_OF_A_NAME] for name in names]
+    more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
+    return (", ".join(texts[:_MOST_NAMES]) or "nothing") + more
 
 
 def suggestion(wrong: object, right: Iterable[str]) -> str:
     """Returns "did you mean ...?" with the nearest of `right`; empty if none is near."""
-    close = get_close_matches(str(wrong), list(right), n=1)
+    close = get_close_matches(str(wrong)[:_MOST_OF_A_NAME], list(right), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
 
 
@@ -73,4 +78,24 @@ def hint_at_exponent(value: object) -> str:
 
 def kind(value: object) -> str:
     """Returns a value with its type, for messages: `5` and `'5'` look alike in YAML."""
-    return f"{type(value).__name__} {value!r}"
+    return f"{type(value).__name__} {shown(value)}"
+
+
+def shown(value: object) -> str:
+    """Returns a value for messages, cut where it is long or deep without the whole being written first.
+
+    >>> shown(["a" * 1000] * 1000)[:30]
+    "['aaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+    """
+    return _SHOWN.repr(value)
+
+
+def _shown() -> reprlib.Repr:
+    made = reprlib.Repr()
+    made.maxstring = made.maxother = 120
+    made.maxlong, made.maxlevel = 60, 4
+    made.maxdict = made.maxlist = made.maxtuple = made.maxset = 8
+    return made
+
+
+_SHOWN = _shown()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
+from crossbreed.errors import printable
 from crossbreed.runs.events import Event, ReportWritten, TrialDone
 from crossbreed.runs.results.report_text import summary
 
@@ -28,7 +29,7 @@ class Terminal:
     def __call__(self, event: Event) -> None:
         """Shows an event; see `crossbreed.runs.events.Listener`."""
         if isinstance(event, TrialDone) and self._file.isatty():
-            self._file.write(f"\r\x1b[2K{event}")
+            self._file.write(f"\r\x1b[2K{printable(str(event))}")
             self._is_inside_line = True
         else:
             self._end_line()
@@ -36,7 +37,7 @@ class Terminal:
                 Console(file=self._file).print(summary(event.report))
                 self._file.write(f"\nreport: {event.path}\n")
             else:
-                self._file.write(f"{event}\n")
+                self._file.write(f"{_printable_lines(event)}\n")
         self._file.flush()
 
     def __enter__(self) -> "Terminal":
@@ -51,6 +52,10 @@ class Terminal:
         if self._is_inside_line:
             self._file.write("\n")
             self._is_inside_line = False
+
+
+def _printable_lines(event: Event) -> str:
+    return "\n".join(map(printable, str(event).split("\n")))
 
 
 _SHOWN_GROUPS = 12

@@ -3,15 +3,26 @@
 Stricter than YAML: a key that stands twice in a mapping is an error, where YAML keeps the last value. Under some keys
 scalars are meant as texts: `no`, `12:30`, `007` and `1.10` are a boolean, 750, 7 and 1.1 in YAML, and are refused there
 unless they are quoted.
+
+What a stranger wrote ends in one message: depth, digits, and what aliases expand to are bounded (a "billion laughs"
+file is a hundred bytes).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import yaml
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, first_line
 
+MAX_BYTES = 16 << 20
+"""Recipes that list the names of all tensors take a few MB."""
+MAX_DEPTH = 40
+MAX_NODES = 500_000
+"""Values in all, those behind aliases counted at each place."""
+MAX_CHARACTERS = 64 << 20
+"""Characters of all texts, likewise counted."""
+_MAX_DIGITS = 400
 _YAML = "tag:yaml.org,2002:"
 _MERGE = f"{_YAML}merge"
 _CHANGED_BY_YAML = tuple(f"{_YAML}{kind}" for kind in ("bool", "null", "timestamp", "int", "float"))
@@ -49,9 +60,13 @@ def read_documents(text: str, *, what: str, where: str, texts: Collection[str] =
             documents.append(loader.get_data())
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the date 2026-02-31
-        got = "lists or mappings too deep" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{what} is not YAML", got=got[:800], where=where) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} is not YAML", got=_told(error), where=where) from None
+    except RecursionError:
+        raise InputError(f"{what} is not YAML", got=f"more than {MAX_DEPTH} levels", where=where) from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        # PyYAML lets them through: the date 2026-02-31, `!!bool maybe`, `!!binary` of no text
+        raise InputError(f"{what} is not YAML", got=first_line(error), where=where) from None
     return documents
 
 
@@ -61,6 +76,20 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str, *, where: str, texts: Collection[str]) -> None:
         super().__init__(text)
         self._where, self._texts = where, texts
+
+    def compose_document(self) -> yaml.Node | None:
+        """Returns the document if it is within the limits."""
+        node: yaml.Node | None = super().compose_document()
+        if node is not None:
+            _Size().of(node, MAX_DEPTH)
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Returns an integer; Python itself would refuse to read or to write one of thousands of digits."""
+        if len(node.value) > _MAX_DIGITS:
+            problem = f"an integer of {len(node.value):,} digits"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return int(super().construct_yaml_int(node))
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Returns the mapping as it is written: `<<` is followed later."""
@@ -105,3 +134,62 @@ class _Loader(yaml.SafeLoader):
     def _survives(self, node: yaml.ScalarNode) -> bool:
         is_number = node.tag in (f"{_YAML}int", f"{_YAML}float")
         return is_number and str(self.construct_object(node)) == node.value
+
+
+_Loader.add_constructor(f"{_YAML}int", _Loader.construct_yaml_int)
+
+
+class _Size:
+    """Counts what a document holds with its aliases expanded, each node once: expanding them may take for ever."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[int, int, int]] = {}
+        self._open: set[int] = set()
+
+    def of(self, node: yaml.Node, depth: int) -> tuple[int, int, int]:
+        """Returns number of nodes, characters and levels; raises MarkedYAMLError beyond the limits."""
+        if (known := self._found.get(id(node))) is not None:
+            found = known
+        elif id(node) in self._open:
+            raise self._wrong("an alias inside what it stands for", node)
+        elif isinstance(node, yaml.ScalarNode):
+            found = (1, len(node.value), 1)
+        else:
+            self._open.add(id(node))
+            inner = [self.of(child, depth - 1) for child in _children(node)] if depth > 0 else [(0, 0, MAX_DEPTH)]
+            self._open.discard(id(node))
+            found = (
+                1 + sum(nodes for nodes, _, _ in inner),
+                sum(characters for _, characters, _ in inner),
+                1 + max((levels for _, _, levels in inner), default=0),
+            )
+        self._found[id(node)] = found
+        nodes, characters, levels = found
+        if levels > depth + 1 or levels > MAX_DEPTH:
+            raise self._wrong(f"more than {MAX_DEPTH} levels", node)
+        if nodes > MAX_NODES:
+            raise self._wrong(f"more than {MAX_NODES:,} values, with aliases expanded", node)
+        if characters > MAX_CHARACTERS:
+            raise self._wrong(f"more than {MAX_CHARACTERS:,} characters, with aliases expanded", node)
+        return found
+
+    @staticmethod
+    def _wrong(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    for child in node.value:
+        if isinstance(child, tuple):
+            yield from child
+        else:
+            yield child
+
+
+def _told(error: yaml.YAMLError) -> str:
+    """Returns a problem with its place in a line; PyYAML's own text has six, with pointers into "<unicode string>"."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        problem = ", ".join(filter(None, [error.context, error.problem]))
+        mark = error.problem_mark or error.context_mark
+        return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(problem)
+    return " ".join(str(error).split())

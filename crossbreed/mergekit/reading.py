@@ -15,7 +15,8 @@ from crossbreed.mergekit.config import Conditional, MergeConfig, ModelReference,
 from crossbreed.mergekit.fields import PARAMETERS, TOP_KEYS, KeyReader, dtype_of
 from crossbreed.mergekit.methods import METHODS, Method, Scope
 from crossbreed.parsing import any_of, kind, suggestion
-from crossbreed.yaml_files import read_documents
+from crossbreed.text_files import regular_text
+from crossbreed.yaml_files import MAX_BYTES, read_documents
 
 _OTHER_TOOLS = {
     "experts": "a configuration of mergekit-moe, which builds a mixture of experts",
@@ -32,10 +33,11 @@ def read_config(path: Path) -> MergeConfig | None:
         InputError: it is an invalid configuration, or one for another tool of mergekit.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        documents = read_documents(text, what="the configuration", where=str(path))
-    except (OSError, UnicodeDecodeError):
+        text = regular_text(path, max_bytes=MAX_BYTES)
+    except (OSError, ValueError):
         return None  # the reader of recipes reports it
+    try:
+        documents = read_documents(text, what="the configuration", where=str(path))
     except InputError:
         if path.suffix == ".json":
             return None  # not all JSON is YAML

@@ -4,7 +4,6 @@ Parsing is strict, because recipes are the key for caching, publishing and repro
 operator without its weight or a missing source is an error here, with its location, and never occurs later.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -14,13 +13,18 @@ from typing import Any, get_args
 import yaml
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys, unique_keys
+from crossbreed.json_text import parse_json
+from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys, shown
+from crossbreed.patterns import Matcher, full_matcher, part_matcher
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
+from crossbreed.text_files import read_text
 from crossbreed.types import RECIPE_SCHEMA, Dtype, ParamValue, Recipe, Rule
-from crossbreed.yaml_files import read_yaml
+from crossbreed.yaml_files import MAX_BYTES, read_yaml
 
 DTYPES: tuple[str, ...] = get_args(Dtype)
 _RECIPE_KEYS = ("schema", "base", "sources", "rules", "dtype", "artifacts")
+_COMPARED = 200
+"""Characters of a pattern that are compared with names, for a suggestion."""
 _RULE_KEYS = ("match", "operator", "params")
 
 
@@ -30,17 +34,13 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         InputError: there is no such file, or it is not a recipe.
     """
+    text = read_text(path, what="the recipe", max_bytes=MAX_BYTES)
+    if path.suffix != ".json":
+        return parse_recipe(read_yaml(text, what="the recipe", where=str(path)), where=str(path))
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise InputError("the recipe cannot be read", expected="a YAML or JSON file", got=str(fault)) from None
-    if path.suffix == ".json":
-        try:
-            content = json.loads(text, object_pairs_hook=unique_keys)
-        except (ValueError, RecursionError) as fault:
-            raise InputError("the recipe is not well-formed", got=str(fault), where=str(path)) from None
-    else:
-        content = read_yaml(text, what="the recipe", where=str(path))
+        content = parse_json(text)  # no YAML: `1e-5` is a text there
+    except ValueError as fault:
+        raise InputError("the recipe is not JSON that can be read", got=str(fault), where=str(path)) from None
     return parse_recipe(content, where=str(path))
 
 
@@ -70,24 +70,26 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_record
     require_keys(mapping, _RECIPE_KEYS, needed=("schema", "base", "sources", "rules"), where=where)
     if mapping["schema"] != RECIPE_SCHEMA:
         raise InputError(
-            "the recipe has another schema", expected=str(RECIPE_SCHEMA), got=repr(mapping["schema"]), where=where
+            "the recipe has another schema", expected=str(RECIPE_SCHEMA), got=shown(mapping["schema"]), where=where
         )
     sources = _strings(mapping["sources"], where=f"{where}, sources")
     base = mapping["base"]
     if not isinstance(base, str) or base not in sources:
-        raise InputError("`base` is not one of the sources", expected=any_of(sources), got=repr(base), where=where)
+        raise InputError("`base` is not one of the sources", expected=any_of(sources), got=shown(base), where=where)
     if not isinstance(mapping["rules"], list | tuple):
         raise InputError("`rules` is not a list", expected="a list of rules", got=kind(mapping["rules"]), where=where)
     dtype = mapping.get("dtype", "bfloat16")
-    if dtype not in DTYPES:
-        raise InputError("no such dtype", expected=any_of(DTYPES), got=repr(dtype), where=where)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError("no such dtype", expected=any_of(DTYPES), got=shown(dtype), where=where)
     return Recipe(
         base=base,
         sources=sources,
         rules=tuple(
             _recorded_rule(rule)
             if is_recorded and not _is_installed(rule)
-            else _parse_rule(rule, base=base, sources=sources, where=f"{where}, rules[{index}]")
+            else _parse_rule(
+                rule, base=base, sources=sources, where=f"{where}, rules[{index}]", is_recorded=is_recorded
+            )
             for index, rule in enumerate(mapping["rules"])
         ),
         dtype=dtype,
@@ -97,8 +99,20 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_record
 
 def rule_finder(recipe: Recipe) -> Callable[[str], Rule | None]:
     """Returns a function from a tensor's name to its rule: the first whose pattern matches the whole name."""
-    compiled = [(re.compile(rule.match), rule) for rule in recipe.rules]
-    return lambda name: next((rule for pattern, rule in compiled if pattern.fullmatch(name)), None)
+    compiled = [(rule_matcher(rule), rule) for rule in recipe.rules]
+    return lambda name: next((rule for matches, rule in compiled if matches(name)), None)
+
+
+def rule_matcher(rule: Rule) -> Matcher:
+    """Returns the function that tells whether a tensor's whole name matches a rule.
+
+    Recipes that are read are of one dialect; those that a run recorded before there was one may be of Python's.
+    """
+    try:
+        return full_matcher(rule.match)
+    except ValueError:
+        pattern = re.compile(rule.match)
+        return lambda name: pattern.fullmatch(name) is not None
 
 
 def require_matches(recipe: Recipe, tensors: Iterable[str], *, where: str) -> None:
@@ -116,10 +130,9 @@ def require_matches(recipe: Recipe, tensors: Iterable[str], *, where: str) -> No
     """
     names = sorted(tensors)
     for index, rule in enumerate(recipe.rules):
-        pattern = re.compile(rule.match)
-        if not any(map(pattern.fullmatch, names)):
-            is_part = any(map(pattern.search, names))
-            near = get_close_matches(rule.match, names, n=3, cutoff=0.0)
+        if not any(map(full_matcher(rule.match), names)):
+            is_part = any(map(part_matcher(rule.match), names))
+            near = get_close_matches(rule.match[:_COMPARED], names, n=3, cutoff=0.0)
             raise InputError(
                 "a rule matches no tensor of the base",
                 expected=f"a regular expression that matches the whole name of a tensor, for example {any_of(near)}",
@@ -173,15 +186,15 @@ def _widened(value: Any) -> ParamValue:  # a value of Rule.params, as JSON
     return value if isinstance(value, bool | str) else float(value)
 
 
-def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str) -> Rule:
+def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str, is_recorded: bool) -> Rule:
     require_keys(value, _RULE_KEYS, needed=("match", "operator"), where=where)
     try:
-        re.compile(value["match"])
-    except (re.error, TypeError) as fault:
+        re.compile(value["match"]) if is_recorded else full_matcher(value["match"])
+    except (TypeError, ValueError) as fault:  # TypeError: a list, which no cache takes
         raise InputError(
             "`match` is not a regular expression over tensor names",
             expected=r"for example model\.layers\.\d+\.mlp\..*",
-            got=f"{value['match']!r} ({fault})",
+            got=f"{shown(value['match'])} ({fault})",
             where=where,
         ) from None
     OPERATORS.require(value["operator"], where=f"{where}.operator")
@@ -250,10 +263,10 @@ def _number(value: Any, param: ParamSpec, where: str) -> float:
 def _refuse(value: Any, param: ParamSpec, where: str) -> None:
     if wanted := param.why_invalid(value):
         fix = hint_at_exponent(value)
-        raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=repr(value), where=where, fix=fix)
+        raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=shown(value), where=where, fix=fix)
 
 
 def _strings(value: Any, *, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
-        raise InputError(f"`{where}` is not a mapping of names to hashes", got=repr(value), where=where)
+        raise InputError(f"`{where}` is not a mapping of names to hashes", got=shown(value), where=where)
     return dict(value)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crossbreed.cache import cache_folder
+from crossbreed.cache import cache_folder, is_ours
 from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError
 from crossbreed.kernels.input_grams import InputGrams
@@ -33,7 +33,9 @@ def artifacts_of(recipe: Recipe) -> tuple[InputGrams, ...]:
 
 
 def opened(*paths: Path) -> InputGrams | None:
-    """Returns the Grams in some files; None if one is missing or truncated, in which case they are made again."""
+    """Returns the Grams in some files; None if one is missing, truncated or not ours: they are made again."""
+    if not all(map(is_ours, paths)):
+        return None
     try:
         return InputGrams.open(*paths)
     except InputError:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-import yaml
+from crossbreed.errors import InputError
+from crossbreed.yaml_files import read_yaml
 
 _MAX_CHARACTERS = 1 << 20
 
@@ -27,7 +28,7 @@ def _front_matter(readme: Path) -> dict[str, object]:
     if opening.strip("\ufeff \n") or "\n---" not in rest:
         return {}
     try:
-        front = yaml.safe_load(rest.partition("\n---")[0])
-    except (yaml.YAMLError, ValueError, RecursionError):  # a card is prose: one that does not parse says nothing
+        front = read_yaml(rest.partition("\n---")[0], what="the card", where=str(readme))
+    except InputError:  # a card is prose: one that does not parse says nothing
         return {}
     return front if isinstance(front, dict) else {}

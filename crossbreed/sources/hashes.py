@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from crossbreed.cache import cache_folder
+from crossbreed.cache import cache_folder, is_ours
 from crossbreed.errors import InputError
 from crossbreed.sources.mapped_file import MappedFile
 from crossbreed.sources.pages import MappedPages
@@ -71,8 +71,8 @@ def digest_of(tensor: torch.Tensor) -> str:
 
 
 def hash_of(lines: Iterable[str]) -> str:
-    """Returns the content hash of a source that `lines` describe, in any order."""
-    return blake3("\n".join(sorted(lines)).encode()).hexdigest(length=_HASH_BYTES)
+    """Returns the content hash of a source that `lines` describe, in any order; a name may hold a newline itself."""
+    return blake3("\n".join(sorted(line.replace("\n", "\\n") for line in lines)).encode()).hexdigest(length=_HASH_BYTES)
 
 
 def hash_of_tensors(digests: Mapping[str, str]) -> str:
@@ -116,6 +116,8 @@ def _entry_path(file: MappedFile) -> Path:
 
 def _read_entry(entry: Path) -> dict[str, str] | None:
     """Returns None for an entry that is absent or broken: it can always be computed again."""
+    if not is_ours(entry):
+        return None
     try:
         value = json.loads(entry.read_text(encoding="utf-8"))
     except (OSError, ValueError):

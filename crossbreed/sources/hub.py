@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossbreed.cache import expanded
 from crossbreed.errors import InputError, first_line, require
+from crossbreed.parsing import suggestion
 
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"]
@@ -43,21 +45,27 @@ def locate(source: str) -> SourceLocation:
     Raises:
         InputError: it is neither, or the hub does not give it.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         folder = folder.resolve()
         _check_folder(folder)
         return SourceLocation(path=folder)
     named = _HUB_ID.fullmatch(source)
-    if folder.exists() or named is None or source.startswith((".", "~")):
+    is_path = source.startswith((".", "~")) or folder.is_symlink() or is_beside_others(source, folder)
+    if folder.exists() or named is None or is_path:
         raise InputError(
             f"`{source}` is not a model folder",
             expected="a folder with config.json and safetensors weights, or a hub id `org/name[@revision]`",
-            got="a file" if folder.exists() else "nothing of that name",
+            got="a file" if folder.exists() else "no such folder",
             where=str(folder.absolute()),
-            fix="name the folder itself; a path in a spec starts at the spec's folder",
+            fix=_fix_for_path(source, folder),
         )
     return _download(named["id"], named["revision"])
+
+
+def is_beside_others(source: str, folder: Path) -> bool:
+    """Returns whether `a/b` is meant as a path: there is a folder `a`. A revision says that the hub's is."""
+    return "@" not in source and source.count("/") == 1 and folder.parent.is_dir()
 
 
 def _check_folder(folder: Path) -> None:
@@ -81,6 +89,13 @@ def _check_folder(folder: Path) -> None:
             if inside
             else "name the folder that `save_pretrained` wrote",
         )
+
+
+def _fix_for_path(source: str, folder: Path) -> str:
+    names = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
+    near = suggestion(folder.name, names)
+    hub = f"; for the hub's model of that name write {source}@main" if is_beside_others(source, folder) else ""
+    return (near or "name the folder itself; a path in a spec starts at the spec's folder") + hub
 
 
 def _models_inside(folder: Path) -> Iterator[Path]:

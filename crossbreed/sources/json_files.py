@@ -5,21 +5,17 @@ a bounded depth, no key twice, no number of thousands of digits. `Infinity` and 
 Nemotron's configurations hold them and transformers reads them: they are taken as they are.
 """
 
-import json
 import os
-import stat
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import unique_keys
+from crossbreed.json_text import parse_json
+from crossbreed.parsing import kind
+from crossbreed.text_files import regular_text
 
 MAX_BYTES = 64 << 20
 """The largest index of a published model takes 15 MB."""
-MAX_DEPTH = 40
-_MAX_DIGITS = 40
-"""transformers writes 10^30 for "no limit"."""
 DOWNLOAD_AGAIN = "download or copy it again, whole (for a clone: `git lfs pull`)"
 
 
@@ -30,8 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: there is no such file, it is larger or deeper than any that a model needs, or no JSON object.
     """
     try:
-        value = json.loads(_text(path), parse_int=_integer, object_pairs_hook=unique_keys)
-        _check(value)
+        value = parse_json(regular_text(path, max_bytes=MAX_BYTES))
     except FileNotFoundError:
         raise InputError(
             f"`{path.name}` is missing",
@@ -71,44 +66,8 @@ def mapping_at(config: dict[str, Any], key: str, *, where: Path) -> dict[str, An
         raise InputError(
             f"`{key}` is no mapping",
             expected="keys and values",
-            got=f"{type(value).__name__} {str(value)[:80]}",
+            got=kind(value),
             where=str(where),
             fix="copy the file again from where the model came from",
         )
     return value
-
-
-def _text(path: Path) -> str:
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
-        raise ValueError("not a regular file")
-    if state.st_size > MAX_BYTES:
-        raise ValueError(f"{state.st_size:,} bytes, more than {MAX_BYTES:,}")
-    return path.read_text(encoding="utf-8")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"an integer of {len(digits)} digits")
-    return int(digits)
-
-
-def _check(value: Any) -> None:  # any JSON value
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = list(_inside(level))
-        if not level:
-            return
-    raise ValueError(f"objects or lists {MAX_DEPTH} deep")
-
-
-def _inside(values: Iterable[Any]) -> Iterator[Any]:
-    """Yields what objects and lists hold; raises UnicodeEncodeError for a text that no file can hold."""
-    for value in values:
-        if isinstance(value, dict):
-            yield from value
-            yield from value.values()
-        elif isinstance(value, list):
-            yield from value
-        elif isinstance(value, str):
-            value.encode()

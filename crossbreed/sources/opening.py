@@ -104,14 +104,14 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
     """
     if BASE in experts:
         raise InputError(f"`{BASE}` is the base's own name in recipes", got="an expert of that name", fix="rename it")
-    base_origin = locate(base)
+    base_origin = _locate("the base", base)
     if is_adapter(base_origin):
         raise _adapter_as_base(base_origin.path)
     foundation = Checkpoint.open(base_origin)
     opened: dict[str, Expert] = {}
     differences: list[Difference] = []
     for name, source in experts.items():
-        opened[name], differing = open_expert(name, locate(source), foundation, accept=accept)
+        opened[name], differing = open_expert(name, _locate(f"expert `{name}`", source), foundation, accept=accept)
         differences += differing
     return Sources(
         base=foundation,
@@ -120,6 +120,16 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
         differences=tuple(differences),
         accept=tuple(accept),
     )
+
+
+def _locate(who: str, source: str) -> SourceLocation:
+    try:
+        return locate(source)
+    except InputError as error:
+        where = f"{who}: {error.where}"
+        raise InputError(
+            error.problem, expected=error.expected, got=error.got, where=where, fix=error.fix
+        ) from error.__cause__
 
 
 def is_adapter(origin: SourceLocation) -> bool:

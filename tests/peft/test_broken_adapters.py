@@ -149,12 +149,10 @@ def test_the_folder_that_holds_a_named_adapter_says_where_it_is(bases: dict[str,
         ({"alpha_pattern": "q_proj"}, "`alpha_pattern` of the adapter is of the wrong kind"),
         ({"alpha_pattern": {"no_such_module": "much"}}, "`alpha_pattern` of the adapter is of the wrong kind"),
         ({"rank_pattern": {"(q_proj": 4}}, "holds what is no pattern"),
-        ({"rank_pattern": {"(([a-z_.0-9])+)+!": 4}}, "may take for ever"),
-        ({"alpha_pattern": {"(a|a|[a-z._0-9])*!": 4}}, "may take for ever"),
-        ({"alpha_pattern": {"(a|b|[a-z._0-9]){1,90}!": 4}}, "may take for ever"),
-        ({"alpha_pattern": {".*.*.*.*.*.*!": 4}}, "may take for ever"),
-        ({"alpha_pattern": {"(?x)(a|a) *!": 4}}, "may take for ever"),
-        ({"alpha_pattern": {"a" * 5000: 4}}, "may take for ever"),
+        ({"rank_pattern": {"(?=a)b": 4}}, "no pattern that matches in linear time"),
+        ({"alpha_pattern": {"a{99999999999999999999}": 4}}, "no pattern that matches in linear time"),
+        ({"alpha_pattern": {r"(a)\1": 4}}, "no pattern that matches in linear time"),
+        ({"alpha_pattern": {"a" * 5000: 4}}, "no pattern that matches in linear time"),
     ],
 )
 def test_ranks_and_alphas_that_mean_nothing_are_refused_at_once(
@@ -166,8 +164,10 @@ def test_ranks_and_alphas_that_mean_nothing_are_refused_at_once(
     assert len(str(error)) < 1000
 
 
+@pytest.mark.timeout(20)
 def test_patterns_with_escapes_and_sets_are_no_danger(adapter: Editable) -> None:
-    patterns = {r"model\.layers\.[01+*]\.self_attn\..*q_proj": 8, r"layers\.(0|1)?\.x": 2, "k_proj": 2}
+    runaways = {"(([a-z_.0-9])+)+!": 4, "(a|a|[a-z._0-9])*!": 4, "(a|b|[a-z._0-9]){1,90}!": 4, ".*.*.*.*.*.*!": 4}
+    patterns = runaways | {r"model\.layers\.[01+*]\.self_attn\..*q_proj": 8, r"layers\.(0|1)?\.x": 2, "k_proj": 2}
     assert adapter.options(alpha_pattern=patterns).open().structure.touched["x"]
 
 

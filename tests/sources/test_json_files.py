@@ -11,8 +11,9 @@ from copies import Copy
 from huggingface_hub import constants
 
 from crossbreed.errors import InputError
+from crossbreed.json_text import MAX_DEPTH
 from crossbreed.sources import Checkpoint, SourceLocation, locate, open_sources
-from crossbreed.sources.json_files import MAX_BYTES, MAX_DEPTH, read_json, read_json_if_there
+from crossbreed.sources.json_files import MAX_BYTES, read_json, read_json_if_there
 
 INDEX = "model.safetensors.index.json"
 

@@ -83,7 +83,8 @@ class VllmConfig(TokenizingConfig):
     kv_cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory for the KV cache, in GiB. Default: 1 on CPU; on CUDA the rest of `gpu_memory_utilization`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Passed to `vllm.LLM` unchanged. One device per engine: a sharded engine could not take a stream of weights."""
+    """Passed to `vllm.LLM` unchanged; some of them run code (`trust_remote_code`, `worker_cls`), so read a stranger's
+    spec before you run it. One device per engine: a sharded engine could not take a stream of weights."""
 
     @field_validator("options")
     @classmethod

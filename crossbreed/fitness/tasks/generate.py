@@ -21,7 +21,7 @@ class GenerateTask(PromptTaskConfig):
     metric: Annotated[str, Named(METRICS)] = "exact_match"
     """The comparison of the text with the gold."""
     pattern: str | None = None
-    """For `metric: regex`: a regular expression whose first group is the answer."""
+    """For `metric: regex`: a regular expression whose first group is the answer. It may take 5 s for one text."""
     max_tokens: Annotated[int, Field(ge=1)] = 16
     """Maximum number of generated tokens."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
@@ -37,7 +37,7 @@ class GenerateTask(PromptTaskConfig):
         try:
             if self.pattern is not None and re.compile(self.pattern).groups < 1:
                 raise ValueError(f"`pattern` has no group, put (...) around the answer: {self.pattern!r}")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"`pattern` is not a regular expression: {error}") from None
         return self
 

@@ -5,8 +5,12 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from crossbreed.errors import InputError
 from crossbreed.fitness.tasks.numerals import last_number, only_number
+from crossbreed.parsing import shown
 from crossbreed.registry import Registry
+
+_MOST_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,18 @@ def regex(text: str, gold: str, pattern: re.Pattern[str]) -> bool:
     >>> regex("so the answer is B.", "B", re.compile("answer is (.)"))
     True
     """
-    found = pattern.search(unicodedata.normalize("NFC", text))
+    import regex as backtracking  # `re` with a clock: a pattern may take for ever on what a model happens to write
+
+    normal = unicodedata.normalize("NFC", text)
+    try:
+        found = backtracking.search(pattern.pattern, normal, flags=pattern.flags & re.DOTALL, timeout=_MOST_SECONDS)
+    except TimeoutError:
+        raise InputError(
+            f"`pattern` takes more than {_MOST_SECONDS} s for one answer",
+            expected="a pattern without a repeat inside a repeat, such as (a+)+",
+            got=f"{shown(pattern.pattern)}, on {shown(text)}",
+            fix="write it so that one text can match in one way only; a new run is needed",
+        ) from None
     return found is not None and _folded(found.group(1) or "") == _folded(gold) != ""
 
 

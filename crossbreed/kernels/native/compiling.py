@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp
 
-from crossbreed.cache import cache_folder
+from crossbreed.cache import cache_folder, is_ours
 
 _FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
@@ -34,7 +34,7 @@ def library(compiler: str, source: str) -> ctypes.CDLL | None:
     """Returns the library that is made of the source; None, with a warning, if that fails."""
     try:
         path = _path(compiler, source)
-        if path.is_file():
+        if path.is_file() and is_ours(path):
             with suppress(OSError):  # a file that a crash cut short is made again
                 return ctypes.CDLL(str(path))
         return ctypes.CDLL(str(_compile(compiler, source, path)))
@@ -53,6 +53,8 @@ def _compile(compiler: str, source: str, path: Path) -> Path:
     """Renames a whole file into place: others see all of it or nothing. Elsewhere, where the cache is read-only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not is_ours(path.parent):
+            raise PermissionError(f"others can write to {path.parent}")
         folder = Path(mkdtemp(dir=path.parent))
     except OSError:
         folder = Path(mkdtemp(prefix="crossbreed-"))

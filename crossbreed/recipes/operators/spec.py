@@ -1,6 +1,7 @@
 """The declaration of an operator: its parameters, their owners, valid values and search ranges."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -97,7 +98,7 @@ class ParamSpec:
         return ("a whole number" if self.integer else "a finite number") + " and".join(said)
 
     def _allows(self, value: float) -> bool:
-        if not math.isfinite(value) or (self.integer and value != int(value)):
+        if abs(value) > sys.float_info.max or not math.isfinite(value) or (self.integer and value != int(value)):
             return False
         return self.at_least <= value <= self.at_most and self.above < value < self.below
 

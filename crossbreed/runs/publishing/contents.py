@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from crossbreed.durable import sync
-from crossbreed.errors import MachineError
+from crossbreed.errors import InputError, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
 from crossbreed.mergekit.architectures import is_reproduced
@@ -101,7 +101,7 @@ class Contents:
             _verify(folder, stream.value, shards)
             _sync_all(folder)
         except OSError as error:
-            raise MachineError(f"writing {folder} failed: {error.strerror or error}") from error
+            raise MachineError(f"writing {error.filename or folder} failed: {error.strerror or error}") from error
         return stream.value
 
     @property
@@ -159,13 +159,35 @@ def _merged_tensors(recipe: Recipe, sources: Sources) -> dict[str, TensorInfo]:
 def files_to_copy(folder: Path) -> dict[str, Path]:
     """Returns the files of a model's folder to copy to every merge that uses its tokenizer, by name in the folder."""
     found = sorted({path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()})
+    for path in found:
+        require_inside(path, folder)
     return {str(path.relative_to(folder)): path for path in found}
+
+
+def require_inside(path: Path, folder: Path) -> None:
+    """Refuses a link that leads out of a model's folder: what it names would be published.
+
+    Raises:
+        InputError: it does. Links of the hub's cache lead from a snapshot to the `blobs` of the same repository.
+    """
+    real, home = path.resolve(), folder.resolve()
+    rooms = [home]
+    if home.parent.name == "snapshots":
+        rooms.append(home.parent.parent / "blobs")
+    if not any(room in real.parents for room in rooms):
+        raise InputError(
+            f"`{path.relative_to(folder)}` is a link to a file elsewhere, which would be published",
+            expected="files of the model's own folder",
+            got=str(real),
+            where=str(folder),
+            fix="remove the link, or put a copy of the file there if it belongs to the model",
+        )
 
 
 def _texts(recipe: Recipe, sources: Sources) -> dict[str, str]:
     """Returns all text files that are not copied, by name."""
     texts = {
-        "config.json": as_copied_json(in_dtype(sources.base.config, recipe.dtype)),
+        "config.json": as_copied_json(in_dtype(without_paths(sources.base.config), recipe.dtype)),
         RECIPE_FILE: dump_recipe(recipe),
     }
     mergekit = mergekit_config(recipe, sources)
@@ -200,6 +222,15 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
     adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
     config = to_mergekit(recipe, sources.structure, paths, adapters)
     return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model's configuration without the folder that it was loaded from, which is its owner's affair."""
+    return {
+        key: without_paths(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key != "_name_or_path"
+    }
 
 
 def in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Output folders that appear complete or not at all: temporary siblings, renamed when everything is written."""
 
+import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,11 +13,27 @@ from crossbreed.errors import InputError, MachineError
 
 def require_unused(out: Path) -> None:
     """Raises InputError unless `out` is absent or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        is_free = not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir()))
+    except OSError as error:
+        raise _unwritable(error, out) from None
+    if is_free and os.path.ismount(out):
+        raise InputError(
+            "the output folder is a disk's own",
+            expected="a folder that can be renamed",
+            got="a mount point",
+            where=str(out),
+            fix=f"choose a folder inside: --out {shlex.quote(str(out / 'merged'))}",
+        )
+    if not is_free:
         raise InputError(
             "the output folder is in use",
             expected="a folder that does not exist, or an empty one",
-            got=f"{sum(1 for _ in out.iterdir())} entries" if out.is_dir() else "a file",
+            got=f"{sum(1 for _ in out.iterdir())} entries"
+            if out.is_dir()
+            else "a file"
+            if out.exists()
+            else f"a link to {os.readlink(out)}, which does not exist",
             where=str(out),
             fix="choose another --out",
         )
@@ -35,15 +53,16 @@ def new_folders(num_bytes: Mapping[Path, int]) -> Iterator[dict[Path, Path]]:
         InputError: a folder cannot be used, or the disk has no room for all of them.
         MachineError: a folder could not be renamed; then none is.
     """
-    partial = {out: out.absolute().with_name(f".{out.absolute().name}.crossbreed-partial") for out in num_bytes}
-    for out in partial:
+    for out in num_bytes:
         require_unused(out)
+    real = {out: out.resolve() for out in num_bytes}  # of a link or `.`, the folder that is meant, on its own disk
+    partial = {out: folder.with_name(f".{folder.name}.crossbreed-partial") for out, folder in real.items()}
     try:
         for out, folder in partial.items():
             _make_anew(folder, out)
         _require_room(next(iter(partial.values())), sum(num_bytes.values()))
         yield partial
-        _rename(partial)
+        _rename({real[out]: folder for out, folder in partial.items()})
     finally:
         for folder in partial.values():
             shutil.rmtree(folder, ignore_errors=True)
@@ -54,9 +73,13 @@ def _make_anew(folder: Path, out: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # left by a killed publish
         folder.mkdir(parents=True)
     except OSError as error:
-        raise InputError(
-            f"the output folder cannot be written: {error.strerror}", where=str(out), fix="choose another --out"
-        ) from None
+        raise _unwritable(error, out) from None
+
+
+def _unwritable(error: OSError, out: Path) -> InputError:
+    return InputError(
+        f"the output folder cannot be written: {error.strerror}", where=str(out), fix="choose another --out"
+    )
 
 
 def _rename(partial: Mapping[Path, Path]) -> None:

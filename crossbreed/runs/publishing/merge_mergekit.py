@@ -15,6 +15,7 @@ from crossbreed.runs.publishing.contents import (
     as_copied_json,
     files_to_copy,
     in_dtype,
+    without_paths,
 )
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE
 from crossbreed.runs.record.provenance import versions
@@ -115,7 +116,7 @@ def _config(
     depths = {reference: model.structure.num_layers for reference, model in models.items()}
     for reference, model in models.items():
         _check_depth(reference, model.structure, model.checkpoint.config)
-    config = in_dtype(donor.checkpoint.config, dtype)
+    config = in_dtype(without_paths(donor.checkpoint.config), dtype)
     if plan.layers != tuple((plan.donor, number) for number in range(depths[plan.donor])):
         if config.get("is_encoder_decoder"):
             raise InputError(

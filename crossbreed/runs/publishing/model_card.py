@@ -1,12 +1,14 @@
 """The model card: parents, licence, held-out scores and reproduction. It contains only what is known."""
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, printable
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.provenance import versions
@@ -193,7 +195,7 @@ def model_card(
     """
     parts = [
         f"---\n{_front_matter(title, parents, licence, info, in_mergekit)}\n---",
-        f"# {title}",
+        f"# {_plain(title)}",
         _opening(parents, info),
         "## Scores",
         _scores(info, info.report) if info.report else "Not measured on held-out items.",
@@ -242,7 +244,7 @@ def _opening(parents: Sequence[SourceInfo], info: CardInfo) -> str:
     if by.kind != "optimizer":
         what = f"`{by.label}` baseline" if by.is_baseline else f"recipe `{by.label}`"
         return f"The {what} of the crossbreed run `{info.name}`, which scored {asked}."
-    experts = ", ".join(parent.name for parent in parents[1:])
+    experts = ", ".join(_plain(parent.name) for parent in parents[1:])
     return (
         f"A merge of {experts} into their common base, bred by crossbreed: trial {info.trial.number} of the run "
         f"`{info.name}`, which scored {asked}."
@@ -251,10 +253,10 @@ def _opening(parents: Sequence[SourceInfo], info: CardInfo) -> str:
 
 def _scores(info: CardInfo, report: Report) -> str:
     tasks = list(report.winner.tasks)
-    heads = ["", f"{report.scalar.name}", *(f"{task} ({info.metrics[task]})" for task in tasks)]
+    heads = ["", _plain(report.scalar.name), *(f"{_plain(task)} ({info.metrics[task]})" for task in tasks)]
     rows = [
         [
-            "**this model**" if row.kind == "winner" else row_label(row.name),
+            "**this model**" if row.kind == "winner" else _plain(row_label(row.name)),
             with_interval(row.value),
             *(with_interval(row.tasks[task]) for task in tasks),
         ]
@@ -271,7 +273,7 @@ def _scores(info: CardInfo, report: Report) -> str:
 def _parents(parents: Sequence[SourceInfo]) -> str:
     rows = [
         [
-            parent.name + (" (LoRA adapter)" if parent.is_adapter else ""),
+            _plain(parent.name) + (" (LoRA adapter)" if parent.is_adapter else ""),
             f"[{parent.hub_id}](https://huggingface.co/{parent.hub_id})" if parent.hub_id else "local folder",
             f"`{parent.revision}`" if parent.revision else "",
             parent.licence or "not stated",
@@ -288,7 +290,7 @@ def _coefficients(found: CoefficientMap) -> str:
     if len(found.groups) > _MOST_GROUPS:
         return f"{len(found.groups)} groups of tensors: see `{RECIPE_FILE}`."
     columns = [(param, i) for param in found.values for i in range(len(found.sources))]
-    heads = ["tensors", "operator", *(f"{found.sources[i]}: {param}" for param, i in columns), *found.settings]
+    heads = ["tensors", "operator", *(f"{_plain(found.sources[i])}: {param}" for param, i in columns), *found.settings]
     rows = [
         [
             group,
@@ -302,7 +304,9 @@ def _coefficients(found: CoefficientMap) -> str:
 
 
 def _reproduce(parents: Sequence[SourceInfo], recipe: Recipe, in_mergekit: bool, accepted: Sequence[str]) -> str:
-    sources = " ".join(f"--source {p.name}={f'{p.hub_id}@{p.revision}' if p.hub_id else 'FOLDER'}" for p in parents)
+    sources = " ".join(
+        f"--source {shlex.quote(p.name)}={f'{p.hub_id}@{p.revision}' if p.hub_id else 'FOLDER'}" for p in parents
+    )
     sources += "".join(f" --accept {key}" for key in accepted)
     text = (
         "`crossbreed.json` contains the fingerprint of these weights; the recipe reproduces them bit for bit:\n\n"
@@ -325,6 +329,11 @@ def _reproduce(parents: Sequence[SourceInfo], recipe: Recipe, in_mergekit: bool,
             f"{local}:\n\n```\nmergekit-yaml {MERGEKIT_FILE} merged{lora}\n```"
         )
     return text
+
+
+def _plain(name: str) -> str:
+    """Returns a name that markdown and HTML take for text."""
+    return re.sub(r"[\\`*\[\]<>#]", r"\\\g<0>", printable(name).replace("\n", " "))
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from crossbreed.errors import InputError
@@ -16,6 +15,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
+from crossbreed.yaml_files import read_yaml
 
 _TASKS: TypeAdapter[list[TaskConfig]] = TypeAdapter(list[AnyTaskConfig])
 _OBJECTIVES = TypeAdapter(tuple[ObjectiveConfig, ...])
@@ -40,7 +40,7 @@ def read_header(folder: RunFolder) -> Header:
     try:
         spec = load_spec(folder.spec)
     except InputError as error:
-        with suppress(OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError):
+        with suppress(OSError, LookupError, TypeError, AttributeError, ValueError):
             return _without_plugins(folder)
         raise error from None
     objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
@@ -48,7 +48,7 @@ def read_header(folder: RunFolder) -> Header:
 
 
 def _without_plugins(folder: RunFolder) -> Header:
-    raw = yaml.safe_load(folder.spec.read_text())
+    raw = read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))
     fitness, kind = raw["fitness"], raw["fitness"]["engine"]["kind"]
     takes = ENGINES[kind].takes if kind in ENGINES.working() else None
     return Header(name=raw["name"], takes=takes, objectives=_objectives(fitness, folder))

@@ -1,9 +1,9 @@
 """A recipe as a table, for plots and model cards: a row per group of tensors, columns for its parameters."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from crossbreed.recipes.grammar import rule_matcher
 from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources.naming import layer_of, module_of
 from crossbreed.sources.structure import Structure
@@ -81,10 +81,10 @@ def describe(names: Iterable[str]) -> str:
 
 
 def _names_by_rule(recipe: Recipe, names: Iterable[str]) -> dict[int, list[str]]:
-    patterns = [re.compile(rule.match) for rule in recipe.rules]
+    patterns = [rule_matcher(rule) for rule in recipe.rules]
     found: dict[int, list[str]] = {i: [] for i in range(len(patterns))}
     for name in sorted(names):
-        first = next((i for i, pattern in enumerate(patterns) if pattern.fullmatch(name)), None)
+        first = next((i for i, pattern in enumerate(patterns) if pattern(name)), None)
         if first is not None:
             found[first].append(name)
     return found

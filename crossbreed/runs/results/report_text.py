@@ -4,6 +4,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from crossbreed.errors import printable
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.statistics import LEVEL, Interval
 from crossbreed.runs.results.winner import TUNED_SCALAR
@@ -81,13 +82,13 @@ def summary(report: Report) -> Group:
     tasks = list(report.winner.tasks)
     table = Table(title="Report split", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("")
-    table.add_column(report.scalar.name, justify="right", no_wrap=True)
+    table.add_column(Text(printable(report.scalar.name)), justify="right", no_wrap=True)
     for task in tasks:
-        table.add_column(f"{task} (n={report.winner.tasks[task].n})", justify="right")
+        table.add_column(Text(printable(f"{task} (n={report.winner.tasks[task].n})")), justify="right")
     for row in report.rows:
         style = "bold" if row.kind == "winner" else ""
         cells = [number(row.tasks[task].mean) for task in tasks]
-        table.add_row(row_label(row.name), with_interval(row.value), *cells, style=style)
+        table.add_row(*map(Text, [printable(row_label(row.name)), with_interval(row.value), *cells]), style=style)
     return Group(
         table,
         Text(),

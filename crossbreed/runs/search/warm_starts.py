@@ -1,5 +1,6 @@
 """Warm starts: recipes given by the user, read and checked for whether this run can merge them."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,4 +76,5 @@ def check_warm_starts(recipes: Mapping[str, Recipe], weights: "Weights | None", 
 
 
 def _listed(hashes: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {hash_[:12]}" for name, hash_ in hashes.items()) or "none"
+    """Returns whole hashes as a recipe's YAML has them, ready to paste; of many, the first."""
+    return "{" + ", ".join(f"{json.dumps(name)}: {hash_}" for name, hash_ in [*hashes.items()][:6]) + "}"

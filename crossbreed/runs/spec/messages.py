@@ -1,13 +1,14 @@
 """Error messages for an invalid spec: the key, what was expected there, and a suggestion, on one screen."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import hint_at_exponent
+from crossbreed.parsing import hint_at_exponent, shown
 
 _MUST_BE = {
     "tuple_type": ("a list", "[...], or a line with `- ` for each element"),
@@ -40,7 +41,24 @@ def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> In
         by_preset = ", or a `preset` that includes it" if key in ("space", "optimizer") else ""
         fix = f"add it{by_preset}; see docs/spec.md"
         return InputError(f"`{key}` is missing{more}", where=where, fix=fix)
-    got = repr(first["input"])[:200]
+    got = shown(first["input"])
+    if (boolean := _unquoted(first)) is not None:
+        word = "yes, no, on, off, true and false"
+        return InputError(
+            f"`{key}` must be a text{more}",
+            expected="text",
+            got=f"{got}: YAML reads {word} without quotes as true or false",
+            where=where,
+            fix=f'quote it: "{"yes" if boolean else "no"}"',
+        )
+    if first["type"] == "string_type" and isinstance(first["input"], int | float | date):
+        return InputError(
+            f"`{key}` must be a text{more}",
+            expected="text",
+            got=got,
+            where=where,
+            fix=f'quote it: "{first["input"]!s:.40}"',
+        )
     if first["type"] in _MUST_BE:
         what, expected = _MUST_BE[first["type"]]
         return InputError(f"`{key}` must be {what}{more}", expected=expected, got=got, where=where)
@@ -51,6 +69,14 @@ def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> In
         where=where,
         fix=hint_at_exponent(first["input"]) or "see docs/spec.md",
     )
+
+
+def _unquoted(found: ErrorDetails) -> bool | None:
+    """Returns the boolean that stands where a text is meant, as a value or as a key, if that is what is wrong."""
+    is_key = found["loc"][-1:] == ("[key]",)
+    meant = found["type"] == "string_type" or (found["type"] == "literal_error" and not is_key)
+    given = found["input"]
+    return given if meant and isinstance(given, bool) else None
 
 
 def _cause(found: ErrorDetails) -> InputError | None:

@@ -9,18 +9,22 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from crossbreed.config import Config, InputPath, ModelId
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, printable
 from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, SplitConfig
 from crossbreed.optimizer import AnyOptimizerConfig
-from crossbreed.parsing import require_keys
+from crossbreed.parsing import any_of, require_keys, shown, suggestion
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.runs.spec.grams_check import why_grams_are_missing, why_grams_are_unread
 from crossbreed.runs.spec.messages import explain
 from crossbreed.runs.spec.objectives import ObjectiveConfig, build_objectives
 from crossbreed.runs.spec.presets import fill_in
 from crossbreed.search_spaces import AnySpaceConfig
+from crossbreed.text_files import read_text
 from crossbreed.types import BASE, Dtype
-from crossbreed.yaml_files import read_yaml
+from crossbreed.yaml_files import MAX_BYTES, read_yaml
+
+_LONGEST_NAME = 100
+"""Longer than any that a table can show."""
 
 
 class SourcesConfig(Config):
@@ -167,6 +171,27 @@ class Spec(Config):
     space; `m2n2` breeds from the experts alone and only compares these."""
 
     @model_validator(mode="after")
+    def _names_can_be_shown(self) -> "Spec":
+        """Names stand in tables, cards and paths, on terminals and on the hub."""
+        if self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name:
+            raise ValueError(f"`name` is the name of a folder in `runs`, not a path: {shown(self.name)}")
+        tasks = [task.name for task in self.fitness.tasks]
+        for key, names in (("name", [self.name]), ("sources.experts", self.sources.experts), ("fitness.tasks", tasks)):
+            for name in names:
+                if (
+                    name != printable(name)
+                    or "\n" in name
+                    or "\t" in name
+                    or not name.strip()
+                    or len(name) > _LONGEST_NAME
+                ):
+                    raise ValueError(
+                        f"`{key}`: a name is one line of at most {_LONGEST_NAME} characters, without control "
+                        f"characters, got {shown(name)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _objectives_name_tasks(self) -> "Spec":
         build_objectives(self.fitness.objectives, self.fitness.minimized)
         return self
@@ -205,12 +230,7 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
         InputError: it cannot be read or is invalid; the message names the key.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the spec cannot be read: {error.strerror}", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise InputError("the spec is not YAML", got=str(error), where=str(path)) from None
+    text = read_text(path, what="the spec", max_bytes=MAX_BYTES)
     raw = read_yaml(text, what="the spec", where=str(path), texts=SHOWN_KEYS)
     if not isinstance(raw, dict):
         raise InputError("the spec is not a mapping", expected="keys such as `sources:`", where=str(path))
@@ -247,10 +267,34 @@ def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise InputError("an override has no value", expected="--set key=value", got=f"--set {override}")
+    where = f"--set {override}"
+    parsed = read_yaml(value, what="an override", where=where, texts=SHOWN_KEYS)
     *parents, last = key.split(".")
     place: Any = raw
     for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        raise InputError("an override names no key", expected="a dotted key of the spec", got=f"--set {override}")
-    place[last] = read_yaml(value, what="an override", where=f"--set {override}", texts=SHOWN_KEYS)
+        if isinstance(place, dict):
+            place = place.setdefault(parent, {})
+        else:
+            place = place[_index(place, parent, where)] if isinstance(place, list) else None
+    if isinstance(place, dict) and last:
+        place[last] = parsed
+    elif isinstance(place, list):
+        place[_index(place, last, where)] = parsed
+    else:
+        raise InputError("an override names no key", expected="a dotted key of the spec", got=where)
+
+
+def _index(entries: list[Any], given: str, where: str) -> int:
+    """Returns where an entry of a list is: by its number, as messages count, or by its `name`, as tasks have one."""
+    names = [str(entry.get("name", "")) if isinstance(entry, dict) else "" for entry in entries]
+    if given in names:
+        return names.index(given)
+    if given.isdecimal() and len(given) < 10 and int(given) < len(entries):
+        return int(given)
+    named = any_of(filter(None, names)) if any(names) else ""
+    raise InputError(
+        f"a list has no entry `{given}`",
+        expected=f"a number from 0 to {len(entries) - 1}" + (f", or a name: {named}" if named else ""),
+        got=where,
+        fix=suggestion(given, names),
+    )
