@@ -195,6 +195,10 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         InputError: the run would fail later, as far as this can be known now.
     """
     structure, weights = _open(spec)
+    if weights and searches:
+        spec.fitness.engine.check_base(weights.host, weights.shapes)
+        if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
+            weights.check_reference(observed=spec.artifacts.grams is not None)
     tasks = load_tasks(spec.fitness.tasks)
     if weights:
         weights.sources.require_changes()

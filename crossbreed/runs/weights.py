@@ -30,6 +30,7 @@ from crossbreed.runs.gram_files import artifacts_of
 from crossbreed.runs.spec import Spec
 from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.sources.host import host_hashes
+from crossbreed.sources.naming import is_projection
 from crossbreed.types import Recipe, SlopeKind, WeightStream
 
 BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -70,6 +71,31 @@ class Weights:
     def artifact_hashes(self) -> dict[str, str]:
         """Their names and content hashes, as in recipes."""
         return {} if self.grams is None else {GRAMS: self.grams.hash}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the base's tensors."""
+        return {name: info.shape for name, info in self.structure.tensors.items()}
+
+    @property
+    def projections(self) -> list[str]:
+        """The projection matrices that some expert changes: regression covers no other tensors."""
+        return [
+            name
+            for name in sorted(self.structure.touched_by_any)
+            if is_projection(name, self.structure.tensors[name].shape)
+        ]
+
+    def check_reference(self, *, observed: bool) -> None:
+        """Raises InputError unless transformers can load the base, to compute gradients or show inputs.
+
+        Args:
+            observed: Whether it is to show the inputs of all projections.
+        """
+        require("transformers", extra="torch")
+        from crossbreed.fitness.engines.loading import check_places
+
+        check_places(self.host, self.shapes, linears=self.projections if observed else ())
 
     def merged_bytes(self, dtype: str) -> int:
         """Returns the size of one candidate's tensors."""

@@ -97,7 +97,7 @@ def test_the_same_question_has_the_same_gradient_after_answers_and_swaps(folder:
 def test_a_tensor_is_let_go_of_as_the_next_is_asked_for(folder: Path) -> None:
     engine = engine_with(load_file(folder / "model.safetensors"), folder)
     stream = engine.gradient(REQUESTS, WEIGHTS, tokens=1024)
-    held = [parameter for parameter in engine._parameters.values() if parameter.grad is not None]  # type: ignore[attr-defined]
+    held = [parameter for parameter in engine._model.parameters() if parameter.grad is not None]  # type: ignore[attr-defined]
     for left in range(len(held) - 1, -1, -1):
         next(stream)
         assert sum(parameter.grad is not None for parameter in held) == left

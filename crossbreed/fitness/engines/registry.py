@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
@@ -10,11 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 from pydantic import Field, field_validator
 
 from crossbreed.config import Config
-from crossbreed.errors import MissingExtra, is_installed
+from crossbreed.errors import MissingExtra, is_installed, require
 from crossbreed.fitness.engines.library import engine_code
 from crossbreed.fitness.protocol import EndsAnswers, RecipeEngine, WeightEngine
 from crossbreed.objects import OBJECT, RECIPE_OBJECT
 from crossbreed.registry import OURS, Registry, Tagged, resolve
+from crossbreed.sources.causal import require_causal
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Dtype
 
@@ -33,6 +34,17 @@ class EngineConfig(Config):
     def context_tokens(self) -> int | None:
         """Maximum length of prompt plus answer in tokens, as far as the settings limit it; None: no limit."""
         return None
+
+    def check_base(self, host: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Refuses a base that the engine could not answer with, without reading weights.
+
+        Args:
+            host: The base's folder.
+            shapes: Its tensors.
+
+        Raises:
+            InputError: saying what is wrong with it.
+        """
 
     def identity(self) -> dict[str, Any]:
         """Returns what may not change when a run goes on: unless a kind says less, every setting.
@@ -71,6 +83,11 @@ class TokenizingConfig(EngineConfig):
         """See EngineConfig."""
         return self.max_model_len
 
+    def check_base(self, host: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+        """See EngineConfig."""
+        require("transformers", extra="torch")
+        require_causal(host)
+
 
 class VllmConfig(TokenizingConfig):
     """vLLM in the worker's own process, on CPU or CUDA: the engine for searches."""
@@ -102,6 +119,13 @@ class TransformersConfig(TokenizingConfig):
     """The dtype in which the model computes."""
     device: str = "cpu"
     """The device, as torch names it."""
+
+    def check_base(self, host: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+        """See EngineConfig."""
+        super().check_base(host, shapes)
+        from crossbreed.fitness.engines.loading import check_places
+
+        check_places(host, shapes)
 
 
 class FakeConfig(EngineConfig):

@@ -1,6 +1,6 @@
 """Hugging Face transformers, one token at a time: slow, simple, and the reference for the other engines."""
 
-import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +14,11 @@ from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.library import engine_code, library_call
+from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
 from crossbreed.sources.model_config import load_config
-from crossbreed.sources.naming import is_derived
 from crossbreed.types import Recipe, WeightStream
 
 
@@ -30,6 +30,8 @@ class TransformersEngine:
     def __init__(self, config: TransformersConfig, host: Path) -> None:
         """Builds the model of the host's config; `adopt` loads the weights."""
         settings = load_config(host)
+        if hasattr(settings, "rescale_every"):
+            settings.rescale_every = 0  # RWKV: or answering halves weights in place, for fp16's sake
         with library_call(f"the transformers engine did not start on {host}"):
             with torch.random.fork_rng(devices=[]):  # random initialisation, which is overwritten
                 dtype = getattr(torch, config.dtype)
@@ -37,12 +39,15 @@ class TransformersEngine:
             self._model = model.to(config.device).eval()
         self._host, self._dtype = host, config.dtype
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
-        self._parameters = dict(self._model.named_parameters())  # a tied lm_head is not among them
-        stored = self._model.state_dict().keys()
-        self._buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in stored}
-        self._obsolete = tuple(self._model._keys_to_ignore_on_load_unexpected)
+        self._places = Places(self._model)
+        self._state = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+        self._has_cache = not self._model._is_stateful
+        """Keys and values are reused; a model with another state (Mamba) reads all tokens for each new one."""
         self._held: frozenset[str] = frozenset()
         """The tensors of the last candidate; empty while that is not certain."""
+        self._complete: frozenset[str] = frozenset()
+        """Tensors that fill the model."""
+        self._views: dict[Part, torch.Tensor] = {}
         self.version = 0
 
     def end_at(self, token_ids: Collection[int]) -> None:
@@ -59,25 +64,30 @@ class TransformersEngine:
 
     @torch.no_grad()
     def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
-        """Copies every tensor of the stream into the model's own; see `WeightEngine`.
+        """Copies every tensor of the stream to its place in the model; see `WeightEngine`.
 
         Like transformers itself, it skips tensors of old checkpoints that the model computes (masks, angles).
+
+        Raises:
+            InputError: the model has no place for a tensor.
         """
         self.version += 1
         assert self._held.issuperset(kept), "only what is held can be kept"
         held, self._held = set(kept), frozenset()
-        own = self._parameters | self._buffers
+        holders = {part: name for name in held for part in self._places.of(name)}
         for name, tensor in weights:
-            if name not in own and (is_derived(name) or any(re.search(pattern, name) for pattern in self._obsolete)):
-                continue
-            if name not in own or own[name].shape != tensor.shape:
-                raise EngineError(f"recipe {recipe.id}: the model has no `{name}` of shape {tuple(tensor.shape)}")
             with library_call(f"recipe {recipe.id}: torch did not copy `{name}`"):
-                own[name].copy_(tensor)
+                for part in self._places.of(name, tensor.shape):
+                    own, given = self._view(part), part.source(tensor)
+                    holder = holders.setdefault(part, name)
+                    if holder == name:
+                        own.copy_(given)
+                    elif not torch.equal(own, given.to(own)):
+                        raise EngineError(f"recipe {recipe.id}: the model ties `{name}` to `{holder}`, and they differ")
             held.add(name)
-        if missing := self._parameters.keys() - held:
-            raise EngineError(f"recipe {recipe.id}: there are no weights for {sorted(missing)[:3]}")
-        self._held = frozenset(held)
+        if held != self._complete and (missing := self._places.missing(held)):
+            raise EngineError(f"recipe {recipe.id}: there are no weights for {missing[:3]}")
+        self._complete = self._held = frozenset(held)
         return CurrentHandle(self, self.version)
 
     @torch.inference_mode()
@@ -105,13 +115,7 @@ class TransformersEngine:
         self, requests: Sequence[Loglikelihood], tensors: Collection[str], see: Callable[[str, torch.Tensor], None]
     ) -> None:
         """Passes the inputs to `see`, one request after the other; see `Observable`."""
-        linears = {
-            name: module
-            for prefix, module in self._model.named_modules()
-            if (name := f"{prefix}.weight") in tensors and isinstance(module, torch.nn.Linear)
-        }
-        if missing := sorted(set(tensors) - linears.keys()):
-            raise EngineError(f"the model has no Linear module for `{missing[0]}`")
+        linears = {name: self._linear(name) for name in tensors}
         with engine_code("transformers did not run the model"), ExitStack() as hooks:
             for name, module in linears.items():
 
@@ -125,7 +129,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Frees the model."""
         self.version += 1
-        del self._model, self._parameters, self._buffers
+        del self._model, self._state, self._views
 
     def _loss(self, batch: Sequence[tuple[Encoded, float]]) -> torch.Tensor:
         """Returns the weighted sum over requests of the mean loss of their continuations' tokens."""
@@ -141,12 +145,37 @@ class TransformersEngine:
         return loss
 
     def _gradients(self, version: int) -> WeightStream:
-        for name, parameter in sorted(self._parameters.items()):
+        """By the checkpoint's names; what is tied twice in it has one entry."""
+        found: dict[tuple[Part, ...], str] = {}
+        for name in sorted(self._held):
+            if parts := self._places.of(name):
+                found.setdefault(parts, name)
+        awaited = Counter(part.parameter for parts in found for part in parts)
+        for parts, name in found.items():
             if version != self.version:
                 raise EngineError("this gradient is no longer valid: the engine has adopted another candidate since")
-            found, parameter.grad = parameter.grad, None
-            if found is not None:
-                yield name, found.float()
+            owners = [self._state[part.parameter] for part in parts]
+            value = None
+            if any(owner.grad is not None for owner in owners):
+                pieces = [part.of(_gradient(owner)).float() for part, owner in zip(parts, owners, strict=True)]
+                value = torch.cat(pieces, dim=parts[0].dim) if len(pieces) > 1 else pieces.pop()
+            awaited.subtract(part.parameter for part in parts)
+            for owner, part in zip(owners, parts, strict=True):
+                if not awaited[part.parameter]:
+                    owner.grad = None
+            if value is not None:
+                yield name, value
+
+    def _view(self, part: Part) -> torch.Tensor:
+        if part not in self._views:
+            self._views[part] = part.of(self._state[part.parameter])
+        return self._views[part]
+
+    def _linear(self, name: str) -> torch.nn.Module:
+        if name not in self._held or (module := self._places.linear(name)) is None:
+            raise EngineError(f"the model has no Linear module for `{name}`")
+        found: torch.nn.Module = self._model.get_submodule(module)
+        return found
 
     def _answer(self, request: Request, encoded: Encoded) -> Response:
         if isinstance(request, Generate):
@@ -165,10 +194,11 @@ class TransformersEngine:
         generator = torch.Generator().manual_seed(request.seed)
         token_ids: list[int] = []
         logprobs: list[float] = []
-        text, cache, fed = "", None, encoded.token_ids
+        text, fed = "", encoded.token_ids
+        cache = {"use_cache": self._has_cache}
         while len(token_ids) < request.max_tokens:
-            out = self._model(self._tensor(fed), past_key_values=cache, use_cache=True)
-            logits_V, cache = out.logits[0, -1].float().cpu(), out.past_key_values
+            out = self._model(self._tensor(fed), **cache)
+            logits_V = out.logits[0, -1].float().cpu()
             token = _draw(logits_V, request.temperature, generator)
             token_ids.append(token)
             logprobs.append(float(logits_V.log_softmax(-1)[token]))
@@ -177,7 +207,10 @@ class TransformersEngine:
             text, is_stopped = _until_stop(self._encoder.decode(said), request.stop)
             if is_stopped or is_end:
                 break
-            fed = (token,)
+            if self._has_cache:
+                cache["past_key_values"], fed = out.past_key_values, (token,)
+            else:
+                fed = (*fed, token)
         return Response(
             text=text, token_ids=tuple(token_ids), logprobs=tuple(logprobs), prompt_tokens=encoded.num_prompt
         )
@@ -195,6 +228,10 @@ def _batches(requests: Sequence[tuple[Encoded, float]], tokens: int) -> Iterator
             batch = []
         batch.append((request, weight))
     yield batch
+
+
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
 
 
 def _draw(logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> int:

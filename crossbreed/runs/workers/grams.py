@@ -22,9 +22,8 @@ from crossbreed.runs.gram_files import folder, note, opened
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec import GramsConfig
 from crossbreed.runs.weights import Weights
-from crossbreed.sources import Sources, Structure
+from crossbreed.sources import Sources
 from crossbreed.sources.hashes import hash_of
-from crossbreed.sources.naming import is_projection
 from crossbreed.types import canonical_json
 
 _SCHEMA = 1
@@ -58,7 +57,7 @@ def prepared(plan: Plan, *, on_event: Listener = ignore) -> Plan:
         return plan
     require("transformers", extra="torch")
     assert plan.weights is not None, "a plan with Grams has weights"
-    tensors = _projections(plan.structure)
+    tensors = plan.weights.projections
     wanted = [_wanted(plan, plan.weights.sources, config, name, tensors) for name in plan.structure.experts]
     if missing := [expert for expert in wanted if opened(expert.path) is None]:
         on_event(Preparing(what=f"Grams of {', '.join(expert.name for expert in missing)}", folder=folder()))
@@ -66,11 +65,6 @@ def prepared(plan: Plan, *, on_event: Listener = ignore) -> Plan:
     grams = InputGrams.open(*dict.fromkeys(expert.path for expert in wanted))
     note(grams)
     return plan.with_grams(grams)
-
-
-def _projections(structure: Structure) -> list[str]:
-    """Returns the projection matrices that some expert changes: regression covers no other tensors."""
-    return [name for name in sorted(structure.touched_by_any) if is_projection(name, structure.tensors[name].shape)]
 
 
 def _wanted(plan: Plan, sources: Sources, config: GramsConfig, expert: str, tensors: Sequence[str]) -> _Wanted:
