@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -244,10 +245,14 @@ def main() -> None:
     """Runs the command; exit codes: 0 done, 1 machine, engine or bug, 2 the user's input, 130 Ctrl-C or SIGTERM."""
     for number in _STOPS:
         signal.signal(number, _interrupt)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed ends no run; workers inherit it
     try:
         code = app(standalone_mode=False)
         if code == 130:
             raise KeyboardInterrupt  # which typer has converted to an exit code
+    except BrokenPipeError:
+        code = 1  # whoever read the output is gone
     except InputError as error:
         code = _fail(2, str(error))
     except (CrossbreedError, OSError) as error:
@@ -261,8 +266,20 @@ def main() -> None:
         else:
             show()
             code = 2
-    sys.stdout.flush()
+    _flush()
     sys.exit(code or 0)
+
+
+def _flush() -> None:
+    """Flushes the output, which may be closed or go to a process that has ended."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                from crossbreed.terminal import let_go
+
+                let_go(stream)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -273,7 +290,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(code: int, message: str) -> int:
-    typer.echo(f"crossbreed: {message}", err=True)
+    with suppress(OSError):  # the log has it
+        typer.echo(f"crossbreed: {message}", err=True)
     return code
 
 

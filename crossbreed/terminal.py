@@ -1,6 +1,9 @@
 """The output of the command line: events as they happen, and the findings of `check`."""
 
+import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """A listener that shows trials in one updated line on a terminal, and elsewhere in a plain line each."""
+    """A listener that shows trials in one updated line on a terminal, and elsewhere in a plain line each.
+
+    A pager that ends, a terminal that is closed or a standard output that never was end no run: from then on nothing is
+    shown, and log.txt has it all.
+    """
 
     def __init__(self, file: TextIO | None = None) -> None:
         """Creates the listener.
@@ -23,22 +30,27 @@ class Terminal:
         Args:
             file: The output; default: stdout.
         """
-        self._file = file or sys.stdout
+        self._file: TextIO | None = file or sys.stdout  # None where the standard output is closed
         self._is_inside_line = False
 
     def __call__(self, event: Event) -> None:
         """Shows an event; see `crossbreed.runs.events.Listener`."""
-        if isinstance(event, TrialDone) and self._file.isatty():
-            self._file.write(f"\r\x1b[2K{printable(str(event))}")
+        self._guarded(lambda file: self._show(file, event))
+
+    def _show(self, file: TextIO, event: Event) -> None:
+        if isinstance(event, TrialDone) and file.isatty():
+            file.write(f"\r\x1b[2K{printable(str(event))}")
             self._is_inside_line = True
         else:
-            self._end_line()
+            self._end_line(file)
             if isinstance(event, ReportWritten):
-                Console(file=self._file).print(summary(event.report))
-                self._file.write(f"\nreport: {event.path}\n")
+                console = Console(file=file)
+                with console.capture() as table:  # rich ends the process at a closed pipe
+                    console.print(summary(event.report))
+                file.write(f"{table.get()}\nreport: {event.path}\n")
             else:
-                self._file.write(f"{_printable_lines(event)}\n")
-        self._file.flush()
+                file.write(f"{_printable_lines(event)}\n")
+        file.flush()
 
     def __enter__(self) -> "Terminal":
         return self
@@ -46,12 +58,29 @@ class Terminal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_line()
+        self._guarded(self._end_line)
 
-    def _end_line(self) -> None:
+    def _end_line(self, file: TextIO) -> None:
         if self._is_inside_line:
-            self._file.write("\n")
+            file.write("\n")
             self._is_inside_line = False
+
+    def _guarded(self, show: Callable[[TextIO], None]) -> None:
+        if self._file is None:
+            return
+        try:
+            show(self._file)
+        except OSError:  # closed pipe, terminal that is gone
+            let_go(self._file)
+            self._file = None
+
+
+def let_go(stream: TextIO | None) -> None:
+    """Lets what is still buffered for a stream that nobody reads go nowhere, so that the process ends quietly."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
 
 
 def _printable_lines(event: Event) -> str:

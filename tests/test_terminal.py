@@ -1,6 +1,11 @@
 """What the command line shows of events: one line that moves on a terminal, plain lines elsewhere."""
 
 import io
+import os
+import pty
+import sys
+from collections.abc import Callable
+from typing import TextIO
 
 import pytest
 
@@ -56,3 +61,34 @@ def test_an_error_in_mid_line_leaves_the_line_first() -> None:
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert screen.getvalue().endswith("left\n")
+
+
+def a_pipe_without_a_reader() -> TextIO:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", buffering=1)
+
+
+def a_terminal_that_is_gone() -> TextIO:
+    controller, terminal = pty.openpty()
+    os.close(controller)
+    return os.fdopen(terminal, "w", buffering=1)
+
+
+@pytest.mark.parametrize("make", [a_pipe_without_a_reader, a_terminal_that_is_gone])
+def test_an_output_that_is_gone_ends_no_run(make: Callable[[], TextIO]) -> None:
+    file = make()
+    with pytest.raises(OSError, match=r"Broken pipe|Input/output error"):
+        os.write(file.fileno(), b"is it there?")
+    with Terminal(file) as show:
+        show(done(0))
+        show(Note(text="a note"))
+        show(done(1))
+    file.close()  # what was buffered raises nothing either
+
+
+def test_a_standard_output_that_was_never_open_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with Terminal() as show:
+        show(done(0))
+        show(Note(text="a note"))

@@ -15,10 +15,10 @@ TOLERANCE = 1e-3
 """The largest difference that a swap may cause, in nats per token (law 9)."""
 NOISE_FACTOR = 4
 """The tolerance for an engine whose rounding depends on its prefix cache, as a multiple of that difference."""
-_MAX_TOKENS = 16
+_MAX_TOKENS = 8
 """The length of answers that are compared; more would take longer and show no more."""
-_PREFIX_CHARACTERS = (2000, 1000, 500, 250, 120, 60, 30)
-_TEXT_CHARACTERS = (700, 350, 200, 100, 50, 25, 12)
+_PREFIX_CHARACTERS = (600, 250, 120, 60, 30)
+_TEXT_CHARACTERS = (350, 200, 100, 50, 25, 12)
 _CONTINUATIONS = (" the answer", " a", "a")
 
 

@@ -17,7 +17,14 @@ from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
 from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
 from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
 from crossbreed.optimizer.options import Options
-from crossbreed.optimizer.protocol import Breeder, Optimizer, SearchInputs, check_one_objective
+from crossbreed.optimizer.protocol import (
+    Breeder,
+    Optimizer,
+    Replayable,
+    SearchInputs,
+    check_one_objective,
+    replayed,
+)
 from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
 __all__ = [
@@ -47,7 +54,9 @@ __all__ = [
     "RandomConfig",
     "RandomOptions",
     "RandomSearch",
+    "Replayable",
     "SearchInputs",
     "build_optimizer",
     "check_one_objective",
+    "replayed",
 ]

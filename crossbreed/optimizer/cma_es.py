@@ -23,7 +23,7 @@ from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Box, Outcome, Status
+from crossbreed.types import Box, Outcome, Point, Status
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Could not import matplotlib")  # its plots are not ours
@@ -75,6 +75,11 @@ class CmaEs(Generational):
             if self._strategy.stop():
                 self._strategy = self._begin(self._strategy.result.xfavorite, 2 * self._strategy.popsize)
         self._sample()
+
+    def _take(self, index: int, recorded: Point) -> None:
+        taken = np.array(self._samples[index])  # a second coordinate that the box does not have stays
+        taken[: self._box.dim] = to_unit(self._box, recorded)
+        self._samples[index] = taken
 
     def _begin(self, mean: NDArray[np.float64], popsize: int | None) -> cma.CMAEvolutionStrategy:
         options = {

@@ -37,7 +37,7 @@ from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of
 from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
-from crossbreed.types import Box, Outcome, SlopeKind, Status, WeightBlock
+from crossbreed.types import Box, Outcome, Point, SlopeKind, Status, WeightBlock
 
 _REPEATS = 4
 """Consecutive retries of points that all FAILED, before they count as a step that cannot be measured."""
@@ -165,6 +165,9 @@ class FrankWolfe(Generational):
         else:
             self._probing = place
             self._ask_points([point for pair in self._pairs(place.point) for point in pair])
+
+    def _take(self, index: int, recorded: Point) -> None:
+        self._points[index] = np.array(recorded)
 
     def _place(self, point: Floats, outcome: Outcome) -> _Place | None:
         """Returns the measurement at a point; None if the score or the slopes are missing."""

@@ -5,14 +5,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from crossbreed.types import Outcome, Point, Status
+from crossbreed.types import Outcome, Point, Proposal, Status
 
 
 class Generation:
     """Candidates that are learnt from together, whatever the order in which their outcomes arrive."""
 
     def __init__(self, points: Sequence[Point]) -> None:
-        self._points = points
+        self._points = list(points)
         self._numbers: list[int] = []
         self._outcomes: dict[int, Outcome] = {}
 
@@ -22,6 +22,15 @@ class Generation:
             return None
         self._numbers.append(number)
         return self._points[len(self._numbers) - 1]
+
+    def replay(self, number: int, recorded: Point) -> tuple[int, Point] | None:
+        """Asks the next point again and takes the recorded one instead; returns its index and the replaced one."""
+        own = self.ask(number)
+        if own is None:
+            return None
+        index = len(self._numbers) - 1
+        self._points[index] = recorded
+        return index, own
 
     def tell(self, outcome: Outcome) -> None:
         """Keeps an outcome until the generation is complete."""
@@ -47,12 +56,27 @@ class Generational(ABC):
         """Returns the next point of the generation, or None while outcomes are outstanding."""
         return self._generation.ask(number)
 
+    def replay(self, number: int, recorded: Proposal) -> Point | None:
+        """See `Replayable`."""
+        assert isinstance(recorded, tuple), "a box is searched by points"
+        replayed = self._generation.replay(number, recorded)
+        if replayed is None:
+            return None
+        index, own = replayed
+        if own != recorded:
+            self._take(index, recorded)
+        return own
+
     def tell(self, outcome: Outcome) -> None:
         """Keeps the outcome; the last one of a generation triggers learning from all of them."""
         self._generation.tell(outcome)
         outcomes = self._generation.outcomes
         if outcomes is not None:
             self._learn(outcomes)
+
+    @abstractmethod
+    def _take(self, index: int, recorded: Point) -> None:
+        """Puts a recorded point in the place of the generation's own, for what `_learn` knows of it."""
 
     @abstractmethod
     def _learn(self, outcomes: Sequence[Outcome]) -> None:

@@ -4,21 +4,20 @@ For few coordinates and expensive evaluations: Bayesian model merging (arXiv 260
 with it. The model (Matern 5/2, one length scale per coordinate, fitted noise) works well up to about twenty coordinates
 and a few hundred trials; beyond that, `cma_es` finds better points and asks faster.
 
-Optuna's sampler draws from a RandomState and from Sobol' engines, all seeded from our own generator, and limits torch
-to one thread while it fits: so asks are a function of the calls alone, on one machine. Another machine's linear algebra
-may differ in the last digit, and a fitted length scale with it.
+Optuna's sampler draws from a RandomState and from Sobol' engines, all seeded from our own generator and the candidate's
+number, and limits torch to one thread while it fits: so asks are a function of the calls alone, on one machine. Another
+machine's linear algebra may differ in the last digit, and a fitted length scale with it.
 """
 
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
-from optuna.samplers import GPSampler
+from optuna.samplers import GPSampler, RandomSampler
 from optuna.trial import Trial, TrialState
 from pydantic import Field
 
@@ -29,10 +28,12 @@ from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
 from crossbreed.optimizer.silence_optuna import silence_optuna
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Box, Outcome, Point, Status
+from crossbreed.types import Box, Outcome, Point, Proposal, Status
 
 _MOST_COORDINATES = 21_201
 """The limit of torch's and scipy's Sobol' sequences."""
+_SAME = 1e-9
+"""The distance in the unit cube within which a recorded point is one of the sequence's."""
 
 
 class GpOptions(Options):
@@ -75,26 +76,36 @@ class Gp:
         self._box, self._num_first = inputs.box, options.startup
         self._free = [i for i, (low, high) in enumerate(zip(self._box.low, self._box.high, strict=True)) if low < high]
         self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in self._free}
-        self._sequence = _sequence(inputs, options)
+        self._seed = int(inputs.rng.integers(2**32))
+        self._sequence = _Sequence(inputs, options)
         with silence_optuna():
-            sampler = GPSampler(seed=int(inputs.rng.integers(2**32)), n_startup_trials=options.startup)
-            self._study = optuna.create_study(study_name="crossbreed", sampler=sampler, direction="maximize")
+            self._plain = RandomSampler(seed=0)  # for trials whose every coordinate is given: it draws nothing
+            self._study = optuna.create_study(study_name="crossbreed", sampler=self._plain, direction="maximize")
         self._out: dict[int, Trial] = {}
         self._asked: set[Point] = set()
         self._num_valued = 0
 
     def ask(self, number: int) -> Point:
         """Returns the next of the first points, or the one of the largest expected improvement."""
-        with silence_optuna():
-            # by values, not by asks: with too few values, Optuna would draw from the whole box
-            trial = self._spread() if self._num_valued < self._num_first else self._study.ask(self._axes)
-            if self._free and (point := self._point(trial)) in self._asked:
-                self._study.tell(trial, state=TrialState.FAIL)
-                trial = self._spread()
-        self._out[number] = trial
-        point = self._point(trial)
-        self._asked.add(point)
+        # by values, not by asks: with too few values, Optuna would draw from the whole box
+        point = self._spread() if self._is_starting else self._modelled(number)
+        if self._free and point in self._asked:
+            point = self._spread()
+        self._take(number, point)
         return point
+
+    def replay(self, number: int, recorded: Proposal) -> Point:
+        """Takes the recorded point, without asking the model again; see `Replayable`."""
+        assert isinstance(recorded, tuple), "a box is searched by points"
+        own = recorded
+        if self._is_starting:
+            own = self._spread()
+            if self._free and own in self._asked:
+                own = self._spread()
+        elif np.allclose(to_unit(self._box, recorded), self._sequence.peek(), rtol=0, atol=_SAME):
+            own = self._spread()  # the model had proposed a point twice
+        self._take(number, recorded)
+        return own
 
     def tell(self, outcome: Outcome) -> None:
         """Gives the model a value, unless there is none."""
@@ -105,16 +116,62 @@ class Gp:
                 self._study.tell(trial, value)
             self._num_valued += 1
 
-    def _spread(self) -> Trial:
-        """Returns the next point of the sequence."""
-        unit = next(self._sequence)
-        self._study.enqueue_trial({name: float(unit[i]) for name, i in zip(self._axes, self._free, strict=True)})
-        return self._study.ask(self._axes)
+    @property
+    def _is_starting(self) -> bool:
+        return not self._free or self._num_valued < self._num_first
 
-    def _point(self, trial: Trial) -> Point:
+    def _spread(self) -> Point:
+        """Returns the next point of the sequence."""
+        return from_unit(self._box, self._sequence.next())
+
+    def _modelled(self, number: int) -> Point:
+        """Returns the model's proposal, a function of the points told and the number: no earlier fit has a part in it.
+
+        So a journal is replayed without fitting anything.
+        """
+        seed = np.random.SeedSequence((self._seed, number)).generate_state(1)
+        with silence_optuna():
+            self._study.sampler = GPSampler(seed=int(seed[0]), n_startup_trials=self._num_first)
+            trial = self._study.ask(self._axes)
+            self._study.tell(trial, state=TrialState.FAIL)
+            self._study.sampler = self._plain
         unit = np.full(self._box.dim, 0.5)
         unit[self._free] = [trial.params[name] for name in self._axes]
         return from_unit(self._box, unit)
+
+    def _take(self, number: int, point: Point) -> None:
+        """Adds a pending trial to the study, at what the point itself says: replaying it gives the same bits."""
+        unit = to_unit(self._box, point)
+        with silence_optuna():
+            self._study.enqueue_trial({name: float(unit[i]) for name, i in zip(self._axes, self._free, strict=True)})
+            self._out[number] = self._study.ask(self._axes)
+        self._asked.add(point)
+
+
+class _Sequence:
+    """The start, if there is one, then a scrambled Sobol' sequence in the cube around it (unit coordinates)."""
+
+    def __init__(self, inputs: SearchInputs, options: GpOptions) -> None:
+        from scipy.stats.qmc import Sobol
+
+        self._sobol, self._low, self._side = Sobol(inputs.box.dim, rng=inputs.rng), np.zeros(inputs.box.dim), 1.0
+        self._next: NDArray[np.float64] | None = None
+        if inputs.start is not None:
+            self._next, self._side = to_unit(inputs.box, inputs.start), options.spread
+            self._low = np.clip(self._next - self._side / 2, 0.0, 1.0 - self._side)
+
+    def peek(self) -> NDArray[np.float64]:
+        """Returns the next point, which stays the next."""
+        if self._next is None:
+            with warnings.catch_warnings():  # scipy warns that a sequence not drawn in powers of two is less balanced
+                warnings.simplefilter("ignore", UserWarning)
+                self._next = self._low + self._side * self._sobol.random()[0]
+        return self._next
+
+    def next(self) -> NDArray[np.float64]:
+        """Returns the next point."""
+        point, self._next = self.peek(), None
+        return point
 
 
 def _check(inputs: SearchInputs) -> None:
@@ -129,21 +186,6 @@ def _check(inputs: SearchInputs) -> None:
             where="optimizer.kind",
             fix="use `kind: cma_es`, or fewer `space.groups`",
         )
-
-
-def _sequence(inputs: SearchInputs, options: GpOptions) -> Iterator[NDArray[np.float64]]:
-    """Yields the start, if there is one, then a scrambled Sobol' sequence in the cube around it (unit coordinates)."""
-    from scipy.stats.qmc import Sobol
-
-    sequence, low, side = Sobol(inputs.box.dim, rng=inputs.rng), np.zeros(inputs.box.dim), 1.0
-    if inputs.start is not None:
-        start, side = to_unit(inputs.box, inputs.start), options.spread
-        low = np.clip(start - side / 2, 0.0, 1.0 - side)
-        yield start
-    while True:
-        with warnings.catch_warnings():  # scipy warns that a sequence not drawn in powers of two is less balanced
-            warnings.simplefilter("ignore", UserWarning)
-            yield low + side * sequence.random()[0]
 
 
 PART = OptimizerPart(

@@ -24,7 +24,7 @@ from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import SearchInputs
-from crossbreed.types import Birth, Cross, Genomes, Outcome, Seed, Status
+from crossbreed.types import Birth, Cross, Genomes, Outcome, Proposal, Seed, Status
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -123,6 +123,17 @@ class M2n2:
             return None
         self._is_turn_of_child = False
         return self._cross()
+
+    def replay(self, number: int, recorded: Proposal) -> Birth | None:
+        """Draws the birth again, for the stream, and takes the recorded one: of that, only a seed is remembered."""
+        own = self.ask(number)
+        if isinstance(own, Seed):
+            self._seeds.appendleft(self._seed_of.pop(number))
+        if isinstance(recorded, Seed):
+            if recorded.index in self._seeds:
+                self._seeds.remove(recorded.index)
+            self._seed_of[number] = recorded.index
+        return own
 
     def tell(self, outcome: Outcome) -> None:
         """Adds a measured child to the archive, and drops the least fit member of a full one."""

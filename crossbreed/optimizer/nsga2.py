@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.samplers import NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial, TrialState, create_trial
 from pydantic import Field
 
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
@@ -18,7 +18,7 @@ from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import SearchInputs
 from crossbreed.optimizer.silence_optuna import silence_optuna
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
-from crossbreed.types import Box, Outcome, Status
+from crossbreed.types import Box, Outcome, Point, Status
 
 
 class Nsga2Options(Options):
@@ -65,17 +65,38 @@ class Nsga2(Generational):
         self._breed()
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for trial, told in zip(self._trials, outcomes, strict=True):
+        for index, (trial, told) in enumerate(zip(self._trials, outcomes, strict=True)):
             if told.status is Status.FAILED:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
-                self._study.tell(trial, measured(told) or (-math.inf,) * self._num_objectives)
+                self._complete(trial, self._taken.get(index), measured(told) or (-math.inf,) * self._num_objectives)
                 self._num_completed += 1
         self._breed()
+
+    def _take(self, index: int, recorded: Point) -> None:
+        self._taken[index] = to_unit(self._box, recorded).tolist()
+
+    def _complete(self, trial: Trial, taken: Sequence[float] | None, values: Sequence[float]) -> None:
+        """Tells the study the values of a trial, or of a recorded one of the same generation in its place."""
+        if taken is None:
+            self._study.tell(trial, values)
+            return
+        self._study.tell(trial, state=TrialState.FAIL)
+        stands_for = self._study.get_trials(deepcopy=False)[trial.number]
+        self._study.add_trial(
+            create_trial(
+                params=dict(zip(self._axes, taken, strict=True)),
+                distributions=dict(self._axes),
+                values=values,
+                system_attrs=dict(stands_for.system_attrs),  # its generation
+            )
+        )
 
     def _breed(self) -> None:
         """Asks for the missing candidates: a whole new generation, or replacements of those that FAILED."""
         num_lacking = self._population - self._num_completed % self._population
+        self._taken: dict[int, list[float]] = {}
+        """Index -> the point of the unit cube that a journal has in the place of this machine's."""
         self._trials = [self._ask_trial() for _ in range(num_lacking)]
         units = [[trial.params[name] for name in self._axes] for trial in self._trials]
         self._generation = Generation([from_unit(self._box, unit) for unit in units])

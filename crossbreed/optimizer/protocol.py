@@ -1,7 +1,8 @@
 """The optimizer protocol: outcomes in, proposals out, independent of models.
 
-Calls are driven by the journal: replaying the same asks and tells on a new optimizer with the same inputs must restore
-the same state. So all randomness comes from the generator it was built with, and nothing depends on the clock.
+Calls are driven by the journal: replaying its asks and tells on a new optimizer with the same inputs must restore the
+same state, exactly on the same processor and versions. So all randomness comes from the generator it was built with,
+and nothing depends on the clock.
 """
 
 from collections.abc import Collection
@@ -66,6 +67,32 @@ class Optimizer(Protocol):
     def tell(self, outcome: Outcome) -> None:
         """Takes the outcome of an asked candidate, once."""
         ...
+
+
+@runtime_checkable
+class Replayable(Optimizer, Protocol):
+    """An optimizer that can take what a journal says it asked as its own, whatever it would ask on this machine.
+
+    Linear algebra differs in the last bit between processors and versions, and from there on everything differs. An
+    optimizer without this method is asked again, and goes on from its own proposals.
+    """
+
+    def replay(self, number: int, recorded: Proposal) -> Proposal | None:
+        """Stands for `ask(number)` where the journal has the answer: later calls go on from the recorded proposal.
+
+        Returns:
+            What `ask` returns here, or the recorded proposal where that is not computed again. Where they are equal,
+            the optimizer is in exactly the state that `ask` leaves, its random streams included. None if there is
+            nothing to ask now.
+        """
+        ...
+
+
+def replayed(optimizer: Optimizer, number: int, recorded: Proposal) -> Proposal | None:
+    """Has an optimizer ask a recorded candidate again; see `Replayable.replay`."""
+    if isinstance(optimizer, Replayable):
+        return optimizer.replay(number, recorded)
+    return optimizer.ask(number)
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import SearchInputs
 from crossbreed.optimizer.unit_cube import from_unit
-from crossbreed.types import Box, Outcome, Point
+from crossbreed.types import Box, Outcome, Point, Proposal
 
 
 class RandomOptions(Options):
@@ -31,6 +31,10 @@ class RandomSearch:
     def ask(self, number: int) -> Point:
         """Returns the next point of the stream."""
         return from_unit(self._box, self._rng.random(self._box.dim))
+
+    def replay(self, number: int, recorded: Proposal) -> Point:
+        """Draws the point again: the stream is all there is to restore."""
+        return self.ask(number)
 
     def tell(self, outcome: Outcome) -> None:
         """Ignores the outcome."""

@@ -54,7 +54,7 @@ def run(
             plan = build_plan(spec)
             plan.check_engine()
             on_event(PlanDescribed(text=plan.describe()))
-            plan = prepare(plan, on_event)
+            plan = prepare(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         except InputError:
             if is_new:
                 folder.path.rmdir()
@@ -74,7 +74,7 @@ def report_on(
     tasks: Sequence[GivenTask] | None = None,
     on_event: Listener = ignore,
 ) -> tuple[Plan, Report]:
-    """Completes and writes the report of a run, without continuing its search.
+    """Completes and writes the report of a run, without continuing its search or needing its optimizer.
 
     Args:
         path: A run folder.
@@ -92,9 +92,9 @@ def report_on(
     spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
     require_sendable(spec)
     with folder.logging_bugs():
-        plan = build_plan(spec)
+        plan = build_plan(spec, searches=False)
         before(plan)
-        plan = prepare(plan, on_event)
+        plan = prepare(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         with open_session(plan, folder, on_event) as session:
             report = session.judge()
             if trial is not None and trial != report.winner.number:

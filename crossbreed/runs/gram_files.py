@@ -1,9 +1,13 @@
-"""Files of Grams in the cache folder of this machine, found by the content hash in recipes."""
+"""Files of Grams, found by the content hash in recipes: in the cache folder of this machine, and in their run's folder.
 
+They cannot be made again bit by bit on another processor, so a run folder holds those that it was begun with.
+"""
+
+import shutil
 from pathlib import Path
 
 from crossbreed.cache import cache_folder, is_ours
-from crossbreed.durable import write_atomically
+from crossbreed.durable import sync, write_atomically
 from crossbreed.errors import InputError
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.types import Recipe
@@ -17,10 +21,8 @@ def artifacts_of(recipe: Recipe) -> tuple[InputGrams, ...]:
     """
     found = []
     for name, wanted in recipe.artifacts.items():
-        note = folder() / f"{wanted}.files"
-        paths = [folder() / file for file in note.read_text().split()] if note.exists() else []
-        grams = opened(*paths)
-        if grams is None or grams.hash != wanted:
+        grams = stored(wanted)
+        if grams is None:
             raise InputError(
                 f"the recipe's artifact `{name}` is not on this machine",
                 expected=f"content hash {wanted}",
@@ -30,6 +32,37 @@ def artifacts_of(recipe: Recipe) -> tuple[InputGrams, ...]:
             )
         found.append(grams)
     return tuple(found)
+
+
+def stored(wanted: str, *, kept: Path | None = None) -> InputGrams | None:
+    """Returns the Grams with a content hash; None if they are not on this machine.
+
+    Args:
+        wanted: The hash.
+        kept: A folder that may hold them, beside the cache.
+    """
+    note = folder() / f"{wanted}.files"
+    places = [[folder() / file for file in note.read_text().split()]] if note.exists() else []
+    if kept is not None:
+        places.append(sorted(kept.glob(f"{wanted}-*.safetensors")))
+    for paths in places:
+        grams = opened(*paths) if paths else None
+        if grams is not None and grams.hash == wanted:
+            return grams
+    return None
+
+
+def keep(grams: InputGrams, into: Path) -> None:
+    """Copies an artifact into a folder where `stored` finds it, unless it is there."""
+    into.mkdir(parents=True, exist_ok=True)
+    for index, shard in enumerate(sorted(shard.path for shard in grams.shards)):
+        target = into / f"{grams.hash}-{index}.safetensors"
+        if target.exists():
+            continue
+        part = target.with_suffix(".part")
+        shutil.copyfile(shard, part)
+        sync(part)
+        part.replace(target)
 
 
 def opened(*paths: Path) -> InputGrams | None:
@@ -45,6 +78,13 @@ def opened(*paths: Path) -> InputGrams | None:
 def folder() -> Path:
     """Returns the folder for files of Grams on this machine."""
     return cache_folder() / "artifacts"
+
+
+def install(grams: InputGrams) -> None:
+    """Copies an artifact of a run folder into the cache, for the workers and for merging its recipes."""
+    keep(grams, folder())
+    names = sorted(path.name for path in folder().glob(f"{grams.hash}-*.safetensors"))
+    write_atomically(folder() / f"{grams.hash}.files", "\n".join(names).encode())
 
 
 def note(grams: InputGrams) -> None:

@@ -13,7 +13,8 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import Journal
-from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.migrations import migrated
+from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.derived import write_derived
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
@@ -32,7 +33,7 @@ class Session:
     def __init__(self, plan: Plan, folder: RunFolder, journal: Journal, pool: Pool, on_event: Listener) -> None:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
-        self.history = History(item_ids=plan.item_ids)
+        self.history = History(item_ids=plan.item_ids, objectives=(plan.objectives,))
         proposer = plan.proposer()
         progress = Progress(objectives=plan.objectives, budget=plan.budget, num_initial=proposer.num_initial)
         self._loop = Loop(
@@ -48,16 +49,31 @@ class Session:
 
     def search(self) -> None:
         """Searches until the budget is spent."""
-        if not self._loop.search(self._pool):
+        is_spent = self._loop.search(self._pool, resumed=self._tell_differing)
+        if not is_spent:
             text = "the search ends before its budget: too little could be measured for the optimizer to continue"
+            self._on_event(Note(text=text))
+
+    def _tell_differing(self, numbers: Sequence[int]) -> None:
+        """Says which recorded candidates this machine or version would have proposed otherwise."""
+        if numbers:
+            shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+            text = (
+                f"{len(numbers)} recorded trials ({shown}) are not what the optimizer proposes here, on another "
+                "processor or with other versions: they stand as recorded, and the search goes on from them"
+            )
             self._on_event(Note(text=text))
 
     def judge(self) -> Report:
         """Selects the winner on the selection split, measures it on the report split, writes the derived files."""
-        trials, plan = self.history.ok_trials, self._plan
-        self._answer("select", finalists(trials, plan.objectives))
-        winner = choose_winner(trials, plan.objectives, self.history.scores_of("select"))
-        self._answer("report", reported(trials, plan.objectives, winner.number))
+        plan = self._plan
+        self._require_measured()
+        self._answer("select", finalists(self.history.ok_trials, plan.objectives))
+        while True:
+            winner = choose_winner(self._reproducible, plan.objectives, self.history.scores_of("select"))
+            self._answer("report", reported(self._reproducible, plan.objectives, winner.number))
+            if winner.number not in self._loop.irreproducible:
+                break
         self._loop.end()
         report = self._report(winner.number)
         write_derived(plan, self._folder, self.history, report)
@@ -78,6 +94,8 @@ class Session:
                 where=str(self._folder.path),
             )
         self._loop.answer("report", [self.history.trials[number]], self._pool)
+        if why := self._loop.irreproducible.get(number):
+            raise MachineError(why)
         self._loop.end()
         return self._report(number)
 
@@ -85,7 +103,25 @@ class Session:
         if num_models := len(self._loop.missing(split, wanted)):
             num_items = sum(len(ids) for ids in self._plan.item_ids[split].values())
             self._on_event(SplitStarting(split=split, num_models=num_models, num_items=num_items))
+        before = set(self._loop.irreproducible)
         self._loop.answer(split, wanted, self._pool)
+        for number, why in self._loop.irreproducible.items():
+            if number not in before:
+                self._on_event(Note(text=f"trial {number} is left out of the result: {why}"))
+
+    @property
+    def _reproducible(self) -> list[Trial]:
+        return [trial for trial in self.history.ok_trials if trial.number not in self._loop.irreproducible]
+
+    def _require_measured(self) -> None:
+        if not self.history.ok_trials:
+            raise InputError(
+                "there is nothing to report: no trial of this run has been measured yet",
+                expected="at least one trial whose status is OK",
+                got=f"{len(self.history.candidates)} asked, {len(self.history.trials)} answered",
+                where=str(self._folder.path),
+                fix="`crossbreed run` with the run's spec and this folder as --out goes on with the search",
+            )
 
     def _report(self, winner: int) -> Report:
         return make_report(
@@ -106,19 +142,35 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
     Raises:
         InputError: another driver has it open, it belongs to another spec, or its journal is damaged.
     """
-    with closing(Journal(folder.journal)) as journal:
-        planned = plan.run_record()
+    planned = plan.run_record()
+    with closing(Journal(folder.journal, versions=planned.clock.versions)) as journal:
         if journal.run:
-            check_same_run(journal.run, planned, where=folder.path, renamed=plan.renamed_settings)
+            check_same_run(migrated(journal.run, plan.spec, renamed=plan.renamed_settings), planned, where=folder.path)
         else:
             journal.append(planned)
+        if plan.weights:
+            plan.weights.keep_artifacts(folder.artifacts)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
         with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
+            if others := _other_versions(journal.run, planned):
+                tell(Note(text=f"this run was started with other versions: {others}"))
             yield Session(plan, folder, journal, pool, tell)
 
 
+def _other_versions(begun: RunRecord | None, planned: RunRecord) -> str:
+    """Returns in which packages this driver differs from the one that started the run."""
+    if begun is None or not begun.clock.versions:
+        return ""
+    before, now = begun.clock.versions, planned.clock.versions
+    return ", ".join(
+        f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )
+
+
 def _pool(plan: Plan, folder: RunFolder, tell: Listener) -> Pool:
-    return LazyPool(partial(start_pool, plan, tell, folder.append_log))
+    return LazyPool(partial(start_pool, plan, folder.artifacts, tell, folder.append_log))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from crossbreed.errors import CrossbreedError, MachineError, first_line, is_out_of_memory, require
+from crossbreed.errors import CrossbreedError, InputError, MachineError, first_line, is_out_of_memory, require
 from crossbreed.fitness import Task
 from crossbreed.kernels import (
     Fingerprinted,
@@ -26,15 +26,18 @@ from crossbreed.kernels import (
     unchanged,
 )
 from crossbreed.kernels.input_grams import GRAMS, InputGrams
-from crossbreed.runs.gram_files import artifacts_of
+from crossbreed.runs.gram_files import artifacts_of, keep
 from crossbreed.runs.spec import Spec
 from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.sources.host import host_hashes
+from crossbreed.sources.mapped_file import FileState
 from crossbreed.sources.naming import is_projection
 from crossbreed.types import Recipe, SlopeKind, WeightStream
 
 BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Dtype of merges -> bytes per number."""
+_READ = (".safetensors", ".json", ".jinja", ".model")
+"""The endings of the files that weights, configuration and tokenizer are read from."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -44,8 +47,26 @@ class Weights:
     sources: Sources
     grams: InputGrams | None = None
     """Grams of the experts' inputs, if the spec has some: see `runs.workers.grams`. None until they are prepared."""
+    files: Mapping[Path, FileState | None] = field(default_factory=dict)
+    """The files of the sources, with what the file system says of them since they were opened."""
     cache: SourceCache = field(default_factory=SourceCache)
     """Intermediate results of merges of these sources, for the next ones."""
+
+    def require_unchanged(self) -> None:
+        """Refuses to measure anything once a file of the sources is not the one that was opened; takes microseconds.
+
+        Raises:
+            InputError: a file was changed, replaced or removed.
+        """
+        for path, before in self.files.items():
+            if _state(path) != before:
+                raise InputError(
+                    "a file of the sources was changed while the run was using it",
+                    expected="the files as they were when the run was started",
+                    got="it is gone" if _state(path) is None else "another size, time or file",
+                    where=str(path),
+                    fix="put it back and run the same command, which goes on; with other sources, choose another --out",
+                )
 
     @property
     def structure(self) -> Structure:
@@ -71,6 +92,11 @@ class Weights:
     def artifact_hashes(self) -> dict[str, str]:
         """Their names and content hashes, as in recipes."""
         return {} if self.grams is None else {GRAMS: self.grams.hash}
+
+    def keep_artifacts(self, into: Path) -> None:
+        """Copies the artifacts into a folder, unless they are there."""
+        if self.grams is not None:
+            keep(self.grams, into)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -153,7 +179,10 @@ class Weights:
 
 def open_weights(spec: Spec) -> Weights:
     """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
-    return Weights(sources=open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept))
+    sources = open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept)
+    folders = [sources.base.path, *(expert.path for expert in sources.experts.values())]
+    paths = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in _READ]
+    return Weights(sources=sources, files={path: _state(path) for path in paths})
 
 
 def checkpoint_weights(model: str) -> Weights:
@@ -164,6 +193,14 @@ def checkpoint_weights(model: str) -> Weights:
 def recipe_weights(recipe: Recipe, spec: Spec) -> Weights:
     """Opens the sources and artifacts of a recipe of a spec's sources; raises the errors of `open_weights`."""
     return replace(open_weights(spec), grams=next(iter(artifacts_of(recipe)), None))
+
+
+def _state(path: Path) -> FileState | None:
+    """Returns the state of a file; None if there is none."""
+    try:
+        return FileState.of(path)
+    except OSError:
+        return None
 
 
 def _guarded(stream: WeightStream, failure: str) -> WeightStream:

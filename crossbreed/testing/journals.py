@@ -12,6 +12,7 @@ Subclass `JournalConformance` in a test module and override its one fixture; pyt
 import json
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, MachineError
+from crossbreed.runs.record.checksum import sealed
 from crossbreed.runs.record.records import (
     AskRecord,
     CrossBirth,
@@ -41,7 +43,7 @@ from crossbreed.runs.record.records import (
     TellRecord,
     to_json,
 )
-from crossbreed.types import Recipe, Rule, Status, canonical_json
+from crossbreed.types import Recipe, Rule, Status
 
 
 class AnyJournal(Protocol):
@@ -96,7 +98,11 @@ RECORDS: tuple[Record, ...] = (
 
 def lines(records: Sequence[Record]) -> bytes:
     """Returns the bytes of the journal that holds these records."""
-    return b"".join(canonical_json(to_json(record)).encode() + b"\n" for record in records)
+    written, before = b"", b""
+    for record in records:
+        before = sealed(to_json(record), after=before)
+        written += before + b"\n"
+    return written
 
 
 _NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -158,6 +164,8 @@ class JournalConformance:
 
     is_grouped: ClassVar[bool] = False
     """Whether an appended record may be in the file without an fsync until the journal is closed."""
+    flips: ClassVar[int] = 500
+    """Number of random bit flips to try."""
     examples: ClassVar[int] = 60
     """Number of random sequences of operations to try."""
 
@@ -245,6 +253,49 @@ class JournalConformance:
         path.write_bytes(content)
         with _opened(open_journal, path) as journal:  # the lock was released
             assert tuple(journal.records) == RECORDS
+
+    def test_a_flipped_bit_is_noticed(self, open_journal: OpenJournal, tmp_path: Path) -> None:
+        """Anywhere but in the end of the last line, which may be a torn one: the journal is refused."""
+        path, content, rng = tmp_path / "journal.jsonl", lines(RECORDS), random.Random(5)
+        for _ in range(self.flips):
+            position, bit = rng.randrange(len(content) - 1), rng.randrange(8)
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << bit
+            path.write_bytes(flipped)
+            with _without_delays():
+                _refused(open_journal, path)
+
+    def test_lines_that_are_missing_doubled_or_moved_are_noticed(
+        self, open_journal: OpenJournal, tmp_path: Path
+    ) -> None:
+        """Each line stands after the one that it was written after."""
+        path, whole = tmp_path / "journal.jsonl", lines(RECORDS).splitlines(keepends=True)
+        for number in range(1, len(whole)):
+            for changed in (
+                whole[: number - 1] + whole[number:],
+                [*whole[:number], *whole[number - 1 :]],
+                [*whole[: number - 1], whole[number], whole[number - 1], *whole[number + 1 :]],
+            ):
+                path.write_bytes(b"".join(changed))
+                _refused(open_journal, path)
+
+    def test_a_journal_that_others_change_is_not_written_to(self, open_journal: OpenJournal, tmp_path: Path) -> None:
+        """Removed, replaced by a copy, renamed, emptied or appended to under its writer: MachineError."""
+        path, aside = tmp_path / "journal.jsonl", tmp_path / "aside"
+        changes: list[Callable[[], object]] = [
+            path.unlink,
+            lambda: (aside.write_bytes(path.read_bytes()), aside.replace(path)),
+            lambda: path.rename(aside),
+            lambda: os.truncate(path, 0),
+            lambda: path.write_bytes(path.read_bytes() + b"{}\n"),
+        ]
+        for change in changes:
+            path.unlink(missing_ok=True)
+            with _opened(open_journal, path) as journal:
+                journal.append(RUN)
+                change()
+                with pytest.raises(MachineError):
+                    journal.append(EndRecord())
 
     @pytest.mark.parametrize("missing", [0, -1])
     def test_exactly_the_first_record_is_a_run(self, open_journal: OpenJournal, tmp_path: Path, missing: int) -> None:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Optimizer, SearchInputs
+from crossbreed.optimizer import Optimizer, SearchInputs, replayed
 from crossbreed.testing.global_random import check_it_is_left_alone
 from crossbreed.types import Box, Genomes, Outcome, Point, Status, WeightBlock
 
@@ -222,13 +222,39 @@ class OptimizerConformance:
             return lost if number % 5 == 2 else ok(self.problem, number, point)
 
         first = make(make_inputs(num_objectives=self.num_objectives))
-        journal = list(itertools.islice(calls(first, evaluate, workers=workers), 3 * self.trials))
+        events = calls(first, evaluate, workers=workers)
         again, numbers = make(make_inputs(num_objectives=self.num_objectives)), itertools.count()
-        for event in journal:
+        for event in itertools.islice(events, 3 * self.trials):
+            if isinstance(event, Outcome):
+                again.tell(event)
+            else:
+                assert replayed(again, next(numbers), event) == event
+        for event in itertools.islice(events, self.trials // 3):
             if isinstance(event, Outcome):
                 again.tell(event)
             else:
                 assert again.ask(next(numbers)) == event
+
+    @pytest.mark.parametrize("by", [1e-16, 0.01])
+    def test_what_was_asked_was_asked(self, make: MakeOptimizer, by: float) -> None:
+        """Recorded points that it would not ask itself are its own: to the last digit, or more.
+
+        They come from another processor. It hears their outcomes, goes on inside the box, and does so alike each time.
+        """
+        inputs = partial(make_inputs, num_objectives=self.num_objectives)
+        asked = drive(make(inputs()), partial(ok, self.problem), trials=self.trials)
+        moved = [tuple(min(1.5, max(-0.5, x * (1 + 2 * by) + by)) for x in point) for point in asked]
+
+        def went_on() -> list[Point | None]:
+            optimizer = make(inputs())
+            for number, point in enumerate(moved):
+                assert replayed(optimizer, number, point) is not None
+                optimizer.tell(ok(self.problem, number, point))
+            return [ask_point(optimizer, number) for number in range(self.trials, self.trials + 2)]
+
+        later = went_on()
+        assert later[0] is None or all(-0.5 <= x <= 1.5 for x in later[0])
+        assert went_on() == later
 
     @_EXAMPLES
     @given(box=boxes(), data=st.data())

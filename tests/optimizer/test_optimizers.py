@@ -4,6 +4,7 @@ import json
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import make_golden
@@ -122,6 +123,28 @@ class _Resentful(RandomSearch):
 def test_an_optimizer_that_cannot_be_replayed_is_caught(make: MakeOptimizer) -> None:
     with pytest.raises(AssertionError):
         OptimizerConformance().test_replaying_the_journal_brings_it_back(make, workers=4)
+
+
+def test_cma_es_goes_on_from_the_recorded_asks_whatever_its_own_would_have_been() -> None:
+    """Eigenvectors may turn with the last bit: then another processor's samples have nothing in common with these."""
+    problem = Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
+    recorded = drive(CmaEs(make_inputs()), partial(ok, problem), trials=400)
+    other = CmaEs(make_inputs(seed=8))
+    for number, point in enumerate(recorded):
+        other.replay(number, point)
+        other.tell(ok(problem, number, point))
+    asked = [other.ask(number) for number in range(400, 404)]
+    assert all(point is not None and problem(point)[0] > -1e-3 for point in asked)
+
+
+def test_gp_fits_nothing_while_it_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
+    recorded = drive(Gp(make_inputs()), partial(ok, problem), trials=14)
+    monkeypatch.setattr("crossbreed.optimizer.gp.GPSampler", lambda **_: pytest.fail("a model was fitted"))
+    again = Gp(make_inputs())
+    for number, point in enumerate(recorded):
+        assert again.replay(number, point) == point
+        again.tell(ok(problem, number, point))
 
 
 class _OfAnySpace(RandomSearch):

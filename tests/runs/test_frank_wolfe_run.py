@@ -216,11 +216,11 @@ def test_a_space_that_is_no_hull_is_refused_before_anything_starts(
 def test_a_gold_that_does_not_fit_is_found_before_anything_starts(
     tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
 ) -> None:
-    """The longest prompt and one token fit: enough for a search that takes no gradients."""
-    task = {"kind": "generate", "prompt": "{q}: ", "answer": "a", "max_tokens": 1}
+    """The longest prompt and its answer fit, without what ends it: enough for a search that takes no gradients."""
+    task = {"kind": "generate", "prompt": "{q}: ", "answer": "a", "max_tokens": 2}
     changes: dict[str, Any] = {
         "fitness__tasks": [{**task, "name": skill, "items": f"{skill}.jsonl"} for skill in SKILLS],
-        "fitness__engine": {**TRANSFORMERS, "max_model_len": len("blue 59: ") + 1},
+        "fitness__engine": {**TRANSFORMERS, "max_model_len": len("blue 59: ") + 2},
     }
     build_plan(load_spec(write_spec(tmp_path / "a", base=toy_base, experts=toy_adapters, **changes))).check_engine()
     with pytest.raises(InputError, match="does not fit"):

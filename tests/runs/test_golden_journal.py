@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_there_are_recorded_runs() -> None:
 
 def test_the_generator_writes_the_file() -> None:
     assert runpy.run_path(str(GOLDEN / "journal" / "make_journal.py"))["lines"]() == JOURNAL.read_bytes()
+
+
+def test_a_journal_with_checksums_holds_the_same_records() -> None:
+    path = GOLDEN / "journal" / "schema-2.jsonl"
+    assert runpy.run_path(str(GOLDEN / "journal" / "make_journal.py"))["sealed_lines"]() == path.read_bytes()
+    (begun, *records), (begun_2, *records_2) = read(JOURNAL), read(path)
+    assert isinstance(begun_2, RunRecord)
+    assert replace(begun_2, schema=1) == begun
+    assert records_2 == records
 
 
 def test_the_first_record_identifies_the_run() -> None:

@@ -132,7 +132,7 @@ def test_a_finished_run_is_found_finished_and_reported_alike(recorded: Path, tmp
     assert differences(reported, recalled) == []
 
 
-@pytest.mark.parametrize("recorded", [path for path in RUNS if path.name != WITH_GRAMS], ids=name_of)
+@pytest.mark.parametrize("recorded", [path for path in RUNS if path.name not in (WITH_GRAMS, "gp")], ids=name_of)
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(recorded: Path, tmp_path: Path) -> None:
     out = copied(recorded / "stopped", tmp_path / "run")
     run(load_spec(out / "spec.yaml"), out)
@@ -146,6 +146,18 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(recorded: Path, tmp_pa
             recipes[record.number] = record.recipe == wanted.recipe
         assert differences(_comparable(wanted, recipes), _comparable(record, recipes)) == []
     assert sum(recipes.values()) >= len(recipes) - 1, "six decimals of a recipe hide the last digits of a point"
+
+
+@pytest.mark.parametrize("recorded", [path for path in RUNS if path.name == "gp"], ids=name_of)
+def test_a_run_whose_optimizer_asks_otherwise_now_goes_on_from_what_it_asked(recorded: Path, tmp_path: Path) -> None:
+    """In 0.1.0, `gp` fitted from its earlier fits, so that a replay had to fit them all."""
+    out = copied(recorded / "stopped", tmp_path / "run")
+    before = (out / "journal.jsonl").read_bytes()
+    report = run(load_spec(out / "spec.yaml"), out)
+    assert (out / "journal.jsonl").read_bytes().startswith(before)
+    _, history = history_of(out)
+    assert len(history.ok_trials) == 16
+    assert report.is_over
 
 
 def _comparable(record: Record, is_same_recipe: Mapping[int, bool]) -> dict[str, Any]:

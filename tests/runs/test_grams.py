@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_runs import journal_of, write_spec
+from toy_runs import journal_of, records_of, write_spec
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
@@ -166,6 +166,25 @@ def test_other_bits_are_another_run(tmp_path: Path, cache: Path, toy_base: Path,
         check_same_run(replace(record, artifacts={"grams": "0" * 32}), record, where=tmp_path)
 
 
+def test_a_run_goes_on_with_the_grams_that_it_was_begun_with(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that would make others of the same inputs, and whose cache has none or has those."""
+    path, out = spec(tmp_path, toy_base, toy_adapters), tmp_path / "run"
+    run(load_spec(path, ["optimizer.budget.trials=4"]), out)
+    [begun] = {record["artifacts"]["grams"] for record in records_of(out)[:1]}
+    scaled = grams.weighted_deltas
+    monkeypatch.setattr(grams, "weighted_deltas", lambda weights, **how: scaled(dict.fromkeys(weights, 1.001), **how))
+    shutil.rmtree(cache)
+    other = prepared(build_plan(load_spec(path))).run_record().artifacts["grams"]
+    shutil.rmtree(cache)
+    report = run(load_spec(path, ["optimizer.budget.trials=5"]), out)
+    assert report.is_over
+    bred = [r for r in records_of(out) if r["kind"] == "ask" and r["origin"] == "gp"]
+    assert [r["recipe"]["artifacts"] for r in bred] == [{"grams": begun}] * 5
+    assert {file.name.partition("-")[0] for file in (out / "artifacts").iterdir()} == {begun} != {other}
+
+
 @pytest.mark.parametrize("grams", ["data", "mixed", "deltas"])
 def test_a_run_resumes_publishes_and_merges(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, grams: str
@@ -236,8 +255,8 @@ def test_wrong_settings_are_named_at_once(
 
 def test_an_item_that_does_not_fit_is_named(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
     """One that could be asked: it is too long with its answer."""
-    path = spec(tmp_path, toy_base, toy_adapters, fitness__engine={"kind": "transformers", "max_model_len": 16})
-    path.write_text(path.read_text().replace("max_tokens: 4", "max_tokens: 1"))
+    path = spec(tmp_path, toy_base, toy_adapters, fitness__engine={"kind": "transformers", "max_model_len": 17})
+    path.write_text(path.read_text().replace("max_tokens: 4", "max_tokens: 2"))
     build_plan(load_spec(path, ["artifacts={}", "space.params.grams=deltas"])).check_engine()
     with pytest.raises(InputError, match="does not fit"):
         build_plan(load_spec(path)).check_engine()

@@ -3,7 +3,7 @@
 import pytest
 from simulated import recipe
 
-from crossbreed.errors import InputError, MachineError
+from crossbreed.errors import InputError
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.records import (
     AskRecord,
@@ -101,9 +101,22 @@ def test_an_inconsistent_record_is_reported_as_damage(records: list[Record], mes
     assert got in caught.value.got
 
 
-def test_other_weights_of_the_same_recipe_are_refused() -> None:
+def test_other_weights_of_the_same_recipe_are_noticed() -> None:
     history = fold([RUN, ask(0), tell(0, 1.0, 0.0, fingerprint="f")])
-    history.check_same_weights(0, Score(status=Status.OK, fingerprint="f"))
-    history.check_same_weights(0, Score(status=Status.FAILED))
-    with pytest.raises(MachineError, match="the weights of trial 0 had fingerprint f"):
-        history.check_same_weights(0, Score(status=Status.OK, fingerprint="g"))
+    assert history.other_weights(0, Score(status=Status.OK, fingerprint="f")) is None
+    assert history.other_weights(0, Score(status=Status.FAILED)) is None
+    why = history.other_weights(0, Score(status=Status.OK, fingerprint="g"))
+    assert why
+    assert "the weights of trial 0 had fingerprint f" in why
+
+
+def test_a_trial_that_failed_is_measured_later() -> None:
+    records: list[Record] = [RUN, ask(0), tell(0, status=Status.FAILED), ask(1), tell(1, 1.0, 0.0)]
+    history = fold(records)
+    assert [candidate.number for candidate in history.unmeasured] == [0]
+    assert history.pending == []
+    history = fold([*records, tell(0, 1.0, 1.0)])
+    assert history.unmeasured == []
+    assert [trial.number for trial in history.ok_trials] == [0, 1]
+    with pytest.raises(InputError, match="the journal is damaged"):
+        fold([*records, tell(0, 1.0, 1.0), tell(0, 1.0, 1.0)])

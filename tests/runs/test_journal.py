@@ -1,5 +1,10 @@
 """Journals pass the conformance tests, and the tests catch faulty journals."""
 
+import errno
+import json
+import multiprocessing
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +13,7 @@ import pytest
 
 from crossbreed.errors import InputError
 from crossbreed.runs.record.journal import Journal, read
+from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import Record
 from crossbreed.testing.journals import RECORDS, RUN, JournalConformance, OpenJournal
 
@@ -154,3 +160,55 @@ def test_grouped_records_are_in_the_file_at_once_and_synced_in_time(
     assert synced == [1, 4]
     journal.close()
     assert synced == [1, 4, 4]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_has_one_writer_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The owner file of a process that has ended, as after a kill, keeps nobody out; one of another host does."""
+
+    def unsupported(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("crossbreed.runs.record.lock.fcntl.flock", unsupported)
+    SUITE.test_a_second_writer_is_refused_until_the_first_closes(Journal, tmp_path)
+    path, owner = tmp_path / "journal.jsonl", tmp_path / "owner.json"
+    assert not is_locked(path)
+    ended = multiprocessing.get_context("fork").Process(target=_open_and_die, args=(path,))
+    ended.start()
+    ended.join()
+    assert owner.exists()
+    journal = Journal(path)
+    assert is_locked(path)
+    with pytest.raises(InputError, match="another driver"):
+        Journal(path)
+    journal.close()
+    owner.write_text('{"host": "elsewhere", "pid": 1, "began": "1"}')
+    with pytest.raises(InputError, match=f"remove {owner}"):
+        Journal(path)
+
+
+def _open_and_die(path: Path) -> None:
+    Journal(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_lock_is_the_journal_s_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert [file.name for file in tmp_path.iterdir()] == ["journal.jsonl"], "there is nothing else to remove"
+    assert is_locked(tmp_path / "journal.jsonl")
+    journal.close()
+    assert not is_locked(tmp_path / "journal.jsonl")
+
+
+def test_the_first_line_of_each_driver_names_its_versions(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for version in ("1", "2", "3"):
+        journal = Journal(path, versions={"torch": version})
+        for record in RECORDS[:1] if version == "1" else RECORDS[1:3] if version == "2" else RECORDS[3:]:
+            journal.append(record)
+        journal.close()
+    clocks = [json.loads(line)["clock"] for line in path.read_text().splitlines()]
+    assert [clock.get("driver", {}).get("versions") for clock in clocks] == [None, {"torch": "2"}, None, {"torch": "3"}]
+    assert tuple(read(path)) == RECORDS

@@ -1,7 +1,11 @@
 """A pool of Ray's ends what it has started, and nothing else."""
 
+import time
+from pathlib import Path
+
 import pytest
 
+from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.search.pool import Job
 from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.types import Score, Status
@@ -39,3 +43,54 @@ def test_a_connection_of_its_own_is_closed_and_one_that_was_there_is_left_open()
         assert ray.get(ray.remote(num_cpus=1)(lambda: 7).remote(), timeout=60) == 7, "a worker still holds the CPU"
     finally:
         ray.shutdown()
+
+
+def test_a_worker_that_hangs_is_killed_replaced_and_counted(tmp_path: Path) -> None:
+    """By a hung engine, once at an answer and once at a start."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    class Hanging:
+        def __init__(self) -> None:
+            if len(list(notes.iterdir())) == 1 and not (notes / "start").exists():
+                (notes / "start").touch()
+                time.sleep(600)
+
+        def evaluate(self, job: Job) -> Score:
+            if job.number == 1 and not (notes / "answer").exists():
+                (notes / "answer").touch()
+                time.sleep(600)
+            return Score(status=Status.OK)
+
+        def close(self) -> None:
+            pass
+
+    said: list[str] = []
+    started = RayPool(Hanging, count=1, cpus=1, gpus=0, address=None, retries=1, timeout_s=8, say=said.append)
+    try:
+        answers = []
+        for number in range(3):
+            started.submit(Job(number=number, split="search", recipe=None))
+            while (answered := started.wait()) is None:
+                pass
+            answers.append(answered)
+    finally:
+        started.close()
+    assert [answered.score.status for answered in answers] == [Status.OK] * 3
+    assert [answered.attempts for answered in answers] == [1, 2, 1]
+    assert answers[0].lost_s == answers[2].lost_s == 0.0
+    assert answers[1].lost_s >= 8
+    assert ["did not answer trial 1 within 8 s" in said[0], "did not start within 8 s" in said[1]] == [True, True]
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(MachineError, match=r"no Ray cluster answers at 127.0.0.1:9"):
+        RayPool(lambda: None, count=1, cpus=1, gpus=0, address="127.0.0.1:9", retries=0)  # type: ignore[arg-type, return-value]
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("address", ["not an address", "somewhere", "host:", ":6379", "host:0", "host:port"])
+def test_what_is_no_address_is_the_user_s_mistake(address: str) -> None:
+    with pytest.raises(InputError, match=r"workers.address"):
+        RayPool(lambda: None, count=1, cpus=1, gpus=0, address=address, retries=0)  # type: ignore[arg-type, return-value]

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ from toy_runs import journal_of, records_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, load_spec, report_on, run
+from crossbreed.runs.events import TrialDone
 from crossbreed.runs.results.report_text import caveats
 from crossbreed.runs.results.show import show_json, show_text, show_trial
 from crossbreed.runs.workers.start import start_worker
@@ -128,8 +131,8 @@ def test_report_items_are_answered_once_a_recipe_and_after_the_search(finished: 
     assert len(reported) == len(set(reported))
 
 
-def test_an_answer_with_other_weights_than_the_search_s_is_refused(finished: Path, spec: Path, tmp_path: Path) -> None:
-    """As where another version of torch makes other bits of the recipe that won."""
+def test_a_winner_whose_weights_cannot_be_made_again_is_left_out(finished: Path, spec: Path, tmp_path: Path) -> None:
+    """As where another version of torch makes other bits of the recipe that won: by name, and the next best wins."""
     records = records_of(finished)
     winner = json.loads((finished / "report.json").read_text())["winner"]["number"]
     kept = [record for record in records if record["kind"] != "end" and record.get("split") != "report"]
@@ -138,10 +141,26 @@ def test_an_answer_with_other_weights_than_the_search_s_is_refused(finished: Pat
             record["fingerprint"] = "0" * 32
     before = "".join(json.dumps(record) + "\n" for record in kept)
     (tmp_path / "journal.jsonl").write_text(before)
-    with pytest.raises(MachineError, match=f"trial {winner} .*versions of .* torch.* threads"):
-        run(load_spec(spec), tmp_path)
+    said: list[str] = []
+    report = run(load_spec(spec), tmp_path, on_event=lambda event: said.append(str(event)))
+    assert report.winner.number != winner
+    [note] = [line for line in said if "left out" in line]
+    assert re.match(rf"trial {winner} is left out of the result: .*versions of .* torch.* threads", note)
     added = records_of(tmp_path)[len(kept) :]
-    assert all(record["kind"] == "tell" and record["number"] != winner for record in added)
+    assert all(record["number"] != winner for record in added if record["kind"] == "tell")
+    assert added[-1]["kind"] == "end"
+    with pytest.raises(MachineError, match=f"the weights of trial {winner} had fingerprint 0000"):
+        report_on(tmp_path, trial=winner)
+    report_on(tmp_path)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_run_without_a_measured_trial_has_nothing_to_report(finished: Path, tmp_path: Path, asked: int) -> None:
+    lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "journal.jsonl").write_text("".join(lines[: 1 + asked]))
+    shutil.copy(finished / "spec.yaml", tmp_path)
+    with pytest.raises(InputError, match="no trial of this run has been measured yet"):
+        report_on(tmp_path)
 
 
 def test_a_failing_answer_is_retried_and_costs_nothing_else(finished: Path, spec: Path, tmp_path: Path) -> None:
@@ -193,3 +212,24 @@ def test_a_trial_is_shown_with_what_the_model_said(finished: Path) -> None:
     assert "red-" in text
     with pytest.raises(InputError, match="no trial 99"):
         show_trial(finished, 99, answers=False)
+
+
+def test_sources_that_change_stop_the_search_at_once(
+    spec: Path, toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Not when the finalists are to be made again; and with the file put back the same command goes on."""
+    shutil.copytree(toy_adapters["plain"], tmp_path / "plain")
+    changed = load_spec(spec, [f"sources.experts.plain={tmp_path / 'plain'}"])
+    weights, kept = tmp_path / "plain" / "adapter_model.safetensors", tmp_path / "kept"
+    shutil.copy2(weights, kept)
+
+    def replace(event: object) -> None:
+        if isinstance(event, TrialDone) and event.trial.number == 10:
+            weights.write_bytes(weights.read_bytes())
+
+    with pytest.raises(InputError, match="a file of the sources was changed") as caught:
+        run(changed, tmp_path / "run", on_event=replace)
+    assert caught.value.where == str(weights)
+    assert [r["number"] for r in records_of(tmp_path / "run") if r["kind"] == "tell"][-1] == 10
+    shutil.copy2(kept, weights)
+    run(changed, tmp_path / "run")

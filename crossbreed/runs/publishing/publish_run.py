@@ -19,6 +19,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.derived import note_published
 from crossbreed.runs.results.report import Report
@@ -80,10 +81,11 @@ def publish_run(
         )
         number = report.winner.number
     else:
-        spec = load_spec(RunFolder(path).existing().spec)
-        plan = build_plan(with_objects(spec, optimizer=optimizer, engine=engine, tasks=tasks))
+        folder = RunFolder(path).existing()
+        spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
+        plan = build_plan(spec, searches=False)
         check(plan)
-        plan = prepare(plan, on_event)
+        plan = prepare(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         number = _recorded(plan, path, trial)
     info = CardInfo.of(plan, list(read(RunFolder(path).journal)), number, report)
     merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
@@ -115,7 +117,8 @@ def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
     """Returns the number of the trial to publish, without evaluating anything."""
     records = list(read(RunFolder(path).journal))
     if records and isinstance(records[0], RunRecord):
-        check_same_run(records[0], plan.run_record(), where=path, renamed=plan.renamed_settings)
+        begun = migrated(records[0], plan.spec, renamed=plan.renamed_settings)
+        check_same_run(begun, plan.run_record(), where=path)
     history = fold(records)
     if trial is None:
         selection = history.scores_of("select")

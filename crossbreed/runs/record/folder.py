@@ -13,14 +13,15 @@ from typing import Any
 
 from crossbreed.durable import write_atomically
 from crossbreed.errors import CrossbreedError, InputError
-from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.types import Score
 
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
 """The beginning of the note on an exception whose traceback is in log.txt."""
-_LEFT_BY_A_FAILED_START = ("lock", "log.txt")
+_LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt")
 
 
 class RunFolder:
@@ -35,6 +36,7 @@ class RunFolder:
         self.report_html = path / "report.html"
         self.log = path / "log.txt"
         self.recipes = path / "recipes"
+        self.artifacts = path / "artifacts"
 
     def create(self) -> bool:
         """Creates the folder, unless it exists; raises InputError if it cannot be written.
@@ -80,6 +82,11 @@ class RunFolder:
         if not self.journal.exists():
             raise InputError("this is not a run folder", expected="a journal.jsonl", where=str(self.path))
         return self
+
+    def begun(self) -> RunRecord | None:
+        """Returns the first record of the journal; None for a new run."""
+        first = next(read(self.journal), None)
+        return first if isinstance(first, RunRecord) else None
 
     def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
         """Stores the generated texts, for `show --trial N --answers`."""

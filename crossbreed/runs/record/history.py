@@ -1,9 +1,9 @@
 """The state of a run, folded from its journal: candidates, scores on each split, published trials."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from crossbreed.errors import MachineError
+from crossbreed.runs.record.recomputed import recorded_objectives, require_agreement
 from crossbreed.runs.record.records import (
     AskRecord,
     EndRecord,
@@ -15,6 +15,7 @@ from crossbreed.runs.record.records import (
     TellRecord,
     damaged,
 )
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Candidate, Score, Status, Trial
 
 
@@ -23,10 +24,14 @@ class History:
     """The state after some records. `apply` takes the records after the first, in journal order."""
 
     item_ids: ItemIds
+    objectives: Sequence[tuple[Objective, ...]] = ()
+    """What `objectives` of tells are checked against, see `recorded_objectives`; empty: not checked."""
     candidates: dict[int, Candidate] = field(default_factory=dict)
     scores: dict[tuple[SplitName, int], Score] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
     """Number -> candidate with its score on the search split."""
+    failed: set[int] = field(default_factory=set)
+    """The trials whose last score on the search split is FAILED."""
     elapsed_s: float = 0.0
     """Search time, over all resumes."""
     is_finished: bool = False
@@ -75,8 +80,10 @@ class History:
         if number not in self.candidates:
             raise ValueError(f"a score of candidate {number}, which was not asked")
         score = record.score(self.item_ids.get(split, {}))
+        if record.objectives is not None and score.tasks:
+            require_agreement(record.objectives, score.tasks, self.objectives)
         if split == "search":
-            if number in self.trials:
+            if number in self.trials and number not in self.failed:
                 raise ValueError(f"a second score of candidate {number} on the search split")
             clock = record.clock
             self.elapsed_s = max(self.elapsed_s, clock.elapsed or 0.0)
@@ -87,29 +94,33 @@ class History:
                 objectives=record.objectives,
                 provenance={name: str(value) for name, value in known.items() if value is not None},
             )
+            (self.failed.add if score.status is Status.FAILED else self.failed.discard)(number)
         self.scores[split, number] = score
 
-    def check_same_weights(self, number: int, score: Score) -> None:
-        """Checks that a score was measured with the same weights as the trial's score in the search.
+    def other_weights(self, number: int, score: Score) -> str | None:
+        """Returns what to say of a score whose weights are not those of the trial in the search; None if they are.
 
         An engine that takes recipes may not provide a fingerprint: then there is nothing to compare.
-
-        Raises:
-            MachineError: the fingerprints differ.
         """
         searched = self.trials[number].score.fingerprint
-        if searched is not None and score.fingerprint is not None and score.fingerprint != searched:
-            raise MachineError(
-                f"the weights of trial {number} had fingerprint {searched} in the search, but its recipe now gives "
-                f"{score.fingerprint}. Use the same versions of crossbreed and torch, processor and number of threads "
-                "as in the search (if the engine makes the weights: the same version of it), or search again in a new "
-                "folder"
-            )
+        if searched is None or score.fingerprint is None or score.fingerprint == searched:
+            return None
+        return (
+            f"the weights of trial {number} had fingerprint {searched} in the search, but its recipe now gives "
+            f"{score.fingerprint}: to measure it, use the same sources, versions of crossbreed and torch, processor "
+            "and number of threads as in the search (if the engine makes the weights: the same version of it)"
+        )
 
     @property
     def pending(self) -> list[Candidate]:
         """Candidates without a score on the search split, which were in flight when the last driver ended."""
         return [c for number, c in sorted(self.candidates.items()) if number not in self.trials]
+
+    @property
+    def unmeasured(self) -> list[Candidate]:
+        """The pending candidates and those that FAILED, to be evaluated (again) when a search goes on."""
+        found = [c for n, c in self.candidates.items() if n not in self.trials or (n in self.failed and c.recipe)]
+        return sorted(found, key=lambda candidate: candidate.number)
 
     def scores_of(self, split: SplitName) -> dict[int, Score]:
         """Returns trial number -> score on a split."""
@@ -130,6 +141,8 @@ def fold(records: Iterable[Record]) -> History:
     """Returns the state after all records of a journal. The first record has the item ids."""
     following = iter(records)
     first = next(following, None)
-    history = History(item_ids=first.items if isinstance(first, RunRecord) else {})
+    history = History(item_ids={})
+    if isinstance(first, RunRecord):
+        history = History(item_ids=first.items, objectives=recorded_objectives(first))
     history.extend(following)
     return history

@@ -48,7 +48,7 @@ def run_record(
         host: What of the base's folder changes answers: part -> content hash.
     """
     return RunRecord(
-        spec=_identity(spec),
+        spec=identity_of(spec),
         sources=sources,
         warm_starts=tuple(warm_starts),
         coordinates=coordinates,
@@ -76,7 +76,7 @@ def check_same_run(
     """
     if recorded.host:
         _check_host(recorded.host, planned.host, where=where)
-    before, now = (dict(_leaves(without_clock(replace(record, host={})))) for record in (recorded, planned))
+    before, now = (_comparable(record) for record in (recorded, planned))
     before = {renamed.get(key, key): value for key, value in before.items()}
     keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
     differing = [key for key in keys if before.get(key) != now.get(key)]
@@ -114,7 +114,11 @@ def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Pat
         )
 
 
-def _identity(spec: Spec) -> dict[str, Any]:
+def _comparable(record: RunRecord) -> dict[str, Any]:
+    return dict(_leaves(without_clock(replace(record, host={})) | {"schema": None}))
+
+
+def identity_of(spec: Spec) -> dict[str, Any]:
     """Returns the settings that must not change on resume."""
     identity = spec.model_dump(mode="json", exclude=_NOT_IDENTITY)
     identity["fitness"]["engine"] = spec.fitness.engine.identity()

@@ -6,42 +6,66 @@ then loses only the end of the journal, and the same candidates are asked again.
 the next record, which can take as long as a trial, so journals with long trials are not grouped.
 """
 
-import fcntl
 import json
 import math
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from crossbreed.durable import sync
-from crossbreed.errors import InputError
-from crossbreed.runs.record.records import JOURNAL_SCHEMA, Record, RunRecord, damaged, from_json, to_json
-from crossbreed.types import canonical_json
+from crossbreed.errors import InputError, MachineError
+from crossbreed.runs.record.checksum import is_right, is_sealed, sealed
+from crossbreed.runs.record.lock import Lock
+from crossbreed.runs.record.records import (
+    CLOCK,
+    JOURNAL_SCHEMA,
+    READABLE_SCHEMAS,
+    Record,
+    RunRecord,
+    damaged,
+    from_json,
+    to_json,
+)
 
 
 class Journal:
-    """An open journal. It holds the run folder's lock, which keeps out other drivers until it is closed or dies."""
+    """An open journal. It holds the journal's lock, which keeps out other drivers until it is closed or dies."""
 
-    def __init__(self, path: Path, *, group_s: float = 0.0) -> None:
+    def __init__(self, path: Path, *, group_s: float = 0.0, versions: Mapping[str, str] | None = None) -> None:
         """Opens a new or existing journal.
 
         Args:
             path: The file.
             group_s: Seconds after the last fsync from which on a record triggers the next one, for all records before
                 it too; 0 syncs each record.
+            versions: Package -> version of this driver. The first record that it adds to an existing journal notes
+                them, and the host, under `clock`.
+
+        Raises:
+            InputError: another driver has it open, or it is damaged.
         """
-        self._group_s, self._synced_s = group_s, -math.inf
-        self._lock = _lock(path.with_name("lock"))
+        self._path, self._group_s, self._synced_s = path, group_s, -math.inf
+        self._file = path.open("ab", buffering=0)
         try:
-            self.records = tuple(read(path))
-            _cut_torn_tail(path)
-            self._file = path.open("ab")
-            sync(path.parent)
+            self._lock = Lock(path, self._file.fileno())
+            try:
+                lines = _lines(path)
+                self.records = tuple(_records(lines, path))
+                self._last = lines[-1] if lines else b""
+                self._size = sum(len(line) + 1 for line in lines)
+                if self._size < os.fstat(self._file.fileno()).st_size:  # a kill has left an unfinished line
+                    os.ftruncate(self._file.fileno(), self._size)
+                    os.fsync(self._file.fileno())
+                sync(path.parent)
+            except BaseException:
+                self._lock.close()
+                raise
         except BaseException:
-            self._lock.close()
+            self._file.close()
             raise
+        self._driver = {"host": socket.gethostname(), "versions": dict(versions)} if versions and self.records else None
 
     @property
     def run(self) -> RunRecord | None:
@@ -51,9 +75,19 @@ class Journal:
         return first
 
     def append(self, record: Record) -> None:
-        """Writes one line, and returns when it is on disk or, if its group is not yet complete, with the kernel."""
-        self._file.write(canonical_json(to_json(record)).encode() + b"\n")
-        self._file.flush()
+        """Writes one line, and returns when it is on disk or, if its group is not yet complete, with the kernel.
+
+        Raises:
+            MachineError: the journal was removed, replaced or written to by another process.
+        """
+        self._require_untouched()
+        value = to_json(record)
+        if self._driver is not None:
+            value[CLOCK] = value.get(CLOCK, {}) | {"driver": self._driver}
+            self._driver = None
+        line = sealed(value, after=self._last)
+        self._write(line + b"\n")
+        self._last = line
         if time.monotonic() - self._synced_s >= self._group_s:
             self._sync()
 
@@ -61,9 +95,38 @@ class Journal:
         """Closes the file and frees the lock, even if the disk is full."""
         try:
             self._sync()
-            self._file.close()
         finally:
             self._lock.close()
+            self._file.close()
+
+    def _write(self, content: bytes) -> None:
+        try:
+            while content:
+                written = self._file.write(content)
+                self._size += written
+                content = content[written:]
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise
+
+    def _require_untouched(self) -> None:
+        """Refuses to go on with a file that nobody will find, or that has other lines than those written here."""
+        ours = os.fstat(self._file.fileno())
+        try:
+            is_there = os.path.samestat(ours, self._path.stat())
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise MachineError(
+                f"the journal {self._path} was removed or replaced while the run was writing to it. What has been "
+                "measured since is lost; if its folder was renamed, run the same command with the new name as --out"
+            )
+        if ours.st_size != self._size:
+            raise MachineError(
+                f"the journal {self._path} was written to by another process: it has {ours.st_size} bytes instead of "
+                f"{self._size}. Only one driver may use a run folder; if a copy was laid over it, run the same command "
+                "again to go on from there"
+            )
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -74,21 +137,35 @@ def read(path: Path) -> Iterator[Record]:
     """Yields the complete records of a journal, a RunRecord first; skips a torn last line.
 
     Raises:
-        InputError: a line before the last is not a record, or the journal has another schema.
+        InputError: a line before the last is not a record or not the one that was written, or the journal has another
+            schema.
     """
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    if path.exists():
+        yield from _records(_lines(path), path)
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _records(lines: list[bytes], path: Path) -> Iterator[Record]:
+    before, are_sealed = b"", False
+    for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         if number == 1:
             _check_schema(line, path)
         try:
             record = from_json(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise damaged(where, f"{line[:60]!r} ({error})") from None
         if isinstance(record, RunRecord) is not (number == 1):
             raise damaged(where, f"a record of kind `{record.kind}`; exactly the first line has kind `run`")
+        if is_right(line, after=before):
+            are_sealed = True
+        elif are_sealed or is_sealed(line):
+            got = "a line that is not as it was written, or not where it was written: its checksum is wrong or absent"
+            raise damaged(where, got)
+        before = line
         yield record
 
 
@@ -96,43 +173,13 @@ def _check_schema(line: bytes, path: Path) -> None:
     """Raises InputError for another schema, whose records may have other fields."""
     try:
         head = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return  # reported as damaged
-    if isinstance(head, dict) and head.get("kind") == "run" and head.get("schema") != JOURNAL_SCHEMA:
+    if isinstance(head, dict) and head.get("kind") == "run" and head.get("schema") not in READABLE_SCHEMAS:
         raise InputError(
             "the journal has another format",
-            expected=f"schema {JOURNAL_SCHEMA}",
-            got=f"schema {head.get('schema')}",
+            expected=f"schema {JOURNAL_SCHEMA} or an older one",
+            got=f"schema {str(head.get('schema'))[:60]}",
             where=str(path),
             fix="use the version of crossbreed that wrote it",
         )
-
-
-def _cut_torn_tail(path: Path) -> None:
-    """Removes an unfinished last line, left by a kill, so that the next append starts a new line."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-            os.fsync(file.fileno())
-
-
-def _lock(path: Path) -> IO[str]:
-    file = path.open("a")
-    for _ in range(20):  # `show` holds the lock for a moment
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the kernel, even after SIGKILL
-            break
-        except OSError:
-            time.sleep(0.05)
-    else:
-        file.close()
-        raise InputError(
-            "another driver is using this run folder",
-            where=str(path.parent),
-            fix="wait for it or stop it: two drivers would write to the same journal",
-        )
-    return file

@@ -36,7 +36,8 @@ from crossbreed.types import (
     Status,
 )
 
-JOURNAL_SCHEMA: Final = 1
+JOURNAL_SCHEMA: Final = 2
+READABLE_SCHEMAS = (1, 2)
 CLOCK = "clock"
 """The key of everything that may differ between two equal runs: times, attempts, versions, worker."""
 SplitName: TypeAlias = Literal["search", "select", "report"]
@@ -88,7 +89,7 @@ class RunRecord:
 
     __pydantic_config__ = _STRICT
     kind: Literal["run"] = "run"
-    schema: Literal[1] = JOURNAL_SCHEMA
+    schema: Literal[1, 2] = JOURNAL_SCHEMA
     spec: Mapping[str, JsonValue]
     """The settings that may not change on resume: all but name, paths, budget and workers."""
     sources: Mapping[str, str]
@@ -192,6 +193,8 @@ class TellClock:
     attempts: int | None = None
     """Number of attempts. Like the fields below, not written if None."""
     worker: str | None = None
+    versions: Mapping[str, str] | None = None
+    """Package -> version, where the worker's is another than the driver's."""
     elapsed: float | None = None
     """Seconds of searching, over all resumes. Required on the search split."""
 
@@ -250,6 +253,8 @@ class TellRecord:
         """
         if unknown := sorted(self.tasks.keys() - item_ids.keys()):
             raise ValueError(f"unknown task `{unknown[0]}` on the {self.split} split")
+        if self.status is Status.OK and (absent := [n for n, ids in item_ids.items() if ids and n not in self.tasks]):
+            raise ValueError(f"no values of task `{absent[0]}` on the {self.split} split")
         for name, values in self.tasks.items():
             if len(values) > len(item_ids[name]) or (self.status is Status.OK and len(values) < len(item_ids[name])):
                 raise ValueError(f"{len(values)} values of `{name}` for {len(item_ids[name])} items")
@@ -320,8 +325,8 @@ def to_json(record: Record) -> dict[str, Any]:
             if not value[name]:
                 del value[name]
     if isinstance(record, TellRecord):
-        for name in ("attempts", "worker", "elapsed"):
-            if value[CLOCK][name] is None:
+        for name in ("attempts", "worker", "versions", "elapsed"):
+            if not value[CLOCK][name] and value[CLOCK][name] != 0:
                 del value[CLOCK][name]
     return value
 

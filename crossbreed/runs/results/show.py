@@ -1,7 +1,7 @@
 """`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
 
-import fcntl
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.header import read_header
 from crossbreed.runs.results.vouching import Vouching, vouching_of
@@ -56,7 +57,7 @@ def open_run(path: Path) -> Run:
     folder = RunFolder(path).existing()
     known = read_header(folder)
     history = fold(read(folder.journal))
-    state: State = "running" if _is_locked(path / "lock") else "finished" if history.is_finished else "interrupted"
+    state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
     name, takes, objectives = known.name, known.takes, known.objectives
     return Run(folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state)
 
@@ -88,8 +89,10 @@ def show_text(path: Path) -> str:
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
     failed = sum(t.score.status is Status.FAILED for t in run.trials)
     no_slopes = sum(t.score.error is not None for t in ok)
+    last_s = time.time() - run.folder.journal.stat().st_mtime
     lines = [
         f"{run.name}: {run.state}, {len(run.trials)} trials"
+        + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
         + (f", {failed} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
         f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
@@ -151,14 +154,3 @@ def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:
         "weights": vouching_of(score, takes),
         "error": score.error,
     }
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.exists():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False

@@ -1,13 +1,18 @@
-"""The search loop: propose, journal, evaluate, journal, tell. All its state can be restored from the journal."""
+"""The search loop: propose, journal, evaluate, journal, tell. All its state can be restored from the journal.
+
+The history alone says what has been measured, whether the search is over, and what other splits still need. The
+proposer, and the optimizer with it, is restored only when the search goes on.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from crossbreed.errors import MachineError
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import AskRecord, EndRecord, Record, SplitName, TellClock, TellRecord
+from crossbreed.runs.search.outage import Outage
 from crossbreed.runs.search.pool import Answered, Job, Pool
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.stopwatch import Stopwatch
@@ -20,7 +25,7 @@ class Budget:
     """The limits of a search. Candidates in flight are still evaluated."""
 
     trials: int | None
-    """The optimizer's trials; baselines are extra."""
+    """The optimizer's trials that could be measured; baselines are extra."""
     seconds: float | None
     """Search time, over all resumes."""
 
@@ -43,16 +48,18 @@ class Loop:
         self._objectives, self._budget = objectives, budget
         self._keep_answers, self._watch = keep_answers, watch
         self._is_dry = False
+        self._to_replay: Sequence[Record] = ()
+        self._irreproducible: dict[int, str] = {}
 
-    def replay(self, records: tuple[Record, ...]) -> None:
-        """Restores history and optimizer from the journal's records."""
+    def replay(self, records: Sequence[Record]) -> None:
+        """Restores the history from a journal's records, which the proposer will repeat when the search goes on."""
         self._history.extend(records)
-        for record in records:
-            match record:
-                case AskRecord():
-                    self._proposer.replay(record.candidate)
-                case TellRecord(split="search"):
-                    self._proposer.tell(self._outcome(self._history.trials[record.number]))
+        self._to_replay = records
+
+    @property
+    def irreproducible(self) -> Mapping[int, str]:
+        """Trials that another split could not be measured for, since their recipes give other weights now -> why."""
+        return self._irreproducible
 
     @property
     def is_over(self) -> bool:
@@ -60,49 +67,101 @@ class Loop:
         is_spent = self._is_spent(self._history.elapsed_s) and not self._history.pending
         return self._history.is_finished or self._is_dry or is_spent
 
-    def search(self, pool: Pool) -> bool:
+    def search(self, pool: Pool, *, resumed: Callable[[Sequence[int]], None] = lambda differing: None) -> bool:
         """Runs until the budget is spent and every asked candidate has been evaluated.
+
+        Candidates that FAILED are evaluated again first, and count in the budget only once they are measured.
+
+        Args:
+            pool: Evaluates the candidates.
+            resumed: Called once the proposer is restored, with the recorded candidates that it would have proposed
+                otherwise.
 
         Returns:
             Whether the budget is spent: if not, the optimizer had nothing left to ask.
 
         Raises:
-            MachineError: a candidate FAILED before any was measured: the engine is at fault, and nothing is journalled.
+            MachineError: several candidates in a row FAILED, or one before any was measured: the engine is at fault,
+                and nothing is journalled of them.
+            InputError: the journal's candidates are not those that this spec can ask.
         """
-        again = self._history.pending
-        stopwatch = Stopwatch(before_s=self._history.elapsed_s)
+        if self._is_spent(self._history.elapsed_s) and not self._history.pending:
+            return True
+        self._replay_proposals()
+        resumed(self._proposer.differing)
+        again = self._history.unmeasured
+        stopwatch, outage = Stopwatch(before_s=self._history.elapsed_s), Outage()
         while True:
             while pool.idle and (candidate := again.pop(0) if again else self._ask(stopwatch.elapsed_s)):
-                pool.submit(self._job(candidate, "search"))
-                stopwatch.submitted(candidate.number)
+                self._submit(candidate, pool, stopwatch, outage)
+            if pool.idle and not pool.busy and outage.is_suspected:  # none but these is left to be asked
+                self._submit(self._history.ok_trials[0].candidate, pool, stopwatch, outage)
             if pool.idle and not pool.busy:
                 self._is_dry = not self._is_spent(stopwatch.elapsed_s)
                 return not self._is_dry
             answered = pool.wait()  # also for a worker that is being replaced, which is neither idle nor busy
-            stopwatch.answered()
+            stopwatch.answered(lost_s=answered.lost_s / outage.num_workers if answered else 0.0)
             if answered:
-                self._record_search(answered, stopwatch)
+                if answered.score.status is Status.FAILED and not self._history.ok_trials:
+                    raise MachineError(f"nothing could be measured: {answered.score.error}")
+                timed = _with_other(answered.score, stopwatch.seconds_of(answered.job.number))
+                is_proof = self._is_measured("search", answered.job.number)
+                for known in outage.hear(replace(answered, score=timed), is_proof=is_proof):
+                    if not self._is_measured("search", known.job.number):
+                        self.record(known, elapsed_s=stopwatch.elapsed_s)
 
-    def _record_search(self, answered: Answered, stopwatch: Stopwatch) -> None:
-        number, score = answered.job.number, answered.score
-        if score.status is Status.FAILED and not self._history.ok_trials:
-            raise MachineError(f"nothing could be measured: {score.error}")
-        score = _with_other(score, stopwatch.seconds_of(number))
-        self.record(replace(answered, score=score), elapsed_s=stopwatch.elapsed_s)
+    def _submit(self, candidate: Candidate, pool: Pool, stopwatch: Stopwatch, outage: Outage) -> None:
+        pool.submit(self._job(candidate, "search"))
+        stopwatch.submitted(candidate.number)
+        outage.submitted()
+
+    def _replay_proposals(self) -> None:
+        """Has the proposer repeat the journal's asks and hear its tells, in their order."""
+        self._proposer.expect(self._history.candidates.values())
+        for record in self._to_replay:
+            match record:
+                case AskRecord():
+                    self._proposer.replay(self._history.candidates[record.number])
+                case TellRecord(split="search"):
+                    score = record.score(self._history.item_ids["search"])
+                    self._proposer.tell(self._outcome(record.number, score, record.objectives))
+        self._to_replay = ()
 
     def missing(self, split: SplitName, trials: Sequence[Trial]) -> list[Trial]:
         """Returns the trials that have not been measured on a split."""
         return [trial for trial in trials if not self._is_measured(split, trial.number)]
 
     def answer(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
-        """Evaluates the missing trials on another split; raises MachineError if weights differ from those searched."""
-        missing = [trial.candidate for trial in self.missing(split, trials)]
-        while missing or pool.busy:  # pool.wait() returns None when a worker becomes idle
-            while missing and pool.idle:
-                pool.submit(self._job(missing.pop(0), split))
+        """Evaluates the missing trials on another split, all but those that are `irreproducible`.
+
+        Those that FAILED are evaluated once more at the end.
+
+        Raises:
+            MachineError: one could not be measured. It is not journalled, and the same command asks it again.
+        """
+        failed = self._answer([self._job(trial.candidate, split) for trial in self.missing(split, trials)], pool)
+        if failed := self._answer([answered.job for answered in failed], pool):
+            raise MachineError(
+                f"trial {failed[0].job.number} could not be measured on the {split} split: {failed[0].score.error}\n"
+                f"{len(failed)} of {len(trials)} models are still to be measured: the same command asks them again"
+            )
+
+    def _answer(self, jobs: list[Job], pool: Pool) -> list[Answered]:
+        """Evaluates jobs of another split; returns those that FAILED, or raises MachineError if that is an outage."""
+        failed, outage = list[Answered](), Outage()
+        while jobs or pool.busy:  # pool.wait() returns None when a worker becomes idle
+            while jobs and pool.idle:
+                pool.submit(jobs.pop(0))
+                outage.submitted()
             if answered := pool.wait():
-                self._history.check_same_weights(answered.job.number, answered.score)
-                self.record(answered)
+                outage.hear(answered)
+                if answered.score.status is Status.FAILED:
+                    failed.append(answered)
+                elif why := self._history.other_weights(answered.job.number, answered.score):
+                    self._irreproducible[answered.job.number] = why
+                else:
+                    self.record(answered)
+        return failed
 
     def record(self, answered: Answered, *, elapsed_s: float | None = None) -> None:
         """Journals one result, and only then tells the optimizer and the listener."""
@@ -113,13 +172,14 @@ class Loop:
             error=score.error,
             attempts=answered.attempts,
             worker=answered.worker,
+            versions=answered.versions,
             elapsed=elapsed_s,
         )
         self._keep_answers(split, number, score)
         self._write(TellRecord.of(score, number=number, split=split, objectives=objectives, clock=clock))
         if split == "search":
             trial = self._history.trials[number]
-            self._proposer.tell(self._outcome(trial))
+            self._proposer.tell(self._outcome(number, trial.score, trial.objectives))
             self._watch(trial, self._history)
 
     def end(self) -> None:
@@ -145,11 +205,15 @@ class Loop:
         return candidate
 
     def _is_spent(self, elapsed_s: float) -> bool:
-        num_bred = self._proposer.num_asked - self._proposer.num_initial
-        return num_bred >= 0 and (
-            (self._budget.trials is not None and num_bred >= self._budget.trials)
-            or (self._budget.seconds is not None and elapsed_s >= self._budget.seconds)
-        )
+        num_initial, limit = self._proposer.num_initial, self._budget.trials
+        num_bred = len(self._history.candidates) - num_initial
+        if num_bred < 0:
+            return False
+        if limit is not None and num_bred >= limit:
+            num_bred -= sum(number >= num_initial for number in self._history.failed)
+            if num_bred >= limit:
+                return True
+        return self._budget.seconds is not None and elapsed_s >= self._budget.seconds
 
     def _write(self, record: Record) -> None:
         self._journal.append(record)
@@ -158,14 +222,13 @@ class Loop:
     def _objective_values(self, score: Score) -> tuple[float, ...]:
         return tuple(objective.of(score.tasks) for objective in self._objectives)
 
-    def _outcome(self, trial: Trial) -> Outcome:
-        """Returns a trial as the optimizer sees it, with every objective to be maximised."""
-        values = trial.objectives and tuple(
-            objective.utility(value) for value, objective in zip(trial.objectives, self._objectives, strict=True)
+    def _outcome(self, number: int, score: Score, found: tuple[float, ...] | None) -> Outcome:
+        """Returns a score as the optimizer sees it, with every objective to be maximised."""
+        values = found and tuple(
+            objective.utility(value) for value, objective in zip(found, self._objectives, strict=True)
         )
-        items = item_values(self._objectives, trial.score.tasks) if values else ()
-        score = trial.score
-        return Outcome(number=trial.number, status=score.status, values=values, items=items, slopes=score.slopes)
+        items = item_values(self._objectives, score.tasks) if values else ()
+        return Outcome(number=number, status=score.status, values=values, items=items, slopes=score.slopes)
 
 
 def _with_other(score: Score, wall_s: float) -> Score:

@@ -6,8 +6,8 @@ new worker, and in the end the trial is FAILED. Any other exception is a bug of 
 task: it passes through `wait` and ends the run.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from crossbreed.errors import MachineError
@@ -46,6 +46,10 @@ class Answered:
     attempts: int = 1
     worker: str | None = None
     """The name of the worker, if there are several."""
+    lost_s: float = 0.0
+    """Seconds of the attempts that failed, and of replacing their workers."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package -> version, where the worker's is another than the driver's."""
 
 
 class Evaluator(Protocol):
@@ -57,6 +61,16 @@ class Evaluator(Protocol):
 
     def close(self) -> None:
         """Frees the engine."""
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A worker that knows in which packages it differs from its driver."""
+
+    @property
+    def other_versions(self) -> Mapping[str, str]:
+        """Package -> version of the worker, where it is another than the driver's."""
         ...
 
 

@@ -1,7 +1,11 @@
 """What an optimizer asks, checked before it is decoded and journalled: a wrong proposal is a bug of the optimizer."""
 
+import numpy as np
+
 from crossbreed.parsing import kind
 from crossbreed.types import Birth, Box, Cross, Domain, Point, Proposal, Seed
+
+_ROUNDING = 1e-9
 
 
 def check_proposal(proposal: Proposal, domain: Domain, *, optimizer: str, number: int) -> None:
@@ -22,6 +26,22 @@ def check_proposal(proposal: Proposal, domain: Domain, *, optimizer: str, number
         _check_point(proposal, domain, who)
     elif not isinstance(proposal, Seed | Cross):
         raise TypeError(f"{who}: asked {kind(proposal)[:200]}, not a Seed or a Cross")
+
+
+def is_rounding(one: Proposal, other: Proposal) -> bool:
+    """Returns whether two proposals are the same but for the last digits, in which processors differ."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return _are_near(one, other)
+    if isinstance(one, Seed) and isinstance(other, Seed):
+        return one.index == other.index and _are_near((one.scale,), (other.scale,))
+    if isinstance(one, Cross) and isinstance(other, Cross):
+        numbers = [(*birth.splits, *birth.weights, birth.noise) for birth in (one, other)]
+        return one.parents == other.parents and _are_near(*numbers)
+    return False
+
+
+def _are_near(one: Point, other: Point) -> bool:
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING))
 
 
 def _check_point(point: Point | Birth, box: Box, who: str) -> None:

@@ -1,15 +1,19 @@
 """The order of candidates: baselines, warm starts, then the optimizer's proposals.
 
-Its state is a function of the calls made on it, so that replaying a journal's asks and tells restores it.
+Its state is a function of the calls made on it, so that replaying a journal's asks and tells restores it. What was
+asked, was asked: where an optimizer would propose something else on this machine, it takes the recorded proposal as its
+own and goes on from there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Breeder, Optimizer
-from crossbreed.runs.search.proposals import check_proposal
+from crossbreed.optimizer import Breeder, Optimizer, replayed
+from crossbreed.runs.record.records import damaged
+from crossbreed.runs.search.proposals import check_proposal, is_rounding
 from crossbreed.search_spaces import Genome, SearchSpace
-from crossbreed.types import Candidate, Outcome, Point, ProposedBy, Recipe
+from crossbreed.types import Box, Candidate, Outcome, Point, ProposedBy, Recipe
 
 
 class Proposer:
@@ -45,6 +49,10 @@ class Proposer:
         """Outcomes that arrived before those of earlier candidates, for an optimizer that requires order."""
         self._unanswered: set[int] = set()
         """The optimizer's candidates without an outcome yet."""
+        self._recorded_parents: Counter[int] = Counter()
+        """The parents of the candidates still to be replayed: their genomes are kept, whatever the optimizer says."""
+        self.differing: list[int] = []
+        """The replayed candidates that this machine would have proposed otherwise, by more than rounding."""
         self._next_number = 0
         self._next_told = len(initial_candidates)
 
@@ -71,9 +79,16 @@ class Proposer:
         return self._decoder.genome(number)
 
     def tell(self, outcome: Outcome) -> None:
-        """Passes on an outcome: at once, or in candidate order if the optimizer requires it."""
+        """Passes on an outcome: at once, or in candidate order if the optimizer requires it.
+
+        Each candidate's first outcome counts: one that FAILED and was measured later is not told again, for the
+        optimizer has gone on.
+        """
         if outcome.number < len(self._initial):
-            self._initial_outcomes[outcome.number] = outcome
+            if self._optimizer is None:
+                self._initial_outcomes[outcome.number] = outcome
+            return
+        if outcome.number not in self._unanswered:
             return
         assert self._optimizer is not None
         self._unanswered.remove(outcome.number)
@@ -85,23 +100,46 @@ class Proposer:
         else:
             self._optimizer.tell(outcome)
         if self._breeder is not None:
-            self._decoder.retain(self._unanswered.union(self._waiting, self._breeder.parents))
+            kept = self._unanswered.union(self._waiting, self._breeder.parents, self._recorded_parents)
+            self._decoder.retain(kept)
+
+    def expect(self, recorded: Iterable[Candidate]) -> None:
+        """Prepares for replaying these candidates of a journal, by number: `replay` follows for each."""
+        for candidate in recorded:
+            self._recorded_parents.update(candidate.parents)
 
     def replay(self, recorded: Candidate) -> None:
-        """Proposes a candidate of the journal again.
+        """Takes a candidate of the journal as proposed.
 
         Raises:
-            InputError: this code and spec propose a different one, so continuing would not be the same run.
+            InputError: this code and spec propose no such candidate, so continuing would not be the same run.
         """
-        proposed = self.propose()
-        if proposed != recorded:
-            raise InputError(
-                f"trial {recorded.number} of the journal is not the one that this spec proposes",
-                expected=_described(recorded),
-                got="nothing" if proposed is None else _described(proposed),
-                fix="resume with the versions of crossbreed and its libraries that started the run (`clock` in the "
-                "journal's first line), or start a new run folder",
-            )
+        number = self._next_number
+        if number < len(self._initial):
+            proposed = self._initial_candidate(number)
+            if proposed != recorded:
+                raise _other(recorded, got=_described(proposed))
+        else:
+            self._replay_ask(number, recorded)
+        self._next_number += 1
+
+    def _replay_ask(self, number: int, recorded: Candidate) -> None:
+        optimizer, proposal, name = self._started(), recorded.proposal, self._proposed_by.name
+        if optimizer is None or proposal is None or recorded.proposed_by != self._proposed_by:
+            raise _other(recorded, got=f"a proposal of `{name}`" if optimizer else "nothing yet")
+        try:
+            check_proposal(proposal, self._domain, optimizer=name, number=number)
+        except (TypeError, ValueError) as error:
+            raise damaged(f"the `ask` of trial {number}", str(error)) from None
+        own = replayed(optimizer, number, proposal)
+        if own is None:
+            raise _other(recorded, got="nothing")
+        if own != proposal and not is_rounding(own, proposal):
+            self.differing.append(number)
+        if not isinstance(self._domain, Box):  # a point is decoded alone, a genome from its parents
+            self._decoder.create(number, proposal)
+        self._recorded_parents -= Counter(recorded.parents)
+        self._unanswered.add(number)
 
     def _initial_candidate(self, number: int) -> Candidate:
         proposed_by, recipe = self._initial[number]
@@ -154,6 +192,17 @@ def _utilities(outcomes: Mapping[int, tuple[float, ...]]) -> dict[int, float]:
         number: sum((value - low) / span for value, (low, span) in zip(values, spans, strict=True))
         for number, values in outcomes.items()
     }
+
+
+def _other(recorded: Candidate, *, got: str) -> InputError:
+    return InputError(
+        f"trial {recorded.number} of the journal is not the one that this spec proposes",
+        expected=_described(recorded),
+        got=got,
+        fix="`crossbreed report` and `crossbreed publish` need no optimizer and still work; to search on, use the "
+        "versions of crossbreed and its libraries that started the run (`clock` in the journal's first line), or start "
+        "a new run folder with the best recipes as `warm_start`",
+    )
 
 
 def _described(candidate: Candidate) -> str:

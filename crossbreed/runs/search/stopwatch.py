@@ -19,13 +19,14 @@ class Stopwatch:
         self._before_s = before_s
         self._start: float | None = None
         self._last_answer = 0.0
+        self._lost_s = 0.0
         self._began: dict[int, float] = {}
         """Candidate number -> the time at which a worker became free for it."""
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds from the first job to the last answer, plus those before this resume."""
-        return self._before_s + (0.0 if self._start is None else self._last_answer - self._start)
+        """Seconds from the first job to the last answer, without those lost, plus those before this resume."""
+        return self._before_s + (0.0 if self._start is None else self._last_answer - self._start - self._lost_s)
 
     def submitted(self, number: int) -> None:
         """Records that a candidate was submitted; called afterwards, since the first submission starts the workers."""
@@ -33,8 +34,13 @@ class Stopwatch:
             self._start = self._last_answer = time.monotonic()
         self._began[number] = self._last_answer
 
-    def answered(self) -> None:
-        """Records that a worker has become free."""
+    def answered(self, *, lost_s: float = 0.0) -> None:
+        """Records that a worker has become free.
+
+        Args:
+            lost_s: The search's time that faults have taken: an outage costs no budget.
+        """
+        self._lost_s += lost_s
         self._last_answer = time.monotonic()
 
     def seconds_of(self, number: int) -> float:

@@ -143,6 +143,9 @@ class WorkersConfig(Config):
     """The Ray cluster to join: `auto`, or an address. None starts one on this machine."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Further attempts before a trial is FAILED."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which a worker that starts or answers counts as hung, is killed and replaced. None: 20 times the
+    median so far, at least 10 minutes. With `executor: local` nothing can be killed: the log says that it hangs."""
 
 
 class Spec(Config):

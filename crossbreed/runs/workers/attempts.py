@@ -33,10 +33,10 @@ def log_notes(log: Log, notes: Sequence[str]) -> None:
         log(f"canary: {note}")
 
 
-def failed(job: Job, failure: str, *, attempts: int) -> Answered:
+def failed(job: Job, failure: str, *, attempts: int, lost_s: float) -> Answered:
     """Returns the FAILED result of a job that no attempt could measure."""
     lines = failure.strip().splitlines() or [failure]
-    return Answered(job=job, score=Score(status=Status.FAILED, error=lines[-1][:500]), attempts=attempts)
+    return Answered(job=job, score=Score(status=Status.FAILED, error=lines[-1][:500]), attempts=attempts, lost_s=lost_s)
 
 
 def no_worker(fault: BaseException) -> MachineError:

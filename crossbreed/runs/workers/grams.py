@@ -2,8 +2,9 @@
 
 They are stored in the cache folder of the machine (`CROSSBREED_CACHE`), one file per expert, named by a hash of
 everything from which it is computed: base, expert, input tokens, settings and versions. So runs of the same experts
-share them, a resumed run finds them, and a worker on another machine computes them there. A recipe refers to them by
-content hash: if the same inputs gave other bits (another processor or version of torch), the run ends with an error.
+share them. A recipe refers to them by content hash, and the run's folder holds a copy: so a run goes on, and workers
+start, on processors that would make other bits of the same inputs. A worker that sees neither the driver's cache nor
+the run's folder computes them; if it gets other bits, the run ends with an error.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from crossbreed.kernels.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg.blas import on_threads
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.events import Listener, Preparing, ignore
-from crossbreed.runs.gram_files import folder, note, opened
+from crossbreed.runs.gram_files import folder, install, note, opened, stored
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec import GramsConfig
 from crossbreed.runs.weights import Weights
@@ -41,12 +42,14 @@ class _Wanted(NamedTuple):
     requests: Sequence[Loglikelihood]
 
 
-def prepared(plan: Plan, *, on_event: Listener = ignore) -> Plan:
-    """Returns the plan with the artifacts of its spec, from this machine's cache or newly made.
+def prepared(plan: Plan, *, on_event: Listener = ignore, recorded: str | None = None, kept: Path | None = None) -> Plan:
+    """Returns the plan with the artifacts of its spec: those of the run, this machine's, or newly made ones.
 
     Args:
         plan: A new plan.
         on_event: Called before an artifact is made.
+        recorded: The content hash of the Grams that the run was begun with; None for a new run.
+        kept: The folder of the run's artifacts.
 
     Raises:
         InputError: an expert's activations are NaN or infinite.
@@ -55,6 +58,9 @@ def prepared(plan: Plan, *, on_event: Listener = ignore) -> Plan:
     config = plan.spec.artifacts.grams
     if config is None:
         return plan
+    if recorded is not None and (grams := stored(recorded, kept=kept)) is not None:
+        install(grams)
+        return plan.with_grams(grams)
     require("transformers", extra="torch")
     assert plan.weights is not None, "a plan with Grams has weights"
     tensors = plan.weights.projections

@@ -1,25 +1,41 @@
-"""One worker in the driver's process, for runs without Ray. After a fault it is replaced by a new one."""
+"""One worker in the driver's process, for runs without Ray. After a fault it is replaced by a new one.
 
+Work that hangs in the driver's own process cannot be ended without it: at its deadline the log says so.
+"""
+
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Timer
 from traceback import format_exc
 
 from crossbreed.errors import SwapError
 from crossbreed.runs.search.pool import FAULTS, Answered, Evaluator, Job, is_fault, notes_of
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
+from crossbreed.runs.workers.deadlines import Deadlines
 
 
 class LocalPool:
     """A worker and its queue of jobs."""
 
-    def __init__(self, make: Callable[[], Evaluator], *, retries: int, log: Log = lambda text: None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Evaluator],
+        *,
+        retries: int,
+        timeout_s: float | None = None,
+        log: Log = lambda text: None,
+    ) -> None:
         """Builds the worker.
 
         Args:
             make: Builds a worker.
             retries: Further attempts before a job is FAILED.
+            timeout_s: Seconds after which an answer counts as hung; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
         """
+        self._deadlines = Deadlines(timeout_s)
         self._make, self._retries, self._log = make, retries, log
         self._evaluator: Evaluator | None = self._made()
         self._jobs: deque[Job] = deque()
@@ -40,24 +56,43 @@ class LocalPool:
 
     def wait(self) -> Answered:
         """See Pool."""
-        job = self._jobs.popleft()
+        job, start = self._jobs.popleft(), time.monotonic()
         for attempt in range(1, self._retries + 2):
             self._evaluator = self._evaluator or self._restarted()
+            lost_s = time.monotonic() - start if attempt > 1 else 0.0
             try:
-                return Answered(job=job, score=self._evaluator.evaluate(job), attempts=attempt)
+                with self._watched(job):
+                    score = self._evaluator.evaluate(job)
+                return Answered(job=job, score=score, attempts=attempt, lost_s=lost_s)
             except FAULTS as error:
                 if not is_fault(error):
                     raise
                 failure = f"{type(error).__name__}: {error}"
                 log_failure(self._log, job, format_exc(), attempt=attempt, retries=self._retries)
                 self._discard()
-        return failed(job, failure, attempts=self._retries + 1)
+        return failed(job, failure, attempts=self._retries + 1, lost_s=time.monotonic() - start)
 
     def close(self) -> None:
         """See Pool."""
         evaluator, self._evaluator = self._evaluator, None
         if evaluator is not None:
             evaluator.close()
+
+    @contextmanager
+    def _watched(self, job: Job) -> Iterator[None]:
+        deadline_s, began_s = self._deadlines.of(job.split), time.monotonic()
+        text = (
+            f"trial {job.number} has not been answered within {deadline_s:.0f} s and may hang. A local worker cannot "
+            "be replaced: stop the run and give the same command again, or use `workers.executor: ray`"
+        )
+        timer = Timer(deadline_s, self._log, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+            self._deadlines.took(job.split, time.monotonic() - began_s)
+        finally:
+            timer.cancel()
 
     def _discard(self) -> None:
         """Closes a worker that raised a fault; what that raises is logged only, since its engine may be dead."""

@@ -1,20 +1,23 @@
-"""A pool of Ray actors: requeues the job of a dead worker, replaces the worker, and gives up if none can be started.
+"""A pool of Ray actors: requeues the job of a dead or hung worker, and replaces the worker.
+
+A worker that does not answer within its deadline is killed. A start that fails is repeated: at once while it may be
+chance, later with growing pauses while other workers go on, and if there is none left the run ends.
 
 Ray wraps an actor's exceptions. The cause decides: a fault is retried, input errors and bugs are raised unchanged, with
 the worker's traceback as a note.
 """
 
-import logging
 import math
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import InputError, MachineError, SwapError, require
-from crossbreed.runs.search.pool import Answered, Evaluator, Job, is_fault, notes_of
+from crossbreed.runs.search.pool import Answered, Evaluator, Job, Versioned, is_fault, notes_of
 from crossbreed.runs.workers.attempts import (
     MAX_FAILED_STARTS,
     Log,
@@ -24,14 +27,36 @@ from crossbreed.runs.workers.attempts import (
     log_notes,
     no_worker,
 )
+from crossbreed.runs.workers.cluster import connect
+from crossbreed.runs.workers.deadlines import Deadlines
 from crossbreed.runs.workers.memory import keep_freed_memory
 from crossbreed.types import Score
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 600.0
+"""Between two starts, from the first that is not repeated at once; each pause is twice the one before."""
 
 
 @dataclass(slots=True)
 class _Attempt:
     job: Job
     number: int
+    lost_s: float = 0.0
+    """Seconds of the attempts before, and of replacing their workers."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A start or an attempt that a worker is busy with."""
+
+    actor: Any
+    attempt: _Attempt | None
+    """None while the worker starts."""
+    began_s: float
+
+    @property
+    def phase(self) -> str:
+        """What the deadline goes by."""
+        return "start" if self.attempt is None else self.attempt.job.split
 
 
 class _Host:
@@ -40,12 +65,13 @@ class _Host:
     def __init__(self, make: Callable[[], Evaluator]) -> None:
         self._make = make
 
-    def start(self) -> tuple[str, tuple[str, ...]]:
-        """Returns the worker's name, and its notes."""
+    def start(self) -> tuple[str, dict[str, str], tuple[str, ...]]:
+        """Returns the worker's name, the versions that differ from the driver's, and its notes."""
         keep_freed_memory()
         with _sendable():
             self._evaluator = self._make()
-        return f"{os.uname().nodename}:{os.getpid()}", notes_of(self._evaluator)
+        others = self._evaluator.other_versions if isinstance(self._evaluator, Versioned) else {}
+        return f"{os.uname().nodename}:{os.getpid()}", dict(others), notes_of(self._evaluator)
 
     def evaluate(self, job: Job) -> Score:
         with _sendable():
@@ -95,7 +121,9 @@ class RayPool:
         gpus: float,
         address: str | None,
         retries: int,
+        timeout_s: float | None = None,
         log: Log = lambda text: None,
+        say: Log = lambda text: None,
     ) -> None:
         """Connects to Ray (or starts it on this machine), starts the workers and waits for the first.
 
@@ -108,22 +136,28 @@ class RayPool:
             gpus: GPUs per worker.
             address: The cluster to join (`auto`, or a Ray address); None for one on this machine.
             retries: Further attempts before a job is FAILED.
+            timeout_s: Seconds after which a start or an answer is given up; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
+            say: Receives what the user should know at once: workers that are lost, or of other versions.
         """
         require("ray", extra="ray")
         import ray
 
-        self._ray, self._make, self._retries, self._log = ray, make, retries, log
+        self._ray, self._make, self._retries, self._log, self._say = ray, make, retries, log, say
+        self._deadlines = Deadlines(timeout_s)
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            _connect(ray, address)
+            connect(ray, address)
         self._actor: Any = ray.remote(_Host).options(num_cpus=cpus, num_gpus=gpus)
         self._queue: deque[_Attempt] = deque()
         self._idle: list[Any] = []
-        self._in_flight: dict[Any, tuple[Any, _Attempt | None]] = {}
-        """Reference -> (actor, its attempt; None while it starts)."""
+        self._in_flight: dict[Any, _Flight] = {}
+        """Reference -> what it will bring."""
+        self._restarts: list[float] = []
+        """Times at which workers that could not be started are tried again."""
         self._actors: set[Any] = set()
         self._names: dict[Any, str] = {}
+        self._versions: dict[Any, Mapping[str, str]] = {}
         self._num_failed_starts = 0
         try:
             for _ in range(_num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)):
@@ -142,7 +176,7 @@ class RayPool:
     @property
     def busy(self) -> bool:
         """See Pool."""
-        return bool(self._queue) or any(attempt for _, attempt in self._in_flight.values())
+        return bool(self._queue) or any(flight.attempt for flight in self._in_flight.values())
 
     def submit(self, job: Job) -> None:
         """See Pool."""
@@ -152,23 +186,67 @@ class RayPool:
     def wait(self) -> Answered | None:
         """See Pool."""
         while True:
-            (reference, *_), _ = self._ray.wait(list(self._in_flight), num_returns=1)
-            actor, attempt = self._in_flight.pop(reference)
-            try:
-                result = self._ray.get(reference)
-            except self._ray.exceptions.RayError as error:  # the actor died or raised
-                answered = self._replace(actor, attempt, _fault(error), str(error))
-                if answered is not None:
-                    return answered
+            reference = self._next()
+            if reference is None:
                 continue
-            self._idle.append(actor)
-            self._dispatch()
-            if attempt is None:
-                self._num_failed_starts = 0
-                self._names[actor], notes = result
-                log_notes(self._log, notes)
-                return None
-            return Answered(job=attempt.job, score=result, attempts=attempt.number, worker=self._names[actor])
+            flight = self._in_flight.pop(reference)
+            try:
+                result = self._ray.get(reference, timeout=0)
+            except self._ray.exceptions.GetTimeoutError:
+                answered = self._replace(flight, *self._hung(flight))
+            except self._ray.exceptions.RayError as error:  # the actor died or raised
+                answered = self._replace(flight, _fault(error), str(error))
+            else:
+                return self._arrived(flight, result)
+            if answered is not None:
+                return answered
+
+    def _next(self) -> Any:
+        """Returns the reference of what has arrived or is overdue; None if it is time to look again."""
+        now = time.monotonic()
+        for _ in range(len(self._restarts)):
+            if self._restarts[0] > now:
+                break
+            self._restarts.pop(0)
+            self._start_worker()
+        due = {reference: f.began_s + self._deadlines.of(f.phase) for reference, f in self._in_flight.items()}
+        until = min([*due.values(), *self._restarts])
+        if not due:
+            time.sleep(max(0.0, until - now))
+            return None
+        arrived, _ = self._ray.wait(list(due), num_returns=1, timeout=max(0.0, until - now))
+        now = time.monotonic()
+        return next(iter(arrived), None) or next((ref for ref, end in due.items() if end <= now), None)
+
+    def _arrived(self, flight: _Flight, result: Any) -> Answered | None:
+        actor, attempt = flight.actor, flight.attempt
+        self._deadlines.took(flight.phase, time.monotonic() - flight.began_s)
+        self._idle.append(actor)
+        if attempt is None:
+            self._num_failed_starts = 0
+            self._names[actor], self._versions[actor], notes = result
+            log_notes(self._log, notes)
+            if others := self._versions[actor]:
+                listed = ", ".join(f"{package} {version}" for package, version in sorted(others.items()))
+                self._say(f"worker {self._names[actor]} has other versions than the driver: {listed}")
+        self._dispatch()
+        if attempt is None:
+            return None
+        return Answered(
+            job=attempt.job,
+            score=result,
+            attempts=attempt.number,
+            worker=self._names[actor],
+            lost_s=attempt.lost_s,
+            versions=self._versions[actor],
+        )
+
+    def _hung(self, flight: _Flight) -> tuple[Exception, str]:
+        what = "start" if flight.attempt is None else f"answer trial {flight.attempt.job.number}"
+        name = self._names.get(flight.actor, "a worker")
+        text = f"{name} did not {what} within {self._deadlines.of(flight.phase):.0f} s and was killed"
+        self._say(text)
+        return MachineError(text), text
 
     def close(self) -> None:
         """See Pool."""
@@ -181,48 +259,50 @@ class RayPool:
     def _start_worker(self) -> None:
         actor = self._actor.remote(self._make)
         self._actors.add(actor)
-        self._in_flight[actor.start.remote()] = actor, None
+        self._in_flight[actor.start.remote()] = _Flight(actor, None, time.monotonic())
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
             actor, attempt = self._idle.pop(0), self._queue.popleft()
-            self._in_flight[actor.evaluate.remote(attempt.job)] = actor, attempt
+            self._in_flight[actor.evaluate.remote(attempt.job)] = _Flight(actor, attempt, time.monotonic())
 
-    def _replace(self, actor: Any, attempt: _Attempt | None, fault: Exception, traceback: str) -> Answered | None:
+    def _replace(self, flight: _Flight, fault: Exception, traceback: str) -> Answered | None:
         """Replaces a failed worker; returns the job's FAILED result if this was its last attempt."""
-        self._ray.kill(actor)
-        self._actors.discard(actor)
-        self._names.pop(actor, None)
+        attempt = flight.attempt
+        self._ray.kill(flight.actor)
+        self._actors.discard(flight.actor)
+        self._names.pop(flight.actor, None)
+        self._versions.pop(flight.actor, None)
         if attempt is None:
-            self._num_failed_starts += 1
-            log_failure(self._log, None, traceback, attempt=self._num_failed_starts, retries=MAX_FAILED_STARTS - 1)
-            if self._num_failed_starts >= MAX_FAILED_STARTS or isinstance(fault, SwapError):
-                if not self._names and not self._in_flight:
-                    raise no_worker(fault) from None
-                return None  # the workers that live go on without this one
-        else:
-            log_failure(self._log, attempt.job, traceback, attempt=attempt.number, retries=self._retries)
-        self._start_worker()
-        if attempt is None:
+            self._failed_to_start(fault, traceback)
             return None
+        log_failure(self._log, attempt.job, traceback, attempt=attempt.number, retries=self._retries)
+        lost_s = attempt.lost_s + time.monotonic() - flight.began_s
+        self._start_worker()
         if attempt.number > self._retries:
-            return failed(attempt.job, described(fault), attempts=attempt.number)
-        self._queue.appendleft(_Attempt(attempt.job, attempt.number + 1))
+            return failed(attempt.job, described(fault), attempts=attempt.number, lost_s=lost_s)
+        self._queue.appendleft(_Attempt(attempt.job, attempt.number + 1, lost_s))
         self._dispatch()
         return None
 
-
-def _connect(ray: Any, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        raise MachineError(f"Ray could not be reached or started (address: {address or 'local'}): {error}") from None
+    def _failed_to_start(self, fault: Exception, traceback: str) -> None:
+        """Starts another worker, at once or later; raises MachineError if no worker is left."""
+        self._num_failed_starts += 1
+        log_failure(self._log, None, traceback, attempt=self._num_failed_starts, retries=MAX_FAILED_STARTS - 1)
+        is_final = isinstance(fault, SwapError)
+        if self._num_failed_starts < MAX_FAILED_STARTS and not is_final:
+            self._start_worker()
+            return
+        if not self._names and not self._in_flight:
+            raise no_worker(fault) from None
+        lost = f"a worker could not be started, {len(self._names)} go on: {described(fault)}"
+        if is_final:
+            self._say(f"{lost}. It is not replaced")
+            return
+        doublings = min(self._num_failed_starts - MAX_FAILED_STARTS, 20)
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**doublings)
+        self._say(f"{lost}. It is tried again in {pause_s:.0f} s")
+        self._restarts = sorted([*self._restarts, time.monotonic() + pause_s])
 
 
 def _fault(error: Exception) -> Exception:

@@ -1,8 +1,9 @@
 """Starting the workers of a plan, each verified by the canary."""
 
 from functools import partial
+from pathlib import Path
 
-from crossbreed.runs.events import EngineStarting, Listener, ignore
+from crossbreed.runs.events import EngineStarting, Listener, Note, ignore
 from crossbreed.runs.objects import for_workers
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.identity import check_same_run
@@ -15,20 +16,31 @@ from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.runs.workers.worker import Worker, closed_on_error
 
 
-def prepare(plan: Plan, on_event: Listener = ignore) -> Plan:
-    """Returns the plan with the artifacts of its spec, from this machine's cache or newly made; see `workers.grams`."""
+def prepare(
+    plan: Plan, on_event: Listener = ignore, *, begun: RunRecord | None = None, kept: Path | None = None
+) -> Plan:
+    """Returns the plan with the artifacts of its spec; see `workers.grams`.
+
+    Args:
+        plan: A new plan.
+        on_event: Called before an artifact is made.
+        begun: The first record of the run, if it is not new.
+        kept: The folder in which the run keeps artifacts.
+    """
     if plan.spec.artifacts.grams is None:
         return plan
     from crossbreed.runs.workers.grams import prepared  # needs torch
 
-    return prepared(plan, on_event=on_event)
+    recorded = begun.artifacts.get("grams") if begun else None
+    return prepared(plan, on_event=on_event, recorded=recorded, kept=kept)
 
 
-def start_pool(plan: Plan, on_event: Listener, log: Log) -> Pool:
+def start_pool(plan: Plan, kept: Path, on_event: Listener, log: Log) -> Pool:
     """Starts the workers of the Spec, and returns when one of them is ready.
 
     Args:
         plan: The run's plan.
+        kept: The folder in which the run keeps artifacts.
         on_event: Called when the engine starts.
         log: Receives the traceback of each failed attempt.
 
@@ -38,9 +50,9 @@ def start_pool(plan: Plan, on_event: Listener, log: Log) -> Pool:
     """
     workers = plan.spec.workers
     on_event(EngineStarting(executor=workers.executor))
-    make = partial(start_worker, for_workers(plan.spec), plan.run_record())
+    make = partial(start_worker, for_workers(plan.spec), plan.run_record(), kept.resolve())
     if workers.executor == "local":
-        return LocalPool(make, retries=workers.retries, log=log)
+        return LocalPool(make, retries=workers.retries, timeout_s=workers.timeout, log=log)
     return RayPool(
         make,
         count=None if workers.count == "auto" else workers.count,
@@ -48,15 +60,19 @@ def start_pool(plan: Plan, on_event: Listener, log: Log) -> Pool:
         gpus=workers.gpus,
         address=workers.address,
         retries=workers.retries,
+        timeout_s=workers.timeout,
         log=log,
+        say=lambda text: on_event(Note(text=text)),
     )
 
 
-def start_worker(spec: Spec, planned: RunRecord) -> Evaluator:
+def start_worker(spec: Spec, planned: RunRecord, kept: Path | None = None) -> Evaluator:
     """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine."""
-    plan = prepare(build_plan(spec, searches=False))
+    plan = prepare(build_plan(spec, searches=False), begun=planned, kept=kept)
     check_same_run(planned, plan.run_record(), where=spec.sources.base)
-    worker = Worker(plan)
+    ours = plan.run_record().clock.versions
+    others = {name: version for name, version in ours.items() if planned.clock.versions.get(name) != version}
+    worker = Worker(plan, other_versions=others)
     with closed_on_error(worker):
         worker.canary()
     return worker

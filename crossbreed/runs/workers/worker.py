@@ -1,8 +1,9 @@
 """One worker: a plan and an engine; recipes in, Scores out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from crossbreed.errors import InvalidWeights, MachineError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from crossbreed.runs.workers.gradients import Slopes
 
 
+_CANARY_ITEMS = 8
+"""The number of items of all tasks together that a canary asks: it asks them a dozen times."""
+
+
 class Closable(Protocol):
     """A part that holds an engine."""
 
@@ -27,8 +32,8 @@ class Closable(Protocol):
 class Worker:
     """Evaluates jobs one at a time. Runs in the driver's process or inside a Ray actor."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, *, other_versions: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._plan, self.other_versions = plan, other_versions
         self.candidates = start_candidates(plan.spec.fitness.engine, plan.weights)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
@@ -44,7 +49,10 @@ class Worker:
         """
         recipes = dict(self._plan.initial_candidates())
         items = self._plan.items["search"]
-        requests = [r for task in self._plan.tasks for item in items[task.name].items[:8] for r in task.requests(item)]
+        num_items = max(2, _CANARY_ITEMS // len(self._plan.tasks))
+        requests = [
+            r for task in self._plan.tasks for item in items[task.name].items[:num_items] for r in task.requests(item)
+        ]
         base, uniform = (recipes[ProposedBy(kind=kind)] for kind in ("base", "uniform"))
         self.notes = self.candidates.canary(base, uniform, requests)
 
@@ -57,6 +65,8 @@ class Worker:
         start = time.perf_counter()
         recipe = job.recipe
         assert recipe is not None, "an engine answers with merged weights"
+        if self._plan.weights:
+            self._plan.weights.require_unchanged()
         try:
             adopted = self.candidates.adopt(recipe)
             asked = time.perf_counter()

@@ -1,11 +1,13 @@
-"""Writes a journal of schema 1 with every kind of record: `python tests/golden/journal/make_journal.py`.
+"""Writes journals of schema 1 and 2 with every kind of record: `python tests/golden/journal/make_journal.py`.
 
 `tests/runs/test_golden_journal.py` has the state that it folds to. Never change the file: users have such journals. Add
 a new file for a new schema or a new optional key.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+from crossbreed.runs.record.checksum import sealed
 from crossbreed.runs.record.records import (
     AskRecord,
     CrossBirth,
@@ -22,7 +24,7 @@ from crossbreed.runs.record.records import (
 )
 from crossbreed.types import Recipe, Rule, Status, canonical_json
 
-PATH = Path(__file__).parent / "schema-1.jsonl"
+PATH, PATH_2 = (Path(__file__).parent / f"schema-{schema}.jsonl" for schema in (1, 2))
 SOURCES = {"base": "0" * 32, "red": "1" * 32, "blue": "2" * 32}
 GRAMS = {"grams": "3" * 32}
 
@@ -33,6 +35,7 @@ def recipe(operator: str = "task_arithmetic", blue: float = -0.5, **artifacts: s
 
 
 RUN = RunRecord(
+    schema=1,
     spec={"seed": 7, "space": {"kind": "coefficients"}, "fitness": {"objectives": [{"mean": ["red", "blue"]}]}},
     sources=SOURCES,
     warm_starts=(recipe("regmean", 0.5, **GRAMS).id,),
@@ -169,5 +172,15 @@ def lines() -> bytes:
     return b"".join(canonical_json(to_json(record)).encode() + b"\n" for record in RECORDS)
 
 
+def sealed_lines() -> bytes:
+    """Of schema 2: each line with a checksum over all up to there."""
+    written, before = [], b""
+    for record in (replace(RUN, schema=2), *RECORDS[1:]):
+        before = sealed(to_json(record), after=before)
+        written.append(before + b"\n")
+    return b"".join(written)
+
+
 if __name__ == "__main__":
     PATH.write_bytes(lines())
+    PATH_2.write_bytes(sealed_lines())

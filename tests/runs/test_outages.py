@@ -1,0 +1,203 @@
+"""Outages are not measurements: they stop a run, cost no budget, and the same command goes on as if there were none."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_runs import journal_of, records_of, write_spec
+
+from crossbreed.errors import EngineError, MachineError
+from crossbreed.runs import load_spec, report_on, run
+from crossbreed.runs.search.outage import Outage
+from crossbreed.runs.search.pool import Answered, Job
+from crossbreed.runs.search.stopwatch import Stopwatch
+from crossbreed.runs.workers.deadlines import MIN_S, UNKNOWN_S, Deadlines
+from crossbreed.runs.workers.worker import Worker
+from crossbreed.types import Score, Status
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "cma_es": {"kind": "cma_es", "options": {"popsize": 4}},
+    "gp": {"kind": "gp", "options": {"startup": 4}},
+    "nsga2": {"kind": "nsga2", "options": {"population": 4}},
+    "random": {"kind": "random"},
+}
+
+
+@pytest.fixture(scope="module")
+def make_spec(
+    tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]
+) -> Callable[[str], Path]:
+    def make(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("spec")
+        optimizer = {**OPTIMIZERS[kind], "budget": {"trials": 10}}
+        return write_spec(folder, base=toy_base, experts=toy_adapters, optimizer=optimizer)
+
+    return make
+
+
+def fails(patch: pytest.MonkeyPatch, when: Callable[[Job], bool]) -> None:
+    """Lets workers raise at the jobs that `when` picks."""
+    evaluate = Worker.evaluate
+
+    def failing(self: Worker, job: Job) -> Score:
+        if when(job):
+            raise EngineError("CUDA out of memory")
+        return evaluate(self, job)
+
+    patch.setattr(Worker, "evaluate", failing)
+
+
+KINDS = ["nsga2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cma_es", "gp", "random"))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_outage_stops_the_search_and_leaves_no_trace(
+    kind: str, make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the twelfth answer on nothing can be measured: as if the driver had been killed then."""
+    spec = load_spec(make_spec(kind), ["workers.retries=0"])
+    run(spec, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        answers = itertools.count()
+        fails(patch, lambda job: next(answers) >= 11)
+        for _ in range(2):  # calling again meanwhile changes nothing
+            with pytest.raises(MachineError, match=r"3 trials in a row could not be measured: .*CUDA out of memory"):
+                run(spec, tmp_path / "run")
+    stopped = records_of(tmp_path / "run")
+    assert all(record["status"] == "OK" for record in stopped if record["kind"] == "tell")
+    assert stopped[-1]["kind"] == "ask"
+    run(spec, tmp_path / "run")
+    whole, found = journal_of(tmp_path / "whole"), journal_of(tmp_path / "run")
+    if kind in ("cma_es", "nsga2"):
+        assert found == whole
+    assert sorted(map(str, found)) == sorted(map(str, whole)) or kind in ("gp", "random")
+    told = [record for record in found if record["kind"] == "tell" and record["split"] == "search"]
+    assert len(told) == 18
+    assert {record["status"] for record in told} == {"OK"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_whose_candidates_all_fail_ends_and_goes_on(
+    kind: str, make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even while the baselines could be measured: what FAILED is asked again, and none of it counts."""
+    spec = load_spec(make_spec(kind), ["workers.retries=0"])
+    with monkeypatch.context() as patch:
+        fails(patch, lambda job: job.number >= 11)
+        with pytest.raises(MachineError, match="3 trials in a row could not be measured"):
+            run(spec, tmp_path / "run")
+    run(spec, tmp_path / "run")
+    told = {r["number"]: r["status"] for r in records_of(tmp_path / "run") if r.get("split") == "search"}
+    assert list(told.values()) == ["OK"] * 18
+
+
+def test_a_candidate_that_kills_its_engine_is_failed_and_costs_no_budget(
+    make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(make_spec("random"), ["workers.retries=0"])
+    with monkeypatch.context() as patch:
+        fails(patch, lambda job: job.split == "search" and job.number in (2, 10, 12, 13))
+        run(spec, tmp_path / "run")
+    told = {r["number"]: r["status"] for r in records_of(tmp_path / "run") if r.get("split") == "search"}
+    assert [number for number, status in told.items() if status == "FAILED"] == [2, 10, 12, 13]
+    assert len(told) == 8 + 10 + 3, "each of the three is made up for"
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    run(spec, tmp_path / "run")
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before, "a finished search is not gone on with"
+    run(load_spec(tmp_path / "run" / "spec.yaml", ["optimizer.budget.trials=14"]), tmp_path / "run")
+    again = [r for r in records_of(tmp_path / "run") if r.get("split") == "search"][len(told) :]
+    assert [(r["number"], r["status"]) for r in again[:4]] == [(n, "OK") for n in (2, 10, 12, 13)]
+    assert len(again) == 5, "the four that were measured now count, so that one was to be asked"
+
+
+@pytest.mark.parametrize("split", ["select", "report"])
+def test_an_outage_after_the_search_is_not_the_end_of_the_run(
+    split: str, make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(make_spec("random"), ["workers.retries=0"])
+    with monkeypatch.context() as patch:
+        fails(patch, lambda job: job.split == split)
+        for command in (lambda: run(spec, tmp_path / "run"), lambda: report_on(tmp_path / "run")):
+            with pytest.raises(MachineError, match="CUDA out of memory"):
+                command()
+    stopped = records_of(tmp_path / "run")
+    assert {record["status"] for record in stopped if record["kind"] == "tell"} == {"OK"}
+    assert stopped[-1]["kind"] == "tell"
+    assert not (tmp_path / "run" / "report.json").exists()
+    report = run(spec, tmp_path / "run")
+    assert report.unmeasured == {}
+    assert journal_of(tmp_path / "run")[: len(stopped)] == [
+        {key: value for key, value in record.items() if key != "clock"} for record in stopped
+    ]
+
+
+def test_one_model_that_cannot_be_measured_leaves_the_others_journalled(
+    make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(make_spec("random"), ["workers.retries=0"])
+    with monkeypatch.context() as patch:
+        fails(patch, lambda job: job.split == "report" and job.number == 1)
+        with pytest.raises(MachineError, match="trial 1 could not be measured on the report split"):
+            run(spec, tmp_path / "run")
+    reported = [r["number"] for r in records_of(tmp_path / "run") if r.get("split") == "report"]
+    assert len(reported) >= 4
+    assert 1 not in reported
+    run(spec, tmp_path / "run")
+    added = [r["number"] for r in records_of(tmp_path / "run") if r.get("split") == "report"][len(reported) :]
+    assert added == [1]
+
+
+def answered(number: int, status: Status) -> Answered:
+    score = Score(status=status, error="no answer" if status is Status.FAILED else None)
+    return Answered(job=Job(number=number, split="search", recipe=None), score=score)
+
+
+def test_as_many_as_workers_may_fail_by_one_fault() -> None:
+    outage = Outage()
+    for _ in range(5):
+        outage.submitted()
+    for number in range(5):
+        assert outage.hear(answered(number, Status.FAILED)) == ()
+        outage.submitted()
+    with pytest.raises(MachineError, match="6 trials in a row"):
+        outage.hear(answered(5, Status.FAILED))
+
+
+def test_failures_are_the_candidates_own_once_another_is_measured() -> None:
+    outage = Outage()
+    heard = [answered(0, Status.FAILED), answered(1, Status.FAILED), answered(2, Status.INVALID)]
+    for each in heard[:2]:
+        outage.submitted()
+        assert outage.hear(each) == ()
+    outage.submitted()
+    assert outage.hear(heard[2]) == heard
+
+
+def test_an_hour_of_outage_is_no_time_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("crossbreed.runs.search.stopwatch.time.monotonic", lambda: now)
+    stopwatch = Stopwatch(before_s=5.0)
+    stopwatch.submitted(0)
+    now += 10.0
+    stopwatch.answered()
+    stopwatch.submitted(1)
+    now += 3610.0
+    stopwatch.answered(lost_s=3600.0)
+    assert stopwatch.elapsed_s == 5.0 + 20.0
+
+
+def test_a_deadline_is_learnt_or_set() -> None:
+    deadlines = Deadlines()
+    assert deadlines.of("search") == UNKNOWN_S
+    for seconds in (1.0, 2.0, 50.0):
+        deadlines.took("search", seconds)
+    assert deadlines.of("search") == MIN_S
+    for seconds in (60.0, 60.0, 60.0, 60.0):
+        deadlines.took("search", seconds)
+    assert deadlines.of("search") == 20 * 60.0
+    assert deadlines.of("report") == UNKNOWN_S
+    fixed = Deadlines(3.0)
+    fixed.took("search", 60.0)
+    assert fixed.of("search") == fixed.of("start") == 3.0
