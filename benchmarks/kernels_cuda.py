@@ -17,7 +17,7 @@ from crossbreed.kernels.executors.cuda import Cuda, inner_products_of
 from crossbreed.kernels.executors.cuda.stream import Lane
 from crossbreed.kernels.executors.lowering import Same, lower
 from crossbreed.kernels.executors.protocol import TensorMerge
-from crossbreed.kernels.operators import OPERATORS
+from crossbreed.kernels.operators import ARITHMETIC
 from crossbreed.kernels.programs import Election
 from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.types import ParamValue, Rule
@@ -79,7 +79,7 @@ def measure(num_experts: int) -> dict[str, object]:
     found, executor = [], Cuda()
     for operator, params in OPERATORS_AND_PARAMS.items():
         rule = Rule(match=".*", operator=operator, params={"weight": 1 / num_experts, **params})
-        program = OPERATORS[operator](inputs, rule)
+        program = ARITHMETIC[operator](inputs, rule)
         work = lower(program, inputs.base)
         assert not isinstance(work, Same), "several experts"
         seconds = seconds_of(lambda work=work: executor.run(TensorMerge(work, out), inputs.base))

@@ -18,7 +18,10 @@ _MOST_CHARACTERS = (400, 300, 300, 240, 1000)
 """Of a message's five parts: together one screen."""
 _MOST_LINES = 8
 """Of a part."""
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
+_MOST_HASHES = 8
+"""Of a line, that do not count as its characters."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a terminal's cursor, or is no text; a name of somebody else's may hold it."""
 
 
@@ -65,6 +68,17 @@ class InvalidWeights(CrossbreedError, ValueError):
     """Merged weights or logits contain NaN or Inf: measured and bad, not 'could not measure'."""
 
 
+FAULTS = (MachineError, OSError, MemoryError)
+"""What an attempt may raise and be made again, unless it is one of `NO_FAULTS`."""
+NO_FAULTS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""OSErrors that code causes by naming a wrong path: they would be raised again."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Returns whether an exception is a fault, not a bug."""
+    return isinstance(error, FAULTS) and not isinstance(error, NO_FAULTS)
+
+
 def printable(text: str) -> str:
     r"""Returns a text without what a terminal would obey: escapes instead of control characters.
 
@@ -75,12 +89,30 @@ def printable(text: str) -> str:
 
 
 def _fitting(text: str, at_most: int) -> str:
-    """Returns what fits a screen; commands to paste are kept whole, since half a command is none."""
+    """Returns what fits a screen; commands and hashes to paste are kept whole, since half of one is none."""
     lines = [printable(line) for line in str(text).split("\n")]
-    if len(lines) > _MOST_LINES:
-        lines = [*lines[:_MOST_LINES], f"... ({len(lines) - _MOST_LINES} more lines)"]
-    kept = "\n".join(lines)
-    return kept if len(kept) <= at_most or "python -c" in kept else f"{kept[: at_most - 40]} ... {kept[-30:]}"
+    is_command, kept, left = "python -c" in text, list[str](), at_most
+    for line in lines[:_MOST_LINES]:
+        if not (is_command or _size(line) <= left or not kept):
+            break
+        kept.append(line if is_command or _size(line) <= left else _cut(line, left))
+        left -= _size(line)
+    if len(kept) < len(lines):
+        kept.append(f"... ({len(lines) - len(kept)} more lines)")
+    return "\n".join(kept)
+
+
+def _size(line: str) -> int:
+    return len(_HASH.sub("", line, count=_MOST_HASHES))
+
+
+def _cut(line: str, at_most: int) -> str:
+    """Returns both ends of a line, each without the hash that it would cut."""
+    head, tail = at_most - 40, len(line) - 30
+    for found in _HASH.finditer(line):
+        head = found.start() if found.start() < head < found.end() else head
+        tail = found.end() if found.start() < tail < found.end() else tail
+    return f"{line[:head]} ... {line[tail:]}"
 
 
 def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, where: str, fix: str) -> InputError:

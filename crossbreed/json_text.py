@@ -5,7 +5,8 @@ models' configurations hold them and transformers reads them: they are taken as 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from crossbreed.parsing import unique_keys
@@ -15,25 +16,34 @@ _MAX_DIGITS = 40
 """transformers writes 10^30 for "no limit"."""
 
 
-def parse_json(text: str) -> Any:  # any JSON value
+def parse_json(
+    text: str, *, max_digits: int = _MAX_DIGITS, parse_float: Callable[[str], float] | None = None
+) -> Any:  # any JSON value
     """Returns the value of a JSON text.
 
     >>> parse_json('{"a": 1}')
     {'a': 1}
 
+    Args:
+        text: The text.
+        max_digits: Of an integer.
+        parse_float: Makes a value of the text of a number that is no integer.
+
     Raises:
         ValueError: it is none, or beyond the limits; RecursionError and MemoryError are raised as one, too.
     """
     try:
-        value = json.loads(text, parse_int=_integer, object_pairs_hook=unique_keys)
+        value = json.loads(
+            text, parse_int=partial(_integer, max_digits), parse_float=parse_float, object_pairs_hook=unique_keys
+        )
     except (RecursionError, MemoryError):
         raise ValueError(f"objects or lists more than {MAX_DEPTH} deep") from None
     _check(value)
     return value
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
+def _integer(max_digits: int, digits: str) -> int:
+    if len(digits) > max_digits:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
 

@@ -45,8 +45,8 @@ def absent(argument: str, name: str, *, kind: str = OBJECT) -> InputError:
 
     Args:
         argument: The argument of `crossbreed.run` that it comes by.
-        name: Of the object.
-        kind: That the spec gives it.
+        name: The object's name.
+        kind: The kind in the spec.
     """
     return InputError(
         f"this spec belongs to a run that was started from Python with an object for `{argument}`",

@@ -15,7 +15,7 @@ def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str
     """Raises InputError unless `value` is a mapping with all needed keys and only allowed ones."""
     allowed, needed = tuple(allowed), tuple(needed)
     if not isinstance(value, Mapping):
-        raise InputError(f"`{where}` is not a mapping", expected="keys and values", got=kind(value), where=where)
+        raise InputError(f"`{where}` is not a mapping", expected="keys and values", got=type_name(value), where=where)
     for key in value:
         if key not in allowed:
             raise InputError(
@@ -76,7 +76,7 @@ def hint_at_exponent(value: object) -> str:
     return ""
 
 
-def kind(value: object) -> str:
+def type_name(value: object) -> str:
     """Returns a value with its type, for messages: `5` and `'5'` look alike in YAML."""
     return f"{type(value).__name__} {shown(value)}"
 

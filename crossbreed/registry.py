@@ -21,7 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import any_of, kind, suggestion
+from crossbreed.parsing import any_of, suggestion, type_name
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ class Registry(Mapping[str, T], Generic[T]):
         except Exception as error:  # another package's module may raise anything
             raise self._fault(entry, f"cannot be imported: {type(error).__name__}: {error}") from error
         if not isinstance(found, self._part):
-            raise self._fault(entry, f"is {kind(found)[:200]}", expected=self._wanted)
+            raise self._fault(entry, f"is {type_name(found)[:200]}", expected=self._wanted)
         self._check_settings(entry, found)
         return cast(T, found)
 
@@ -205,7 +205,7 @@ class Registry(Mapping[str, T], Generic[T]):
         config = part if self._part is type else part.config
         if not (isinstance(config, type) and issubclass(config, self._config)):
             wanted = f"a subclass of {self._config.__name__}"
-            raise self._fault(entry, f"has {kind(config)[:200]} for its settings", expected=wanted)
+            raise self._fault(entry, f"has {type_name(config)[:200]} for its settings", expected=wanted)
         field = config.model_fields.get("kind")
         if field is None or entry.name not in get_args(field.annotation):
             wanted = f'kind: Literal["{entry.name}"]'
@@ -254,7 +254,9 @@ class Tagged(Generic[T]):
 
     def _parse(self, given: object, context: Any) -> BaseModel:  # whatever the caller gave pydantic
         if not isinstance(given, Mapping):
-            raise InputError(f"the {self._registry.noun} is not a mapping", expected="keys and values", got=kind(given))
+            raise InputError(
+                f"the {self._registry.noun} is not a mapping", expected="keys and values", got=type_name(given)
+            )
         given = {"kind": self._default, **given}
         if given["kind"] is None:
             raise InputError(

@@ -12,7 +12,7 @@ def read_text(path: Path, *, what: str, max_bytes: int) -> str:
 
     Args:
         path: The file; a link to one will do, a pipe or device not: whoever opens those may wait for ever.
-        what: What messages call it.
+        what: The name of the file in messages.
         max_bytes: The size of the largest that makes sense.
 
     Raises:

@@ -2,7 +2,9 @@
 
 The Spec (crossbreed.runs.spec) builds the parts. Then, for each trial:
 
-    Proposal -> Candidate(recipe) -> stream of tensors -> Score -> Trial -> journal -> archive, optimizer
+    Proposal -> Candidate(recipe) -> journal (ask) -> stream of tensors -> Score -> journal (tell) -> Trial
+
+and of the Trial the archive and, as its Outcome, the optimizer.
 """
 
 import json
@@ -169,6 +171,8 @@ Domain: TypeAlias = Box | Genomes
 DomainType: TypeAlias = type[Box] | type[Genomes]
 """The kind of domain that an optimizer searches."""
 
+BaselineKind: TypeAlias = Literal["base", "expert", "uniform", "tuned_scalar"]
+"""The kinds of merges that need no search."""
 _BASELINE, _WARM_START = "baseline:", "warm_start:"
 
 
@@ -182,7 +186,7 @@ class ProposedBy:
     ('baseline:tuned_scalar:1.5', 2)
     """
 
-    kind: Literal["base", "expert", "uniform", "tuned_scalar", "warm_start", "optimizer"]
+    kind: BaselineKind | Literal["warm_start", "optimizer"]
     name: str = ""
     """The name of the expert, or the kind of the optimizer."""
     scalar: float | None = None
@@ -283,7 +287,7 @@ class Status(StrEnum):
     FAILED = "FAILED"
     """Could not be measured, after the retries that the Spec allows."""
     STOPPED = "STOPPED"
-    """Stopped before all items were answered, by a journalled rule."""
+    """Stopped before all items were answered. Reserved for racing: read, and written by nothing yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,8 +295,9 @@ class Cost:
     """The cost of one evaluation."""
 
     items: int = 0
+    """Items answered, and calibration items of the slopes."""
     tokens: int = 0
-    """Prompt and completion tokens."""
+    """Prompt and completion tokens of the answers, without those of slopes."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Phase (`materialize`, `swap`, `answer`, `slopes`, `other`) -> seconds."""
 
@@ -333,14 +338,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A candidate with its score and provenance."""
+    """A candidate with its score on the search split."""
 
     candidate: Candidate
     score: Score
     objectives: tuple[float, ...] | None
     """The Spec's objectives in their natural direction; None unless OK."""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    """Versions, commit, device, worker, attempts. Not compared between runs."""
+    """`attempts` and `worker`, where the journal has them. Not compared between runs."""
 
     @property
     def number(self) -> int:

@@ -28,7 +28,9 @@ _MERGE = f"{_YAML}merge"
 _CHANGED_BY_YAML = tuple(f"{_YAML}{kind}" for kind in ("bool", "null", "timestamp", "int", "float"))
 
 
-def read_yaml(text: str, *, what: str, where: str, texts: Collection[str] = ()) -> Any:  # any YAML value
+def read_yaml(
+    text: str, *, what: str, where: str, texts: Collection[str] = (), under: str = ""
+) -> Any:  # any YAML value
     """Returns the value of a YAML document.
 
     Args:
@@ -36,11 +38,12 @@ def read_yaml(text: str, *, what: str, where: str, texts: Collection[str] = ()) 
         what: What it should be, for messages: "the spec".
         where: The file, for messages.
         texts: Keys under which scalars are texts: one that YAML would change is refused.
+        under: Such a key, if the whole document is the value of one.
 
     Raises:
         InputError: it is not one well-formed document, a key stands twice, or YAML would change a text.
     """
-    documents = read_documents(text, what=what, where=where, texts=texts)
+    documents = read_documents(text, what=what, where=where, texts=texts, under=under)
     if len(documents) > 1:
         raise InputError(
             f"{what} is not one YAML document",
@@ -51,10 +54,12 @@ def read_yaml(text: str, *, what: str, where: str, texts: Collection[str] = ()) 
     return documents[0] if documents else None
 
 
-def read_documents(text: str, *, what: str, where: str, texts: Collection[str] = ()) -> list[Any]:  # any YAML values
+def read_documents(
+    text: str, *, what: str, where: str, texts: Collection[str] = (), under: str = ""
+) -> list[Any]:  # any YAML values
     """Returns the values of the documents in a file that `---` divides; see `read_yaml`."""
     try:
-        loader = _Loader(text, where=where, texts=texts)
+        loader = _Loader(text, where=where, texts=texts, under=under)
         documents = []
         while loader.check_data():  # type: ignore[no-untyped-call]  # untyped in types-PyYAML
             documents.append(loader.get_data())
@@ -73,15 +78,17 @@ def read_documents(text: str, *, what: str, where: str, texts: Collection[str] =
 class _Loader(yaml.SafeLoader):
     """Refuses keys that stand twice, and scalars that YAML would change where texts are meant."""
 
-    def __init__(self, text: str, *, where: str, texts: Collection[str]) -> None:
+    def __init__(self, text: str, *, where: str, texts: Collection[str], under: str) -> None:
         super().__init__(text)
-        self._where, self._texts = where, texts
+        self._where, self._texts, self._under = where, texts, under
 
     def compose_document(self) -> yaml.Node | None:
         """Returns the document if it is within the limits."""
         node: yaml.Node | None = super().compose_document()
         if node is not None:
             _Size().of(node, MAX_DEPTH)
+            if self._under:
+                self._check_texts(node, self._under)
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:

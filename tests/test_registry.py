@@ -17,7 +17,7 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.optimizer import OptimizerConfig, OptimizerPart
 from crossbreed.registry import Named, Registry, Tagged
-from crossbreed.runs.record.provenance import versions
+from crossbreed.runs.record.versions import versions
 
 GROUP = "crossbreed.tests"
 OURS = {"fraction": "fractions:Fraction", "decimal": "decimal:Decimal"}

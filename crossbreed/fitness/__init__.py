@@ -65,9 +65,9 @@ from crossbreed.fitness.tasks import (
     PromptTaskConfig,
     Task,
     TaskConfig,
-    asked,
     fill_prompt,
     load_tasks,
+    questions_of,
 )
 
 __all__ = [
@@ -114,7 +114,6 @@ __all__ = [
     "TransformersConfig",
     "VllmConfig",
     "WeightEngine",
-    "asked",
     "build_engine",
     "build_recipe_engine",
     "check_disjoint",
@@ -126,6 +125,7 @@ __all__ = [
     "library_call",
     "load_items",
     "load_tasks",
+    "questions_of",
     "reference_config",
     "require_code",
     "split_items",

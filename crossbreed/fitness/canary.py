@@ -19,15 +19,16 @@ caches are tested, and that the same recipe keeps its fingerprint.
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from crossbreed.errors import EngineError, InvalidWeights, SwapError
 from crossbreed.fitness.canary_probes import (
     Scored,
-    asked,
     can_move,
     distance,
     limit_of,
     mean_gap,
+    probes_of,
     scored,
     without_cache,
 )
@@ -50,6 +51,8 @@ ROUNDING_FACTOR = 2.5
 vLLM in bfloat16 is as far from the truth as transformers in bfloat16: with SmolLM2-135M's own weights 0.08 nats, with
 `other_weights` 0.11 and 0.15. A last down_proj that is never taken moves the latter answers by 2.4, a last norm by 0.8.
 """
+MAX_ROUNDING = 1.0
+"""The largest effect of rounding, in nats per token, beside which a fault could be seen."""
 TRUTH_TOLERANCE = 0.01
 """The tolerance for that distance in float32, where libraries differ by the order of sums and by approximations.
 
@@ -97,22 +100,22 @@ class _Canary:
 
     @property
     def advice(self) -> str:
-        """What to do about an engine that fails."""
+        """The remedy in the message about an engine that fails."""
         other = self.engine.advice if isinstance(self.engine, Checkable) else ""
         return f"{_REPORT}, or {other}" if other else _REPORT
 
     def notes(self, requests: Sequence[Request]) -> Iterator[str]:
-        """Makes all comparisons; yields what could not be made."""
+        """Makes all comparisons; yields a note for each that could not be made."""
         digests = _digests(self.a())
         differing = _differing(digests, _digests(self.make_stream(self.recipe_b)))
         started = self.engine.as_started() if isinstance(self.engine, StartsOnHost) else None
         if started is None:
             handle = self.engine.adopt(self.recipe_a, self.a())
-            probes = asked(handle, requests)
+            probes = probes_of(handle, requests)
             first = handle.answer(probes)
-            limit = limit_of(handle, probes, first)
+            limit = limit_of(handle, probes, first, advice=self.advice)
         else:
-            probes = asked(started, requests)
+            probes = probes_of(started, requests)
             handle, first, limit = self._check_start(started, probes, digests)
         if isinstance(self.engine, StartsOnHost) and started is None:
             yield "the engine did not start on the host's weights: its own reading of them was not compared"
@@ -149,7 +152,7 @@ class _Canary:
         """Compares the engine as it started with itself after adopting its files; returns it with A, and the limit."""
         assert isinstance(self.engine, StartsOnHost)
         as_started = started.answer(probes)
-        limit = limit_of(started, probes, as_started)
+        limit = limit_of(started, probes, as_started, advice=self.advice)
         handle = self.engine.adopt(self.recipe_a, self.engine.host_weights())
         answers = handle.answer(probes)
         problem = "the engine does not answer as it did when it started on the same weights"
@@ -200,10 +203,12 @@ class _Canary:
         except EngineError as error:
             return str(error)
         rounding = mean_gap(truth.rounded, truth.exact)
-        if not math.isfinite(rounding):
+        if not math.isfinite(rounding) or any(map(math.isnan, chain(*truth.exact))):
             return "its own are NaN or infinite"
+        if rounding > MAX_ROUNDING:
+            return f"rounding alone changes its own by {rounding:.3g} nats per token, which would hide a fault"
         limit = max(TRUTH_TOLERANCE, ROUNDING_FACTOR * rounding)
-        if (gap := mean_gap(tuple(answer.logprobs for answer in answers), truth.exact)) > limit:
+        if (gap := mean_gap(tuple(answer.logprobs for answer in answers), truth.exact)) > limit:  # never NaN
             raise self._error(
                 "the engine does not answer as transformers does with the same weights, "
                 f"by {gap:.3g} nats per token on average (at most {limit:.3g} expected)"
@@ -244,9 +249,9 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
         SwapError: the engine mixes up candidates; the message describes the symptom.
     """
     handle = engine.adopt(recipe_a)
-    probes = asked(handle, requests)
+    probes = probes_of(handle, requests)
     first, vouched_a = handle.answer(probes), handle.fingerprint
-    limit = limit_of(handle, probes, handle.answer(probes))
+    limit = limit_of(handle, probes, handle.answer(probes), advice=_SERVICE_ADVICE)
 
     handle = engine.adopt(recipe_b)
     second, vouched_b = handle.answer(probes), handle.fingerprint

@@ -12,7 +12,7 @@ import numpy as np
 from crossbreed.errors import InputError, first_line, require
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.values import FieldValue, Written
-from crossbreed.parsing import unique_keys
+from crossbreed.json_text import parse_json
 from crossbreed.types import canonical_json, content_id
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def _distinct(records: Iterable[Record], path: Path) -> Iterator[Item]:
     for line, fields in records:
         given = fields.get("id")
         try:
-            content = content_id(canonical_json({k: v for k, v in fields.items() if k != "id"}))
+            text = canonical_json({k: v for k, v in fields.items() if k != "id"})
+            content = content_id(text)
             item_id = content if given is None else str(given)
             content_id(item_id)
         except (TypeError, ValueError, RecursionError) as error:
@@ -70,14 +71,17 @@ def _distinct(records: Iterable[Record], path: Path) -> Iterator[Item]:
             )
         if isinstance(given, list | dict):
             _fail("an item's id is not a text", path, line, expected="a text or a number", got=item_id[:80])
-        for what, value, lines in (("id", item_id, lines_of_ids), ("content", content, lines_of_contents)):
+        for what, value, lines, got in (
+            ("content", content, lines_of_contents, text[:80]),  # of which the id is made where there is none
+            ("id", item_id, lines_of_ids, item_id[:80]),
+        ):
             if value in lines:
                 _fail(
                     f"two items have the same {what}",
                     path,
                     lines[value],
                     line,
-                    got=f"`{item_id}` twice",
+                    got=f"`{got}` twice",
                     fix="delete one: a duplicate could be in two splits at once",
                 )
             lines[value] = line
@@ -90,12 +94,15 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                fields = json.loads(line, object_pairs_hook=unique_keys, parse_float=_written, parse_int=_integer)
+                fields = parse_json(line, max_digits=_MAX_DIGITS, parse_float=_written)
             except json.JSONDecodeError as error:
                 _fail("a line is not JSON", path, number, got=str(error), fix="write one JSON object per line")
-            except (ValueError, RecursionError) as error:
-                got = "lists or objects too deep" if isinstance(error, RecursionError) else first_line(error)
-                _fail("a line cannot be read", path, number, got=got, fix="correct the line")
+            except UnicodeEncodeError as error:
+                _fail(
+                    "a line holds a text that is not JSON", path, number, got=first_line(error), fix="correct the line"
+                )
+            except ValueError as error:
+                _fail("a line cannot be read", path, number, got=first_line(error), fix="correct the line")
             if not isinstance(fields, dict):
                 _fail("a line is not a JSON object", path, number, expected='{"question": ..., ...}', got=line[:60])
             yield number, fields
@@ -103,12 +110,6 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
 
 def _written(text: str) -> Written:
     return Written(float(text), text)
-
-
-def _integer(text: str) -> int:
-    if len(text) > _MAX_DIGITS:
-        raise ValueError(f"an integer of {len(text)} digits")
-    return int(text)
 
 
 def _read_csv(path: Path) -> Iterator[Record]:

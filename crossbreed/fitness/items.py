@@ -107,23 +107,23 @@ def split_items(
     )
 
 
-Asked: TypeAlias = Callable[[Item], Collection[str]]
+QuestionsOf: TypeAlias = Callable[[Item], Collection[str]]
 """Item -> what a model is asked by it: items that share one of these texts must not be in two splits."""
 
 
-def check_disjoint(splits: Mapping[str, Split], asked: Mapping[str, Asked] = MappingProxyType({})) -> None:
-    """Checks that no item is in the search or selection split of one task and the report split of another (law 6).
+def check_disjoint(splits: Mapping[str, Split], questions: Mapping[str, QuestionsOf] = MappingProxyType({})) -> None:
+    """Checks that no item is in the search or selection split of one task and the report split of another.
 
     Args:
         splits: Task name -> its split items.
-        asked: Task name -> what is compared besides the items' contents.
+        questions: Task name -> what is compared besides the items' contents.
 
     Raises:
         InputError: there is one; the message names the items and both tasks.
     """
 
     def keys(task: str, item: Item) -> list[str]:
-        return [_content(item), *(asked[task](item) if task in asked else ())]
+        return [_content(item), *(questions[task](item) if task in questions else ())]
 
     seen = {
         key: (task, item)

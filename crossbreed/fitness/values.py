@@ -28,6 +28,21 @@ class Written(float):
         return Written, (float(self), self.text)
 
 
+def as_shown(value: FieldValue) -> FieldValue:
+    """Returns a value in which each number whose text is not Python's own stands beside its text.
+
+    >>> as_shown([Written(1000.0, "1e3"), Written(2.5, "2.5"), 7])
+    [{'1e3': 1000.0}, 2.5, 7]
+    """
+    if isinstance(value, Written):
+        return {value.text: float(value)} if value.text not in ("", repr(float(value))) else float(value)
+    if isinstance(value, list):
+        return [as_shown(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: as_shown(inner) for key, inner in value.items()}
+    return value
+
+
 def text_of(value: object, *, by_value: bool = False) -> str:
     """Returns the text of a text or a number.
 

@@ -9,13 +9,13 @@ weights that pass through it. docs/numerics.md lists what is exact, and how clos
 from crossbreed.kernels.fingerprint import Fingerprinted, fingerprint_checkpoint
 from crossbreed.kernels.materialize import check_recipe, materialize, materialize_many, unchanged
 from crossbreed.kernels.model_products import inner_products
-from crossbreed.kernels.operators import OPERATORS
+from crossbreed.kernels.operators import ARITHMETIC
 from crossbreed.kernels.programs import Operator
 from crossbreed.kernels.slopes import slopes
 from crossbreed.kernels.source_cache import SourceCache
 
 __all__ = [
-    "OPERATORS",
+    "ARITHMETIC",
     "Fingerprinted",
     "Operator",
     "SourceCache",

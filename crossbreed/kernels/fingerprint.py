@@ -35,7 +35,7 @@ class Fingerprinted:
         """Begins with what is known already.
 
         Args:
-            stream: What goes by.
+            stream: The stream to hash.
             base: Tensors of the stream that are this checkpoint's own memory have its digests.
             kept: Digests of the tensors that do not come, because they are already where the stream goes to.
         """

@@ -84,7 +84,7 @@ class InputGrams:
         )
 
     def name_of(self, expert: str, tensor: str) -> str:
-        """Returns what the files call a Gram that they have: one name for all matrices that get the same inputs."""
+        """Returns the name of a Gram in the files: one name for all matrices that get the same inputs."""
         return self._held[f"{expert}/{tensor}"][0]
 
     def release(self, expert: str, tensor: str) -> None:

@@ -13,14 +13,15 @@ import torch
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.executors import Waiting, start_programs
 from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
-from crossbreed.kernels.operators import CHECKS, OPERATORS
+from crossbreed.kernels.operators import ARITHMETIC, CHECKS
 from crossbreed.kernels.programs import Affine, Program
 from crossbreed.kernels.source_cache import SourceCache
 from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
+from crossbreed.kernels.transposed import is_to_turn, turned, turning
 from crossbreed.recipes import rule_finder
 from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import Adapter, Checkpoint, Sources
-from crossbreed.sources.naming import count_layers, depth_of
+from crossbreed.sources.naming import count_layers, depth_of, is_stored_transposed
 from crossbreed.sources.pages import MappedPages
 from crossbreed.types import BASE, Recipe, Rule, WeightStream
 
@@ -48,9 +49,9 @@ def materialize(
     them. Sources are found by content hash; what they are called in the recipe and in `sources` need not agree.
 
     Args:
-        recipe: What to merge.
+        recipe: The recipe to merge.
         sources: Opened.
-        cache: What earlier merges of the same sources found; a search keeps one for its life.
+        cache: The results that earlier merges of the same sources found; a search keeps one for its life.
         without: Names of tensors that are not wanted and not made.
         artifacts: Opened; those that the recipe names are found by content hash.
         once: The sources will not be read again soon: the memory that they are mapped into is given back.
@@ -112,8 +113,8 @@ def unchanged(
 ) -> frozenset[str]:
     """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
 
-    A tensor depends on sources, dtype and the rule that it obeys, and on no other tensor's rule. One that no expert
-    touches is made by both: as a rule, what comes out is the base's own memory twice.
+    A tensor depends on sources, dtype and the rule that it obeys, and on no other tensor's rule. A tensor that no
+    expert changes is made under both recipes and compared by identity: usually both return the base's own tensor.
 
     Raises:
         InputError: `sources` lacks a source of the recipes, or `artifacts` an artifact.
@@ -171,16 +172,17 @@ class _Merge:
     def check(self) -> None:
         """Imports the operators, and has them check every tensor that an expert changes."""
         for operator in {rule.operator for rule in self.recipe.rules}:
-            OPERATORS[operator]  # raises InputError where a package's arithmetic cannot be imported
+            ARITHMETIC[operator]  # raises InputError where a package's arithmetic cannot be imported
         if not any(rule.operator in CHECKS for rule in self.recipe.rules):
             return
         for name in sorted(set[str]().union(*(expert.touched for expert in self._experts.values()))):
             rule = self.rule(name)
             if rule is not None and (check := CHECKS.get(rule.operator)):
-                check(self._inputs(name), rule)
+                inputs = self._inputs(name)
+                check(turned(inputs) if is_to_turn(inputs, rule) else inputs, rule)
 
     def program(self, name: str) -> Program | None:
-        """What becomes of a tensor; None: nothing."""
+        """Returns the tensor's program; None if it stays the base's."""
         rule = self.rule(name)
         base = self.base.tensor(name)
         if rule is None or not base.is_floating_point() or not base.numel():
@@ -249,7 +251,8 @@ def _end(name: str, waits: Sequence[Waiting], merges: Sequence[_Merge]) -> tuple
 
 def program_of(inputs: TensorInputs, rule: Rule) -> Program:
     """Returns what a rule computes of one tensor: its operator's program, with the rule's depth profile."""
-    program = OPERATORS[rule.operator](inputs, rule)
+    operator = ARITHMETIC[rule.operator]
+    program = turning(operator, inputs, rule) if is_to_turn(inputs, rule) else operator(inputs, rule)
     factor = OPERATOR_SPECS[rule.operator].depth_factor(rule, inputs.depth)
     return program if factor == 1 else program.scaled(factor)
 
@@ -276,6 +279,7 @@ def inputs_of(
         expert_hashes=tuple(expert.hash for expert in experts.values()),
         cache=cache,
         model=model,
+        is_stored_transposed=is_stored_transposed(name, base.config.get("model_type")),
         grams=grams,
     )
 

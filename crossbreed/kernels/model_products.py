@@ -13,7 +13,7 @@ def inner_products(names: Iterable[str], sources: Sources) -> InnerProducts:
     """Returns [V, V], summed over the named tensors: the base's weights first, then each expert's delta.
 
     In fp64, tensor after tensor in the order given, so that no number of threads changes a bit: a run that is resumed
-    on more cores must find the same angles. Of the sources no more than a tensor stays mapped.
+    on more cores must find the same angles. At most one tensor of each source stays mapped.
     """
     places = {name: place for place, name in enumerate(sources.experts, start=1)}
     total_VV = np.zeros((1 + len(places), 1 + len(places)))

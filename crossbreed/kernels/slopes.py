@@ -1,4 +1,4 @@
-"""How a gradient lies to every expert, tensor by tensor: all that Frank-Wolfe needs to know to choose a vertex.
+"""The slope of the loss along each expert's delta, tensor by tensor: Frank-Wolfe chooses a vertex by these.
 
 The derivative of a loss along an expert's coefficient is <g, d>, where g is the gradient of the weights and d the
 expert's delta. A gradient is as large as a model, and there is one, whatever the number of experts: it goes by once,
@@ -30,7 +30,7 @@ def slopes(
     """Returns a number for each tensor that some expert changes, and each expert: tensor -> expert -> slope.
 
     Args:
-        gradient: Of a loss, by the base's tensor names; a tensor that is absent has no slopes.
+        gradient: The gradient of a loss, by the base's tensor names; a tensor that is absent has no slopes.
         sources: Opened.
         kind: `inner` is <g, d>, 0 for an expert that leaves the tensor as it is. `cosine` is that by both norms: how
             well the delta points down, whatever its size. `weight_cosine` is the cosine with the expert's weights, as

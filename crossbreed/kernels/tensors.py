@@ -75,6 +75,8 @@ class TensorInputs:
     """What was found before of the sources."""
     model: Callable[[], Iterator["TensorInputs"]]
     """All floating-point tensors of the merge, sorted by name: for what depends on the whole model."""
+    is_stored_transposed: bool = False
+    """Whether it is a Linear's matrix stored as (inputs, outputs)."""
     grams: InputGrams | None = None
     """Of the experts' inputs, if the recipe names them."""
 

@@ -78,7 +78,7 @@ def is_reproduced(architectures: object, tensors: Iterable[str]) -> bool:
     """Returns whether mergekit 0.1.5 merges exactly the tensors of a model.
 
     Args:
-        architectures: As in its config.json.
+        architectures: The value in its config.json.
         tensors: The names in its files.
     """
     if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in _TABLE:

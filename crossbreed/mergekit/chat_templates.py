@@ -58,7 +58,7 @@ def chosen_template(name: str | None, folders: Iterable[Path]) -> str | None:
 
     Args:
         name: The configuration's `chat_template`.
-        folders: Of all models, for `auto`: of templates that equally many of them have, the first.
+        folders: The folders of all models, for `auto`: of templates that equally many of them have, the first.
     """
     if name != AUTO:
         return name and TEMPLATES.get(name, name)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from crossbreed.errors import InputError
 from crossbreed.mergekit.config import FLOATS, Conditional, Ignored, ModelReference, TokenizerConfig, TokenRow
 from crossbreed.mergekit.methods import METHODS, Parameter
-from crossbreed.parsing import any_of, kind, require_keys, suggestion
+from crossbreed.parsing import any_of, require_keys, suggestion, type_name
 
 TOP_KEYS = (
     *("merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "parameters"),
@@ -54,7 +54,9 @@ class KeyReader:
             path = self._path(value["path"], where)
             return f"{path}@{value['revision']}" if value.get("revision") else path
         if not isinstance(value, str) or not value:
-            raise InputError("this names no model", expected="MODEL or MODEL+ADAPTER", got=kind(value), where=where)
+            raise InputError(
+                "this names no model", expected="MODEL or MODEL+ADAPTER", got=type_name(value), where=where
+            )
         return value
 
     def conditionals(self, value: Any, parameter: Parameter, where: str) -> Iterator[Conditional]:
@@ -70,7 +72,7 @@ class KeyReader:
                 raise InputError(
                     "`filter` is not part of a tensor's name",
                     expected="text, `*` or null",
-                    got=kind(part),
+                    got=type_name(part),
                     where=where,
                     fix=f'quote it: filter: "{part}"',
                 )
@@ -95,7 +97,7 @@ class KeyReader:
             )
         tokens = long.get("tokens") or {}
         if not isinstance(tokens, Mapping):
-            raise InputError("`tokens` is not a mapping", expected="token -> row", got=kind(tokens), where=where)
+            raise InputError("`tokens` is not a mapping", expected="token -> row", got=type_name(tokens), where=where)
         return TokenizerConfig(
             source=self._vocabulary(long.get("source", "union"), f"{where}.source"),
             tokens={str(token): self._token_row(row, f"{where}.tokens.{token}") for token, row in tokens.items()},
@@ -109,7 +111,7 @@ class KeyReader:
         self.take(value, ("source", "force"), where=where)
         source, force = value.get("source"), value.get("force", False)
         if not isinstance(force, bool):
-            raise InputError("`force` is not a flag", expected="true or false", got=kind(force), where=where)
+            raise InputError("`force` is not a flag", expected="true or false", got=type_name(force), where=where)
         if source is None:
             return TokenRow(force=force)
         if not isinstance(source, Mapping) or "kind" not in source:

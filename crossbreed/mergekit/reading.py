@@ -14,7 +14,7 @@ from crossbreed.mergekit.chat_templates import AUTO, TEMPLATES
 from crossbreed.mergekit.config import Conditional, MergeConfig, ModelReference, Settings, Slice, SliceInput
 from crossbreed.mergekit.fields import PARAMETERS, TOP_KEYS, KeyReader, dtype_of
 from crossbreed.mergekit.methods import METHODS, Method, Scope
-from crossbreed.parsing import any_of, kind, suggestion
+from crossbreed.parsing import any_of, suggestion, type_name
 from crossbreed.text_files import regular_text
 from crossbreed.yaml_files import MAX_BYTES, read_documents
 
@@ -127,7 +127,7 @@ class _Parser:
             raise InputError(
                 "models of several modules are not merged",
                 expected=f"one module, `{_MODULE}`",
-                got=any_of(modules) if isinstance(modules, Mapping) else kind(modules),
+                got=any_of(modules) if isinstance(modules, Mapping) else type_name(modules),
                 where=where,
             )
         if content.get("models") or content.get("slices"):
@@ -228,7 +228,7 @@ def _above(first: Settings, then: Settings) -> Settings:
 
 def _entries(value: Any, where: str) -> Iterator[tuple[int, Any]]:
     if not isinstance(value, list) or not value:
-        raise InputError("a list is missing", expected="one entry or more", got=kind(value), where=where)
+        raise InputError("a list is missing", expected="one entry or more", got=type_name(value), where=where)
     return enumerate(value)
 
 

@@ -5,20 +5,23 @@ of one base, and it uses the base's vocabulary.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Self
 
 from crossbreed.errors import InputError
-from crossbreed.mergekit.config import MergeConfig, ModelReference
+from crossbreed.mergekit.config import Conditional, MergeConfig, ModelReference
 from crossbreed.mergekit.methods import BaseRole, Scope
 from crossbreed.mergekit.patterns import patterns_of
-from crossbreed.mergekit.plan import MergePlan, OutputTensor
+from crossbreed.mergekit.plan import MergePlan, OutputTensor, plan_merge
 from crossbreed.parsing import any_of
 from crossbreed.recipes import DTYPES, parse_recipe
 from crossbreed.recipes.operators import OPERATOR_SPECS, OperatorSpec
+from crossbreed.sources import Sources, open_sources
+from crossbreed.sources.layer_lists import depth_of_config
+from crossbreed.sources.naming import numbered_lists
 from crossbreed.types import BASE, RECIPE_SCHEMA, Recipe, canonical_json
 
 _OPERATORS = {"ramplus_tl": "ramplus"}
@@ -83,12 +86,62 @@ class Naming:
         return {self.base: BASE, **self.experts}
 
 
+def recipe_of(
+    config: MergeConfig, open_: Callable[[str, Mapping[str, str]], Sources] = open_sources
+) -> tuple[Recipe, Sources]:
+    """Returns our recipe for a configuration, for merging in accurate numerics, and its sources.
+
+    Raises:
+        InputError: no recipe is equivalent, or a model is invalid.
+    """
+    naming = Naming.of(config)
+    experts = {name: model.lora or model.model for model, name in naming.experts.items()}
+    sources = open_(naming.base.model, experts)
+    _check_gradients(config, sources)
+    plan = plan_merge(config, dict.fromkeys(naming.names, sources.structure))
+    if len(plan.layers) != sources.structure.num_layers:
+        raise InputError(
+            "a recipe has the layers of its base, and this merge stacks others",
+            expected=f"{sources.structure.num_layers} layers, as in the base",
+            got=str(len(plan.layers)),
+            fix="merge it with `crossbreed merge FILE --numerics mergekit`, which stacks layers; the result may be the "
+            "base or an expert of a recipe",
+        )
+    return to_recipe(plan, naming, sources.structure.hashes, sources.structure.dtype), sources
+
+
+def _check_gradients(config: MergeConfig, sources: Sources) -> None:
+    """Refuses gradients over the layers of a model whose layers are not found: each tensor would get the first value.
+
+    Raises:
+        InputError: it is such a one.
+    """
+    settings = [config.settings, *(entry.settings for entry in config.slices)]
+    settings += [one.settings for entry in config.slices for one in entry.inputs]
+    graded = next((name for one in settings for name, values in one.items() if any(map(_is_graded, values))), None)
+    found, stated = sources.structure.num_layers, depth_of_config(sources.base.config)
+    if graded is None or found == stated or (found and stated is None):
+        return
+    lists = ", ".join(f"{name} ({length})" for name, length in numbered_lists(sources.structure.tensors).items())
+    raise InputError(
+        f"`{graded}` has values over the layers, and the layers are not found by the names of the base's tensors",
+        expected="layers" if stated is None else f"{stated} layers, as its configuration says",
+        got=f"{found}; numbered lists: {lists or 'none'}",
+        where=str(sources.base.path),
+        fix=f"give `{graded}` one value, or one for each `filter` on tensors' names",
+    )
+
+
+def _is_graded(value: Conditional) -> bool:
+    return len(set(value.anchors)) > 1
+
+
 def to_recipe(plan: MergePlan, naming: Naming, hashes: Mapping[str, str], dtype: str) -> Recipe:
     """Returns the plan as a recipe.
 
     Args:
         plan: The plan of the merge.
-        naming: Of its models.
+        naming: The tensor names of its models.
         hashes: Source name -> content hash.
         dtype: The dtype of the base, for a configuration without one.
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from crossbreed.errors import InputError, require
+from crossbreed.errors import InputError
 from crossbreed.mergekit.config import MergeConfig, ModelReference, TokenizerConfig, TokenRow
 from crossbreed.parsing import any_of
-from crossbreed.sources.tokenization import tokenizer_file
+from crossbreed.sources.tokenization import load_tokenizer, tokenizer_file
 
 Row: TypeAlias = tuple[ModelReference, int]
 """A row of a model's embedding."""
@@ -47,7 +47,7 @@ class Vocabulary:
 
         Args:
             config: The merge.
-            folders: Of every model.
+            folders: The folder of every model.
             num_rows: How many rows every model has, by its config.json.
             out: An empty folder.
 
@@ -63,7 +63,9 @@ class Vocabulary:
         if wanted.source == "base" and config.base is None:
             raise InputError("the base's vocabulary is chosen, but there is no base", expected="`base_model`")
         donor = wanted.source if isinstance(wanted.source, ModelReference) else config.models[0]
-        tokenizers = {model: _read(folders[model]) for model in config.models if _has_one(folders[model], model, donor)}
+        tokenizers = {
+            model: load_tokenizer(folders[model]) for model in config.models if _has_one(folders[model], model, donor)
+        }
         vocabularies = {
             model: _within(tokenizers.get(model, tokenizers[donor]), num_rows[model]) for model in config.models
         }
@@ -166,21 +168,6 @@ def _check_token(
         )
 
 
-def _read(folder: Path) -> Any:  # transformers has no types
-    require("transformers", extra="torch")
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "cannot read a tokenizer",
-            expected="tokenizer.json, for `tokenizer_source`",
-            got=str(error).strip().split("\n")[0],
-            where=str(folder),
-        ) from error
-
-
 def _has_one(folder: Path, model: ModelReference, donor: ModelReference) -> bool:
     """Whether a model has a tokenizer of its own; one without is read with the donor's, as mergekit does."""
     return model == donor or tokenizer_file(folder) is not None
@@ -194,7 +181,7 @@ def _cut(tokenizer: Any, kept: Mapping[str, int], out: Path, *, where: str) -> A
     """Returns a tokenizer without the tokens that are not kept; written to `out`, if there are any."""
     surplus = tokenizer.get_vocab().keys() - kept.keys()
     if not surplus:
-        return _read(Path(where))  # to be added to: a tokenizer of its own
+        return load_tokenizer(Path(where))  # to be added to: a tokenizer of its own
     content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
     kind = content.get("model", {}).get("type", "no fast tokenizer")
     if kind != "BPE":
@@ -212,7 +199,7 @@ def _cut(tokenizer: Any, kept: Mapping[str, int], out: Path, *, where: str) -> A
     model["merges"] = [pair for pair in pairs if not surplus & {*pair}]
     tokenizer.save_pretrained(out)
     (out / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return _read(out)
+    return load_tokenizer(out)
 
 
 def _tokens_beyond(

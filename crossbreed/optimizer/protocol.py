@@ -23,7 +23,8 @@ class SearchInputs:
     """The domain to search."""
     num_objectives: int
     start: Point | None
-    """A good point to start from (the best baseline, encoded); None if there is none, as always for genomes."""
+    """The best merge among baselines and warm starts that the space can express (a single model only if no merge was
+    measured), encoded; None if there is none, as always for genomes."""
     rng: np.random.Generator
     """The optimizer's own stream, spawned by name from the Spec's seed."""
     tuned_scalar: float | None = None
@@ -74,7 +75,7 @@ class Replayable(Optimizer, Protocol):
     """An optimizer that can take what a journal says it asked as its own, whatever it would ask on this machine.
 
     Linear algebra differs in the last bit between processors and versions, and from there on everything differs. An
-    optimizer without this method is asked again, and goes on from its own proposals.
+    optimizer without this method asks anew, and goes on from its own proposals.
     """
 
     def replay(self, number: int, recorded: Proposal) -> Proposal | None:

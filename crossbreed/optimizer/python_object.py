@@ -19,9 +19,9 @@ class OptimizerObject(OptimizerConfig):
 
     kind: Literal["object"] = "object"
     object: str = ""
-    """Its name: what a run that goes on is recognised by."""
+    """The name by which a resumed run recognises it."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    """What else may not change when a run goes on: the options of a part."""
+    """The options of a part, which may not change on resume either."""
     _make: MakeOptimizer | None = PrivateAttr(default=None)
     _slope_kind: SlopeKind | None = PrivateAttr(default=None)
     _renamed: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -76,7 +76,7 @@ def kind_of(part: OptimizerPart[Any]) -> str:
 
 
 def settings_of(part: OptimizerPart[Any]) -> dict[str, JsonValue]:
-    """Returns the options of a part by default, as a run is recognised by them."""
+    """Returns the default options of a part: a resumed run recognises the part by them."""
     given = {"kind": kind_of(part), "budget": {"trials": 1}}
     settings: dict[str, JsonValue] = part.config.model_validate(given).model_dump(
         mode="json", exclude={"budget", "kind"}

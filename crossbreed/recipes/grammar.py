@@ -14,7 +14,7 @@ import yaml
 
 from crossbreed.errors import InputError
 from crossbreed.json_text import parse_json
-from crossbreed.parsing import any_of, hint_at_exponent, kind, require_keys, shown
+from crossbreed.parsing import any_of, hint_at_exponent, require_keys, shown, type_name
 from crossbreed.patterns import Matcher, full_matcher, part_matcher
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.text_files import read_text
@@ -77,7 +77,9 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_record
     if not isinstance(base, str) or base not in sources:
         raise InputError("`base` is not one of the sources", expected=any_of(sources), got=shown(base), where=where)
     if not isinstance(mapping["rules"], list | tuple):
-        raise InputError("`rules` is not a list", expected="a list of rules", got=kind(mapping["rules"]), where=where)
+        raise InputError(
+            "`rules` is not a list", expected="a list of rules", got=type_name(mapping["rules"]), where=where
+        )
     dtype = mapping.get("dtype", "bfloat16")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError("no such dtype", expected=any_of(DTYPES), got=shown(dtype), where=where)

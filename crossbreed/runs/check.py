@@ -1,4 +1,4 @@
-"""`crossbreed check`: finds every error that can be found before any expensive step."""
+"""`crossbreed check`, and what every run begins with: finds the errors that can be found before any expensive step."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from crossbreed.fitness import Task, evaluate_tasks
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
-from crossbreed.runs.workers.candidates import start_candidates
+from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups
 from crossbreed.sources.naming import ModuleType, module_of
 
@@ -48,6 +48,21 @@ class Findings:
     """One for each task."""
 
 
+def checked_plan(spec: Spec) -> Plan:
+    """Builds the plan of a run, and refuses all that is known to fail: `check` and `run` begin with this.
+
+    Raises:
+        InputError: the spec is invalid, or this machine cannot run it.
+    """
+    require_engine(spec)
+    require_sendable(spec)
+    plan = build_plan(spec)
+    plan.check_engine()
+    if spec.workers.address is None:  # else other machines hold the candidates
+        _check_memory(plan, memory_bytes())
+    return plan
+
+
 def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
     """Checks a spec, and returns the plan and cost of a run.
 
@@ -58,22 +73,22 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
     Raises:
         InputError: the spec is invalid.
     """
-    require_engine(spec)
-    require_sendable(spec)
-    plan = build_plan(spec)
-    plan.check_engine()
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    _check_memory(plan, memory_bytes)
+    plan = checked_plan(spec)
     examples = [_example(plan, task) for task in plan.tasks]
     return Findings(
         plan=plan,
-        memory_bytes=memory_bytes,
+        memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,
         notes=plan.weights.sources.notes if plan.weights else (),
         groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
         examples=tuple(_answered(plan, examples) if answer else examples),
     )
+
+
+def memory_bytes() -> int:
+    """Returns the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_memory(plan: Plan, present: int) -> None:
@@ -94,14 +109,13 @@ def _example(plan: Plan, task: Task) -> Example:
 
 
 def _answered(plan: Plan, examples: list[Example]) -> list[Example]:
-    candidates = start_candidates(plan.spec.fitness.engine, plan.weights)
+    candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights)
     try:
-        base = plan.initial_candidates()[0][1]
-        handle = candidates.adopt(base).handle
+        handle = candidate_engine.adopt(plan.base_recipe).handle
         first = {name: type(items)(items=items.items[:1]) for name, items in plan.items["search"].items()}
         found = evaluate_tasks(handle, plan.tasks, first)
     finally:
-        candidates.close()
+        candidate_engine.close()
     return [
         replace(example, answer=found.texts[example.task][0], value=found.tasks[example.task].mean)
         for example in examples

@@ -92,7 +92,7 @@ def _functions_fault(operator: str) -> InputError | None:
     from crossbreed.kernels import operators, reference
 
     try:
-        for functions in (operators.OPERATORS, operators.CHECKS, reference.REFERENCES):
+        for functions in (operators.ARITHMETIC, operators.CHECKS, reference.REFERENCES):
             if operator in functions:
                 functions[operator]
     except InputError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
+from crossbreed.runs.check import checked_plan
 from crossbreed.runs.events import Listener, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, require_sendable, with_objects
 from crossbreed.runs.plan import Plan, build_plan
@@ -13,7 +14,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
-from crossbreed.runs.workers.start import prepare
+from crossbreed.runs.workers.start import prepare_artifacts
 
 
 def run(
@@ -25,7 +26,7 @@ def run(
     tasks: Sequence[GivenTask] | None = None,
     on_event: Listener = ignore,
 ) -> Report:
-    """Searches until the budget is spent, selects the winner and reports.
+    """Searches until the budget is spent or the optimizer has nothing left to ask, selects the winner and reports.
 
     An existing run folder of the same Spec is resumed; finished work is not repeated.
 
@@ -46,15 +47,13 @@ def run(
         Exception: anything else is a bug, ours or a plug-in's; log.txt has the traceback, and the run can be resumed.
     """
     spec = with_objects(spec, optimizer=optimizer, engine=engine, tasks=tasks)
-    require_sendable(spec)
     folder = RunFolder(Path(out))
     is_new = folder.create()
     with folder.logging_bugs():
         try:
-            plan = build_plan(spec)
-            plan.check_engine()
+            plan = checked_plan(spec)
             on_event(PlanDescribed(text=plan.describe()))
-            plan = prepare(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+            plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         except InputError:
             if is_new:
                 folder.path.rmdir()
@@ -94,9 +93,9 @@ def report_on(
     with folder.logging_bugs():
         plan = build_plan(spec, searches=False)
         before(plan)
-        plan = prepare(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+        plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         with open_session(plan, folder, on_event) as session:
             report = session.judge()
             if trial is not None and trial != report.winner.number:
-                report = session.report_on(trial)
+                report = session.report_trial(trial)
             return plan, report

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import RecipeEngineConfig, evaluate_tasks, load_tasks
+from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.plan import split_tasks
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
-from crossbreed.runs.workers.candidates import start_candidates
+from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.sources import require_tensors
-from crossbreed.types import BASE, Recipe
+from crossbreed.types import Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -67,18 +68,18 @@ def evaluate(
     """
     spec = with_objects(spec, engine=engine, tasks=tasks)
     recipe, weights = _opened(model, spec)
-    asked = load_tasks(spec.fitness.tasks)
-    candidates = start_candidates(spec.fitness.engine, weights)
+    loaded = load_tasks(spec.fitness.tasks)
+    candidate_engine = start_candidate_engine(spec.fitness.engine, weights)
     try:
-        adopted = candidates.adopt(recipe)
-        answered = evaluate_tasks(adopted.handle, asked, split_tasks(spec, asked)[split])
+        adopted = candidate_engine.adopt(recipe)
+        found = evaluate_tasks(adopted.handle, loaded, split_tasks(spec, loaded)[split])
     finally:
-        candidates.close()
+        candidate_engine.close()
     return Evaluated(
         model=recipe.id if isinstance(model, Recipe) else os.fspath(model),
         split=split,
         fingerprint=adopted.fingerprint,
-        tasks=task_intervals(answered.tasks, seed=spec.seed),
+        tasks=task_intervals(found.tasks, seed=spec.seed),
     )
 
 
@@ -102,4 +103,4 @@ def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe,
         return model, recipe_weights(model, spec)
     weights = checkpoint_weights(os.fspath(model))
     structure = weights.structure
-    return Recipe(base=BASE, sources=structure.hashes, rules=(), dtype=structure.dtype), weights
+    return weighted_deltas({}, hashes=structure.hashes, dtype=structure.dtype), weights

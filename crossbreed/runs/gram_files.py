@@ -42,11 +42,11 @@ def stored(wanted: str, *, kept: Path | None = None) -> InputGrams | None:
         kept: A folder that may hold them, beside the cache.
     """
     note = folder() / f"{wanted}.files"
-    places = [[folder() / file for file in note.read_text().split()]] if note.exists() else []
+    places = [(opened, [folder() / file for file in note.read_text().split()])] if note.exists() else []
     if kept is not None:
-        places.append(sorted(kept.glob(f"{wanted}-*.safetensors")))
-    for paths in places:
-        grams = opened(*paths) if paths else None
+        places.append((_readable, sorted(kept.glob(f"{wanted}-*.safetensors"))))  # whoever wrote them: see the hash
+    for open_, paths in places:
+        grams = open_(*paths) if paths else None
         if grams is not None and grams.hash == wanted:
             return grams
     return None
@@ -67,8 +67,10 @@ def keep(grams: InputGrams, into: Path) -> None:
 
 def opened(*paths: Path) -> InputGrams | None:
     """Returns the Grams in some files; None if one is missing, truncated or not ours: they are made again."""
-    if not all(map(is_ours, paths)):
-        return None
+    return _readable(*paths) if all(map(is_ours, paths)) else None
+
+
+def _readable(*paths: Path) -> InputGrams | None:
     try:
         return InputGrams.open(*paths)
     except InputError:

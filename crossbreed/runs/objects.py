@@ -17,7 +17,7 @@ from crossbreed.fitness.tasks.python_object import TaskObject
 from crossbreed.objects import OBJECT, RECIPE_OBJECT, name_of
 from crossbreed.optimizer import OptimizerPart
 from crossbreed.optimizer.python_object import MakeOptimizer, OptimizerObject, kind_of, settings_of
-from crossbreed.parsing import kind
+from crossbreed.parsing import type_name
 from crossbreed.runs.spec import Spec, parse_spec
 from crossbreed.runs.spec.presets import RawSpec, fill_in
 
@@ -139,7 +139,9 @@ def _section(raw: RawSpec, key: str) -> RawSpec:
     if isinstance(section, Config):
         return {name: value for name, value in section if name in section.model_fields_set}
     if not isinstance(section, Mapping):
-        raise InputError(f"`{key}` must be a mapping", expected="keys with values", got=kind(section)[:200], where=key)
+        raise InputError(
+            f"`{key}` must be a mapping", expected="keys with values", got=type_name(section)[:200], where=key
+        )
     return dict(section)
 
 
@@ -178,4 +180,4 @@ def _described(task: Task) -> RawSpec:
 
 
 def _no_such(argument: str, expected: str, given: object) -> InputError:
-    return InputError(f"`{argument}` has the wrong type", expected=expected, got=kind(given)[:200], where=argument)
+    return InputError(f"`{argument}` has the wrong type", expected=expected, got=type_name(given)[:200], where=argument)

@@ -11,15 +11,16 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     Request,
     Task,
-    asked,
     check_disjoint,
     load_tasks,
+    questions_of,
     require_code,
     split_items,
 )
 from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
+from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.record.identity import run_record
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
@@ -74,6 +75,11 @@ class Plan:
         """Names of the box's coordinates; empty for genomes."""
         return self.space.names
 
+    @property
+    def base_recipe(self) -> Recipe:
+        """The recipe of the base itself."""
+        return weighted_deltas({}, hashes=self.structure.hashes, dtype=self.dtype)
+
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
         """Returns baselines and warm starts, which are evaluated before the optimizer's candidates."""
         return [*baselines(self.structure.hashes, dtype=self.dtype), *self.warm_starts]
@@ -94,7 +100,7 @@ class Plan:
 
     @property
     def slope_kind(self) -> SlopeKind | None:
-        """By what the optimizer compares experts, where it needs gradients."""
+        """The kind of slopes that the optimizer needs; None: none."""
         return self.spec.optimizer.slope_kind
 
     def check_engine(self) -> None:
@@ -112,6 +118,10 @@ class Plan:
                 calibration=self.slope_kind is not None or self.spec.artifacts.grams is not None,
             )
 
+    def check_optimizer(self) -> None:
+        """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""
+        self._make_optimizer(None, None)
+
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
         num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}
@@ -122,15 +132,15 @@ class Plan:
         initial = f"{len(self.initial_candidates()) - len(self.warm_starts)} baselines"
         if self.warm_starts:
             initial += f", {len(self.warm_starts)} warm starts"
-        prepare, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
+        steps, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
         if grams is not None:
-            prepare += f"  prepare Grams of each expert, transformers in {grams.dtype}, {grams.items} items per task\n"
+            steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {grams.items} items per task\n"
         if self.slope_kind is not None:
-            prepare += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {slopes.items} items per task\n"
+            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {slopes.items} items per task\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
         return (
-            f"{self.spec.name}: {experts} experts, {self.space.describe()}, {optimizer}\n{prepare}"
+            f"{self.spec.name}: {experts} experts, {self.space.describe()}, {optimizer}\n{steps}"
             f"  search  {initial} and {until}, {num_items['search']} items each\n"
             f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
             f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
@@ -187,8 +197,8 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
     """Builds every part of a run but the engine.
 
     Args:
-        spec: Of the run.
-        searches: Whether its optimizer is needed; a worker answers without.
+        spec: The run's spec.
+        searches: Whether its optimizer is needed; a worker needs none.
 
     Raises:
         MissingExtra: the engine takes weights, and the packages for merging them are not installed.
@@ -222,10 +232,10 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         space=_space(spec, structure, dtype, weights),
         objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
         dtype=dtype,
-        warm_starts=tuple(warm_starts(spec.warm_start, structure)),
+        warm_starts=tuple(warm_starts(spec.warm_start, structure, weights)),
     )
     if searches:
-        plan._make_optimizer(None, None)  # refuses what it cannot do now, not after the baselines
+        plan.check_optimizer()
     if plan.slope_kind is not None:
         require_slopes(plan.space)
     plan._check_warm_starts()
@@ -286,7 +296,7 @@ def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, 
         )
         for task in tasks
     }
-    check_disjoint(splits, {task.name: partial(asked, task) for task in tasks})
+    check_disjoint(splits, {task.name: partial(questions_of, task) for task in tasks})
     return {
         "search": {name: split.search for name, split in splits.items()},
         "select": {name: split.select for name, split in splits.items()},

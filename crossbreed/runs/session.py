@@ -48,10 +48,10 @@ class Session:
         self._loop.replay(journal.records[1:])
 
     def search(self) -> None:
-        """Searches until the budget is spent."""
+        """Searches until the budget is spent, or the optimizer has nothing left to ask."""
         is_spent = self._loop.search(self._pool, resumed=self._tell_differing)
         if not is_spent:
-            text = "the search ends before its budget: too little could be measured for the optimizer to continue"
+            text = "the search ends before its budget: the optimizer has nothing left to ask"
             self._on_event(Note(text=text))
 
     def _tell_differing(self, numbers: Sequence[int]) -> None:
@@ -68,10 +68,10 @@ class Session:
         """Selects the winner on the selection split, measures it on the report split, writes the derived files."""
         plan = self._plan
         self._require_measured()
-        self._answer("select", finalists(self.history.ok_trials, plan.objectives))
+        self._evaluate("select", finalists(self.history.ok_trials, plan.objectives))
         while True:
             winner = choose_winner(self._reproducible, plan.objectives, self.history.scores_of("select"))
-            self._answer("report", reported(self._reproducible, plan.objectives, winner.number))
+            self._evaluate("report", reported(self._reproducible, plan.objectives, winner.number))
             if winner.number not in self._loop.irreproducible:
                 break
         self._loop.end()
@@ -80,31 +80,25 @@ class Session:
         self._on_event(ReportWritten(report=report, path=self._folder.report_html))
         return report
 
-    def report_on(self, number: int) -> Report:
+    def report_trial(self, number: int) -> Report:
         """Returns the run's report as if this trial were the winner.
 
         Raises:
             InputError: the trial has no value.
         """
-        if number not in {t.number for t in self.history.ok_trials}:
-            raise InputError(
-                f"trial {number} cannot be published",
-                expected="a trial whose status is OK",
-                got=self.history.trials[number].score.status if number in self.history.trials else "no such trial",
-                where=str(self._folder.path),
-            )
-        self._loop.answer("report", [self.history.trials[number]], self._pool)
+        trial = self.history.publishable(number, where=str(self._folder.path))
+        self._loop.evaluate_split("report", [trial], self._pool)
         if why := self._loop.irreproducible.get(number):
             raise MachineError(why)
         self._loop.end()
         return self._report(number)
 
-    def _answer(self, split: SplitName, wanted: Sequence[Trial]) -> None:
+    def _evaluate(self, split: SplitName, wanted: Sequence[Trial]) -> None:
         if num_models := len(self._loop.missing(split, wanted)):
             num_items = sum(len(ids) for ids in self._plan.item_ids[split].values())
             self._on_event(SplitStarting(split=split, num_models=num_models, num_items=num_items))
         before = set(self._loop.irreproducible)
-        self._loop.answer(split, wanted, self._pool)
+        self._loop.evaluate_split(split, wanted, self._pool)
         for number, why in self._loop.irreproducible.items():
             if number not in before:
                 self._on_event(Note(text=f"trial {number} is left out of the result: {why}"))

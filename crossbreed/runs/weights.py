@@ -1,12 +1,14 @@
 """The tensors of a run. A plan has them if its engine takes weights, and not if it takes recipes.
 
-Every use that `runs` makes of a tensor library while it searches is here, so this module is imported only for a plan
-with weights. Running out of memory, or a decomposition that does not converge, is a MachineError.
+The search merges, compares and fingerprints through this module, which is imported only for a plan with weights; the
+making of Grams (`workers.grams`) and `publishing` use the kernels, too. Running out of memory, or a decomposition that
+does not converge, is a MachineError.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from crossbreed.errors import CrossbreedError, InputError, MachineError, first_line, is_out_of_memory, require
+from crossbreed.errors import CrossbreedError, MachineError, first_line, is_out_of_memory, require
 from crossbreed.fitness import Task
 from crossbreed.kernels import (
     Fingerprinted,
@@ -26,18 +28,17 @@ from crossbreed.kernels import (
     unchanged,
 )
 from crossbreed.kernels.input_grams import GRAMS, InputGrams
+from crossbreed.mergekit import MergeConfig
+from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.runs.gram_files import artifacts_of, keep
 from crossbreed.runs.spec import Spec
 from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.sources.host import host_hashes
-from crossbreed.sources.mapped_file import FileState
 from crossbreed.sources.naming import is_projection
 from crossbreed.types import Recipe, SlopeKind, WeightStream
 
 BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Dtype of merges -> bytes per number."""
-_READ = (".safetensors", ".json", ".jinja", ".model")
-"""The endings of the files that weights, configuration and tokenizer are read from."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -47,26 +48,8 @@ class Weights:
     sources: Sources
     grams: InputGrams | None = None
     """Grams of the experts' inputs, if the spec has some: see `runs.workers.grams`. None until they are prepared."""
-    files: Mapping[Path, FileState | None] = field(default_factory=dict)
-    """The files of the sources, with what the file system says of them since they were opened."""
     cache: SourceCache = field(default_factory=SourceCache)
     """Intermediate results of merges of these sources, for the next ones."""
-
-    def require_unchanged(self) -> None:
-        """Refuses to measure anything once a file of the sources is not the one that was opened; takes microseconds.
-
-        Raises:
-            InputError: a file was changed, replaced or removed.
-        """
-        for path, before in self.files.items():
-            if _state(path) != before:
-                raise InputError(
-                    "a file of the sources was changed while the run was using it",
-                    expected="the files as they were when the run was started",
-                    got="it is gone" if _state(path) is None else "another size, time or file",
-                    where=str(path),
-                    fix="put it back and run the same command, which goes on; with other sources, choose another --out",
-                )
 
     @property
     def structure(self) -> Structure:
@@ -80,7 +63,7 @@ class Weights:
 
     @property
     def host_hashes(self) -> dict[str, str]:
-        """What of that folder changes answers and is not a weight: part -> content hash."""
+        """Hashes of that folder's files other than weights that affect answers: part -> content hash."""
         return host_hashes(self.sources)
 
     @property
@@ -97,6 +80,11 @@ class Weights:
         """Copies the artifacts into a folder, unless they are there."""
         if self.grams is not None:
             keep(self.grams, into)
+
+    def recipe_of(self, config: MergeConfig) -> Recipe:
+        """Returns a mergekit configuration as a recipe; its models are opened where it says they are."""
+        recipe, _ = recipe_of(config, partial(open_sources, accept=self.sources.accept))
+        return recipe
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -179,10 +167,7 @@ class Weights:
 
 def open_weights(spec: Spec) -> Weights:
     """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
-    sources = open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept)
-    folders = [sources.base.path, *(expert.path for expert in sources.experts.values())]
-    paths = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in _READ]
-    return Weights(sources=sources, files={path: _state(path) for path in paths})
+    return Weights(sources=open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept))
 
 
 def checkpoint_weights(model: str) -> Weights:
@@ -193,14 +178,6 @@ def checkpoint_weights(model: str) -> Weights:
 def recipe_weights(recipe: Recipe, spec: Spec) -> Weights:
     """Opens the sources and artifacts of a recipe of a spec's sources; raises the errors of `open_weights`."""
     return replace(open_weights(spec), grams=next(iter(artifacts_of(recipe)), None))
-
-
-def _state(path: Path) -> FileState | None:
-    """Returns the state of a file; None if there is none."""
-    try:
-        return FileState.of(path)
-    except OSError:
-        return None
 
 
 def _guarded(stream: WeightStream, failure: str) -> WeightStream:

@@ -185,12 +185,12 @@ def _cells(config: LineageConfig, structure: Structure) -> tuple[tuple[str, ...]
             layer = -1 if is_input_embedding(name) else structure.num_layers
         cells[layer + 1][modules.index(module) if module in modules else -1].append(name)
     present = [c for c in range(len(modules) + 1) if any(row[c] for row in cells)]
-    for c, asked in enumerate(modules):
+    for c, module in enumerate(modules):
         if c not in present:
             raise InputError(
-                f"the base has no tensor of module type `{asked}`",
+                f"the base has no tensor of module type `{module}`",
                 expected=", ".join(sorted({module_of(name) for name in structure.tensors})),
-                got=str(asked),
+                got=str(module),
                 where="space.chromosomes",
             )
     labels = (*map(str, modules), "rest" if modules else "all")

@@ -1,5 +1,6 @@
 """The inputs of every space: its section of the spec, and the structure of the sources."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -23,9 +24,9 @@ class SpaceConfig(Config):
     """The name of the space in a spec."""
 
     @property
+    @abstractmethod
     def operators(self) -> tuple[str, ...]:
         """The operators that its recipes may use."""
-        raise NotImplementedError(f"the settings of space `{self.kind}` do not define `operators`")
 
     @property
     def operator_params(self) -> Mapping[str, ParamSetting]:

@@ -75,9 +75,14 @@ class AdapterConfig:
         return config
 
     @property
+    def names_base(self) -> bool:
+        """Whether it says which model the adapter was trained on."""
+        return bool(self.values.get("base_model_name_or_path"))
+
+    @property
     def base(self) -> str:
         """What PEFT calls the model that the adapter was trained on."""
-        return str(self.values.get("base_model_name_or_path") or "not named")[:200]
+        return str(self.values["base_model_name_or_path"])[:200] if self.names_base else "not named"
 
     @property
     def says_transposed(self) -> bool:

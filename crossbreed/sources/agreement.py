@@ -45,14 +45,14 @@ class Difference:
 def check_agreement(
     name: str, path: Path, base: Checkpoint, *, config: Checkpoint | None, accept: Collection[str] = ()
 ) -> tuple[Difference, ...]:
-    """Compares what an expert's folder holds beside weights with the base's.
+    """Compares an expert's configuration, tokenizer and chat template with the base's.
 
     Args:
-        name: What messages call it.
+        name: The expert's name in messages.
         path: Its folder.
-        base: Opened.
+        base: The opened base.
         config: The expert, if it is a full checkpoint; None for an adapter, which has no configuration of its own.
-        accept: What may differ: keys of config.json, `tokenizer`, `chat_template`.
+        accept: The differences to accept: keys of config.json, `tokenizer`, `chat_template`.
 
     Returns:
         What differs all the same: what is accepted, and the chat template, which matters where tasks use it.

@@ -20,7 +20,7 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, 
     """Returns a chat as a template writes it, up to where the answer begins.
 
     Args:
-        tokenizer: Whose special tokens it is told.
+        tokenizer: The tokenizer whose special tokens the template may use.
         messages: The chat.
         template: Another template than the tokenizer's own.
 

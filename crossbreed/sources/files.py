@@ -26,8 +26,8 @@ def open_shards(folder: Path, *, stem: str, is_optional: Callable[[str], bool] =
     """Maps `STEM.safetensors`, or the shards that `STEM.safetensors.index.json` lists.
 
     Args:
-        folder: Of the files.
-        stem: Of their names.
+        folder: The folder of the files.
+        stem: The stem of their names.
         is_optional: Tells which tensors an index may list although no shard holds them, or the other way round.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What of a model's folder decides its answers beside the weights: two runs with equal tensors may still differ in it.
+"""Hashes of the base's files other than weights that affect answers: runs with equal tensors may differ in these.
 
-Merges have it from the base; of the experts, the tokens that end an answer. Keys and files that change no answer are
-left out, so that a folder may be copied, and a comment in it edited, while a run goes on.
+A merge takes these files from the base, and from the experts the tokens that end an answer. Keys and files that change
+no answer are left out, so that a folder may be copied, and a comment in it edited, while a run goes on.
 """
 
 from blake3 import blake3

@@ -1,5 +1,6 @@
 """From what the user wrote to a folder: a local path, or a hub id with an optional revision."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,17 +47,17 @@ def locate(source: str) -> SourceLocation:
         InputError: it is neither, or the hub does not give it.
     """
     folder = expanded(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # unlike Path's own, it raises for no name
         folder = folder.resolve()
         _check_folder(folder)
         return SourceLocation(path=folder)
     named = _HUB_ID.fullmatch(source)
     is_path = source.startswith((".", "~")) or folder.is_symlink() or is_beside_others(source, folder)
-    if folder.exists() or named is None or is_path:
+    if os.path.exists(folder) or named is None or is_path:
         raise InputError(
             f"`{source}` is not a model folder",
             expected="a folder with config.json and safetensors weights, or a hub id `org/name[@revision]`",
-            got="a file" if folder.exists() else "no such folder",
+            got="a file" if os.path.exists(folder) else "no such folder",
             where=str(folder.absolute()),
             fix=_fix_for_path(source, folder),
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.json_text import parse_json
-from crossbreed.parsing import kind
+from crossbreed.parsing import type_name
 from crossbreed.text_files import regular_text
 
 MAX_BYTES = 64 << 20
@@ -66,7 +66,7 @@ def mapping_at(config: dict[str, Any], key: str, *, where: Path) -> dict[str, An
         raise InputError(
             f"`{key}` is no mapping",
             expected="keys and values",
-            got=kind(value),
+            got=type_name(value),
             where=str(where),
             fix="copy the file again from where the model came from",
         )

@@ -19,6 +19,7 @@ from crossbreed.sources.naming import DEPTH_KEYS
 _OTHER_LISTS = frozenset(
     {
         *("rope_scaling", "rope_parameters", "mrope_section", "short_factor", "long_factor", "time_step_limit"),
+        *("ssm_multipliers", "mlp_multipliers"),
         *("attention_types", "block_types", "keys_to_ignore_at_inference"),
     }
 )
@@ -33,6 +34,8 @@ _RULES = re.compile(
     r"|scale_attn_by_inverse_layer_idx|per_layer_config|hybrid_layer_ids"
 )
 """Keys of rules by which a layer's number says what it is."""
+_FROM_END = frozenset({"num_kv_shared_layers"})
+"""Rules of the last layers, however many there are."""
 _BY_NUMBER = frozenset({"diffllama"})
 """Architectures (`model_type`) whose code reads the layer's number."""
 
@@ -64,14 +67,13 @@ def config_of_layers(
 
     Args:
         donor: The configuration to start from.
-        num_layers: Of the donor.
-        layers: Those of the merge, in order.
+        num_layers: The donor's number of layers.
+        layers: The layers of the merge, in order.
         where: The donor's file, for messages.
 
     Raises:
         InputError: the configuration holds a rule by layers' numbers that the merge breaks.
     """
-    in_order = [layer.number for layer in layers] == list(range(len(layers)))
     reads = [as_transformers_reads(layer.config, where) for layer in layers]
     mine = as_transformers_reads(donor, where)
     wanted: dict[Keys, Any] = {}
@@ -83,8 +85,7 @@ def config_of_layers(
         ]
         if isinstance(value, str):
             wanted[path] = "".join(wanted[path])
-    if not in_order:
-        _refuse_rules(mine, num_layers, where)
+    _refuse_rules((mine, num_layers), layers, reads, where)
     config = copy.deepcopy(dict(donor))
     config |= {key: len(layers) for key in DEPTH_KEYS if (key in config or key in mine) and mine.get(key) == num_layers}
     for path, value in wanted.items():
@@ -127,25 +128,50 @@ def _put_special(
         config["attention_types"] = [[wanted["attention_layers",], 1]]
 
 
-def _refuse_rules(config: Mapping[str, Any], num_layers: int, where: Path) -> None:
-    if config.get("model_type") in _BY_NUMBER:
-        raise _refusal("model_type", f"a layer of {config['model_type']} computes with its own number", where)
-    slides = config.get("use_sliding_window", True) and config.get("sliding_window", 1)
-    for key, value in config.items():
-        made = RULED_BY.get(key)
-        listed = made is not None and isinstance(config.get(made), list)
-        idle = value in (None, False, 0, [], {}) or ("window" in key and not slides)
-        follows = isinstance(value, list | str) and len(value) == num_layers
-        if _RULES.fullmatch(key) and not (listed or idle or follows):
+def _refuse_rules(
+    donor: tuple[Mapping[str, Any], int], layers: Sequence[LayerOrigin], reads: Sequence[Mapping[str, Any]], where: Path
+) -> None:
+    """A rule holds for layers in their places, of models that have it alike; counted from the end, for all layers."""
+    sources = [donor, *((read, layer.num_layers) for read, layer in zip(reads, layers, strict=True))]
+    in_order = [layer.number for layer in layers] == list(range(len(layers)))
+    is_whole = {depth for _, depth in sources} == {len(layers)}
+    for config, _ in sources:
+        if not in_order and config.get("model_type") in _BY_NUMBER:
+            raise _refusal("model_type", f"a layer of {config['model_type']} computes with its own number", where)
+    found = [_rules(config, depth) for config, depth in sources]
+    for path in dict.fromkeys(path for rules in found for path in rules):
+        key, value = ".".join(path), found[0].get(path)
+        for other in (rules.get(path) for rules in found):
+            if other != value:
+                raise _refusal(key, f"it is {value!r} in one model, {other!r} in another", where)
+        if not in_order:
             raise _refusal(key, f"{value!r} says by a layer's number what it is", where)
+        if path[-1] in _FROM_END and not is_whole:
+            raise _refusal(key, f"{value!r} is counted from the last layer", where)
+
+
+def _rules(config: Mapping[str, Any], num_layers: int) -> dict[Keys, Any]:
+    """Returns the rules that say something and are not written out as lists, in the text model's part too."""
+    found = {}
+    text = config.get("text_config")
+    for above, part in (((), config), (("text_config",), text if isinstance(text, Mapping) else {})):
+        slides = part.get("use_sliding_window", True) and part.get("sliding_window", 1)
+        for key, value in part.items():
+            made = RULED_BY.get(key)
+            listed = made is not None and isinstance(part.get(made), list)
+            idle = value in (None, False, 0, [], {}) or ("window" in key and not slides)
+            follows = isinstance(value, list | str) and len(value) == num_layers
+            if _RULES.fullmatch(key) and not (listed or idle or follows):
+                found[*above, key] = value
+    return found
 
 
 def _refusal(key: str, why: str, where: Path) -> InputError:
     return InputError(
         f"`{key}` of the configuration cannot follow the layers: {why}",
-        expected="the layers 0, 1, 2 ... in their order, or lists with an entry for each layer",
+        expected="rules that all models have alike, for all layers in their order; or lists with an entry for each",
         where=str(where),
-        fix="keep all layers in their places: give `models` without `layer_range`",
+        fix="keep all layers of one model in their places: give `models` without `layer_range`",
     )
 
 

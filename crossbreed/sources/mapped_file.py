@@ -5,11 +5,11 @@ time. The operating system sets the time of the last change of the inode itself.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from crossbreed.errors import MachineError
+from crossbreed.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +46,34 @@ class MappedFile:
         return str(self.path)
 
     @property
-    def has_changed(self) -> bool:
-        """Whether another file is at the path now, or none, or the same with another content."""
+    def now(self) -> FileState | None:
+        """The state of what is at the path now; None if nothing is."""
         try:
-            return FileState.of(self.path) != self.state
+            return FileState.of(self.path)
         except OSError:
-            return True
+            return None
+
+    @property
+    def was_relabelled(self) -> bool:
+        """Whether only the inode's own time differs, as after `chmod` or a new hard link: or after an old time was set.
+
+        Whether the content is the same is then for its reader to say.
+        """
+        now = self.now
+        return now is not None and now != self.state == replace(now, changed_ns=self.state.changed_ns)
 
     def require_unchanged(self) -> None:
-        """Raises MachineError if the file has changed since it was mapped: a mapped file's content changes with it."""
-        if self.has_changed:
-            raise MachineError(
-                f"{self.path} has changed since it was opened, so the weights read from it are not those of one model; "
-                "leave the sources alone while they are in use, and run the same command again"
-            )
+        """Raises InputError if the file has changed since it was mapped: a mapped file's content changes with it."""
+        if self.now != self.state:
+            raise self.changed
+
+    @property
+    def changed(self) -> InputError:
+        """The error for a file that changed; no fault of the machine's, so that it ends a run at once."""
+        return InputError(
+            "a file of the sources was changed while it was in use",
+            expected="the file as it was when it was opened",
+            got="it is gone" if self.now is None else "another size, time or file",
+            where=str(self.path),
+            fix="put it back and run the same command, which goes on; with other sources, choose another --out",
+        )

@@ -5,7 +5,6 @@ but those of `HARMLESS`. Two configurations are compared as transformers reads t
 one thing (`rope_scaling` and `rope_parameters`) are equal, and a key that is left out has its architecture's default.
 """
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +71,7 @@ RULED_BY = {
     "no_rope_layer_interval": "no_rope_layers",
 }
 """Rules -> the list that they make: they are harmless where it is there to be compared."""
+_FLOAT = "__float__"
 _LENGTH_READERS = frozenset({"dynamic", "yarn", "longrope", "su"})
 """Kinds of rotary positions in which `max_position_embeddings` is a number of the formula."""
 
@@ -81,11 +81,11 @@ class ConfigDifference:
     """A key that changes answers, in two configurations."""
 
     key: str
-    """With dots where it is nested."""
+    """The key, with dots where it is nested."""
     ours: Any
     """The base's value; None where it has none."""
     theirs: Any
-    """The expert's."""
+    """The expert's value; None where it has none."""
 
 
 def compare_configs(
@@ -131,9 +131,10 @@ def load_config(folder: Path) -> Any:  # transformers has no types
 
 
 def canonical_config(config: Mapping[str, Any]) -> str:
-    """Returns what of a configuration may change answers, as it stands: old names and rules too."""
+    """Returns the entries of a configuration that may change answers, as written: old names and rules too."""
     unread = HARMLESS.keys() - RULED_BY.keys()
-    return json.dumps({key: value for key, value in config.items() if key not in unread}, sort_keys=True)
+    counted = {key: _decoded(value) for key, value in config.items() if key not in unread}
+    return json.dumps(counted, sort_keys=True)
 
 
 def as_transformers_reads(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
@@ -148,15 +149,12 @@ def as_transformers_reads(config: Mapping[str, Any], where: Path) -> dict[str, A
     Raises:
         InputError: transformers cannot read it as its `model_type` says.
     """
-    from transformers import CONFIG_MAPPING
-
-    own = copy.deepcopy(dict(config))
-    kind = own.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        return _renamed(own)
+    kind = config.get("model_type")
     try:
-        with _silent_transformers():
-            read: dict[str, Any] = json.loads(json.dumps(CONFIG_MAPPING[kind].from_dict(own).to_dict(), default=str))
+        settings = settings_of(config)
+        if settings is None:
+            return _renamed(_decoded(config))
+        read: dict[str, Any] = json.loads(json.dumps(settings.to_dict(), default=str))
     except Exception as error:  # its checks raise all kinds
         raise InputError(
             f"transformers cannot read a configuration of `model_type: {kind}`",
@@ -165,6 +163,36 @@ def as_transformers_reads(config: Mapping[str, Any], where: Path) -> dict[str, A
             fix="copy config.json again from where the model came from",
         ) from error
     return read
+
+
+def settings_of(config: Mapping[str, Any]) -> Any:  # transformers has no types
+    """Returns the object that transformers makes of a configuration; None: it does not know the architecture.
+
+    Its checks raise all kinds.
+
+    Args:
+        config: config.json, as it stands in the file.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return None
+    with _silent_transformers():
+        return CONFIG_MAPPING[kind].from_dict(_decoded(config))
+
+
+def _decoded(value: Any) -> Any:  # any JSON value
+    """Returns a copy in which numbers are numbers: transformers 5 writes infinity as `{"__float__": "Infinity"}`.
+
+    `from_pretrained` reads that, and `from_dict` does not. Files that are written again keep what they hold.
+    """
+    if isinstance(value, Mapping):
+        tag = value.get(_FLOAT)
+        if len(value) == 1 and isinstance(tag, str) and tag in ("Infinity", "-Infinity", "NaN"):
+            return float(tag)
+        return {key: _decoded(one) for key, one in value.items()}
+    return [_decoded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
@@ -190,7 +218,7 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration, or of a part of one, counts; null is absent."""
+    """Returns the entries of a configuration, or of a part of one, that affect answers; null is absent."""
     counted = {}
     for key, value in _with_head_dim(config).items():
         if key == "rope_parameters":
@@ -221,7 +249,7 @@ def _with_head_dim(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rope(parameters: Any) -> Any:  # any JSON value
-    """Under the new name of its type alone; each type of layer may have its own."""
+    """Returns rotary settings under the new name of their type alone; each type of layer may have its own."""
     if not isinstance(parameters, Mapping):
         return parameters
     if any(isinstance(value, Mapping) for value in parameters.values()):
@@ -247,7 +275,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str =
 
 
 def _same(one: Any, other: Any) -> bool:  # any JSON values
-    """NaN is itself; 1 and 1.0 are one number, and true is none."""
+    """Returns whether two values are equal: NaN equals NaN, 1 equals 1.0, and true is no number."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, bool) is not isinstance(other, bool):

@@ -21,18 +21,18 @@ class ModuleType(StrEnum):
 
     ATTENTION = "attention"
     MLP = "mlp"
-    """Experts of a mixture too."""
+    """MLPs, the experts of a mixture among them."""
     ROUTER = "router"
-    """What chooses and weighs the experts of a mixture."""
+    """The modules that choose and weigh the experts of a mixture."""
     MIXER = "mixer"
-    """What mixes tokens without attention: state spaces, convolutions, recurrences."""
+    """The modules that mix tokens without attention: state spaces, convolutions, recurrences."""
     NORM = "norm"
     EMBEDDING = "embedding"
     """Input embeddings and output head."""
     VISION = "vision"
     """Towers for images and videos, with their projectors."""
     AUDIO = "audio"
-    """Towers for sound, and what makes sound."""
+    """Towers for sound, and modules that make sound."""
     ENCODER = "encoder"
     """The encoder of an encoder-decoder."""
     DRAFT = "draft"
@@ -216,12 +216,16 @@ def is_before_layers(name: str) -> bool:
 def is_projection(name: str, shape: Sequence[int]) -> bool:
     """Returns whether a tensor is a Linear's matrix inside the model: no vector, no embedding, no head.
 
+    Nor is it a bias or a state space's matrix: experts' biases have a row each, and so have Mamba's states.
+
     >>> is_projection("model.layers.7.mlp.up_proj.weight", (8, 4)), is_projection("lm_head.weight", (8, 4))
     (True, False)
+    >>> is_projection("backbone.layers.0.mixer.A_log", (8, 4))
+    False
     """
     place = place_of(name)
     embeds = ModuleType.EMBEDDING in (place.module, _kind_of(place.within))
-    return len(shape) == 2 and not embeds
+    return len(shape) == 2 and name.endswith(".weight") and not embeds
 
 
 def is_input_embedding(name: str) -> bool:

@@ -5,11 +5,12 @@ weights of any are read. Sources may be stored in different floating-point dtype
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from blake3 import blake3
 
 from crossbreed.errors import InputError
 from crossbreed.sources.adapter import ADAPTER_STEM, Adapter
@@ -17,13 +18,17 @@ from crossbreed.sources.adapter_advice import merge_command
 from crossbreed.sources.adapter_config import ADAPTER_CONFIG, AdapterConfig
 from crossbreed.sources.agreement import Difference, check_agreement, check_chat_templates, end_token_ids
 from crossbreed.sources.checkpoint import CONFIG, Checkpoint
+from crossbreed.sources.hashes import require_unchanged
 from crossbreed.sources.hub import SourceLocation, locate
+from crossbreed.sources.mapped_file import FileState, MappedFile
 from crossbreed.sources.structure import Structure
 from crossbreed.sources.tokenization import appended_tokens, tokenizer_file
 from crossbreed.sources.vocabulary import end_tokens
 from crossbreed.types import BASE
 
 Expert: TypeAlias = Checkpoint | Adapter
+_SIDE_ENDINGS = (".json", ".jinja", ".model")
+"""The endings of the files that configuration and tokenizer are read from."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -32,13 +37,15 @@ class Sources:
 
     base: Checkpoint
     experts: Mapping[str, Expert]
-    """By the names that recipes use, in the order of the Spec."""
+    """Name in recipes -> expert, in the order of the Spec."""
     structure: Structure
-    """What a search space is told of them."""
+    """Their names and shapes, for search spaces."""
     differences: tuple[Difference, ...] = ()
-    """What experts have otherwise than the base, and every merge has as the base has it."""
+    """The differences between the experts' files and the base's; merges have the base's."""
     accept: tuple[str, ...] = ()
-    """What of it was accepted by name."""
+    """The differences that the spec accepts by name."""
+    side_files: Mapping[MappedFile, str] = field(default_factory=dict)
+    """What configurations and tokenizers were read from, and its content hash."""
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -52,14 +59,16 @@ class Sources:
         return tuple(_notes(self))
 
     def require_unchanged(self) -> None:
-        """Looks at the files of all weights: microseconds each.
+        """Looks at all files of the sources: microseconds each.
 
         Raises:
-            MachineError: one has changed since it was opened.
+            InputError: one has changed since it was opened.
         """
         for source in (self.base, *self.experts.values()):
-            for file in source.shards:
-                file.require_unchanged()
+            require_unchanged(source.shards)
+        for file, content in self.side_files.items():
+            if file.now != file.state and (file.now is None or _content_hash(file.path) != content):
+                raise file.changed
 
     def require_one_chat_template(self) -> None:
         """Refuses to ask chats where experts write them down otherwise than the base.
@@ -96,8 +105,7 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
     Args:
         base: A full checkpoint.
         experts: Expert name -> full checkpoint or PEFT LoRA adapter.
-        accept: What experts may have otherwise than the base: keys of config.json, `tokenizer`, `chat_template`. A
-            merge has them as the base has them.
+        accept: The differences to accept: keys of config.json, `tokenizer`, `chat_template`. A merge has the base's.
 
     Raises:
         InputError: a source is missing, broken, or disagrees with the base; the message names it and the tensor.
@@ -107,19 +115,34 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
     base_origin = _locate("the base", base)
     if is_adapter(base_origin):
         raise _adapter_as_base(base_origin.path)
+    side_files = _side_files(base_origin.path)
     foundation = Checkpoint.open(base_origin)
     opened: dict[str, Expert] = {}
     differences: list[Difference] = []
     for name, source in experts.items():
-        opened[name], differing = open_expert(name, _locate(f"expert `{name}`", source), foundation, accept=accept)
+        origin = _locate(f"expert `{name}`", source)
+        side_files |= _side_files(origin.path)
+        opened[name], differing = open_expert(name, origin, foundation, accept=accept)
         differences += differing
-    return Sources(
+    sources = Sources(
         base=foundation,
         experts=opened,
         structure=_structure(foundation, opened),
         differences=tuple(differences),
         accept=tuple(accept),
+        side_files=side_files,
     )
+    sources.require_unchanged()  # while one was hashed, another may have been written over
+    return sources
+
+
+def _side_files(folder: Path) -> dict[MappedFile, str]:
+    paths = (path for path in sorted(folder.iterdir()) if path.suffix in _SIDE_ENDINGS and path.is_file())
+    return {MappedFile(path=path, state=FileState.of(path)): _content_hash(path) for path in paths}
+
+
+def _content_hash(path: Path) -> str:
+    return blake3(path.read_bytes()).hexdigest()
 
 
 def _locate(who: str, source: str) -> SourceLocation:
@@ -144,10 +167,10 @@ def open_expert(
     """Opens a full checkpoint or an adapter as an expert of `base`.
 
     Args:
-        name: What messages call it.
+        name: The expert's name in messages.
         origin: Its folder.
-        base: Opened.
-        accept: As for `open_sources`.
+        base: The opened base.
+        accept: See `open_sources`.
 
     Returns:
         The expert, and what it has otherwise than the base all the same.
@@ -165,13 +188,15 @@ def open_expert(
 
 
 def _adapter_as_base(folder: Path) -> InputError:
-    trained_on = AdapterConfig.read(folder).base
+    config = AdapterConfig.read(folder)
+    named = config.base if config.names_base else "BASE"
+    trained_on = named if config.names_base else "BASE, which its configuration does not name"
     return InputError(
         "an adapter cannot stand alone: it changes a base",
         expected="a full checkpoint",
         where=str(folder),
         fix=f"in a spec or a recipe, name the model that it was trained on as the base ({trained_on}), and the adapter "
-        f"as an expert; to evaluate it alone, merge it:\n{merge_command(folder, Path(trained_on))}",
+        f"as an expert; to evaluate it alone, merge it:\n{merge_command(folder, Path(named))}",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from crossbreed.errors import InputError, first_line
+from crossbreed.sources.model_config import settings_of
 from crossbreed.sources.naming import layer_of
 
 
@@ -25,15 +26,15 @@ def require_loadable(config: Mapping[str, Any], shapes: Mapping[str, Sequence[in
     """
     import transformers
 
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
-        return
     named = next(iter(config.get("architectures") or ()), "")
     model_class = getattr(transformers, named, transformers.AutoModelForCausalLM)
     make = getattr(model_class, "from_config", None) or model_class._from_config
     try:
+        settings = settings_of(config)
+        if settings is None:
+            return
         with torch.device("meta"):
-            model = make(transformers.CONFIG_MAPPING[kind].from_dict(dict(config)))
+            model = make(settings)
     except Exception as error:  # its checks of a configuration raise all kinds
         raise _refusal("transformers cannot build the merge from its configuration", first_line(error)) from error
     wanted = Counter((layer_of(name), tuple(value.shape)) for name, value in model.named_parameters())

@@ -1,4 +1,4 @@
-"""What a checkpoint looks like, without its weights: all that a search space, `check` and a merge service need.
+"""Names, shapes and layers of a checkpoint, without its weights: enough for search spaces, `check` and a service.
 
 It travels as JSON, so that a service can say what it can merge and keep the weights to itself:
 
@@ -17,7 +17,7 @@ from math import prod
 from typing import Any, TypeVar
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import any_of, kind, require_keys, suggestion
+from crossbreed.parsing import any_of, require_keys, suggestion, type_name
 from crossbreed.sources.naming import count_layers
 from crossbreed.types import BASE
 
@@ -84,8 +84,8 @@ class Structure:
         """Returns the structure that a JSON value describes.
 
         Args:
-            value: From a service, or a file.
-            where: Which, for errors.
+            value: The value from a service or a file.
+            where: The name of that, for errors.
 
         Raises:
             InputError: naming the first thing that is wrong, and where.
@@ -181,4 +181,4 @@ def _require_exactly(value: Any, *keys: str, where: str) -> None:
 
 
 def _wrong(problem: str, expected: str, got: object, where: str) -> InputError:
-    return InputError(problem, expected=expected, got=kind(got)[:200], where=where)
+    return InputError(problem, expected=expected, got=type_name(got)[:200], where=where)

@@ -1,4 +1,4 @@
-"""How a folder's tokenizer reads text: whoever is asked one thing must read the same tokens in it.
+"""Tokens of a text by a folder's tokenizer: base and experts must read the same tokens in the same text.
 
 Equal vocabularies are not enough: a tokenizer may also lower-case, put a token before every text or cut words
 otherwise. So tokenizers are loaded, unless their files are the same, and given texts in which such things show.
@@ -9,22 +9,23 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from crossbreed.errors import InputError, first_line
-from crossbreed.sources.json_files import read_json
+from crossbreed.sources.json_files import mapping_at, read_json
 
 Tokenizer: TypeAlias = Any
 """transformers has no types."""
 Signature: TypeAlias = tuple[tuple[str, str], ...]
-"""File -> digest of what of it changes tokens."""
+"""File -> digest of its entries that change tokens."""
 
 CONFIG = "tokenizer_config.json"
 FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "tekken.json")
 """One of them holds the tokens of nearly every model."""
 _TOKEN_FILES = ("*.model", "*.tiktoken")
-"""Others that hold tokens."""
+"""Other files that hold tokens."""
 _BESIDE_THEM = ("merges.txt", "special_tokens_map.json", "added_tokens.json")
 _INERT = {
     *("chat_template", "model_max_length", "max_length", "padding_side", "truncation_side", "padding", "truncation"),
@@ -33,6 +34,8 @@ _INERT = {
 }
 """Of tokenizer_config.json: how texts are padded, cut, written back or stored."""
 _MOST_TOKENS = 512
+_MOST_ROWS = 10_000_000
+_MOST_GROWTH = 1000
 _TEXTS = (
     *("a", " ", "", "\n", "Hello, World!", "hello, world!", "ALL CAPS and camelCase, snake_case; 'quotes' \"too\""),
     *("  two  spaces   and three ", "a tab\there, a line\nand\n\nmore\r\n", "def f(x):\n    return x**2  # code"),
@@ -54,7 +57,7 @@ _TEXTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A text that two tokenizers read otherwise."""
+    """A text that two tokenizers split differently."""
 
     text: str
     ours: tuple[str, ...]
@@ -78,6 +81,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     if tokenizer_file(folder) is None:  # transformers would make up an empty one
         raise _no_tokenizer(folder, "none of them")
+    _check_size(folder / FILES[0])
     from transformers import AutoTokenizer
 
     try:
@@ -94,6 +98,38 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not ids:
         raise _no_tokenizer(folder, "a tokenizer without tokens")
     return tokenizer
+
+
+def _check_size(path: Path) -> None:
+    """Refuses a tokenizer.json that takes all memory when it is loaded or asked."""
+    if not path.is_file():
+        return
+    value = read_json(path)
+    vocabulary = mapping_at(value, "model", where=path).get("vocab")
+    added = value.get("added_tokens")
+    rows = [*vocabulary.values()] if isinstance(vocabulary, dict) else []  # a list's rows are its own
+    rows += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    largest = max((row for row in rows if isinstance(row, int)), default=0)
+    growth = _growth(value.get("normalizer"))
+    if largest > _MOST_ROWS or growth > _MOST_GROWTH:
+        raise InputError(
+            "a tokenizer asks for more memory than any model needs",
+            expected=f"token ids up to {_MOST_ROWS:,}, and texts that a normalizer makes {_MOST_GROWTH} times as long",
+            got=f"id {largest:,}" if largest > _MOST_ROWS else f"{growth} times",
+            where=str(path),
+            fix="copy tokenizer.json again from where the model came from",
+        )
+
+
+def _growth(normalizer: object) -> int:
+    """Returns by what factor the replacements of a normalizer may lengthen a text."""
+    if not isinstance(normalizer, dict):
+        return 1
+    parts = normalizer.get("normalizers")
+    if isinstance(parts, list):
+        return prod(map(_growth, parts))
+    content = normalizer.get("content")
+    return max(1, len(content)) if isinstance(content, str) else 1
 
 
 def shared_tokenizer(folder: Path) -> Tokenizer:
@@ -168,7 +204,7 @@ def _no_tokenizer(folder: Path, got: str) -> InputError:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns the files of a folder's tokenizer with digests of what of them changes tokens."""
+    """Returns the files of a folder's tokenizer with digests of their entries that change tokens."""
     others = {path.name for pattern in _TOKEN_FILES for path in folder.glob(pattern)}
     names = sorted({*FILES, *_BESIDE_THEM} | others)
     digests = [(name, _digest((folder / name).read_bytes())) for name in names if (folder / name).is_file()]

@@ -20,9 +20,9 @@ class EndToken:
     """A token that ends a text."""
 
     id: int | None
-    """None where only its text is known."""
+    """Its id; None where only its text is known."""
     text: str | None
-    """None where the folder has no tokenizer."""
+    """Its text; None where the folder has no tokenizer."""
     named_by: tuple[str, ...]
     """The files that name it."""
 
@@ -94,11 +94,11 @@ def check_vocabularies(
 
     Args:
         base: The base's folder.
-        expert: The expert's.
-        name: What messages call it.
-        unmet: Tokens that do not matter.
+        expert: The expert's folder.
+        name: The expert's name in messages.
+        unmet: Tokens that are not compared.
         may_append: Whether the expert may have more tokens than the base.
-        fix: What helps, for the message.
+        fix: The remedy in the message.
 
     Raises:
         InputError: they differ; the message names the first tokens that do.

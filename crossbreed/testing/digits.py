@@ -165,7 +165,7 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
     Args:
         folder: The run's folder; created if missing.
         seeds: The networks to begin with.
-        options: Of M2N2.
+        options: The options of M2N2.
         trials: How many networks to evaluate, the seeds included.
         seed: Seed of all randomness.
     """
@@ -207,7 +207,7 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
         pool = LocalPool(Classifier, retries=0)
         loop.search(pool)
         trial = max((history.trials[n] for n in optimizer.parents), key=lambda t: (t.objectives or (), -t.number))
-        loop.answer("report", [trial], pool)
+        loop.evaluate_split("report", [trial], pool)
         loop.end()
     finally:
         journal.close()

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 import pytest
 
 from crossbreed.errors import EngineError, InputError, MachineError
-from crossbreed.runs.search.pool import Answered, Evaluator, Job, Pool
+from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Pool
 from crossbreed.types import ItemScores, Score, Status
 
 Step: TypeAlias = Literal["ok", "invalid", "fault", "mistake", "bug", "die", "slow"]
@@ -48,6 +48,8 @@ class Script:
     """False: starting a worker raises EngineError."""
     num_failing_starts: int = 0
     """How many starts raise EngineError once a job has raised a fault."""
+    num_failing_first_starts: int = 0
+    """How many starts raise EngineError before any worker has started."""
     is_closable: bool = True
     """False: closing a worker that raised a fault raises RuntimeError."""
 
@@ -55,6 +57,9 @@ class Script:
         """Starts a worker."""
         if not self.has_engine:
             raise EngineError("there is no engine")
+        if not self.events("started") and len(self.events("not started")) < self.num_failing_first_starts:
+            self.note("not started", "")
+            raise EngineError("the engine does not start yet")
         if self.events("fault") and len(self.events("not started")) < self.num_failing_starts:
             self.note("not started", "")
             raise EngineError("the engine does not start again")
@@ -119,18 +124,18 @@ def jobs(*numbers: int) -> list[Job]:
     return [Job(number=number, split="search", recipe=None) for number in numbers]
 
 
-def drive(pool: Pool, asked: Sequence[Job]) -> dict[int, Answered]:
-    """Submits jobs as a search does and returns their answers by number. Fails if a job is answered twice."""
-    waiting, answers = list(asked), dict[int, Answered]()
+def drive(pool: Pool, given: Sequence[Job]) -> dict[int, JobResult]:
+    """Submits jobs as a search does and returns their results by number. Fails if a job is answered twice."""
+    waiting, results = list(given), dict[int, JobResult]()
     while waiting or pool.busy:
         while waiting and pool.idle:
             pool.submit(waiting.pop(0))
             assert pool.busy
-        answered = pool.wait()
-        if answered is not None:
-            assert answered.job.number not in answers, "a job is answered twice"
-            answers[answered.job.number] = answered
-    return answers
+        result = pool.wait()
+        if result is not None:
+            assert result.job.number not in results, "a job is answered twice"
+            results[result.job.number] = result
+    return results
 
 
 class PoolConformance:
@@ -245,6 +250,13 @@ class PoolConformance:
 
         with pytest.raises(MachineError, match="there is no engine"):
             start_and_drive()
+
+    def test_a_first_start_that_fails_is_made_again(self, make_pool: MakePool, notes: Path) -> None:
+        """The first worker has as many starts as its replacement."""
+        script = Script(notes=notes, num_failing_first_starts=1)
+        with opened(make_pool, script) as pool:
+            assert drive(pool, jobs(0))[0].attempts == 1
+        assert script.events("not started")
 
     def test_a_start_that_fails_is_made_again(self, make_pool: MakePool, notes: Path) -> None:
         """Two failures in a row do not end the run, and are no attempts at the job."""

@@ -123,9 +123,9 @@ class TaskConformance:
 
     def test_a_value_is_a_function_of_item_and_responses(self, task: Task) -> None:
         """It does not depend on what was scored before: chunks, splits and resumes change the order."""
-        asked = [(item, give(task, item)) for item in task.items for give in (self.right, self.wrong)]
-        forwards = [task.score(item, responses) for item, responses in asked]
-        backwards = [task.score(_reordered(item), tuple(responses)) for item, responses in reversed(asked)]
+        pairs = [(item, give(task, item)) for item in task.items for give in (self.right, self.wrong)]
+        forwards = [task.score(item, responses) for item, responses in pairs]
+        backwards = [task.score(_reordered(item), tuple(responses)) for item, responses in reversed(pairs)]
         assert backwards[::-1] == forwards
 
     def test_items_are_not_modified(self, task: Task) -> None:

@@ -49,7 +49,7 @@ class ToyMerge:
         Args:
             base: Tensor name -> tensor.
             experts: Expert's hash -> tensor name -> what it has of the tensors that it changes.
-            grams: Of the experts' inputs.
+            grams: The Grams of the experts' inputs.
         """
         self.base, self.experts, self.grams = base, experts, grams
 
@@ -74,8 +74,8 @@ class ToyMerge:
         """Returns the inputs of a tensor's merge.
 
         Args:
-            name: Of the tensor.
-            depth: Of its layer.
+            name: The tensor's name.
+            depth: The depth of its layer.
             names: Expert's hash -> what a recipe calls it; None: as its hash.
             cache: None: an empty one.
         """

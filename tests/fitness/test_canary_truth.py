@@ -1,6 +1,8 @@
 """The canary against engines that are wrong in the same way at every swap, and where it must not raise an alarm."""
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,17 @@ from crossbreed.fitness import (
     Loglikelihood,
     Prompt,
     Request,
+    Response,
     TransformersConfig,
     check_swap,
 )
+from crossbreed.fitness.canary_probes import mean_gap
 from crossbreed.fitness.canary_weights import other
 from crossbreed.fitness.engines import reference
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.transformers import TransformersEngine
-from crossbreed.testing.architectures import make_architecture
 from crossbreed.testing.fakes import FakeEngine
+from crossbreed.testing.tiny_models import make_model
 from crossbreed.testing.toys import load_weights, make_checkpoint
 from crossbreed.types import Dtype, Recipe, WeightStream
 
@@ -103,6 +107,58 @@ def test_a_tensor_that_is_never_taken_is_seen_whichever_it_is(tmp_path: Path) ->
             canary(engine, weights, noise(weights), REQUESTS[1:])
 
 
+class ChangingEngine(TransformersEngine):
+    """Changes its answers: all to NaN for weights far from the host's, or those that may use the cache by some nats."""
+
+    host: Weights
+    nan, nats, far = False, 0.0, False
+
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
+        def seen() -> WeightStream:
+            for name, tensor in weights:
+                if "q_proj" in name:
+                    self.far = not torch.allclose(tensor, self.host[name], atol=0.1)
+                yield name, tensor
+
+        return super().adopt(recipe, seen(), kept=kept)
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        return [
+            replace(answer, logprobs=tuple(math.nan if self.nan and self.far else p - cached for p in answer.logprobs))
+            for request, answer in zip(requests, super().answer(requests), strict=True)
+            for cached in (self.nats if isinstance(request, Generate) and request.use_cache else 0,)
+        ]
+
+
+def changing(host: Path) -> ChangingEngine:
+    engine = ChangingEngine(TransformersConfig(kind="transformers"), host)
+    engine.host = load_weights(host)
+    return engine
+
+
+def test_nan_where_the_truth_is_a_number_is_a_fault(host: Path) -> None:
+    engine = changing(host)
+    engine.nan = True
+    with pytest.raises(SwapError, match="as transformers does with the same weights, by inf"):
+        canary(engine, engine.host, noise(engine.host))
+    assert mean_gap(((-math.inf, -1.0),), ((-math.inf, -1.0),)) == 0
+
+
+@pytest.mark.parametrize("nats", [0.3, 3.0, math.nan])
+def test_a_fault_of_the_cache_does_not_set_the_tolerance(host: Path, nats: float) -> None:
+    engine = changing(host)
+    engine.nats = nats
+    with pytest.raises(SwapError, match="prefix cache changes its answers"):
+        canary(engine, engine.host, noise(engine.host))
+
+
+def test_rounding_that_would_hide_a_fault_is_noted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossbreed.fitness.canary.MAX_ROUNDING", 1e-9)
+    weights = load_weights(host)
+    [note] = canary(start(host, dtype="bfloat16"), weights, noise(weights))
+    assert "would hide a fault" in note
+
+
 class ReadingEngine(FakeEngine):
     """Starts on the weights in its folder, and may get later ones wrong."""
 
@@ -148,9 +204,12 @@ def test_experts_that_change_no_answer_are_no_fault_of_the_engine(tmp_path: Path
     assert note.startswith("no signal")
 
 
-@pytest.mark.parametrize("architecture", ["bloom", "falcon"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "rwkv")]
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "falcon", "ctrl", "openai-gpt", *SLOW])
 def test_heads_of_any_name_raise_no_alarm(tmp_path: Path, architecture: str) -> None:
-    host = make_architecture(tmp_path / architecture, architecture)
+    host = make_model(architecture, tmp_path / architecture)
     weights = load_weights(host)
     assert canary(start(host, max_model_len=400), weights, noise(weights)) == ()
 

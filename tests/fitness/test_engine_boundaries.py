@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from crossbreed.errors import CrossbreedError, EngineError, InputError, InvalidWeights, is_out_of_memory
@@ -39,6 +40,20 @@ def raising(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+class Settings(BaseModel):
+    sizes: list[int]
+
+
+@pytest.mark.parametrize("boundary", [library_call, engine_code])
+def test_settings_that_a_library_refuses_are_named(boundary: Callable[..., Any]) -> None:
+    """pydantic's first line only counts them."""
+    with (
+        pytest.raises(EngineError, match=r"^it did not start: Input should be a valid list$"),
+        boundary("it did not start"),
+    ):
+        Settings.model_validate({"sizes": 3})
 
 
 @pytest.mark.parametrize("error", [*NO_MEMORY, *OTHERS], ids=named)

@@ -48,6 +48,7 @@ def test_an_item_without_id_is_named_by_its_content(tmp_path: Path) -> None:
         ('{"q": NaN}\n', "an item holds a value that is not JSON", "line 1"),
         ('{"id": 1, "q": 1}\n{"q": 2}\n{"id": "1", "q": 3}\n', "two items have the same id", "lines 1 and 3"),
         ('{"id": 1, "q": 1}\n{"id": 2, "q": 1}\n', "two items have the same content", "lines 1 and 2"),
+        ('{"q": 1}\n{"q": 2}\n{"q": 1}\n', "two items have the same content", "lines 1 and 3"),
         ("\n\n", "there are no items", "x.jsonl"),
     ],
 )

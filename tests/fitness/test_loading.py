@@ -104,7 +104,7 @@ def test_a_gradient_is_that_of_the_checkpoints_tensors(name: str, tmp_path: Path
 
 
 def test_kept_tensors_of_a_stack_stay(tmp_path: Path) -> None:
-    folder = make_model("mixtral", tmp_path)
+    folder = make_model("mixtral", tmp_path, num_experts_per_tok=4)
     weights, engine = load_weights(folder), engine_on(folder)
     before = engine.adopt(RECIPE, iter(weights.items())).answer([ASKED, SCORED])
     changed = next(name for name in weights if "experts.1.w3" in name)

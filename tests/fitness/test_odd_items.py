@@ -13,16 +13,18 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import (
     ChoiceTask,
     GenerateTask,
+    Item,
     SplitConfig,
     Task,
     TaskConfig,
-    asked,
     check_disjoint,
     load_items,
     load_tasks,
+    questions_of,
     split_items,
 )
 from crossbreed.fitness.tasks.metrics import METRICS
+from crossbreed.runs.spec.spec import _override
 from crossbreed.yaml_files import read_yaml
 
 
@@ -111,8 +113,8 @@ def _said(text: str) -> Any:
         ('{"q": ' + "9" * 5000 + "}", "a line cannot be read"),
         ('{"q": ' + "[" * 100_000 + "]" * 100_000 + "}", "a line cannot be read"),
         ('{"q": 1e999}', "holds a value that is not JSON"),
-        ('{"q": "\\ud800"}', "holds a value that is not JSON"),
-        ('{"id": "\\ud800", "q": "a"}', "holds a value that is not JSON"),
+        ('{"q": "\\ud800"}', "holds a text that is not JSON"),
+        ('{"id": "\\ud800", "q": "a"}', "holds a text that is not JSON"),
         ('{"id": ["a"], "q": "a"}', "id is not a text"),
     ],
 )
@@ -180,6 +182,17 @@ def test_items_keep_their_ids_and_travel(tmp_path: Path) -> None:
     assert task.render(pickle.loads(pickle.dumps(item))) == task.render(item)
 
 
+def test_the_notation_of_a_number_is_part_of_a_task_s_contents(tmp_path: Path) -> None:
+    def contents(*texts: str) -> str:
+        return Task(kind=generate(tmp_path), items=load_items(lines(tmp_path, *texts))).contents_id
+
+    plain = contents('{"id": "1", "q": 1.1, "a": [1000.0, {"x": 2}]}')
+    assert contents('{"id": "1", "q": 1.10, "a": [1000.0, {"x": 2}]}') != plain
+    assert contents('{"id": "1", "q": 1.1, "a": [1e3, {"x": 2}]}') != plain
+    unwritten = Item(id="1", fields={"id": "1", "q": 1.1, "a": [1000.0, {"x": 2}]})
+    assert Task(kind=generate(tmp_path), items=(unwritten,)).contents_id == plain
+
+
 @pytest.mark.parametrize(
     ("text", "gold", "right"),
     [
@@ -212,6 +225,14 @@ def test_items_keep_their_ids_and_travel(tmp_path: Path) -> None:
         ("48/2=24", "48 / 2 = 24 #### 24", True),
         ("It costs 5/day", "5", True),
         ("**12**", "12", True),
+        ("1 000", "1000", True),
+        ("1 000", "0", False),
+        ("1 234 056.5 km", "1234056.5", True),
+        ("12 345", "345", False),
+        ("in 2020 5", "5", True),
+        ("1 000/2", "2", False),
+        ("3 or \u00bd", "3", False),
+        ("3 or \u2153", "3", False),
     ],
 )
 def test_numbers_are_read_whole(text: str, gold: str, right: bool) -> None:
@@ -273,6 +294,30 @@ def test_the_gold_option(tmp_path: Path, options: list[Any], gold: Any, settings
 def test_options_without_one_gold(tmp_path: Path, options: list[Any], gold: Any, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         load_tasks([choice(lines(tmp_path, json.dumps({"q": "1", "o": options, "a": gold})))])
+
+
+@pytest.mark.parametrize(
+    ("options", "golds", "shown"),
+    [
+        ([["10", "20"], ["10", "20"]], ["20", "1"], None),
+        ([["x", "y"], ["B", "A"]], ["B", "B"], None),
+        ([["x", "y"], ["x", "y"]], ["x", 1], None),
+        ([["x", "y"], [0, 1]], [1, 0], ["y", "0"]),
+        ([["x", "y"], ["x", "y"]], [1, "0"], ["y", "x"]),
+    ],
+)
+def test_one_way_of_naming_the_gold_option_fits_all_items(
+    tmp_path: Path, options: list[Any], golds: list[Any], shown: list[str] | None
+) -> None:
+    rows = [{"q": f"{i}", "o": o, "a": a} for i, (o, a) in enumerate(zip(options, golds, strict=True))]
+    config = choice(lines(tmp_path, *map(json.dumps, rows)))
+    if shown:
+        [task] = load_tasks([config])
+        assert [task.kind.shown(item) for item in task.items] == shown
+        return
+    with pytest.raises(InputError, match="in different ways") as caught:
+        load_tasks([config])
+    assert caught.value.where.endswith("line 2")
 
 
 def test_options_in_columns_are_named_by_their_letters(tmp_path: Path) -> None:
@@ -347,6 +392,34 @@ def test_an_index_does_not_make_a_question_another(tmp_path: Path, second: str) 
     assert ("list of right answers" in caught.value.fix) == ('"3"' in second)
 
 
+def test_a_system_message_of_its_own_makes_a_question_another(tmp_path: Path) -> None:
+    chats = [[{"role": "system", "content": f"You are {n}."}, CHAT[1]] for n in ("Bob", "Eve")]
+    path = lines(tmp_path, *(json.dumps({"m": chat, "a": "x"}) for chat in chats))
+    [task] = load_tasks([generate(path, prompt="", messages="m", chat_template=True)])
+    assert len(task.items) == 2
+    other = json.dumps({"n": 1, "m": chats[0], "a": "x"})
+    with pytest.raises(InputError, match="ask the model the same"):
+        load_tasks(
+            [
+                generate(
+                    lines(tmp_path, json.dumps({"m": chats[0], "a": "x"}), other),
+                    prompt="",
+                    messages="m",
+                    chat_template=True,
+                )
+            ]
+        )
+
+
+@pytest.mark.parametrize(("gold", "same"), [("PARIS", True), (["Lutetia", "paris"], True), ("5 letters", False)])
+def test_the_case_of_an_answer_does_not_make_a_question_another(tmp_path: Path, gold: Any, same: bool) -> None:
+    question = "What is the capital of France?"
+    one = generate(lines(tmp_path, json.dumps({"q": question, "a": "Paris"}), name="1.jsonl"), prompt="Q: {q}\nA:")
+    two = generate(lines(tmp_path, json.dumps({"q": question, "a": gold}), name="2.jsonl"), prompt="{q} Reply:")
+    keys = [questions_of(task, task.items[0]) for task in load_tasks([one, two])]
+    assert bool(keys[0] & keys[1]) is same
+
+
 def test_the_same_questions_under_other_names_are_refused_in_two_tasks(tmp_path: Path) -> None:
     questions = [f"What is {i} plus {i}?" for i in range(12)]
     one = lines(tmp_path, *(json.dumps({"q": q, "a": f"{i}"}) for i, q in enumerate(questions)), name="1.jsonl")
@@ -357,7 +430,7 @@ def test_the_same_questions_under_other_names_are_refused_in_two_tasks(tmp_path:
     for prompt in ("{text} =", "Question: {text}\nAnswer:"):
         tasks = load_tasks([generate(one), generate(other, name="u", prompt=prompt, answer="gold")])
         splits = {task.name: split_items(task.items, config, seed=1, task=task.name) for task in tasks}
-        keys = {task.name: (lambda item, task=task: asked(task, item)) for task in tasks}
+        keys = {task.name: (lambda item, task=task: questions_of(task, item)) for task in tasks}
         check_disjoint(splits)
         with pytest.raises(InputError, match="uses for search or selection") as caught:
             check_disjoint(splits, keys)
@@ -395,6 +468,16 @@ def test_few_shot_texts_that_yaml_would_change_are_refused(scalar: str) -> None:
     assert caught.value.where == "s, line 2"
     fixed = text.replace(scalar, caught.value.fix.removeprefix("quote it: "))
     assert read_yaml(fixed, what="the spec", where="s", texts=("few_shot",))["few_shot"][0]["a"] == scalar
+
+
+def test_overrides_of_few_shot_are_texts_too(tmp_path: Path) -> None:
+    raw: dict[str, Any] = {"fitness": {"tasks": [{"name": "t"}]}}
+    for override in ("few_shot=[{q: x, a: 007}]", "few_shot.0.a=1.10", "few_shot={a: [12:30]}"):
+        with pytest.raises(InputError, match="YAML does not read") as caught:
+            _override(raw, f"fitness.tasks.t.{override}")
+        assert "--set fitness.tasks.t.few_shot" in caught.value.where
+    _override(raw, 'fitness.tasks.t.few_shot=[{q: x, a: "007", b: 46}]')
+    assert raw["fitness"]["tasks"][0]["few_shot"] == [{"q": "x", "a": "007", "b": 46}]
 
 
 @pytest.mark.parametrize("scalar", ["46", "1.5", "-3", "yes please", "1e-5", "x"])

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,27 @@ def test_regex_compares_its_group() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "text"),
+    [(r"(4{1,2}6)", "446"), (r"(foo\{e<=1})", "foo{e<=1}"), (r"boxed{(.*)}", "boxed{446}"), (r"(\d{2,}?6)", "446")],
+)
+def test_a_pattern_means_what_it_means_to_re(pattern: str, text: str) -> None:
+    found = re.search(pattern, text)
+    assert found
+    item = Item(id="1", fields={"q": "", "a": found[1]})
+    assert generate(metric="regex", pattern=pattern).score(item, [said(text)]).value == 1
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"metric": "regex"},
         {"pattern": "(.)"},
         {"metric": "regex", "pattern": "no group"},
         {"metric": "regex", "pattern": "("},
+        {"metric": "regex", "pattern": "(foo){e<=1}"},
+        {"metric": "regex", "pattern": "(foo){2i+1s<=3}"},
+        {"metric": "regex", "pattern": "([[:alpha:]]+)"},
+        {"metric": "regex", "pattern": r"(\p{L}+)"},
         {"metric": "accuracy"},
         {"max_tokens": 0},
         {"stop": [""]},

@@ -19,7 +19,7 @@ from crossbreed.kernels.executors.cuda import Cuda, average, inner_products_of
 from crossbreed.kernels.executors.cuda.election import random_u16
 from crossbreed.kernels.executors.lowering import Pass, lower
 from crossbreed.kernels.executors.protocol import TensorMerge
-from crossbreed.kernels.operators import OPERATORS
+from crossbreed.kernels.operators import ARITHMETIC
 from crossbreed.kernels.programs import Affine, Consensus, Dense, Election, Elementwise, Pick, Program, Voter
 from crossbreed.kernels.reference import REFERENCES
 from crossbreed.kernels.reference.tensor import Tensor
@@ -134,7 +134,7 @@ class CudaLaws:
         self.check_program(here, there, inputs, torch.float32)
         weight = {expert.name: 0.5 for expert in inputs[0].experts}
         rule = Rule(match=".*", operator="ties", params={"weight": weight, "density": 0.5})
-        self.check_program(*(OPERATORS["ties"](p, rule) for p in inputs), inputs, torch.float32)
+        self.check_program(*(ARITHMETIC["ties"](p, rule) for p in inputs), inputs, torch.float32)
 
     def test_a_number_for_each_row_or_column(self) -> None:
         base, *full = random_tensors(ODD, *[torch.bfloat16] * 4)
@@ -155,16 +155,16 @@ class CudaLaws:
         inputs = self.both(base, random_factors(ODD, 4, seed=1), full, random_factors(ODD, 8, seed=2))
         for operator in ("task_arithmetic", "dare_ties"):
             rule = Rule(match=".*", operator=operator, params={"weight": WEIGHT})
-            self.check_program(*(OPERATORS[operator](p, rule) for p in inputs), inputs, torch.float32)
+            self.check_program(*(ARITHMETIC[operator](p, rule) for p in inputs), inputs, torch.float32)
 
     @pytest.mark.parametrize(("operator", "params"), ELECTIONS)
     def test_an_election_is_the_cpu_s_and_means_what_it_should(self, operator: str, params: dict) -> None:
         here, there = self.both(*random_tensors(ODD, *[torch.bfloat16] * 4))
         rule = Rule(match=".*", operator=operator, params={"weight": WEIGHT, **params})
-        program = OPERATORS[operator](there, rule)
+        program = ARITHMETIC[operator](there, rule)
         assert isinstance(program, Election)
         ours = execute(program, there.base, torch.float32, executor=self.cuda)
-        self.check(ours, execute(OPERATORS[operator](here, rule), here.base, torch.float32))
+        self.check(ours, execute(ARITHMETIC[operator](here, rule), here.base, torch.float32))
         meant = REFERENCES[operator](Tensor.of(here), rule)
         deltas = sum((expert.value.double() - here.base).abs() for expert in here.experts)
         size = here.base.abs() + deltas / LEAST_DENSITY / LEAST_DIVISOR
@@ -173,7 +173,7 @@ class CudaLaws:
     def test_an_election_is_rounded_once(self) -> None:
         inputs = self.both(*random_tensors(ODD, *[torch.bfloat16] * 4))
         rule = Rule(match=".*", operator="ties", params={"weight": WEIGHT, "density": 0.5})
-        self.check_program(*(OPERATORS["ties"](p, rule) for p in inputs), inputs, torch.bfloat16)
+        self.check_program(*(ARITHMETIC["ties"](p, rule) for p in inputs), inputs, torch.bfloat16)
 
     @pytest.mark.parametrize(("count", "size"), [(1, 2100), (5, 1100), (9, 600)])
     def test_masks_do_not_depend_on_how_elements_are_dealt_to_programs(self, count: int, size: int) -> None:
@@ -181,13 +181,13 @@ class CudaLaws:
         inputs = self.both(*random_tensors((size,), *[torch.float32] * (count + 1)))
         weight = {expert.name: 0.5 for expert in inputs[0].experts}
         rule = Rule(match=".*", operator="dare_linear", params={"weight": weight, "density": 0.5})
-        self.check_program(*(OPERATORS["dare_linear"](p, rule) for p in inputs), inputs, torch.float32)
+        self.check_program(*(ARITHMETIC["dare_linear"](p, rule) for p in inputs), inputs, torch.float32)
 
     def test_equal_magnitudes_are_kept_from_the_front(self) -> None:
         base = torch.zeros(1500)
         inputs = self.both(base, (torch.arange(1500) % 3 - 1).float(), (torch.arange(1500) % 2 * 2 - 1).float())
         rule = Rule(match=".*", operator="ties", params={"weight": 1.0, "density": 0.3, "normalize": False})
-        self.check_program(*(OPERATORS["ties"](p, rule) for p in inputs), inputs, torch.float32)
+        self.check_program(*(ARITHMETIC["ties"](p, rule) for p in inputs), inputs, torch.float32)
 
     @pytest.mark.parametrize("key", [(0, 0), (1, 2), (2**64 - 1, 2**63), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)])
     def test_random_numbers_are_numpy_s(self, key: tuple[int, int]) -> None:
@@ -205,7 +205,7 @@ class CudaLaws:
             expert[[7 + i, 17 + i, 27 + i]] = torch.tensor([math.nan, math.inf, -math.inf], dtype=torch.bfloat16)
         _, there = self.both(base, *experts)
         rule = Rule(match=".*", operator=operator, params={"weight": 0.5, **params})
-        work = lower(OPERATORS[operator](there, rule), there.base)
+        work = lower(ARITHMETIC[operator](there, rule), there.base)
         assert isinstance(work, Pass)
         merged = self.cuda.run(TensorMerge(work, torch.empty_like(there.base)), there.base).cpu()
         assert merged[7:10].isnan().all()

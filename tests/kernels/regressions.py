@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from merges import UP, inputs_of_tensors
 
-from crossbreed.kernels import OPERATORS
+from crossbreed.kernels import ARITHMETIC
 from crossbreed.kernels.executors import execute
 from crossbreed.kernels.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.reference import REFERENCES
@@ -48,7 +48,7 @@ def reference(inputs: TensorInputs, operator: str, **params: ParamValue) -> torc
 
 
 def fast(inputs: TensorInputs, operator: str, **params: ParamValue) -> torch.Tensor:
-    program = OPERATORS[operator](inputs, Rule(match=".*", operator=operator, params=params))
+    program = ARITHMETIC[operator](inputs, Rule(match=".*", operator=operator, params=params))
     return execute(program, inputs.base, torch.float32)
 
 

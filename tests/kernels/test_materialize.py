@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from merges import COUNTER, UP, inputs_of_tensors, opened, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS, materialize, unchanged
+from crossbreed.kernels import ARITHMETIC, materialize, unchanged
 from crossbreed.kernels.executors import execute
 from crossbreed.kernels.materialize import check_recipe
 from crossbreed.recipes.operators import OPERATOR_SPECS
@@ -20,7 +20,7 @@ from crossbreed.types import Rule
 
 
 def test_every_declared_operator_has_arithmetic() -> None:
-    assert OPERATORS.keys() == OPERATOR_SPECS.keys()
+    assert ARITHMETIC.keys() == OPERATOR_SPECS.keys()
 
 
 def test_yields_every_tensor_sorted_in_the_recipe_s_dtype(sources: Sources) -> None:
@@ -139,7 +139,7 @@ def test_nan_and_inf_never_vanish(operator: str, params: dict, value: float, sha
     base, good, bad = torch.randn(3, *shape, generator=generator)
     bad.view(-1)[[3, 7]] = value
     inputs = inputs_of_tensors(base, {"good": good, "bad": bad})
-    program = OPERATORS[operator](inputs, Rule(match=".*", operator=operator, params={"weight": 0.3, **params}))
+    program = ARITHMETIC[operator](inputs, Rule(match=".*", operator=operator, params={"weight": 0.3, **params}))
     with pytest.raises(InvalidWeights, match="NaN or Inf"):
         execute(program, base, torch.bfloat16)
 

@@ -77,7 +77,7 @@ MERGE = """
 import json, sys
 
 from crossbreed.errors import InputError
-from crossbreed.kernels import OPERATORS, materialize
+from crossbreed.kernels import ARITHMETIC, materialize
 from crossbreed.kernels.reference import materialize_fp64
 from crossbreed.recipes import parse_recipe
 from crossbreed.recipes.operators import OPERATOR_SPECS
@@ -107,13 +107,13 @@ merged = dict(materialize(recipe, sources))
 print(json.dumps({
     "error": max(float((merged[name].double() - meant[name]).abs().max()) for name in meant),
     "changed": sum(not merged[name].equal(sources.base.tensor(name).float()) for name in meant),
-    "listed": ["shrink" in names for names in (OPERATORS, DECLARED, OPERATOR_SPECS)],
+    "listed": ["shrink" in names for names in (ARITHMETIC, DECLARED, OPERATOR_SPECS)],
     "package": DECLARED.package_of("shrink"),
     "parameters": [param.name for param in OPERATOR_SPECS["shrink"].params],
     "misspelt": fault_of(lambda: recipe_of("shrinc")),
     "misnamed": fault_of(lambda: DECLARED["misnamed"]),
     "number": fault_of(lambda: DECLARED["number"]),
-    "absent": fault_of(lambda: OPERATORS["absent"]),
+    "absent": fault_of(lambda: ARITHMETIC["absent"]),
 }))
 """
 

@@ -19,6 +19,7 @@ FLOORS = (
     {"executors"},
     {"prepared"},
     {"operators"},
+    {"transposed"},
     {"materialize"},
     {"reference", "slopes", "model_products", "fingerprint"},
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from merges import UP, inputs_of_tensors, opened, recipe_of
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS, SourceCache, materialize
+from crossbreed.kernels import ARITHMETIC, SourceCache, materialize
 from crossbreed.kernels.executors import execute
 from crossbreed.kernels.linalg.order_statistics import values_of_ranks
 from crossbreed.kernels.reference import REFERENCES, materialize_fp64
@@ -77,7 +77,7 @@ def rule_of(operator: str, **params: Any) -> Rule:
 
 
 def merged(operator: str, inputs: TensorInputs, **params: Any) -> torch.Tensor:
-    return execute(OPERATORS[operator](inputs, rule_of(operator, **params)), inputs.base, torch.float32)
+    return execute(ARITHMETIC[operator](inputs, rule_of(operator, **params)), inputs.base, torch.float32)
 
 
 def in_fp64(operator: str, inputs: TensorInputs, **params: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from merges import UP, inputs_of_tensors
 
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.kernels import OPERATORS
+from crossbreed.kernels import ARITHMETIC
 from crossbreed.kernels.executors import execute
 from crossbreed.kernels.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg.least_squares import SketchedTerm, Term, solve, solve_sketched
@@ -132,7 +132,7 @@ def inputs_with(folder: Path, **settings: int) -> TensorInputs:
 
 
 def merged(inputs: TensorInputs, operator: str, **params: ParamValue) -> torch.Tensor:
-    program = OPERATORS[operator](inputs, Rule(match=".*", operator=operator, params=params))
+    program = ARITHMETIC[operator](inputs, Rule(match=".*", operator=operator, params=params))
     return execute(program, inputs.base, torch.float32) - inputs.base
 
 

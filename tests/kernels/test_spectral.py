@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from merges import UP, inputs_of_tensors, opened, recipe_of
 
 from crossbreed.errors import InvalidWeights
-from crossbreed.kernels import OPERATORS, SourceCache, materialize
+from crossbreed.kernels import ARITHMETIC, SourceCache, materialize
 from crossbreed.kernels.executors import execute
 from crossbreed.kernels.linalg.decompositions import polar, svd
 from crossbreed.kernels.prepared.singular_factors import singular_factors
@@ -52,7 +52,7 @@ def merged(
     """The fast result in fp32, and the reference in fp64."""
     inputs = inputs_of_tensors(base, experts, name=name)
     rule = Rule(match=".*", operator="tsv_m", params=params)
-    fast = execute(OPERATORS["tsv_m"](inputs, rule), base, torch.float32)
+    fast = execute(ARITHMETIC["tsv_m"](inputs, rule), base, torch.float32)
     return fast, REFERENCES["tsv_m"](Tensor.of(inputs), rule)
 
 
@@ -217,6 +217,6 @@ def test_nan_and_inf_never_vanish(value: float, shape: tuple[int, ...]) -> None:
     base, good, bad = noise(3, *shape)
     bad.view(-1)[[3, 7]] = value
     inputs = inputs_of_tensors(base, {"good": good, "bad": bad})
-    program = OPERATORS["tsv_m"](inputs, Rule(match=".*", operator="tsv_m", params={"weight": 0.3}))
+    program = ARITHMETIC["tsv_m"](inputs, Rule(match=".*", operator="tsv_m", params={"weight": 0.3}))
     with pytest.raises(InvalidWeights, match="NaN or Inf"):
         execute(program, base, torch.bfloat16)

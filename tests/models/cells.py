@@ -5,11 +5,15 @@ A function returns nothing, and raises where crossbreed refuses or something is 
 
 import atexit
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from crossbreed import run
-from crossbreed.errors import CrossbreedError, first_line
+from crossbreed.errors import CrossbreedError, SwapError, first_line
 from crossbreed.fitness import Loglikelihood, Prompt, TransformersConfig, build_engine
 from crossbreed.mergekit import to_mergekit
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.check import check_spec
 from crossbreed.runs.publishing.checkpoint import Merge, write_checkpoint
+from crossbreed.runs.publishing.contents import mergekit_config
 from crossbreed.runs.publishing.publish_run import publish_run
 from crossbreed.runs.spec import parse_spec
 from crossbreed.runs.weights import Weights
@@ -92,9 +97,8 @@ class Subject:
 
     @cached_property
     def run(self) -> Path:
-        report = run(self.spec, self.folder / "run")
-        if set(report.num_trials) != {"OK"} or report.unmeasured:
-            raise Wrong(f"trials: {dict(report.num_trials)}, {report.unmeasured}")
+        if said := _run_on(self.spec, self.folder / "run"):
+            raise Wrong(said)
         return self.folder / "run"
 
 
@@ -156,10 +160,10 @@ def export(subject: Subject) -> None:
     """mergekit 0.1.5 makes the same tensors of the exported configuration."""
     sources = open_sources(str(subject.base), {"expert": str(subject.expert)})
     recipe = weighted_deltas({"expert": 0.5}, hashes=sources.structure.hashes, dtype="float32")
+    if mergekit_config(recipe, sources) is None:
+        raise Wrong("not written: none of the models that mergekit was found to merge exactly")
     paths = {"base": str(subject.base), "expert": str(subject.expert)}
     config = to_mergekit(recipe, sources.structure, paths, {})
-    if config is None:
-        raise Wrong("not written")
     folder = subject.folder / "mergekit"
     folder.mkdir()
     (folder / "config.yml").write_text(yaml.safe_dump(config))
@@ -174,12 +178,18 @@ def export(subject: Subject) -> None:
 
 
 def vllm(subject: Subject) -> None:
-    """A run on vLLM, whose canary compares it with transformers."""
-    engine = {"kind": "vllm", "dtype": "float32", "max_model_len": LENGTH, "kv_cache_gb": 0.2}
+    """A run on vLLM, in a process of its own: it frees no memory before its process ends, and may end it."""
+    engine = {"kind": "vllm", "dtype": "float32", "max_model_len": LENGTH, "kv_cache_gb": 0.05}
     spec = {**subject.spec, "fitness": {**subject.spec["fitness"], "engine": engine}}
-    report = run(spec, subject.folder / "run-vllm")
-    if set(report.num_trials) != {"OK"}:
-        raise Wrong(f"trials: {dict(report.num_trials)}")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "crossbreed.runs.driver"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            said = pool.submit(_run_on, spec, subject.folder / "run-vllm").result()
+        except BrokenProcessPool:
+            raise Wrong("vLLM ends the process") from None
+    if said:
+        raise Wrong(said)
 
 
 COLUMNS: Mapping[str, Callable[[Subject], None]] = {
@@ -199,8 +209,22 @@ def outcome(subject: Subject, column: str) -> str:
     try:
         COLUMNS[column](subject)
     except (CrossbreedError, Wrong) as error:
-        return first_line(error).replace(str(subject.folder), "FOLDER").replace("|", "/")
+        said = first_line(error).replace(str(subject.folder), "FOLDER").replace("|", "/")
+        return re.sub(r"`(\w+): \[[^`]*`", r"`\1`", said)  # PEFT writes sets as lists, in any order
     return "yes"
+
+
+def _run_on(spec: Mapping[str, Any], folder: Path) -> str:
+    """Returns what went wrong; nothing if all was measured."""
+    try:
+        report = run(spec, folder)
+    except SwapError as error:
+        return f"the canary refuses it: {first_line(error).partition(', by ')[0]}"
+    except CrossbreedError as error:
+        return first_line(error).partition(". ")[0]
+    if set(report.num_trials) != {"OK"} or report.unmeasured:
+        return f"trials: {dict(report.num_trials)}, {report.unmeasured}"
+    return ""
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 from cells import COLUMNS, LENGTH, Subject, outcome
 from make_models_page import PAGE, VLLM, read, render
 
+from crossbreed import run
 from crossbreed.errors import InputError
 from crossbreed.runs import build_plan
 from crossbreed.runs.spec import parse_spec
@@ -27,10 +28,10 @@ WHOLE = "qwen3_moe"
 def cells() -> Iterator[object]:
     for name in ARCHITECTURES:
         for column in COLUMNS:
-            if column == VLLM:
-                continue
-            is_short = (column == "check" and name in SHORT) or (name == WHOLE and column != "mergekit")
+            is_short = (column == "check" and name in SHORT) or (name == WHOLE and column not in ("mergekit", VLLM))
             marks = [] if is_short else [pytest.mark.slow]
+            if column == VLLM:
+                marks.append(pytest.mark.engine)
             if column == "mergekit":
                 marks += [pytest.mark.parity, pytest.mark.skipif(find_spec("mergekit") is None, reason="no mergekit")]
             yield pytest.param(name, column, marks=marks, id=f"{name}-{column}")
@@ -60,13 +61,24 @@ def test_what_is_no_causal_language_model_is_refused_first(name: str, groups: di
         build_plan(parse_spec(spec))
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gpt2"])
-def test_grams_that_cannot_be_had_are_refused_before_a_run(name: str, subjects: dict[str, Subject]) -> None:
-    spec = dict(subjects[name].spec)
-    spec["space"] = {"kind": "coefficients", "operator": "bmm", "params": {"grams": "data"}}
-    spec["artifacts"] = {"grams": {"items": 2}}
-    with pytest.raises(InputError, match="there are no Grams of the inputs of"):
-        build_plan(parse_spec(spec))
+def with_grams(subject: Subject) -> dict[str, Any]:
+    space = {"kind": "coefficients", "operator": "bmm", "params": {"grams": "data"}}
+    return {**subject.spec, "space": space, "artifacts": {"grams": {"items": 2}}}
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("mixtral", r"experts\.0\.w1"), ("mamba", "dt_proj")])
+def test_grams_that_cannot_be_had_are_refused_before_a_run(
+    name: str, tensor: str, subjects: dict[str, Subject]
+) -> None:
+    with pytest.raises(InputError, match=f"there are no Grams of the inputs of .*{tensor}"):
+        build_plan(parse_spec(with_grams(subjects[name])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "falcon_h1", "lfm2", "rwkv"])
+def test_grams_of_transposed_matrices_and_of_mixers_are_collected(name: str, tmp_path: Path) -> None:
+    report = run(with_grams(Subject(name, tmp_path)), tmp_path / "run")
+    assert set(report.num_trials) == {"OK"}
 
 
 @pytest.mark.parametrize("name", ["bloom", "mamba"])

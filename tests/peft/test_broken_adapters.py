@@ -269,11 +269,15 @@ def test_an_adapter_of_another_base_says_which(bases: dict[str, Path], adapter: 
     assert open_sources(caught.value.fix.partition(": ")[2], {"x": str(adapter.folder)}).experts
 
 
-def test_an_adapter_alone_is_told_how_to_stand(adapter: Editable) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_adapter_alone_is_told_how_to_stand(is_named: bool, adapter: Editable) -> None:
     """As `crossbreed evaluate ADAPTER` opens it."""
+    if not is_named:
+        adapter.options(base_model_name_or_path=None)
     with pytest.raises(InputError, match="an adapter cannot stand alone") as caught:
         open_sources(str(adapter.folder), {})
-    follow(caught.value.fix)
+    assert ("BASE, which its configuration does not name" in caught.value.fix) is not is_named
+    follow(caught.value.fix.replace("BASE", str(adapter.base)))
     model = AutoModelForCausalLM.from_pretrained(f"{adapter.folder}-merged")
     torch.testing.assert_close(logits(model), adapter.live, rtol=1e-4, atol=1e-4)
     assert open_sources(f"{adapter.folder}-merged", {}).structure.tensors == adapter.open().structure.tensors

@@ -26,7 +26,7 @@ class Service:
         return self._config.describe_sources(f"fake/{body['base']}", experts).to_json()
 
     def adopt(self, body: dict[str, Any]) -> Any:
-        recipe = parse_recipe(body)
+        recipe = parse_recipe(body, is_recorded=True)  # operators of the client's packages
         self._recipes[recipe.id] = recipe
         return {"model": recipe.id, "fingerprint": self._engine.adopt(recipe).fingerprint}
 

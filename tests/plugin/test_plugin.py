@@ -105,7 +105,7 @@ def test_an_operator_of_another_package_merges_weights(
     spec["sources"] = {"base": str(toy_base), "experts": {name: str(path) for name, path in toy_adapters.items()}}
     spec["fitness"]["engine"] = {"kind": "fake"}
     path, out = write(spec, tmp_path / "spec.yaml"), tmp_path / "run"
-    publish = ("publish", out, "--out", tmp_path / "model", "--trial", 9, "--licence", "mit")
+    publish = ("publish", out, "--out", tmp_path / "model", "--trial", 9, "--no-report", "--licence", "mit")
     ran, published = crossbreed(("run", path, "--out", out), publish, path=installed)
     assert [ran[0], published[0]] == [0, 0], (ran[2], published[2])
     assert "operator: shrink" in (tmp_path / "model/recipe.yaml").read_text()

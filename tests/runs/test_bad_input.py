@@ -270,7 +270,7 @@ def test_a_folder_that_holds_only_the_lock_of_a_killed_start(cli: Cli, spec: Pat
 def test_an_engine_that_measures_nothing_leaves_nothing_behind(cli: Cli, spec: Path, tmp_path: Path) -> None:
     worker = Worker(build_plan(load_spec(spec)))
     worker.canary()
-    first_of_the_search = worker.candidates.engine._faults.num_answers + 1
+    first_of_the_search = worker.candidate_engine.engine._faults.num_answers + 1
     engine = f"fitness.engine={{kind: fake, fail: answer, fail_at: {first_of_the_search}}}"
     broken = ("--set", engine, "--set", "workers.retries=0")
     code, err = cli("run", spec, "--out", tmp_path / "run", *broken)
@@ -355,7 +355,7 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
 
 def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(cli: Cli, spec: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
-    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.05}")
+    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.12}")
     for number, signals in ((signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)):
         process = start("run", spec, "--out", out, *slow)
         wait_for_a_trial(process)

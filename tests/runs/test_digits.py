@@ -16,6 +16,7 @@ from crossbreed.errors import InputError
 from crossbreed.optimizer import M2n2Options
 from crossbreed.runs.search.pool import Job
 from crossbreed.testing import digits
+from crossbreed.types import Score
 
 OPTIONS = M2n2Options(archive=20, mutation=0.01)
 NUM_TRIALS = 400
@@ -42,6 +43,22 @@ def test_the_networks_are_the_papers() -> None:
     first, second = digits.random_networks(1)
     assert first.std() == pytest.approx(0.01, rel=0.05)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+
+
+def test_a_network_that_fails_last_needs_no_genome_that_was_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = digits.Classifier.evaluate
+
+    def at(self: digits.Classifier, job: Job) -> Score:
+        if job.split == "search" and job.number == 29:
+            raise OSError(5, "Input/output error")
+        return evaluate(self, job)
+
+    monkeypatch.setattr(digits.Classifier, "evaluate", at)
+    search(tmp_path / "run", trials=30)  # one more is asked in its place
+    told = {r["number"]: r["status"] for r in records_of(tmp_path / "run") if r.get("split") == "search"}
+    assert [number for number, status in told.items() if status == "FAILED"] == [29]
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from toy_runs import call, write_spec
 
 import crossbreed
 from crossbreed.errors import InputError
-from crossbreed.runs import Event, check_spec, dump_spec, load_spec, publish_run, report_on, run
+from crossbreed.runs import Event, check, check_spec, dump_spec, load_spec, publish_run, report_on, run
 from crossbreed.runs.events import (
     CheckpointWritten,
     EngineStarting,
@@ -121,6 +122,17 @@ def test_check_returns_what_it_found(spec: Path) -> None:
         assert f"{len(group.tensors)} tensors, as {group.tensors[0]}" in findings_text(findings)
 
 
+def test_check_and_run_refuse_a_model_that_does_not_fit(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "memory_bytes", lambda: 1000)
+    for start in (check_spec, partial(run, out=tmp_path / "run")):
+        with pytest.raises(InputError, match="does not fit this machine's memory"):
+            start(load_spec(spec))
+    assert not (tmp_path / "run").exists()
+    check.checked_plan(load_spec(spec, ["workers={executor: ray, address: auto}"]))  # the cluster's memory counts
+
+
 def test_check_shows_a_dozen_groups_and_counts_the_rest(spec: Path) -> None:
     findings = check_spec(load_spec(spec))
     many = replace(findings, groups=findings.groups[:1] * 15, unplaced=("x.y",))
@@ -150,6 +162,7 @@ def test_check_resolved_prints_a_spec_that_is_the_same_run(spec: Path, tmp_path:
         "executor": "local",
         "address": None,
         "retries": 2,
+        "timeout": None,
     }
 
 

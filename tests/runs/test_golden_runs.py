@@ -22,10 +22,11 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import AskRecord, Record, RunRecord, TellRecord, without_clock
 from crossbreed.runs.results.show import show_json, show_text
 from crossbreed.runs.session import open_session
-from crossbreed.runs.workers.grams import prepared
+from crossbreed.runs.workers.grams import prepare_grams
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space
 from crossbreed.sources import open_sources
 
@@ -187,7 +188,7 @@ def test_a_run_finds_the_grams_that_it_began_with(recorded: Path, tmp_path: Path
     begun, history = history_of(out)
     if other := [name for name in ("torch", "transformers") if begun.clock.versions[name] != version(name)]:
         pytest.skip(f"Grams are kept by version: {other[0]} was {begun.clock.versions[other[0]]} then")
-    plan = prepared(build_plan(load_spec(out / "spec.yaml")), on_event=lambda event: pytest.fail(f"{event}"))
+    plan = prepare_grams(build_plan(load_spec(out / "spec.yaml")), on_event=lambda event: pytest.fail(f"{event}"))
     assert plan.run_record().artifacts == begun.artifacts
     with open_session(plan, RunFolder(out), ignore) as session:
         assert session.history.candidates == history.candidates
@@ -211,11 +212,12 @@ def test_its_value_is_compared_under_either_name(chosen: float, is_same: bool, t
         path.write_text(text.replace('"vertex_scale":null', '"vertex_scale":1.5'))
     begun, _ = history_of(out)
     plan = build_plan(load_spec(out / "spec.yaml"))
+    recorded = migrated(begun, plan.spec, renamed=plan.renamed_settings)
     if is_same:
-        check_same_run(begun, plan.run_record(), where=out, renamed=plan.renamed_settings)
+        check_same_run(recorded, plan.run_record(), where=out)
     else:
         with pytest.raises(InputError, match=r"optimizer.options.seed_scale: 1.5 -> 1.0"):
-            check_same_run(begun, plan.run_record(), where=out, renamed=plan.renamed_settings)
+            check_same_run(recorded, plan.run_record(), where=out)
 
 
 def _options(begun: RunRecord) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, ru
 from crossbreed.runs.gram_files import artifacts_of
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.workers import grams
-from crossbreed.runs.workers.grams import prepared
+from crossbreed.runs.workers.grams import prepare_grams
 from crossbreed.testing.toys import make_expert
 from crossbreed.types import Recipe, Rule
 
@@ -47,7 +47,7 @@ def test_they_are_of_what_each_expert_gets(tmp_path: Path, cache: Path, toy_base
     """Of the search items alone, of the expert's own weights, and of the matrices that an expert changes."""
     first, second = toy_adapters
     grams = {"items": 3, "tasks": {first: ["red"]}, "max_columns": 150, "rank": 20}
-    plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": grams}))))
+    plan = prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": grams}))))
     encoder, weights = Encoder(toy_base), load_file(toy_base / "model.safetensors")
     for name, tasks in ((first, ["red"]), (second, ["red", "blue"])):
         asked = [(task, item) for task in plan.tasks for item in plan.items["search"][task.name].items[:3]]
@@ -65,7 +65,7 @@ def test_they_are_of_what_each_expert_gets(tmp_path: Path, cache: Path, toy_base
 
 def test_each_expert_s_are_of_its_own_weights(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
     """Answering the same items: after the first attention, what a matrix gets is the expert's own."""
-    plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
+    plan = prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
     one, other = (expert.hash for expert in plan.weights.sources.experts.values())
     assert torch.allclose(plan.weights.grams.of(one, QUERY, 128), plan.weights.grams.of(other, QUERY, 128), atol=1e-4)
     assert not torch.allclose(plan.weights.grams.of(one, UP, 128), plan.weights.grams.of(other, UP, 128), atol=1e-2)
@@ -75,12 +75,12 @@ def test_they_are_collected_once_and_made_again_alike(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
 ) -> None:
     loaded, events = load_spec(spec(tmp_path, toy_base, toy_adapters)), []
-    first = prepared(build_plan(loaded), on_event=events.append)
+    first = prepare_grams(build_plan(loaded), on_event=events.append)
     assert [str(event).partition(",")[0] for event in events] == ["collecting Grams of plain"]
-    again = prepared(build_plan(loaded), on_event=events.append)
+    again = prepare_grams(build_plan(loaded), on_event=events.append)
     assert len(events) == 1
     shutil.rmtree(cache)
-    remade = prepared(build_plan(loaded))
+    remade = prepare_grams(build_plan(loaded))
     for plan in (again, remade):
         assert plan.weights.grams is not None
         assert plan.weights.grams.hash == first.weights.grams.hash
@@ -88,7 +88,7 @@ def test_they_are_collected_once_and_made_again_alike(
     files = sorted(path.name for path in cache.glob("*.safetensors"))
     assert len(files) == 2
     other = load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": {"items": 5}}))
-    assert prepared(build_plan(other)).weights.grams.hash != first.weights.grams.hash
+    assert prepare_grams(build_plan(other)).weights.grams.hash != first.weights.grams.hash
     assert set(files) < {path.name for path in cache.glob("*.safetensors")}
 
 
@@ -97,7 +97,7 @@ def test_a_file_that_was_cut_off_is_collected_again(
 ) -> None:
     """As a power cut leaves one."""
     loaded = load_spec(spec(tmp_path, toy_base, toy_adapters))
-    first = prepared(build_plan(loaded))
+    first = prepare_grams(build_plan(loaded))
     recipe = first.space.decode(first.space.domain.low)
     one, other = sorted(cache.glob("*.safetensors"))
     one.unlink()  # it is mapped: not to be cut where it lies
@@ -105,7 +105,7 @@ def test_a_file_that_was_cut_off_is_collected_again(
     with pytest.raises(InputError, match="not on this machine"):
         artifacts_of(recipe)
     untouched = other.stat().st_mtime_ns
-    assert prepared(build_plan(loaded)).weights.grams.hash == first.weights.grams.hash
+    assert prepare_grams(build_plan(loaded)).weights.grams.hash == first.weights.grams.hash
     assert other.stat().st_mtime_ns == untouched
     assert [grams.hash for grams in artifacts_of(recipe)] == [first.weights.grams.hash]
 
@@ -113,7 +113,7 @@ def test_a_file_that_was_cut_off_is_collected_again(
 def test_a_recipe_names_them_and_the_space_knows_its_own(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
 ) -> None:
-    plan = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
+    plan = prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
     middle = tuple((low + high) / 2 for low, high in zip(plan.space.domain.low, plan.space.domain.high, strict=True))
     recipe = plan.space.decode(middle)
     assert recipe.artifacts == {"grams": plan.weights.grams.hash}
@@ -134,14 +134,14 @@ def test_a_warm_start_of_another_run_s_grams_is_refused_before_it_is_asked(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict
 ) -> None:
     path = spec(tmp_path, toy_base, toy_adapters)
-    plan = prepared(build_plan(load_spec(path)))
+    plan = prepare_grams(build_plan(load_spec(path)))
     ours = plan.space.decode(plan.space.domain.low)
     for name, recipe in {"ours": ours, "foreign": replace(ours, artifacts={"grams": "other"})}.items():
         (path.parent / f"{name}.yaml").write_text(dump_recipe(recipe))
-    warmed = prepared(build_plan(load_spec(path, ["warm_start=[ours.yaml]"])))
+    warmed = prepare_grams(build_plan(load_spec(path, ["warm_start=[ours.yaml]"])))
     assert [recipe for _, recipe in warmed.warm_starts] == [ours]
     with pytest.raises(InputError, match="artifacts that this run does not have"):
-        prepared(build_plan(load_spec(path, ["warm_start=[foreign.yaml]"])))
+        prepare_grams(build_plan(load_spec(path, ["warm_start=[foreign.yaml]"])))
     bare = write_spec(
         tmp_path / "bare", base=toy_base, experts=toy_adapters, warm_start=[str(path.parent / "ours.yaml")]
     )
@@ -153,15 +153,15 @@ def test_sums_of_older_code_are_not_taken(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = spec(tmp_path, toy_base, toy_adapters)
-    prepared(build_plan(load_spec(path)))
+    prepare_grams(build_plan(load_spec(path)))
     before = set(cache.glob("*.safetensors"))
     monkeypatch.setattr(grams, "_SCHEMA", grams._SCHEMA + 1)
-    prepared(build_plan(load_spec(path)))
+    prepare_grams(build_plan(load_spec(path)))
     assert len(set(cache.glob("*.safetensors")) - before) == len(before)
 
 
 def test_other_bits_are_another_run(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
-    record = prepared(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters)))).run_record()
+    record = prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters)))).run_record()
     with pytest.raises(InputError, match="CROSSBREED_CACHE"):
         check_same_run(replace(record, artifacts={"grams": "0" * 32}), record, where=tmp_path)
 
@@ -169,14 +169,19 @@ def test_other_bits_are_another_run(tmp_path: Path, cache: Path, toy_base: Path,
 def test_a_run_goes_on_with_the_grams_that_it_was_begun_with(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine that would make others of the same inputs, and whose cache has none or has those."""
+    """On a machine that would make others of the same inputs, and whose cache has none or has those.
+
+    A run folder may be shared: what it keeps is known by its hash, whoever can write there.
+    """
     path, out = spec(tmp_path, toy_base, toy_adapters), tmp_path / "run"
     run(load_spec(path, ["optimizer.budget.trials=4"]), out)
+    for file in (out / "artifacts").iterdir():
+        file.chmod(0o666)
     [begun] = {record["artifacts"]["grams"] for record in records_of(out)[:1]}
     scaled = grams.weighted_deltas
     monkeypatch.setattr(grams, "weighted_deltas", lambda weights, **how: scaled(dict.fromkeys(weights, 1.001), **how))
     shutil.rmtree(cache)
-    other = prepared(build_plan(load_spec(path))).run_record().artifacts["grams"]
+    other = prepare_grams(build_plan(load_spec(path))).run_record().artifacts["grams"]
     shutil.rmtree(cache)
     report = run(load_spec(path, ["optimizer.budget.trials=5"]), out)
     assert report.is_over
@@ -266,7 +271,7 @@ def test_an_expert_that_overflows_is_named(tmp_path: Path, cache: Path, toy_base
     loud = make_expert(tmp_path / "loud", base=toy_base, seed=1, scale=300.0, pattern="mlp")
     path = spec(tmp_path, toy_base, {"loud": loud}, artifacts={"grams": {"items": 1, "dtype": "float16"}})
     with pytest.raises(InputError, match="float32") as caught:
-        prepared(build_plan(load_spec(path)))
+        prepare_grams(build_plan(load_spec(path)))
     assert "`loud`" in caught.value.problem
     assert not list(cache.glob("*.safetensors"))
 
@@ -282,7 +287,7 @@ def test_only_what_helps_is_advised(
     loud = make_expert(tmp_path / "loud", base=toy_base, seed=1, scale=1e30, pattern="mlp")
     path = spec(tmp_path, toy_base, {"loud": loud}, artifacts={"grams": {"items": 1, "dtype": dtype}})
     with pytest.raises(InputError, match=f"finite activations in {dtype}") as caught:
-        prepared(build_plan(load_spec(path)))
+        prepare_grams(build_plan(load_spec(path)))
     assert caught.value.fix == fix
 
 
@@ -295,4 +300,4 @@ def test_weights_that_mean_nothing_are_no_activations(
     file = loud / "adapter_model.safetensors"
     save_file({key: tensor * 1e25 for key, tensor in load_file(file).items()}, file)
     with pytest.raises(InvalidWeights, match="_proj"):
-        prepared(build_plan(load_spec(spec(tmp_path, toy_base, {"loud": loud}))))
+        prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, {"loud": loud}))))

@@ -15,7 +15,8 @@ from crossbreed.errors import InputError
 from crossbreed.runs.record.journal import Journal, read
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import Record
-from crossbreed.testing.journals import RECORDS, RUN, JournalConformance, OpenJournal
+from crossbreed.testing.journal_records import RECORDS, RUN
+from crossbreed.testing.journals import JournalConformance, OpenJournal
 
 
 class TestJournal(JournalConformance):

@@ -120,6 +120,7 @@ def test_two_workers_give_the_trials_of_one(spec: Path, whole: Path, tmp_path: P
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_two_workers_give_the_trials_of_one_with_a_model(
     tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
 ) -> None:

@@ -84,7 +84,7 @@ def test_the_page_says_the_same() -> None:
     ("arguments", "said"),
     [
         (["optimizers"], "cma_es       CMA-ES, for one objective."),
-        (["metrics", "number"], "The last number in the text equals the last number in the gold."),
+        (["metrics", "number"], "The last number in the text equals the one number of the gold"),
         (["optimizers", "m2n2"], "paper: arXiv 2508.16204"),
         (["operators", "ties"], "paper: arXiv 2306.01708"),
         (["presets", "bmm"], "paper: arXiv 2605.12843"),

@@ -1,5 +1,6 @@
 """Several recipes in one command: the bits of single merges, a folder each, and no folder by halves."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from crossbreed.cli import app
 from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import fingerprint_checkpoint
 from crossbreed.recipes import dump_recipe, load_recipe
+from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import merge_recipe, merge_recipes
 from crossbreed.runs.publishing.contents import checkpoint_contents
 from crossbreed.runs.publishing.folders import new_folders
+from crossbreed.runs.publishing.merge_recipes import _rows
 from crossbreed.sources import Sources, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 from crossbreed.types import ParamValue, Recipe, Rule
@@ -256,3 +259,16 @@ def test_the_base_may_have_another_name(tmp_path: Path, sources: Sources, flags:
     assert fingerprint_checkpoint(tmp_path / "out") == sources.structure.hashes["a"]
     with pytest.raises(InputError, match="`root` is not the model"):
         merge_recipe(tmp_path / "r.yaml", tmp_path / "again", sources=[f"root={sources.experts['b'].path}", named[1]])
+
+
+def test_sources_that_change_during_a_merge_are_noticed_at_its_end(
+    toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    expert = shutil.copytree(toy_adapters["plain"], tmp_path / "plain")
+    opened = open_sources(str(toy_base), {"plain": str(expert)})
+    recipe = weighted_deltas({"plain": 1.0}, hashes=opened.structure.hashes, dtype="float32")
+    rows = _rows([recipe], opened, [])
+    next(rows)
+    os.utime(expert / "adapter_model.safetensors", ns=(1, 1))
+    with pytest.raises(InputError, match="a file of the sources was changed"):
+        list(rows)

@@ -215,7 +215,7 @@ def test_stacked_layers_make_a_model_that_loads(toys: dict[str, str], merge: Mer
     assert said == "hi"
     record = json.loads((out / "crossbreed.json").read_text())
     assert record["fingerprint"] == fingerprint_checkpoint(out)
-    assert list(record["sources"]) == [str(base)]
+    assert list(record["sources"]) == ["qwen"]
 
 
 def test_a_head_of_its_own_unties_the_configuration(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
@@ -225,6 +225,37 @@ def test_a_head_of_its_own_unties_the_configuration(toys: dict[str, str], merge:
     head = load_file(out / "model.safetensors")["lm_head.weight"]
     embedding = load_file(f"{toys['base']}/model.safetensors")["model.embed_tokens.weight"]
     assert torch.allclose(head, (load_file(untied / "model.safetensors")["lm_head.weight"] + embedding) / 2)
+
+
+def test_a_configuration_as_it_was_is_written_as_it_was(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    """Whatever it holds: the folder that it was loaded from, infinity, keys that transformers understands otherwise."""
+    donor = Path(shutil.copytree(toys["a"], tmp_path / "donor"))
+    config = json.loads((donor / "config.json").read_text())
+    odd = {"attention_bias": True, "limit": {"__float__": "Infinity"}}
+    (donor / "config.json").write_text(json.dumps({**config, **odd, "_name_or_path": "/home/somebody/model"}))
+    out = merge(of("linear", str(donor), toys["b"], parameters={"weight": 1}))
+    written = json.loads((out / "config.json").read_text())
+    assert {key: written[key] for key in odd} == odd
+    assert "_name_or_path" not in written
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": {"type": "Nope"}}', '{"version": '])
+def test_a_broken_tokenizer_is_named(content: str, toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(toys["b"], tmp_path / "broken"))
+    (broken / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="cannot read a ") as caught:
+        merge(of("linear", toys["a"], str(broken), parameters={"weight": 1}, tokenizer_source="union"))
+    assert caught.value.where.startswith(str(broken))
+
+
+def test_a_record_names_no_folder_of_the_machine(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
+    """Models are named by the last parts of their paths; two of one name are told apart."""
+    other = shutil.copytree(toys["b"], tmp_path / "other" / "a")
+    models = [toys["a"], str(other), f"{toys['base']}+{toys['p']}"]
+    record = (merge(of("linear", *models, parameters={"weight": 1})) / "crossbreed.json").read_text()
+    assert list(json.loads(record)["sources"]) == ["a", "a (2)", "base+p"]
+    assert str(Path(toys["a"]).parent) not in record
+    assert str(tmp_path) not in record
 
 
 def test_random_masks_are_the_same_every_time(toys: dict[str, str], merge: Merge) -> None:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from crossbreed.runs.search.pool import Answered, Evaluator, Job, LazyPool
+from crossbreed.runs.search.pool import Evaluator, Job, JobResult, LazyPool
+from crossbreed.runs.workers.attempts import log_failure
 from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.testing.pools import MakePool, PoolConformance, Script, drive, jobs, score_of
@@ -79,18 +80,18 @@ class _SameWorker(LocalPool):
 class _CatchesAll(LocalPool):
     """Turns every exception into FAILED."""
 
-    def wait(self) -> Answered:
+    def wait(self) -> JobResult:
         job = self._jobs[0]
         try:
             return super().wait()
         except Exception as error:
-            return Answered(job=job, score=Score(status=Status.FAILED, error=str(error)))
+            return JobResult(job=job, score=Score(status=Status.FAILED, error=str(error)))
 
 
 class _RetriesInvalid(LocalPool):
     """Retries INVALID."""
 
-    def wait(self) -> Answered:
+    def wait(self) -> JobResult:
         job = self._jobs[0]
         answered = super().wait()
         if answered.score.status is Status.INVALID:
@@ -102,18 +103,18 @@ class _RetriesInvalid(LocalPool):
 class _MixesUp(LocalPool):
     """Returns scores of other jobs."""
 
-    def wait(self) -> Answered:
+    def wait(self) -> JobResult:
         answered = super().wait()
         other = Job(number=answered.job.number // 2, split=answered.job.split, recipe=None)
-        return Answered(job=answered.job, score=score_of(other))
+        return JobResult(job=answered.job, score=score_of(other))
 
 
 class _AnswersTwice(LocalPool):
     """Answers a job twice."""
 
-    _last: Answered | None = None
+    _last: JobResult | None = None
 
-    def wait(self) -> Answered:
+    def wait(self) -> JobResult:
         if self._last is not None and self._last.job.number == 1:
             self._jobs.append(self._last.job)
         self._last = super().wait()
@@ -156,7 +157,7 @@ class _StartsEarly(LocalPool):
 class _StartsOnce(LocalPool):
     """Gives up at the first start that fails."""
 
-    def _restarted(self) -> Evaluator:
+    def _started(self) -> Evaluator:
         return self._make()
 
 
@@ -215,6 +216,7 @@ def test_another_error_than_machine_error_is_caught(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "law", "raised"),
     [
+        (_StartsOnce, SUITE.test_a_first_start_that_fails_is_made_again, "does not start yet"),
         (_StartsOnce, SUITE.test_a_start_that_fails_is_made_again, "does not start again"),
         (_ClosesBravely, SUITE.test_a_worker_that_cannot_be_closed_is_replaced, "the engine is dead"),
     ],
@@ -224,3 +226,13 @@ def test_a_pool_that_ends_the_run_at_a_fault_is_caught(
 ) -> None:
     with pytest.raises(RuntimeError, match=raised):
         law(wrong, tmp_path / "notes")
+
+
+def test_attempts_beyond_the_last_are_counted_alone() -> None:
+    said: list[str] = []
+    for attempt in (3, 4):
+        log_failure(said.append, None, "a traceback", attempt=attempt, retries=2)
+    assert [text.splitlines()[0] for text in said] == [
+        "a worker did not start: attempt 3 of 3 failed",
+        "a worker did not start: attempt 4 failed",
+    ]

@@ -7,6 +7,7 @@ from crossbreed.runs.events import TrialDone
 from crossbreed.runs.record.history import History
 from crossbreed.runs.search.loop import Budget
 from crossbreed.runs.search.progress import Progress
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
 
 
@@ -37,6 +38,15 @@ def test_what_ends_first_says_how_long_it_takes(budget: Budget, left_s: float) -
     assert after(search()[:5], elapsed_s=50, budget=budget).left_s == left_s
 
 
+def test_a_trial_that_failed_is_made_up_for() -> None:
+    history = History(item_ids={})
+    trials = [*search()[:17], failed(17, "optimizer:random")]
+    history.trials.update({trial.number: trial for trial in trials})
+    history.failed.update({2, 17})
+    progress = Progress(objectives=(MEAN,), budget=Budget(trials=14, seconds=None), num_initial=4)
+    assert str(progress.after(trials[-1], history)).startswith("[18 of 19]  ")
+
+
 def test_the_time_left_is_shown_in_minutes() -> None:
     assert str(after(search()[:5], elapsed_s=50, budget=Budget(trials=11, seconds=None))).endswith("about 1:40 left")
 
@@ -56,3 +66,19 @@ def test_a_failure_shows_its_reason_and_is_no_best() -> None:
     done = after([failed(0, "baseline:base")], elapsed_s=1, budget=Budget(trials=11, seconds=None))
     assert done.best is None
     assert "FAILED: the engine died  nothing measured yet" in str(done)
+
+
+@pytest.mark.parametrize("num_trials", [50, 100])
+def test_a_trial_is_compared_with_the_best_alone_however_many_there_were(
+    num_trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared, utility = list[float](), Objective.utility
+    monkeypatch.setattr(Objective, "utility", lambda self, value: compared.append(value) or utility(self, value))
+    trials, history = search(num_trials), History(item_ids={})
+    progress = Progress(objectives=(MEAN,), budget=Budget(trials=None, seconds=9), num_initial=4)
+    for number, trial in enumerate(trials, start=1):
+        history.trials[trial.number] = trial
+        best = progress.after(trial, history).best
+        assert best is not None
+        assert best.objectives == max(known.objectives or () for known in trials[:number])
+    assert len(compared) <= 2 * len(trials)

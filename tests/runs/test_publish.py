@@ -16,7 +16,7 @@ from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint, materialize
 from crossbreed.recipes import load_recipe
 from crossbreed.runs.publishing.checkpoint import Merge, publish_checkpoint, write_checkpoint
-from crossbreed.runs.publishing.contents import mergekit_config
+from crossbreed.runs.publishing.contents import checkpoint_contents, mergekit_config
 from crossbreed.runs.publishing.hub_upload import push
 from crossbreed.runs.publishing.model_card import CardInfo
 from crossbreed.runs.publishing.shards import write_shards
@@ -213,6 +213,20 @@ def test_it_is_not_written_for_a_model_of_other_tensors(tmp_path: Path, toy_base
         recipe = Recipe(base="base", sources=opened.structure.hashes, rules=(rule,))
         found[name] = mergekit_config(recipe, opened) is not None
     assert found == {"as it is": True, "a bias more": False, "an unknown architecture": False}
+
+
+@pytest.mark.parametrize(
+    ("stated", "written"), [([256, None], 256), ([None, 256, 256], 256), ([256], None), (3, [3, 256])]
+)
+def test_end_tokens_are_written_without_null(stated: object, written: object, toy_base: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(toy_base, tmp_path / "base"))
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": stated, "max_new_tokens": 7}))
+    expert = make_expert(tmp_path / "expert", base=base, seed=1)
+    sources = open_sources(str(base), {"a": str(expert)})
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": {"a": 1.0}})
+    contents = checkpoint_contents(Recipe(base="base", sources=sources.structure.hashes, rules=(rule,)), sources)
+    text = contents.texts.get("generation_config.json")
+    assert (text and json.loads(text)) == (written and {"eos_token_id": written, "max_new_tokens": 7})
 
 
 def test_other_dtype_and_several_shards(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
@@ -452,3 +466,12 @@ def test_push_refusals_are_the_users_to_mend(published: Path, tmp_path_factory: 
         push(published, "org/merge", hub=RecordingHub(OSError("401 Unauthorized")))
     with pytest.raises(InputError, match="not published by crossbreed"):
         push(tmp_path_factory.mktemp("other"), "org/merge", hub=RecordingHub())
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b"])
+def test_a_record_that_lists_files_elsewhere_is_refused(published: Path, name: str) -> None:
+    record = json.loads((published / "crossbreed.json").read_text())
+    record["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    (published / "crossbreed.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="does not list the files of its folder"):
+        push(published, "org/merge", hub=RecordingHub(), dry_run=True)

@@ -2,13 +2,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from toy_runs import journal_of, records_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
-from crossbreed.runs import build_plan, load_spec, report_on, run
-from crossbreed.runs.events import TrialDone
+from crossbreed.runs import build_plan, dump_spec, load_spec, publish_run, report_on, run
+from crossbreed.runs.events import Event, TrialDone
 from crossbreed.runs.results.report_text import caveats
 from crossbreed.runs.results.show import show_json, show_text, show_trial
 from crossbreed.runs.workers.start import start_worker
@@ -212,6 +214,45 @@ def test_a_trial_is_shown_with_what_the_model_said(finished: Path) -> None:
     assert "red-" in text
     with pytest.raises(InputError, match="no trial 99"):
         show_trial(finished, 99, answers=False)
+
+
+def test_a_published_folder_is_not_taken_for_another(finished: Path, tmp_path: Path) -> None:
+    """The same weights with another licence, another trial's, or a dry run into either."""
+    out, said = tmp_path / "model", list[Event]()
+    kept = (finished / "report.json").read_bytes()
+    (finished / "report.json").write_text("[")  # is derived: nobody needs it
+    publish_run(finished, out, trial=3, with_scores=False, licence="mit")
+    (finished / "report.json").write_bytes(kept)
+    before = {path: path.stat() for path in out.iterdir()}
+    publish_run(
+        finished, out, trial=3, with_scores=False, licence="mit", push_to="a/b", dry_run=True, on_event=said.append
+    )
+    assert "would upload to a/b" in str(said[-1])
+    for push_to in (None, "a/b"):
+        asked: dict[str, Any] = {"with_scores": False, "push_to": push_to, "dry_run": push_to is not None}
+        with pytest.raises(InputError, match="published otherwise") as caught:
+            publish_run(finished, out, trial=3, licence="apache-2.0", **asked)
+        assert (caught.value.expected, caught.value.got) == ("licence: apache-2.0", "licence: mit")
+        with pytest.raises(InputError, match="the output folder is in use"):
+            publish_run(finished, out, trial=1, licence="mit", **asked)
+    assert before == {path: path.stat() for path in out.iterdir()}
+    record = json.loads((out / "crossbreed.json").read_text())
+    for other in ({"run": {**record["run"], "name": "another"}}, {"host": {**record["host"], "chat template": "0"}}):
+        (out / "crossbreed.json").write_text(json.dumps({**record, **other}))
+        with pytest.raises(InputError, match="published otherwise"):
+            publish_run(finished, out, trial=3, with_scores=False, licence="mit")
+
+
+def test_a_run_reads_its_own_spec(spec: Path, tmp_path: Path) -> None:
+    """A spec of Python may hold under `few_shot` what is refused in a file, where texts are meant."""
+    raw = yaml.safe_load(dump_spec(load_spec(spec, ["optimizer.budget.trials=1"])))
+    raw["fitness"]["tasks"][0]["few_shot"] = [{"q": 1e-05, "a": "5", "hard": True}]
+    run(raw, tmp_path / "run")
+    report_on(tmp_path / "run")
+    own = tmp_path / "run" / "spec.yaml"
+    (tmp_path / "spec.yaml").write_text(own.read_text().replace("hard: true", "hard: yes"))
+    with pytest.raises(InputError, match="as a text"):
+        load_spec(tmp_path / "spec.yaml")
 
 
 def test_sources_that_change_stop_the_search_at_once(

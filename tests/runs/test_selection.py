@@ -2,9 +2,17 @@ import pytest
 from simulated import MEAN, failed, score, scores_on, search, trial
 
 from crossbreed.errors import MachineError
-from crossbreed.runs.results.winner import best_tuned_scalar, choose_winner, finalists, named_baselines, reported
+from crossbreed.runs.results.winner import (
+    choose_winner,
+    finalists,
+    named_baselines,
+    reported,
+    search_scalar,
+    tuned_scalar_trial,
+)
+from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import Score, Status
+from crossbreed.types import ProposedBy, Score, Status
 
 SUMS = Objective(kind="task", tasks=("sums",))
 FRENCH = Objective(kind="task", tasks=("french",))
@@ -84,12 +92,33 @@ def test_knee_does_not_depend_on_the_units_of_an_objective() -> None:
 
 def test_tuned_scalar_is_best_on_search_and_uniform_is_its_s_1() -> None:
     trials = search()
-    tuned = best_tuned_scalar(trials, [MEAN])
+    tuned = tuned_scalar_trial(trials, [MEAN])
     assert tuned is not None
     assert str(tuned.candidate.proposed_by) == "baseline:tuned_scalar:1.5"
-    tuned = best_tuned_scalar([t for t in trials if t is not tuned], [MEAN])
+    tuned = tuned_scalar_trial([t for t in trials if t is not tuned], [MEAN])
     assert tuned is not None
     assert str(tuned.candidate.proposed_by) == "baseline:uniform"
+
+
+def test_the_search_and_the_report_have_one_tuned_scalar_also_with_several_objectives() -> None:
+    trials = search(objectives=BOTH)
+    scalar = search_scalar(trials, BOTH)
+    tuned = [t for t in trials if t.candidate.proposed_by.global_scalar is not None]
+    assert tuned_scalar_trial(trials, BOTH) is max(tuned, key=lambda t: scalar.utility(scalar.of(t.score.tasks)))
+
+
+def test_a_broken_merge_does_not_decide_which_scalar_is_the_best() -> None:
+    """Scaled to the range of the scalars themselves, the perplexities of the others would count for nothing."""
+    found = {
+        "base": (0.2, -10.0),
+        "uniform": (0.3, -8.0),
+        "tuned_scalar:0.5": (0.32, -8.5),
+        "tuned_scalar:3": (0, -1e3),
+    }
+    told = {number: (ProposedBy.parse(f"baseline:{name}"), found[name]) for number, name in enumerate(found)}
+    assert best_tuned_scalar(told) == 1
+    assert best_tuned_scalar({number: told[number] for number in (2, 3)}) == 2
+    assert best_tuned_scalar({0: told[0]}) is None
 
 
 def test_reported_are_the_baselines_and_the_winner() -> None:

@@ -1,6 +1,7 @@
 """Merges with other layers or tokens than one model has: what is written says so, and transformers loads it whole."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,25 @@ def test_layers_under_unknown_names_are_refused(tmp_path: Path, made: Made) -> N
 
     renamed = {name.replace(".layers.", ".cells."): tensor for name, tensor in weights.items()}
     save_file(renamed, llama / "model.safetensors", metadata={"format": "pt"})
+    twin = shutil.copytree(llama, tmp_path / "twin")
+    save_file({name: tensor * 2 for name, tensor in renamed.items()}, twin / "model.safetensors")
     config = {"merge_method": "linear", "models": [{"model": str(llama), "parameters": {"weight": 1}}]}
     with pytest.raises(InputError, match="not found by the names") as refused:
         merged(config, tmp_path)
     assert "model.cells (6)" in refused.value.got
+
+    models = [
+        {"model": str(llama), "parameters": {"weight": [0, 1]}},
+        {"model": str(twin), "parameters": {"weight": 1}},
+    ]
+    graded = {"merge_method": "linear", "models": models}
+    (tmp_path / "merge.yml").write_text(yaml.safe_dump(graded))
+    with pytest.raises(InputError, match="`weight` has values over the layers") as refused:
+        merge_recipe(tmp_path / "merge.yml", tmp_path / "graded", numerics="accurate")
+    assert "model.cells (6)" in refused.value.got
+    models[0]["parameters"] = {"weight": [{"filter": "cells.0.", "value": 0.5}, {"value": 1}]}
+    (tmp_path / "merge.yml").write_text(yaml.safe_dump(graded))
+    merge_recipe(tmp_path / "merge.yml", tmp_path / "graded", numerics="accurate")
 
 
 def test_every_tensor_with_token_rows_follows_the_tokens(tmp_path: Path, made: Made) -> None:

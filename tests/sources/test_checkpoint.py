@@ -146,6 +146,21 @@ def test_buffers_that_loaders_recompute_are_not_listed(toy_base: Path, copy: Cal
     assert open_checkpoint(old.path).tensors == open_checkpoint(toy_base).tensors
 
 
+def test_an_index_may_list_a_tied_head_and_leave_out_what_loaders_recompute(
+    toy_base: Path, copy: Callable[[Path], Copy]
+) -> None:
+    """Repositories of the hub are so, and transformers loads them."""
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    old = copy(toy_base).tensors(lambda tensors: tensors.update({name: torch.ones(16)})).sharded()
+
+    def edit(weight_map: dict[str, str]) -> None:
+        del weight_map[name]
+        weight_map[HEAD] = weight_map[EMBEDDING]
+
+    old.json(INDEX, lambda index: edit(index["weight_map"]))
+    assert open_checkpoint(old.path).tensors == open_checkpoint(toy_base).tensors
+
+
 def test_quantised_weights_are_refused(toy_base: Path, copy: Callable[[Path], Copy]) -> None:
     eight_bit = copy(toy_base)
     eight_bit.tensors(lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING].to(torch.float8_e4m3fn)}))

@@ -2,6 +2,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from crossbreed.cache import cache_folder
-from crossbreed.errors import InputError, MachineError
-from crossbreed.sources import Checkpoint, SourceLocation, open_sources
+from crossbreed.errors import InputError
+from crossbreed.sources import Checkpoint, SourceLocation, Structure, open_sources, opening
 from crossbreed.sources import hashes as hashes_module
 from crossbreed.sources.hashes import digests_of, hash_of
 from crossbreed.sources.mapped_file import FileState, MappedFile
@@ -80,7 +81,7 @@ def test_another_file_of_the_same_size_and_time_is_read_anew(cache: Path, tmp_pa
 def test_a_file_that_changed_since_it_was_mapped_is_not_taken_for_its_successor(cache: Path, tmp_path: Path) -> None:
     file, named = tensor_file(tmp_path, torch.ones(3))
     tensor_file(tmp_path, torch.zeros(3))
-    with pytest.raises(MachineError, match="has changed since it was opened"):
+    with pytest.raises(InputError, match="a file of the sources was changed"):
         digests_of(file, named)
     assert not cache.exists()
 
@@ -92,8 +93,46 @@ def test_sources_notice_that_a_file_has_changed(toy_base: Path, copy: Callable[[
     with (expert.path / "model.safetensors").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\1")
-    with pytest.raises(MachineError, match=str(expert.path)):
+    with pytest.raises(InputError, match="a file of the sources was changed") as caught:
         sources.require_unchanged()
+    assert caught.value.where == str(expert.path / "model.safetensors")
+
+
+def test_sources_may_get_other_rights_and_be_linked_but_no_other_content(
+    toy_base: Path, copy: Callable[[Path], Copy], tmp_path: Path
+) -> None:
+    expert = copy(toy_base).tensors(lambda tensors: tensors[EMBEDDING].add_(1))
+    sources = open_sources(str(toy_base), {"expert": str(expert.path)})
+    weights, config = expert.path / "model.safetensors", expert.path / "config.json"
+    for path in (weights, config):
+        path.chmod(0o600)
+        os.link(path, tmp_path / f"backup-{path.name}")
+    sources.require_unchanged()
+    state = weights.stat()
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(InputError, match="a file of the sources was changed"):
+        sources.require_unchanged()
+
+
+def test_a_source_that_changes_while_the_next_is_hashed_is_noticed(
+    toy_base: Path, copy: Callable[[Path], Copy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expert = copy(toy_base).tensors(lambda tensors: tensors[EMBEDDING].add_(1))
+    config = expert.path / "config.json"
+    structure = opening._structure
+
+    def meanwhile(*args: Any) -> Structure:
+        found = structure(*args)
+        config.write_text(config.read_text() + " ")
+        return found
+
+    monkeypatch.setattr(opening, "_structure", meanwhile)
+    with pytest.raises(InputError, match="a file of the sources was changed") as caught:
+        open_sources(str(toy_base), {"expert": str(expert.path)})
+    assert caught.value.where == str(config)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"other": "digest"}', '{"t0": 1}'])

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from crossbreed.errors import InputError
 from crossbreed.sources import open_sources
-from crossbreed.sources.model_config import HARMLESS, compare_configs
+from crossbreed.sources.model_config import HARMLESS, as_transformers_reads, compare_configs
+from crossbreed.sources.skeletons import require_loadable
 
 WHERE = (Path("base/config.json"), Path("expert/config.json"))
 SIZE = {
@@ -245,3 +246,22 @@ def test_the_expert_would_have_answered_otherwise(toy_base: Path, copy: Callable
     with torch.no_grad():
         one, other = (AutoModelForCausalLM.from_pretrained(path)(ids).logits for path in (toy_base, expert.path))
     assert (one - other).abs().max() > 0.1
+
+
+def test_infinity_is_read_as_transformers_writes_it(tmp_path: Path) -> None:
+    made = AutoConfig.for_model(
+        "mamba2", vocab_size=48, hidden_size=16, num_heads=4, head_dim=8, state_size=4, n_groups=1, num_hidden_layers=1
+    )
+    made.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    assert as_transformers_reads(written, tmp_path)["time_step_limit"] == [0.0, float("inf")]
+    plain = {**written, "time_step_limit": [0.0, float("inf")]}
+    assert not compare_configs(written, plain, where=WHERE)
+    assert differing(written, {**plain, "time_step_limit": [0.0, 1.0]}) == ["time_step_limit"]
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in AutoModelForCausalLM.from_config(made).named_parameters()}
+    require_loadable(written, shapes)
+    shapes.popitem()
+    with pytest.raises(InputError, match="lacks tensors"):
+        require_loadable(written, shapes)

@@ -20,9 +20,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
-from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
-from vllm.platforms import current_platform
+from crossbreed.fitness.engines.library import internals, other_version, require_internals
+
+with internals("vllm"):
+    from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    from vllm.platforms import current_platform
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +37,16 @@ class SwapExtension:
     if TYPE_CHECKING:
         get_model: Any
         model_runner: Any
+
+    def check_internals(self) -> None:
+        """Refuses a version of vLLM in which the methods below would find nothing to do. Called once."""
+        require_internals("vllm", self, ("get_model", "model_runner", "reload_weights"))
+        require_internals("vllm", self.model_runner, ("kv_caches",))
+        require_internals("vllm", QuantizeMethodBase, ("process_weights_after_loading",))
+        model: torch.nn.Module = self.get_model()
+        methods = [getattr(module, "quant_method", None) for module in model.modules()]
+        if not any(isinstance(method, QuantizeMethodBase) for method in methods):
+            raise other_version("vllm", "no layer has a `quant_method`")
 
     def process_experts_fully(self) -> None:
         """Makes every later reload process layers of experts as the first load did. Called once, before any reload."""
@@ -66,6 +79,7 @@ def _own(module: "torch.nn.Module") -> "list[torch.nn.Parameter]":
 
 
 def _as_if_first(method: FusedMoEMethodBase) -> "Callable[[torch.nn.Module], None]":
+    require_internals("vllm", method, ("moe_kernel",))  # or a new attribute would be set, and nothing said
     process = method.process_weights_after_loading
 
     def process_fully(layer: "torch.nn.Module") -> None:

@@ -15,25 +15,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    Chunk,
-    Concatenate,
-    MergeModulelist,
-    WeightConverter,
-    WeightRenaming,
-    rename_source_key,
-)
+from transformers.pytorch_utils import Conv1D
 
 from crossbreed.errors import InputError, first_line
+from crossbreed.fitness.engines.library import internals, require_internals
 from crossbreed.sources.model_config import load_config
-from crossbreed.sources.naming import is_derived
+from crossbreed.sources.naming import is_derived, is_stored_transposed
+
+with internals("transformers"):
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        Chunk,
+        Concatenate,
+        MergeModulelist,
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
+
+    signature(rename_source_key).bind("name", [], [], "prefix", {})
 
 Model: TypeAlias = Any
 """transformers has no types."""
@@ -62,7 +69,7 @@ class Part:
         return parameter.as_strided(size, stride, parameter.storage_offset() + offset)
 
     def source(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns what of a checkpoint's tensor belongs there."""
+        """Returns the part of a checkpoint's tensor that belongs there."""
         size = self.layout[0]
         return tensor if tensor.shape == size else tensor.narrow(self.dim, self.start, size[self.dim])
 
@@ -83,7 +90,10 @@ class Places:
         self.parameters = frozenset(dict(model.named_parameters()))
         """All that needs weights."""
         self._linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        self._conv1ds = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+        self._model_type = model.config.model_type
         mapping = get_model_conversion_mapping(model)
+        _check_internals(model, mapping)
         self._renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
         self._converters = [one for one in mapping if isinstance(one, WeightConverter)]
         self._prefix: str = model.base_model_prefix
@@ -97,8 +107,8 @@ class Places:
         """Returns the places of a tensor; none if the model computes it by itself, as transformers does.
 
         Args:
-            name: In the checkpoint.
-            shape: In the checkpoint; None: it has been asked for before.
+            name: The tensor's name in the checkpoint.
+            shape: Its shape there; None if an earlier call gave it.
 
         Raises:
             InputError: the model has no such tensor.
@@ -120,11 +130,12 @@ class Places:
         return sorted(name for name in self.parameters if filled[name] < prod(self._shapes[name]))
 
     def linear(self, name: str) -> str | None:
-        """Returns the module whose whole matrix a tensor is, as (outputs, inputs); None: it is no Linear's."""
+        """Returns the module whose whole matrix a tensor is; None: it is no Linear's, nor a transposed one's."""
         parts = self.of(name)
         module, _, kind = parts[0].parameter.rpartition(".") if parts else ("", "", "")
         is_whole = len(parts) == 1 and kind == "weight" and parts[0].layout[0] == self._shapes[parts[0].parameter]
-        return module if is_whole and module in self._linears else None
+        linears = self._conv1ds if is_stored_transposed(name, self._model_type) else self._linears
+        return module if is_whole and module in linears else None
 
     def _find(self, name: str, shape: Shape) -> Iterator[Part]:
         inside, _ = self._renamed(name, [])
@@ -222,7 +233,8 @@ def check_places(host: Path, shapes: Mapping[str, Shape], *, linears: Iterable[s
     Raises:
         InputError: a tensor has no place in the model, a parameter has no tensor, or a matrix is no Linear's.
     """
-    places = Places(empty_model(host))
+    model = empty_model(host)
+    places = Places(model)
     try:
         for name in sorted(shapes):
             places.of(name, shapes[name])
@@ -236,17 +248,42 @@ def check_places(host: Path, shapes: Mapping[str, Shape], *, linears: Iterable[s
             where=str(host),
             fix=_FIX,
         )
-    if others := [name for name in linears if places.linear(name) is None]:
+    running = _running(model) if linears else set()
+    if others := [name for name in linears if places.linear(name) not in running]:
         raise InputError(
             f"there are no Grams of the inputs of `{others[0]}`",
-            expected="matrices that transformers has as a Linear module each",
-            got=f"{len(others)} that it stacks, as experts of a layer, or keeps transposed, as GPT-2's",
+            expected="matrices that transformers has as a Linear module each, which it runs",
+            got=f"{len(others)} that it stacks, as experts of a layer, or computes with by itself, as Mamba's dt_proj",
             where=str(host),
             fix="remove `artifacts.grams`, and use an operator that does not read it, for example `task_arithmetic`",
         )
 
 
 _FIX = "load it with AutoModelForCausalLM.from_pretrained, see what it says of unexpected and missing keys, and save it"
+
+
+def _running(model: Model) -> set[str]:
+    """Returns the modules that a model runs when it reads a text; all of them, if that takes numbers."""
+    running: set[str] = set()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: running.add(name))
+    try:
+        with torch.no_grad():
+            model(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=False)
+    except Exception:  # what a mixture does next depends on numbers, and there are none
+        return {name for name, _ in model.named_modules()}
+    return running
+
+
+def _check_internals(model: Model, mapping: Sequence[Any]) -> None:
+    require_internals("transformers", model, ("base_model_prefix", "_keys_to_ignore_on_load_unexpected"))
+    for converter in (one for one in mapping if isinstance(one, WeightConverter)):
+        require_internals("transformers", converter, ("operations", "source_patterns", "target_patterns"))
+        for operation in converter.operations:
+            if isinstance(operation, Chunk | Concatenate):
+                require_internals("transformers", operation, ("dim", "num_shards_attribute"))
+            elif isinstance(operation, MergeModulelist):
+                require_internals("transformers", operation, ("dim",))
 
 
 def _no_place(name: str, shape: Shape, got: str) -> InputError:

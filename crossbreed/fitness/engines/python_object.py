@@ -89,7 +89,7 @@ def start_recipe_engine(config: RecipeEngineObject) -> RecipeEngine:
 
 
 class _Lent:
-    """All that an engine can do but `close`: its owner closes it."""
+    """An engine that the caller owns: everything but `close` is passed on."""
 
     def __init__(self, engine: object) -> None:
         self._engine = engine

@@ -34,7 +34,7 @@ def truth_of(
         host: The folder with the model's configuration.
         encoder: The engine's own, so that both score the same tokens.
         weights: All tensors of a checkpoint, by the names in its file.
-        requests: What to score.
+        requests: The requests to score.
         dtype: The dtype in which the engine computes.
 
     Raises:

@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from crossbreed.errors import EngineError, InvalidWeights
+from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.fitness.engines.library import engine_code, library_call
+from crossbreed.fitness.engines.library import engine_code, library_call, require_internals
 from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
@@ -41,6 +41,7 @@ class TransformersEngine:
         self._encoder = Encoder(host, max_model_len=config.max_model_len)
         self._places = Places(self._model)
         self._state = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+        require_internals("transformers", self._model, ("_is_stateful",))
         self._has_cache = not self._model._is_stateful
         """Keys and values are reused; a model with another state (Mamba) reads all tokens for each new one."""
         self._held: frozenset[str] = frozenset()
@@ -69,7 +70,7 @@ class TransformersEngine:
         Like transformers itself, it skips tensors of old checkpoints that the model computes (masks, angles).
 
         Raises:
-            InputError: the model has no place for a tensor.
+            EngineError: the model has no place for a tensor; `check_places` says so before an engine starts.
         """
         self.version += 1
         assert self._held.issuperset(kept), "only what is held can be kept"
@@ -77,7 +78,7 @@ class TransformersEngine:
         holders = {part: name for name in held for part in self._places.of(name)}
         for name, tensor in weights:
             with library_call(f"recipe {recipe.id}: torch did not copy `{name}`"):
-                for part in self._places.of(name, tensor.shape):
+                for part in self._parts_of(name, tensor):
                     own, given = self._view(part), part.source(tensor)
                     holder = holders.setdefault(part, name)
                     if holder == name:
@@ -89,6 +90,12 @@ class TransformersEngine:
             raise EngineError(f"recipe {recipe.id}: there are no weights for {missing[:3]}")
         self._complete = self._held = frozenset(held)
         return CurrentHandle(self, self.version)
+
+    def _parts_of(self, name: str, tensor: torch.Tensor) -> tuple[Part, ...]:
+        try:
+            return self._places.of(name, tensor.shape)
+        except InputError as error:
+            raise EngineError(str(error)) from error
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Response]:
@@ -207,10 +214,11 @@ class TransformersEngine:
             text, is_stopped = _until_stop(self._encoder.decode(said), request.stop)
             if is_stopped or is_end:
                 break
-            if self._has_cache:
-                cache["past_key_values"], fed = out.past_key_values, (token,)
-            else:
+            held = out.get("past_key_values") if self._has_cache else None
+            if held is None:  # GPT-1 returns none
                 fed = (*fed, token)
+            else:
+                cache["past_key_values"], fed = held, (token,)
         return Response(
             text=text, token_ids=tuple(token_ids), logprobs=tuple(logprobs), prompt_tokens=encoded.num_prompt
         )

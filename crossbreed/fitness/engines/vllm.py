@@ -23,11 +23,12 @@ import torch
 from crossbreed.errors import EngineError, InputError, require
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.fitness.engines.library import library_call
+from crossbreed.fitness.engines.library import internals, library_call
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import VllmConfig
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
 from crossbreed.sources.files import open_shards
+from crossbreed.sources.model_config import load_config
 from crossbreed.sources.naming import layer_of
 from crossbreed.types import Recipe, WeightStream
 
@@ -66,7 +67,8 @@ class VllmEngine:
         self.version = 0
         self._held: frozenset[str] = frozenset()
         """The tensors of the last candidate; empty while that is not certain."""
-        self._is_broken = False
+        self._broken = ""
+        """Why the engine cannot be used again."""
         self._is_cache_spoilt = False
         settings = {
             "model": str(host),
@@ -80,6 +82,7 @@ class VllmEngine:
         }
         with library_call(f"vLLM did not start on {host}"):
             self._llm = vllm.LLM(**settings)
+            self._llm.collective_rpc("check_internals")
             self._llm.collective_rpc("process_experts_fully")
         self._reads_host = settings["load_format"] != "dummy"
 
@@ -102,9 +105,10 @@ class VllmEngine:
         vLLM runs some architectures, such as GPT-NeoX, with transformers' own classes. It changes these classes in the
         process (0.32): they look for a configuration of vLLM, here one that says to compute plainly.
         """
-        from vllm.config import CompilationConfig, CompilationMode, set_current_vllm_config
+        with internals("vllm"):
+            from vllm.config import CompilationConfig, CompilationMode, set_current_vllm_config
 
-        plain = copy(self._llm.llm_engine.vllm_config)
+            plain = copy(self._llm.llm_engine.vllm_config)
         plain.compilation_config = CompilationConfig(mode=CompilationMode.NONE)
         with set_current_vllm_config(plain):
             return truth_of(self._host, self._encoder, weights, requests, dtype=self._dtype)
@@ -142,7 +146,7 @@ class VllmEngine:
         parameters = [self._parameters(request) for request in requests]
         with self._call("vLLM did not answer"):
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        responses = [_response(*asked) for asked in zip(requests, encoded, outputs, strict=True)]
+        responses = [_response(*pair) for pair in zip(requests, encoded, outputs, strict=True)]
         self._is_cache_spoilt |= any(
             not math.isfinite(logprob) for response in responses for logprob in response.logprobs
         )
@@ -159,12 +163,16 @@ class VllmEngine:
 
         It may leave layers half loaded or requests in flight, which would corrupt the next candidate's answers.
         """
-        if self._is_broken:
-            raise EngineError("this engine failed before and is not used again: start another one")
-        self._is_broken = True
-        with library_call(failure):
-            yield
-        self._is_broken = False
+        if self._broken:
+            raise EngineError(f"this engine failed before and is not used again ({self._broken}): start another one")
+        self._broken = failure
+        try:
+            with library_call(failure):
+                yield
+        except EngineError as error:
+            self._broken = str(error)
+            raise
+        self._broken = ""
 
     def _parameters(self, request: Request) -> Any:
         if not isinstance(request, Generate):
@@ -240,13 +248,16 @@ def _response(request: Request, encoded: Encoded, output: Any) -> Response:
 
 
 def _defaults(host: Path) -> dict[str, Any]:
-    has_weights = any(host.glob("*.safetensors"))
-    return {
+    has_weights, is_cuda = any(host.glob("*.safetensors")), torch.cuda.is_available()
+    turns_heads = not is_cuda and hasattr(load_config(host).get_text_config(), "kv_lora_rank")
+    # DeepSeek's queries come head by head: vLLM 0.32's CPU kernel turns them wrongly by their positions
+    plain = {"compilation_config": {"custom_ops": ["-rotary_embedding"]}} if turns_heads else {}
+    return plain | {
         "seed": 0,
         "generation_config": "vllm",  # sampling is set by the request, not by the host
         "load_format": "auto" if has_weights else "dummy",
         "disable_log_stats": True,
-        "enforce_eager": not torch.cuda.is_available(),  # CPU: compiling takes 80 s at start and saves 10 % of a trial
+        "enforce_eager": not is_cuda,  # CPU: compiling takes 80 s at start and saves 10 % of a trial
         "use_tqdm_on_load": False,
     }
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import InputError
-from crossbreed.fitness.tasks.asked import asked, check_questions, own_kind
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
+from crossbreed.fitness.tasks.questions import check_questions, own_kind, questions_of
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
@@ -79,8 +79,8 @@ __all__ = [
     "PromptTaskConfig",
     "Task",
     "TaskConfig",
-    "asked",
     "fill_prompt",
     "load_tasks",
     "own_kind",
+    "questions_of",
 ]

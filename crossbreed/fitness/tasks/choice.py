@@ -25,7 +25,7 @@ class ChoiceTask(PromptTaskConfig):
     """The length by which an option's log-likelihood is divided, since long options would lose otherwise."""
     gold_is: Literal["text", "name", "index", "index_from_1", "letter"] | None = None
     """How `answer` names the gold option: its text, the name of its field, its index from 0 or 1, or its letter (A for
-    the first). Default: the one way that fits; an item that can be read in two ways is refused."""
+    the first). Default: the one way that fits all items; one that can be read in two ways is refused."""
     delimiter: str | None = None
     """The text between prompt and option. Default: a space, or nothing after white space or with a chat template."""
 
@@ -33,6 +33,24 @@ class ChoiceTask(PromptTaskConfig):
     def metric_name(self) -> str:
         """See Kind."""
         return "accuracy"
+
+    def load_items(self) -> tuple[Item, ...]:
+        """Reads the file, and checks that one way of naming the gold option fits all items."""
+        items = super().load_items()
+        common: frozenset[str] | None = None
+        for item in items:
+            ways = frozenset(self._ways(item))
+            if common is not None and not common & ways:
+                raise InputError(
+                    "the answers of a task name the right option in different ways",
+                    expected="one way for all items",
+                    got=f"{' or '.join(sorted(common))} up to item `{item.id}`, {' or '.join(sorted(ways))} there: "
+                    f"{self.gold(item)!r}"[:300],
+                    where=item.place(self.name, self.answer),
+                    fix="write all answers in one way; `gold_is` in the task says which, and refuses the others",
+                )
+            common = ways if common is None else common & ways
+        return items
 
     def requests(self, item: Item) -> list[Loglikelihood]:
         """Returns one Loglikelihood per option."""
@@ -93,6 +111,10 @@ class ChoiceTask(PromptTaskConfig):
         )
 
     def _gold_index(self, item: Item) -> int:
+        return next(iter(self._ways(item).values()))
+
+    def _ways(self, item: Item) -> dict[str, int]:
+        """Returns way -> index of the gold option; all ways lead to one."""
         gold, options = self.gold(item), self._options(item)
         readings = self._readings(gold, options)
         if self.gold_is is not None:
@@ -112,7 +134,7 @@ class ChoiceTask(PromptTaskConfig):
                 where=item.place(self.name, self.answer),
                 fix=" or ".join(f"`gold_is: {way}`" for way in readings) + " in the task",
             )
-        return next(iter(readings.values()))
+        return readings
 
     def _readings(self, gold: FieldValue, options: Sequence[str]) -> dict[str, int]:
         """Returns way -> index of the option that the gold is when it is read so."""

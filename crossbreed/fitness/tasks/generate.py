@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
-from crossbreed.fitness.tasks.metrics import METRICS
+from crossbreed.fitness.tasks.metrics import METRICS, check_pattern
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.registry import Named
 
@@ -34,11 +34,8 @@ class GenerateTask(PromptTaskConfig):
             raise ValueError(f"`metric: {self.metric}` needs a `pattern`")
         if not takes_pattern and self.pattern is not None:
             raise ValueError(f"`metric: {self.metric}` takes no `pattern`; `regex` does")
-        try:
-            if self.pattern is not None and re.compile(self.pattern).groups < 1:
-                raise ValueError(f"`pattern` has no group, put (...) around the answer: {self.pattern!r}")
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"`pattern` is not a regular expression: {error}") from None
+        if self.pattern is not None:
+            check_pattern(self.pattern)
         return self
 
     @property

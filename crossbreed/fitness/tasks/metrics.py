@@ -5,12 +5,16 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import regex as backtracking  # `re` with a clock: a pattern may take for ever on what a model happens to write
+
 from crossbreed.errors import InputError
 from crossbreed.fitness.tasks.numerals import last_number, only_number
 from crossbreed.parsing import shown
 from crossbreed.registry import Registry
 
 _MOST_SECONDS = 5
+_OTHERWISE_READ = re.compile(r"(?<!\\)(?:\\\\)*(\{[\d\s,<=+]*[idse]\s*[<,:}+][^}]*\}?|\[:\^?\w+:\])")
+"""What `regex` reads otherwise than `re`: fuzzy matches `(foo){e<=1}`, and classes `[[:alpha:]]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,6 @@ def regex(text: str, gold: str, pattern: re.Pattern[str]) -> bool:
     >>> regex("so the answer is B.", "B", re.compile("answer is (.)"))
     True
     """
-    import regex as backtracking  # `re` with a clock: a pattern may take for ever on what a model happens to write
-
     normal = unicodedata.normalize("NFC", text)
     try:
         found = backtracking.search(pattern.pattern, normal, flags=pattern.flags & re.DOTALL, timeout=_MOST_SECONDS)
@@ -90,6 +92,26 @@ def regex(text: str, gold: str, pattern: re.Pattern[str]) -> bool:
             fix="write it so that one text can match in one way only; a new run is needed",
         ) from None
     return found is not None and _folded(found.group(1) or "") == _folded(gold) != ""
+
+
+def check_pattern(pattern: str) -> None:
+    """Checks a pattern: one of Python's `re`, with a group, that means the same to the library that matches it.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    if found := _OTHERWISE_READ.search(pattern):
+        raise ValueError(
+            f"`pattern` holds {found[1]!r}, which is no syntax of Python's `re`: for these very characters, "
+            f"write {chr(92)}{found[1]}"
+        )
+    try:
+        groups = re.compile(pattern).groups
+        backtracking.compile(pattern)
+    except (re.error, backtracking.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"`pattern` is not a regular expression: {error}") from None
+    if groups < 1:
+        raise ValueError(f"`pattern` has no group, put (...) around the answer: {pattern!r}")
 
 
 def _folded(text: str) -> str:

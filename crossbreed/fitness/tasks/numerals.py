@@ -13,13 +13,14 @@ _STRETCH = re.compile(
         \d{{4}}-\d\d-\d\d(?!\d)                          # a date
       | 0[xX][\da-fA-F]+
       | \d+[ ]\d+[ ]?/[ ]?\d+(?![\d/])                   # one and a half: 1 1/2
-      | (?:(?<![\w.])\.)?\d
+      | [\u00bc-\u00be\u2150-\u215e]                        # a lone half
+      | (?:(?<![\w.])\.)?(?:(?<!\d)\d{{1,3}}(?:[ ]\d{{3}})+(?!\d)|\d)
         (?: \d
           | [.:{_SEPARATORS}](?=\d)
           | [ ]?/[ ]?(?=[{_MINUS}]?\d)
           | [eE][+{_MINUS}]?(?=\d)
           | (?:\^|\*\*)\{{?[{_MINUS}]?(?=\d)
-          | [\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u00bc-\u00be]
+          | [\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u00bc-\u00be\u2150-\u215e]
         )*
     )
     """,
@@ -27,10 +28,10 @@ _STRETCH = re.compile(
 )
 """All that stands together with digits: whether it is one number is decided on the whole of it."""
 _NUMBER = re.compile(
-    rf"(?:(?P<lead>\d{{1,3}})(?P<groups>(?P<mark>[{_SEPARATORS}])\d{{3}}(?:(?P=mark)\d{{3}})*)|(?P<plain>\d*))"
+    rf"(?:(?P<lead>\d{{1,3}})(?P<groups>(?P<mark>[ {_SEPARATORS}])\d{{3}}(?:(?P=mark)\d{{3}})*)|(?P<plain>\d*))"
     rf"(?P<fraction>\.\d+)?(?:[eE](?P<power>[+{_MINUS}]?\d+))?"
 )
-_RATIO = re.compile(r"(?:(?P<whole>\d+) )?(?P<over>\d+) ?/ ?(?P<under>\d+)")
+_RATIO = re.compile(r"(?:(?P<whole>\d+) (?!0))?(?P<over>\d+) ?/ ?(?P<under>\d+)")
 _LATEX = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
 _DIGITS = 100
 """Fractions are compared as decimals of at most so many digits; 1/3 is none, and equals no gold."""
@@ -60,9 +61,11 @@ def _value(found: re.Match[str]) -> Decimal | None:
     body = found["body"]
     if ratio := _RATIO.fullmatch(body):
         value = _quotient(ratio["whole"] or "0", ratio["over"], ratio["under"])
-    elif number := _NUMBER.fullmatch(body):
+    elif (number := _NUMBER.fullmatch(body)) and not (
+        number["mark"] == " " and " 0" not in body
+    ):  # 12 345: two numbers?
         whole = (number["lead"] or "") + (number["groups"] or "") + (number["plain"] or "")
-        digits = "".join(mark for mark in whole if mark not in _SEPARATORS) + (number["fraction"] or "")
+        digits = "".join(mark for mark in whole if mark not in f" {_SEPARATORS}") + (number["fraction"] or "")
         power = (number["power"] or "0").replace("\u2212", "-")
         value = _decimal(f"{digits}e{power}")
     else:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.values import as_shown
 from crossbreed.types import canonical_json, content_id
 
 
@@ -91,8 +92,8 @@ class Task:
 
     @property
     def contents_id(self) -> str:
-        """Hash of the items, independent of their order: they must be the same on resume."""
-        return content_id(canonical_json(sorted((item.id, dict(item.fields)) for item in self.items)))
+        """Hash of the items as the model is shown them, independent of their order: they must be the same on resume."""
+        return content_id(canonical_json(sorted((item.id, as_shown(dict(item.fields))) for item in self.items)))
 
     def requests(self, item: Item) -> Sequence[Request]:
         """Returns the requests for an item."""

@@ -46,9 +46,9 @@ def execute(
     """Returns the merged tensor in `dtype`: fp32 arithmetic, one rounding. The base's own where nothing changes it.
 
     Args:
-        program: What to compute.
+        program: The program to compute.
         base: The base's tensor.
-        dtype: Of the result.
+        dtype: The dtype of the result.
         out: Where to write it (an engine's own memory, say): contiguous, on the base's device. None: new memory.
         executor: None: `executor_of` the base.
 

@@ -41,7 +41,7 @@ class Executor(Protocol):
         """Starts one tensor's merge, or several that read the same sources.
 
         Args:
-            merges: What to make.
+            merges: The merges to start.
             base: The base's tensor, contiguous.
 
         Returns:
@@ -53,7 +53,7 @@ class Executor(Protocol):
         """Returns where the largest elements of a delta end; of equal magnitudes those that come first are kept.
 
         Args:
-            expert: Whose delta.
+            expert: The expert whose delta is cut.
             base: The base's tensor.
             keeps: For each threshold how many elements are kept, from 1 to all; 32,767 thresholds at most.
 

@@ -149,7 +149,7 @@ def solve(terms: Iterable[Term], within_NR: torch.Tensor | None = None, *, are_s
     Args:
         terms: At least one; asked for one by one.
         within_NR: Orthonormal columns in which the terms' deltas and Grams are given; None: those of the matrix.
-        are_stored: As of `directions`.
+        are_stored: See `directions`.
     """
     c_NN = d_MN = torch.zeros((), dtype=torch.float64)
     for weight, delta_MN, gram_NN in terms:

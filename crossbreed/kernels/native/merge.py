@@ -16,7 +16,7 @@ from crossbreed.kernels.native.threads import Begun, is_on_cpu, threads
 
 
 class Merge(NamedTuple):
-    """What becomes of one tensor. Tensors are contiguous."""
+    """The merge of one tensor. Tensors are contiguous."""
 
     merged_MN: torch.Tensor
     """Where the result goes."""
@@ -37,7 +37,7 @@ def start_merges(base_MN: torch.Tensor, merges: Sequence[Merge]) -> list[Callabl
 
     Args:
         base_MN: The base's tensor, contiguous.
-        merges: What is to be made.
+        merges: The merges to start.
 
     Returns:
         For each what waits for it and returns whether it is finite; None: there is no compiler, or kernels do not know

@@ -115,7 +115,7 @@ def kernel_of(compiler: str, headers: tuple[str, ...], parameters: str, body: st
     """Returns the kernel with this body, on top of these files; None, with a warning, if it cannot be made.
 
     Args:
-        compiler: Of C++.
+        compiler: The C++ compiler.
         headers: Files of this folder.
         parameters: C++: pointers and 64-bit integers.
         body: C++.

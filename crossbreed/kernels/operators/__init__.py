@@ -68,7 +68,7 @@ def _import(name: str, reference: str) -> object:
         ) from error
 
 
-OPERATORS: Mapping[str, Operator] = Resolved(lambda part: part.arithmetic)
+ARITHMETIC: Mapping[str, Operator] = Resolved(lambda part: part.arithmetic)
 """Operator name -> arithmetic."""
 CHECKS: Mapping[str, Callable[[TensorInputs, Rule], None]] = Resolved(lambda part: part.check)
 """Operator name -> what raises InputError where a tensor could not be merged, before any weight is read."""

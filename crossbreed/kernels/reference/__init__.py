@@ -40,7 +40,9 @@ def materialize_fp64(
 
 def merged_fp64(tensor: Tensor, rule: Rule) -> torch.Tensor:
     """Returns one tensor: what the operator makes of it, and W0 + (alpha + beta depth) (W - W0) of that (LiNeS)."""
-    merged, spec = REFERENCES[rule.operator](tensor, rule), OPERATOR_SPECS[rule.operator]
+    reference, spec = REFERENCES[rule.operator], OPERATOR_SPECS[rule.operator]
+    is_to_turn = tensor.is_stored_transposed and spec.by_inputs
+    merged = reference(tensor.turned, rule).T if is_to_turn else reference(tensor, rule)
     alpha, beta = spec.scalar(rule, "lines_alpha"), spec.scalar(rule, "lines_beta")
     factor = alpha if tensor.depth is None else alpha + beta * tensor.depth
     return tensor.base + factor * (merged - tensor.base)

@@ -1,7 +1,7 @@
 """One tensor of a merge, in fp64."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -21,6 +21,8 @@ class Tensor:
     """Where its layer is, from 0 (first) to 1 (last); None outside the layers."""
     is_projection: bool
     """A Linear's matrix inside the model: no vector, no embedding, no head."""
+    is_stored_transposed: bool
+    """Whether it is a Linear's matrix as (inputs, outputs)."""
     base_name: str
     base: torch.Tensor
     experts: Mapping[str, torch.Tensor]
@@ -41,6 +43,7 @@ class Tensor:
             name=inputs.name,
             depth=inputs.depth,
             is_projection=inputs.is_projection,
+            is_stored_transposed=inputs.is_stored_transposed,
             base_name=inputs.base_name,
             base=base,
             experts=experts | {expert.name: full_tensor(expert, base) for expert in inputs.experts},
@@ -48,6 +51,12 @@ class Tensor:
             model=lambda: map(cls.of, inputs.model()),
             grams=_grams(inputs),
         )
+
+    @property
+    def turned(self) -> "Tensor":
+        """The transposed matrices."""
+        experts = {name: value.T for name, value in self.experts.items()}
+        return replace(self, base=self.base.T, experts=experts, is_stored_transposed=False)
 
     @property
     def deltas(self) -> dict[str, torch.Tensor]:
@@ -61,7 +70,7 @@ Reference: TypeAlias = Callable[[Tensor, Rule], torch.Tensor]
 def _grams(inputs: TensorInputs) -> dict[str, torch.Tensor]:
     if inputs.grams is None or not inputs.is_projection:
         return {}
-    held, num_columns = inputs.grams, inputs.base.shape[1]
+    held, num_columns = inputs.grams, inputs.base.shape[0 if inputs.is_stored_transposed else 1]
     hashes = zip(inputs.expert_names, inputs.expert_hashes, strict=True)
     grams = {name: held.of(hash_, inputs.name, num_columns) for name, hash_ in hashes}
     return {name: (g.whole() if isinstance(g, Sketch) else g).double() for name, g in grams.items()}

@@ -56,7 +56,7 @@ def open_models(
     """Opens every model, without reading its weights.
 
     Args:
-        references: As the configuration names them; the first has the configuration that the others must fit.
+        references: The names of the models in the configuration; the others' configurations must fit the first's.
         lora_dtype: The dtype in which adapters are merged into their models; None: the model's own.
 
     Raises:

@@ -16,9 +16,9 @@ def align(
     Padding rows are the mean of the others.
 
     Args:
-        vocabulary: Of the merge.
+        vocabulary: The vocabulary of the merge.
         tensors: Embeddings or heads of one dtype, [tokens, ...].
-        base: Whose rows are the first choice for tokens that a model lacks.
+        base: The model whose rows are the first choice for tokens that a model lacks.
 
     Raises:
         InputError: a tokenizer knows tokens for which its model has no row.

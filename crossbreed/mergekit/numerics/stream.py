@@ -35,9 +35,9 @@ def merge(plan: MergePlan, models: Mapping[ModelReference, OpenModel], vocabular
     same configuration gives the same weights. mergekit's are those of its process.
 
     Args:
-        plan: Of the merge.
-        models: All that it names.
-        vocabulary: Of the merge; None: that of its models.
+        plan: The plan of the merge.
+        models: All models that it names.
+        vocabulary: The vocabulary of the merge; None: that of its models.
 
     Raises:
         InputError: on reaching a buffer that differs between the models.

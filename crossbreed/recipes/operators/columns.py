@@ -7,6 +7,7 @@ PARTS = family(
     "columns",
     OperatorSpec(
         name="widen",
+        by_inputs=True,
         paper="arXiv 2408.03092",
         formula="W = W0 + sum(ci di); ci of a column is large if expert i changed its length and direction the most",
         params=(
@@ -29,6 +30,7 @@ PARTS = family(
     ),
     OperatorSpec(
         name="do_decouple",
+        by_inputs=True,
         paper="arXiv 2505.15875",
         formula="W = W0 + scale sum(vi mi) sum(wi di / mi), column by column, with mi the length of di's column",
         params=(

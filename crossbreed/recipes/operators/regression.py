@@ -76,6 +76,7 @@ PARTS = family(
     "regression",
     OperatorSpec(
         name="regmean",
+        by_inputs=True,
         paper="arXiv 2212.09849",
         degree=0,
         grams=ReadsGrams(needed=False),
@@ -84,6 +85,7 @@ PARTS = family(
     ),
     OperatorSpec(
         name="swudi",
+        by_inputs=True,
         paper="arXiv 2503.08099",
         degree=None,
         formula="W = W0 + scale * (S + (D C^-1 - S) f(C)); S = sum(wi di), Gi = di^T di / |di|^2, "
@@ -126,6 +128,7 @@ PARTS = family(
     ),
     OperatorSpec(
         name="bmm",
+        by_inputs=True,
         paper="arXiv 2605.12843",
         degree=None,
         grams=ReadsGrams(needed=True, only_if=("grams", ("data", "mixed"))),

@@ -137,6 +137,9 @@ class OperatorSpec:
     so that a `scale` is redundant. 0: only the ratios of the weights matter. None: neither."""
     divides_by_weights: bool = False
     """Whether it divides by the sum of the weights, unless `normalize` says no: weights that cancel are no merge."""
+    by_inputs: bool = False
+    """Whether a matrix's columns are a Linear's inputs to it: it is given GPT-2's, which are stored the other way
+    round, transposed."""
     num_experts: tuple[int, int | None] = (0, None)
     """Minimum and maximum number of experts in a recipe."""
     grams: ReadsGrams | None = None

@@ -20,15 +20,17 @@ from crossbreed.runs.publishing.manifest import RECORD_FILE, file_records
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
 from crossbreed.runs.publishing.shards import Shard, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, SourceLocation, Sources, TensorInfo
+from crossbreed.sources.checkpoint import CONFIG
 from crossbreed.sources.host import host_hashes
 from crossbreed.sources.json_files import read_json
+from crossbreed.sources.vocabulary import end_tokens
 from crossbreed.types import Recipe, WeightStream
 
 PUBLISHED_SCHEMA = 1
 MAX_SHARD_BYTES = 5_000_000_000
 GENERATION_CONFIG = "generation_config.json"
-_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-"""What transformers takes from config.json where there is no generation_config.json."""
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""What config.json says of a tokenizer: transformers takes it from there where there is no generation_config.json."""
 _SPARE_BYTES = 16 << 20
 """Disk space for files other than weights and copies."""
 _COPIED = (
@@ -198,9 +200,11 @@ def _generation_config(sources: Sources) -> dict[str, str]:
     """With every token that ended an answer when the merge was scored; nothing where the base's file says as much."""
     config = sources.base.config.get("text_config") or sources.base.config
     file, ends = sources.base.path / GENERATION_CONFIG, sorted(sources.end_token_ids)
-    stated = read_json(file) if file.is_file() else {key: config[key] for key in _TOKEN_KEYS if key in config}
-    said = stated.get("eos_token_id")
-    if not ends or sorted(set(said if isinstance(said, list) else [said])) == ends:
+    stated = read_json(file) if file.is_file() else {key: config[key] for key in TOKEN_KEYS if key in config}
+    named_by = (file if file.is_file() else sources.base.path / CONFIG).name
+    said = sorted(one.id for one in end_tokens(sources.base.path) if one.id is not None and named_by in one.named_by)
+    has_null = isinstance(rows := stated.get("eos_token_id"), list) and None in rows  # no answer ends, but in an error
+    if not ends or (said == ends and not has_null):
         return {}
     stated = {key: value for key, value in stated.items() if key != "_from_model_config"}  # or it would be made anew
     return {GENERATION_CONFIG: as_copied_json({**stated, "eos_token_id": ends[0] if len(ends) == 1 else ends})}

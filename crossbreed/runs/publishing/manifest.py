@@ -4,9 +4,10 @@ SHA-256, because the hub shows it beside each file and `sha256sum` checks it.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crossbreed.errors import InputError
@@ -36,6 +37,8 @@ class PublishedFolder:
     fingerprint: str
     files: Mapping[str, FileRecord]
     """Name in the folder -> file, except `crossbreed.json` itself."""
+    record: Mapping[str, Any]
+    """All that the file says."""
 
     def verify(self) -> None:
         """Compares every file with the list.
@@ -52,6 +55,27 @@ class PublishedFolder:
                 got=", ".join(changed[:_SHOWN]) + more,
                 where=str(self.path),
                 fix="publish to another --out; to change the card, edit it on the hub after the upload",
+            )
+
+    def require_says(self, record: Mapping[str, Any], *, has_scores: bool) -> None:
+        """Checks that it was published as is asked now: of this run, with this licence, configuration and tokenizer.
+
+        Args:
+            record: What would be written now; versions may differ.
+            has_scores: Whether its card is to have held-out scores.
+
+        Raises:
+            InputError: it was not.
+        """
+        asked, found = _compared(record), _compared(self.record)
+        asked, found = asked | {"scores": has_scores}, found | {"scores": self.record.get("scores") is not None}
+        if differing := [key for key in asked if asked[key] != found.get(key)]:
+            raise InputError(
+                "the folder holds these weights already, but was published otherwise",
+                expected="; ".join(f"{key}: {asked[key]}" for key in differing),
+                got="; ".join(f"{key}: {found.get(key)}" for key in differing),
+                where=str(self.path),
+                fix="publish to another --out",
             )
 
     @property
@@ -82,7 +106,9 @@ def published_folder(folder: Path) -> PublishedFolder | None:
             str(name): FileRecord(num_bytes=int(file["bytes"]), sha256=str(file["sha256"]))
             for name, file in record["files"].items()
         }
-        return PublishedFolder(path=folder, fingerprint=str(record["fingerprint"]), files=files)
+        if not all(map(_is_inside, files)) or not any(name.endswith(".safetensors") for name in files):
+            raise ValueError("a file elsewhere, or no weights")
+        return PublishedFolder(path=folder, fingerprint=str(record["fingerprint"]), files=files, record=record)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
             "this crossbreed.json does not list the files of its folder",
@@ -93,6 +119,18 @@ def published_folder(folder: Path) -> PublishedFolder | None:
         ) from None
 
 
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(json.dumps(record))
+    if isinstance(run := value.get("run"), dict):
+        run.pop("versions", None)
+    return {key: value[key] for key in value if key not in ("versions", "scores", "files", "fingerprint")}
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def _file_record(path: Path) -> FileRecord:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -101,7 +139,7 @@ def _file_record(path: Path) -> FileRecord:
 
 def _problem(path: Path, name: str, file: FileRecord) -> str | None:
     try:
-        if path.is_symlink() or not path.is_file():
+        if path.resolve() != path.parent.resolve() / path.name or not path.is_file():
             return f"{name}: missing"
         if path.stat().st_size != file.num_bytes:
             return f"{name}: {path.stat().st_size:,} bytes instead of {file.num_bytes:,}"

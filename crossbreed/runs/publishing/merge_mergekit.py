@@ -1,6 +1,7 @@
 """Merges a mergekit configuration, with mergekit's own arithmetic or with ours."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from crossbreed.errors import InputError
 from crossbreed.mergekit import MergeConfig, MergePlan, ModelReference, Vocabulary, plan_merge
 from crossbreed.mergekit.chat_templates import chosen_template
 from crossbreed.mergekit.numerics import OpenModel, merge, merged_tensors, open_models
-from crossbreed.mergekit.recipe import Naming, to_recipe
 from crossbreed.runs.publishing.contents import (
     PUBLISHED_SCHEMA,
+    TOKEN_KEYS,
     Contents,
     as_copied_json,
     files_to_copy,
@@ -18,38 +19,14 @@ from crossbreed.runs.publishing.contents import (
     without_paths,
 )
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE
-from crossbreed.runs.record.provenance import versions
-from crossbreed.sources import Sources, Structure, open_sources
+from crossbreed.runs.record.versions import versions
+from crossbreed.sources import Structure
 from crossbreed.sources.chat_templates import TEMPLATE_FILE
+from crossbreed.sources.hashes import require_unchanged
 from crossbreed.sources.layer_lists import LayerOrigin, config_of_layers, depth_of_config
 from crossbreed.sources.naming import has_token_rows, numbered_lists
 from crossbreed.sources.skeletons import require_loadable
-from crossbreed.types import Dtype, Recipe, WeightStream
-
-_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-
-def recipe_of(
-    config: MergeConfig, open_: Callable[[str, Mapping[str, str]], Sources] = open_sources
-) -> tuple[Recipe, Sources]:
-    """Returns our recipe for a configuration, for merging in accurate numerics, and its sources.
-
-    Raises:
-        InputError: no recipe is equivalent, or a model is invalid.
-    """
-    naming = Naming.of(config)
-    experts = {name: model.lora or model.model for model, name in naming.experts.items()}
-    sources = open_(naming.base.model, experts)
-    plan = plan_merge(config, dict.fromkeys(naming.names, sources.structure))
-    if len(plan.layers) != sources.structure.num_layers:
-        raise InputError(
-            "a recipe has the layers of its base, and this merge stacks others",
-            expected=f"{sources.structure.num_layers} layers, as in the base",
-            got=str(len(plan.layers)),
-            fix="merge it with `crossbreed merge FILE --numerics mergekit`, which stacks layers; the result may be the "
-            "base or an expert of a recipe",
-        )
-    return to_recipe(plan, naming, sources.structure.hashes, sources.structure.dtype), sources
+from crossbreed.types import Dtype, WeightStream
 
 
 def merge_as_mergekit(
@@ -75,7 +52,7 @@ def merge_as_mergekit(
     tensors = merged_tensors(plan, models, vocabulary)
     dtype = Structure(tensors=tensors, touched={}, hashes={}, tied=plan.tied).dtype
     config_json = _config(plan, models, vocabulary, dtype)
-    if config_json != in_dtype(models[plan.donor].checkpoint.config, dtype):
+    if config_json != in_dtype(without_paths(models[plan.donor].checkpoint.config), dtype):
         require_loadable(config_json, {name: info.shape for name, info in tensors.items()})
     texts = {
         "config.json": as_copied_json(config_json),
@@ -83,14 +60,23 @@ def merge_as_mergekit(
         **chat_template(config, folders.values()),
     }
     record = {"schema": PUBLISHED_SCHEMA, "numerics": "mergekit", "dtype": dtype, "versions": versions()}
-    sources = {str(reference): _source(model) for reference, model in models.items()}
+    sources = {name: _source(model) for name, model in _named(models.values())}
     contents = Contents(
         tensors=tensors,
         copies=files_to_copy(donor) | files_to_copy(scratch),
         texts=texts,
         record={**record, "sources": sources},
     )
-    return contents, lambda: merge(plan, models, vocabulary)
+    return contents, lambda: _checked(merge(plan, models, vocabulary), models.values())
+
+
+def _checked(stream: WeightStream, models: Collection[OpenModel]) -> WeightStream:
+    """Passes a merge on; raises InputError at its end if a model was written over meanwhile."""
+    yield from stream
+    for model in models:
+        for part in (model.checkpoint, model.adapter):
+            if part is not None:
+                require_unchanged(part.shards)
 
 
 def chat_template(config: MergeConfig, folders: Iterable[Path]) -> dict[str, str]:
@@ -134,7 +120,7 @@ def _config(
         config["architectures"] = [plan.donor.architecture]
     if vocabulary is not None:
         theirs = models[vocabulary.donor].checkpoint.config
-        config |= {key: theirs[key] for key in _TOKEN_KEYS if key in theirs}
+        config |= {key: theirs[key] for key in TOKEN_KEYS if key in theirs}
         config["vocab_size"] = vocabulary.num_rows
     return config
 
@@ -150,6 +136,17 @@ def _check_depth(reference: ModelReference, structure: Structure, config: Mappin
             got=f"{structure.num_layers}; numbered lists: {lists or 'none'}",
             fix="merge it in default numerics: leave out `--numerics mergekit`",
         )
+
+
+def _named(models: Iterable[OpenModel]) -> Iterator[tuple[str, OpenModel]]:
+    """Yields models with names that may be published: hub ids, or the last parts of folders' paths."""
+    taken: set[str] = set()
+    for model in models:
+        parts = (part for part in (model.checkpoint, model.adapter) if part is not None)
+        name = "+".join(part.origin.hub_id or part.path.absolute().name for part in parts)
+        unique = next(one for one in chain((name,), (f"{name} ({n})" for n in count(2))) if one not in taken)
+        taken.add(unique)
+        yield unique, model
 
 
 def _source(model: OpenModel) -> dict[str, Any]:

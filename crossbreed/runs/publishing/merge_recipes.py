@@ -15,13 +15,14 @@ from crossbreed.errors import InputError
 from crossbreed.kernels import check_recipe, materialize_many
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.mergekit import MergeConfig, read_config
+from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.recipes import load_recipe, require_matches, require_weights
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
 from crossbreed.runs.gram_files import artifacts_of
 from crossbreed.runs.publishing.contents import Contents, checkpoint_contents, import_readers
 from crossbreed.runs.publishing.folders import new_folders, require_unused
-from crossbreed.runs.publishing.merge_mergekit import chat_template, merge_as_mergekit, recipe_of
+from crossbreed.runs.publishing.merge_mergekit import chat_template, merge_as_mergekit
 from crossbreed.sources import Sources, open_sources
 from crossbreed.types import Dtype, Recipe, WeightStream
 
@@ -218,15 +219,16 @@ def _accurate_passes(
                 for out, recipe in recipes.items()
             },
             rows=partial(
-                materialize_many,
-                list(recipes.values()),
-                sources,
-                artifacts=[grams for out in recipes for grams in artifacts[out]],
-                once=True,
+                _rows, list(recipes.values()), sources, [grams for out in recipes for grams in artifacts[out]]
             ),
         )
         for (sources, _), recipes in together.items()
     ]
+
+
+def _rows(recipes: Sequence[Recipe], sources: Sources, artifacts: Sequence[InputGrams]) -> Iterator[Row]:
+    yield from materialize_many(recipes, sources, artifacts=artifacts, once=True)
+    sources.require_unchanged()
 
 
 def _chat_template(config: MergeConfig | None, sources: Sources) -> dict[str, str]:

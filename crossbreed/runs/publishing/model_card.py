@@ -11,8 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from crossbreed.errors import InputError, printable
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.history import fold
-from crossbreed.runs.record.provenance import versions
 from crossbreed.runs.record.records import Record, RunRecord
+from crossbreed.runs.record.versions import versions
 from crossbreed.runs.results.recipe_table import CoefficientMap, setting_text
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.report_text import how_measured, number, row_label, sentences, with_interval
@@ -239,15 +239,15 @@ def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info:
 
 
 def _opening(parents: Sequence[SourceInfo], info: CardInfo) -> str:
-    asked = f"{info.num_trials} recipes" + ("" if info.is_over else " before it was interrupted")
+    searched = f"{info.num_trials} recipes" + ("" if info.is_over else " before it was interrupted")
     by = info.trial.candidate.proposed_by
     if by.kind != "optimizer":
         what = f"`{by.label}` baseline" if by.is_baseline else f"recipe `{by.label}`"
-        return f"The {what} of the crossbreed run `{info.name}`, which scored {asked}."
+        return f"The {what} of the crossbreed run `{info.name}`, which scored {searched}."
     experts = ", ".join(_plain(parent.name) for parent in parents[1:])
     return (
         f"A merge of {experts} into their common base, bred by crossbreed: trial {info.trial.number} of the run "
-        f"`{info.name}`, which scored {asked}."
+        f"`{info.name}`, which scored {searched}."
     )
 
 

@@ -26,8 +26,8 @@ from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.winner import choose_winner
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
-from crossbreed.runs.workers.start import prepare
-from crossbreed.types import Status, Trial
+from crossbreed.runs.workers.start import prepare_artifacts
+from crossbreed.types import Trial
 
 
 def publish_run(
@@ -85,18 +85,21 @@ def publish_run(
         spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
         plan = build_plan(spec, searches=False)
         check(plan)
-        plan = prepare(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+        plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         number = _recorded(plan, path, trial)
     info = CardInfo.of(plan, list(read(RunFolder(path).journal)), number, report)
     merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
     assert fingerprint is not None, "a scored trial has a fingerprint"
     published = published_folder(out)
+    contents = card_contents(merge, out, info=info, licence=licence)
     if published and published.fingerprint == fingerprint:
+        published.require_says(contents.record, has_scores=with_scores)
         published.verify()
-    elif dry_run and push_to:
-        on_event(Note(text=upload_listing(card_contents(merge, out, info=info, licence=licence).sizes, push_to)))
-        return
     else:
+        require_unused(out)
+        if dry_run and push_to:
+            on_event(Note(text=upload_listing(contents.sizes, push_to)))
+            return
         note_published(path, number, publish_checkpoint(merge, out, info=info, licence=licence), out)
     on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
@@ -130,14 +133,7 @@ def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
             where=str(path),
             fix="give --trial N, or run `crossbreed report` first",
         )
-    if trial not in history.trials or history.trials[trial].score.status is not Status.OK:
-        raise InputError(
-            f"trial {trial} cannot be published",
-            expected="a trial whose status is OK",
-            got=history.trials[trial].score.status if trial in history.trials else "no such trial",
-            where=str(path),
-        )
-    return trial
+    return history.publishable(trial, where=str(path)).number
 
 
 def _require_real_scores(plan: Plan) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -91,17 +92,32 @@ class RunFolder:
     def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
         """Stores the generated texts, for `show --trial N --answers`."""
         if score.texts:
-            (self.path / "answers").mkdir(exist_ok=True)
+            path = self._answers(split, number)
+            if not path.parent.is_dir():
+                path.parent.mkdir(exist_ok=True)
             payload = {
                 task: dict(zip(score.tasks[task].item_ids, texts, strict=True)) for task, texts in score.texts.items()
             }
             content = gzip.compress(json.dumps(payload, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
-            write_atomically(self._answers(split, number), content)
+            write_atomically(path, content)
 
     def answers(self, split: SplitName, number: int) -> dict[str, dict[str, str]]:
-        """Returns task -> item id -> text; empty if nothing was generated."""
+        """Returns task -> item id -> text; empty if nothing was generated.
+
+        Raises:
+            InputError: the file is damaged.
+        """
         path = self._answers(split, number)
-        loaded: dict[str, dict[str, str]] = json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+        try:
+            loaded: dict[str, dict[str, str]] = json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise InputError(
+                "the answers of a trial cannot be read",
+                expected="the gzipped JSON that the run wrote",
+                got=str(error) or type(error).__name__,
+                where=str(path),
+                fix="remove the file: scores are in the journal",
+            ) from error
         return loaded
 
     def append_log(self, text: str) -> None:

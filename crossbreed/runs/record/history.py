@@ -1,9 +1,10 @@
 """The state of a run, folded from its journal: candidates, scores on each split, published trials."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from crossbreed.runs.record.recomputed import recorded_objectives, require_agreement
+from crossbreed.errors import InputError
+from crossbreed.runs.record.recomputed import first_disagreement, recorded_objectives
 from crossbreed.runs.record.records import (
     AskRecord,
     EndRecord,
@@ -15,8 +16,9 @@ from crossbreed.runs.record.records import (
     TellRecord,
     damaged,
 )
+from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import Candidate, Score, Status, Trial
+from crossbreed.types import Candidate, ItemScores, Score, Status, Trial
 
 
 @dataclass(slots=True)
@@ -25,7 +27,7 @@ class History:
 
     item_ids: ItemIds
     objectives: Sequence[tuple[Objective, ...]] = ()
-    """What `objectives` of tells are checked against, see `recorded_objectives`; empty: not checked."""
+    """What `objectives` of a journal's tells are checked against, see `recorded_objectives`; empty: not checked."""
     candidates: dict[int, Candidate] = field(default_factory=dict)
     scores: dict[tuple[SplitName, int], Score] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -45,11 +47,18 @@ class History:
         Raises:
             InputError: a record is inconsistent with those before it; the message names its line.
         """
-        for line, record in enumerate(records, start=2):
-            try:
-                self.apply(record)
-            except ValueError as error:
-                raise damaged(f"line {line}", str(error)) from None
+        lines, told = list[int](), list[tuple[tuple[float, ...], Mapping[str, ItemScores]]]()
+        with uncollected():
+            for line, record in enumerate(records, start=2):
+                try:
+                    self.apply(record)
+                except ValueError as error:
+                    raise damaged(f"line {line}", str(error)) from None
+                if isinstance(record, TellRecord) and record.objectives is not None and record.tasks:
+                    lines.append(line)
+                    told.append((record.objectives, self.scores[record.split, record.number].tasks))
+        if found := first_disagreement(told, self.objectives):
+            raise damaged(f"line {lines[found[0]]}", found[1])
 
     def apply(self, record: Record) -> None:
         """Applies one record.
@@ -80,8 +89,6 @@ class History:
         if number not in self.candidates:
             raise ValueError(f"a score of candidate {number}, which was not asked")
         score = record.score(self.item_ids.get(split, {}))
-        if record.objectives is not None and score.tasks:
-            require_agreement(record.objectives, score.tasks, self.objectives)
         if split == "search":
             if number in self.trials and number not in self.failed:
                 raise ValueError(f"a second score of candidate {number} on the search split")
@@ -111,6 +118,22 @@ class History:
             "and number of threads as in the search (if the engine makes the weights: the same version of it)"
         )
 
+    def publishable(self, number: int, *, where: str) -> Trial:
+        """Returns a trial that has a value.
+
+        Raises:
+            InputError: there is none of this number.
+        """
+        trial = self.trials.get(number)
+        if trial is None or trial.score.status is not Status.OK:
+            raise InputError(
+                f"trial {number} cannot be published",
+                expected="a trial whose status is OK",
+                got=trial.score.status if trial else "no such trial",
+                where=where,
+            )
+        return trial
+
     @property
     def pending(self) -> list[Candidate]:
         """Candidates without a score on the search split, which were in flight when the last driver ended."""
@@ -130,6 +153,11 @@ class History:
     def all_trials(self) -> list[Trial]:
         """Trials of the search, by number."""
         return [trial for _, trial in sorted(self.trials.items())]
+
+    @property
+    def first_ok(self) -> Trial | None:
+        """The trial that had a value first; None if nothing could be measured yet."""
+        return next((trial for trial in self.trials.values() if trial.score.status is Status.OK), None)
 
     @property
     def ok_trials(self) -> list[Trial]:

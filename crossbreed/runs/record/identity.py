@@ -8,8 +8,8 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Task
-from crossbreed.runs.record.provenance import versions
 from crossbreed.runs.record.records import ItemIds, RunClock, RunRecord, without_clock
+from crossbreed.runs.record.versions import versions
 from crossbreed.runs.spec import Spec
 from crossbreed.types import canonical_json, content_id
 
@@ -45,7 +45,7 @@ def run_record(
         tasks: The tasks.
         items: Split -> task -> item ids.
         artifacts: The artifacts for merging candidates: name -> content hash.
-        host: What of the base's folder changes answers: part -> content hash.
+        host: Hashes of the base's files other than weights that affect answers: part -> content hash.
     """
     return RunRecord(
         spec=identity_of(spec),
@@ -127,13 +127,13 @@ def identity_of(spec: Spec) -> dict[str, Any]:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # any JSON value
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and path.startswith("items."):
         yield path, f"{len(value)} items ({content_id(canonical_json(value))})"
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value:
         for index, inner in enumerate(value):
             yield from _leaves(inner, f"{path}[{index}]")
     else:
-        yield path, value
+        yield path, value  # an empty mapping or list too: it is not the same as null

@@ -2,8 +2,8 @@
 
 One JSON object per line, appended and fsynced by one writer; `docs/journal.md` specifies the format. For trials of
 milliseconds, an fsync per record would take longer than the trial: such journals are fsynced in groups. A power cut
-then loses only the end of the journal, and the same candidates are asked again. The end of a group is fsynced only with
-the next record, which can take as long as a trial, so journals with long trials are not grouped.
+then loses only the end of the journal, and the same candidates are evaluated again. The end of a group is fsynced only
+with the next record, which can take as long as a trial, so journals with long trials are not grouped.
 """
 
 import json
@@ -28,6 +28,7 @@ from crossbreed.runs.record.records import (
     from_json,
     to_json,
 )
+from crossbreed.runs.record.uncollected import uncollected
 
 
 class Journal:
@@ -52,7 +53,8 @@ class Journal:
             self._lock = Lock(path, self._file.fileno())
             try:
                 lines = _lines(path)
-                self.records = tuple(_records(lines, path))
+                with uncollected():
+                    self.records = tuple(_records(lines, path))
                 self._last = lines[-1] if lines else b""
                 self._size = sum(len(line) + 1 for line in lines)
                 if self._size < os.fstat(self._file.fileno()).st_size:  # a kill has left an unfinished line

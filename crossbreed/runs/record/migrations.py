@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from crossbreed.errors import InputError
 from crossbreed.runs.record.identity import identity_of
-from crossbreed.runs.record.records import JOURNAL_SCHEMA, RunRecord
+from crossbreed.runs.record.records import JOURNAL_SCHEMA, RunRecord, to_json
 from crossbreed.runs.spec import Spec
 
 
@@ -26,7 +26,7 @@ def migrated(recorded: RunRecord, spec: Spec, *, renamed: Mapping[str, str] = Ma
         spec: The spec that the run is opened with: what identifies no run (paths, budget, workers) is taken from it.
         renamed: Dotted keys of older versions -> their current names, both beginning with `spec.`.
     """
-    said: Any = _plain(recorded.spec)
+    said: Any = to_json(recorded)["spec"]
     for old, new in renamed.items():
         _rename(said, old.split(".")[1:], new.split(".")[1:])
     now = identity_of(spec)
@@ -67,9 +67,3 @@ def _parent(settings: Any, path: list[str]) -> dict[str, Any] | None:
     for key in path[:-1]:
         settings = settings.get(key) if isinstance(settings, dict) else None
     return settings if isinstance(settings, dict) else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

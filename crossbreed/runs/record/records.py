@@ -104,8 +104,8 @@ class RunRecord:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> content hash. Not written if empty."""
     host: Mapping[str, str] = field(default_factory=dict)
-    """What of the base's folder changes answers and is not a weight: part -> content hash. Not written if empty; older
-    versions did not record it."""
+    """Hashes of the base's files other than weights that affect answers: part -> content hash. Not written if empty;
+    older versions did not record it."""
     clock: RunClock = field(default_factory=RunClock)
 
 
@@ -293,7 +293,10 @@ class PublishRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndRecord:
-    """The end of a run whose budget is spent. A resume with a larger budget may append more."""
+    """The end of a run whose search is complete: its budget is spent, or its optimizer has nothing left to ask.
+
+    A resume with a larger budget may append more.
+    """
 
     __pydantic_config__ = _STRICT
     kind: Literal["end"] = "end"

@@ -38,9 +38,18 @@ def note_published(path: Path, number: int, fingerprint: str, target: Path) -> N
         journal.append(PublishRecord(number=number, fingerprint=fingerprint, clock=clock))
     finally:
         journal.close()
-    if folder.report_json.exists():
-        shown = json.loads(folder.report_json.read_text())
+    shown = _read(folder.report_json)
+    if shown is not None:
         folder.write_json(folder.report_json, shown | {"published": _published(fold(read(folder.journal)))})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Returns a derived file; None if it is missing or damaged: the next report writes it anew."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _published(history: History) -> list[dict[str, Any]]:

@@ -14,12 +14,11 @@ from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
     TUNED_SCALAR,
     UNIFORM,
-    BaselineKind,
     named_baselines,
     search_scalar,
 )
 from crossbreed.runs.spec.objectives import Objective, Scalar
-from crossbreed.types import ItemScores, ProposedBy, Recipe, Score, Status, Trial
+from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
 REPORT_SCHEMA = 1
 RowKind: TypeAlias = BaselineKind | Literal["winner"]

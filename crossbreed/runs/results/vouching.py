@@ -39,7 +39,7 @@ def vouching_of(score: Score, takes: Takes | None) -> Vouching | None:
     """Returns what the fingerprint of a score rests on; None where nothing was measured.
 
     Args:
-        score: Of a trial.
+        score: The score of a trial.
         takes: What the engine is given; None where it is not installed.
     """
     if score.status is not Status.OK:

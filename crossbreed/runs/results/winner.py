@@ -8,19 +8,19 @@ objective this is the best.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import moocore
 import numpy as np
 
 from crossbreed.errors import MachineError
+from crossbreed.runs.record.archive import utilities
 from crossbreed.runs.results.statistics import pool
+from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, build_scalar
-from crossbreed.types import Score, Status, Trial
+from crossbreed.types import BaselineKind, Score, Status, Trial
 
 NUM_FINALISTS = 8
 UNIFORM, TUNED_SCALAR = "uniform", "tuned_scalar"
-BaselineKind: TypeAlias = Literal["base", "expert", "uniform", "tuned_scalar"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +80,11 @@ def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> S
     return build_scalar(objectives, [values for values in plain if values])
 
 
-def best_tuned_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
-    """Returns the trial with the best global coefficient on the search items, including `uniform` (s = 1)."""
-    trials = _scored(trials)
-    scalar = search_scalar(trials, objectives)
-    tuned = [t for t in trials if t.candidate.proposed_by.global_scalar is not None]
-    return max(tuned, key=lambda t: scalar.utility(scalar.of(t.score.tasks)), default=None)
+def tuned_scalar_trial(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
+    """Returns the trial of the best tuned scalar on the search items; see `best_tuned_scalar`."""
+    scored = {t.number: t for t in _scored(trials)}
+    best = best_tuned_scalar({n: (t.candidate.proposed_by, utilities(t, objectives)) for n, t in scored.items()})
+    return None if best is None else scored[best]
 
 
 def named_baselines(trials: Iterable[Trial], objectives: Sequence[Objective]) -> list[Baseline]:
@@ -96,7 +95,7 @@ def named_baselines(trials: Iterable[Trial], objectives: Sequence[Objective]) ->
         match trial.candidate.proposed_by.kind:
             case "base" | "expert" | "uniform" as kind:
                 found.append(Baseline(trial=trial, name=trial.candidate.proposed_by.name or kind, kind=kind))
-    tuned = best_tuned_scalar(trials, objectives)
+    tuned = tuned_scalar_trial(trials, objectives)
     return [*found, Baseline(trial=tuned, name=TUNED_SCALAR, kind="tuned_scalar")] if tuned else found
 
 
@@ -112,8 +111,7 @@ def _scored(trials: Iterable[Trial]) -> list[Trial]:
 
 def _utilities(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
     """Returns objective values, more is better: (trials T, objectives O)."""
-    rows = [zip(objectives, t.objectives or (), strict=True) for t in trials]
-    return np.array([[o.utility(value) for o, value in row] for row in rows], dtype=np.float64)
+    return np.array([utilities(trial, objectives) for trial in trials], dtype=np.float64)
 
 
 def _knee(utility_XO: Floats, *, among: Floats) -> Floats:

@@ -1,5 +1,6 @@
 """The recipes that every run scores first: the merges that need no search."""
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -28,3 +29,24 @@ def baselines(hashes: Mapping[str, str], *, dtype: str) -> Iterator[tuple[Propos
         if scalar != 1.0:
             weights = {name: scalar / len(experts) for name in experts}
             yield ProposedBy(kind="tuned_scalar", scalar=scalar), scaled(weights)
+
+
+def best_tuned_scalar(measured: Mapping[int, tuple[ProposedBy, tuple[float, ...]]]) -> int | None:
+    """Returns the number of the best tuned scalar, `uniform` (s = 1) among them; of equals the first; None without any.
+
+    Several objectives count as in the report: each scaled between the worst and the best of base, experts and uniform.
+
+    Args:
+        measured: Candidate number -> its origin and its objectives, of which more is better.
+    """
+    plain = [values for by, values in measured.values() if by.kind in ("base", "expert", "uniform")]
+    ranges = [(min(column), max(column) - min(column) or 1.0) for column in zip(*plain, strict=True)]
+
+    def scaled(number: int) -> float:
+        values = measured[number][1]
+        if not ranges:
+            return math.fsum(values)
+        return math.fsum((value - low) / span for value, (low, span) in zip(values, ranges, strict=True))
+
+    tuned = sorted(number for number, (by, _) in measured.items() if by.global_scalar is not None)
+    return max(tuned, key=scaled, default=None)

@@ -13,7 +13,7 @@ from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import AskRecord, EndRecord, Record, SplitName, TellClock, TellRecord
 from crossbreed.runs.search.outage import Outage
-from crossbreed.runs.search.pool import Answered, Job, Pool
+from crossbreed.runs.search.pool import Job, JobResult, Pool
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.stopwatch import Stopwatch
 from crossbreed.runs.spec.objectives import Objective, item_values
@@ -68,7 +68,7 @@ class Loop:
         return self._history.is_finished or self._is_dry or is_spent
 
     def search(self, pool: Pool, *, resumed: Callable[[Sequence[int]], None] = lambda differing: None) -> bool:
-        """Runs until the budget is spent and every asked candidate has been evaluated.
+        """Runs until nothing is left to ask, for the budget or the optimizer, and all candidates have been evaluated.
 
         Candidates that FAILED are evaluated again first, and count in the budget only once they are measured.
 
@@ -81,8 +81,9 @@ class Loop:
             Whether the budget is spent: if not, the optimizer had nothing left to ask.
 
         Raises:
-            MachineError: several candidates in a row FAILED, or one before any was measured: the engine is at fault,
-                and nothing is journalled of them.
+            MachineError: several candidates in a row FAILED, and so did a trial that was measured before, or one before
+                any was measured: the engine is at fault, and nothing is journalled of them. Or all candidates FAILED,
+                although the engine lives.
             InputError: the journal's candidates are not those that this spec can ask.
         """
         if self._is_spent(self._history.elapsed_s) and not self._history.pending:
@@ -90,30 +91,52 @@ class Loop:
         self._replay_proposals()
         resumed(self._proposer.differing)
         again = self._history.unmeasured
-        stopwatch, outage = Stopwatch(before_s=self._history.elapsed_s), Outage()
+        known = frozenset(self._history.failed)
+        stopwatch, outage = Stopwatch(before_s=self._history.elapsed_s), Outage(can_prove=True)
         while True:
-            while pool.idle and (candidate := again.pop(0) if again else self._ask(stopwatch.elapsed_s)):
+            while (
+                pool.idle
+                and not outage.needs_proof
+                and (candidate := again.pop(0) if again else self._ask(stopwatch.elapsed_s))
+            ):
                 self._submit(candidate, pool, stopwatch, outage)
-            if pool.idle and not pool.busy and outage.is_suspected:  # none but these is left to be asked
-                self._submit(self._history.ok_trials[0].candidate, pool, stopwatch, outage)
+            is_last = outage.is_suspected and not pool.busy  # none but these is left to be asked
+            if pool.idle and not outage.is_proving and (outage.needs_proof or is_last):
+                if (proof := self._proof()) is None:
+                    self._record_all(outage.release(), outage, stopwatch)
+                    continue
+                self._submit(proof, pool, stopwatch, outage, is_proof=True)
             if pool.idle and not pool.busy:
                 self._is_dry = not self._is_spent(stopwatch.elapsed_s)
                 return not self._is_dry
             answered = pool.wait()  # also for a worker that is being replaced, which is neither idle nor busy
             stopwatch.answered(lost_s=answered.lost_s / outage.num_workers if answered else 0.0)
             if answered:
-                if answered.score.status is Status.FAILED and not self._history.ok_trials:
+                if answered.score.status is Status.FAILED and self._history.first_ok is None:
                     raise MachineError(f"nothing could be measured: {answered.score.error}")
                 timed = _with_other(answered.score, stopwatch.seconds_of(answered.job.number))
-                is_proof = self._is_measured("search", answered.job.number)
-                for known in outage.hear(replace(answered, score=timed), is_proof=is_proof):
-                    if not self._is_measured("search", known.job.number):
-                        self.record(known, elapsed_s=stopwatch.elapsed_s)
+                number = answered.job.number
+                is_proof = self._is_measured("search", number)
+                heard = outage.hear(replace(answered, score=timed), is_proof=is_proof, is_known=number in known)
+                self._record_all(heard, outage, stopwatch)
 
-    def _submit(self, candidate: Candidate, pool: Pool, stopwatch: Stopwatch, outage: Outage) -> None:
+    def _record_all(self, heard: Sequence[JobResult], outage: Outage, stopwatch: Stopwatch) -> None:
+        for answered in heard:
+            if not self._is_measured("search", answered.job.number):
+                self.record(answered, elapsed_s=stopwatch.elapsed_s)
+        outage.require_hope()
+
+    def _proof(self) -> Candidate | None:
+        """Returns a candidate that was measured and can be measured again; None if the genomes of all were freed."""
+        measured = (trial.candidate for trial in self._history.ok_trials)
+        return next((c for c in measured if c.recipe is not None or self._proposer.holds(c.number)), None)
+
+    def _submit(
+        self, candidate: Candidate, pool: Pool, stopwatch: Stopwatch, outage: Outage, *, is_proof: bool = False
+    ) -> None:
         pool.submit(self._job(candidate, "search"))
         stopwatch.submitted(candidate.number)
-        outage.submitted()
+        outage.submitted(is_proof=is_proof)
 
     def _replay_proposals(self) -> None:
         """Has the proposer repeat the journal's asks and hear its tells, in their order."""
@@ -131,48 +154,48 @@ class Loop:
         """Returns the trials that have not been measured on a split."""
         return [trial for trial in trials if not self._is_measured(split, trial.number)]
 
-    def answer(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
+    def evaluate_split(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
         """Evaluates the missing trials on another split, all but those that are `irreproducible`.
 
         Those that FAILED are evaluated once more at the end.
 
         Raises:
-            MachineError: one could not be measured. It is not journalled, and the same command asks it again.
+            MachineError: one could not be measured. It is not journalled, and the same command evaluates it again.
         """
-        failed = self._answer([self._job(trial.candidate, split) for trial in self.missing(split, trials)], pool)
-        if failed := self._answer([answered.job for answered in failed], pool):
+        failed = self._evaluate_jobs([self._job(trial.candidate, split) for trial in self.missing(split, trials)], pool)
+        if failed := self._evaluate_jobs([result.job for result in failed], pool):
             raise MachineError(
                 f"trial {failed[0].job.number} could not be measured on the {split} split: {failed[0].score.error}\n"
-                f"{len(failed)} of {len(trials)} models are still to be measured: the same command asks them again"
+                f"{len(failed)} of {len(trials)} models are still to be measured: the same command evaluates them again"
             )
 
-    def _answer(self, jobs: list[Job], pool: Pool) -> list[Answered]:
+    def _evaluate_jobs(self, jobs: list[Job], pool: Pool) -> list[JobResult]:
         """Evaluates jobs of another split; returns those that FAILED, or raises MachineError if that is an outage."""
-        failed, outage = list[Answered](), Outage()
+        failed, outage = list[JobResult](), Outage()
         while jobs or pool.busy:  # pool.wait() returns None when a worker becomes idle
             while jobs and pool.idle:
                 pool.submit(jobs.pop(0))
                 outage.submitted()
-            if answered := pool.wait():
-                outage.hear(answered)
-                if answered.score.status is Status.FAILED:
-                    failed.append(answered)
-                elif why := self._history.other_weights(answered.job.number, answered.score):
-                    self._irreproducible[answered.job.number] = why
+            if result := pool.wait():
+                outage.hear(result)
+                if result.score.status is Status.FAILED:
+                    failed.append(result)
+                elif why := self._history.other_weights(result.job.number, result.score):
+                    self._irreproducible[result.job.number] = why
                 else:
-                    self.record(answered)
+                    self.record(result)
         return failed
 
-    def record(self, answered: Answered, *, elapsed_s: float | None = None) -> None:
+    def record(self, result: JobResult, *, elapsed_s: float | None = None) -> None:
         """Journals one result, and only then tells the optimizer and the listener."""
-        number, split, score = answered.job.number, answered.job.split, answered.score
+        number, split, score = result.job.number, result.job.split, result.score
         objectives = self._objective_values(score) if score.status is Status.OK else None
         clock = TellClock(
             seconds=score.cost.seconds,
             error=score.error,
-            attempts=answered.attempts,
-            worker=answered.worker,
-            versions=answered.versions,
+            attempts=result.attempts,
+            worker=result.worker,
+            versions=result.versions,
             elapsed=elapsed_s,
         )
         self._keep_answers(split, number, score)
@@ -196,7 +219,7 @@ class Loop:
         return score is not None and score.status is not Status.FAILED
 
     def _ask(self, elapsed_s: float) -> Candidate | None:
-        """Journals the next candidate before any work on it starts; None if the budget is spent or there is none."""
+        """Journals the next candidate before any work on it starts; None if there is none, or the budget is spent."""
         if self._is_spent(elapsed_s):
             return None
         candidate = self._proposer.propose()

@@ -10,20 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from crossbreed.errors import MachineError
 from crossbreed.runs.record.records import SplitName
 from crossbreed.search_spaces import Genome
 from crossbreed.types import Recipe, Score
-
-FAULTS = (MachineError, OSError, MemoryError)
-"""What an attempt may raise and be made again, unless it is one of `NO_FAULTS`."""
-NO_FAULTS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""OSErrors that code causes by naming a wrong path: they would be raised again."""
-
-
-def is_fault(error: BaseException) -> bool:
-    """Returns whether an exception is a fault, not a bug."""
-    return isinstance(error, FAULTS) and not isinstance(error, NO_FAULTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +27,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """A job and its score; FAILED only after all attempts."""
+class JobResult:
+    """The score of a job; FAILED only after all attempts."""
 
     job: Job
     score: Score
@@ -104,7 +93,7 @@ class Pool(Protocol):
         """Passes a job to an idle worker."""
         ...
 
-    def wait(self) -> Answered | None:
+    def wait(self) -> JobResult | None:
         """Blocks until a result is available, or until another worker becomes idle (returns None).
 
         Raises:
@@ -115,7 +104,7 @@ class Pool(Protocol):
         ...
 
     def close(self) -> None:
-        """Stops the workers. Jobs in flight are lost; their candidates are asked again on resume."""
+        """Stops the workers. Jobs in flight are lost; their candidates are evaluated again on resume."""
         ...
 
 
@@ -141,7 +130,7 @@ class LazyPool:
         self._pool = self._pool or self._open()
         self._pool.submit(job)
 
-    def wait(self) -> Answered | None:
+    def wait(self) -> JobResult | None:
         """See Pool."""
         assert self._pool is not None, "nothing was submitted"
         return self._pool.wait()

@@ -1,8 +1,8 @@
-"""What an optimizer asks, checked before it is decoded and journalled: a wrong proposal is a bug of the optimizer."""
+"""Checks proposals before they are decoded and journalled: a wrong one is a bug of the optimizer."""
 
 import numpy as np
 
-from crossbreed.parsing import kind
+from crossbreed.parsing import type_name
 from crossbreed.types import Birth, Box, Cross, Domain, Point, Proposal, Seed
 
 _ROUNDING = 1e-9
@@ -12,10 +12,10 @@ def check_proposal(proposal: Proposal, domain: Domain, *, optimizer: str, number
     """Refuses a proposal that is not in the domain.
 
     Args:
-        proposal: What the optimizer asked.
-        domain: What it searches.
-        optimizer: Its kind, for the message.
-        number: The candidate's.
+        proposal: The proposal.
+        domain: The domain that the optimizer searches.
+        optimizer: The optimizer's kind, for the message.
+        number: The candidate's number.
 
     Raises:
         TypeError: it is not what the domain consists of: a tuple of floats, or a birth.
@@ -25,7 +25,7 @@ def check_proposal(proposal: Proposal, domain: Domain, *, optimizer: str, number
     if isinstance(domain, Box):
         _check_point(proposal, domain, who)
     elif not isinstance(proposal, Seed | Cross):
-        raise TypeError(f"{who}: asked {kind(proposal)[:200]}, not a Seed or a Cross")
+        raise TypeError(f"{who}: asked {type_name(proposal)[:200]}, not a Seed or a Cross")
 
 
 def is_rounding(one: Proposal, other: Proposal) -> bool:
@@ -46,11 +46,11 @@ def _are_near(one: Point, other: Point) -> bool:
 
 def _check_point(point: Point | Birth, box: Box, who: str) -> None:
     if not isinstance(point, tuple):
-        raise TypeError(f"{who}: asked {kind(point)[:200]}, not a tuple of floats")
+        raise TypeError(f"{who}: asked {type_name(point)[:200]}, not a tuple of floats")
     if len(point) != box.dim:
         raise ValueError(f"{who}: asked a point of {len(point)} coordinates, in a box of {box.dim}")
     for index, (value, low, high) in enumerate(zip(point, box.low, box.high, strict=True)):
         if not isinstance(value, float):
-            raise TypeError(f"{who}: coordinate {index} is {kind(value)[:200]}, not a float")
+            raise TypeError(f"{who}: coordinate {index} is {type_name(value)[:200]}, not a float")
         if not low <= value <= high:  # also of NaN
             raise ValueError(f"{who}: coordinate {index} is {float(value)!r}, not from {low!r} to {high!r}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from crossbreed.errors import InputError
 from crossbreed.optimizer import Breeder, Optimizer, replayed
 from crossbreed.runs.record.records import damaged
+from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.search.proposals import check_proposal, is_rounding
 from crossbreed.search_spaces import Genome, SearchSpace
 from crossbreed.types import Box, Candidate, Outcome, Point, ProposedBy, Recipe
@@ -34,8 +35,8 @@ class Proposer:
             space: Decodes the optimizer's proposals.
             seed: The run's seed.
             initial_candidates: Baselines and warm starts, evaluated before the optimizer starts.
-            make_optimizer: Called once, when the outcomes of all initial candidates are known, with the best of them,
-                encoded, and the best tuned scalar.
+            make_optimizer: Called once, when the outcomes of all initial candidates are known, with the start of the
+                search and the best tuned scalar: see `SearchInputs`.
             optimizer: Kind of the optimizer, recorded with its candidates.
         """
         self._space, self._domain, self._decoder = space, space.domain, space.decoder(seed=seed)
@@ -47,10 +48,14 @@ class Proposer:
         self._initial_outcomes: dict[int, Outcome] = {}
         self._waiting: dict[int, Outcome] = {}
         """Outcomes that arrived before those of earlier candidates, for an optimizer that requires order."""
+        self._held: set[int] = set()
+        """The candidates whose genomes were not freed."""
         self._unanswered: set[int] = set()
         """The optimizer's candidates without an outcome yet."""
-        self._recorded_parents: Counter[int] = Counter()
-        """The parents of the candidates still to be replayed: their genomes are kept, whatever the optimizer says."""
+        self._num_references: Counter[int] = Counter()
+        """Number -> how often the candidates still to be replayed name it as a parent; only those they name."""
+        self._recorded_parents: set[int] = set()
+        """Those of them that have been replayed: their genomes are kept, whatever the optimizer says."""
         self.differing: list[int] = []
         """The replayed candidates that this machine would have proposed otherwise, by more than rounding."""
         self._next_number = 0
@@ -60,11 +65,6 @@ class Proposer:
     def num_initial(self) -> int:
         """The number of candidates before the optimizer's."""
         return len(self._initial)
-
-    @property
-    def num_asked(self) -> int:
-        """The number of candidates proposed so far."""
-        return self._next_number
 
     def propose(self) -> Candidate | None:
         """Returns the next candidate, or None until more results arrive."""
@@ -77,6 +77,10 @@ class Proposer:
     def genome(self, number: int) -> Genome:
         """Returns the genome of a candidate that has no recipe."""
         return self._decoder.genome(number)
+
+    def holds(self, number: int) -> bool:
+        """Returns whether the genome of a candidate can still be had."""
+        return number in self._held
 
     def tell(self, outcome: Outcome) -> None:
         """Passes on an outcome: at once, or in candidate order if the optimizer requires it.
@@ -102,11 +106,12 @@ class Proposer:
         if self._breeder is not None:
             kept = self._unanswered.union(self._waiting, self._breeder.parents, self._recorded_parents)
             self._decoder.retain(kept)
+            self._held &= kept
 
     def expect(self, recorded: Iterable[Candidate]) -> None:
         """Prepares for replaying these candidates of a journal, by number: `replay` follows for each."""
         for candidate in recorded:
-            self._recorded_parents.update(candidate.parents)
+            self._num_references.update(candidate.parents)
 
     def replay(self, recorded: Candidate) -> None:
         """Takes a candidate of the journal as proposed.
@@ -138,7 +143,13 @@ class Proposer:
             self.differing.append(number)
         if not isinstance(self._domain, Box):  # a point is decoded alone, a genome from its parents
             self._decoder.create(number, proposal)
-        self._recorded_parents -= Counter(recorded.parents)
+            self._held.add(number)
+        for parent in recorded.parents:
+            self._num_references[parent] -= 1
+            if not self._num_references[parent]:
+                self._recorded_parents.discard(parent)
+        if self._num_references[number]:
+            self._recorded_parents.add(number)
         self._unanswered.add(number)
 
     def _initial_candidate(self, number: int) -> Candidate:
@@ -151,14 +162,15 @@ class Proposer:
             return None
         check_proposal(proposal, self._domain, optimizer=self._proposed_by.name, number=number)
         recipe = self._decoder.create(number, proposal)
+        if not isinstance(self._domain, Box):
+            self._held.add(number)
         self._unanswered.add(number)
         return Candidate(number=number, recipe=recipe, proposed_by=self._proposed_by, proposal=proposal)
 
     def _started(self) -> Optimizer | None:
         """Returns the optimizer; None while an initial candidate has no outcome."""
         if self._optimizer is None and len(self._initial_outcomes) == len(self._initial):
-            ranked = self._ranked()
-            self._optimizer = self._make_optimizer(self._start(ranked), self._tuned_scalar(ranked))
+            self._optimizer = self._make_optimizer(self._start(), self._tuned_scalar())
             self._breeder = self._optimizer if isinstance(self._optimizer, Breeder) else None
         return self._optimizer
 
@@ -168,23 +180,27 @@ class Proposer:
         A lone expert is a corner of the box: good at one skill and bad at the others, and worse in every direction.
         Among equals, warm starts come first, then the simplest baseline.
         """
-        measured = {o.number: o.values for o in self._initial_outcomes.values() if o.values is not None}
+        measured = self._measured()
         merges = {number: v for number, v in measured.items() if not self._initial[number][0].is_single_model}
-        utilities = _utilities(merges or measured)
-        return sorted(utilities, key=lambda number: (-utilities[number], self._initial[number][0].is_baseline, number))
+        sums = _scaled_sums(merges or measured)
+        return sorted(sums, key=lambda number: (-sums[number], self._initial[number][0].is_baseline, number))
 
-    def _start(self, ranked: Sequence[int]) -> Point | None:
+    def _measured(self) -> dict[int, tuple[float, ...]]:
+        """Returns the objectives of the initial candidates that have some."""
+        return {o.number: o.values for o in self._initial_outcomes.values() if o.values is not None}
+
+    def _start(self) -> Point | None:
         """Returns the point of the best candidate that the space can express."""
-        points = (self._space.encode(self._initial[number][1]) for number in ranked)
+        points = (self._space.encode(self._initial[number][1]) for number in self._ranked())
         return next((point for point in points if point is not None), None)
 
-    def _tuned_scalar(self, ranked: Sequence[int]) -> float | None:
+    def _tuned_scalar(self) -> float | None:
         """Returns the factor s of the best baseline that merges all experts with s/N."""
-        scalars = (self._initial[number][0].global_scalar for number in ranked)
-        return next((scalar for scalar in scalars if scalar is not None), None)
+        best = best_tuned_scalar({n: (self._initial[n][0], values) for n, values in self._measured().items()})
+        return None if best is None else self._initial[best][0].global_scalar
 
 
-def _utilities(outcomes: Mapping[int, tuple[float, ...]]) -> dict[int, float]:
+def _scaled_sums(outcomes: Mapping[int, tuple[float, ...]]) -> dict[int, float]:
     """Returns the sum of each candidate's objectives, each scaled to its range, since units differ."""
     columns = list(zip(*outcomes.values(), strict=True))
     spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]

@@ -1,11 +1,17 @@
-"""Warm starts: recipes given by the user, read and checked for whether this run can merge them."""
+"""Warm starts: recipes given by the user, read and checked for whether this run can merge them.
+
+They are recipes of ours or configurations of mergekit. Sources are recognised by their content hashes, whatever a
+recipe calls them.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError
+from crossbreed.mergekit import read_config
 from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.sources.structure import Structure
 from crossbreed.types import ProposedBy, Recipe
@@ -14,25 +20,63 @@ if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
 
 
-def warm_starts(paths: Iterable[str], structure: Structure) -> Iterator[tuple[ProposedBy, Recipe]]:
+def warm_starts(
+    paths: Iterable[str], structure: Structure, weights: "Weights | None"
+) -> Iterator[tuple[ProposedBy, Recipe]]:
     """Yields the recipes in some files, each with its origin.
 
     Raises:
         InputError: one is not a recipe, merges other sources, or has a rule that matches no tensor.
     """
     for index, path in enumerate(paths):
-        recipe = load_recipe(Path(path))
+        recipe = _under_our_names(_read(Path(path), weights), structure.hashes)
         require_sources(recipe, structure, what="a warm start", where=path)
         yield ProposedBy(kind="warm_start", index=index), recipe
 
 
+def _read(path: Path, weights: "Weights | None") -> Recipe:
+    config = read_config(path)
+    if config is None:
+        return load_recipe(path)
+    if weights is None:
+        raise InputError(
+            "a configuration of mergekit names folders of weights, and the engine of this spec takes recipes",
+            expected="a recipe",
+            where=str(path),
+            fix="write one over the names of the service's sources: docs/recipe.md",
+        )
+    return weights.recipe_of(config)
+
+
+def _under_our_names(recipe: Recipe, hashes: Mapping[str, str]) -> Recipe:
+    """Returns the recipe with the names that the spec gives to the same sources."""
+    ours = {hash_: name for name, hash_ in hashes.items()}
+    names = {name: ours.get(hash_, name) for name, hash_ in recipe.sources.items()}
+    if len(set(names.values())) < len(names):
+        return recipe
+    rules = (
+        replace(
+            rule,
+            params={
+                key: {names.get(name, name): number for name, number in value.items()}
+                if isinstance(value, Mapping)
+                else value
+                for key, value in rule.params.items()
+            },
+        )
+        for rule in recipe.rules
+    )
+    sources = {names[name]: hash_ for name, hash_ in recipe.sources.items()}
+    return replace(recipe, base=names[recipe.base], sources=sources, rules=tuple(rules))
+
+
 def require_sources(recipe: Recipe, structure: Structure, *, what: str, where: str) -> None:
-    """Refuses a recipe that a spec's sources cannot answer for.
+    """Checks that a recipe merges exactly the spec's sources.
 
     Args:
         recipe: The recipe.
-        structure: Of the sources.
-        what: What the recipe is called in the message.
+        structure: The structure of the sources.
+        what: The name of the recipe in the message.
         where: Its file, or the argument that it comes by.
 
     Raises:

@@ -36,7 +36,8 @@ class SourcesConfig(Config):
     """Name -> full checkpoint or PEFT LoRA adapter."""
     accept: tuple[str, ...] = ()
     """Differences from the base that experts may have: keys of config.json (`rope_parameters`, for example),
-    `tokenizer`, `chat_template`. All models are merged, evaluated and published with the base's."""
+    `tokenizer`, `chat_template`. Merges are evaluated and published with the
+    base's configuration, tokenizer and chat template."""
 
     @model_validator(mode="after")
     def _no_expert_is_called_base(self) -> "SourcesConfig":
@@ -125,7 +126,7 @@ class ArtifactsConfig(Config):
     """Artifacts computed before the search."""
 
     grams: GramsConfig | None = None
-    """Grams of inputs. None: they are not collected, and no operator may need them."""
+    """Grams of inputs. None: they are not collected, and operators that read Grams cannot be used."""
 
 
 class WorkersConfig(Config):
@@ -170,8 +171,9 @@ class Spec(Config):
     dtype: Literal["auto", Dtype] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: tuple[InputPath, ...] = ()
-    """Recipe files to evaluate after the baselines. The search starts from the best of all, or the nearest point of the
-    space; `m2n2` breeds from the experts alone and only compares these."""
+    """Files of recipes or of mergekit's configurations, to evaluate after the baselines. The search starts from the
+    best merge among the baselines and these that the space can express, or the point nearest to it; `m2n2` breeds from
+    the experts alone and only compares these."""
 
     @model_validator(mode="after")
     def _names_can_be_shown(self) -> "Spec":
@@ -234,7 +236,7 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     """
     path = Path(path)
     text = read_text(path, what="the spec", max_bytes=MAX_BYTES)
-    raw = read_yaml(text, what="the spec", where=str(path), texts=SHOWN_KEYS)
+    raw = _read(text, where=str(path))
     if not isinstance(raw, dict):
         raise InputError("the spec is not a mapping", expected="keys such as `sources:`", where=str(path))
     for override in overrides:
@@ -263,7 +265,22 @@ def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "s
 
 def dump_spec(spec: Spec) -> str:
     """Returns the spec as YAML with every default written out."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return _dump(spec.model_dump(mode="json"))
+
+
+def _dump(raw: Any) -> str:  # any JSON value
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+
+
+def _read(text: str, *, where: str) -> Any:  # any YAML value
+    """Returns the YAML of a spec. What `dump_spec` wrote is taken as it is: in Python, a text may be `True`."""
+    try:
+        return read_yaml(text, what="the spec", where=where, texts=SHOWN_KEYS)
+    except InputError:
+        raw = read_yaml(text, what="the spec", where=where)
+        if _dump(raw) != text:
+            raise
+        return raw
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -271,8 +288,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals:
         raise InputError("an override has no value", expected="--set key=value", got=f"--set {override}")
     where = f"--set {override}"
-    parsed = read_yaml(value, what="an override", where=where, texts=SHOWN_KEYS)
-    *parents, last = key.split(".")
+    keys = key.split(".")
+    under = next((one for one in keys if one in SHOWN_KEYS), "")
+    parsed = read_yaml(value, what="an override", where=where, texts=SHOWN_KEYS, under=under)
+    *parents, last = keys
     place: Any = raw
     for parent in parents:
         if isinstance(place, dict):

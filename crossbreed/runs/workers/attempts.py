@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from crossbreed.errors import MachineError
-from crossbreed.runs.search.pool import Answered, Job
+from crossbreed.runs.search.pool import Job, JobResult
 from crossbreed.types import Score, Status
 
 Log: TypeAlias = Callable[[str], None]
@@ -21,10 +21,11 @@ def log_failure(log: Log, job: Job | None, traceback: str, *, attempt: int, retr
         job: The job; None if a worker did not start.
         traceback: The traceback of the exception.
         attempt: The number of the attempt, counted from 1.
-        retries: The number of attempts after the first.
+        retries: The number of attempts after the first; further ones are made while other workers go on.
     """
+    of = f" of {retries + 1}" if attempt <= retries + 1 else ""
     what = "a worker did not start" if job is None else f"trial {job.number}, {job.split} split"
-    log(f"{what}: attempt {attempt} of {retries + 1} failed\n{traceback.rstrip()}")
+    log(f"{what}: attempt {attempt}{of} failed\n{traceback.rstrip()}")
 
 
 def log_notes(log: Log, notes: Sequence[str]) -> None:
@@ -33,10 +34,12 @@ def log_notes(log: Log, notes: Sequence[str]) -> None:
         log(f"canary: {note}")
 
 
-def failed(job: Job, failure: str, *, attempts: int, lost_s: float) -> Answered:
+def failed(job: Job, failure: str, *, attempts: int, lost_s: float) -> JobResult:
     """Returns the FAILED result of a job that no attempt could measure."""
     lines = failure.strip().splitlines() or [failure]
-    return Answered(job=job, score=Score(status=Status.FAILED, error=lines[-1][:500]), attempts=attempts, lost_s=lost_s)
+    return JobResult(
+        job=job, score=Score(status=Status.FAILED, error=lines[-1][:500]), attempts=attempts, lost_s=lost_s
+    )
 
 
 def no_worker(fault: BaseException) -> MachineError:

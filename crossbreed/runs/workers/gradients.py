@@ -43,10 +43,10 @@ def calibration_of(
     shares = objective.shares
     requests, weights = [], []
     for task in tasks:
-        asked = items[task.name].items[:num_items] if shares.get(task.name) else ()
+        chosen = items[task.name].items[:num_items] if shares.get(task.name) else ()
         sign = -1 if objective.minimize is task.higher_is_better else 1
-        requests += [task.calibration(item) for item in asked]
-        weights += [sign * shares[task.name] / len(asked) for _ in asked]
+        requests += [task.calibration(item) for item in chosen]
+        weights += [sign * shares[task.name] / len(chosen) for _ in chosen]
     return Calibration(requests=tuple(requests), weights=tuple(weights))
 
 
@@ -92,8 +92,10 @@ class Slopes:
         plan = self._plan
         if not self._is_shared:
             self._engine.adopt(recipe, self._weights.materialize(recipe))
-        asked = self._calibration
-        gradient = self._engine.gradient(asked.requests, asked.weights, tokens=plan.spec.fitness.slopes.tokens)
+        calibration = self._calibration
+        gradient = self._engine.gradient(
+            calibration.requests, calibration.weights, tokens=plan.spec.fitness.slopes.tokens
+        )
         found = self._space.slopes(self._weights.slopes(gradient, self._kind))
         if not all(map(math.isfinite, found)):
             raise EngineError(f"the gradient of recipe {recipe.id} is NaN or infinite, although its loss is finite")

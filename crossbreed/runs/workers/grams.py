@@ -42,7 +42,9 @@ class _Wanted(NamedTuple):
     requests: Sequence[Loglikelihood]
 
 
-def prepared(plan: Plan, *, on_event: Listener = ignore, recorded: str | None = None, kept: Path | None = None) -> Plan:
+def prepare_grams(
+    plan: Plan, *, on_event: Listener = ignore, recorded: str | None = None, kept: Path | None = None
+) -> Plan:
     """Returns the plan with the artifacts of its spec: those of the run, this machine's, or newly made ones.
 
     Args:

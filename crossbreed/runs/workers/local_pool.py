@@ -7,11 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Timer
+from threading import TIMEOUT_MAX, Timer
 from traceback import format_exc
 
-from crossbreed.errors import SwapError
-from crossbreed.runs.search.pool import FAULTS, Answered, Evaluator, Job, is_fault, notes_of
+from crossbreed.errors import FAULTS, SwapError, is_fault
+from crossbreed.runs.search.pool import Evaluator, Job, JobResult, notes_of
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
 from crossbreed.runs.workers.deadlines import Deadlines
 
@@ -37,7 +37,7 @@ class LocalPool:
         """
         self._deadlines = Deadlines(timeout_s)
         self._make, self._retries, self._log = make, retries, log
-        self._evaluator: Evaluator | None = self._made()
+        self._evaluator: Evaluator | None = self._started()
         self._jobs: deque[Job] = deque()
 
     @property
@@ -54,16 +54,16 @@ class LocalPool:
         """See Pool."""
         self._jobs.append(job)
 
-    def wait(self) -> Answered:
+    def wait(self) -> JobResult:
         """See Pool."""
         job, start = self._jobs.popleft(), time.monotonic()
         for attempt in range(1, self._retries + 2):
-            self._evaluator = self._evaluator or self._restarted()
+            self._evaluator = self._evaluator or self._started()
             lost_s = time.monotonic() - start if attempt > 1 else 0.0
             try:
                 with self._watched(job):
                     score = self._evaluator.evaluate(job)
-                return Answered(job=job, score=score, attempts=attempt, lost_s=lost_s)
+                return JobResult(job=job, score=score, attempts=attempt, lost_s=lost_s)
             except FAULTS as error:
                 if not is_fault(error):
                     raise
@@ -85,7 +85,7 @@ class LocalPool:
             f"trial {job.number} has not been answered within {deadline_s:.0f} s and may hang. A local worker cannot "
             "be replaced: stop the run and give the same command again, or use `workers.executor: ray`"
         )
-        timer = Timer(deadline_s, self._log, [text])
+        timer = Timer(min(deadline_s, TIMEOUT_MAX), self._log, [text])
         timer.daemon = True
         timer.start()
         try:
@@ -101,16 +101,13 @@ class LocalPool:
         except Exception:  # whatever a dead engine raises
             self._log(f"the worker could not be closed\n{format_exc().rstrip()}")
 
-    def _made(self) -> Evaluator:
-        evaluator = self._make()
-        log_notes(self._log, notes_of(evaluator))
-        return evaluator
-
-    def _restarted(self) -> Evaluator:
+    def _started(self) -> Evaluator:
         """Returns a new worker. A start that fails is no attempt at the job; several in a row end the run."""
         for attempt in range(1, MAX_FAILED_STARTS + 1):
             try:
-                return self._made()
+                evaluator = self._make()
+                log_notes(self._log, notes_of(evaluator))
+                return evaluator
             except FAULTS as error:
                 if isinstance(error, SwapError) or not is_fault(error):
                     raise

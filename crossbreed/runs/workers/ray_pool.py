@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from crossbreed.errors import InputError, MachineError, SwapError, require
-from crossbreed.runs.search.pool import Answered, Evaluator, Job, Versioned, is_fault, notes_of
+from crossbreed.errors import InputError, MachineError, SwapError, is_fault, require
+from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Versioned, notes_of
 from crossbreed.runs.workers.attempts import (
     MAX_FAILED_STARTS,
     Log,
@@ -59,7 +59,7 @@ class _Flight:
         return "start" if self.attempt is None else self.attempt.job.split
 
 
-class _Host:
+class _Actor:
     """The actor. Starting is a separate call, so that its exception reaches the driver unchanged."""
 
     def __init__(self, make: Callable[[], Evaluator]) -> None:
@@ -148,7 +148,7 @@ class RayPool:
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             connect(ray, address)
-        self._actor: Any = ray.remote(_Host).options(num_cpus=cpus, num_gpus=gpus)
+        self._actor: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus)
         self._queue: deque[_Attempt] = deque()
         self._idle: list[Any] = []
         self._in_flight: dict[Any, _Flight] = {}
@@ -183,7 +183,7 @@ class RayPool:
         self._queue.append(_Attempt(job, 1))
         self._dispatch()
 
-    def wait(self) -> Answered | None:
+    def wait(self) -> JobResult | None:
         """See Pool."""
         while True:
             reference = self._next()
@@ -218,7 +218,7 @@ class RayPool:
         now = time.monotonic()
         return next(iter(arrived), None) or next((ref for ref, end in due.items() if end <= now), None)
 
-    def _arrived(self, flight: _Flight, result: Any) -> Answered | None:
+    def _arrived(self, flight: _Flight, result: Any) -> JobResult | None:
         actor, attempt = flight.actor, flight.attempt
         self._deadlines.took(flight.phase, time.monotonic() - flight.began_s)
         self._idle.append(actor)
@@ -232,7 +232,7 @@ class RayPool:
         self._dispatch()
         if attempt is None:
             return None
-        return Answered(
+        return JobResult(
             job=attempt.job,
             score=result,
             attempts=attempt.number,
@@ -266,7 +266,7 @@ class RayPool:
             actor, attempt = self._idle.pop(0), self._queue.popleft()
             self._in_flight[actor.evaluate.remote(attempt.job)] = _Flight(actor, attempt, time.monotonic())
 
-    def _replace(self, flight: _Flight, fault: Exception, traceback: str) -> Answered | None:
+    def _replace(self, flight: _Flight, fault: Exception, traceback: str) -> JobResult | None:
         """Replaces a failed worker; returns the job's FAILED result if this was its last attempt."""
         attempt = flight.attempt
         self._ray.kill(flight.actor)

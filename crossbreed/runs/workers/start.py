@@ -16,7 +16,7 @@ from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.runs.workers.worker import Worker, closed_on_error
 
 
-def prepare(
+def prepare_artifacts(
     plan: Plan, on_event: Listener = ignore, *, begun: RunRecord | None = None, kept: Path | None = None
 ) -> Plan:
     """Returns the plan with the artifacts of its spec; see `workers.grams`.
@@ -29,10 +29,10 @@ def prepare(
     """
     if plan.spec.artifacts.grams is None:
         return plan
-    from crossbreed.runs.workers.grams import prepared  # needs torch
+    from crossbreed.runs.workers.grams import prepare_grams  # needs torch
 
     recorded = begun.artifacts.get("grams") if begun else None
-    return prepared(plan, on_event=on_event, recorded=recorded, kept=kept)
+    return prepare_grams(plan, on_event=on_event, recorded=recorded, kept=kept)
 
 
 def start_pool(plan: Plan, kept: Path, on_event: Listener, log: Log) -> Pool:
@@ -68,7 +68,7 @@ def start_pool(plan: Plan, kept: Path, on_event: Listener, log: Log) -> Pool:
 
 def start_worker(spec: Spec, planned: RunRecord, kept: Path | None = None) -> Evaluator:
     """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine."""
-    plan = prepare(build_plan(spec, searches=False), begun=planned, kept=kept)
+    plan = prepare_artifacts(build_plan(spec, searches=False), begun=planned, kept=kept)
     check_same_run(planned, plan.run_record(), where=spec.sources.base)
     ours = plan.run_record().clock.versions
     others = {name: version for name, version in ours.items() if planned.clock.versions.get(name) != version}

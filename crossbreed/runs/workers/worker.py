@@ -10,7 +10,7 @@ from crossbreed.errors import InvalidWeights, MachineError
 from crossbreed.fitness import evaluate_tasks
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job
-from crossbreed.runs.workers.candidates import CandidatesByWeights, start_candidates
+from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine
 from crossbreed.types import Cost, ProposedBy, Recipe, Score, Status
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self, plan: Plan, *, other_versions: Mapping[str, str] = MappingProxyType({})) -> None:
         self._plan, self.other_versions = plan, other_versions
-        self.candidates = start_candidates(plan.spec.fitness.engine, plan.weights)
+        self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
@@ -47,14 +47,13 @@ class Worker:
         Raises:
             SwapError: the engine does not answer with the weights it was given.
         """
-        recipes = dict(self._plan.initial_candidates())
         items = self._plan.items["search"]
         num_items = max(2, _CANARY_ITEMS // len(self._plan.tasks))
         requests = [
             r for task in self._plan.tasks for item in items[task.name].items[:num_items] for r in task.requests(item)
         ]
-        base, uniform = (recipes[ProposedBy(kind=kind)] for kind in ("base", "uniform"))
-        self.notes = self.candidates.canary(base, uniform, requests)
+        uniform = dict(self._plan.initial_candidates())[ProposedBy(kind="uniform")]
+        self.notes = self.candidate_engine.canary(self._plan.base_recipe, uniform, requests)
 
     def evaluate(self, job: Job) -> Score:
         """Has the engine adopt the recipe, and evaluates it on the split's items.
@@ -66,22 +65,22 @@ class Worker:
         recipe = job.recipe
         assert recipe is not None, "an engine answers with merged weights"
         if self._plan.weights:
-            self._plan.weights.require_unchanged()
+            self._plan.weights.sources.require_unchanged()
         try:
-            adopted = self.candidates.adopt(recipe)
-            asked = time.perf_counter()
+            adopted = self.candidate_engine.adopt(recipe)
+            adopted_s = time.perf_counter()
             answers = evaluate_tasks(adopted.handle, self._plan.tasks, self._plan.items[job.split])
-            answered = time.perf_counter()
+            answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
-        seconds = {**adopted.seconds, "answer": answered - asked}
+        seconds = {**adopted.seconds, "answer": answered_s - adopted_s}
         num_items, slopes, fault = answers.num_items, None, None
         if self._slopes and job.split == "search" and job.number >= self._num_initial:
             slopes, fault = _tried(self._slopes, recipe)
-            seconds["slopes"] = _since(answered)
+            seconds["slopes"] = _since(answered_s)
             num_items += self._slopes.num_items if slopes is not None else 0
         if fault is None:
-            self.candidates.confirm()
+            self.candidate_engine.confirm()
         return Score(
             status=Status.OK,
             tasks=answers.tasks,
@@ -94,7 +93,7 @@ class Worker:
 
     def close(self) -> None:
         """Frees the engines."""
-        with closing(self.candidates):
+        with closing(self.candidate_engine):
             if self._slopes:
                 self._slopes.close()
 
@@ -104,8 +103,8 @@ class Worker:
             return None
         from crossbreed.runs.workers.gradients import Slopes
 
-        assert isinstance(self.candidates, CandidatesByWeights), "a plan with slopes has weights"
-        return Slopes(self._plan, kind, self.candidates.engine)
+        assert isinstance(self.candidate_engine, CandidateEngineByWeights), "a plan with slopes has weights"
+        return Slopes(self._plan, kind, self.candidate_engine.engine)
 
 
 @contextmanager

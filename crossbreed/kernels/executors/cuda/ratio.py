@@ -40,11 +40,11 @@ def ratio(
 
     Args:
         base: The base's tensor.
-        values: What the deltas are made from.
+        values: The tensors that the deltas are made from.
         importances: One for each of them, in the base's shape and any float dtype. Where their weighted sum is 0 the
             divisor is 1: the base, unless weights of both signs cancel.
         coefficients: One for each of them.
-        out: As the base's.
+        out: The result, in the base's shape.
     """
     block = block_for(len(coefficients))
     held = tuple(importance.to(base.device).contiguous() for importance in importances)

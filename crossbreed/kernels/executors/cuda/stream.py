@@ -28,9 +28,9 @@ def place(sources: Sources, device: torch.device, budget_bytes: int | None = Non
     """Returns the same sources, whose weights are on `device` when they are asked for.
 
     Args:
-        sources: Opened.
-        device: Of the engine that gets the merges.
-        budget_bytes: What may stay there; by default what is free now, less what two tensors in flight need.
+        sources: The opened sources.
+        device: The device of the engine that gets the merges.
+        budget_bytes: The memory that they may keep there; default: all that is free but two tensors in flight.
     """
     base, device = sources.base, torch.device(device)
     full = {expert.hash: expert for expert in sources.experts.values() if isinstance(expert, Checkpoint)}

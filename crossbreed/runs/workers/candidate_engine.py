@@ -33,7 +33,7 @@ class Adopted:
     """Phase -> seconds spent on building it."""
 
 
-class Candidates(Protocol):
+class CandidateEngine(Protocol):
     """An engine, and the form in which it receives candidates."""
 
     def adopt(self, recipe: Recipe) -> Adopted:
@@ -57,35 +57,37 @@ class Candidates(Protocol):
         ...
 
 
-def start_candidates(config: EngineConfig, weights: "Weights | None") -> Candidates:
+def start_candidate_engine(config: EngineConfig, weights: "Weights | None") -> CandidateEngine:
     """Starts an engine, with the sources' weights if it takes weights."""
     if weights is None:
-        return CandidatesByRecipe(build_recipe_engine(config))
-    return CandidatesByWeights(build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights)
+        return CandidateEngineByRecipe(build_recipe_engine(config))
+    return CandidateEngineByWeights(
+        build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights
+    )
 
 
-class CandidatesByRecipe:
+class CandidateEngineByRecipe:
     """An engine that makes the weights itself."""
 
     def __init__(self, engine: RecipeEngine) -> None:
         self.engine = engine
 
     def adopt(self, recipe: Recipe) -> Adopted:
-        """See Candidates."""
+        """See CandidateEngine."""
         start = time.perf_counter()
         handle = self.engine.adopt(recipe)
         return Adopted(handle=handle, fingerprint=handle.fingerprint, seconds={"swap": time.perf_counter() - start})
 
     def confirm(self) -> None:
-        """See Candidates."""
+        """See CandidateEngine."""
 
     def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
-        """See Candidates."""
+        """See CandidateEngine."""
         check_recipes(self.engine, recipe_a, recipe_b, requests)
         return ()
 
     def close(self) -> None:
-        """See Candidates."""
+        """See CandidateEngine."""
         self.engine.close()
 
 
@@ -98,7 +100,7 @@ class _Held:
     """Tensor -> digest."""
 
 
-class CandidatesByWeights:
+class CandidateEngineByWeights:
     """An engine that takes weights, and is sent only the tensors that it does not have yet."""
 
     def __init__(self, engine: WeightEngine, weights: "Weights") -> None:
@@ -108,7 +110,7 @@ class CandidatesByWeights:
         self._adopted: _Held | None = None
 
     def adopt(self, recipe: Recipe) -> Adopted:
-        """See Candidates."""
+        """See CandidateEngine."""
         start = time.perf_counter()
         held, self._held, self._adopted = self._held, None, None
         kept = self._kept(held, recipe) if held else {}
@@ -121,16 +123,16 @@ class CandidatesByWeights:
         return Adopted(handle=handle, fingerprint=fingerprinted.value, seconds=seconds)
 
     def confirm(self) -> None:
-        """See Candidates."""
+        """See CandidateEngine."""
         self._held = self._adopted
 
     def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
-        """See Candidates."""
+        """See CandidateEngine."""
         self._held = None
         return check_swap(self.engine, recipe_a, recipe_b, self._weights.materialize, requests)
 
     def close(self) -> None:
-        """See Candidates."""
+        """See CandidateEngine."""
         self.engine.close()
 
     def _kept(self, held: _Held, recipe: Recipe) -> dict[str, str]:

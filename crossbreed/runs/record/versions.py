@@ -1,4 +1,4 @@
-"""The provenance of a run: versions, commit, machine. Recorded with results, never compared."""
+"""The versions that a run works with: packages, platform, commit. Recorded with results, never compared."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What an item asks the model: the splits must be disjoint by it, whatever other fields a file has (law 6)."""
+"""The question that an item asks the model: no two splits may share one, whatever other fields a file has."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,11 @@ _WORDS_OF_A_QUESTION = 4
 """A field of at least as many words is the question itself, in whatever frame; fewer fill a gap: `France`, `2 + 2`."""
 
 
-def asked(task: Task, item: Item) -> frozenset[str]:
+def questions_of(task: Task, item: Item) -> frozenset[str]:
     """Returns texts, one of which two items share if they ask the same, in one task or in two.
 
-    They are what is asked without examples and system message; and the question with its answer, in whatever frame.
+    They are what is asked without examples and the task's system message; and the question with each of its answers,
+    in whatever frame and case.
     """
     kind = own_kind(task)
     if not isinstance(kind, PromptTaskConfig):
@@ -26,7 +27,8 @@ def asked(task: Task, item: Item) -> frozenset[str]:
     framed = "\n".join((folded(kind.question(item)), *options))
     if len(values.split()) < _WORDS_OF_A_QUESTION:
         return frozenset((framed,))
-    return frozenset((framed, f"{values}\n{folded(kind.shown(item))}"))
+    answers = [folded(answer).casefold() for answer in {kind.shown(item), *_texts(kind, item)}]
+    return frozenset((framed, *(f"{values.casefold()}\n{answer}" for answer in answers)))
 
 
 def check_questions(task: Task) -> None:
@@ -37,7 +39,8 @@ def check_questions(task: Task) -> None:
     """
     first: dict[str, Item] = {}
     for item in task.items:
-        key = _rendered(task.requests(item))
+        requests = task.requests(item)
+        key = "\n".join((*_systems(requests), _rendered(requests)))
         if key not in first:
             first[key] = item
             continue
@@ -59,6 +62,17 @@ def own_kind(task: Task) -> Kind:
     """Returns the kind that a task was made with, also if a spec holds the task as an object."""
     inner = getattr(task.kind, "task", None)
     return own_kind(inner) if isinstance(inner, Task) else task.kind
+
+
+def _texts(kind: PromptTaskConfig, item: Item) -> tuple[str, ...]:
+    """Returns the texts of all right answers; of a list of them, a choice has none but the shown one."""
+    gold = kind.gold(item)
+    return tuple(text for text in gold if isinstance(text, str)) if isinstance(gold, list) else ()
+
+
+def _systems(requests: Sequence[Request]) -> list[str]:
+    """Returns the system messages: an item may have one of its own."""
+    return sorted({folded(request.prompt.system) for request in requests if request.prompt.system})
 
 
 def _rendered(requests: Sequence[Request]) -> str:

@@ -1,0 +1,64 @@
+"""Warm starts in any form that people have: under other names, as a configuration of mergekit."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_runs import write_spec
+
+from crossbreed.errors import InputError
+from crossbreed.recipes import dump_recipe
+from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs.plan import Plan
+from crossbreed.types import Recipe, Rule
+
+
+def plan_of(folder: Path, base: Path, experts: dict[str, Path], warm_start: Path) -> Plan:
+    return build_plan(load_spec(write_spec(folder, base=base, experts=experts, warm_start=[str(warm_start)])))
+
+
+def recipe_in(folder: Path, hashes: dict[str, str], weight: dict[str, float]) -> Path:
+    rule = Rule(match=".*", operator="task_arithmetic", params={"weight": weight})
+    path = folder / "warm.yaml"
+    path.write_text(dump_recipe(Recipe(base="mine", sources=hashes, rules=(rule,))))
+    return path
+
+
+def test_sources_are_recognised_by_their_hashes(tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]) -> None:
+    spec = write_spec(tmp_path / "first", base=toy_base, experts=toy_experts)
+    hashes = build_plan(load_spec(spec)).structure.hashes
+    theirs = {"base": "mine", "attention": "everything", "everything": "other"}  # one name even stands for another
+    warm = recipe_in(
+        tmp_path, {theirs[name]: hash_ for name, hash_ in hashes.items()}, {"everything": 0.25, "other": 0.75}
+    )
+    ((by, recipe),) = plan_of(tmp_path / "second", toy_base, toy_experts, warm).warm_starts
+    assert str(by) == "warm_start:0"
+    assert (recipe.base, dict(recipe.sources)) == ("base", dict(hashes))
+    assert recipe.rules[0].params["weight"] == {"attention": 0.25, "everything": 0.75}
+
+
+def test_a_configuration_of_mergekit_is_one(tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]) -> None:
+    models = [
+        {"model": str(path), "parameters": {"weight": weight}}
+        for path, weight in zip(toy_experts.values(), (0.25, 0.75), strict=True)
+    ]
+    warm = tmp_path / "merge.yml"
+    warm.write_text(
+        yaml.safe_dump(
+            {"merge_method": "task_arithmetic", "base_model": str(toy_base), "models": models, "dtype": "float32"}
+        )
+    )
+    plan = plan_of(tmp_path / "spec", toy_base, toy_experts, warm)
+    ((_, recipe),) = plan.warm_starts
+    assert dict(recipe.sources) == dict(plan.structure.hashes)
+    assert {frozenset(rule.params["weight"].items()) for rule in recipe.rules} == {
+        frozenset({("attention", 0.25), ("everything", 0.75)})
+    }
+
+
+def test_models_that_the_spec_does_not_have_are_refused(
+    tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]
+) -> None:
+    warm = recipe_in(tmp_path, {"mine": "0" * 32, "everything": "1" * 32}, {"everything": 1.0})
+    with pytest.raises(InputError, match="merges other sources"):
+        plan_of(tmp_path / "spec", toy_base, toy_experts, warm)
