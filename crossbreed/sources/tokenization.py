@@ -104,8 +104,11 @@ def _check_size(path: Path) -> None:
     """Refuses a tokenizer.json that takes all memory when it is loaded or asked."""
     if not path.is_file():
         return
-    value = read_json(path)
-    vocabulary = mapping_at(value, "model", where=path).get("vocab")
+    try:
+        value = read_json(path)
+        vocabulary = mapping_at(value, "model", where=path).get("vocab")
+    except InputError:
+        return  # what cannot be read, loading refuses
     added = value.get("added_tokens")
     rows = [*vocabulary.values()] if isinstance(vocabulary, dict) else []  # a list's rows are its own
     rows += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
