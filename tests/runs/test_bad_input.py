@@ -353,18 +353,27 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
     assert any("  trial " in line for line in process.stdout)
 
 
-def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(cli: Cli, spec: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "signals"),
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(
+    number: signal.Signals, signals: int, cli: Cli, spec: Path, tmp_path: Path
+) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
-    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.12}")
-    for number, signals in ((signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)):
-        process = start("run", spec, "--out", out, *slow)
-        wait_for_a_trial(process)
-        for _ in range(signals):
-            process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "Traceback" not in err
-        assert signals == 2 or "stopped; the same command resumes" in err
+    slow = ("--set", "fitness.engine={kind: fake, delay_s: 0.15}")
+    process = start("run", spec, "--out", out, *slow)
+    wait_for_a_trial(process)
+    for _ in range(signals):
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert signals == 2 or "stopped; the same command resumes" in err
     for folder in (out, whole):
         assert cli("run", spec, "--out", folder, *slow)[0] == 0
     assert journal_of(out) == journal_of(whole)
