@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
             where=str(path),
             fix="name the folder that `save_pretrained` wrote, whole",
         ) from None
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
+    except (OSError, ValueError) as error:
         problem, got = "cannot read a source's JSON file", str(error) or type(error).__name__
     else:
         if isinstance(value, dict):

@@ -5,13 +5,13 @@ first byte is written: an output folder in use, a full disk, a missing licence.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossbreed.runs.publishing.contents import MAX_SHARD_BYTES, Contents, checkpoint_contents, mergekit_config
+from crossbreed.runs.publishing.contents import MAX_SHARD_BYTES, Contents, checkpoint_contents
 from crossbreed.runs.publishing.folders import new_folders
-from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, model_card, source_infos
+from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, CardInfo, choose_licence, model_card, source_infos
 from crossbreed.runs.results.recipe_table import coefficient_map
 from crossbreed.sources import Sources
 from crossbreed.types import Recipe, WeightStream
@@ -57,7 +57,7 @@ def publish_checkpoint(
         MachineError: the weights made or written are not those that were scored; `out` is unchanged.
     """
     contents = card_contents(merge, out, info=info, title=title, licence=licence, max_shard_bytes=max_shard_bytes)
-    return _write(contents, merge, out)
+    return write_contents(contents, merge, out)
 
 
 def card_contents(
@@ -72,36 +72,33 @@ def card_contents(
     """Returns what `publish_checkpoint` would write, with the same arguments."""
     parents = source_infos(merge.recipe, merge.sources)
     chosen = choose_licence(parents, licence)
+    record = {"licence": chosen, **info.to_json()}
+    contents = checkpoint_contents(merge.recipe, merge.sources, record=record, max_shard_bytes=max_shard_bytes)
     readme = model_card(
         title=title or out.resolve().name,
         parents=parents,
         licence=chosen,
         info=info,
         coefficients=coefficient_map(merge.recipe, merge.sources.structure),
-        in_mergekit=mergekit_config(merge.recipe, merge.sources) is not None,
+        in_mergekit=MERGEKIT_FILE in contents.texts,
         notes=merge.sources.notes,
         accepted=merge.sources.accept,
     )
-    record = {"licence": chosen, **info.to_json()}
-    return checkpoint_contents(
-        merge.recipe, merge.sources, readme=readme, record=record, max_shard_bytes=max_shard_bytes
-    )
+    return replace(contents, texts={**contents.texts, "README.md": readme})
 
 
 def write_checkpoint(
     merge: Merge,
     out: Path,
     *,
-    readme: str | None = None,
     record: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> str:
-    """Writes a checkpoint, with a card only if one is given.
+    """Writes a checkpoint without a card.
 
     Args:
         merge: The merge to write.
         out: A folder that does not exist or is empty.
-        readme: The model card.
         record: Further content of `crossbreed.json`.
         max_shard_bytes: Maximum size of a file.
 
@@ -112,12 +109,11 @@ def write_checkpoint(
         InputError: `out` cannot be used, or the disk is full.
         MachineError: the weights made or written are not the expected ones; `out` is unchanged.
     """
-    contents = checkpoint_contents(
-        merge.recipe, merge.sources, readme=readme, record=record, max_shard_bytes=max_shard_bytes
-    )
-    return _write(contents, merge, out)
+    contents = checkpoint_contents(merge.recipe, merge.sources, record=record, max_shard_bytes=max_shard_bytes)
+    return write_contents(contents, merge, out)
 
 
-def _write(contents: Contents, merge: Merge, out: Path) -> str:
+def write_contents(contents: Contents, merge: Merge, out: Path) -> str:
+    """Writes planned contents with a merge's weights; returns the fingerprint, raises as `write_checkpoint`."""
     with new_folders({out: contents.num_bytes}) as folders:
         return contents.write(folders[out], merge.stream_factory, merge.fingerprint)

@@ -127,7 +127,6 @@ def checkpoint_contents(
     recipe: Recipe,
     sources: Sources,
     *,
-    readme: str | None = None,
     record: Mapping[str, Any] | None = None,
     extra: Mapping[str, str] = MappingProxyType({}),
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -144,7 +143,7 @@ def checkpoint_contents(
     return Contents(
         tensors=_merged_tensors(recipe, sources),
         copies=files_to_copy(sources.base.path),
-        texts={**_texts(recipe, sources), **extra, **({"README.md": readme} if readme else {})},
+        texts={**_texts(recipe, sources), **extra},
         record={**known, **(record or {})},
         max_shard_bytes=max_shard_bytes,
     )

@@ -10,7 +10,7 @@ from crossbreed.runs.driver import report_on
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, with_objects
 from crossbreed.runs.plan import Plan, build_plan
-from crossbreed.runs.publishing.checkpoint import Merge, card_contents, publish_checkpoint
+from crossbreed.runs.publishing.checkpoint import Merge, card_contents, write_contents
 from crossbreed.runs.publishing.folders import require_unused
 from crossbreed.runs.publishing.hub_upload import push, upload_listing
 from crossbreed.runs.publishing.manifest import published_folder
@@ -100,7 +100,7 @@ def publish_run(
         if dry_run and push_to:
             on_event(Note(text=upload_listing(contents.sizes, push_to)))
             return
-        note_published(path, number, publish_checkpoint(merge, out, info=info, licence=licence), out)
+        note_published(path, number, write_contents(contents, merge, out), out)
     on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run)))

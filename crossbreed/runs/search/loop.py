@@ -109,21 +109,21 @@ class Loop:
             if pool.idle and not pool.busy:
                 self._is_dry = not self._is_spent(stopwatch.elapsed_s)
                 return not self._is_dry
-            answered = pool.wait()  # also for a worker that is being replaced, which is neither idle nor busy
-            stopwatch.answered(lost_s=answered.lost_s / outage.num_workers if answered else 0.0)
-            if answered:
-                if answered.score.status is Status.FAILED and self._history.first_ok is None:
-                    raise MachineError(f"nothing could be measured: {answered.score.error}")
-                timed = _with_other(answered.score, stopwatch.seconds_of(answered.job.number))
-                number = answered.job.number
+            result = pool.wait()  # also for a worker that is being replaced, which is neither idle nor busy
+            stopwatch.answered(lost_s=result.lost_s / outage.num_workers if result else 0.0)
+            if result:
+                if result.score.status is Status.FAILED and self._history.first_ok is None:
+                    raise MachineError(f"nothing could be measured: {result.score.error}")
+                timed = _with_other(result.score, stopwatch.seconds_of(result.job.number))
+                number = result.job.number
                 is_proof = self._is_measured("search", number)
-                heard = outage.hear(replace(answered, score=timed), is_proof=is_proof, is_known=number in known)
+                heard = outage.hear(replace(result, score=timed), is_proof=is_proof, is_known=number in known)
                 self._record_all(heard, outage, stopwatch)
 
     def _record_all(self, heard: Sequence[JobResult], outage: Outage, stopwatch: Stopwatch) -> None:
-        for answered in heard:
-            if not self._is_measured("search", answered.job.number):
-                self.record(answered, elapsed_s=stopwatch.elapsed_s)
+        for result in heard:
+            if not self._is_measured("search", result.job.number):
+                self.record(result, elapsed_s=stopwatch.elapsed_s)
         outage.require_hope()
 
     def _proof(self) -> Candidate | None:

@@ -1,7 +1,7 @@
 """Outages: FAILED results in a row say something of the machine, not of their candidates.
 
-A FAILED answer waits until another answer proves that the engine lives; then it is the candidate's, and is journalled.
-After several in a row, or where nothing else is to be asked, a trial that was measured before is asked again for that
+A FAILED result waits until another proves that the engine lives; then it is the candidate's, and is journalled. After
+several in a row, or where nothing else is to be evaluated, a trial that was measured before is evaluated again for that
 proof. If that FAILED too, the run ends with nothing journalled of those that wait, so that they are in flight for the
 next driver, as after a kill. What FAILED in an earlier search says nothing when it FAILED again.
 """
@@ -14,8 +14,6 @@ from crossbreed.types import Status
 
 MIN_IN_A_ROW = 3
 """The number of FAILED results in a row that are an outage; more if more workers than that may have been answering."""
-
-
 _MOST_ROWS = 3
 """So many such rows of candidates end a search: the engine lives, but none of what it is asked can be measured."""
 
