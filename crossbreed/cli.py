@@ -91,13 +91,36 @@ def show(
 
 
 @app.command()
-def report(run: RunPath) -> None:
+def report(
+    run: RunPath,
+    trial: Annotated[int | None, typer.Option(help="Answer the report items with this trial too.")] = None,
+) -> None:
     """Complete the report of a run, and write report.html and report.json."""
     from crossbreed.runs import report_on
     from crossbreed.terminal import Terminal
 
     with Terminal() as show:
-        report_on(run, on_event=show)
+        report_on(run, trial=trial, on_event=show)
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, for their winners; RUN:NAME for a baseline, RUN:N for a trial.", metavar="RUN[:MODEL]..."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Compare the first model with each of the others, paired on the report items that both answered."""
+    from crossbreed.runs.results import compare as comparing
+
+    found = comparing.compare(models)
+    if as_json:
+        _print_json(comparing.comparison_json(found))
+    else:
+        typer.echo(comparing.comparison_text(found))
 
 
 @app.command()

@@ -7,11 +7,12 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
-from crossbreed.runs.events import Listener, PlanDescribed, ignore
+from crossbreed.runs.events import Listener, Note, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, require_sendable, with_objects
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.report_text import with_interval
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.runs.workers.start import prepare_artifacts
@@ -98,4 +99,6 @@ def report_on(
             report = session.judge()
             if trial is not None and trial != report.winner.number:
                 report = session.report_trial(trial)
+                value = with_interval(report.winner.value)
+                on_event(Note(text=f"trial {trial}: {value} on the report items"))
             return plan, report

@@ -39,6 +39,8 @@ class Run:
     """What its engine is given; None where the engine is not installed."""
     history: History
     objectives: tuple[Objective, ...]
+    minimized: Mapping[str, bool]
+    """Task -> whether less of its metric is better."""
     state: State
 
     @property
@@ -58,8 +60,15 @@ def open_run(path: Path) -> Run:
     known = read_header(folder)
     history = fold(read(folder.journal))
     state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
-    name, takes, objectives = known.name, known.takes, known.objectives
-    return Run(folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state)
+    return Run(
+        folder=folder,
+        name=known.name,
+        takes=known.takes,
+        history=history,
+        objectives=known.objectives,
+        minimized=known.minimized,
+        state=state,
+    )
 
 
 def show_json(path: Path) -> dict[str, Any]:
