@@ -124,6 +124,23 @@ def compare(
 
 
 @app.command()
+def export(
+    run: RunPath,
+    optuna: Annotated[str | None, typer.Option(help="sqlite:///FILE: a study, as optuna-dashboard opens it.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A new CSV file, a row for each trial.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="A new Parquet file with the same rows.")] = None,
+    items: Annotated[
+        bool, typer.Option("--items", help="In CSV and Parquet: a row for each item that a trial answered.")
+    ] = False,
+) -> None:
+    """Write the trials of a run for other tools."""
+    from crossbreed.runs.exports.export import export_run
+
+    for file in export_run(run, optuna=optuna, csv=csv, parquet=parquet, items=items):
+        typer.echo(f"wrote {file}")
+
+
+@app.command()
 def publish(
     run: RunPath,
     out: Out,

@@ -252,12 +252,12 @@ def _model(text: str, opened: dict[Path, Run]) -> Model:
     """Opens what `RUN` or `RUN:MODEL` names."""
     path, name = _split(text)
     run = opened[path] if path in opened else opened.setdefault(path, open_run(path))
-    begun = run.folder.begun()
-    assert begun is not None, "a journal starts with its run"
     number = _number(run, name)
     score = run.history.scores.get(("report", number))
     if score is None or score.status is not Status.OK:
         raise _unanswered(run, name, number, score)
+    begun = run.folder.begun()
+    assert begun is not None, "a journal with scores starts with its run"
     shown_as = f"trial {number}" if name.isdecimal() else name
     return Model(run=run, begun=begun, name=shown_as, trial=number, tasks=score.tasks)
 
