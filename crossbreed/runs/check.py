@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Task, evaluate_tasks
+from crossbreed.runs.loggers.config import require_logger
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
@@ -56,6 +57,8 @@ def checked_plan(spec: Spec) -> Plan:
     """
     require_engine(spec)
     require_sendable(spec)
+    if spec.log is not None:
+        require_logger(spec.log)
     plan = build_plan(spec)
     plan.check_engine()
     if spec.workers.address is None:  # else other machines hold the candidates

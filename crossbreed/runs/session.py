@@ -8,6 +8,7 @@ from traceback import format_exc
 from crossbreed.durable import write_atomically
 from crossbreed.errors import CrossbreedError, InputError, MachineError
 from crossbreed.runs.events import Event, Listener, Note, ReportWritten, SplitStarting
+from crossbreed.runs.loggers.live_log import live_log
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
@@ -145,7 +146,11 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
-        with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
+        with (
+            _logged(folder, plan, on_event) as heard,
+            live_log(plan, folder, heard) as tell,
+            closing(_pool(plan, folder, tell)) as pool,
+        ):
             if others := _other_versions(journal.run, planned):
                 tell(Note(text=f"this run was started with other versions: {others}"))
             yield Session(plan, folder, journal, pool, tell)

@@ -16,6 +16,7 @@ from crossbreed.types import canonical_json, content_id
 _NOT_IDENTITY: Any = {
     "name": True,
     "workers": True,
+    "log": True,
     "optimizer": {"budget"},
     "sources": {"base", "experts"},  # identified by content hashes, not by paths
     "warm_start": True,  # identified by the recipes' hashes
