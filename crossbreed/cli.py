@@ -61,6 +61,10 @@ def check(
     """Validate a spec in seconds, without an engine."""
     from crossbreed.runs import check_spec, dump_spec, load_spec
 
+    if answer and resolved:
+        raise InputError(
+            "--resolved prints the spec and answers nothing", expected="one of the two", got="--answer too"
+        )
     loaded = load_spec(spec, set_ or [])
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
@@ -80,6 +84,8 @@ def show(
     """Show state, archive, best trials and baselines of a run."""
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 
+    if answers and trial is None:
+        raise InputError("--answers shows the texts of one trial", expected="--trial N --answers", got="no --trial")
     if trial is not None and as_json:
         raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
     if trial is not None:
@@ -93,9 +99,9 @@ def show(
 @app.command()
 def report(
     run: RunPath,
-    trial: Annotated[int | None, typer.Option(help="Answer the report items with this trial too.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Have this trial answer them, not the winner.")] = None,
 ) -> None:
-    """Complete the report of a run, and write report.html and report.json."""
+    """Answer the report items, and write report.html and report.json."""
     from crossbreed.runs import report_on
     from crossbreed.terminal import Terminal
 

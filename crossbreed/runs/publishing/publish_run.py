@@ -1,6 +1,7 @@
 """Publishes the winner of a run, or another trial, as a folder with a model card."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.derived import note_published
-from crossbreed.runs.results.report import Report
-from crossbreed.runs.results.winner import choose_winner
+from crossbreed.runs.results.report import Report, make_report
+from crossbreed.runs.results.vouching import takes_of
+from crossbreed.runs.results.winner import choose_winner, reported
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.start import prepare_artifacts
-from crossbreed.types import Trial
+from crossbreed.types import Status, Trial
 
 
 def publish_run(
@@ -53,7 +55,7 @@ def publish_run(
         with_scores: False: evaluate nothing, and publish a card without held-out scores.
         licence: The hub's id of the licence, if the parents do not state a common one.
         push_to: Hub repository to upload to; created as private.
-        dry_run: With `push_to`: evaluate, write and upload nothing, only list what would be uploaded.
+        dry_run: With `push_to`: evaluate, write and upload nothing; only say what would be answered and uploaded.
         optimizer: As for `report_on`.
         engine: As for `report_on`.
         tasks: As for `report_on`.
@@ -85,8 +87,11 @@ def publish_run(
         spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
         plan = build_plan(spec, searches=False)
         check(plan)
-        plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
-        number = _recorded(plan, path, trial)
+        if not dry_run:
+            plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+        number = _recorded(plan, path, trial, is_dry=dry_run)
+        if dry_run and with_scores:
+            report = _report_or_cost(plan, path, number, on_event)
     info = CardInfo.of(plan, list(read(RunFolder(path).journal)), number, report)
     merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
     assert fingerprint is not None, "a scored trial has a fingerprint"
@@ -98,10 +103,11 @@ def publish_run(
     else:
         require_unused(out)
         if dry_run and push_to:
-            on_event(Note(text=upload_listing(contents.sizes, push_to)))
+            on_event(Note(text=upload_listing(contents.sizes(fingerprint), push_to)))
             return
         note_published(path, number, write_contents(contents, merge, out), out)
-    on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
+    if not dry_run:
+        on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run)))
 
@@ -116,12 +122,34 @@ def _merge_of(plan: Plan, trial: Trial) -> Merge:
     )
 
 
-def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
-    """Returns the number of the trial to publish, without evaluating anything."""
+def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> Report | None:
+    """Returns the report with this trial as the winner; None, after saying what is missing, if it is not complete."""
+    history = fold(read(RunFolder(path).journal))
+    scores = history.scores_of("report")
+    wanted = reported(history.ok_trials, plan.objectives, number)
+    if missing := [t.number for t in wanted if t.number not in scores or scores[t.number].status is Status.FAILED]:
+        num_items = sum(map(len, plan.item_ids["report"].values()))
+        shown = f"would first answer {num_items} report items with each of {len(missing)} models"
+        on_event(Note(text=f"{shown} (trials {', '.join(map(str, missing))}), for the scores in README.md"))
+        return None
+    return make_report(
+        trials=history.all_trials,
+        winner=number,
+        scores=scores,
+        objectives=plan.objectives,
+        seed=plan.spec.seed,
+        is_over=history.is_finished,
+        takes=takes_of(plan.spec.fitness.engine),
+    )
+
+
+def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int:
+    """Returns the number of the trial to publish, without evaluating; a dry run compares no artifacts."""
     records = list(read(RunFolder(path).journal))
     if records and isinstance(records[0], RunRecord):
         begun = migrated(records[0], plan.spec, renamed=plan.renamed_settings)
-        check_same_run(begun, plan.run_record(), where=path)
+        planned = plan.run_record()
+        check_same_run(begun, replace(planned, artifacts=begun.artifacts) if is_dry else planned, where=path)
     history = fold(records)
     if trial is None:
         selection = history.scores_of("select")

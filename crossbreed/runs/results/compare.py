@@ -293,8 +293,12 @@ def _number(run: Run, name: str) -> int:
             where=where,
             fix=suggestion(name, names),
         )
+    selection = history.scores_of("select")
+    if history.is_finished:  # its report is complete but for finalists that could not be measured
+        measured = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
+        selection = {n: score for n, score in selection.items() if n in measured} or selection
     try:
-        return choose_winner(history.ok_trials, run.objectives, history.scores_of("select")).number
+        return choose_winner(history.ok_trials, run.objectives, selection).number
     except MachineError:
         raise InputError(
             "the run has no winner yet",
