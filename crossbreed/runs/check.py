@@ -40,7 +40,7 @@ class Findings:
     free_disk_bytes: int
     """The free space in the current folder. A run needs little, a published checkpoint `plan.merged_bytes`."""
     notes: tuple[str, ...]
-    """Differences between the sources that affect answers, one sentence each."""
+    """Differences between the sources that affect answers, and what `publish` will ask for: one sentence each."""
     groups: tuple[Group, ...]
     """The groups of tensors that share coordinates; none in spaces without groups."""
     unplaced: tuple[str, ...]
@@ -82,11 +82,17 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         plan=plan,
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,
-        notes=plan.weights.sources.notes if plan.weights else (),
+        notes=(*plan.weights.sources.notes, *_publish_notes(plan)) if plan.weights else (),
         groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
         examples=tuple(_answered(plan, examples) if answer else examples),
     )
+
+
+def _publish_notes(plan: Plan) -> list[str]:
+    from crossbreed.runs.publishing.publish_run import publish_notes  # needs what merges weights
+
+    return publish_notes(plan)
 
 
 def memory_bytes() -> int:

@@ -2,19 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from simulated import MEAN, scores_on, search
 from toy_runs import records_of, write_spec
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
 from crossbreed.errors import InputError
 from crossbreed.fitness.engines.registry import FakeConfig
-from crossbreed.runs import load_spec, publish_run, report_on, run
+from crossbreed.runs import check_spec, load_spec, publish_run, report_on, run
 from crossbreed.runs.events import EngineStarting, Event, SplitStarting, TrialDone
+from crossbreed.runs.results.report import make_report
+from crossbreed.runs.results.report_text import sentences
 from crossbreed.runs.results.show import open_run
-from crossbreed.runs.results.winner import named_baselines
+from crossbreed.runs.results.winner import named_baselines, reported
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 
@@ -151,6 +155,28 @@ def test_a_flag_that_would_do_nothing_is_refused(
     assert isinstance(done.exception, InputError)
     assert told in str(done.exception)
     assert not (tmp_path / "model").exists()
+
+
+def test_check_says_what_publish_will_ask(run_folder: Path, base: Path) -> None:
+    notes = check_spec(load_spec(run_folder / "spec.yaml")).notes
+    asked = (
+        "publish will ask for --licence: the licence of the merge is not known (base: not stated; full: not stated; "
+    )
+    assert [note for note in notes if note.startswith(asked)]
+    assert [note for note in notes if note.startswith("publish will name base, full, lora as local folders")]
+
+
+def test_tasks_that_tell_nothing_are_named() -> None:
+    trials = search()
+    scores = scores_on("report", reported(trials, [MEAN], 25))
+    report = make_report(trials=trials, winner=25, scores=scores, objectives=[MEAN])
+    assert not [line for line in sentences(report) if "tells nothing" in line]
+    full = replace(report.winner.tasks["sums"], mean=1.0)
+    rows = [replace(row, tasks={**row.tasks, "sums": full}) for row in report.rows]
+    alike = replace(report, winner=rows[-1], baselines=tuple(rows[:-1]))
+    assert "Every model here has the same score in sums (1.000), which tells nothing about the merge." in sentences(
+        alike
+    )
 
 
 def test_accept_is_refused_where_nothing_is_compared(tmp_path: Path, base: Path) -> None:
