@@ -353,14 +353,8 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
     assert any("  trial " in line for line in process.stdout)
 
 
-@pytest.mark.parametrize(
-    ("number", "signals"),
-    [
-        (signal.SIGINT, 1),
-        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "signals"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(
     number: signal.Signals, signals: int, cli: Cli, spec: Path, tmp_path: Path
 ) -> None:
