@@ -183,7 +183,7 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "text: no for a list": (in_spec("fitness.tasks.0.stop", False), CHECK, 'quote it, as in "no", in a list'),
     "text: yes as kind": (in_spec("optimizer.kind", True), CHECK, 'quote it, as in "yes"'),
     "text: yes or": (in_spec("space.groups", {"modules": [True]}), CHECK, 'quote it: "yes"'),
-    "text: yes and no": (in_spec("fitness.tasks.0", CHOICE), CHECK, "choices.0` must be a text"),
+    "text: yes and no": (in_spec("fitness.tasks", [CHOICE]), CHECK, "choices.0` must be a text"),
     "text: number": (in_spec("fitness.tasks.0.answer", 7), CHECK, 'quote it: "7"'),
     "key: long": (more_spec("x" * 500 + ": 1\n"), CHECK, "unknown key"),
     "keys: thousands": (in_spec("fitness.engine", {f"k{i}": i for i in range(3000)}), CHECK, "kind"),
