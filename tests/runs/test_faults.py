@@ -1,5 +1,6 @@
 """A fault is retried, logged and FAILED; a bug ends the run with its traceback in log.txt, and the run resumes."""
 
+import itertools
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from crossbreed.runs import load_spec, run
 from crossbreed.runs.search.pool import Job, JobResult, Pool
 from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.runs.workers.ray_pool import RayPool
+from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.types import Recipe, Score, Status, WeightStream
 
@@ -287,6 +289,65 @@ def test_what_closing_a_dead_engine_and_starting_another_raise_is_logged() -> No
     assert sum("RuntimeError: the engine is dead" in text for text in log) == RETRIES + 1
     starts = [text for text in log if text.startswith("a worker did not start: attempt")]
     assert ["MachineError: no port" in starts[0], "[Errno 12] no memory" in starts[1], len(starts)] == [True, True, 2]
+
+
+def test_a_runtime_error_of_an_engine_that_starts_again_is_a_fault(start: Callable[..., Pool], tmp_path: Path) -> None:
+    """What the library of an engine wraps in it is none of the same code's bugs: it has started one before."""
+    log, starts = list[str](), tmp_path / "starts"
+    starts.mkdir()
+
+    def make() -> Evaluator:
+        number = len(list(starts.iterdir()))
+        (starts / f"{number}").touch()
+        if number in (1, 2):
+            raise RuntimeError("CUDA error: device busy")
+        return Evaluator(EngineError("no answer"))
+
+    pool = start(make, log.append)
+    try:
+        assert answer(pool, 0, 1, 3)[1].score.status is Status.FAILED
+    finally:
+        pool.close()
+    assert sum("did not start: attempt" in text and "CUDA error: device busy" in text for text in log) == 2
+
+
+def test_an_engine_that_never_starts_again_ends_the_run_with_one_message(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run resumes when the engine is well."""
+    out, canary, num_starts = tmp_path / "run", Worker.canary, 0
+
+    def dying(self: Worker) -> None:
+        nonlocal num_starts
+        num_starts += 1
+        if num_starts > 1:
+            raise RuntimeError("CUDA error: device busy")
+        canary(self)
+
+    monkeypatch.setattr(sys, "argv", ["crossbreed", "run", str(spec), "--out", str(out)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "canary", dying)
+        patch.setattr(BrokenEngine, "answer", failing_at(40, BrokenEngine.answer))
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("CUDA error: device busy"), "Traceback" in said) == (1, 1, False)
+    assert "no worker could be started" in said
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+
+
+def failing_at(number: int, answer: Callable[..., list[Response]]) -> Callable[..., list[Response]]:
+    """Answers of an engine, one of which it cannot give."""
+    count = itertools.count(1)
+
+    def answered(self: BrokenEngine, requests: Sequence[Request]) -> list[Response]:
+        if next(count) == number:
+            raise EngineError("no answer")
+        return answer(self, requests)
+
+    return answered
 
 
 @pytest.mark.parametrize("error", [SwapError("old weights"), InputError("a wrong item"), TypeError("no type")])

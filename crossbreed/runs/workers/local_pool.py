@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from threading import TIMEOUT_MAX, Timer
 from traceback import format_exc
 
-from crossbreed.errors import FAULTS, SwapError, is_fault
+from crossbreed.errors import FAULTS, SwapError, is_fault, is_fault_again
 from crossbreed.runs.search.pool import Evaluator, Job, JobResult, notes_of
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
 from crossbreed.runs.workers.deadlines import Deadlines
@@ -37,6 +37,7 @@ class LocalPool:
         """
         self._deadlines = Deadlines(timeout_s)
         self._make, self._retries, self._log = make, retries, log
+        self._has_started = False
         self._evaluator: Evaluator | None = self._started()
         self._jobs: deque[Job] = deque()
 
@@ -107,10 +108,12 @@ class LocalPool:
             try:
                 evaluator = self._make()
                 log_notes(self._log, notes_of(evaluator))
+                self._has_started = True
                 return evaluator
-            except FAULTS as error:
-                if isinstance(error, SwapError) or not is_fault(error):
+            except Exception as error:
+                is_retried = is_fault_again(error) if self._has_started else is_fault(error)
+                if isinstance(error, SwapError) or not is_retried:
                     raise
-                fault = error
+                fault: Exception = error
                 log_failure(self._log, None, format_exc(), attempt=attempt, retries=MAX_FAILED_STARTS - 1)
         raise no_worker(fault) from fault

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from crossbreed.errors import InputError, MachineError, SwapError, is_fault, require
+from crossbreed.errors import InputError, MachineError, SwapError, is_fault, is_fault_again, require
 from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Versioned, notes_of
 from crossbreed.runs.workers.attempts import (
     MAX_FAILED_STARTS,
@@ -158,7 +158,7 @@ class RayPool:
         self._actors: set[Any] = set()
         self._names: dict[Any, str] = {}
         self._versions: dict[Any, Mapping[str, str]] = {}
-        self._num_failed_starts = 0
+        self._num_failed_starts, self._has_started = 0, False
         try:
             for _ in range(_num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)):
                 self._start_worker()
@@ -195,7 +195,8 @@ class RayPool:
             except self._ray.exceptions.GetTimeoutError:
                 answered = self._replace(flight, *self._hung(flight))
             except self._ray.exceptions.RayError as error:  # the actor died or raised
-                answered = self._replace(flight, _fault(error), str(error))
+                is_restart = flight.attempt is None and self._has_started
+                answered = self._replace(flight, _fault(error, is_restart=is_restart), str(error))
             else:
                 return self._arrived(flight, result)
             if answered is not None:
@@ -223,7 +224,7 @@ class RayPool:
         self._deadlines.took(flight.phase, time.monotonic() - flight.began_s)
         self._idle.append(actor)
         if attempt is None:
-            self._num_failed_starts = 0
+            self._num_failed_starts, self._has_started = 0, True
             self._names[actor], self._versions[actor], notes = result
             log_notes(self._log, notes)
             if others := self._versions[actor]:
@@ -305,12 +306,12 @@ class RayPool:
         self._restarts = sorted([*self._restarts, time.monotonic() + pause_s])
 
 
-def _fault(error: Exception) -> Exception:
+def _fault(error: Exception, *, is_restart: bool) -> Exception:
     """Returns the fault behind an error of Ray's; raises what is none: the user's mistake, or a bug."""
     from ray.exceptions import UnserializableException
 
     cause = getattr(error, "cause", error if isinstance(error, UnserializableException) else None)
-    if cause is None or is_fault(cause):
+    if cause is None or (is_fault_again(cause) if is_restart else is_fault(cause)):
         return cause or error  # without a cause: the actor, its process or its node died
     if not isinstance(cause, InputError):
         cause.add_note(f"raised in a worker:\n{error}")
