@@ -11,9 +11,7 @@ from crossbreed.runs.events import Event, Listener, Note, ReportWritten, SplitSt
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
-from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import Journal
-from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.derived import write_derived
 from crossbreed.runs.results.report import Report, make_report
@@ -139,7 +137,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
     planned = plan.run_record()
     with closing(Journal(folder.journal, versions=planned.clock.versions)) as journal:
         if journal.run:
-            check_same_run(migrated(journal.run, plan.spec, renamed=plan.renamed_settings), planned, where=folder.path)
+            plan.require_begun(journal.run, where=folder.path)
         else:
             journal.append(planned)
         if plan.weights:

@@ -1,5 +1,6 @@
 """Bad input through the command line: the right exit code, one screen, no traceback, the run folder intact."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -340,6 +341,25 @@ def test_publishing_over_something_or_an_unknown_trial(cli: Cli, finished: Path,
     assert show_json(finished)["state"] == "finished"
     assert cli("run", finished / "spec.yaml", "--out", finished) == (0, "")
     assert show_json(finished)["state"] == "finished"
+
+
+def test_what_is_uploaded_is_compared_with_its_list_once(
+    cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = ("publish", finished, "--no-report", "--licence", "mit", "--out", tmp_path / "model", "--trial", 1)
+    assert cli(*publish)[0] == 0
+    digest, read = hashlib.file_digest, list[str]()
+
+    def counted(file: Any, kind: str) -> Any:
+        read.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    assert cli(*publish, "--push", "org/name", "--dry-run")[0] == 0
+    assert read.count("model.safetensors") == 1
+    assert len(read) == len(set(read))
+    (tmp_path / "model" / "README.md").write_text("better than it is")
+    assert cli(*publish, "--push", "org/name", "--dry-run")[0] == 2
 
 
 def test_an_engine_that_dies_at_start_is_the_machines_fault(cli: Cli, spec: Path, tmp_path: Path) -> None:
