@@ -11,6 +11,7 @@ from threading import TIMEOUT_MAX, Timer
 from traceback import format_exc
 
 from crossbreed.errors import FAULTS, SwapError, is_fault, is_fault_again
+from crossbreed.runs.record.worker_counts import WorkerCounts
 from crossbreed.runs.search.pool import Evaluator, Job, JobResult, notes_of
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
 from crossbreed.runs.workers.deadlines import Deadlines
@@ -26,6 +27,7 @@ class LocalPool:
         retries: int,
         timeout_s: float | None = None,
         log: Log = lambda text: None,
+        on_count: Callable[[WorkerCounts], None] = lambda counts: None,
     ) -> None:
         """Builds the worker.
 
@@ -34,7 +36,9 @@ class LocalPool:
             retries: Further attempts before a job is FAILED.
             timeout_s: Seconds after which an answer counts as hung; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
+            on_count: Receives how many workers there are, when that changes.
         """
+        self._on_count, self._num_lost = on_count, 0
         self._deadlines = Deadlines(timeout_s)
         self._make, self._retries, self._log = make, retries, log
         self._has_started = False
@@ -97,6 +101,8 @@ class LocalPool:
 
     def _discard(self) -> None:
         """Closes a worker that raised a fault; what that raises is logged only, since its engine may be dead."""
+        self._num_lost += 1
+        self._on_count(WorkerCounts(wanted=1, alive=0, starting=1, lost=self._num_lost))
         try:
             self.close()
         except Exception:  # whatever a dead engine raises
@@ -109,6 +115,7 @@ class LocalPool:
                 evaluator = self._make()
                 log_notes(self._log, notes_of(evaluator))
                 self._has_started = True
+                self._on_count(WorkerCounts(wanted=1, alive=1, starting=0, lost=self._num_lost))
                 return evaluator
             except Exception as error:
                 is_retried = is_fault_again(error) if self._has_started else is_fault(error)
