@@ -157,8 +157,8 @@ def test_a_flag_that_would_do_nothing_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_check_says_what_publish_will_ask(run_folder: Path, base: Path) -> None:
-    notes = check_spec(load_spec(run_folder / "spec.yaml")).notes
+def test_check_says_what_publish_will_ask(stopped: Path) -> None:
+    notes = check_spec(load_spec(stopped.parent / "spec.yaml")).notes
     asked = (
         "publish will ask for --licence: the licence of the merge is not known (base: not stated; full: not stated; "
     )

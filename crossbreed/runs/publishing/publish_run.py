@@ -18,9 +18,7 @@ from crossbreed.runs.publishing.manifest import published_folder
 from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, source_infos
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
-from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import read
-from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.derived import note_published
 from crossbreed.runs.results.report import Report, make_report
@@ -109,7 +107,7 @@ def publish_run(
     if not dry_run:
         on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
-        on_event(Note(text=push(out, push_to, dry_run=dry_run)))
+        on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
 
 
 def publish_notes(plan: Plan) -> list[str]:
@@ -163,9 +161,7 @@ def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int
     """Returns the number of the trial to publish, without evaluating; a dry run compares no artifacts."""
     records = list(read(RunFolder(path).journal))
     if records and isinstance(records[0], RunRecord):
-        begun = migrated(records[0], plan.spec, renamed=plan.renamed_settings)
-        planned = plan.run_record()
-        check_same_run(begun, replace(planned, artifacts=begun.artifacts) if is_dry else planned, where=path)
+        plan.require_begun(replace(records[0], artifacts={}) if is_dry else records[0], where=path)
     history = fold(records)
     if trial is None:
         selection = history.scores_of("select")

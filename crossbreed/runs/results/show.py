@@ -19,6 +19,7 @@ from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.header import read_header
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
@@ -42,6 +43,8 @@ class Run:
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better."""
     state: State
+    workers: WorkerCounts | None
+    """Of the driver that is running; None if none is, or it needs none yet."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -68,6 +71,7 @@ def open_run(path: Path) -> Run:
         objectives=known.objectives,
         minimized=known.minimized,
         state=state,
+        workers=read_counts(folder.path) if state == "running" else None,
     )
 
 
@@ -80,6 +84,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "schema": 1,
         "name": run.name,
         "state": run.state,
+        "workers": run.workers.to_json() if run.workers else None,
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -104,6 +109,7 @@ def show_text(path: Path) -> str:
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
         + (f", {failed} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
+        *([str(run.workers)] if run.workers else []),
         f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
     ]
     lines += [
