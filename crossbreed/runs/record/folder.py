@@ -45,6 +45,7 @@ class RunFolder:
         Returns:
             Whether it is new.
         """
+        self._require_files()
         is_new = not self.path.exists()
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the run folder is a file", where=str(self.path), fix="choose another --out")
@@ -82,7 +83,19 @@ class RunFolder:
         """Returns itself; raises InputError if it is not a run folder."""
         if not self.journal.exists():
             raise InputError("this is not a run folder", expected="a journal.jsonl", where=str(self.path))
+        self._require_files()
         return self
+
+    def _require_files(self) -> None:
+        """Refuses pipes and devices, which would be waited for; another machine may have written the folder."""
+        for path in sorted(self.path.iterdir()) if self.path.is_dir() else ():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise InputError(
+                    f"`{path.name}` is neither a file nor a folder",
+                    expected="a run folder's files",
+                    where=str(self.path),
+                    fix="remove it",
+                )
 
     def begun(self) -> RunRecord | None:
         """Returns the first record of the journal; None for a new run."""
