@@ -1,7 +1,7 @@
 """An open run: its locked journal, a loop that has replayed it, and workers that start at the first job."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from traceback import format_exc
 
@@ -145,7 +145,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
-        with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
+        with _logged(folder, plan, journal, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
             if others := _other_versions(journal.run, planned):
                 tell(Note(text=f"this run was started with other versions: {others}"))
             yield Session(plan, folder, journal, pool, tell)
@@ -168,19 +168,26 @@ def _pool(plan: Plan, folder: RunFolder, tell: Listener) -> Pool:
 
 
 @contextmanager
-def _logged(folder: RunFolder, plan: Plan, on_event: Listener) -> Iterator[Listener]:
-    """Yields a listener that also writes to log.txt; an error that ends the run is logged too."""
+def _logged(folder: RunFolder, plan: Plan, journal: Journal, on_event: Listener) -> Iterator[Listener]:
+    """Yields a listener that also writes to log.txt; an error that ends the run is logged too, if it can be.
+
+    Where a file cannot be written since the run folder is gone, the journal says so.
+    """
 
     def tell(event: Event) -> None:
         folder.append_log(str(event))
         on_event(event)
 
-    folder.append_log(plan.describe())
     try:
+        folder.append_log(plan.describe())
         yield tell
-    except (MachineError, OSError):
-        folder.append_log(format_exc())
+    except (MachineError, OSError) as error:
+        with suppress(OSError):
+            folder.append_log(format_exc())
+        if isinstance(error, OSError):
+            journal.require_untouched()
         raise
     except CrossbreedError as error:
-        folder.append_log(str(error))
+        with suppress(OSError):
+            folder.append_log(str(error))
         raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import format_exc
 from typing import Any
 
-from crossbreed.durable import write_atomically
+from crossbreed.durable import naming, write_atomically
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import RunRecord, SplitName
@@ -136,7 +136,7 @@ class RunFolder:
     def append_log(self, text: str) -> None:
         """Appends to log.txt, with a timestamp before each line. It is for people only, and never read back."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        with self.log.open("a", encoding="utf-8") as log:
+        with naming(self.log), self.log.open("a", encoding="utf-8") as log:
             log.writelines(f"{now}  {line}\n" for line in text.splitlines())
 
     @contextmanager
