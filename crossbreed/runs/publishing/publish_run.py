@@ -27,7 +27,7 @@ from crossbreed.runs.results.winner import choose_winner
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.start import prepare_artifacts
-from crossbreed.types import Trial
+from crossbreed.types import Status, Trial
 
 
 def publish_run(
@@ -131,7 +131,8 @@ def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
         check_same_run(begun, plan.run_record(), where=path)
     history = fold(records)
     if trial is None:
-        selection = history.scores_of("select")
+        reported = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
+        selection = {n: score for n, score in history.scores_of("select").items() if n in reported}  # else: left out
         if history.is_finished and selection:
             return choose_winner(history.ok_trials, plan.objectives, selection).number
         raise InputError(
