@@ -8,7 +8,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -247,12 +247,15 @@ def main() -> None:
         signal.signal(number, _interrupt)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed ends no run; workers inherit it
+    streams = sys.stdout, sys.stderr
     try:
         code = app(standalone_mode=False)
         if code == 130:
             raise KeyboardInterrupt  # which typer has converted to an exit code
+    except SystemExit as ended:  # typer's own, where a pipe is closed
+        code = 0 if isinstance(ended.__context__, BrokenPipeError) else int(ended.code or 0)
     except BrokenPipeError:
-        code = 1  # whoever read the output is gone
+        code = 0  # whoever read the output has what was wanted, as `head` does
     except InputError as error:
         code = _fail(2, str(error))
     except (CrossbreedError, OSError) as error:
@@ -266,13 +269,13 @@ def main() -> None:
         else:
             show()
             code = 2
-    _flush()
+    _flush(*streams)
     sys.exit(code or 0)
 
 
-def _flush() -> None:
+def _flush(*streams: TextIO | None) -> None:
     """Flushes the output, which may be closed or go to a process that has ended."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         if stream is not None:
             try:
                 stream.flush()
