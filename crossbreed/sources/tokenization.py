@@ -154,8 +154,9 @@ def reading_texts(call: Callable[[Begin], Result], *folders: Path) -> Result:
     Raises:
         InputError: it raises one; or a pattern or a template does not come to an end.
     """
-    from transformers import AutoTokenizer  # noqa: F401 - once in this process, not in each child
-
+    for folder in folders:
+        if tokenizer_file(folder) is not None:
+            shared_tokenizer(folder)  # once in this process, not in each child
     return bounded(
         call,
         what="a tokenizer or a chat template",

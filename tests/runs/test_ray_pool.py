@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -28,10 +29,19 @@ def pool() -> RayPool:
     return RayPool(Evaluator, count=1, cpus=1, gpus=0, address=None, retries=0)
 
 
+def _ours(number: int, frame: object) -> None:
+    """A handler of the program's."""
+
+
 def test_a_connection_of_its_own_is_closed_and_one_that_was_there_is_left_open() -> None:
     import ray
 
-    pool().close()
+    before = signal.signal(signal.SIGTERM, _ours)
+    try:
+        pool().close()
+        assert signal.getsignal(signal.SIGTERM) is _ours, "Ray's own ends the process with exit 1"
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert not ray.is_initialized()
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)

@@ -93,7 +93,7 @@ class Loop:
         """
         if self._is_spent(self._history.elapsed_s) and not self._history.pending:
             return True
-        self._replay_proposals()
+        self.restore_optimizer()
         resumed(self._proposer.differing)
         again = self._history.unmeasured
         known = frozenset(self._history.failed)
@@ -143,8 +143,13 @@ class Loop:
         stopwatch.submitted(candidate.number)
         outage.submitted(is_proof=is_proof)
 
-    def _replay_proposals(self) -> None:
-        """Has the proposer repeat the journal's asks and hear its tells, in their order."""
+    def restore_optimizer(self) -> None:
+        """Has the proposer repeat the journal's asks and hear its tells, in their order, unless it has already.
+
+        A search does so itself where it goes on; a caller that needs the optimizer of a finished one does it here.
+        """
+        if not self._to_replay:
+            return
         self._proposer.expect(self._history.candidates.values())
         for record in self._to_replay:
             match record:
