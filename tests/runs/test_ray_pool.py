@@ -110,6 +110,35 @@ def test_what_is_no_address_is_the_user_s_mistake(address: str) -> None:
         RayPool(lambda: None, count=1, cpus=1, gpus=0, address=address, retries=0)  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.slow
+def test_ten_workers_that_hang_in_a_row_are_replaced_within_the_deadline(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    class Hanging:
+        def evaluate(self, job: Job) -> Score:
+            if not (note := notes / str(job.number)).exists():
+                note.touch()
+                time.sleep(600)
+            return Score(status=Status.OK)
+
+        def close(self) -> None:
+            pass
+
+    deadline_s, said = 6.0, list[str]()
+    pool = RayPool(Hanging, count=1, cpus=1, gpus=0, address=None, retries=1, timeout_s=deadline_s, say=said.append)
+    try:
+        for number in range(10):
+            pool.submit(Job(number=number, split="search", recipe=None))
+            while (answered := pool.wait()) is None:
+                pass
+            assert (answered.score.status, answered.attempts) == (Status.OK, 2)
+            assert deadline_s <= answered.lost_s < 2 * deadline_s
+    finally:
+        pool.close()
+    assert sum("was killed" in line for line in said) == 10
+
+
 def test_a_job_goes_on_to_the_worker_that_merges_the_weights_asked_for(tmp_path: Path) -> None:
     """Two nodes that round differently: each knows the other's candidates too; weights of neither are said."""
     notes = tmp_path / "notes"
