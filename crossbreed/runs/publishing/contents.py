@@ -218,11 +218,13 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
 
     It is made to be published: a source that is no hub's has a placeholder for its path.
     """
-    if not is_reproduced(sources.base.config.get("architectures"), sources.structure.tensors):
-        return None
     parents = source_infos(recipe, sources)
     paths = {parent.name: parent.public_reference for parent in parents}
     adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
+    passes_through = any(rule.operator == "passthrough" for rule in recipe.rules)
+    architectures, must_be_listed = sources.base.config.get("architectures"), bool(adapters) or passes_through
+    if not is_reproduced(architectures, sources.structure.tensors, must_be_listed=must_be_listed):
+        return None
     config = to_mergekit(recipe, sources.structure, paths, adapters)
     return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
