@@ -171,6 +171,12 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "name: long": (in_spec("name", "x" * 3000), CHECK, "at most 100"),
     "text: yes": (in_spec("fitness.tasks.0.answer", True), CHECK, 'quote it: "'),
     "text: no as key": (in_spec("sources.experts", {False: "./red"}), CHECK, 'quote it: "no"'),
+    "text: yes in a list": (in_spec("fitness.tasks.0.stop", [True, False]), CHECK, 'quote it: "yes"'),
+    "text: yes among fields": (
+        in_spec("fitness.tasks", [{"name": "t", "kind": "choice", "choices": [True, False], "items": "i.jsonl"}]),
+        CHECK,
+        'quote it: "yes"',
+    ),
     "text: number": (in_spec("fitness.tasks.0.answer", 7), CHECK, 'quote it: "7"'),
     "key: long": (more_spec("x" * 500 + ": 1\n"), CHECK, "unknown key"),
     "keys: thousands": (in_spec("fitness.engine", {f"k{i}": i for i in range(3000)}), CHECK, "kind"),

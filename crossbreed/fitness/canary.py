@@ -119,7 +119,7 @@ class _Canary:
             handle, first, limit = self._check_start(started, probes, digests)
         if isinstance(self.engine, StartsOnHost) and started is None:
             yield "the engine did not start on the host's weights: its own reading of them was not compared"
-        of_a = scored(handle, probes)
+        of_a = scored(handle, requests)
 
         unchanged = frozenset(digests) - differing
         handle = self._adopt(self.recipe_b, self.make_stream(self.recipe_b), unchanged=unchanged)

@@ -22,14 +22,15 @@ _MUST_BE = {
 def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> InputError:
     """Returns the error to show for an invalid spec.
 
-    Errors of our own parsing about a key or a kind come first: a misspelt key is often why another one is missing.
+    Errors of our own parsing about a key or a kind come first: a misspelt key is often why another one is missing. Then
+    come scalars that are no texts for want of quotes: the union that they stand in fails for each of its members.
 
     Args:
         error: The errors that pydantic found.
         raw: The input of the parser.
         where: The file.
     """
-    first = min(error.errors(), key=lambda found: _cause(found) is None)
+    first = min(error.errors(), key=lambda found: (_cause(found) is None, not _wants_quotes(found)))
     missing = first["loc"][-1:] if first["type"] == "missing" else ()
     key = ".".join(map(str, [*_keys(first["loc"], raw), *missing]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -51,11 +52,11 @@ def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> In
             where=where,
             fix=f'quote it: "{"yes" if boolean else "no"}"',
         )
-    if first["type"] == "string_type" and isinstance(first["input"], int | float | date):
+    if _wants_quotes(first):
         return InputError(
             f"`{key}` must be a text{more}",
             expected="text",
-            got=got,
+            got="a date" if isinstance(first["input"], date) else got,
             where=where,
             fix=f'quote it: "{first["input"]!s:.40}"',
         )
@@ -77,6 +78,12 @@ def _unquoted(found: ErrorDetails) -> bool | None:
     meant = found["type"] == "string_type" or (found["type"] == "literal_error" and not is_key)
     given = found["input"]
     return given if meant and isinstance(given, bool) else None
+
+
+def _wants_quotes(found: ErrorDetails) -> bool:
+    """Returns whether a boolean, number or date stands where a text is meant."""
+    is_other = found["type"] == "string_type" and isinstance(found["input"], int | float | date)
+    return is_other or _unquoted(found) is not None
 
 
 def _cause(found: ErrorDetails) -> InputError | None:
