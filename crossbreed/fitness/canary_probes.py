@@ -1,6 +1,7 @@
 """The requests that the canary asks, made of the run's own, and the distances between answers."""
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -23,7 +24,7 @@ SmolLM2-135M in bfloat16, its prompts computed in two parts: at most 0.15 nats, 
 _MAX_TOKENS = 4
 """The length of answers that are compared; more would take longer and show no more."""
 _PREFIX_CHARACTERS = (600, 250, 120, 60, 30)
-_TEXT_CHARACTERS = (350, 200, 100, 50, 25, 12)
+_TEXT_CHARACTERS = (600, 350, 200, 100, 50, 25, 12)
 _CONTINUATIONS = (" the answer", " a", "a")
 
 
@@ -108,6 +109,13 @@ def mean_gap(some: Logprobs, others: Logprobs) -> float:
         return math.inf
     gaps = [_gap(p, q) for p, q in zip(chain(*some), chain(*others), strict=True)]
     return math.fsum(gaps) / max(1, len(gaps))
+
+
+def median_gap(some: Logprobs, others: Logprobs) -> float:
+    """Returns the median distance of log-probabilities; infinite where the tokens are not as many."""
+    if [len(one) for one in some] != [len(other) for other in others]:
+        return math.inf
+    return statistics.median([_gap(p, q) for p, q in zip(chain(*some), chain(*others), strict=True)] or [0.0])
 
 
 def can_move(answers: Sequence[Response]) -> bool:
