@@ -43,8 +43,9 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     **{part: GROUND | {part} for part in FLOOR},
     "runs": HOUSE,
+    "stopping": GROUND,
     "terminal": HOUSE,
-    "cli": HOUSE | {"terminal"},
+    "cli": HOUSE | {"stopping", "terminal"},
     "__init__": HOUSE | {"testing"},
     "testing": HOUSE | {"testing"},
 }

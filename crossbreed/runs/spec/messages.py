@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import hint_at_exponent, shown
+from crossbreed.parsing import hint_at_boolean, hint_at_exponent, shown
 
 _MUST_BE = {
     "tuple_type": ("a list", "[...], or a line with `- ` for each element"),
@@ -22,15 +22,14 @@ _MUST_BE = {
 def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> InputError:
     """Returns the error to show for an invalid spec.
 
-    Errors of our own parsing about a key or a kind come first: a misspelt key is often why another one is missing. Then
-    come scalars that are no texts for want of quotes: the union that they stand in fails for each of its members.
+    Errors of our own parsing about a key or a kind come first: a misspelt key is often why another one is missing.
 
     Args:
         error: The errors that pydantic found.
         raw: The input of the parser.
         where: The file.
     """
-    first = min(error.errors(), key=lambda found: (_cause(found) is None, not _wants_quotes(found)))
+    first = min(error.errors(), key=lambda found: (_cause(found) is None, _unquoted(found) is None))
     missing = first["loc"][-1:] if first["type"] == "missing" else ()
     key = ".".join(map(str, [*_keys(first["loc"], raw), *missing]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -52,38 +51,33 @@ def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> In
             where=where,
             fix=f'quote it: "{"yes" if boolean else "no"}"',
         )
-    if _wants_quotes(first):
+    if first["type"] == "string_type" and isinstance(first["input"], int | float | date):
         return InputError(
             f"`{key}` must be a text{more}",
             expected="text",
-            got="a date" if isinstance(first["input"], date) else got,
+            got=got,
             where=where,
             fix=f'quote it: "{first["input"]!s:.40}"',
         )
     if first["type"] in _MUST_BE:
         what, expected = _MUST_BE[first["type"]]
-        return InputError(f"`{key}` must be {what}{more}", expected=expected, got=got, where=where)
+        fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(first["input"])) else ""
+        return InputError(f"`{key}` must be {what}{more}", expected=expected, got=got, where=where, fix=fix)
     said = first["msg"].removeprefix("Value error, ")
     return InputError(
         f"`{key}` is wrong: {said}{more}" if key else said + more,
         got=got if key else "",
         where=where,
-        fix=hint_at_exponent(first["input"]) or "see docs/spec.md",
+        fix=hint_at_exponent(first["input"]) or hint_at_boolean(first["input"]) or "see docs/spec.md",
     )
 
 
 def _unquoted(found: ErrorDetails) -> bool | None:
     """Returns the boolean that stands where a text is meant, as a value or as a key, if that is what is wrong."""
     is_key = found["loc"][-1:] == ("[key]",)
-    meant = found["type"] == "string_type" or (found["type"] == "literal_error" and not is_key)
+    meant = found["type"] == "string_type" or (found["type"] in ("literal_error", "enum") and not is_key)
     given = found["input"]
     return given if meant and isinstance(given, bool) else None
-
-
-def _wants_quotes(found: ErrorDetails) -> bool:
-    """Returns whether a boolean, number or date stands where a text is meant."""
-    is_other = found["type"] == "string_type" and isinstance(found["input"], int | float | date)
-    return is_other or _unquoted(found) is not None
 
 
 def _cause(found: ErrorDetails) -> InputError | None:
