@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from crossbreed.sources.naming import DERIVED, HEAD, place_of
+from crossbreed.types import Recipe
 
 _QKVO = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj"
 _QKV_BIASED = "self_attn.q_proj+ self_attn.k_proj+ self_attn.v_proj+"
@@ -152,6 +153,11 @@ def is_reproduced(architectures: object, tensors: Iterable[str], *, must_be_list
         and all(names == _tensors(inside) for names in layers.values())
         and others | {HEAD} == _tensors(outside) | {HEAD}
     )
+
+
+def passes_layers_through(recipe: Recipe) -> bool:
+    """Returns whether some of a recipe's tensors are passed through from one source."""
+    return any(rule.operator == "passthrough" for rule in recipe.rules)
 
 
 def _tensors(modules: str) -> set[str]:
