@@ -3,6 +3,7 @@
 import csv
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -22,9 +23,10 @@ from crossbreed.runs.exports import _optuna_rows
 from crossbreed.runs.exports.export import export_run
 from crossbreed.runs.exports.optuna_study import study_trials, write_study
 from crossbreed.runs.exports.tables import item_table, trial_table
+from crossbreed.runs.record.checksum import sealed
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
-from crossbreed.runs.record.records import RunRecord
+from crossbreed.runs.record.records import AskRecord, RunRecord, TellRecord, to_json
 from crossbreed.runs.results.show import Run, open_run, show_json
 from crossbreed.runs.spec.objectives import Objective
 
@@ -213,3 +215,25 @@ def test_a_run_killed_at_its_start_has_no_rows(finished: Path, tmp_path: Path) -
     export_run(tmp_path / "run", csv=tmp_path / "t.csv", optuna=f"sqlite:///{tmp_path / 't.db'}")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 1
     assert read_study(tmp_path / "t.db").trials == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_trials_take_seconds(finished: Path, tmp_path: Path) -> None:
+    begun, *records = read(finished / "journal.jsonl")
+    asks = {record.number: record for record in records if isinstance(record, AskRecord)}
+    tells = {r.number: r for r in records if isinstance(r, TellRecord) and r.split == "search"}
+    numbers = [number if number < len(asks) else 8 + number % (len(asks) - 8) for number in range(10_000)]
+    many = [replace(of[old], number=new) for new, old in enumerate(numbers) for of in (asks, tells)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/spec.yaml").write_bytes((finished / "spec.yaml").read_bytes())
+    with (tmp_path / "run/journal.jsonl").open("wb") as file:
+        before = b""
+        for record in (begun, *many):
+            before = sealed(to_json(record), after=before)
+            file.write(before + b"\n")
+    started_s = time.process_time()
+    export_run(tmp_path / "run", csv=tmp_path / "t.csv", optuna=f"sqlite:///{tmp_path / 't.db'}")
+    assert time.process_time() - started_s < 20
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 10_001
+    with closing(sqlite3.connect(tmp_path / "t.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (10_000,)
