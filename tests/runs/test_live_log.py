@@ -67,6 +67,7 @@ class RecordedSink:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     recorded = Recorded()
+    monkeypatch.setattr(live_log, "_PATIENCE_S", 60.0)
     monkeypatch.setattr(live_log, "start_sink", recorded.start)
     monkeypatch.setattr(live_log, "require_logger", lambda config: None)
     monkeypatch.setattr("crossbreed.runs.check.require_logger", lambda config: None)
@@ -135,7 +136,12 @@ def test_a_logger_that_hangs_holds_no_run_up(
     run(load_spec(spec, [TENSORBOARD]), tmp_path / "run", on_event=events.append)
     assert sum(isinstance(event, TrialDone) for event in events) == 16
     assert "17 of 17 entries were not logged to tensorboard, which did not answer" in str(events[-1])
+    assert str(events[-1]).endswith("(the same command logs what is missing)")
+    monkeypatch.setattr(live_log, "_PATIENCE_S", 60.0)
+    server.gate = threading.Event()  # the first thread, which would have ended with its process, waits at the old one
     server.gate.set()
+    run(load_spec(spec, [TENSORBOARD]), tmp_path / "run")
+    assert told_trials(server) == list(range(16))
 
 
 def test_no_path_is_told(spec: Path, server: Recorded, tmp_path: Path) -> None:
@@ -177,6 +183,12 @@ def test_without_its_package_nothing_starts(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package is imported and a store is made within a run of a second."""
+    monkeypatch.setattr(live_log, "_PATIENCE_S", 120.0)
+
+
 def logged_twice(spec: Path, out: Path, log: str) -> list[str]:
     """Runs and resumes a run; returns its notes."""
     events: list[Event] = []
@@ -190,7 +202,7 @@ def best_so_far(out: Path) -> list[float]:
     return [max(values[: n + 1]) for n in range(len(values))]
 
 
-def test_tensorboard_shows_the_run(spec: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_the_run(spec: Path, tmp_path: Path, patient: None) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -201,7 +213,7 @@ def test_tensorboard_shows_the_run(spec: Path, tmp_path: Path) -> None:
     assert [point.value for point in points] == pytest.approx(best_so_far(tmp_path / "run"))
 
 
-def test_mlflow_shows_the_run(spec: Path, tmp_path: Path) -> None:
+def test_mlflow_shows_the_run(spec: Path, tmp_path: Path, patient: None) -> None:
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert logged_twice(spec, tmp_path / "run", f"log={{to: mlflow, uri: '{uri}'}}") == []
@@ -213,7 +225,7 @@ def test_mlflow_shows_the_run(spec: Path, tmp_path: Path) -> None:
     assert (found.info.status, found.data.params["optimizer"]) == ("FINISHED", "cma_es")
 
 
-def test_wandb_keeps_the_run_offline(spec: Path, tmp_path: Path) -> None:
+def test_wandb_keeps_the_run_offline(spec: Path, tmp_path: Path, patient: None) -> None:
     pytest.importorskip("wandb")
     assert logged_twice(spec, tmp_path / "run", "log={to: wandb, mode: offline}") == []
     files = [path.name for path in (tmp_path / "run/wandb").rglob("run-*.wandb")]

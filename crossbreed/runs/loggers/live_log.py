@@ -76,8 +76,8 @@ class LiveLog:
         if num_lost or self._error or not is_done:
             slow = "" if is_done else f", which did not answer within {_PATIENCE_S:g} s of the end"
             why = f": {self._error}" if self._error else ""
-            text = f"{num_lost} of {self._num_given} entries were not logged to {self._config.to}{slow}{why}"
-            self._on_event(Note(text=text))
+            lost = f"{num_lost} of {self._num_given} entries were not logged to {self._config.to}{slow}{why}"
+            self._on_event(Note(text=f"{lost} (the same command logs what is missing)"))
 
     def _serve(self) -> None:
         """Logs what comes, until None comes."""
