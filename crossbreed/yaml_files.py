@@ -8,7 +8,7 @@ What a stranger wrote ends in one message: depth, digits, and what aliases expan
 file is a hundred bytes).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -73,6 +73,25 @@ def read_documents(
         # PyYAML lets them through: the date 2026-02-31, `!!bool maybe`, `!!binary` of no text
         raise InputError(f"{what} is not YAML", got=first_line(error), where=where) from None
     return documents
+
+
+def line_of(text: str, keys: Sequence[int | str]) -> int | None:
+    r"""Returns the line of the value that keys lead to in a document that can be read, or of the nearest around it.
+
+    >>> line_of("a:\n  b:\n    - {c: 1}\n", ["a", "b", 0, "d"])
+    3
+    """
+    node, line = yaml.compose(text, Loader=yaml.SafeLoader), None
+    for key in keys:
+        inner = None
+        if isinstance(node, yaml.MappingNode):
+            inner = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            inner = (node.value[key], node.value[key])
+        if inner is None:
+            break
+        line, node = inner[0].start_mark.line + 1, inner[1]
+    return line
 
 
 class _Loader(yaml.SafeLoader):

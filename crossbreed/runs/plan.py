@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import (
     AnyItems,
     RecipeEngineConfig,
@@ -204,12 +204,16 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         MissingExtra: the engine takes weights, and the packages for merging them are not installed.
         InputError: the run would fail later, as far as this can be known now.
     """
-    structure, weights = _open(spec)
-    if weights and searches:
-        spec.fitness.engine.check_base(weights.host, weights.shapes)
-        if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
-            weights.check_reference(observed=spec.artifacts.grams is not None)
-    tasks = load_tasks(spec.fitness.tasks)
+    mistakes = Collector()  # sources and tasks do not need one another
+    with mistakes.noted():
+        structure, weights = _open(spec)
+        if weights and searches:
+            spec.fitness.engine.check_base(weights.host, weights.shapes)
+            if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
+                weights.check_reference(observed=spec.artifacts.grams is not None)
+    with mistakes.noted():
+        tasks = load_tasks(spec.fitness.tasks)
+    mistakes.require_none()
     if weights:
         weights.sources.require_changes()
     if weights and any(request.prompt.chat for request in _first_requests(tasks)):

@@ -389,3 +389,12 @@ def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> Non
     first.communicate(timeout=120)
     assert first.returncode == 0
     os.stat(tmp_path / "run" / "report.json")
+
+
+def test_files_that_are_missing_are_told_at_once(cli: Cli, spec: Path) -> None:
+    changed(changed(spec, "sources.base", "./none"), "sources.experts.plain", "gone/away")
+    changed(changed(spec, "fitness.tasks.0.items", "absent.jsonl"), "fitness.tasks.1.prompt", "{question}")
+    code, err = cli("check", spec)
+    assert (code, err.splitlines()[0]) == (2, "crossbreed: 4 mistakes")
+    for said in ("the base: ", "expert `plain`: ", "absent.jsonl", "has no field `question`", "./gone/away"):
+        assert said in err
