@@ -209,6 +209,14 @@ def list_(
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of specs, for editors."""
+    from crossbreed.runs.spec.json_schema import spec_schema
+
+    _print_json(spec_schema())
+
+
+@app.command()
 def inspect(
     models: Annotated[
         list[str], typer.Argument(help="Folders or hub ids of checkpoints and adapters.", metavar="MODEL...")

@@ -47,6 +47,11 @@ class InputError(CrossbreedError, ValueError):
         self.problem, self.expected, self.got, self.where, self.fix = map(_fitting, parts, _MOST_CHARACTERS)
         super().__init__(str(self))
 
+    @property
+    def errors(self) -> "tuple[InputError, ...]":
+        """The mistakes: itself, or each of several."""
+        return (self,)
+
     def __str__(self) -> str:
         parts = {"expected": self.expected, "got": self.got, "where": self.where, "fix": self.fix}
         return "\n".join([self.problem, *(f"  {label + ':':<10}{text}" for label, text in parts.items() if text)])
@@ -59,8 +64,13 @@ class Mistakes(InputError):
     """Several things in the user's input are invalid; each is told with its place, all on one screen."""
 
     def __init__(self, errors: Sequence[InputError], *, where: str = "") -> None:
-        self.errors = tuple(errors)
+        self._errors = tuple(errors)
         super().__init__(f"{len(self.errors)} mistakes", where=where)
+
+    @property
+    def errors(self) -> tuple[InputError, ...]:
+        """Each of them."""
+        return self._errors
 
     def __str__(self) -> str:
         told = [line for number, error in enumerate(self.errors[:_MOST_MISTAKES], 1) for line in _told(number, error)]
@@ -103,7 +113,7 @@ class Collector:
 
     def note(self, error: InputError) -> None:
         """Notes an error, or each of several."""
-        self._errors += error.errors if isinstance(error, Mistakes) else (error,)
+        self._errors += error.errors
 
     @property
     def errors(self) -> tuple[InputError, ...]:

@@ -41,7 +41,7 @@ class CoefficientsConfig(SpaceConfig):
     """Bands of layers x module types, each with its own coefficients for every expert that changes it."""
 
     kind: Literal["coefficients"] = "coefficients"
-    operator: str | list[str] = "task_arithmetic"
+    operator: Annotated[str | list[str], Field(json_schema_extra={"x-registry": OPERATORS.plural})] = "task_arithmetic"
     """One of the operators below. With a list, the choice of operator is one more coordinate."""
     groups: GroupsConfig = GroupsConfig()
     """The groups of tensors that share coefficients."""

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from crossbreed.errors import Collector, InputError, Mistakes
+from crossbreed.errors import Collector, InputError
 from crossbreed.parsing import hint_at_exponent, shown
 from crossbreed.runs.spec.places import Places
 
@@ -59,7 +59,7 @@ def _explained(
     """Yields the mistakes at one key: each of our own, or pydantic's as one."""
     causes = [(one, cause) for one in found if (cause := _cause(one))]
     for one, cause in causes:
-        for error in cause.errors if isinstance(cause, Mistakes) else (cause,):
+        for error in cause.errors:
             yield _placed(error, (*_keys(one["loc"], raw),), one, raw, places)
     if not causes:
         yield _of_pydantic(key, found, places)
