@@ -209,6 +209,27 @@ def list_(
 
 
 @app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="The base: a folder or hub id.", metavar="MODEL")],
+    experts: Annotated[
+        list[str], typer.Argument(help="Fine-tunes of it: checkpoints or adapters.", metavar="EXPERT...")
+    ],
+    items: Annotated[list[Path], typer.Option("--items", help="A file of items, a task; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", help="The spec to write; never one that exists.")] = Path("spec.yaml"),
+    answer_field: Annotated[str | None, typer.Option(help="The field of the gold answer.")] = None,
+    prompt_field: Annotated[str | None, typer.Option(help="The field of the question.")] = None,
+) -> None:
+    """Write a first spec that runs, guessed from models and items."""
+    from crossbreed.runs.drafting.draft import write_draft
+    from crossbreed.runs.drafting.text import str_of
+
+    draft = write_draft(model, experts, items=items, out=out, answer=answer_field, prompt=prompt_field)
+    for remark in draft.remarks:
+        typer.echo(f"guessed  {str_of(remark)}", err=True)
+    typer.echo(f"{out}: `crossbreed check {out}` shows what will be asked; `crossbreed run {out}` starts", err=True)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of specs, for editors."""
     from crossbreed.runs.spec.json_schema import spec_schema

@@ -85,7 +85,8 @@ class FileTaskConfig(TaskConfig):
     """A kind of task whose items are in a file."""
 
     items: InputPath
-    """A `.jsonl`, `.csv` or `.parquet` file (docs/items.md); items without `id` get a hash of their content."""
+    """A `.jsonl`, `.json`, `.csv` or `.parquet` file (docs/items.md). Items without `id` get a hash of their
+    content."""
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file."""
