@@ -32,7 +32,7 @@ from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space, require_slopes
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Point, ProposedBy, Recipe, SlopeKind
+from crossbreed.types import Box, Point, ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
     from crossbreed.kernels.input_grams import InputGrams
@@ -137,6 +137,9 @@ class Plan:
             steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {grams.items} items per task\n"
         if self.slope_kind is not None:
             steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {slopes.items} items per task\n"
+        if isinstance(self.space.domain, Box) and (choices := self.space.domain.choices) > 1:
+            steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
+            steps += "from the best of them\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
         return (

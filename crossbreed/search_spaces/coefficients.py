@@ -75,6 +75,13 @@ class CoefficientSpace(BoxSpace):
         names = tuple(coordinate.name for coordinate in self._coordinates)
         return ("operator", *names) if self._has_choice else names
 
+    def describe(self) -> str:
+        """Returns the number of coordinates, and what the first chooses among."""
+        if not self._has_choice:
+            return super().describe()
+        operators = ", ".join(layout.spec.name for layout in self._layouts)
+        return f"{super().describe()}, the first of which chooses the operator: {operators}"
+
     @property
     def groups(self) -> tuple[Group, ...]:
         """The groups, in the order of a decoded recipe's rules."""
@@ -139,6 +146,7 @@ class CoefficientSpace(BoxSpace):
             high=high,
             weight_blocks=None if why_not else self._weight_blocks(),
             why_no_weight_blocks=why_not,
+            choices=len(self._layouts),
         )
 
     def _weight_blocks(self) -> tuple[WeightBlock, ...]:

@@ -208,7 +208,7 @@ def test_what_is_no_model(folder: Path, toy_base: Path, plain: list[str]) -> Non
     assert [error.problem for error in said.errors] == [
         f"`{folder}/empty` holds no model",
         "`nowhere/at/all` is not a model folder",
-        "which field holds the gold answer?",
+        "no field of the items can be the gold answer",
     ]
     assert "an adapter cannot stand alone" in refused(plain[0], plain, lines(folder / "x.jsonl", questions())).problem
 

@@ -5,6 +5,7 @@ where several fields may hold the gold answer, or none, the question is asked in
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,9 +230,9 @@ def _of_choice(settings: Settings) -> tuple[Remark, ...]:
 def _only_text(fields: _Fields) -> str | None:
     """Returns the one field of a file that holds nothing but texts."""
     texts = fields.texts()
-    if len(fields.names) == 1 and texts:
-        return texts[0]
     named = fields.named(_TEXTS, texts)
+    if len(fields.names) == 1 and texts and (named or not fields.named(_QUESTIONS, texts)):
+        return texts[0]
     asks = fields.named((*_GOLDS, *_QUESTIONS), [name for name in fields.names if name not in named])
     return named[0] if named and not asks and len(texts) == 1 else None
 
@@ -248,7 +249,13 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
         asked = fields.named(_QUESTIONS, fields.names)
         among = [name for name in golds if name not in asked[:1]]
         if not among:
-            raise fields.question("no field of the items can be the gold answer", "--answer-field", [])
+            raise InputError(
+                "no field of the items can be the gold answer",
+                expected="a field with the right answer: a text, a number, or a list of them",
+                got=any_of(fields.names),
+                where=str(fields.path),
+                fix="add one; if these are texts to be likely, not questions, call the field `text`",
+            )
         raise fields.question("which field holds the gold answer?", "--answer-field", among)
     return named[0], "sure" if len(named) == 1 else "likely"
 
@@ -269,7 +276,7 @@ def _own_turns(fields: _Fields, name: str) -> InputError:
         f"the chats in `{name}` end with the model's own turn, and no field holds the gold answer",
         expected="chats that end with the user's turn, and the answer in a field of its own",
         where=str(fields.path),
-        fix=f'python -c "{split}"',
+        fix=f"python -c {shlex.quote(split)}",
     )
 
 
@@ -315,7 +322,7 @@ def _text(fields: _Fields, context: Sequence[str], question: str, in_chats: bool
         place = f"{place}\n{{{context[0]}}}"
     elif context:
         place = f"{{{context[0]}}}\n\n{place}" if in_chats else f"{{{context[0]}}}\n\nQuestion: {place}"
-    if in_chats or fields.all(question, lambda value: value.rstrip()[-1:] in ("=", ":", ">")):
+    if in_chats or (not context and fields.all(question, lambda value: value.rstrip()[-1:] in ("=", ":", ">"))):
         return place
     return f"{place}\nAnswer:" if context else f"Question: {place}\nAnswer:"
 
