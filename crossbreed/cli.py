@@ -12,19 +12,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from crossbreed import completing
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.types import Dtype
 
 app = typer.Typer(
     help="Breeds merged language models: search over merge recipes, scored on your own items.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC.yaml")]
-RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+SpecPath = Annotated[
+    Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC.yaml", autocompletion=completing.specs)
+]
+RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN", autocompletion=completing.runs)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="Output folder, new or empty.")]
@@ -188,9 +190,14 @@ def evaluate(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="operators, optimizers, spaces, engines, tasks, metrics or presets.")
+        str | None,
+        typer.Argument(
+            help="operators, optimizers, spaces, engines, tasks, metrics or presets.", autocompletion=completing.kinds
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Argument(help="One of them: shows what it takes.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: shows what it takes.", autocompletion=completing.parts)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the parts that are installed, those of other packages among them, and what each takes."""

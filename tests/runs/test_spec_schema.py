@@ -50,12 +50,10 @@ def test_the_command_prints_it() -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_specs_of_this_repository_are_valid(path: Path, validator: Draft202012Validator) -> None:
     assert len(SPECS) > 10
-    assert [
-        error.message
-        for error in validator.iter_errors(
-            yaml.safe_load(path.read_text().replace("@sources@", "").replace("vertex_scale", "seed_scale"))
-        )
-    ] == []
+    text = path.read_text().replace("@sources@", "")
+    if "kind: m2n2" in text:  # an option's old name, of which a run says what it is called now
+        text = text.replace("vertex_scale", "seed_scale")
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(text))] == []
 
 
 def test_a_spec_with_every_default_is_valid(validator: Draft202012Validator, tmp_path: Path) -> None:
