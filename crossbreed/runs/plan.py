@@ -27,7 +27,7 @@ from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.baselines import baselines
 from crossbreed.runs.search.loop import Budget
 from crossbreed.runs.search.proposer import Proposer
-from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
+from crossbreed.runs.search.warm_starts import check_warm_starts, place_of, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space, require_slopes
@@ -140,6 +140,8 @@ class Plan:
         if isinstance(self.space.domain, Box) and (choices := self.space.domain.choices) > 1:
             steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
             steps += "from the best of them\n"
+        for path, (_, recipe) in zip(self.spec.warm_start, self.warm_starts, strict=True):
+            steps += f"  warm    {path}: {place_of(recipe, self.space)}\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
         return (

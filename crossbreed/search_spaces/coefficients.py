@@ -18,6 +18,7 @@ from crossbreed.search_spaces.axes import Key
 from crossbreed.search_spaces.boxes import BoxSpace
 from crossbreed.search_spaces.build import SpacePart
 from crossbreed.search_spaces.coefficients_config import CoefficientsConfig
+from crossbreed.search_spaces.distance import largest_difference
 from crossbreed.search_spaces.groups import Group, make_groups
 from crossbreed.search_spaces.layout import Layout, common_ranges
 from crossbreed.search_spaces.mix import Mix, mixes_of
@@ -48,6 +49,7 @@ class CoefficientSpace(BoxSpace):
         for layout in config.layouts:
             _check_sources(layout, inputs.structure)
         self._layouts, self._hashes, self._dtype = config.layouts, dict(inputs.structure.hashes), inputs.dtype
+        self._touched = dict(inputs.structure.touched)
         self._artifacts, self._num_layers = dict(inputs.artifacts), inputs.structure.num_layers
         self._groups = make_groups(config.groups, inputs.structure)
         self._coordinates = tuple(
@@ -135,6 +137,13 @@ class CoefficientSpace(BoxSpace):
         values = (min(max(found[c.group].get(c.key, c.low), c.low), c.high) for c in self._coordinates)
         point = self._point(layout, tuple(values))
         return point if all(mix.is_weighted_sum for mix in mixes) or self._agrees(point, mixes, layout) else None
+
+    def distance(self, recipe: Recipe) -> float | None:
+        """See HasDistance: the largest difference of an expert's weight in a tensor."""
+        point = self.encode(recipe)
+        if point is None:
+            return None
+        return largest_difference(recipe, self.decode(point), self._touched, self._hashes, num_layers=self._num_layers)
 
     def _box(self) -> Box:
         low, high = tuple(c.low for c in self._coordinates), tuple(c.high for c in self._coordinates)
