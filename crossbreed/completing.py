@@ -1,4 +1,4 @@
-"""What a shell may complete: kinds of parts and their names, run folders, specs. No part is imported, so it is quick."""
+"""What a shell may complete: kinds of parts and their names, run folders, specs. No part is loaded, so it is quick."""
 
 from pathlib import Path
 
