@@ -43,9 +43,10 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     **{part: GROUND | {part} for part in FLOOR},
     "runs": HOUSE,
+    "stopping": GROUND,
     "terminal": HOUSE,
     "completing": HOUSE,
-    "cli": HOUSE | {"terminal", "completing"},
+    "cli": HOUSE | {"completing", "stopping", "terminal"},
     "__init__": HOUSE | {"testing"},
     "testing": HOUSE | {"testing"},
 }

@@ -11,10 +11,9 @@ from crossbreed.runs.events import Event, Listener, Note, ReportWritten, SplitSt
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
-from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import Journal
-from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import RunRecord, SplitName
+from crossbreed.runs.record.worker_counts import forget_counts
 from crossbreed.runs.results.derived import write_derived
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
@@ -143,11 +142,12 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
     planned = plan.run_record()
     with closing(Journal(folder.journal, versions=planned.clock.versions)) as journal:
         if journal.run:
-            check_same_run(migrated(journal.run, plan.spec, renamed=plan.renamed_settings), planned, where=folder.path)
+            plan.require_begun(journal.run, where=folder.path)
         else:
             journal.append(planned)
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
+        forget_counts(folder.path)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
         with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
             if others := _other_versions(journal.run, planned):
@@ -168,7 +168,7 @@ def _other_versions(begun: RunRecord | None, planned: RunRecord) -> str:
 
 
 def _pool(plan: Plan, folder: RunFolder, tell: Listener) -> Pool:
-    return LazyPool(partial(start_pool, plan, folder.artifacts, tell, folder.append_log))
+    return LazyPool(partial(start_pool, plan, folder.path, folder.artifacts, tell, folder.append_log))
 
 
 @contextmanager

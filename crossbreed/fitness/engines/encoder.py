@@ -10,7 +10,7 @@ from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.model_config import load_config
-from crossbreed.sources.tokenization import load_tokenizer, num_appended, token_ids
+from crossbreed.sources.tokenization import num_appended, shared_tokenizer, token_ids
 from crossbreed.sources.vocabulary import end_tokens
 
 
@@ -43,7 +43,7 @@ class Encoder:
         Raises:
             InputError: the host has no tokenizer, or no configuration that transformers can read.
         """
-        self.tokenizer = load_tokenizer(host)
+        self.tokenizer = shared_tokenizer(host)
         self.max_model_len = max_model_len or _context_length(host)
         self.eos_ids = _own_ends(host, self.tokenizer.eos_token_id)
         self._num_appended = num_appended(self.tokenizer)

@@ -17,9 +17,7 @@ from crossbreed.runs.publishing.manifest import published_folder
 from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, source_infos
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
-from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import read
-from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.derived import note_published
 from crossbreed.runs.results.report import Report
@@ -103,7 +101,7 @@ def publish_run(
         note_published(path, number, write_contents(contents, merge, out), out)
     on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
-        on_event(Note(text=push(out, push_to, dry_run=dry_run)))
+        on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
 
 
 def _merge_of(plan: Plan, trial: Trial) -> Merge:
@@ -120,8 +118,7 @@ def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
     """Returns the number of the trial to publish, without evaluating anything."""
     records = list(read(RunFolder(path).journal))
     if records and isinstance(records[0], RunRecord):
-        begun = migrated(records[0], plan.spec, renamed=plan.renamed_settings)
-        check_same_run(begun, plan.run_record(), where=path)
+        plan.require_begun(records[0], where=path)
     history = fold(records)
     if trial is None:
         selection = history.scores_of("select")

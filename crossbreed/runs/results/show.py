@@ -19,6 +19,7 @@ from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.header import read_header
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
@@ -40,6 +41,8 @@ class Run:
     history: History
     objectives: tuple[Objective, ...]
     state: State
+    workers: WorkerCounts | None
+    """Of the driver that is running; None if none is, or it needs none yet."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -58,8 +61,11 @@ def open_run(path: Path) -> Run:
     known = read_header(folder)
     history = fold(read(folder.journal))
     state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
+    workers = read_counts(folder.path) if state == "running" else None
     name, takes, objectives = known.name, known.takes, known.objectives
-    return Run(folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state)
+    return Run(
+        folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state, workers=workers
+    )
 
 
 def show_json(path: Path) -> dict[str, Any]:
@@ -71,6 +77,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "schema": 1,
         "name": run.name,
         "state": run.state,
+        "workers": run.workers.to_json() if run.workers else None,
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -95,6 +102,7 @@ def show_text(path: Path) -> str:
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
         + (f", {failed} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
+        *([str(run.workers)] if run.workers else []),
         f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
     ]
     lines += [

@@ -88,7 +88,7 @@ class Loop:
         """
         if self._is_spent(self._history.elapsed_s) and not self._history.pending:
             return True
-        self._replay_proposals()
+        self.restore_optimizer()
         resumed(self._proposer.differing)
         again = self._history.unmeasured
         known = frozenset(self._history.failed)
@@ -138,8 +138,13 @@ class Loop:
         stopwatch.submitted(candidate.number)
         outage.submitted(is_proof=is_proof)
 
-    def _replay_proposals(self) -> None:
-        """Has the proposer repeat the journal's asks and hear its tells, in their order."""
+    def restore_optimizer(self) -> None:
+        """Has the proposer repeat the journal's asks and hear its tells, in their order, unless it has already.
+
+        A search does so itself where it goes on; a caller that needs the optimizer of a finished one does it here.
+        """
+        if not self._to_replay:
+            return
         self._proposer.expect(self._history.candidates.values())
         for record in self._to_replay:
             match record:
@@ -212,7 +217,9 @@ class Loop:
 
     def _job(self, candidate: Candidate, split: SplitName) -> Job:
         genome = self._proposer.genome(candidate.number) if candidate.recipe is None else None
-        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome)
+        trial = self._history.trials.get(candidate.number)
+        searched = trial.score.fingerprint if trial and split != "search" else None
+        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome, fingerprint=searched)
 
     def _is_measured(self, split: SplitName, number: int) -> bool:
         score = self._history.scores.get((split, number))

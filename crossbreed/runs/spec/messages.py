@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crossbreed.errors import Collector, InputError
-from crossbreed.parsing import hint_at_exponent, shown
+from crossbreed.parsing import hint_at_boolean, hint_at_exponent, shown
 from crossbreed.runs.spec.places import Places
 
 Keys: TypeAlias = tuple[int | str, ...]
@@ -82,7 +82,8 @@ def _placed(cause: InputError, key: Keys, found: ErrorDetails, raw: Mapping[str,
 
 def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> InputError:
     """Returns what pydantic found at one key, in our words."""
-    found, where, dotted = several[0], places.of(key), ".".join(map(str, key))
+    found = min(several, key=lambda one: _unquoted(one) is None)  # of the members of a union, what says most
+    where, dotted = places.of(key), ".".join(map(str, key))
     if found["type"] == "missing":
         by_preset = ", or a `preset` that includes it" if key in (("space",), ("optimizer",)) else ""
         return InputError(f"`{dotted}` is missing", where=where, fix=f"add it{by_preset}; see docs/spec.md")
@@ -101,13 +102,14 @@ def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> 
         return InputError(f"`{dotted}` must be a text", expected="text", got=got, where=where, fix=fix)
     if found["type"] in _MUST_BE:
         what, expected = _MUST_BE[found["type"]]
-        return InputError(f"`{dotted}` must be {what}", expected=expected, got=got, where=where)
+        fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(found["input"])) else ""
+        return InputError(f"`{dotted}` must be {what}", expected=expected, got=got, where=where, fix=fix)
     said = "; or ".join(dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in several))
     return InputError(
         f"`{dotted}` is wrong: {said}" if dotted else said,
         got=got if dotted else "",
         where=where,
-        fix=hint_at_exponent(found["input"]) or "see docs/spec.md",
+        fix=hint_at_exponent(found["input"]) or hint_at_boolean(found["input"]) or "see docs/spec.md",
     )
 
 

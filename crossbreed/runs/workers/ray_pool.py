@@ -1,5 +1,6 @@
 """A pool of Ray actors: requeues the job of a dead or hung worker, and replaces the worker.
 
+Nodes of one cluster may round differently: a job that asks for given weights goes on to the workers that merge them.
 A worker that does not answer within its deadline is killed. A start that fails is repeated: at once while it may be
 chance, later with growing pauses while other workers go on, and if there is none left the run ends.
 
@@ -13,10 +14,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from crossbreed.errors import InputError, MachineError, SwapError, is_fault, require
+from crossbreed.errors import InputError, MachineError, SwapError, is_fault, is_fault_again, require
+from crossbreed.runs.record.worker_counts import WorkerCounts
 from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Versioned, notes_of
 from crossbreed.runs.workers.attempts import (
     MAX_FAILED_STARTS,
@@ -42,6 +44,8 @@ class _Attempt:
     number: int
     lost_s: float = 0.0
     """Seconds of the attempts before, and of replacing their workers."""
+    others: set[Any] = field(default_factory=set)
+    """Actors that merge other weights than those that the job asks for."""
 
 
 @dataclass(slots=True)
@@ -124,6 +128,7 @@ class RayPool:
         timeout_s: float | None = None,
         log: Log = lambda text: None,
         say: Log = lambda text: None,
+        on_count: Callable[[WorkerCounts], None] = lambda counts: None,
     ) -> None:
         """Connects to Ray (or starts it on this machine), starts the workers and waits for the first.
 
@@ -139,6 +144,7 @@ class RayPool:
             timeout_s: Seconds after which a start or an answer is given up; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
             say: Receives what the user should know at once: workers that are lost, or of other versions.
+            on_count: Receives how many workers there are, when that changes.
         """
         require("ray", extra="ray")
         import ray
@@ -158,9 +164,12 @@ class RayPool:
         self._actors: set[Any] = set()
         self._names: dict[Any, str] = {}
         self._versions: dict[Any, Mapping[str, str]] = {}
-        self._num_failed_starts = 0
+        self._num_failed_starts, self._has_started = 0, False
+        self._on_count, self._counted = on_count, WorkerCounts(wanted=0, alive=0, starting=0, lost=0)
+        self._num_wanted = self._num_lost = 0
         try:
-            for _ in range(_num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)):
+            self._num_wanted = _num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)
+            for _ in range(self._num_wanted):
                 self._start_worker()
             while not self._idle:
                 self.wait()
@@ -186,6 +195,7 @@ class RayPool:
     def wait(self) -> JobResult | None:
         """See Pool."""
         while True:
+            self._tell_count()
             reference = self._next()
             if reference is None:
                 continue
@@ -195,9 +205,12 @@ class RayPool:
             except self._ray.exceptions.GetTimeoutError:
                 answered = self._replace(flight, *self._hung(flight))
             except self._ray.exceptions.RayError as error:  # the actor died or raised
-                answered = self._replace(flight, _fault(error), str(error))
+                is_restart = flight.attempt is None and self._has_started
+                answered = self._replace(flight, _fault(error, is_restart=is_restart), str(error))
             else:
-                return self._arrived(flight, result)
+                answered = self._arrived(flight, result)
+                self._tell_count()
+                return answered
             if answered is not None:
                 return answered
 
@@ -222,8 +235,14 @@ class RayPool:
         actor, attempt = flight.actor, flight.attempt
         self._deadlines.took(flight.phase, time.monotonic() - flight.began_s)
         self._idle.append(actor)
+        if attempt and not attempt.job.is_answered_by(result):
+            attempt.others.add(actor)
+            if self._actors - attempt.others:
+                self._queue.appendleft(attempt)
+                self._dispatch()
+                return None
         if attempt is None:
-            self._num_failed_starts = 0
+            self._num_failed_starts, self._has_started = 0, True
             self._names[actor], self._versions[actor], notes = result
             log_notes(self._log, notes)
             if others := self._versions[actor]:
@@ -256,32 +275,46 @@ class RayPool:
         for actor in self._actors:
             self._ray.kill(actor)
 
+    def _tell_count(self) -> None:
+        starting = sum(flight.attempt is None for flight in self._in_flight.values()) + len(self._restarts)
+        counted = WorkerCounts(wanted=self._num_wanted, alive=len(self._names), starting=starting, lost=self._num_lost)
+        if counted != self._counted:
+            self._counted = counted
+            self._on_count(counted)
+
     def _start_worker(self) -> None:
         actor = self._actor.remote(self._make)
         self._actors.add(actor)
         self._in_flight[actor.start.remote()] = _Flight(actor, None, time.monotonic())
 
     def _dispatch(self) -> None:
-        while self._queue and self._idle:
-            actor, attempt = self._idle.pop(0), self._queue.popleft()
+        for attempt in list(self._queue):
+            untried = self._actors - attempt.others or self._actors  # all were tried: what one says is the answer
+            actor = next((actor for actor in self._idle if actor in untried), None)
+            if actor is None:
+                continue
+            self._idle.remove(actor)
+            self._queue.remove(attempt)
             self._in_flight[actor.evaluate.remote(attempt.job)] = _Flight(actor, attempt, time.monotonic())
 
     def _replace(self, flight: _Flight, fault: Exception, traceback: str) -> JobResult | None:
         """Replaces a failed worker; returns the job's FAILED result if this was its last attempt."""
         attempt = flight.attempt
+        self._num_lost += flight.actor in self._names
         self._ray.kill(flight.actor)
         self._actors.discard(flight.actor)
         self._names.pop(flight.actor, None)
         self._versions.pop(flight.actor, None)
         if attempt is None:
             self._failed_to_start(fault, traceback)
+            self._dispatch()
             return None
         log_failure(self._log, attempt.job, traceback, attempt=attempt.number, retries=self._retries)
         lost_s = attempt.lost_s + time.monotonic() - flight.began_s
         self._start_worker()
         if attempt.number > self._retries:
             return failed(attempt.job, described(fault), attempts=attempt.number, lost_s=lost_s)
-        self._queue.appendleft(_Attempt(attempt.job, attempt.number + 1, lost_s))
+        self._queue.appendleft(_Attempt(attempt.job, attempt.number + 1, lost_s, attempt.others))
         self._dispatch()
         return None
 
@@ -305,12 +338,12 @@ class RayPool:
         self._restarts = sorted([*self._restarts, time.monotonic() + pause_s])
 
 
-def _fault(error: Exception) -> Exception:
+def _fault(error: Exception, *, is_restart: bool) -> Exception:
     """Returns the fault behind an error of Ray's; raises what is none: the user's mistake, or a bug."""
     from ray.exceptions import UnserializableException
 
     cause = getattr(error, "cause", error if isinstance(error, UnserializableException) else None)
-    if cause is None or is_fault(cause):
+    if cause is None or (is_fault_again(cause) if is_restart else is_fault(cause)):
         return cause or error  # without a cause: the actor, its process or its node died
     if not isinstance(cause, InputError):
         cause.add_note(f"raised in a worker:\n{error}")
