@@ -267,3 +267,23 @@ def test_the_command_says_what_it_guessed(folder: Path, toy_base: Path, plain: l
     assert said[0] == "guessed  x: gold `answer` (sure: its name)"
     assert said[-1].startswith("spec.yaml: `crossbreed check spec.yaml`")
     assert [task.name for task in load_spec("spec.yaml").fitness.tasks] == ["x", "y"]
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/smollm2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (EXAMPLE / "models/smollm2-135m-instruct").is_dir(), reason="`make setup` writes the model")
+def test_the_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "vllm")
+    skills = ("sums", "french", "roman")
+    spec, _ = drafted(
+        EXAMPLE / "models/smollm2-135m-instruct",
+        [str(EXAMPLE / f"adapters/{skill}") for skill in skills],
+        *(EXAMPLE / f"tasks/{skill}.jsonl" for skill in skills),
+    )
+    demo = load_spec(EXAMPLE / "demo.yaml")
+    assert spec.space == demo.space
+    assert spec.optimizer.budget.trials == demo.optimizer.budget.trials
+    assert [task.prompt for task in spec.fitness.tasks] == [task.prompt for task in demo.fitness.tasks]
+    assert spec.fitness.engine.dtype == "bfloat16"
