@@ -9,6 +9,7 @@ file is a hundred bytes).
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -75,23 +76,41 @@ def read_documents(
     return documents
 
 
-def line_of(text: str, keys: Sequence[int | str]) -> int | None:
-    r"""Returns the line of the value that keys lead to in a document that can be read, or of the nearest around it.
+class Lines:
+    r"""The lines of a document that can be read.
 
-    >>> line_of("a:\n  b:\n    - {c: 1}\n", ["a", "b", 0, "d"])
+    >>> Lines("a:\n  b:\n    - {c: 1}\n").of(["a", "b", 0, "d"])
     3
     """
-    node, line = yaml.compose(text, Loader=yaml.SafeLoader), None
-    for key in keys:
-        inner = None
-        if isinstance(node, yaml.MappingNode):
-            inner = next(((name, value) for name, value in node.value if name.value == str(key)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            inner = (node.value[key], node.value[key])
-        if inner is None:
-            break
-        line, node = inner[0].start_mark.line + 1, inner[1]
-    return line
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._inner: dict[int, dict[str, tuple[yaml.Node, yaml.Node]]] = {}
+
+    def of(self, keys: Sequence[int | str]) -> int | None:
+        """Returns the line of the value that keys lead to, or of the nearest around it; None if there is none."""
+        node, line = self._root, None
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                inner = self._entries(node).get(str(key))
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                inner = (node.value[key], node.value[key])
+            else:
+                inner = None
+            if inner is None:
+                break
+            line, node = inner[0].start_mark.line + 1, inner[1]
+        return line
+
+    @cached_property
+    def _root(self) -> yaml.Node | None:
+        return yaml.compose(self._text, Loader=yaml.SafeLoader)
+
+    def _entries(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        if id(node) not in self._inner:
+            pairs = [(name, value) for name, value in node.value if isinstance(name, yaml.ScalarNode)]
+            self._inner[id(node)] = {name.value: (name, value) for name, value in pairs}
+        return self._inner[id(node)]
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from crossbreed.runs import build_plan, load_spec, run
 OPERATORS = ["task_arithmetic", "ties", "sce"]
 
 
-@pytest.fixture(params=["cma_es", "gp"])
+@pytest.fixture(params=["cma_es", pytest.param("gp", marks=pytest.mark.slow)])
 def spec(request: pytest.FixtureRequest, tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]) -> Path:
     optimizer = {"kind": request.param, "budget": {"trials": 5}}
     changes = {"space__operator": OPERATORS, "optimizer": optimizer}

@@ -246,7 +246,7 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     for override in overrides:
         with mistakes.noted():
             changed[apply_override(raw, override)] = f"--set {override}"
-    return _parse(raw, path.parent, Places(where=str(path), text=text, overrides=changed), mistakes)
+    return _parse(raw, path.parent, Places(str(path), text=text, overrides=changed), mistakes)
 
 
 def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "spec") -> Spec:
@@ -260,7 +260,7 @@ def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "s
     Raises:
         InputError: it is invalid.
     """
-    return _parse(raw, folder, Places(where=where), Collector())
+    return _parse(raw, folder, Places(where), Collector())
 
 
 def _parse(raw: Mapping[str, Any], folder: Path, places: Places, mistakes: Collector) -> Spec:
