@@ -412,3 +412,14 @@ def test_files_that_are_missing_are_told_at_once(cli: Cli, spec: Path) -> None:
     assert (code, err.splitlines()[0]) == (2, "crossbreed: 4 mistakes")
     for said in ("the base: ", "expert `plain`: ", "absent.jsonl", "has no field `question`", "./gone/away"):
         assert said in err
+
+
+@pytest.mark.timeout(30)
+def test_a_run_folder_with_a_pipe_in_it(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    for name in ("journal.jsonl", "spec.yaml", "log.txt", "report.json"):
+        folder = Path(shutil.copytree(finished, tmp_path / name))
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        for command in (("show", folder), ("report", folder), ("run", finished / "spec.yaml", "--out", folder)):
+            code, error = cli(*command)
+            assert (code, f"`{name}` is neither a file nor a folder" in error) == (2, True), command
