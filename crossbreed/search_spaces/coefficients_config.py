@@ -43,8 +43,8 @@ class CoefficientsConfig(SpaceConfig):
     kind: Literal["coefficients"] = "coefficients"
     operator: Annotated[str | list[str], Field(json_schema_extra={"x-registry": OPERATORS.plural})] = "task_arithmetic"
     """One of the operators below. With a list, the choice of operator is one more coordinate, for the whole model: the
-    first trials are the start of the search under each, and the search goes on from the best of them. The coordinates of
-    operators that are not chosen have no effect then, and cost a search as many trials as others."""
+    first trials are the start of the search under each, and the search goes on from the best of them. The coordinates
+    of operators that are not chosen have no effect then, and cost a search as many trials as others."""
     groups: GroupsConfig = GroupsConfig()
     """The groups of tensors that share coefficients."""
     weight: Range = Field(default_factory=lambda said: _usual("weight", _listed(said.get("operator", ()))))

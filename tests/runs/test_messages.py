@@ -240,3 +240,12 @@ def test_mistakes_of_file_and_overrides_are_told_together(spec: Path) -> None:
 
 def test_a_wrong_spec_is_not_printed_whole() -> None:
     assert told(artifacts={"grams": {}}).got == ""
+
+
+def test_what_only_follows_from_another_mistake_is_not_told(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    raw["space"] = {"groups": {"modules": ["atention"]}}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(InputError, match="space.groups.modules.0") as caught:
+        load_spec(tmp_path / "spec.yaml")
+    assert not isinstance(caught.value, Mistakes)

@@ -42,7 +42,7 @@ def explain(
         present: Top-level keys that are not missing, although `raw` lacks them.
     """
     by_key: dict[Keys, list[ErrorDetails]] = {}
-    found = error.errors()
+    found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # for want of another key
     excused = {(*one["loc"][:-1], _meant(one)) for one in found if _cause(one)} | {(key,) for key in present}
     for one in found:
         if one["type"] != "missing" or one["loc"] not in excused:
@@ -116,7 +116,7 @@ def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> 
 def _unquoted(found: ErrorDetails) -> bool | None:
     """Returns the boolean that stands where a text is meant, as a value or as a key, if that is what is wrong."""
     is_key = found["loc"][-1:] == ("[key]",)
-    meant = found["type"] == "string_type" or (found["type"] == "literal_error" and not is_key)
+    meant = found["type"] == "string_type" or (found["type"] in ("literal_error", "enum") and not is_key)
     given = found["input"]
     return given if meant and isinstance(given, bool) else None
 
