@@ -186,6 +186,17 @@ def test_no_gold(folder: Path, toy_base: Path, plain: list[str]) -> None:
     assert spec.fitness.tasks[0].answer == "level"
 
 
+@pytest.mark.parametrize("gap", [None, "", ...])
+def test_one_item_without_its_gold(folder: Path, toy_base: Path, plain: list[str], gap: Any) -> None:
+    items = questions(level="easy")
+    items[7]["answer"] = gap
+    if gap is ...:
+        del items[7]["answer"]
+    said = refused(toy_base, plain, lines(folder / "x.jsonl", items))
+    assert said.problem == "`answer` holds the right answer of 39 of 40 items"
+    assert said.where.endswith("x.jsonl, line 8")
+
+
 def test_no_question(folder: Path, toy_base: Path, plain: list[str]) -> None:
     items = [{"left": p, "right": p[::-1], "answer": str(i)} for i, p in enumerate(phrases(40, 4))]
     path = lines(folder / "x.jsonl", items)

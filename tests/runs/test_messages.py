@@ -246,6 +246,6 @@ def test_what_only_follows_from_another_mistake_is_not_told(tmp_path: Path) -> N
     raw = yaml.safe_load(SPEC)
     raw["space"] = {"groups": {"modules": ["atention"]}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(InputError, match="space.groups.modules.0") as caught:
+    with pytest.raises(InputError, match=r"space\.groups\.modules\.0") as caught:
         load_spec(tmp_path / "spec.yaml")
     assert not isinstance(caught.value, Mistakes)

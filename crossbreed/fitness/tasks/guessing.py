@@ -246,6 +246,8 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
         ends = [name for name in fields.names if fields.all(name, is_chat) and not fields.all(name, _ends_with_user)]
         if ends:
             raise _own_turns(fields, ends[0])
+        if gap := _gap(fields):
+            raise gap
         asked = fields.named(_QUESTIONS, fields.names)
         among = [name for name in golds if name not in asked[:1]]
         if not among:
@@ -258,6 +260,23 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
             )
         raise fields.question("which field holds the gold answer?", "--answer-field", among)
     return named[0], "sure" if len(named) == 1 else "likely"
+
+
+def _gap(fields: _Fields) -> InputError | None:
+    """Returns the first item that lacks the answer which others have under a gold's name, if that is what is wrong."""
+    everywhere = list(dict.fromkeys(name for item in fields.items for name in item.fields))
+    for name in fields.named(_GOLDS, everywhere):
+        held = [item for item in fields.items if _is_gold(item.fields.get(name))]
+        lacking = next((item for item in fields.items if not _is_gold(item.fields.get(name))), None)
+        if lacking is not None and 2 * len(held) > len(fields.items):
+            return InputError(
+                f"`{name}` holds the right answer of {len(held)} of {len(fields.items)} items",
+                expected="a text, a number, or a list of them, in every item",
+                got=shown(lacking.fields[name]) if name in lacking.fields else "no such field",
+                where=lacking.where,
+                fix="correct the item or remove it; or name another field: --answer-field FIELD",
+            )
+    return None
 
 
 def _ends_with_user(turns: Sequence[Mapping[str, str]]) -> bool:
