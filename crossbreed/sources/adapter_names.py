@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.sources.adapter_advice import Advice, refusal
 from crossbreed.sources.adapter_config import AdapterConfig
 from crossbreed.sources.checkpoint import Checkpoint
-from crossbreed.sources.model_config import load_config
+from crossbreed.sources.model_config import load_config, named_class
 from crossbreed.sources.naming import HEAD, is_end, spellings
 
 _FACTOR = re.compile(
@@ -119,12 +118,11 @@ def _modules_in_memory(base: Checkpoint) -> frozenset[str]:
     import torch
     import transformers
 
-    named = base.config.get("architectures") or [""]
+    kind = named_class(base.config)
     try:
         config = load_config(base.path)
-        kind: Any = getattr(transformers, str(named[0]), None)
         with torch.device("meta"):
-            model = kind(config) if kind else transformers.AutoModelForCausalLM.from_config(config)
+            model = kind(config) if kind is not None else transformers.AutoModelForCausalLM.from_config(config)
     except Exception:  # the model is not to be run, only asked for names
         return frozenset()
     return frozenset(name for name, _ in model.named_modules())

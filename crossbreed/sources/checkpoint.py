@@ -13,7 +13,7 @@ from crossbreed.sources import card
 from crossbreed.sources.files import Shards, open_shards
 from crossbreed.sources.hashes import digests_of, hash_of_tensors
 from crossbreed.sources.hub import SourceLocation
-from crossbreed.sources.json_files import DOWNLOAD_AGAIN, mapping_at, read_json
+from crossbreed.sources.json_files import DOWNLOAD_AGAIN, mapping_at, read_json, require_text, require_texts
 from crossbreed.sources.naming import HEAD, is_derived, layer_of, may_be_tied
 from crossbreed.sources.structure import TensorInfo
 
@@ -50,14 +50,7 @@ class Checkpoint:
             InputError: weights or configuration missing, broken, quantised or contradictory.
         """
         config = read_json(origin.path / CONFIG)
-        if config.get("quantization_config"):
-            raise InputError(
-                "quantised checkpoints cannot be merged",
-                expected="bfloat16, float16 or float32 weights",
-                got=f"quantization_config: {str(config['quantization_config'])[:200]}",
-                where=str(origin.path / CONFIG),
-                fix="use the checkpoint that it was quantised from",
-            )
+        _check_config(config, origin.path / CONFIG)
         tied = _is_tied(config, origin.path)
         shards = open_shards(
             origin.path, stem="model", is_optional=lambda name: is_derived(name) or (tied and name == HEAD)
@@ -162,6 +155,29 @@ def _flatten(shards: Shards) -> dict[str, torch.Tensor]:
                 )
             weights[name] = tensor
     return weights
+
+
+def _check_config(config: dict[str, Any], where: Path) -> None:
+    """Refuses what no later reader expects: keys of another kind, quantised weights, another file in its place."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        require_text(part, "model_type", where=where)
+        require_texts(part, "architectures", where=where)
+        if part.get("quantization_config"):
+            raise InputError(
+                "quantised checkpoints cannot be merged",
+                expected="bfloat16, float16 or float32 weights",
+                got=f"quantization_config: {str(part['quantization_config'])[:200]}",
+                where=str(where),
+                fix="use the checkpoint that it was quantised from",
+            )
+    if config.get("configuration_files"):
+        raise InputError(
+            "the configuration names other files, which transformers would read in its place",
+            expected="one config.json",
+            got=f"configuration_files: {str(config['configuration_files'])[:200]}",
+            where=str(where),
+            fix="write the keys of the file that is meant into config.json, without `configuration_files`",
+        )
 
 
 def _is_tied(config: dict[str, Any], folder: Path) -> bool:

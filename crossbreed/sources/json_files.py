@@ -53,6 +53,27 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if os.path.lexists(path) else {}
 
 
+def require_text(config: dict[str, Any], key: str, *, where: Path) -> None:
+    """Checks that a key of a configuration holds text, where it is there and not null.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    if not isinstance(config.get(key), str | None):
+        raise _other_kind(key, "is no text", "a text", config[key], where)
+
+
+def require_texts(config: dict[str, Any], key: str, *, where: Path) -> None:
+    """Checks that a key of a configuration holds a list of texts, where it is there and not null.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    value = config.get(key)
+    if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        raise _other_kind(key, "is no list of texts", "a list of texts", value, where)
+
+
 def mapping_at(config: dict[str, Any], key: str, *, where: Path) -> dict[str, Any]:
     """Returns the mapping under a key of a configuration, an empty one where it is absent or null.
 
@@ -63,11 +84,15 @@ def mapping_at(config: dict[str, Any], key: str, *, where: Path) -> dict[str, An
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(
-            f"`{key}` is no mapping",
-            expected="keys and values",
-            got=type_name(value),
-            where=str(where),
-            fix="copy the file again from where the model came from",
-        )
+        raise _other_kind(key, "is no mapping", "keys and values", value, where)
     return value
+
+
+def _other_kind(key: str, problem: str, expected: str, value: Any, where: Path) -> InputError:  # any JSON value
+    return InputError(
+        f"`{key}` {problem}",
+        expected=expected,
+        got=type_name(value),
+        where=str(where),
+        fix="copy the file again from where the model came from",
+    )

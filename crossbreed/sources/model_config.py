@@ -30,7 +30,8 @@ _REASONS = {
     "how the same numbers are computed": """
         use_cache cache_implementation attn_implementation _attn_implementation _attn_implementation_internal
         _attn_implementation_autoset use_flash_attn use_flash_attention _flash_attn_2_enabled use_mamba_kernels
-        use_mambapy use_mem_eff_path chunk_size_feed_forward pretraining_tp
+        experts_implementation _experts_implementation use_mambapy use_mem_eff_path chunk_size_feed_forward
+        pretraining_tp
         """,
     "read in training alone": """
         attention_dropout attention_probs_dropout_prob attn_dropout attn_pdrop activation_dropout dropout dropout_rate
@@ -110,7 +111,9 @@ def compare_configs(
 
 
 def load_config(folder: Path) -> Any:  # transformers has no types
-    """Returns the configuration of a folder's model as transformers has it. No code of the folder runs.
+    """Returns the configuration of a folder's model as transformers has it, and as engines build models of it.
+
+    No code of the folder runs; what it says of implementations and returned values is not taken, see `_plain`.
 
     Raises:
         InputError: transformers does not know the architecture, or cannot read the file.
@@ -119,7 +122,7 @@ def load_config(folder: Path) -> Any:  # transformers has no types
 
     try:
         with _silent_transformers():
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return _plain(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # its checks of a configuration raise all kinds
         raise InputError(
             "transformers cannot read the model's configuration",
@@ -179,7 +182,34 @@ def settings_of(config: Mapping[str, Any]) -> Any:  # transformers has no types
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         return None
     with _silent_transformers():
-        return CONFIG_MAPPING[kind].from_dict(_decoded(config))
+        return _plain(CONFIG_MAPPING[kind].from_dict(_decoded(config)))
+
+
+def named_class(config: Mapping[str, Any]) -> Any:  # transformers has no types
+    """Returns the class of models that a configuration names in `architectures`; None: transformers has no such one."""
+    import transformers
+
+    named = next(iter(config.get("architectures") or ()), "")
+    found = getattr(transformers, named, None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_model else None
+
+
+def _plain(settings: Any) -> Any:  # transformers has no types
+    """Sets how a model computes and what a call returns, in all parts: a file does not decide that.
+
+    Where a file names an implementation of attention or of experts as `org/name`, transformers fetches its code from
+    the hub when it builds the model, whatever `trust_remote_code` says. `None` takes the installed one.
+    """
+    from transformers import PreTrainedConfig
+
+    settings._attn_implementation = settings._experts_implementation = None  # first: `output_attentions` looks at it
+    settings.output_attentions = settings.output_hidden_states = False
+    settings.return_dict = True
+    for part in vars(settings).values():
+        if isinstance(part, PreTrainedConfig):
+            _plain(part)
+    return settings
 
 
 def _decoded(value: Any) -> Any:  # any JSON value

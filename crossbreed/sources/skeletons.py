@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from crossbreed.errors import InputError, first_line
-from crossbreed.sources.model_config import settings_of
+from crossbreed.sources.model_config import named_class, settings_of
 from crossbreed.sources.naming import layer_of
 
 
@@ -26,8 +26,7 @@ def require_loadable(config: Mapping[str, Any], shapes: Mapping[str, Sequence[in
     """
     import transformers
 
-    named = next(iter(config.get("architectures") or ()), "")
-    model_class = getattr(transformers, named, transformers.AutoModelForCausalLM)
+    model_class = named_class(config) or transformers.AutoModelForCausalLM
     make = getattr(model_class, "from_config", None) or model_class._from_config
     try:
         settings = settings_of(config)

@@ -1,4 +1,6 @@
+import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, TransformersConfig, build_engine, check_swap
 from crossbreed.fitness.engines.encoder import Encoder, TooLong, check_tasks
+from crossbreed.fitness.engines.loading import check_places
 from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.tasks import GenerateTask, PerplexityTask, Task
@@ -56,6 +59,58 @@ def test_answers_are_those_of_transformers_itself(engine: TransformersEngine, fo
             logprobs_TV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         expected = [logprobs_TV[i - 1, ids[i]].item() for i in range(encoded.num_prompt, len(ids))]
         assert response.logprobs == pytest.approx(expected, abs=1e-4)  # fp32, sums in another order
+
+
+IN_THE_FILE = {
+    "return_dict": False,
+    "use_cache": False,
+    "attn_implementation": "somebody/attention",
+    "_attn_implementation": "somebody/attention",
+    "experts_implementation": "somebody/experts",
+    "use_kernels": True,
+    "kernel_config": {"RMSNorm": "somebody/norms:Norm"},
+    "auto_map": {"AutoModelForCausalLM": "somebody/model--code.Model"},
+}
+"""What may stand in config.json and is not for it to say: how a model is computed, and what a call returns."""
+
+
+def test_a_file_does_not_say_by_whose_code_a_model_is_computed(
+    engine: TransformersEngine, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers fetches an implementation `org/name` from the hub, whatever `trust_remote_code` says."""
+    fetched: list[object] = []
+    monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", lambda *a, **_: fetched.append(a))
+    right = engine.adopt(BASE, stream(folders[BASE.id])).answer(REQUESTS)
+    shutil.copytree(folders[BASE.id], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    scored = [request for request in REQUESTS if isinstance(request, Loglikelihood)]
+    for keys in ({"output_attentions": True, "output_hidden_states": True}, IN_THE_FILE):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **keys}))
+        check_places(tmp_path, {name: tensor.shape for name, tensor in stream(tmp_path)})
+        same = build_engine(TransformersConfig(kind="transformers"), tmp_path)
+        assert isinstance(same, TransformersEngine)
+        assert same.adopt(BASE, stream(tmp_path)).answer(REQUESTS) == right
+        assert same.truth_of(stream(tmp_path), scored) == engine.truth_of(stream(tmp_path), scored)
+        assert [name for name, _ in same.gradient(scored, [1.0] * len(scored), tokens=64)]
+    assert not fetched
+
+
+def test_a_model_that_its_own_code_cannot_run_is_refused_before_it_is_asked(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders[BASE.id], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    sliding = {"layer_types": ["sliding_attention"] * config["num_hidden_layers"]}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **sliding}))
+    with pytest.raises(InputError, match="cannot run it") as caught:
+        check_places(tmp_path, {name: tensor.shape for name, tensor in stream(tmp_path)})
+    assert "sliding_window" in caught.value.got
+    engine = build_engine(TransformersConfig(kind="transformers"), tmp_path)
+    assert isinstance(engine, TransformersEngine)
+    handle = engine.adopt(BASE, stream(tmp_path))
+    for request in REQUESTS:
+        with pytest.raises(EngineError, match="cannot run the model of this configuration: AttributeError"):
+            handle.answer([request])
 
 
 def test_weights_come_and_go_without_a_trace(engine: TransformersEngine, folders: dict[str, Path]) -> None:

@@ -202,3 +202,29 @@ def test_a_checkpoint_need_not_be_a_language_model(tmp_path: Path) -> None:
     save_file({"weight": torch.eye(2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"tie_word_embeddings": false}')
     assert list(open_checkpoint(tmp_path).tensors) == ["weight"]
+
+
+@pytest.mark.parametrize("junk", [["llama"], {"a": 1}, 5, True])
+def test_a_model_type_or_an_architecture_that_is_no_text_is_refused(
+    junk: object, toy_base: Path, copy: Callable[[Path], Copy]
+) -> None:
+    """All readers behind take it for text: a LoRA's target looks it up in tables."""
+    broken = copy(toy_base)
+    for key, value in {"model_type": junk, "architectures": [junk]}.items():
+        whole = (broken.path / "config.json").read_bytes()
+        broken.json("config.json", lambda config, key=key, value=value: config.update({key: value}))
+        with pytest.raises(InputError, match=f"`{key}` is no (text|list of texts)"):
+            open_checkpoint(broken.path)
+        (broken.path / "config.json").write_bytes(whole)
+
+
+def test_quantised_parts_and_other_files_in_a_configurations_place_are_refused(
+    toy_base: Path, copy: Callable[[Path], Copy]
+) -> None:
+    broken = copy(toy_base).json("config.json", lambda config: config.update(configuration_files=["config.9.json"]))
+    with pytest.raises(InputError, match="the configuration names other files"):
+        open_checkpoint(broken.path)
+    part = {"quantization_config": {"quant_method": "fp8"}}
+    broken.json("config.json", lambda config: config.update(text_config=part))
+    with pytest.raises(InputError, match="quantised checkpoints cannot be merged"):
+        open_checkpoint(broken.path)

@@ -21,6 +21,7 @@ OF_ADAPTERS = (
 )
 OF_MODELS = (
     *("model_type", "architectures", "text_config", "rope_parameters", "rope_scaling", "tie_word_embeddings"),
+    *("return_dict", "attn_implementation", "configuration_files"),
     *("vocab_size", "hidden_size", "num_attention_heads", "layer_types", "eos_token_id", "quantization_config"),
 )
 OF_TOKENIZERS = ("eos_token", "pad_token", "tokenizer_class", "chat_template", "added_tokens_decoder", "auto_map")

@@ -248,7 +248,7 @@ def check_places(host: Path, shapes: Mapping[str, Shape], *, linears: Iterable[s
             where=str(host),
             fix=_FIX,
         )
-    running = _running(model) if linears else set()
+    running = _running(model, host)
     if others := [name for name in linears if places.linear(name) not in running]:
         raise InputError(
             f"there are no Grams of the inputs of `{others[0]}`",
@@ -262,14 +262,26 @@ def check_places(host: Path, shapes: Mapping[str, Shape], *, linears: Iterable[s
 _FIX = "load it with AutoModelForCausalLM.from_pretrained, see what it says of unexpected and missing keys, and save it"
 
 
-def _running(model: Model) -> set[str]:
-    """Returns the modules that a model runs when it reads a text; all of them, if that takes numbers."""
+def _running(model: Model, host: Path) -> set[str]:
+    """Returns the modules that a model runs when it reads a text; all of them, if that takes numbers.
+
+    Raises:
+        InputError: its code does not go with its configuration, a mistake that numbers do not change.
+    """
     running: set[str] = set()
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: running.add(name))
     try:
         with torch.no_grad():
-            model(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=False)
+            model(torch.zeros((1, 2), dtype=torch.long, device="meta"))
+    except (AttributeError, LookupError, TypeError) as error:
+        raise InputError(
+            "transformers builds the model of this configuration, but cannot run it",
+            expected="the configuration that belongs to the weights",
+            got=first_line(error),
+            where=str(host),
+            fix="copy config.json again from where the model came from",
+        ) from error
     except Exception:  # what a mixture does next depends on numbers, and there are none
         return {name for name, _ in model.named_modules()}
     return running

@@ -4,16 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from crossbreed.errors import EngineError, InputError, InvalidWeights
+from crossbreed.errors import EngineError, InputError, InvalidWeights, first_line
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.fitness.engines.library import engine_code, library_call, require_internals
+from crossbreed.fitness.engines.library import BUGS, engine_code, library_call, require_internals
 from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
@@ -142,7 +143,7 @@ class TransformersEngine:
         """Returns the weighted sum over requests of the mean loss of their continuations' tokens."""
         device = self._model.device
         ids_BT = pad_sequence([torch.tensor(e.token_ids, device=device) for e, _ in batch], batch_first=True)
-        logits_BTV = self._model(ids_BT, use_cache=False).logits  # padding is last: masked by causal attention
+        logits_BTV = self._run(ids_BT, use_cache=False).logits  # padding is last: masked by causal attention
         loss = torch.zeros((), device=device)
         for (request, weight), logits_TV, ids_T in zip(batch, logits_BTV, ids_BT, strict=True):
             start, end = request.num_prompt, len(request.token_ids)
@@ -188,7 +189,7 @@ class TransformersEngine:
         if isinstance(request, Generate):
             return self._generate(request, encoded)
         continuation = encoded.token_ids[encoded.num_prompt :]
-        logits_TV = self._model(self._tensor(encoded.token_ids)).logits[0]
+        logits_TV = self._run(self._tensor(encoded.token_ids)).logits[0]
         logprobs_TV = logits_TV.float().log_softmax(-1)[encoded.num_prompt - 1 : -1]
         return Response(
             text="",
@@ -204,7 +205,7 @@ class TransformersEngine:
         text, fed = "", encoded.token_ids
         cache = {"use_cache": self._has_cache}
         while len(token_ids) < request.max_tokens:
-            out = self._model(self._tensor(fed), **cache)
+            out = self._run(self._tensor(fed), **cache)
             logits_V = out.logits[0, -1].float().cpu()
             token = _draw(logits_V, request.temperature, generator)
             token_ids.append(token)
@@ -222,6 +223,14 @@ class TransformersEngine:
         return Response(
             text=text, token_ids=tuple(token_ids), logprobs=tuple(logprobs), prompt_tokens=encoded.num_prompt
         )
+
+    def _run(self, ids_BT: torch.Tensor, **cache: Any) -> Any:  # transformers has no types
+        """Runs the model; for a configuration that it cannot compute, its code raises what elsewhere are our bugs."""
+        try:
+            return self._model(ids_BT, **cache)
+        except BUGS as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise EngineError(f"transformers cannot run the model of this configuration: {reason}") from error
 
     def _tensor(self, token_ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(token_ids)], device=self._model.device)
