@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossbreed.runs.publishing.contents import MAX_SHARD_BYTES, Contents, checkpoint_contents
+from crossbreed.runs.publishing.contents import CARD, MAX_SHARD_BYTES, Contents, checkpoint_contents
 from crossbreed.runs.publishing.folders import new_folders
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, CardInfo, choose_licence, model_card, source_infos
 from crossbreed.runs.results.recipe_table import coefficient_map
@@ -84,7 +84,7 @@ def card_contents(
         notes=merge.sources.notes,
         accepted=merge.sources.accept,
     )
-    return replace(contents, texts={**contents.texts, "README.md": readme})
+    return replace(contents, texts={**contents.texts, CARD: readme})
 
 
 def write_checkpoint(

@@ -18,7 +18,14 @@ from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
 from crossbreed.mergekit.architectures import is_reproduced, passes_layers_through
 from crossbreed.recipes import dump_recipe
-from crossbreed.runs.publishing.manifest import RECORD_FILE, FileRecord, file_records
+from crossbreed.runs.publishing.manifest import (
+    RECORD_FILE,
+    FileRecord,
+    PublishedFolder,
+    file_record,
+    file_records,
+    text_record,
+)
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
 from crossbreed.runs.publishing.shards import Shard, index_files, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, SourceLocation, Sources, TensorInfo
@@ -30,6 +37,7 @@ from crossbreed.types import Recipe, WeightStream
 
 PUBLISHED_SCHEMA = 1
 MAX_SHARD_BYTES = 5_000_000_000
+CARD = "README.md"
 GENERATION_CONFIG = "generation_config.json"
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """What config.json says of a tokenizer: transformers takes it from there where there is no generation_config.json."""
@@ -124,12 +132,54 @@ class Contents:
         found[RECORD_FILE] = len(self._record_text(fingerprint, files).encode())
         return dict(sorted(found.items()))
 
+    def has_other_card(self, published: PublishedFolder) -> bool:
+        """Returns whether a folder's list has another README.md than these contents."""
+        return published.files.get(CARD) != text_record(self.texts[CARD])
+
+    def require_written(self, published: PublishedFolder, fingerprint: str) -> None:
+        """Checks that a folder holds what would be written now, whatever its own list says; reads its weights.
+
+        The list stands in the folder itself, which `verify` compares with it: whoever changes a file can change both.
+
+        Args:
+            published: The folder, verified.
+            fingerprint: The fingerprint of the scored weights.
+
+        Raises:
+            InputError: a file or a score is missing, further, or another.
+        """
+        shards, listed, record = self._plan(), published.files, published.record
+        texts = {name: text_record(text) for name, text in {**index_files(shards), **self.texts}.items()}
+        copied = {name: file_record(file) for name, file in self.copies.items() if name not in texts}
+        expected = {**copied, **texts}
+        weights = {shard.file: shard for shard in shards}
+        names = sorted({*expected, *weights, *listed})
+        differing = [name for name in names if name not in weights and listed.get(name) != expected.get(name)]
+        differing += [name for name in weights if not _is_laid_out(published.path / name, weights[name])]
+        known = {**json.loads(as_json(self.record)), "fingerprint": published.fingerprint, "files": record["files"]}
+        differing += [f"{RECORD_FILE}: {key}" for key in sorted(known.keys() ^ record.keys())]
+        if known.get("scores") != record.get("scores"):
+            differing.append(f"{RECORD_FILE}: scores")
+        if not differing and fingerprint_checkpoint(published.path) != fingerprint:
+            differing = ["other weights than those that were scored"]
+        if differing:
+            raise published.changed(differing, expected="what this version of crossbreed publishes of the run")
+
     def _record_text(self, fingerprint: str, files: Mapping[str, FileRecord]) -> str:
         listed = {name: files[name].to_json() for name in sorted(files)}
         return as_json({**self.record, "fingerprint": fingerprint, "files": listed})
 
     def _plan(self) -> list[Shard]:
         return plan_shards(self.tensors, max_bytes=self.max_shard_bytes)
+
+
+def _is_laid_out(path: Path, shard: Shard) -> bool:
+    header = shard.header()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(header)) == header and path.stat().st_size == len(header) + shard.num_bytes
+    except OSError:
+        return False
 
 
 def checkpoint_contents(

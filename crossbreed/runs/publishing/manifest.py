@@ -5,7 +5,7 @@ SHA-256, because the hub shows it beside each file and `sha256sum` checks it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,14 +48,18 @@ class PublishedFolder:
         """
         changed = [problem for name, file in self.files.items() if (problem := _problem(self.path / name, name, file))]
         if changed:
-            more = f" and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN)
-            raise InputError(
-                "the folder has changed since it was published",
-                expected="the files that its crossbreed.json lists",
-                got=", ".join(changed[:_SHOWN]) + more,
-                where=str(self.path),
-                fix="publish to another --out; to change the card, edit it on the hub after the upload",
-            )
+            raise self.changed(changed, expected="the files that its crossbreed.json lists")
+
+    def changed(self, problems: Sequence[str], *, expected: str) -> InputError:
+        """Returns the error for a folder that is not what was published."""
+        more = f" and {len(problems) - _SHOWN} more" * (len(problems) > _SHOWN)
+        return InputError(
+            "the folder has changed since it was published",
+            expected=expected,
+            got=", ".join(problems[:_SHOWN]) + more,
+            where=str(self.path),
+            fix="publish to another --out; to change the card, edit it on the hub after the upload",
+        )
 
     def require_says(self, record: Mapping[str, Any], *, has_scores: bool) -> None:
         """Checks that it was published as is asked now: of this run, with this licence, configuration and tokenizer.
@@ -88,7 +92,7 @@ class PublishedFolder:
 def file_records(folder: Path) -> dict[str, FileRecord]:
     """Returns the record of every file in a folder, by its name in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _file_record(path) for path in files}
+    return {path.relative_to(folder).as_posix(): file_record(path) for path in files}
 
 
 def published_folder(folder: Path) -> PublishedFolder | None:
@@ -103,12 +107,13 @@ def published_folder(folder: Path) -> PublishedFolder | None:
     record = read_json(path)
     try:
         files = {
-            str(name): FileRecord(num_bytes=int(file["bytes"]), sha256=str(file["sha256"]))
-            for name, file in record["files"].items()
+            name: FileRecord(num_bytes=file["bytes"], sha256=file["sha256"]) for name, file in record["files"].items()
         }
+        if not isinstance(record["fingerprint"], str) or not all(map(_is_typed, files.values())):
+            raise TypeError("a size that is no whole number, or a digest that is no text")
         if not all(map(_is_inside, files)) or not any(name.endswith(".safetensors") for name in files):
             raise ValueError("a file elsewhere, or no weights")
-        return PublishedFolder(path=folder, fingerprint=str(record["fingerprint"]), files=files, record=record)
+        return PublishedFolder(path=folder, fingerprint=record["fingerprint"], files=files, record=record)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
             "this crossbreed.json does not list the files of its folder",
@@ -131,7 +136,18 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _file_record(path: Path) -> FileRecord:
+def _is_typed(file: FileRecord) -> bool:
+    return type(file.num_bytes) is int and isinstance(file.sha256, str)
+
+
+def text_record(text: str) -> FileRecord:
+    """Returns the record of a file with this text."""
+    written = text.encode()
+    return FileRecord(num_bytes=len(written), sha256=hashlib.sha256(written).hexdigest())
+
+
+def file_record(path: Path) -> FileRecord:
+    """Returns the record of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileRecord(num_bytes=path.stat().st_size, sha256=digest)
@@ -143,6 +159,8 @@ def _problem(path: Path, name: str, file: FileRecord) -> str | None:
             return f"{name}: missing"
         if path.stat().st_size != file.num_bytes:
             return f"{name}: {path.stat().st_size:,} bytes instead of {file.num_bytes:,}"
-        return f"{name}: other content" if _file_record(path) != file else None
+        return f"{name}: other content" if file_record(path) != file else None
     except OSError as error:
         return f"{name}: {error.strerror}"
+    except ValueError:  # NUL, or half a character
+        return f"{name!r}: no name of a file"

@@ -100,6 +100,12 @@ def publish_run(
     if published and published.fingerprint == fingerprint:
         published.require_says(contents.record, has_scores=with_scores)
         published.verify()
+        earlier = [one for one in records if isinstance(one, PublishRecord) and one.fingerprint == fingerprint]
+        titles = {Path(one.clock.folder).name for one in earlier} if contents.has_other_card(published) else ()
+        for title in titles:  # the folder was renamed since: its card has its first name
+            renamed = card_contents(merge, out, info=info, title=title, licence=licence)
+            contents = contents if renamed.has_other_card(published) else renamed
+        contents.require_written(published, fingerprint)
         if noted not in records and not dry_run:  # a kill came between folder and journal, or the folder was moved
             with publishing(path) as note:
                 note(noted)
