@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -459,6 +460,24 @@ def test_a_record_that_lists_no_files_is_refused(tmp_path: Path, content: str) -
     (tmp_path / "crossbreed.json").write_text(content)
     with pytest.raises(InputError):
         push(tmp_path, "org/merge", hub=RecordingHub())
+
+
+@pytest.mark.parametrize("num_bytes", ["Infinity", "1e999", "1.5", '"7"', "true", "null"])
+def test_a_record_with_a_size_that_is_no_number_is_refused(published: Path, num_bytes: str) -> None:
+    text = (published / "crossbreed.json").read_text()
+    (published / "crossbreed.json").write_text(re.sub(r'"bytes": \d+', f'"bytes": {num_bytes}', text, count=1))
+    with pytest.raises(InputError):
+        push(published, "org/merge", hub=RecordingHub())
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300, "", "."])
+def test_a_record_with_a_name_that_no_file_has_is_refused(published: Path, name: str) -> None:
+    record = json.loads((published / "crossbreed.json").read_text())
+    record["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    (published / "crossbreed.json").write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        push(published, "org/merge", hub=RecordingHub())
+    str(caught.value).encode()
 
 
 def test_push_refusals_are_the_users_to_mend(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,7 +1,9 @@
 """`publish`: what a command answers, writes and uploads is what it says before, and names no folder of its user."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +119,69 @@ def test_a_dry_run_says_what_would_be_answered_and_uploaded(run_folder: Path, ba
     listed = [line.split() for line in told.splitlines()[1:-1]]
     assert {name: int(size.replace(",", "")) for size, name in listed} == written
     assert told.endswith(f"{sum(written.values()):,}  bytes")
+
+
+def _listed_anew(folder: Path) -> None:
+    """As whoever changes a file can: the folder's own list agrees with it again."""
+    record = json.loads((folder / "crossbreed.json").read_text())
+    record["files"] = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in folder.iterdir()
+        if path.name != "crossbreed.json"
+    }
+    (folder / "crossbreed.json").write_text(json.dumps(record))
+
+
+def _forge_texts(folder: Path) -> None:
+    for name in ("README.md", "config.json", "tokenizer.json"):
+        (folder / name).write_text((folder / name).read_text() + " ")
+    (folder / "modeling.py").write_text("import os")
+    record = json.loads((folder / "crossbreed.json").read_text())
+    (folder / "crossbreed.json").write_text(json.dumps(record | {"scores": {"accuracy": 0.999}}))
+
+
+def _flip_a_weight(folder: Path) -> None:
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-7] ^= 0x40
+    (folder / "model.safetensors").write_bytes(weights)
+
+
+def _leave_relabelled_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"format":"pt"', b'"format":"tf"'))
+    for path in folder.iterdir():
+        if path.name not in ("crossbreed.json", file.name):
+            path.unlink()
+
+
+def test_a_folder_is_vouched_for_by_the_run_and_not_by_its_own_list(
+    run_folder: Path, base: Path, tmp_path: Path
+) -> None:
+    """Its list agrees with every change here; what the trial's weights, files and scores are, the run knows."""
+    out = tmp_path / "model"
+
+    def publish(folder: Path) -> None:
+        publish_run(run_folder, folder, trial=LAST, licence="mit", engine=engine(base))
+
+    publish(out)
+    forged = {change: shutil.copytree(out, tmp_path / change.__name__ / "model") for change in CHANGES}
+    written = out.stat().st_ino
+    renamed = out.rename(tmp_path / "renamed")
+    publish(renamed)  # its card has its first title
+    assert renamed.stat().st_ino == written, "it is verified, not written again"
+    for change, told in CHANGES.items():
+        change(forged[change])
+        _listed_anew(forged[change])
+        with pytest.raises(InputError, match="has changed since it was published") as caught:
+            publish(forged[change])
+        assert all(name in caught.value.got for name in told), caught.value.got
+
+
+CHANGES: dict[Callable[[Path], None], tuple[str, ...]] = {
+    _forge_texts: ("README.md", "config.json", "tokenizer.json", "modeling.py", "crossbreed.json: scores"),
+    _flip_a_weight: ("other weights than those that were scored",),
+    _leave_relabelled_weights: ("model.safetensors", "README.md", "config.json"),
+}
 
 
 def test_no_file_that_is_published_names_a_folder_of_its_publisher(

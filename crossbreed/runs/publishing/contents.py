@@ -154,8 +154,8 @@ class Contents:
         expected = {**copied, **texts}
         weights = {shard.file: shard for shard in shards}
         names = sorted({*expected, *weights, *listed})
-        differing = [name for name in names if name not in weights and listed.get(name) != expected.get(name)]
-        differing += [name for name in weights if not _is_laid_out(published.path / name, weights[name])]
+        differing = [name for name in weights if not _is_laid_out(published.path / name, weights[name])]
+        differing += [name for name in names if name not in weights and listed.get(name) != expected.get(name)]
         known = {**json.loads(as_json(self.record)), "fingerprint": published.fingerprint, "files": record["files"]}
         differing += [f"{RECORD_FILE}: {key}" for key in sorted(known.keys() ^ record.keys())]
         if known.get("scores") != record.get("scores"):
