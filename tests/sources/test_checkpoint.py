@@ -72,6 +72,16 @@ def test_an_index_outside_its_folder_is_refused(toy_base: Path, copy: Callable[[
         open_checkpoint(broken.path)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b.safetensors", "", "."])
+def test_an_index_with_a_name_that_no_file_has_is_refused(
+    name: str, toy_base: Path, copy: Callable[[Path], Copy]
+) -> None:
+    broken = copy(toy_base).sharded()
+    broken.json(INDEX, lambda index: index["weight_map"].update({EMBEDDING: name}))
+    with pytest.raises(InputError, match=r"is missing"):
+        open_checkpoint(broken.path)
+
+
 def test_a_tensor_that_the_index_forgets_is_named(toy_base: Path, copy: Callable[[Path], Copy]) -> None:
     broken = copy(toy_base).sharded().json(INDEX, lambda index: index["weight_map"].pop(EMBEDDING))
     with pytest.raises(InputError, match=f"holds `{EMBEDDING}`, which the index does not list"):
