@@ -40,11 +40,11 @@ def run(
     set_: Overrides = None,
 ) -> None:
     """Start a run, or resume it where it stopped."""
-    from crossbreed.runs import load_spec, run
-
     overrides = [*(set_ or []), *([f"workers.count={workers}"] if workers else [])]
-    loaded = load_spec(spec, overrides)
-    with _shown() as show:
+    with _shown(doing=f"reading {spec}") as show:
+        from crossbreed.runs import load_spec, run  # seconds
+
+        loaded = load_spec(spec, overrides)
         run(loaded, out or Path("runs") / loaded.name, on_event=show)
 
 
@@ -77,8 +77,17 @@ def show(
     as_json: AsJson = False,
     trial: Annotated[int | None, typer.Option(help="One trial in full.")] = None,
     answers: Annotated[bool, typer.Option("--answers", help="With --trial: the generated texts.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep it up to date until the run ends, or Ctrl-C.")] = False,
 ) -> None:
     """Show state, archive, best trials and baselines of a run."""
+    if watch:
+        if as_json or trial is not None:
+            raise InputError("--watch shows the whole run, for people", expected="--watch alone")
+        from crossbreed.runs.results.watch import watch_run
+
+        with _stop.as_end():
+            watch_run(run)
+        return
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 
     if trial is not None and as_json:
@@ -94,9 +103,9 @@ def show(
 @app.command()
 def report(run: RunPath) -> None:
     """Complete the report of a run, and write report.html and report.json."""
-    from crossbreed.runs import report_on
+    with _shown(doing=f"reading {run}") as show:
+        from crossbreed.runs import report_on  # seconds
 
-    with _shown() as show:
         report_on(run, on_event=show)
 
 
@@ -240,11 +249,15 @@ _stop = Stop()
 
 
 @contextmanager
-def _shown() -> "Iterator[Listener]":
-    """Yields a listener that shows events, and ends the run at the first one after a Ctrl-C that got lost."""
+def _shown(*, doing: str = "") -> "Iterator[Listener]":
+    """Yields a listener that shows events, and ends the run at the first one after a Ctrl-C that got lost.
+
+    Args:
+        doing: What goes on before the first event.
+    """
     from crossbreed.terminal import Terminal
 
-    with Terminal() as show:
+    with Terminal(doing=doing) as show:
 
         def tell(event: "Event") -> None:
             show(event)

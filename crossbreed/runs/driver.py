@@ -1,20 +1,24 @@
 """A run from spec to report. The same function starts, resumes or, for a finished run, returns its report."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
-from crossbreed.runs.events import Listener, PlanDescribed, ignore
+from crossbreed.runs.events import Listener, PhaseStarting, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, require_sendable, with_objects
+from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.phase import Phase, forget_phase
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.runs.workers.start import prepare_artifacts
+from crossbreed.sources.slow_reads import telling_of_slow_reads
 
 
 def run(
@@ -49,16 +53,18 @@ def run(
     spec = with_objects(spec, optimizer=optimizer, engine=engine, tasks=tasks)
     folder = RunFolder(Path(out))
     is_new = folder.create()
-    with folder.logging_bugs():
+    with folder.logging_bugs(), phase_noted(folder.path, on_event) as tell:
         try:
-            plan = checked_plan(spec)
-            on_event(PlanDescribed(text=plan.describe()))
-            plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+            with _opening(tell):
+                plan = checked_plan(spec)
+            tell(PlanDescribed(text=plan.describe()))
+            plan = prepare_artifacts(plan, tell, begun=folder.begun(), kept=folder.artifacts)
         except InputError:
             if is_new:
+                forget_phase(folder.path)
                 folder.path.rmdir()
             raise
-        with open_session(plan, folder, on_event) as session:
+        with open_session(plan, folder, tell) as session:
             session.search()
             return session.judge()
 
@@ -90,12 +96,25 @@ def report_on(
     folder = RunFolder(Path(path)).existing()
     spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
     require_sendable(spec)
-    with folder.logging_bugs():
-        plan = build_plan(spec, searches=False)
+    with folder.logging_bugs(), phase_noted(folder.path, on_event) as tell:
+        with _opening(tell):
+            plan = build_plan(spec, searches=False)
         before(plan)
-        plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
-        with open_session(plan, folder, on_event) as session:
+        plan = prepare_artifacts(plan, tell, begun=folder.begun(), kept=folder.artifacts)
+        with open_session(plan, folder, tell) as session:
             report = session.judge()
             if trial is not None and trial != report.winner.number:
                 report = session.report_trial(trial)
             return plan, report
+
+
+@contextmanager
+def _opening(tell: Listener) -> Iterator[None]:
+    """Tells that sources are opened, and which of their files are hashed meanwhile."""
+
+    def hashing(path: Path, num_bytes: int) -> None:
+        tell(PhaseStarting(phase=Phase.HASHING, detail=f"{path.name}, {num_bytes / 1e9:.1f} GB"))
+
+    tell(PhaseStarting(phase=Phase.SOURCES))
+    with telling_of_slow_reads(hashing):
+        yield

@@ -27,7 +27,7 @@ from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.loop import Budget
+from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec

@@ -15,6 +15,7 @@ from typing import Any
 from crossbreed.durable import write_atomically
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.phase import PHASE_FILE
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.types import Score
 
@@ -22,7 +23,7 @@ MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
 """The beginning of the note on an exception whose traceback is in log.txt."""
-_LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt")
+_LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt", PHASE_FILE)
 
 
 class RunFolder:

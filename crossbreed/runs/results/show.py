@@ -18,9 +18,11 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.lock import is_locked
+from crossbreed.runs.record.phase import PhaseNote, read_phase
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
-from crossbreed.runs.results.header import read_header
+from crossbreed.runs.results.header import Header, read_header
+from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line, table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Status, Trial
@@ -41,8 +43,14 @@ class Run:
     history: History
     objectives: tuple[Objective, ...]
     state: State
+    budget: int | None
+    """The optimizer's trials; None if they are not limited, or not known."""
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
+    phase: PhaseNote | None
+    """What that driver does at the moment."""
+    outlook: Outlook
+    """What can be said of the rest."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -59,17 +67,33 @@ def open_run(path: Path) -> Run:
     """
     folder = RunFolder(path).existing()
     known = read_header(folder)
-    history = fold(read(folder.journal))
+    return run_of(folder, known, fold(read(folder.journal)))
+
+
+def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
+    """Returns a run of which spec and journal have been read."""
     state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
-    workers = read_counts(folder.path) if state == "running" else None
-    name, takes, objectives = known.name, known.takes, known.objectives
+    phase = read_phase(folder.path)
+    if phase is not None:
+        state = "running"  # also before the journal is locked
     return Run(
-        folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state, workers=workers
+        folder=folder,
+        name=known.name,
+        takes=known.takes,
+        history=history,
+        objectives=known.objectives,
+        state=state,
+        budget=known.budget,
+        workers=read_counts(folder.path) if state == "running" else None,
+        phase=phase,
+        outlook=outlook or outlook_of(history, known),
     )
 
 
 def show_json(path: Path) -> dict[str, Any]:
     """Returns the documented output of `show --json`."""
+    if note := opening(path):
+        return {"schema": 1, "name": path.name, "state": "running", "phase": phase_json(note), "trials": []}
     run = open_run(path)
     ok = run.history.ok_trials
     best = best_trial(ok, run.objectives)
@@ -78,6 +102,8 @@ def show_json(path: Path) -> dict[str, Any]:
         "name": run.name,
         "state": run.state,
         "workers": run.workers.to_json() if run.workers else None,
+        "phase": phase_json(run.phase),
+        **run.outlook.to_json(),
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -89,7 +115,13 @@ def show_json(path: Path) -> dict[str, Any]:
 
 def show_text(path: Path) -> str:
     """Returns the run as text: state, baselines, the best trials, time by phase."""
-    run = open_run(path)
+    if note := opening(path):
+        return f"{path.name}: running, {phase_line(note)}; no trial yet"
+    return text_of(open_run(path))
+
+
+def text_of(run: Run) -> str:
+    """Returns what `show_text` does, of a run that has been read."""
     ok = run.history.ok_trials
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
     ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
@@ -102,15 +134,10 @@ def show_text(path: Path) -> str:
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
         + (f", {failed} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
+        *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
-        f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
-    ]
-    lines += [
-        f"{t.number:>6}  {t.candidate.proposed_by!s:<28}"
-        + "  ".join(f"{value:>14.4f}" for value in t.objectives or ())
-        + ("  *" if t.number in front else "")
-        for t in ranked
-        if t.number in shown
+        *run.outlook.sentences,
+        *table([t for t in ranked if t.number in shown], run.objectives, marked=front),
     ]
     if left_out := len(run.trials) - sum(t.number in shown for t in ranked):
         lines.append(f"{left_out} more: --json, or --trial N")
