@@ -196,6 +196,6 @@ def _best(best: Trial | None, leads: Sequence[Lead]) -> str:
     if best is None or best.objectives is None:
         return "nothing measured yet"
     text = f"best {' '.join(f'{value:.4f}' for value in best.objectives)} (trial {best.number})"
-    if len(leads) == 1:  # of several objectives, each has a best of its own: `show` has them
-        text += f", {leads[0].brief} against {leads[0].baseline} on search items"
+    for lead in leads[:1] if len(leads) == 1 else ():  # of several objectives, each has a best: `show` has them
+        text += f", {lead.brief} over {lead.baseline} on search items" if lead.trial == best.number else ""
     return text

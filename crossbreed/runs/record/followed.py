@@ -7,18 +7,20 @@ from crossbreed.errors import InputError
 from crossbreed.runs.record.history import History, begin
 from crossbreed.runs.record.journal import records_after
 from crossbreed.runs.record.records import RunRecord, TellRecord
+from crossbreed.runs.record.uncollected import uncollected
 
 
 class FollowedRun:
     """A journal and what follows from it. Not for several threads at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, with_recipes: bool = True) -> None:
         """Nothing is read before the first `catch_up`.
 
         Args:
             path: The journal.
+            with_recipes: False leaves out every recipe, which takes longer to read than all else.
         """
-        self._path = path
+        self._path, self._with_recipes = path, with_recipes
         self._start()
 
     def _start(self) -> None:
@@ -52,7 +54,16 @@ class FollowedRun:
             lines = file.read().split(b"\n")[:-1]
         if not lines:
             return
-        records = list(records_after(lines, self._path, num_before=self._num_lines, before=self._last))
+        with uncollected():
+            records = list(
+                records_after(
+                    lines,
+                    self._path,
+                    num_before=self._num_lines,
+                    before=self._last,
+                    with_recipes=self._with_recipes,
+                )
+            )
         if isinstance(first := records[0], RunRecord):
             self.begun, self.history = first, begin(first)
             del records[0]

@@ -150,7 +150,9 @@ def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1]
 
 
-def records_after(lines: list[bytes], path: Path, *, num_before: int = 0, before: bytes = b"") -> Iterator[Record]:
+def records_after(
+    lines: list[bytes], path: Path, *, num_before: int = 0, before: bytes = b"", with_recipes: bool = True
+) -> Iterator[Record]:
     """Yields the records of lines that follow on others.
 
     Args:
@@ -158,6 +160,7 @@ def records_after(lines: list[bytes], path: Path, *, num_before: int = 0, before
         path: The journal, for messages.
         num_before: The number of lines before.
         before: The last of these; empty if there is none.
+        with_recipes: See `from_json`.
 
     Raises:
         InputError: see `read`.
@@ -168,7 +171,7 @@ def records_after(lines: list[bytes], path: Path, *, num_before: int = 0, before
         if number == 1:
             _check_schema(line, path)
         try:
-            record = from_json(line)
+            record = from_json(line, with_recipes=with_recipes)
         except (ValueError, RecursionError) as error:
             raise damaged(where, f"{line[:60]!r} ({error})") from None
         if isinstance(record, RunRecord) is not (number == 1):

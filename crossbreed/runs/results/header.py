@@ -33,7 +33,6 @@ class Header:
     """The optimizer's trials; None if they are not limited, or not known."""
     minutes: float | None = None
     """The search time; None if it is not limited, or not known."""
-    num_warm_starts: int = 0
 
 
 def read_header(folder: RunFolder) -> Header:
@@ -56,7 +55,6 @@ def read_header(folder: RunFolder) -> Header:
         objectives=objectives,
         budget=budget,
         minutes=spec.optimizer.budget.minutes,
-        num_warm_starts=len(spec.warm_start),
     )
 
 

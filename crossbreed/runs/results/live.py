@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossbreed.runs.record.folder import RunFolder
-from crossbreed.runs.record.history import History
+from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.record.phase import Phase, PhaseNote, duration, read_phase
 from crossbreed.runs.results.header import Header
 from crossbreed.runs.results.lead import Lead, Leads
@@ -49,13 +49,14 @@ class Outlook:
         }
 
 
-def outlook_of(history: History, known: Header) -> Outlook:
-    """Returns what a history says of the rest of its run."""
+def outlook_of(followed: FollowedRun, known: Header) -> Outlook:
+    """Returns what a journal says of the rest of its run."""
+    history = followed.history
     leads = Leads(known.objectives)
     for trial in history.trials.values():
         leads.add(trial)
     seconds = None if known.minutes is None else known.minutes * 60
-    pace = Pace(Budget(trials=known.budget, seconds=seconds), num_initial=_num_initial(history, known))
+    pace = Pace(Budget(trials=known.budget, seconds=seconds), num_initial=_num_initial(followed))
     return Outlook(
         num_scores=len(history.scores),
         num_done=len(history.trials),
@@ -67,13 +68,13 @@ def outlook_of(history: History, known: Header) -> Outlook:
     )
 
 
-def _num_initial(history: History, known: Header) -> int:
+def _num_initial(followed: FollowedRun) -> int:
     """Returns the number of baselines and warm starts: those that were asked, or, while they are, by the sources."""
-    asked = sum(c.proposed_by.kind != "optimizer" for c in history.candidates.values())
-    first = history.candidates.get(0)
-    if asked < len(history.candidates) or first is None or first.recipe is None:
+    candidates, run = followed.history.candidates, followed.begun
+    asked = sum(c.proposed_by.kind != "optimizer" for c in candidates.values())
+    if asked < len(candidates) or run is None or not run.sources:
         return asked
-    return known.num_warm_starts + sum(1 for _ in baselines(first.recipe.sources, dtype="float32"))
+    return len(run.warm_starts) + sum(1 for _ in baselines(run.sources, dtype="float32"))
 
 
 def opening(path: Path) -> PhaseNote | None:
@@ -110,7 +111,9 @@ def table(trials: Sequence[Trial], objectives: Sequence[Objective], *, marked: C
         objectives: The run's.
         marked: Numbers of the trials that get a star.
     """
-    tasks = list(dict.fromkeys(task for trial in trials for task in trial.score.tasks))
+    named = (task for objective in objectives for task in objective.tasks)
+    known = {task for trial in trials for task in trial.score.tasks}
+    tasks = [task for task in dict.fromkeys([*named, *sorted(known)]) if task in known]
     if [o.name for o in objectives] == tasks:
         tasks = []  # each is an objective already
     widths = [max(14, len(o.name)) for o in objectives] + [max(8, len(task)) for task in tasks] + [7]

@@ -15,11 +15,12 @@ from crossbreed.fitness.engines.registry import Takes
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
 from crossbreed.runs.record.folder import RunFolder
-from crossbreed.runs.record.history import History, fold
-from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.followed import FollowedRun
+from crossbreed.runs.record.history import History
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.phase import PhaseNote, read_phase
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line, table
@@ -49,8 +50,8 @@ class Run:
     """Of the driver that is running; None if none is, or it needs none yet."""
     phase: PhaseNote | None
     """What that driver does at the moment."""
-    outlook: Outlook
-    """What can be said of the rest."""
+    outlook: Outlook | None
+    """What can be said of the rest, where that was asked for."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -58,8 +59,12 @@ class Run:
         return self.history.all_trials
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path, *, with_recipes: bool = True) -> Run:
     """Reads a run folder. The packages that brought its parts need not be installed.
+
+    Args:
+        path: The run folder.
+        with_recipes: False leaves out every recipe, which takes longer to read than all else.
 
     Raises:
         InputError: it is none, its journal is damaged, or it has no report yet and a task that tells which values are
@@ -67,7 +72,9 @@ def open_run(path: Path) -> Run:
     """
     folder = RunFolder(path).existing()
     known = read_header(folder)
-    return run_of(folder, known, fold(read(folder.journal)))
+    followed = FollowedRun(folder.journal, with_recipes=with_recipes)
+    followed.catch_up()
+    return run_of(folder, known, followed.history, outlook=outlook_of(followed, known))
 
 
 def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
@@ -86,7 +93,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         budget=known.budget,
         workers=read_counts(folder.path) if state == "running" else None,
         phase=phase,
-        outlook=outlook or outlook_of(history, known),
+        outlook=outlook,
     )
 
 
@@ -103,7 +110,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "state": run.state,
         "workers": run.workers.to_json() if run.workers else None,
         "phase": phase_json(run.phase),
-        **run.outlook.to_json(),
+        **(run.outlook.to_json() if run.outlook else {}),
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -117,7 +124,8 @@ def show_text(path: Path) -> str:
     """Returns the run as text: state, baselines, the best trials, time by phase."""
     if note := opening(path):
         return f"{path.name}: running, {phase_line(note)}; no trial yet"
-    return text_of(open_run(path))
+    with uncollected():
+        return text_of(open_run(path, with_recipes=False))
 
 
 def text_of(run: Run) -> str:
@@ -136,7 +144,7 @@ def text_of(run: Run) -> str:
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
         *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
-        *run.outlook.sentences,
+        *(run.outlook.sentences if run.outlook else []),
         *table([t for t in ranked if t.number in shown], run.objectives, marked=front),
     ]
     if left_out := len(run.trials) - sum(t.number in shown for t in ranked):

@@ -62,7 +62,6 @@ def _too_small(
     measured: Sequence[Trial], objectives: Sequence[Objective], num_report: Mapping[str, int]
 ) -> Iterator[str]:
     """Yields which differences the items cannot show, by how the answers of the baselines differ."""
-    parts = []
     for index, objective in enumerate(objectives):
         utilities = [(objective.utility(t.objectives[index]), t) for t in measured if t.objectives is not None]
         best = max(utilities, key=lambda pair: (pair[0], -pair[1].number))[1]
@@ -72,10 +71,11 @@ def _too_small(
         on_search = _detectable(objective, spreads, num_search)
         if on_search > 0:
             on_report = _detectable(objective, spreads, num_report)
-            n = sum(num_report[task] for task in objective.tasks)
-            parts.append(f"{objective.name} below {on_search:.2g} (on the {n} report items: {on_report:.2g})")
-    if parts:
-        yield f"differences that this many search items cannot show (80 % power): {'; '.join(parts)}"
+            seen, later = (sum(num[task] for task in objective.tasks) for num in (num_search, num_report))
+            yield (
+                f"{objective.name}: {seen} search items cannot show differences below {on_search:.2g}, {later} report "
+                f"items none below {on_report:.2g} (80 % power, by how the baselines' answers differ)"
+            )
 
 
 def _paired_spread(best: Trial, others: Sequence[Trial], task: str) -> float:

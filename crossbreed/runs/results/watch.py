@@ -11,8 +11,8 @@ from rich.text import Text
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.results.header import Header, read_header
-from crossbreed.runs.results.live import opening, outlook_of
-from crossbreed.runs.results.show import Run, run_of, show_text, text_of
+from crossbreed.runs.results.live import Outlook, opening, outlook_of
+from crossbreed.runs.results.show import run_of, show_text, text_of
 
 
 class Watched:
@@ -20,9 +20,9 @@ class Watched:
 
     def __init__(self, path: Path) -> None:
         """Nothing is read yet."""
-        self._folder, self._followed = RunFolder(path), FollowedRun(path / "journal.jsonl")
+        self._folder, self._followed = RunFolder(path), FollowedRun(path / "journal.jsonl", with_recipes=False)
         self._known: Header | None = None
-        self._run: Run | None = None
+        self._outlook: Outlook | None = None
 
     def look(self) -> tuple[str, bool]:
         """Returns the text of `show`, and whether the run goes on.
@@ -36,10 +36,10 @@ class Watched:
         self._known = self._known or read_header(self._folder)
         self._followed.catch_up()
         history = self._followed.history
-        is_new = self._run is None or self._run.outlook.num_scores != len(history.scores)
-        outlook = outlook_of(history, self._known) if is_new or self._run is None else self._run.outlook
-        self._run = run_of(self._folder, self._known, history, outlook=outlook)
-        return text_of(self._run), self._run.state == "running"
+        if self._outlook is None or self._outlook.num_scores != len(history.scores):
+            self._outlook = outlook_of(self._followed, self._known)
+        run = run_of(self._folder, self._known, history, outlook=self._outlook)
+        return text_of(run), run.state == "running"
 
 
 def watch_run(
