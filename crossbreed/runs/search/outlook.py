@@ -5,7 +5,6 @@ import math
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.phase import duration
 from crossbreed.runs.results.signal import findings
-from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.spec.objectives import Objective
 
@@ -26,6 +25,8 @@ def _rest(history: History, pace: Pace) -> list[str]:
     sizes = {split: sum(map(len, tasks.values())) for split, tasks in history.item_ids.items()}
     if left_s is None or not sizes.get("search") or history.is_finished or left_s <= 0:
         return []
+    from crossbreed.runs.results.winner import NUM_FINALISTS  # imports what `show` does without
+
     item_s = history.elapsed_s / (num_done * sizes["search"])
     num_models = sum(t.candidate.proposed_by.is_single_model for t in history.all_trials) + 3
     after_s = item_s * (NUM_FINALISTS * sizes.get("select", 0) + num_models * sizes.get("report", 0))
