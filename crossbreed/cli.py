@@ -83,10 +83,11 @@ def show(
     if watch:
         if as_json or trial is not None:
             raise InputError("--watch shows the whole run, for people", expected="--watch alone")
-        from crossbreed.runs.results.watch import watch_run
+        from crossbreed.runs.results.watch import Watched
+        from crossbreed.terminal import watch as show_text_live
 
         with _stop.as_end():
-            watch_run(run)
+            show_text_live(Watched(run).look)
         return
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 

@@ -141,6 +141,29 @@ def _fitting(event: "TrialDone") -> str:
     return text if len(text) <= _columns() else printable(event.brief)[: _columns()]
 
 
+def watch(look: Callable[[], tuple[str, bool]], *, every_s: float = 1.0, file: TextIO | None = None) -> None:
+    """Shows a text in place, which is looked at again and again until it changes no more.
+
+    Args:
+        look: Returns the text, and whether it may change.
+        every_s: Seconds between two looks.
+        file: The output; default: stdout. One that is no terminal gets the last text only.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    text, goes_on = look()
+    with Live(console=Console(file=file), auto_refresh=False) as live:
+        while True:
+            lines = [printable(line) for line in text.split("\n")]
+            live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+            if not goes_on:
+                return
+            time.sleep(every_s)
+            text, goes_on = look()
+
+
 def let_go(stream: TextIO | None) -> None:
     """Lets what is still buffered for a stream that nobody reads go nowhere, so that the process ends quietly."""
     with suppress(OSError, ValueError, AttributeError):

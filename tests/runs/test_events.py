@@ -16,11 +16,15 @@ from crossbreed.runs import Event, check, check_spec, dump_spec, load_spec, publ
 from crossbreed.runs.events import (
     CheckpointWritten,
     EngineStarting,
+    Note,
+    PhaseStarting,
     PlanDescribed,
     ReportWritten,
     SplitStarting,
     TrialDone,
+    WorkersReady,
 )
+from crossbreed.runs.record.phase import Phase
 from crossbreed.terminal import findings_text
 
 
@@ -38,8 +42,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> tuple[Path
 
 def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -> None:
     out, events = finished
-    kinds = [type(event) for event in events]
-    assert kinds == [PlanDescribed, EngineStarting, *[TrialDone] * 10, SplitStarting, SplitStarting, ReportWritten]
+    kinds = [type(event) for event in events if not isinstance(event, Note)]
+    assert kinds == [
+        PhaseStarting,
+        PlanDescribed,
+        PhaseStarting,
+        EngineStarting,
+        PhaseStarting,
+        WorkersReady,
+        *[TrialDone] * 8,
+        PhaseStarting,
+        *[TrialDone] * 2,
+        SplitStarting,
+        SplitStarting,
+        ReportWritten,
+    ]
+    phases = [event.phase for event in events if isinstance(event, PhaseStarting)]
+    assert phases == [Phase.SOURCES, Phase.BASELINES, Phase.CANARY, Phase.SEARCH]
     assert [event.trial.number for event in events if isinstance(event, TrialDone)] == list(range(10))
     assert [event.split for event in events if isinstance(event, SplitStarting)] == ["select", "report"]
     last = events[-1]
@@ -55,14 +74,15 @@ def test_the_library_is_silent_and_the_log_is_not(
     check_spec(load_spec(spec), answer=True)
     assert capfd.readouterr().out == ""
     log = (finished[0] / "log.txt").read_text()
-    told = [line for event in finished[1] for line in str(event).splitlines()]
+    told = [line for event in finished[1][1:] for line in str(event).splitlines()]
+    assert str(finished[1][0]) == "opening sources ...", "the one before the folder is known to be the run's"
     assert [line.split("Z  ", 1)[1] for line in log.splitlines()] == told
 
 
 def test_a_finished_run_tells_of_its_report_alone(finished: tuple[Path, list[Event]], spec: Path) -> None:
     events: list[Event] = []
     report_on(finished[0], on_event=events.append)
-    assert [type(event) for event in events] == [ReportWritten]
+    assert [type(event) for event in events] == [PhaseStarting, ReportWritten]
 
 
 def test_what_a_listener_raises_ends_a_run_that_goes_on_later(

@@ -1,12 +1,6 @@
 """`crossbreed show --watch`: a run kept up to date in place. What was read of its journal is not read again."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
@@ -40,28 +34,3 @@ class Watched:
             self._outlook = outlook_of(self._followed, self._known)
         run = run_of(self._folder, self._known, history, outlook=self._outlook)
         return text_of(run), run.state == "running"
-
-
-def watch_run(
-    path: Path, *, every_s: float = 1.0, console: Console | None = None, pause: Callable[[float], None] = time.sleep
-) -> None:
-    """Shows a run until it ends.
-
-    Args:
-        path: The run folder.
-        every_s: Seconds between two looks.
-        console: Where; default: stdout. One that is no terminal gets the last state only.
-        pause: Waits between two looks.
-
-    Raises:
-        InputError: see `Watched.look`.
-    """
-    watched = Watched(path)
-    text, goes_on = watched.look()
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
-            if not goes_on:
-                return
-            pause(every_s)
-            text, goes_on = watched.look()
