@@ -111,7 +111,7 @@ def test_waiting_for_room_on_a_busy_cluster_is_no_start_that_hangs() -> None:
         def close(self) -> None:
             pass
 
-    deadline_s, phases, said = 4.0, list[Phase](), list[str]()
+    deadline_s, phases, said = 2.5, list[Phase](), list[str]()
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         other = ray.remote(num_cpus=1)(lambda: time.sleep(2 * deadline_s)).remote()
