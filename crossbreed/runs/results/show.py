@@ -79,10 +79,9 @@ def open_run(path: Path, *, with_recipes: bool = True) -> Run:
 
 def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
     """Returns a run of which spec and journal have been read."""
-    state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
-    phase = read_phase(folder.path)
-    if phase is not None:
-        state = "running"  # also before the journal is locked
+    has_journal, phase = is_locked(folder.journal), read_phase(folder.path)
+    is_running = has_journal or phase is not None  # a driver opens its sources before it locks the journal
+    state: State = "running" if is_running else "finished" if history.is_finished else "interrupted"
     return Run(
         folder=folder,
         name=known.name,
@@ -91,7 +90,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         objectives=known.objectives,
         state=state,
         budget=known.budget,
-        workers=read_counts(folder.path) if state == "running" else None,
+        workers=read_counts(folder.path) if has_journal else None,
         phase=phase,
         outlook=outlook,
     )
