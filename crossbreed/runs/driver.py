@@ -1,6 +1,7 @@
 """A run from spec to report. The same function starts, resumes or, for a finished run, returns its report."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
-from crossbreed.runs.events import Listener, PhaseStarting, PlanDescribed, ignore
-from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, require_sendable, with_objects
+from crossbreed.runs.events import Listener, Note, PhaseStarting, PlanDescribed, ignore
+from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
 from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
@@ -66,7 +67,10 @@ def run(
             raise
         with open_session(plan, folder, tell) as session:
             session.search()
-            return session.judge()
+            report = session.judge()
+            if not has_objects(spec):
+                session.tell(Note(text=_how_to_go_on(spec, folder)))
+            return report
 
 
 def report_on(
@@ -118,3 +122,12 @@ def _opening(tell: Listener) -> Iterator[None]:
     tell(PhaseStarting(phase=Phase.SOURCES))
     with telling_of_slow_reads(hashing):
         yield
+
+
+def _how_to_go_on(spec: Spec, folder: RunFolder) -> str:
+    """Returns the command that doubles a run's budget; what has been measured stays."""
+    budget = spec.optimizer.budget
+    key, spent = ("trials", budget.trials) if budget.trials is not None else ("minutes", budget.minutes)
+    assert spent is not None, "a budget has a limit"
+    paths = f"{shlex.quote(str(folder.spec))} --out {shlex.quote(str(folder.path))}"
+    return f"to go on with more trials: crossbreed run {paths} --set optimizer.budget.{key}={2 * spent:g}"

@@ -71,6 +71,10 @@ class Session:
         are_baselines_done = len(self.history.trials) >= self._num_initial
         self._on_event(PhaseStarting(phase=Phase.SEARCH if are_baselines_done else Phase.BASELINES))
 
+    def tell(self, event: Event) -> None:
+        """Passes an event on to the listener and to log.txt."""
+        self._on_event(event)
+
     def _tell_differing(self, numbers: Sequence[int]) -> None:
         """Says which recorded candidates this machine or version would have proposed otherwise."""
         if numbers:
