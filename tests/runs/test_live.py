@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +58,8 @@ def test_show_names_the_phase_from_the_first_second_on(
     first = seen[0]
     assert isinstance(first[0], PhaseStarting)
     assert first[1] == "run: running, opening sources, for 0:00; no trial yet"
+    before = next(text for event, text, _ in seen if isinstance(event, EngineStarting))
+    assert before.splitlines()[1:] == ["starting engine, for 0:00"], "no empty table"
     assert all(shown["state"] == "running" for _, _, shown in seen[:-1])
     assert not (out / PHASE_FILE).exists()
     assert show_json(out)["phase"] is None
@@ -86,13 +90,30 @@ def test_the_baselines_tell_what_can_be_told_apart_and_how_long_it_takes(
     out, seen = watched
     events = [event for event, _, _ in seen]
     last_baseline = next(i for i, event in enumerate(events) if isinstance(event, TrialDone) and event.num_done == 8)
-    told = [str(event) for event in events if isinstance(event, Note)]
+    told = [str(event) for event in events if isinstance(event, Note)][:-1]
     assert isinstance(events[last_baseline + 1], Note)
     assert any("search items cannot show differences below" in text for text in told)
     assert told[-1].startswith("the search takes about 0:0")
     assert all(text in (out / "log.txt").read_text() for text in told)
     assert told[0] in show_text(out)
     assert show_json(out)["outlook"] == told[:-1], "of a run that is over, nothing is to come"
+
+
+def test_the_first_line_and_a_run_are_shown_without_what_takes_long_to_import(
+    watched: Seen,
+) -> None:
+    program = """
+import sys, crossbreed.cli
+from crossbreed.terminal import Terminal
+with Terminal(doing="reading"): pass
+print(*sorted({"numpy", "pydantic", "rich", "yaml"} & sys.modules.keys()))
+from pathlib import Path
+from crossbreed.runs.results.show import show_text
+show_text(Path(sys.argv[1]))
+print(*sorted({"torch", "optuna", "cma", "moocore", "rich", "ray", "transformers"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(watched[0])], capture_output=True, text=True, check=True)
+    assert done.stdout == "reading ...\n\n\n"
 
 
 def test_a_driver_that_died_is_in_no_phase(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
 def show_json(path: Path) -> dict[str, Any]:
     """Returns the documented output of `show --json`."""
     if note := opening(path):
-        return {"schema": 1, "name": path.name, "state": "running", "phase": phase_json(note), "trials": []}
+        nothing: dict[str, Any] = {"objectives": [], "trials": [], "best": [], "archive": []}
+        return {"schema": 1, "name": path.name, "state": "running", "phase": phase_json(note), **nothing}
     run = open_run(path)
     ok = run.history.ok_trials
     best = best_trial(ok, run.objectives)
@@ -144,8 +145,10 @@ def text_of(run: Run) -> str:
         *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
         *(run.outlook.sentences if run.outlook else []),
-        *table([t for t in ranked if t.number in shown], run.objectives, marked=front),
     ]
+    if not run.trials:
+        return "\n".join(lines)
+    lines += table([t for t in ranked if t.number in shown], run.objectives, marked=front)
     if left_out := len(run.trials) - sum(t.number in shown for t in ranked):
         lines.append(f"{left_out} more: --json, or --trial N")
     phases = seconds_by_phase(ok)
