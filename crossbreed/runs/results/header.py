@@ -29,6 +29,8 @@ class Header:
     takes: Takes | None
     """What the engine is given; None where it is not installed."""
     objectives: tuple[Objective, ...]
+    minimized: Mapping[str, bool]
+    """Task -> whether less of its metric is better; without a task's plug-in, as its objectives have it."""
     budget: int | None = None
     """The optimizer's trials; None if they are not limited, or not known."""
     minutes: float | None = None
@@ -53,26 +55,19 @@ def read_header(folder: RunFolder) -> Header:
         name=spec.name,
         takes=takes_of(spec.fitness.engine),
         objectives=objectives,
+        minimized=spec.fitness.minimized,
         budget=budget,
         minutes=spec.optimizer.budget.minutes,
     )
-
-
-def read_tasks(folder: RunFolder) -> list[TaskConfig]:
-    """Returns the tasks of a run's spec, also where its other parts are not installed; those that can be read."""
-    found = list[TaskConfig]()
-    with suppress(OSError, LookupError, TypeError, ValueError):  # InputError is a ValueError
-        for raw in read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))["fitness"]["tasks"]:
-            with suppress(ValueError):
-                found += _TASKS.validate_python([raw], context={"folder": folder.path})
-    return found
 
 
 def _without_plugins(folder: RunFolder) -> Header:
     raw = read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))
     fitness, kind = raw["fitness"], raw["fitness"]["engine"]["kind"]
     takes = ENGINES[kind].takes if kind in ENGINES.working() else None
-    return Header(name=raw["name"], takes=takes, objectives=_objectives(fitness, folder))
+    objectives = _objectives(fitness, folder)
+    minimized = {task: objective.minimize for objective in objectives for task in objective.tasks}
+    return Header(name=raw["name"], takes=takes, objectives=objectives, minimized=minimized)
 
 
 def _objectives(fitness: Mapping[str, Any], folder: RunFolder) -> tuple[Objective, ...]:

@@ -43,6 +43,8 @@ class Run:
     """What its engine is given; None where the engine is not installed."""
     history: History
     objectives: tuple[Objective, ...]
+    minimized: Mapping[str, bool]
+    """Task -> whether less of its metric is better."""
     state: State
     budget: int | None
     """The optimizer's trials; None if they are not limited, or not known."""
@@ -88,6 +90,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         takes=known.takes,
         history=history,
         objectives=known.objectives,
+        minimized=known.minimized,
         state=state,
         budget=known.budget,
         workers=read_counts(folder.path) if has_journal else None,
