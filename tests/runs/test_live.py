@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from crossbreed.runs.results.signal import findings
 from crossbreed.runs.results.statistics import paired_difference
 from crossbreed.runs.results.watch import Watched
 from crossbreed.runs.spec.objectives import Objective
+from crossbreed.sources import slow_reads
+from crossbreed.stopping import Stop
 from crossbreed.terminal import watch
 from crossbreed.types import ItemScores, Trial
 
@@ -249,3 +252,34 @@ def test_a_run_is_watched_to_its_end_without_reading_it_twice(
     screen = Screen()
     watch(lambda: next(looks), every_s=0, file=screen)
     assert [screen.getvalue().find(word) >= 0 for word in ("first", "second", "third")] == [True] * 3
+
+
+def test_a_large_file_that_is_hashed_is_named(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(slow_reads, "_LARGE_BYTES", 0)
+    events = list[Event]()
+
+    def until_planned(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, PlanDescribed):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(load_spec(spec), tmp_path / "run", on_event=until_planned)
+    hashed = [str(event) for event in events if isinstance(event, PhaseStarting) and event.phase is Phase.HASHING]
+    assert hashed[0] == "hashing: model.safetensors, 0.0 GB ..."
+    assert not (tmp_path / "run" / PHASE_FILE).exists()
+
+
+def test_ctrl_c_is_the_ordinary_end_of_looking() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before, stop = {number: signal.getsignal(number) for number in numbers}, Stop()
+    try:
+        stop.listen()
+        with stop.as_end():
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("it is not heard")
+        stop.end()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
