@@ -144,6 +144,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
             journal.append(planned)
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
+        folder.keep_structure(plan.structure)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
         with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
             if others := _other_versions(journal.run, planned):

@@ -29,6 +29,8 @@ class Header:
     takes: Takes | None
     """What the engine is given; None where it is not installed."""
     objectives: tuple[Objective, ...]
+    budget: int | None = None
+    """The optimizer's trials; None if they are not limited, or not known."""
 
 
 def read_header(folder: RunFolder) -> Header:
@@ -44,7 +46,18 @@ def read_header(folder: RunFolder) -> Header:
             return _without_plugins(folder)
         raise error from None
     objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
-    return Header(name=spec.name, takes=takes_of(spec.fitness.engine), objectives=objectives)
+    budget = spec.optimizer.budget.trials
+    return Header(name=spec.name, takes=takes_of(spec.fitness.engine), objectives=objectives, budget=budget)
+
+
+def read_tasks(folder: RunFolder) -> list[TaskConfig]:
+    """Returns the tasks of a run's spec, also where its other parts are not installed; those that can be read."""
+    found = list[TaskConfig]()
+    with suppress(OSError, LookupError, TypeError, ValueError):  # InputError is a ValueError
+        for raw in read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))["fitness"]["tasks"]:
+            with suppress(ValueError):
+                found += _TASKS.validate_python([raw], context={"folder": folder.path})
+    return found
 
 
 def _without_plugins(folder: RunFolder) -> Header:

@@ -1,0 +1,194 @@
+"""`crossbreed dashboard`: the page of a run, on loopback, while it goes on or after it. Reads, and writes nothing.
+
+Four addresses and no files: the page, what was scored since, one trial, answers. Who asks must call this machine by a
+name of loopback: a site whose own name was made to point here (DNS rebinding) is refused.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from crossbreed.errors import InputError
+from crossbreed.runs.page.data import answers_data, live_data, trial_data
+from crossbreed.runs.page.html import page_html, policy
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.followed import FollowedRun
+from crossbreed.runs.results.answers import Questions, questions_in
+from crossbreed.runs.results.header import Header, read_header
+from crossbreed.runs.results.show import SPLITS, Run, run_of
+from crossbreed.sources.structure import Structure
+
+HOST, PORT = "127.0.0.1", 8765
+_NAMES = (HOST, "localhost", "[::1]")
+_SPLITS = {str(split): split for split in SPLITS}
+_IDLE_S = 30
+"""Seconds after which a silent connection is closed."""
+
+
+class LiveRun:
+    """A run folder as the page asks for it. Reads each line of the journal once; for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a run folder.
+
+        Raises:
+            InputError: it is none, or its spec or journal is damaged.
+        """
+        self._folder = RunFolder(path).existing()
+        self._followed = FollowedRun(self._folder.journal)
+        self._header: Header | None = None
+        self._questions: Questions | None = None
+        self._structure: Structure | None = None
+        self._lock = Lock()
+        with self._lock:
+            self._catch_up()
+
+    def data(self, since: int) -> dict[str, Any]:
+        """Returns the document for a page that knows the first `since` scores."""
+        with self._lock:
+            run = self._catch_up()
+            followed = self._followed
+            return live_data(run, begun=followed.begun, told=followed.told, since=since, structure=self._named())
+
+    def trial(self, number: int) -> dict[str, Any]:
+        """Returns one trial; raises KeyError if there is none."""
+        with self._lock:
+            return trial_data(self._catch_up(), number, self._named())
+
+    def answers(self, split: str, numbers: list[int]) -> dict[str, Any]:
+        """Returns answers side by side; raises KeyError if there is no such split."""
+        with self._lock:
+            run = self._catch_up()
+            if self._questions is None:
+                self._questions = questions_in(self._folder, self._followed.begun)
+            return answers_data(run, _SPLITS[split], numbers, self._questions)
+
+    def _catch_up(self) -> Run:
+        self._followed.catch_up()
+        if self._header is None:
+            self._header = read_header(self._folder)
+        return run_of(self._folder, self._header, self._followed.history)
+
+    def _named(self) -> Structure | None:
+        self._structure = self._structure or self._folder.structure()
+        return self._structure
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, port: int, run: LiveRun) -> None:
+        self.run = run
+        super().__init__((HOST, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignores a browser that has gone."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version, sys_version = "crossbreed", ""
+    protocol_version = "HTTP/1.1"
+    timeout = _IDLE_S
+
+    def do_GET(self) -> None:
+        """Answers one of the four addresses."""
+        name = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        if name not in _NAMES:
+            self._fail(HTTPStatus.FORBIDDEN, f"this page is at {' or '.join(_NAMES)}")
+            return
+        try:
+            kind, content = self._content()
+        except (LookupError, ValueError) as error:
+            is_input = isinstance(error, InputError)  # a journal that is damaged while it is watched
+            status = HTTPStatus.INTERNAL_SERVER_ERROR if is_input else HTTPStatus.NOT_FOUND
+            self._fail(status, str(error) if is_input else "there is no such thing")
+        except OSError as error:
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, error.strerror or "the run folder cannot be read")
+        else:
+            self._send(HTTPStatus.OK, kind, content)
+
+    do_HEAD = do_GET
+
+    def _content(self) -> tuple[str, str]:
+        address = urlsplit(self.path)
+        asked, run = parse_qs(address.query), self.server.run
+        match address.path:
+            case "/":
+                return "text/html", page_html(run.data(0))
+            case "/data.json":
+                found = run.data(int(asked["since"][0]))
+            case "/trial.json":
+                found = run.trial(int(asked["number"][0]))
+            case "/answers.json":
+                found = run.answers(asked["split"][0], [int(number) for number in asked["trial"]])
+            case _:
+                raise LookupError
+        return "application/json", json.dumps(found, allow_nan=False, separators=(",", ":"))
+
+    def _fail(self, status: HTTPStatus, why: str) -> None:
+        self._send(status, "application/json", json.dumps({"error": why}))
+
+    def _send(self, status: HTTPStatus, kind: str, text: str) -> None:
+        content = text.encode()
+        self.send_response(status)
+        for name, value in (
+            ("Content-Type", f"{kind}; charset=utf-8"),
+            ("Content-Length", str(len(content))),
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", f"{policy(is_live=True)}; frame-ancestors 'none'"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Referrer-Policy", "no-referrer"),
+            ("X-Content-Type-Options", "nosniff"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Prints nothing."""
+
+
+def start(path: Path, port: int | None = None) -> ThreadingHTTPServer:
+    """Returns a server of a run's page, which listens: its `serve_forever` answers.
+
+    Args:
+        path: The run folder.
+        port: 0: any free one; None: 8765, or any free one where that is taken.
+
+    Raises:
+        InputError: the folder is no run, or the port is taken.
+    """
+    run = LiveRun(path)
+    if port is None:
+        with suppress(OSError):
+            return _Server(PORT, run)
+    try:
+        return _Server(port or 0, run)
+    except OSError as error:
+        raise InputError(
+            f"the port cannot be listened at: {error.strerror}",
+            got=str(port),
+            where="--port",
+            fix="name another one, or 0 for any free one",
+        ) from None
+
+
+def serve(path: Path, *, port: int | None, on_start: Callable[[str], None]) -> None:
+    """Serves a run's page until Ctrl-C.
+
+    Args:
+        path: The run folder.
+        port: See `start`.
+        on_start: Called with the page's address when it can be opened.
+    """
+    with start(path, port) as server, suppress(KeyboardInterrupt):
+        on_start(f"http://{HOST}:{server.server_address[1]}/")
+        server.serve_forever()
