@@ -1,7 +1,7 @@
 // Charts of many points on a canvas: a grid, lines, points by kind, one that is picked; by pointer and by keyboard.
 
 const KINDS = ["bred", "front", "baseline", "winner"];
-const KIND_NAMES = { bred: "bred", front: "on the front", baseline: "baseline", winner: "winner" };
+const KIND_NAMES = { bred: "bred", front: "on the front", baseline: "baseline or warm start", winner: "winner" };
 
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
@@ -10,7 +10,7 @@ function ticks(low, high, wanted) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(factor => factor * power).find(size => size >= rough) ?? power;
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step + 0);
   return { step, found };
 }
 
@@ -209,8 +209,8 @@ function star(context, x, y, size) {
   context.closePath();
 }
 
-function legend(kinds, line) {
+function legend(kinds, line, names = {}) {
   return h("p", { class: "legend" },
-    kinds.map(kind => h("span", { class: `key ${kind}` }, KIND_NAMES[kind])),
+    kinds.map(kind => h("span", { class: `key ${kind}` }, names[kind] ?? KIND_NAMES[kind])),
     line && h("span", { class: "key line" }, line));
 }

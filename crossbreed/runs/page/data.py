@@ -4,6 +4,7 @@ Everything in it comes from strangers: names, answers, error messages. It is dat
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.runs.record.archive import best_trial, pareto_front
@@ -24,23 +25,52 @@ _MOST_CHARACTERS = 1500
 """Of a text in a frozen page."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What all trials together give. It changes only when one is scored."""
+
+    best: Trial | None
+    front: tuple[int, ...]
+    """The numbers of the Pareto front; empty with one objective."""
+    seconds: Mapping[str, float]
+    """Phase -> mean seconds a trial."""
+
+    @classmethod
+    def of(cls, run: Run) -> "Summary":
+        """Looks through all trials."""
+        ok = run.history.ok_trials
+        front = pareto_front(ok, run.objectives) if len(run.objectives) > 1 else []
+        return cls(
+            best=best_trial(ok, run.objectives),
+            front=tuple(trial.number for trial in front),
+            seconds=seconds_by_phase(ok),
+        )
+
+
 def live_data(
-    run: Run, *, begun: RunRecord | None, told: Sequence[int], since: int, structure: Structure | None
+    run: Run,
+    summary: Summary,
+    *,
+    begun: RunRecord | None,
+    told: Sequence[int],
+    since: int,
+    structure: Structure | None,
 ) -> dict[str, Any]:
     """Returns what a page needs that knows the first trials.
 
     Args:
         run: The run.
+        summary: Of its trials.
         begun: The journal's first record.
         told: Numbers of the trials in the order in which they were scored.
         since: How many of them the page knows; more than there are: it knows those of another journal.
         structure: The sources' structure, which names groups of tensors; None if it is not known.
     """
     since = since if 0 <= since <= len(told) else 0
-    best = best_trial(run.history.ok_trials, run.objectives)
+    best = summary.best
     return {
         "live": True,
-        **_head(run, begun, told),
+        **_head(run, summary, begun, told),
         "since": since,
         "trials": _columns(run, [run.history.trials[number] for number in dict.fromkeys(told[since:])]),
         "report": run.folder.read_json(run.folder.report_json),
@@ -63,7 +93,7 @@ def frozen_data(
         structure: As for `live_data`.
     """
     told = [trial.number for trial in run.trials]
-    head = _head(run, begun, told)
+    head = _head(run, Summary.of(run), begun, told)
     best = [head["best"]] if head["best"] is not None else []
     numbers = dict.fromkeys([report["winner"]["number"], *best, *head["front"][:MOST_FROZEN]])
     return {
@@ -108,34 +138,38 @@ def answers_data(run: Run, split: SplitName, numbers: Sequence[int], questions: 
     return {"split": split, "trials": list(numbers), "rows": [row.to_json() for row in rows], "left_out": 0}
 
 
-def _head(run: Run, begun: RunRecord | None, told: Sequence[int]) -> dict[str, Any]:
-    ok, history = run.history.ok_trials, run.history
-    best = best_trial(ok, run.objectives)
+def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[int]) -> dict[str, Any]:
+    history = run.history
     num_initial = sum(c.proposed_by.kind != "optimizer" for c in history.candidates.values())
     return {
         "schema": PAGE_SCHEMA,
         "name": run.name,
         "state": run.state,
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
-        "tasks": list(history.item_ids.get("search", {})),
+        "tasks": _tasks(run),
         "items": {split: {task: len(ids) for task, ids in tasks.items()} for split, tasks in history.item_ids.items()},
         "told": len(told),
         "asked": len(history.candidates),
         "wanted": None if run.budget is None else num_initial + run.budget,
         "failed": len(history.failed),
         "elapsed_s": history.elapsed_s,
-        "seconds": seconds_by_phase(ok),
-        "best": best and best.number,
-        "front": [trial.number for trial in pareto_front(ok, run.objectives)] if len(run.objectives) > 1 else [],
+        "seconds": dict(summary.seconds),
+        "best": summary.best and summary.best.number,
+        "front": list(summary.front),
         "settings": dict(_flat("", begun.spec)) if begun else {},
         "sources": dict(begun.sources) if begun else {},
         "versions": dict(begun.clock.versions) if begun else {},
     }
 
 
+def _tasks(run: Run) -> list[str]:
+    """Returns the tasks in the order of the objectives; a journal's keys are sorted."""
+    return list(dict.fromkeys([*(t for o in run.objectives for t in o.tasks), *run.history.item_ids.get("search", {})]))
+
+
 def _columns(run: Run, trials: Sequence[Trial]) -> dict[str, Any]:
     """Returns trials as columns, which are a third of what a list of objects would be."""
-    tasks = list(run.history.item_ids.get("search", {}))
+    tasks = _tasks(run)
     origins = list(dict.fromkeys(str(trial.candidate.proposed_by) for trial in trials))
     index = {origin: i for i, origin in enumerate(origins)}
     return {

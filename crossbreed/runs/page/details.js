@@ -55,7 +55,7 @@ function drawAnswers(place) {
     h("tr", {}, h("td", {}, row.task, small(row.id)), h("td", {}, said(row.question, "not at hand")), h("td", {}, said(row.gold, "")),
       row.answers.map((answer, i) => {
         const [name, mark] = marks(row.values[i]);
-        return h("td", { class: name }, h("span", { class: "mark", title: name, "aria-label": name }, mark), said(answer, "no text"));
+        return h("td", { class: name }, h("div", { class: "judged" }, h("span", { class: "mark", role: "img", title: name, "aria-label": name }, mark), said(answer, "no text")));
       })));
   const splits = details.get(view.picked)?.splits ?? [];
   fill(place, h("h2", {}, "Answers"),

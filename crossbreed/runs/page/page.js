@@ -195,6 +195,7 @@ function bestSoFar(order, valueAt, minimize) {
   return line;
 }
 
+const kindNames = () => (winner() === null ? { winner: "best" } : {});
 const kindsOf = order => KINDS.filter(kind => order.some(at => kindOf(at) === kind));
 const trialAxis = order => ({ label: "trial", isCount: true, range: [-0.02 * order.length - 0.5, Math.max(8, trials.number[order[order.length - 1]] ?? 0) * 1.02] });
 const pointOf = (at, x, y) => ({ x, y, kind: kindOf(at), number: trials.number[at], text: tipOf(at) });
@@ -211,13 +212,13 @@ function drawSearch(place) {
       head.objectives.length > 1 && h("div", { class: "controls" }, select("Objective", "objective", head.objectives.map((o, k) => [k, o.name]), i, change)),
       found.box, h("div", { class: "legend-place" }));
   }
-  fill(place.querySelector(".legend-place"), legend(kindsOf(order), "best so far"));
-  const best = minimize ? Math.min(...values.slice(0, 1), ...[bestSoFar(order, at => trials.objectives[at][i], minimize).at(-1)[1]]) : bestSoFar(order, at => trials.objectives[at][i], minimize).at(-1)[1];
+  fill(place.querySelector(".legend-place"), legend(kindsOf(order), "best so far", kindNames()));
+  const line = bestSoFar(order, at => trials.objectives[at][i], minimize);
   found.show({
     points: order.map((at, k) => pointOf(at, trials.number[at], values[k])),
-    lines: [{ points: bestSoFar(order, at => trials.objectives[at][i], minimize), name: "front" }],
+    lines: [{ points: line, name: "front" }],
     axes: { x: trialAxis(order), y: { label: name, range: axisRange(values, { minimize }) } },
-    label: `${name} of ${count(order.length, "trial")}; the best is ${fixed(best, 4)}. Arrow keys go through the trials.`,
+    label: `${name} of ${count(order.length, "trial")}; the best is ${fixed(line.at(-1)[1], 4)}. Arrow keys go through the trials.`,
     picked: view.picked,
   });
   return true;
@@ -233,7 +234,7 @@ function drawFront(place) {
   const change = side => value => { view.axes[side] = Number(value); drawFront(place); };
   fill(place, h("h2", {}, "Pareto front"), h("p", {}, `No trial beats these ${head.front.length} on every objective; on search items.`),
     objectives.length > 2 && h("div", { class: "controls" }, select("Across", "across", options, i, change(0)), select("Up", "up", options, j, change(1))),
-    found.box, legend(kindsOf(order)));
+    found.box, legend(kindsOf(order), null, kindNames()));
   const edge = head.front.map(n => trials.objectives[trials.at.get(n)]).filter(Boolean).map(values => [values[i], values[j]]).sort((a, b) => a[0] - b[0] || b[1] - a[1]);
   const steps = edge.flatMap((point, k) => (k ? [objectives[i].minimize ? [point[0], edge[k - 1][1]] : [edge[k - 1][0], point[1]], point] : [point]));
   const axis = k => ({ label: `${objectives[k].name}${objectives[k].minimize ? " (less is better)" : ""}`, range: axisRange(order.map(at => trials.objectives[at][k]), { minimize: objectives[k].minimize }) });

@@ -5,6 +5,7 @@ name of loopback: a site whose own name was made to point here (DNS rebinding) i
 """
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from crossbreed.errors import InputError
-from crossbreed.runs.page.data import answers_data, live_data, trial_data
+from crossbreed.runs.page.data import Summary, answers_data, live_data, trial_data
 from crossbreed.runs.page.html import page_html, policy
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
@@ -26,6 +27,7 @@ from crossbreed.sources.structure import Structure
 
 HOST, PORT = "127.0.0.1", 8765
 _NAMES = (HOST, "localhost", "[::1]")
+_PORT = re.compile(r":\d*$")
 _SPLITS = {str(split): split for split in SPLITS}
 _IDLE_S = 30
 """Seconds after which a silent connection is closed."""
@@ -45,6 +47,8 @@ class LiveRun:
         self._header: Header | None = None
         self._questions: Questions | None = None
         self._structure: Structure | None = None
+        self._summary: tuple[list[int], Summary] | None = None
+        """Numbers of the trials that were scored, and what they give."""
         self._lock = Lock()
         with self._lock:
             self._catch_up()
@@ -53,8 +57,10 @@ class LiveRun:
         """Returns the document for a page that knows the first `since` scores."""
         with self._lock:
             run = self._catch_up()
-            followed = self._followed
-            return live_data(run, begun=followed.begun, told=followed.told, since=since, structure=self._named())
+            begun, told = self._followed.begun, self._followed.told
+            if self._summary is None or self._summary[0] != told:
+                self._summary = list(told), Summary.of(run)
+            return live_data(run, self._summary[1], begun=begun, told=told, since=since, structure=self._named())
 
     def trial(self, number: int) -> dict[str, Any]:
         """Returns one trial; raises KeyError if there is none."""
@@ -94,13 +100,11 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version, sys_version = "crossbreed", ""
-    protocol_version = "HTTP/1.1"
     timeout = _IDLE_S
 
     def do_GET(self) -> None:
         """Answers one of the four addresses."""
-        name = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if name not in _NAMES:
+        if _PORT.sub("", self.headers.get("Host", "")).lower() not in _NAMES:
             self._fail(HTTPStatus.FORBIDDEN, f"this page is at {' or '.join(_NAMES)}")
             return
         try:
