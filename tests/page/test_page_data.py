@@ -117,10 +117,10 @@ def test_a_trial_is_a_table_of_its_groups(hostile: Path) -> None:
     run = open_run(hostile)
     last = run.trials[-1]
     found = trial_data(run, last.number, run.folder.structure())
-    assert found["coefficients"]["groups"][0] == "layers 0-3 · attention"
-    assert found["coefficients"]["sources"] == sorted(SKILLS)
+    assert found["table"]["groups"][0] == "layers 0-3 · attention"
+    assert found["table"]["sources"] == sorted(SKILLS)
     weights = last.recipe.rules[0].params["weight"]
-    assert found["coefficients"]["values"]["weight"][0] == [weights[skill] for skill in sorted(SKILLS)]  # type: ignore[index,call-overload]
+    assert found["table"]["values"]["weight"][0] == [weights[skill] for skill in sorted(SKILLS)]  # type: ignore[index,call-overload]
     assert found["splits"][0] == "search"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from toy_runs import SKILLS, journal_of, records_of, write_spec
 from crossbreed.errors import InputError
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import evaluate as evaluating
-from crossbreed.runs import load_spec, publish_run, report_on
+from crossbreed.runs import load_spec, publish_run
 
 BLOCKED = (
     *("torch", "vllm", "transformers", "ray", "safetensors", "tokenizers", "triton"),

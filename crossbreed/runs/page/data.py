@@ -121,7 +121,7 @@ def trial_data(run: Run, number: int, structure: Structure | None) -> dict[str, 
         "tokens": trial.score.cost.tokens,
         "seconds": {phase: trial.score.cost.seconds.get(phase, 0.0) for phase in PHASES},
         "splits": [split for split in run.history.item_ids if (split, number) in run.history.scores],
-        "coefficients": found
+        "table": found
         and {
             "groups": list(found.groups),
             "operators": list(found.operators),

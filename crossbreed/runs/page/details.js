@@ -12,7 +12,7 @@ function drawTrial(place) {
   ];
   fill(place, h("h2", {}, `${number === winner() ? "The winner" : number === head.best ? "The best so far" : "Picked"}: trial ${number}`),
     h("dl", { class: "facts" }, facts.filter(fact => fact && fact[1]).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    found ? coefficients(found.coefficients) : h("p", {}, `Its recipe is in the journal: crossbreed show RUN --trial ${number}`),
+    found ? coefficients(found.table) : h("p", {}, `Its recipe is in the journal: crossbreed show RUN --trial ${number}`),
     !view.followsBest && h("p", {}, h("button", { type: "button", "data-key": "back", click: () => pick(winner() ?? head.best, true) }, winner() === null ? "Back to the best so far" : "Back to the winner")));
   return true;
 }

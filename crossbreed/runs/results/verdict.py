@@ -71,7 +71,7 @@ def _keep(difference: Difference) -> Verdict:
 
 def _not_told_from(tuned: Difference) -> str:
     by = with_interval(tuned.by, signed=True)
-    return f" It is not told from the {row_label(tuned.name)}, which needs no search: {by}."
+    return f" It is not told apart from the {row_label(tuned.name)}, which needs no search: {by}."
 
 
 def _more(by: Interval) -> str:
