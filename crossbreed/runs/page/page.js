@@ -52,8 +52,14 @@ const valueText = at =>
   head.objectives.map((o, i) => `${o.name} ${fixed(trials.objectives[at]?.[i], 4)}`).join("\n");
 const tipOf = at => `trial ${trials.number[at]} \u00b7 ${originName(trials.origin[at])}\n${valueText(at)}`;
 
-/** Returns the best baseline by the first objective that base, experts and average reach without tuning. */
+/** Returns the best of base, experts and average: on the report items, or by the first objective on search items. */
 function bestBaseline() {
+  const found = report(), name = found?.difference_to_best_baseline?.name;
+  const row = name === undefined ? null : found.baselines.find(row => row.name === name);
+  return row ? (trials.at.get(row.number) ?? null) : bestSearched();
+}
+
+function bestSearched() {
   const found = scored().filter(at => isBaseline(at) && !trials.origin[at].includes("tuned_scalar") && !trials.origin[at].startsWith("warm"));
   return found.reduce((best, at) => (best === null || isBetter(trials.objectives[at][0], trials.objectives[best][0], head.objectives[0].minimize) ? at : best), null);
 }
@@ -92,7 +98,8 @@ function drawLead(place) {
   else if (at === null || at === undefined) children.push(h("p", { class: "verdict" }, "Nothing measured yet."));
   else {
     const lead = { running: "Searching.", interrupted: "Interrupted: the same command goes on.", finished: "Searched, not reported yet." }[head.state];
-    children.push(h("p", { class: "verdict" }, `${lead} Best so far: ${nameOf(head.best)}, ${fixed(trials.objectives[at][0])}.`),
+    const best = head.front.length ? `${count(head.front.length, "trial")} on the Pareto front.` : `Best so far: ${nameOf(head.best)}, ${fixed(trials.objectives[at][0])}.`;
+    children.push(h("p", { class: "verdict" }, `${lead} ${best}`),
       h("p", { class: "why" }, "On search items, where the best of many is also the luckiest: the report measures on items of its own."));
   }
   children.push(h("dl", { class: "tiles" }, found ? reportTiles(found) : searchTiles(at)));
@@ -100,9 +107,8 @@ function drawLead(place) {
     const bar = h("i");
     bar.style.width = `${Math.min(100, (100 * trials.number.length) / head.wanted)}%`;
     children.push(h("div", { class: "progress", role: "progressbar", "aria-label": "Trials", "aria-valuemin": 0, "aria-valuemax": head.wanted, "aria-valuenow": trials.number.length }, bar));
-    const last = head.log[head.log.length - 1];
-    if (last) children.push(h("p", { class: "note" }, last.replace(/^\S+Z\s+/, "")));
   }
+  if (head.state === "running" && head.log.length) children.push(h("p", { class: "note" }, head.log[head.log.length - 1].replace(/^\S+Z\s+/, "")));
   fill(place, children);
 }
 
@@ -121,11 +127,11 @@ function reportTiles(found) {
 
 function searchTiles(at) {
   if (at === null || at === undefined) return [];
-  const base = bestBaseline(), { minimize } = head.objectives[0];
+  const base = bestSearched(), { minimize } = head.objectives[0];
   const gain = base === null ? null : (trials.objectives[at][0] - trials.objectives[base][0]) * (minimize ? -1 : 1);
   const perTrial = Object.values(head.seconds).reduce((sum, s) => sum + s, 0);
   return [
-    tile(`Best so far, ${nameOf(head.best)}`, fixed(trials.objectives[at][0]), "on search items"),
+    tile(`Best ${head.front.length ? `by ${head.objectives[0].name}` : "so far"}, ${nameOf(head.best)}`, fixed(trials.objectives[at][0]), "on search items"),
     base !== null && tile(`Against ${nameOf(trials.number[base])}, the best without tuning`, signed(gain), "on search items"),
     perTrial > 0 && tile("Seconds a trial", perTrial < 10 ? perTrial.toFixed(2) : perTrial.toFixed(0),
       Object.entries(head.seconds).filter(([, s]) => s / perTrial > 0.02).map(([phase, s]) => `${phase} ${Math.round((100 * s) / perTrial)} %`).join(", ")),
