@@ -364,6 +364,7 @@ def test_gp_does_not_ask_for_ever_what_fails() -> None:
     assert max(sphere(point)[0] for point in points if point not in failed) > -0.03
 
 
+@pytest.mark.slow
 def test_gp_stands_the_noise_of_few_items() -> None:
     """As CMA-ES has to, on a fifth of the trials. It looks far afield to the end: what it finds is its best.
 

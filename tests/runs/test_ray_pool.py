@@ -1,5 +1,6 @@
 """A pool of Ray's ends what it has started, and nothing else."""
 
+import os
 import time
 from pathlib import Path
 
@@ -94,3 +95,44 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
 def test_what_is_no_address_is_the_user_s_mistake(address: str) -> None:
     with pytest.raises(InputError, match=r"workers.address"):
         RayPool(lambda: None, count=1, cpus=1, gpus=0, address=address, retries=0)  # type: ignore[arg-type, return-value]
+
+
+def test_a_job_goes_on_to_the_worker_that_merges_the_weights_asked_for(tmp_path: Path) -> None:
+    """Two nodes that round differently: each knows the other's candidates too; weights of neither are said."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    class Rounding:
+        def __init__(self) -> None:
+            (notes / str(len(list(notes.iterdir())))).touch()
+            self._kind = str(os.getpid())
+
+        def evaluate(self, job: Job) -> Score:
+            time.sleep(0.05)  # so that both have something to do
+            return Score(status=Status.OK, fingerprint=self._kind)
+
+        def close(self) -> None:
+            pass
+
+    started = RayPool(Rounding, count=2, cpus=1, gpus=0, address=None, retries=0)
+
+    def answered(jobs: list[Job]) -> list[str | None]:
+        found = dict[int, str | None]()
+        while jobs or started.busy:
+            while jobs and started.idle:
+                started.submit(jobs.pop(0))
+            if (result := started.wait()) is not None:
+                found[result.job.number] = result.score.fingerprint
+        return [found[number] for number in sorted(found)]
+
+    try:
+        kinds: set[str | None] = set()
+        while len(kinds) < 2:
+            kinds |= set(answered([Job(number=number, split="search", recipe=None) for number in range(4)]))
+        asked = [*sorted(map(str, kinds)) * 4, "neither"]
+        jobs = [Job(number=n, split="select", recipe=None, fingerprint=asked[n]) for n in range(9)]
+        found = answered(jobs)
+    finally:
+        started.close()
+    assert found[:8] == asked[:8]
+    assert found[8] in kinds

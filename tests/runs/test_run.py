@@ -223,7 +223,7 @@ def test_a_published_folder_is_not_taken_for_another(finished: Path, tmp_path: P
     (finished / "report.json").write_text("[")  # is derived: nobody needs it
     publish_run(finished, out, trial=3, with_scores=False, licence="mit")
     (finished / "report.json").write_bytes(kept)
-    before = {path: path.stat() for path in out.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     publish_run(
         finished, out, trial=3, with_scores=False, licence="mit", push_to="a/b", dry_run=True, on_event=said.append
     )
@@ -235,7 +235,7 @@ def test_a_published_folder_is_not_taken_for_another(finished: Path, tmp_path: P
         assert (caught.value.expected, caught.value.got) == ("licence: apache-2.0", "licence: mit")
         with pytest.raises(InputError, match="the output folder is in use"):
             publish_run(finished, out, trial=1, licence="mit", **asked)
-    assert before == {path: path.stat() for path in out.iterdir()}
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
     record = json.loads((out / "crossbreed.json").read_text())
     for other in ({"run": {**record["run"], "name": "another"}}, {"host": {**record["host"], "chat template": "0"}}):
         (out / "crossbreed.json").write_text(json.dumps({**record, **other}))

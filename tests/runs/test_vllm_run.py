@@ -66,7 +66,8 @@ def test_the_search_lowers_what_is_to_be_minimised(whole: Path) -> None:
     assert set(shown["seconds_by_phase"]) == {"materialize", "swap", "answer", "slopes", "other"}
 
 
-@pytest.mark.parametrize("fractions", [(0.5,), pytest.param((0.2, 0.8), marks=pytest.mark.slow)])
+@pytest.mark.slow  # with a Ray worker that answers faster, kills are tried always
+@pytest.mark.parametrize("fractions", [(0.5,), (0.2, 0.8)])
 def test_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path, fractions: tuple[float, ...]) -> None:
     out, rng = tmp_path / "killed", random.Random(3)
     for fraction in fractions:

@@ -212,7 +212,9 @@ class Loop:
 
     def _job(self, candidate: Candidate, split: SplitName) -> Job:
         genome = self._proposer.genome(candidate.number) if candidate.recipe is None else None
-        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome)
+        trial = self._history.trials.get(candidate.number)
+        searched = trial.score.fingerprint if trial and split != "search" else None
+        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome, fingerprint=searched)
 
     def _is_measured(self, split: SplitName, number: int) -> bool:
         score = self._history.scores.get((split, number))

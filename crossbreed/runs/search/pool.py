@@ -24,6 +24,12 @@ class Job:
     recipe: Recipe | None
     genome: Genome | None = None
     """The genome to evaluate if there is no recipe."""
+    fingerprint: str | None = None
+    """The weights that it had in the search. A worker whose processor rounds otherwise may merge others."""
+
+    def is_answered_by(self, score: Score) -> bool:
+        """Returns whether a score is of the weights that are asked for, as far as both are known."""
+        return None in (self.fingerprint, score.fingerprint) or self.fingerprint == score.fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

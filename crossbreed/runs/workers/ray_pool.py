@@ -1,5 +1,6 @@
 """A pool of Ray actors: requeues the job of a dead or hung worker, and replaces the worker.
 
+Nodes of one cluster may round differently: a job that asks for given weights goes on to the workers that merge them.
 A worker that does not answer within its deadline is killed. A start that fails is repeated: at once while it may be
 chance, later with growing pauses while other workers go on, and if there is none left the run ends.
 
@@ -13,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crossbreed.errors import InputError, MachineError, SwapError, is_fault, require
@@ -42,6 +43,8 @@ class _Attempt:
     number: int
     lost_s: float = 0.0
     """Seconds of the attempts before, and of replacing their workers."""
+    others: set[Any] = field(default_factory=set)
+    """Actors that merge other weights than those that the job asks for."""
 
 
 @dataclass(slots=True)
@@ -222,6 +225,12 @@ class RayPool:
         actor, attempt = flight.actor, flight.attempt
         self._deadlines.took(flight.phase, time.monotonic() - flight.began_s)
         self._idle.append(actor)
+        if attempt and not attempt.job.is_answered_by(result):
+            attempt.others.add(actor)
+            if self._actors - attempt.others:
+                self._queue.appendleft(attempt)
+                self._dispatch()
+                return None
         if attempt is None:
             self._num_failed_starts = 0
             self._names[actor], self._versions[actor], notes = result
@@ -262,8 +271,13 @@ class RayPool:
         self._in_flight[actor.start.remote()] = _Flight(actor, None, time.monotonic())
 
     def _dispatch(self) -> None:
-        while self._queue and self._idle:
-            actor, attempt = self._idle.pop(0), self._queue.popleft()
+        for attempt in list(self._queue):
+            untried = self._actors - attempt.others or self._actors  # all were tried: what one says is the answer
+            actor = next((actor for actor in self._idle if actor in untried), None)
+            if actor is None:
+                continue
+            self._idle.remove(actor)
+            self._queue.remove(attempt)
             self._in_flight[actor.evaluate.remote(attempt.job)] = _Flight(actor, attempt, time.monotonic())
 
     def _replace(self, flight: _Flight, fault: Exception, traceback: str) -> JobResult | None:
@@ -275,13 +289,14 @@ class RayPool:
         self._versions.pop(flight.actor, None)
         if attempt is None:
             self._failed_to_start(fault, traceback)
+            self._dispatch()
             return None
         log_failure(self._log, attempt.job, traceback, attempt=attempt.number, retries=self._retries)
         lost_s = attempt.lost_s + time.monotonic() - flight.began_s
         self._start_worker()
         if attempt.number > self._retries:
             return failed(attempt.job, described(fault), attempts=attempt.number, lost_s=lost_s)
-        self._queue.appendleft(_Attempt(attempt.job, attempt.number + 1, lost_s))
+        self._queue.appendleft(_Attempt(attempt.job, attempt.number + 1, lost_s, attempt.others))
         self._dispatch()
         return None
 
