@@ -62,6 +62,7 @@ def browser(has_browser: None) -> Iterator[Browser]:
     with opened() as found:
         yield found
         assert found.complaints() == [], "the console is silent"
+        assert "cannot be drawn" not in found.text("main")
 
 
 def rows(browser: Browser, section: str) -> int:
@@ -112,6 +113,23 @@ def test_what_is_scored_appears_by_itself_and_the_end_brings_the_report(
         browser.wait(f"return document.querySelector('.verdict').innerText === {json.dumps(verdict)}")
         assert "On the report items" in browser.text("#models")
         assert "finished" in browser.text("#state")
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_run_is_said_on_the_page(browser: Browser, hostile: Path, tmp_path: Path) -> None:
+    out = stopped(hostile, tmp_path / "run", trials=12)
+    with served(out) as url:
+        browser.open(url)
+        browser.wait(DRAWN)
+        (out / "report.json").write_text('{"winner": {"number": 3}, "baselines": []}')
+        browser.wait("return document.querySelector('#models').innerText.includes('cannot be drawn')")
+        assert rows(browser, "trials") == 12, "other sections are there"
+        (out / "report.json").unlink()
+        browser.wait("return document.querySelector('#models tbody tr')")
+        with (out / "journal.jsonl").open("ab") as file:
+            file.write(b"{}\n")
+        browser.wait("return document.querySelector('#state').innerText.includes('the journal is damaged')")
+    browser.complaints()  # the browser itself says that the server has failed
 
 
 @pytest.mark.slow

@@ -63,7 +63,9 @@ def test_where_the_tuned_scalar_is_better_it_is_kept(found: Report) -> None:
     assert verdict.line == "Keep tuned scalar."
     told = verdict_of(with_differences(found, by(0.2, 0.1, 0.3), by(-0.01, -0.1, 0.08)))
     assert told.kind == "take"
-    assert told.why.endswith("It is not told apart from the tuned scalar, which needs no search: -0.010 [-0.100, +0.080].")
+    assert told.why.endswith(
+        "It is not told apart from the tuned scalar, which needs no search: -0.010 [-0.100, +0.080]."
+    )
     assert "tuned" not in verdict_of(with_differences(found, by(0.2, 0.1, 0.3), by(0.1, 0.05, 0.15))).why
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from crossbreed.runs.record.archive import best_trial, pareto_front
 from crossbreed.runs.record.records import RunRecord, SplitName
-from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows
+from crossbreed.runs.results.answers import AnswerRow, Questions
 from crossbreed.runs.results.recipe_table import coefficient_map
-from crossbreed.runs.results.show import PHASES, Run, seconds_by_phase
+from crossbreed.runs.results.show import PHASES, Run, seconds_by_phase, trial_answers
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Status, Trial
 
@@ -109,7 +109,7 @@ def frozen_data(
 
 
 def trial_data(run: Run, number: int, structure: Structure | None) -> dict[str, Any]:
-    """Returns one trial with its coefficients; raises KeyError if there is none."""
+    """Returns one trial with its coefficients."""
     trial = run.history.trials[number]
     recipe = trial.candidate.recipe
     found = coefficient_map(recipe, structure) if recipe else None
@@ -134,7 +134,7 @@ def trial_data(run: Run, number: int, structure: Structure | None) -> dict[str, 
 
 def answers_data(run: Run, split: SplitName, numbers: Sequence[int], questions: Questions) -> dict[str, Any]:
     """Returns the answers of trials to a split's items, side by side."""
-    rows = answer_rows(run.folder, run.history, split, numbers, questions)
+    rows = trial_answers(run, split, numbers, questions)
     return {"split": split, "trials": list(numbers), "rows": [row.to_json() for row in rows], "left_out": 0}
 
 
@@ -195,7 +195,7 @@ def _examples(run: Run, report: Mapping[str, Any], questions: Questions) -> dict
     best = report["difference_to_best_baseline"]
     beside = [row["number"] for row in report["baselines"] if best and row["name"] == best["name"]]
     numbers = list(dict.fromkeys([report["winner"]["number"], *beside]))
-    rows = answer_rows(run.folder, run.history, "report", numbers, questions)
+    rows = trial_answers(run, "report", numbers, questions)
     ordered = sorted(rows, key=lambda row: len(set(row.values)) == 1)
     return {
         "split": "report",

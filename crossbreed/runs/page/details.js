@@ -44,8 +44,8 @@ function heatCell(value, most) {
 function drawAnswers(place) {
   const found = view.answers;
   if (!found || (!head.live && !found.rows.length)) return false;
-  const marks = value => (value === 1 ? ["right", "\u2713"] : value === 0 ? ["wrong", "\u2717"] : ["", fixed(value)]);
-  const only = { all: () => true, differ: row => new Set(row.values).size > 1, wrong: row => row.values[0] !== 1 };
+  const marks = (right, value) => (right === null ? ["", fixed(value)] : right ? ["right", "\u2713"] : ["wrong", "\u2717"]);
+  const only = { all: () => true, differ: row => new Set(row.values).size > 1, wrong: row => row.right[0] !== true };
   const chosen = found.trials.length < 2 && view.only === "differ" ? "all" : view.only;
   const tasks = [...new Set(found.rows.map(row => row.task))];
   const rows = found.rows.filter(row => only[chosen](row) && (!view.task || row.task === view.task));
@@ -54,7 +54,7 @@ function drawAnswers(place) {
   const lines = rows.slice(view.answersPage * PAGE, (view.answersPage + 1) * PAGE).map(row =>
     h("tr", {}, h("td", {}, row.task, small(row.id)), h("td", {}, said(row.question, "not at hand")), h("td", {}, said(row.gold, "")),
       row.answers.map((answer, i) => {
-        const [name, mark] = marks(row.values[i]);
+        const [name, mark] = marks(row.right[i], row.values[i]);
         return h("td", { class: name }, h("div", { class: "judged" }, h("span", { class: "mark", role: "img", title: name, "aria-label": name }, mark), said(answer, "no text")));
       })));
   const splits = details.get(view.picked)?.splits ?? [];
@@ -107,7 +107,7 @@ function drawTrials(place) {
       h("button", { type: "button", "data-key": `sort-${key}`, click: () => sortBy(key) }, `${name}${view.sort === key ? (view.isDown ? " \u2193" : " \u2191") : ""}`)));
   const lines = kept.slice(view.trialsPage * PAGE, (view.trialsPage + 1) * PAGE).map(at => {
     const number = trials.number[at], odd = trials.odd.get(number);
-    return h("tr", { "aria-selected": number === view.picked ? "true" : false },
+    return h("tr", { "aria-current": number === view.picked ? "true" : false },
       h("td", {}, h("button", { type: "button", "data-key": `pick-${number}`, "aria-label": `Show trial ${number}`, click: () => pick(number) }, String(number))),
       h("td", {}, originName(trials.origin[at]), number === winner() ? " \u2605" : head.frontSet.has(number) ? " \u2022" : "", odd && h("small", { class: "odd" }, odd.join(": "))),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at]?.[i], 4))), trials.tasks[at].map(value => h("td", {}, fixed(value))), h("td", {}, trials.seconds[at].toFixed(1)));
@@ -176,8 +176,10 @@ async function askAnswers() {
 async function ask(path) {
   try {
     const answer = await fetch(path, { cache: "no-store" });
+    const found = await answer.json();
     isReached = true;
-    return answer.ok ? await answer.json() : null;
+    problem = answer.ok ? "" : found.error;
+    return answer.ok ? found : null;
   } catch {
     isReached = false;
     return null;
@@ -206,7 +208,12 @@ function draw(ids) {
   drawState();
   for (const id of ids) {
     const place = document.getElementById(id);
-    place.hidden = sections[id][1](place) === false;
+    try {
+      place.hidden = sections[id][1](place) === false;
+    } catch (error) {
+      place.hidden = false;
+      fill(place, h("p", { class: "note" }, `${sections[id][0]} cannot be drawn: ${error.message}`));
+    }
   }
   const shown = Object.entries(sections).filter(([id]) => !document.getElementById(id).hidden);
   const nav = document.getElementById("nav");

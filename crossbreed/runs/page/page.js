@@ -8,7 +8,7 @@ const view = {
   task: "", answersPage: 0, trialsPage: 0, sort: "number", isDown: true, kind: "all",
 };
 const PAGE = 25;
-let head = first, isReached = true;
+let head = first, isReached = true, problem = "";
 
 /** Takes a document of data, whole or what is new. */
 function take(data) {
@@ -80,14 +80,14 @@ const sections = {
 };
 
 function drawState() {
-  const state = isReached ? head.state : "offline";
+  const state = !isReached ? "offline" : problem ? "unreadable" : head.state;
   const done = head.wanted ? `${trials.number.length.toLocaleString("en")} of ${count(head.wanted, "trial")}` : count(trials.number.length, "trial");
   const parts = [
     head.state === "running" ? done : count(trials.number.length, "trial"),
     head.failed && `${head.failed} FAILED (not measured)`, head.elapsed_s && `${duration(head.elapsed_s)} of search`,
     head.objectives.map(o => `${o.name}${o.minimize ? " (less is better)" : ""}`).join("; "),
   ];
-  const text = isReached ? parts.filter(Boolean).join(" \u00b7 ") : "`crossbreed dashboard` has ended: this is what it served last";
+  const text = problem && isReached ? problem : isReached ? parts.filter(Boolean).join(" \u00b7 ") : "`crossbreed dashboard` has ended: this is what it served last";
   fill(document.getElementById("state"), h("span", { class: `pill ${state}` }, state), text);
 }
 

@@ -15,11 +15,12 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from crossbreed.errors import InputError
+from crossbreed.errors import CrossbreedError, InputError, first_line
 from crossbreed.runs.page.data import Summary, answers_data, live_data, trial_data
 from crossbreed.runs.page.html import page_html, policy
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
+from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.answers import Questions, questions_in
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.show import SPLITS, Run, run_of
@@ -62,18 +63,19 @@ class LiveRun:
                 self._summary = list(told), Summary.of(run)
             return live_data(run, self._summary[1], begun=begun, told=told, since=since, structure=self._named())
 
-    def trial(self, number: int) -> dict[str, Any]:
-        """Returns one trial; raises KeyError if there is none."""
+    def trial(self, number: int) -> dict[str, Any] | None:
+        """Returns one trial; None if there is none."""
         with self._lock:
-            return trial_data(self._catch_up(), number, self._named())
+            run = self._catch_up()
+            return trial_data(run, number, self._named()) if number in run.history.trials else None
 
-    def answers(self, split: str, numbers: list[int]) -> dict[str, Any]:
-        """Returns answers side by side; raises KeyError if there is no such split."""
+    def answers(self, split: SplitName, numbers: list[int]) -> dict[str, Any]:
+        """Returns answers side by side."""
         with self._lock:
             run = self._catch_up()
             if self._questions is None:
                 self._questions = questions_in(self._folder, self._followed.begun)
-            return answers_data(run, _SPLITS[split], numbers, self._questions)
+            return answers_data(run, split, numbers, self._questions)
 
     def _catch_up(self) -> Run:
         self._followed.catch_up()
@@ -108,32 +110,39 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.FORBIDDEN, f"this page is at {' or '.join(_NAMES)}")
             return
         try:
-            kind, content = self._content()
-        except (LookupError, ValueError) as error:
-            is_input = isinstance(error, InputError)  # a journal that is damaged while it is watched
-            status = HTTPStatus.INTERNAL_SERVER_ERROR if is_input else HTTPStatus.NOT_FOUND
-            self._fail(status, str(error) if is_input else "there is no such thing")
-        except OSError as error:
-            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, error.strerror or "the run folder cannot be read")
+            found = self._found()
+        except (CrossbreedError, OSError) as error:  # a journal that is damaged or removed while it is watched
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        except Exception as error:
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"a bug, {type(error).__name__}: {first_line(error)}")
         else:
-            self._send(HTTPStatus.OK, kind, content)
+            if found is None:
+                self._fail(HTTPStatus.NOT_FOUND, "there is no such thing")
+            else:
+                self._send(HTTPStatus.OK, *found)
 
     do_HEAD = do_GET
 
-    def _content(self) -> tuple[str, str]:
-        address = urlsplit(self.path)
-        asked, run = parse_qs(address.query), self.server.run
-        match address.path:
-            case "/":
+    def _found(self) -> tuple[str, str] | None:
+        """Returns the type and the text of what is asked for; None if there is no such thing."""
+        try:
+            address = urlsplit(self.path)
+            asked = parse_qs(address.query)
+            numbers = [int(text) for name in ("since", "number", "trial") for text in asked.get(name, ())]
+        except ValueError:
+            return None
+        found, run, split = None, self.server.run, _SPLITS.get(asked.get("split", [""])[0])
+        match address.path, numbers:
+            case "/", _:
                 return "text/html", page_html(run.data(0))
-            case "/data.json":
-                found = run.data(int(asked["since"][0]))
-            case "/trial.json":
-                found = run.trial(int(asked["number"][0]))
-            case "/answers.json":
-                found = run.answers(asked["split"][0], [int(number) for number in asked["trial"]])
-            case _:
-                raise LookupError
+            case "/data.json", [since]:
+                found = run.data(since)
+            case "/trial.json", [number]:
+                found = run.trial(number)
+            case "/answers.json", [_, *_] if split:
+                found = run.answers(split, numbers)
+        if found is None:
+            return None
         return "application/json", json.dumps(found, allow_nan=False, separators=(",", ":"))
 
     def _fail(self, status: HTTPStatus, why: str) -> None:

@@ -12,6 +12,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.header import read_tasks
+from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Status
 
 
@@ -36,11 +37,13 @@ class AnswerRow:
     answers: tuple[str | None, ...]
     """One a trial; None where no text was kept."""
     values: tuple[float, ...]
+    less_is_better: bool
 
     @property
     def is_right(self) -> tuple[bool | None, ...]:
         """Whether each answer is right; None where the value is a degree."""
-        return tuple({0.0: False, 1.0: True}.get(value) for value in self.values)
+        judged = {} if self.less_is_better else {0.0: False, 1.0: True}
+        return tuple(judged.get(value) for value in self.values)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as the page takes it."""
@@ -51,6 +54,7 @@ class AnswerRow:
             "gold": self.asked and self.asked.gold,
             "answers": list(self.answers),
             "values": list(self.values),
+            "right": list(self.is_right),
         }
 
 
@@ -88,9 +92,23 @@ def questions_in(folder: RunFolder, begun: RunRecord | None) -> Questions:
 
 
 def answer_rows(
-    folder: RunFolder, history: History, split: SplitName, numbers: Sequence[int], questions: Questions
+    folder: RunFolder,
+    history: History,
+    objectives: Sequence[Objective],
+    *,
+    split: SplitName,
+    numbers: Sequence[int],
+    questions: Questions,
 ) -> list[AnswerRow]:
     """Returns a row for each item of a split that all of some trials have answered, task by task.
+
+    Args:
+        folder: The run folder, for the texts.
+        history: The run's scores.
+        objectives: The run's objectives, which say of which tasks less is better.
+        split: The items.
+        numbers: The trials.
+        questions: What the items ask.
 
     Raises:
         InputError: a file of answers is damaged.
@@ -98,6 +116,7 @@ def answer_rows(
     scores = [history.scores.get((split, number)) for number in numbers]
     if not scores or any(score is None or score.status is not Status.OK for score in scores):
         return []
+    minimized = {task for objective in objectives if objective.minimize for task in objective.tasks}
     texts = [folder.answers(split, number) for number in numbers]
     return [
         AnswerRow(
@@ -106,6 +125,7 @@ def answer_rows(
             asked=questions.find(task, item_id),
             answers=tuple(said.get(task, {}).get(item_id) for said in texts),
             values=tuple(score.tasks[task].values[i] for score in scores if score),
+            less_is_better=task in minimized,
         )
         for task, ids in history.item_ids.get(split, {}).items()
         if all(score and task in score.tasks for score in scores)

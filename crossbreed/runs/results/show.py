@@ -1,7 +1,7 @@
 """`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +16,7 @@ from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import SplitName
-from crossbreed.runs.results.answers import answer_rows, questions_in, rows_text
+from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
@@ -138,9 +138,14 @@ def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = Fal
     if answers:
         questions = questions_in(run.folder, run.folder.begun())
         for split in SPLITS:
-            if rows := answer_rows(run.folder, run.history, split, [number], questions):
+            if rows := trial_answers(run, split, [number], questions):
                 lines += ["", f"{split} items", *rows_text(rows, only_wrong=only_wrong)]
     return "\n".join(lines)
+
+
+def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions: Questions) -> list[AnswerRow]:
+    """Returns the answers of trials to a split's items; see `answer_rows`."""
+    return answer_rows(run.folder, run.history, run.objectives, split=split, numbers=numbers, questions=questions)
 
 
 def _trial_lines(trial: Trial, run: Run) -> list[str]:
