@@ -14,7 +14,7 @@ function ticks(low, high, wanted) {
   return { step, found };
 }
 
-/** Returns the range of values with a margin; without the worst twentieth, so that one broken merge flattens nothing. */
+/** Returns the range of values with a margin; without the worst twentieth: one broken merge would flatten the rest. */
 function axisRange(values, { minimize = false, whole = false } = {}) {
   const sorted = Float64Array.from(values.filter(isNumber)).sort();
   if (!sorted.length) return [0, 1];
@@ -43,7 +43,9 @@ class Chart {
   /** Takes what to draw: points {x, y, kind, number, text}, lines [[x, y], ...], axes {x, y} with label and range. */
   show({ points, lines = [], axes, label, picked }) {
     Object.assign(this, { points, lines, axes, picked });
-    this.order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x || points[a].number - points[b].number);
+    this.order = points
+      .map((_, i) => i)
+      .sort((a, b) => points[a].x - points[b].x || points[a].number - points[b].number);
     this.canvas.setAttribute("aria-label", label);
     this.draw();
   }
@@ -60,7 +62,8 @@ class Chart {
   }
 
   draw() {
-    const width = this.box.clientWidth, { height } = this;
+    const width = this.box.clientWidth,
+      { height } = this;
     if (!width || !this.axes) return;
     const ratio = devicePixelRatio || 1;
     this.canvas.width = width * ratio;
@@ -69,7 +72,12 @@ class Chart {
     context.scale(ratio, ratio);
     context.font = `${this.compact ? 11 : 12}px system-ui, sans-serif`;
     const sides = { left: this.compact ? 44 : 56, right: 10, top: 8, bottom: this.compact ? 22 : 38 };
-    this.area = { left: sides.left, top: sides.top, width: width - sides.left - sides.right, height: height - sides.top - sides.bottom };
+    this.area = {
+      left: sides.left,
+      top: sides.top,
+      width: width - sides.left - sides.right,
+      height: height - sides.top - sides.bottom,
+    };
     this.drawAxes(context);
     context.save();
     context.beginPath();
@@ -82,7 +90,8 @@ class Chart {
   }
 
   drawAxes(context) {
-    const { left, top, width, height } = this.area, { x, y } = this.axes;
+    const { left, top, width, height } = this.area,
+      { x, y } = this.axes;
     context.strokeStyle = colour("line");
     context.fillStyle = colour("soft");
     context.lineWidth = 1;
@@ -104,7 +113,11 @@ class Chart {
     const places = Math.max(0, -Math.floor(Math.log10(columns.step) + 1e-9));
     for (const value of columns.found) {
       if (x.isCount && value % 1) continue;
-      context.fillText(x.isCount ? value.toLocaleString("en") : value.toFixed(places), this.place(value, 0)[0], top + height + 7);
+      context.fillText(
+        x.isCount ? value.toLocaleString("en") : value.toFixed(places),
+        this.place(value, 0)[0],
+        top + height + 7,
+      );
     }
     if (this.compact) return;
     context.fillText(x.label, left + width / 2, top + height + 23);
@@ -127,7 +140,9 @@ class Chart {
 
   drawKind(context, kind) {
     const crowd = this.points.length > 1500;
-    const size = { bred: crowd ? 1.6 : 3, front: 4, baseline: this.compact ? 4 : 5.5, winner: this.compact ? 6 : 9 }[kind];
+    const size = { bred: crowd ? 1.6 : 3, front: 4, baseline: this.compact ? 4 : 5.5, winner: this.compact ? 6 : 9 }[
+      kind
+    ];
     context.fillStyle = colour(kind);
     context.globalAlpha = kind === "bred" ? (crowd ? 0.45 : 0.7) : 1;
     context.beginPath();
@@ -159,7 +174,8 @@ class Chart {
     if (!this.area) return -1;
     const box = this.canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    let best = -1, least = 24 ** 2;
+    let best = -1,
+      least = 24 ** 2;
     this.points.forEach((point, i) => {
       const [px, py] = this.place(point.x, point.y);
       const distance = (px - x) ** 2 + (py - y) ** 2;
@@ -184,7 +200,8 @@ class Chart {
   }
 
   key(event) {
-    const at = this.order.findIndex(i => this.points[i].number === this.picked), last = this.order.length - 1;
+    const at = this.order.findIndex(i => this.points[i].number === this.picked),
+      last = this.order.length - 1;
     const next = { ArrowLeft: Math.max(0, at - 1), ArrowRight: Math.min(last, at + 1), Home: 0, End: last }[event.key];
     if (next === undefined || last < 0) return;
     event.preventDefault();
@@ -203,14 +220,18 @@ function diamond(context, x, y, size) {
 
 function star(context, x, y, size) {
   for (let i = 0; i < 10; i++) {
-    const radius = i % 2 ? size * 0.45 : size, angle = (Math.PI / 5) * i - Math.PI / 2;
+    const radius = i % 2 ? size * 0.45 : size,
+      angle = (Math.PI / 5) * i - Math.PI / 2;
     context[i ? "lineTo" : "moveTo"](x + radius * Math.cos(angle), y + radius * Math.sin(angle));
   }
   context.closePath();
 }
 
 function legend(kinds, line, names = {}) {
-  return h("p", { class: "legend" },
+  return h(
+    "p",
+    { class: "legend" },
     kinds.map(kind => h("span", { class: `key ${kind}` }, names[kind] ?? KIND_NAMES[kind])),
-    line && h("span", { class: "key line" }, line));
+    line && h("span", { class: "key line" }, line),
+  );
 }

@@ -18,7 +18,7 @@ from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.report_text import caveats, how_measured, sentences
 from crossbreed.runs.results.verdict import verdict_of
 
-_SCRIPTS = ("elements.js", "charts.js", "page.js", "details.js")
+_SCRIPTS = ("elements", "state", "charts", "plots", "result", "trial", "lists", "page")
 
 
 def page_html(data: dict[str, Any], *, text: str = "") -> str:
@@ -80,7 +80,7 @@ def _files() -> tuple[str, str, str]:
     def read(name: str) -> str:
         return folder.joinpath(name).read_text(encoding="utf-8")
 
-    return read("page.html"), read("page.css"), "".join(map(read, _SCRIPTS))
+    return read("page.html"), read("page.css"), "".join(read(f"{name}.js") for name in _SCRIPTS)
 
 
 def _source(text: str) -> str:
