@@ -1,19 +1,21 @@
 """The command line: parses arguments, calls `crossbreed.runs`, and maps errors to exit codes."""
 
 import json
-import os
-import signal
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
 from crossbreed.errors import CrossbreedError, InputError
+from crossbreed.stopping import STOPPED, Stop
 from crossbreed.types import Dtype
+
+if TYPE_CHECKING:
+    from crossbreed.runs.events import Event, Listener
 
 app = typer.Typer(
     help="Breeds merged language models: search over merge recipes, scored on your own items.",
@@ -39,11 +41,10 @@ def run(
 ) -> None:
     """Start a run, or resume it where it stopped."""
     from crossbreed.runs import load_spec, run
-    from crossbreed.terminal import Terminal
 
     overrides = [*(set_ or []), *([f"workers.count={workers}"] if workers else [])]
     loaded = load_spec(spec, overrides)
-    with Terminal() as show:
+    with _shown() as show:
         run(loaded, out or Path("runs") / loaded.name, on_event=show)
 
 
@@ -97,9 +98,8 @@ def show(
 def report(run: RunPath) -> None:
     """Complete the report of a run, and write report.html and report.json."""
     from crossbreed.runs import report_on
-    from crossbreed.terminal import Terminal
 
-    with Terminal() as show:
+    with _shown() as show:
         report_on(run, on_event=show)
 
 
@@ -130,9 +130,8 @@ def publish(
 ) -> None:
     """Write the winner as an ordinary checkpoint with a model card."""
     from crossbreed.runs import publish_run
-    from crossbreed.terminal import Terminal
 
-    with Terminal() as show:
+    with _shown() as show:
         publish_run(
             run,
             out,
@@ -171,10 +170,9 @@ def merge(
 ) -> None:
     """Write the checkpoints of recipes or mergekit YAML files, several of them in one pass."""
     from crossbreed.runs import merge_recipe, merge_recipes
-    from crossbreed.terminal import Terminal
 
     options = {"sources": source or [], "accept": accept or []}
-    with Terminal() as show:
+    with _shown() as show:
         if len(recipes) == 1:
             merge_recipe(recipes[0], out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
         else:
@@ -254,27 +252,40 @@ def doctor(as_json: AsJson = False) -> None:
         typer.echo(render(findings))
 
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+_stop = Stop()
+
+
+@contextmanager
+def _shown() -> "Iterator[Listener]":
+    """Yields a listener that shows events, and ends the run at the first one after a Ctrl-C that got lost."""
+    from crossbreed.terminal import Terminal
+
+    with Terminal() as show:
+
+        def tell(event: "Event") -> None:
+            show(event)
+            _stop.check()
+
+        yield tell
 
 
 def main() -> None:
     """Runs the command; exit codes: 0 done, 1 machine, engine or bug, 2 the user's input, 130 Ctrl-C or SIGTERM."""
-    for number in _STOPS:
-        signal.signal(number, _interrupt)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed ends no run; workers inherit it
+    _stop.listen()
+    streams = sys.stdout, sys.stderr
     try:
-        code = app(standalone_mode=False)
-        if code == 130:
-            raise KeyboardInterrupt  # which typer has converted to an exit code
+        try:
+            code = _called()
+        finally:
+            _stop.end()
     except BrokenPipeError:
-        code = 1  # whoever read the output is gone
+        code = 0  # whoever read the output has what was wanted, as `head` does
     except InputError as error:
         code = _fail(2, str(error))
     except (CrossbreedError, OSError) as error:
         code = _fail(1, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail(130, "stopped; the same command resumes")
+        code = _fail(STOPPED, "stopped; the same command resumes")
     except Exception as error:
         show = getattr(error, "show", None)  # click's own: a wrong option or argument
         if show is None:
@@ -282,13 +293,25 @@ def main() -> None:
         else:
             show()
             code = 2
-    _flush()
+    _flush(*streams)
     sys.exit(code or 0)
 
 
-def _flush() -> None:
+def _called() -> int | None:
+    try:
+        code: int | None = app(standalone_mode=False)
+    except SystemExit as ended:  # typer's own, where a pipe is closed
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0
+        raise
+    if code == STOPPED:
+        raise KeyboardInterrupt  # which typer has converted to an exit code
+    return code
+
+
+def _flush(*streams: TextIO | None) -> None:
     """Flushes the output, which may be closed or go to a process that has ended."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         if stream is not None:
             try:
                 stream.flush()
@@ -296,13 +319,6 @@ def _flush() -> None:
                 from crossbreed.terminal import let_go
 
                 let_go(stream)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Unwinds at the first Ctrl-C, so that workers stop; the second ends the process, which is safe for the journal."""
-    for number in _STOPS:
-        signal.signal(number, lambda *_: os._exit(130))
-    raise KeyboardInterrupt
 
 
 def _fail(code: int, message: str) -> int:

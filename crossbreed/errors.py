@@ -79,6 +79,14 @@ def is_fault(error: BaseException) -> bool:
     return isinstance(error, FAULTS) and not isinstance(error, NO_FAULTS)
 
 
+def is_fault_again(error: BaseException) -> bool:
+    """Returns whether what starting a worker raised is a fault, where the same code has started one before.
+
+    Then a plain RuntimeError, in which libraries of engines wrap what a device or a socket does, is no bug either.
+    """
+    return is_fault(error) or type(error) is RuntimeError
+
+
 def printable(text: str) -> str:
     r"""Returns a text without what a terminal would obey: escapes instead of control characters.
 

@@ -51,6 +51,8 @@ def any_of(names: Iterable[object]) -> str:
 
 def suggestion(wrong: object, right: Iterable[str]) -> str:
     """Returns "did you mean ...?" with the nearest of `right`; empty if none is near."""
+    if isinstance(wrong, bool):
+        return hint_at_boolean(wrong)
     close = get_close_matches(str(wrong)[:_MOST_OF_A_NAME], list(right), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
 
@@ -74,6 +76,20 @@ def hint_at_exponent(value: object) -> str:
         sign = "" if power[1] in "+-" else "+"
         return f"YAML reads {value} as text: write {whole}{fraction or '.0'}{power[0]}{sign}{power[1:]}"
     return ""
+
+
+def hint_at_boolean(value: object) -> str:
+    """Returns how YAML wants a text that it took for true or false, or one inside, as key or value; else nothing.
+
+    >>> hint_at_boolean(["maybe", False])
+    'YAML reads no, off and false without quotes as false: quote it, as in "no"'
+    """
+    if isinstance(value, bool):
+        words, word = ("yes, on and true", "yes") if value else ("no, off and false", "no")
+        return f'YAML reads {words} without quotes as {str(value).lower()}: quote it, as in "{word}"'
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    return next(filter(None, map(hint_at_boolean, value)), "") if isinstance(value, list | tuple) else ""
 
 
 def type_name(value: object) -> str:

@@ -112,7 +112,7 @@ class Registry(Mapping[str, T], Generic[T]):
             f"unknown {self.noun} `{name}`"[:200],
             expected=f"one of {any_of(map(self._with_package, self))}",
             where=where,
-            fix=suggestion(str(name).lower(), self)
+            fix=suggestion(name if isinstance(name, bool) else str(name).lower(), self)
             or f"install the package that provides it; `crossbreed list {self.plural}` shows the installed ones",
         )
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -14,7 +14,7 @@ from crossbreed.runs.events import Event, ReportWritten, TrialDone
 from crossbreed.runs.results.report_text import summary
 
 if TYPE_CHECKING:
-    from crossbreed.runs.check import Findings
+    from crossbreed.runs.check import Example, Findings
 
 
 class Terminal:
@@ -89,6 +89,8 @@ def _printable_lines(event: Event) -> str:
 
 _SHOWN_GROUPS = 12
 """The most lines that `check` prints of groups."""
+_SHOWN_CHARACTERS = 400
+"""The most that it prints of a text whose likelihood is scored: such texts may be chapters."""
 
 
 def _groups_lines(findings: "Findings") -> list[str]:
@@ -106,6 +108,19 @@ def _groups_lines(findings: "Findings") -> list[str]:
     return lines
 
 
+def _example_lines(example: "Example") -> Iterator[str]:
+    if example.prompt or not example.scored:
+        yield repr(example.prompt)
+    if example.scored:
+        more = len(example.scored) - _SHOWN_CHARACTERS
+        cut = f" and {more} characters more" if more > 0 else ""
+        yield f"  text: {example.scored[:_SHOWN_CHARACTERS]!r}{cut}"
+    if example.gold:
+        yield f"  gold: {example.gold!r}"
+    if example.answer is not None:
+        yield f"  base: {'' if example.scored else f'{example.answer!r}, '}score {example.value:g}"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
@@ -121,7 +136,5 @@ def findings_text(findings: "Findings") -> str:
     lines += [f"  note    {note}" for note in findings.notes]
     lines += _groups_lines(findings)
     for example in findings.examples:
-        lines += ["", f"{example.task}, item {example.item_id}:", repr(example.prompt), f"  gold: {example.gold!r}"]
-        if example.answer is not None:
-            lines.append(f"  base: {example.answer!r}, score {example.value:g}")
+        lines += ["", f"{example.task}, item {example.item_id}:", *_example_lines(example)]
     return "\n".join([*lines, "", "no problems found"])

@@ -30,6 +30,7 @@ GROUND = {
     "json_text",
     "patterns",
     "text_files",
+    "bounded",
     "lazy",
     "objects",
     "registry",
@@ -43,8 +44,9 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     **{part: GROUND | {part} for part in FLOOR},
     "runs": HOUSE,
+    "stopping": GROUND,
     "terminal": HOUSE,
-    "cli": HOUSE | {"terminal"},
+    "cli": HOUSE | {"stopping", "terminal"},
     "__init__": HOUSE | {"testing"},
     "testing": HOUSE | {"testing"},
 }

@@ -139,6 +139,14 @@ def pipe(name: str) -> Callable[[Place], None]:
 
 
 CHECK = ("check", "spec.yaml")
+CHOICE = {
+    "kind": "choice",
+    "name": "red",
+    "items": "red.jsonl",
+    "prompt": "{q}",
+    "answer": "a",
+    "choices": [True, False],
+}
 MERGE = ("merge", "recipe.yaml", "--out", "out", "--source", "base=base", "--source", "red=red")
 RULE = "rules.0."
 BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
@@ -160,7 +168,7 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "spec: two documents": (more_spec("---\nname: x\n"), CHECK, "not one YAML document"),
     "spec: empty": (spec_text(""), CHECK, "not a mapping"),
     "spec: pipe": (pipe("spec.yaml"), CHECK, "not a regular file"),
-    "spec: folder": (lambda place: None, ("check", "base"), "is a directory"),
+    "spec: folder": (lambda place: None, ("check", "base"), "a folder"),
     "spec: absent": (lambda place: None, ("check", "nowhere.yaml"), "no such file"),
     "spec: no text": (lambda place: (place.spec.write_bytes(b"\xff\xfe\x00"), None)[1], CHECK, "cannot be read"),
     "name: escapes": (in_spec("name", "a/../../b"), ("run", "spec.yaml"), "not a path"),
@@ -171,6 +179,11 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "name: long": (in_spec("name", "x" * 3000), CHECK, "at most 100"),
     "text: yes": (in_spec("fitness.tasks.0.answer", True), CHECK, 'quote it: "'),
     "text: no as key": (in_spec("sources.experts", {False: "./red"}), CHECK, 'quote it: "no"'),
+    "text: no in a list": (in_spec("fitness.tasks.0.stop", [False]), CHECK, 'quote it: "no"'),
+    "text: no for a list": (in_spec("fitness.tasks.0.stop", False), CHECK, 'quote it, as in "no", in a list'),
+    "text: yes as kind": (in_spec("optimizer.kind", True), CHECK, 'quote it, as in "yes"'),
+    "text: yes or": (in_spec("space.groups", {"modules": [True]}), CHECK, 'quote it: "yes"'),
+    "text: yes and no": (in_spec("fitness.tasks", [CHOICE]), CHECK, "choices.0` must be a text"),
     "text: number": (in_spec("fitness.tasks.0.answer", 7), CHECK, 'quote it: "7"'),
     "key: long": (more_spec("x" * 500 + ": 1\n"), CHECK, "unknown key"),
     "keys: thousands": (in_spec("fitness.engine", {f"k{i}": i for i in range(3000)}), CHECK, "kind"),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from crossbreed.errors import InputError
 from crossbreed.mergekit.config import FLOATS, Conditional, Ignored, ModelReference, TokenizerConfig, TokenRow
 from crossbreed.mergekit.methods import METHODS, Parameter
-from crossbreed.parsing import any_of, require_keys, suggestion, type_name
+from crossbreed.parsing import any_of, hint_at_boolean, require_keys, suggestion, type_name
 
 TOP_KEYS = (
     *("merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "parameters"),
@@ -55,7 +55,11 @@ class KeyReader:
             return f"{path}@{value['revision']}" if value.get("revision") else path
         if not isinstance(value, str) or not value:
             raise InputError(
-                "this names no model", expected="MODEL or MODEL+ADAPTER", got=type_name(value), where=where
+                "this names no model",
+                expected="MODEL or MODEL+ADAPTER",
+                got=type_name(value),
+                where=where,
+                fix=hint_at_boolean(value),
             )
         return value
 

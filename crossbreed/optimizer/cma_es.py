@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from statistics import median
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,8 @@ from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
 from crossbreed.types import Box, Outcome, Point, Status
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="Could not import matplotlib")  # its plots are not ours
+if TYPE_CHECKING:
     import cma
-    from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
 
 class CmaEsOptions(Options):
@@ -81,7 +79,11 @@ class CmaEs(Generational):
         taken[: self._box.dim] = to_unit(self._box, recorded)
         self._samples[index] = taken
 
-    def _begin(self, mean: NDArray[np.float64], popsize: int | None) -> cma.CMAEvolutionStrategy:
+    def _begin(self, mean: NDArray[np.float64], popsize: int | None) -> "cma.CMAEvolutionStrategy":
+        with warnings.catch_warnings():  # here, not above: it brings scipy.stats, a second of every command's
+            warnings.filterwarnings("ignore", message="Could not import matplotlib")  # its plots are not ours
+            import cma
+            from cma.sigma_adaptation import CMAAdaptSigmaCSA
         options = {
             "AdaptSigma": CMAAdaptSigmaCSA,  # the default above 300 coordinates draws from the global generator
             "bounds": [0.0, 1.0],

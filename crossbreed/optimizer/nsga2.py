@@ -86,8 +86,7 @@ class Nsga2(Generational):
             params = dict(zip(self._axes, taken, strict=True))
             self._study.add_trial(create_trial(params=params, distributions=dict(self._axes), values=values))
             completed = self._study.get_trials(deepcopy=False)[-1]
-        if not self._is_around_start:
-            self._sampler.completed.append(completed)
+        self._sampler.completed.append(completed)
 
     def _breed(self) -> None:
         """Asks for the missing candidates: a whole new generation, or replacements of those that FAILED."""
@@ -102,7 +101,7 @@ class Nsga2(Generational):
 
     @property
     def _is_around_start(self) -> bool:
-        """Whether this is the first generation, around a start: it is enqueued, which to Optuna is no generation."""
+        """Whether this is the first generation, around a start."""
         return self._start is not None and self._num_completed < self._population
 
     def _ask_trial(self) -> Trial:

@@ -14,7 +14,7 @@ import yaml
 
 from crossbreed.errors import InputError
 from crossbreed.json_text import parse_json
-from crossbreed.parsing import any_of, hint_at_exponent, require_keys, shown, type_name
+from crossbreed.parsing import any_of, hint_at_boolean, hint_at_exponent, require_keys, shown, type_name
 from crossbreed.patterns import Matcher, full_matcher, part_matcher
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.text_files import read_text
@@ -75,7 +75,8 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_record
     sources = _strings(mapping["sources"], where=f"{where}, sources")
     base = mapping["base"]
     if not isinstance(base, str) or base not in sources:
-        raise InputError("`base` is not one of the sources", expected=any_of(sources), got=shown(base), where=where)
+        expected, fix = any_of(sources), hint_at_boolean(base)
+        raise InputError("`base` is not one of the sources", expected=expected, got=shown(base), where=where, fix=fix)
     if not isinstance(mapping["rules"], list | tuple):
         raise InputError(
             "`rules` is not a list", expected="a list of rules", got=type_name(mapping["rules"]), where=where
@@ -270,5 +271,6 @@ def _refuse(value: Any, param: ParamSpec, where: str) -> None:
 
 def _strings(value: Any, *, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
-        raise InputError(f"`{where}` is not a mapping of names to hashes", got=shown(value), where=where)
+        fix = hint_at_boolean(value)
+        raise InputError(f"`{where}` is not a mapping of names to hashes", got=shown(value), where=where, fix=fix)
     return dict(value)

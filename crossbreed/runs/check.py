@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Task, evaluate_tasks
+from crossbreed.fitness import Loglikelihood, Task, evaluate_tasks
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
@@ -23,6 +23,8 @@ class Example:
     prompt: str
     gold: str
     """The gold answer; empty if there is none."""
+    scored: str = ""
+    """The text whose likelihood is scored after the prompt, where there is no gold answer."""
     answer: str | None = None
     """The base's answer, if the engine was started."""
     value: float | None = None
@@ -104,8 +106,9 @@ def _check_memory(plan: Plan, present: int) -> None:
 
 def _example(plan: Plan, task: Task) -> Example:
     item = plan.items["search"][task.name].items[0]
-    request = task.requests(item)[0]
-    return Example(task=task.name, item_id=item.id, prompt=request.prompt.text, gold=task.kind.shown(item))
+    request, gold = task.requests(item)[0], task.kind.shown(item)
+    scored = request.continuation if isinstance(request, Loglikelihood) and not gold else ""
+    return Example(task=task.name, item_id=item.id, prompt=request.prompt.text, gold=gold, scored=scored)
 
 
 def _answered(plan: Plan, examples: list[Example]) -> list[Example]:

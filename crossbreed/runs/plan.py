@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError
@@ -21,7 +22,8 @@ from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
-from crossbreed.runs.record.identity import run_record
+from crossbreed.runs.record.identity import check_same_run, run_record
+from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.baselines import baselines
@@ -174,6 +176,11 @@ class Plan:
             artifacts=self.weights.artifact_hashes if self.weights else {},
             host=self.weights.host_hashes if self.weights else {},
         )
+
+    def require_begun(self, begun: RunRecord, *, where: Path) -> None:
+        """Raises InputError unless a journal's first record, of whatever version, identifies this run."""
+        recorded = migrated(begun, self.spec, renamed=self.renamed_settings)
+        check_same_run(recorded, self.run_record(), where=where)
 
     def _check_warm_starts(self) -> None:
         are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)

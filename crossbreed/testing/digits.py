@@ -162,6 +162,8 @@ class Bred:
 def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials: int, seed: int) -> Bred:
     """Searches, or continues where the folder's journal ends, and evaluates the best member on the report's pictures.
 
+    A finished run gives the result that it has: nothing is evaluated again.
+
     Args:
         folder: The run's folder; created if missing.
         seeds: The networks to begin with.
@@ -204,6 +206,7 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
         else:
             journal.append(begun)
         loop.replay(journal.records[1:])
+        loop.restore_optimizer()  # its archive chooses the network, also of a run that is over
         pool = LocalPool(Classifier, retries=0)
         loop.search(pool)
         trial = max((history.trials[n] for n in optimizer.parents), key=lambda t: (t.objectives or (), -t.number))

@@ -27,6 +27,7 @@ from crossbreed.optimizer import (
     RandomSearch,
     SearchInputs,
     build_optimizer,
+    replayed,
 )
 from crossbreed.optimizer.cma_es import rank_losses
 from crossbreed.testing.optimizers import (
@@ -34,6 +35,7 @@ from crossbreed.testing.optimizers import (
     OptimizerConformance,
     Sphere,
     Spheres,
+    ask_point,
     calls,
     drive,
     make_inputs,
@@ -279,6 +281,24 @@ def test_nsga2_asks_the_start_first_and_stays_near_it() -> None:
     assert optimizer.ask(10) is None
     assert first[0] == pytest.approx(start)
     assert 0.05 < np.std(np.array(first[1:]) - start) < 0.15  # 0.05 of a range of 2
+
+
+@pytest.mark.parametrize("num_failed", [0, 2])
+@pytest.mark.parametrize("by", [0.0, 1e-3])
+def test_nsga2_breeds_its_second_generation_from_the_first_around_a_start(num_failed: int, by: float) -> None:
+    """Also where some of it FAILED, or a journal has other points in the place of its own."""
+    problem = Spheres(optima=((0.0,) * 4, (1.0,) * 4))
+    optimizer = Nsga2(make_inputs(num_objectives=2, start=(0.5,) * 4), Nsga2Options(population=8, spread=0.01))
+    for number in range(8 + num_failed):
+        point = (0.5 + by * (number + 1),) * 4
+        if by:
+            assert replayed(optimizer, number, point) is not None
+        elif (point := ask_point(optimizer, number)) is None:
+            raise AssertionError(f"nothing to ask for {number}")
+        optimizer.tell(_failed(number) if number < num_failed else ok(problem, number, point))
+    second = np.array([optimizer.ask(number) for number in range(8 + num_failed, 16 + num_failed)])
+    assert np.abs(second - 0.5).max() < 0.4  # crossed and mutated; uniform draws reach 1.0
+    assert np.median(np.abs(second - 0.5)) < 0.1
 
 
 def test_nsga2_replaces_what_failed_within_the_generation() -> None:

@@ -1,5 +1,6 @@
 """Bad input through the command line: the right exit code, one screen, no traceback, the run folder intact."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -342,6 +343,25 @@ def test_publishing_over_something_or_an_unknown_trial(cli: Cli, finished: Path,
     assert show_json(finished)["state"] == "finished"
 
 
+def test_what_is_uploaded_is_compared_with_its_list_once(
+    cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = ("publish", finished, "--no-report", "--licence", "mit", "--out", tmp_path / "model", "--trial", 1)
+    assert cli(*publish)[0] == 0
+    digest, read = hashlib.file_digest, list[str]()
+
+    def counted(file: Any, kind: str) -> Any:
+        read.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    assert cli(*publish, "--push", "org/name", "--dry-run")[0] == 0
+    assert read.count("model.safetensors") == 1
+    assert len(read) == len(set(read))
+    (tmp_path / "model" / "README.md").write_text("better than it is")
+    assert cli(*publish, "--push", "org/name", "--dry-run")[0] == 2
+
+
 def test_an_engine_that_dies_at_start_is_the_machines_fault(cli: Cli, spec: Path, tmp_path: Path) -> None:
     code, err = cli("run", spec, "--out", tmp_path / "run", "--set", "fitness.engine.fail=start")
     assert code == 1
@@ -353,14 +373,8 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> None:
     assert any("  trial " in line for line in process.stdout)
 
 
-@pytest.mark.parametrize(
-    ("number", "signals"),
-    [
-        (signal.SIGINT, 1),
-        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "signals"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_ctrl_c_once_and_twice_and_sigterm_leave_a_run_that_resumes(
     number: signal.Signals, signals: int, cli: Cli, spec: Path, tmp_path: Path
 ) -> None:
@@ -389,3 +403,14 @@ def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> Non
     first.communicate(timeout=120)
     assert first.returncode == 0
     os.stat(tmp_path / "run" / "report.json")
+
+
+@pytest.mark.timeout(30)
+def test_a_run_folder_with_a_pipe_in_it(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    for name in ("journal.jsonl", "spec.yaml", "log.txt", "report.json"):
+        folder = Path(shutil.copytree(finished, tmp_path / name))
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        for command in (("show", folder), ("report", folder), ("run", finished / "spec.yaml", "--out", folder)):
+            code, error = cli(*command)
+            assert (code, f"`{name}` is neither a file nor a folder" in error) == (2, True), command

@@ -135,6 +135,28 @@ def test_a_larger_budget_goes_on(whole: Path, tmp_path: Path) -> None:
     assert searched == [r for r in journal_of(whole) if r.get("split") == "search"]
 
 
+def test_a_finished_run_gives_its_result_and_evaluates_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = search(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(digits.Classifier, "evaluate", lambda self, job: pytest.fail(f"{job.number} is evaluated"))
+        assert search(tmp_path) == first
+    assert journal_of(tmp_path) == journal_of(whole)
+
+
+@pytest.mark.parametrize("lacking", ["end", "report"])
+def test_a_run_that_was_stopped_between_its_search_and_its_end_is_completed(
+    lacking: str, whole: Path, tmp_path: Path
+) -> None:
+    lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
+    assert '"kind":"end"' in lines[-1]
+    assert '"split":"report"' in lines[-2]
+    (tmp_path / "journal.jsonl").write_text("".join(lines[: {"end": -1, "report": -2}[lacking]]))
+    search(tmp_path)
+    assert journal_of(tmp_path) == journal_of(whole)
+
+
 def test_a_search_does_not_go_on_from_other_networks(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_bytes((whole / "journal.jsonl").read_bytes())
     with pytest.raises(InputError, match=r"sources\.network 0"):

@@ -149,6 +149,21 @@ def test_check_shows_the_answers_of_the_base(spec: Path) -> None:
         assert f"base: {example.answer!r}, score {example.value:g}" in findings_text(findings)
 
 
+@pytest.mark.parametrize(("text", "shown"), [("a red fox", "'a red fox'"), ("x" * 500, "x' and 100 characters more")])
+def test_check_shows_the_text_whose_likelihood_is_scored(spec: Path, tmp_path: Path, text: str, shown: str) -> None:
+    items = tmp_path / "texts.jsonl"
+    items.write_text("".join(json.dumps({"id": str(i), "text": f"{text}{i}" if i else text}) + "\n" for i in range(90)))
+    task = f"{{name: prose, kind: perplexity, items: {items}, stratify: null}}"
+    split = "fitness.split={search: 40, select: 25, report: 25}"
+    changes = [f"fitness.tasks=[{task}]", "fitness.objectives=[{task: prose}]", split]
+    [example] = check_spec(load_spec(spec, changes)).examples
+    example = replace(example, scored=text, answer="", value=5.5)
+    lines = findings_text(replace(check_spec(load_spec(spec)), examples=(example,))).splitlines()
+    assert lines[-4].startswith("  text: ")
+    assert lines[-4].endswith(shown)
+    assert lines[-3:] == ["  base: score 5.5", "", "no problems found"]
+
+
 def test_check_resolved_prints_a_spec_that_is_the_same_run(spec: Path, tmp_path: Path) -> None:
     shown = call("check", spec, "--resolved", "--set", "seed=9").stdout
     (tmp_path / "resolved.yaml").write_text(shown)

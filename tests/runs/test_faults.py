@@ -1,5 +1,6 @@
 """A fault is retried, logged and FAILED; a bug ends the run with its traceback in log.txt, and the run resumes."""
 
+import itertools
 import os
 import re
 import signal
@@ -16,9 +17,12 @@ from crossbreed.errors import EngineError, InputError, MachineError, SwapError
 from crossbreed.fitness import ENGINES, EnginePart, FakeConfig, Request, Response
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs import load_spec, run
+from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
+from crossbreed.runs.results.show import show_json
 from crossbreed.runs.search.pool import Job, JobResult, Pool
 from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.runs.workers.ray_pool import RayPool
+from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.types import Recipe, Score, Status, WeightStream
 
@@ -287,6 +291,124 @@ def test_what_closing_a_dead_engine_and_starting_another_raise_is_logged() -> No
     assert sum("RuntimeError: the engine is dead" in text for text in log) == RETRIES + 1
     starts = [text for text in log if text.startswith("a worker did not start: attempt")]
     assert ["MachineError: no port" in starts[0], "[Errno 12] no memory" in starts[1], len(starts)] == [True, True, 2]
+
+
+def test_a_runtime_error_of_an_engine_that_starts_again_is_a_fault(start: Callable[..., Pool], tmp_path: Path) -> None:
+    """What the library of an engine wraps in it is none of the same code's bugs: it has started one before."""
+    log, starts = list[str](), tmp_path / "starts"
+    starts.mkdir()
+
+    def make() -> Evaluator:
+        number = len(list(starts.iterdir()))
+        (starts / f"{number}").touch()
+        if number in (1, 2):
+            raise RuntimeError("CUDA error: device busy")
+        return Evaluator(EngineError("no answer"))
+
+    pool = start(make, log.append)
+    try:
+        assert answer(pool, 0, 1, 3)[1].score.status is Status.FAILED
+    finally:
+        pool.close()
+    assert sum("did not start: attempt" in text and "CUDA error: device busy" in text for text in log) == 2
+
+
+def test_an_engine_that_never_starts_again_ends_the_run_with_one_message(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run resumes when the engine is well."""
+    out, canary, num_starts = tmp_path / "run", Worker.canary, 0
+
+    def dying(self: Worker) -> None:
+        nonlocal num_starts
+        num_starts += 1
+        if num_starts > 1:
+            raise RuntimeError("CUDA error: device busy")
+        canary(self)
+
+    monkeypatch.setattr(sys, "argv", ["crossbreed", "run", str(spec), "--out", str(out)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "canary", dying)
+        patch.setattr(BrokenEngine, "answer", failing_at(40, BrokenEngine.answer))
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("CUDA error: device busy"), "Traceback" in said) == (1, 1, False)
+    assert "no worker could be started" in said
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+
+
+def test_show_says_how_many_workers_there_are_while_a_run_goes_on(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of an earlier driver's, or of one that has ended."""
+    out, shown = tmp_path / "run", list[Any]()
+    monkeypatch.setattr(BrokenEngine, "answer", failing_at(40, BrokenEngine.answer))
+    run(load_spec(spec), out, on_event=lambda event: shown.append(_workers(out)))
+    assert shown[0] is None, "no worker has been needed"
+    one = {"wanted": 1, "alive": 1, "starting": 0, "lost": 0, "replaced": 0}
+    assert (one in shown, shown[-1]) == (True, one | {"lost": 1, "replaced": 1})
+    assert show_json(out)["workers"] is None
+    again = list[Any]()
+    run(load_spec(spec), out, on_event=lambda event: again.append(_workers(out)))
+    assert again == [None] * len(again)
+
+
+def _workers(out: Path) -> Any:
+    return show_json(out)["workers"] if (out / "spec.yaml").exists() else None
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((4, 4, 0, 0), "4 of 4 workers alive"),
+        ((4, 2, 1, 3), "2 of 4 workers alive, 1 starting, 3 lost since the driver began, 2 of them replaced"),
+    ],
+)
+def test_the_counts_of_workers_are_one_line(counts: tuple[int, ...], said: str, tmp_path: Path) -> None:
+    names = ("wanted", "alive", "starting", "lost")
+    made = WorkerCounts(**dict(zip(names, counts, strict=True)))
+    assert str(made) == said
+    made.write(tmp_path)
+    assert read_counts(tmp_path) == made
+    (tmp_path / "workers.json").write_text("[1]")
+    assert read_counts(tmp_path) is None
+
+
+def test_a_pool_counts_what_it_starts_and_loses(start_counting: Callable[..., Pool]) -> None:
+    seen = list[WorkerCounts]()
+    pool = start_counting(lambda: Evaluator(EngineError("no answer")), seen.append)
+    try:
+        answer(pool, 0, 1, 3)
+    finally:
+        pool.close()
+    assert seen[-1] == WorkerCounts(wanted=1, alive=1, starting=0, lost=RETRIES + 1)
+    assert any(counts.alive == 0 and counts.lost and counts.replaced for counts in seen)
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.engine)])
+def start_counting(request: pytest.FixtureRequest) -> Callable[..., Pool]:
+    """Starts a pool that counts its workers."""
+    if request.param == "local":
+        return lambda make, on_count: LocalPool(make, retries=RETRIES, on_count=on_count)
+    request.getfixturevalue("ray")
+    return lambda make, on_count: RayPool(
+        make, count=1, cpus=1, gpus=0, address=None, retries=RETRIES, on_count=on_count
+    )
+
+
+def failing_at(number: int, answer: Callable[..., list[Response]]) -> Callable[..., list[Response]]:
+    """Answers of an engine, one of which it cannot give."""
+    count = itertools.count(1)
+
+    def answered(self: BrokenEngine, requests: Sequence[Request]) -> list[Response]:
+        if next(count) == number:
+            raise EngineError("no answer")
+        return answer(self, requests)
+
+    return answered
 
 
 @pytest.mark.parametrize("error", [SwapError("old weights"), InputError("a wrong item"), TypeError("no type")])

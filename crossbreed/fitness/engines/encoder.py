@@ -2,15 +2,17 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from crossbreed.bounded import Begin
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.model_config import load_config
-from crossbreed.sources.tokenization import load_tokenizer, num_appended, token_ids
+from crossbreed.sources.tokenization import num_appended, reading_texts, shared_tokenizer, token_ids
 from crossbreed.sources.vocabulary import end_tokens
 
 
@@ -43,7 +45,7 @@ class Encoder:
         Raises:
             InputError: the host has no tokenizer, or no configuration that transformers can read.
         """
-        self.tokenizer = load_tokenizer(host)
+        self.tokenizer = shared_tokenizer(host)
         self.max_model_len = max_model_len or _context_length(host)
         self.eos_ids = _own_ends(host, self.tokenizer.eos_token_id)
         self._num_appended = num_appended(self.tokenizer)
@@ -108,7 +110,7 @@ class Encoder:
 
 
 def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False) -> None:
-    """Tokenises every request of every task, without an engine.
+    """Tokenises every request of every task, without an engine, within limits of time and memory.
 
     Args:
         tasks: the tasks of the run.
@@ -117,12 +119,27 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None,
         calibration: whether the run also needs calibration requests.
 
     Raises:
-        InputError: no engine could answer a request; if it is too long, the message names the item.
+        InputError: no engine could answer a request; if it is too long, or its tokens do not come to an end, the
+            message names the item.
     """
+    asked = [
+        (task, [(item, (*task.requests(item), *([task.calibration(item)] * calibration))) for item in task.items])
+        for task in tasks
+    ]
+    reading_texts(partial(_check_asked, asked, host, max_model_len), host)
+
+
+def _check_asked(
+    asked: Sequence[tuple[Task, Sequence[tuple[Item, Sequence[Request]]]]],
+    host: Path,
+    max_model_len: int | None,
+    begin: Begin,
+) -> None:
     encoder = Encoder(host, max_model_len=max_model_len)
-    for task in tasks:
-        for item in task.items:
-            for request in (*task.requests(item), *([task.calibration(item)] * calibration)):
+    for task, requests_of_items in asked:
+        for item, requests in requests_of_items:
+            begin(f"item `{item.id}` of task `{task.name}`"[:200])
+            for request in requests:
                 try:
                     encoder.encode(request)
                 except TooLong as error:
@@ -141,6 +158,7 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None,
                         where=error.where or item.place(task.name),
                         fix=error.fix or "lengthen the item, or remove it",
                     ) from None
+        begin(f"the answers of task `{task.name}`"[:200])
         _check_golds(task, encoder)
 
 

@@ -152,6 +152,7 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "asked": len(history.candidates),
         "wanted": None if run.budget is None else num_initial + run.budget,
         "failed": len(history.failed),
+        "workers": str(run.workers) if run.workers else None,
         "elapsed_s": history.elapsed_s,
         "seconds": dict(summary.seconds),
         "best": summary.best and summary.best.number,

@@ -22,6 +22,7 @@ function drawState() {
   const parts = [
     head.state === "running" ? done : count(trials.number.length, "trial"),
     head.failed && `${head.failed} FAILED (not measured)`,
+    head.workers,
     head.elapsed_s && `${duration(head.elapsed_s)} of search`,
     head.objectives.map(o => `${o.name}${o.minimize ? " (less is better)" : ""}`).join("; "),
   ];

@@ -23,7 +23,15 @@ class Hub(Protocol):
         ...
 
 
-def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = False, hub: Hub | None = None) -> str:
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    dry_run: bool = False,
+    is_verified: bool = False,
+    hub: Hub | None = None,
+) -> str:
     """Uploads the files that a published folder lists, and nothing else in it.
 
     Args:
@@ -31,6 +39,7 @@ def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = Fa
         repo_id: `org/name`.
         private: Whether a new repository is visible only to its owner.
         dry_run: Upload nothing, only list what would be uploaded.
+        is_verified: The caller has just compared the folder's files with its list, or has just written them.
         hub: The hub's client; default: the Hugging Face hub.
 
     Returns:
@@ -47,7 +56,8 @@ def push(folder: Path, repo_id: str, *, private: bool = True, dry_run: bool = Fa
             where=str(folder),
             fix="crossbreed publish RUN --out DIR",
         )
-    published.verify()
+    if not is_verified:
+        published.verify()
     if dry_run:
         return upload_listing(published.uploads, repo_id, private=private)
     try:

@@ -16,6 +16,7 @@ from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.vouching import Vouching, vouching_of
@@ -41,6 +42,8 @@ class Run:
     state: State
     budget: int | None
     """The optimizer's trials; None if they are not limited, or not known."""
+    workers: WorkerCounts | None
+    """Of the driver that is running; None if none is, or it needs none yet."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -71,6 +74,7 @@ def run_of(folder: RunFolder, known: Header, history: History) -> Run:
         objectives=known.objectives,
         state=state,
         budget=known.budget,
+        workers=read_counts(folder.path) if state == "running" else None,
     )
 
 
@@ -83,6 +87,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "schema": 1,
         "name": run.name,
         "state": run.state,
+        "workers": run.workers.to_json() if run.workers else None,
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -107,6 +112,7 @@ def show_text(path: Path) -> str:
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
         + (f", {failed} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
+        *([str(run.workers)] if run.workers else []),
         f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
     ]
     lines += [

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crossbreed.errors import InputError
-from crossbreed.parsing import hint_at_exponent, shown
+from crossbreed.parsing import hint_at_boolean, hint_at_exponent, shown
 
 _MUST_BE = {
     "tuple_type": ("a list", "[...], or a line with `- ` for each element"),
@@ -29,7 +29,7 @@ def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> In
         raw: The input of the parser.
         where: The file.
     """
-    first = min(error.errors(), key=lambda found: _cause(found) is None)
+    first = min(error.errors(), key=lambda found: (_cause(found) is None, _unquoted(found) is None))
     missing = first["loc"][-1:] if first["type"] == "missing" else ()
     key = ".".join(map(str, [*_keys(first["loc"], raw), *missing]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -61,20 +61,21 @@ def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> In
         )
     if first["type"] in _MUST_BE:
         what, expected = _MUST_BE[first["type"]]
-        return InputError(f"`{key}` must be {what}{more}", expected=expected, got=got, where=where)
+        fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(first["input"])) else ""
+        return InputError(f"`{key}` must be {what}{more}", expected=expected, got=got, where=where, fix=fix)
     said = first["msg"].removeprefix("Value error, ")
     return InputError(
         f"`{key}` is wrong: {said}{more}" if key else said + more,
         got=got if key else "",
         where=where,
-        fix=hint_at_exponent(first["input"]) or "see docs/spec.md",
+        fix=hint_at_exponent(first["input"]) or hint_at_boolean(first["input"]) or "see docs/spec.md",
     )
 
 
 def _unquoted(found: ErrorDetails) -> bool | None:
     """Returns the boolean that stands where a text is meant, as a value or as a key, if that is what is wrong."""
     is_key = found["loc"][-1:] == ("[key]",)
-    meant = found["type"] == "string_type" or (found["type"] == "literal_error" and not is_key)
+    meant = found["type"] == "string_type" or (found["type"] in ("literal_error", "enum") and not is_key)
     given = found["input"]
     return given if meant and isinstance(given, bool) else None
 

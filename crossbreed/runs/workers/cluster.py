@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from crossbreed.errors import InputError, MachineError
@@ -26,12 +29,13 @@ def connect(ray: Any, address: str | None) -> None:
         _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _handlers_kept():
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except ValueError as error:
         raise _no_address(address or "local", str(error)) from None
     except (ConnectionError, RuntimeError) as error:
@@ -39,6 +43,21 @@ def connect(ray: Any, address: str | None) -> None:
         raise MachineError(
             f"Ray could not be reached or started (address: {address or 'local'}): {error}{hint}"
         ) from None
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Leaves the program its own handlers of signals: Ray's for SIGTERM ends the process with exit 1."""
+    if threading.current_thread() is not threading.main_thread():  # others may set none
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler) and not isinstance(handler, signal.Handlers):
+                signal.signal(number, handler)
 
 
 _TOKEN_HINT = "\nIf the cluster was started with a token, set RAY_AUTH_MODE=token here, too."

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from threading import TIMEOUT_MAX, Timer
 from traceback import format_exc
 
-from crossbreed.errors import FAULTS, SwapError, is_fault
+from crossbreed.errors import FAULTS, SwapError, is_fault, is_fault_again
+from crossbreed.runs.record.worker_counts import WorkerCounts
 from crossbreed.runs.search.pool import Evaluator, Job, JobResult, notes_of
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
 from crossbreed.runs.workers.deadlines import Deadlines
@@ -26,6 +27,7 @@ class LocalPool:
         retries: int,
         timeout_s: float | None = None,
         log: Log = lambda text: None,
+        on_count: Callable[[WorkerCounts], None] = lambda counts: None,
     ) -> None:
         """Builds the worker.
 
@@ -34,9 +36,12 @@ class LocalPool:
             retries: Further attempts before a job is FAILED.
             timeout_s: Seconds after which an answer counts as hung; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
+            on_count: Receives how many workers there are, when that changes.
         """
+        self._on_count, self._num_lost = on_count, 0
         self._deadlines = Deadlines(timeout_s)
         self._make, self._retries, self._log = make, retries, log
+        self._has_started = False
         self._evaluator: Evaluator | None = self._started()
         self._jobs: deque[Job] = deque()
 
@@ -96,6 +101,8 @@ class LocalPool:
 
     def _discard(self) -> None:
         """Closes a worker that raised a fault; what that raises is logged only, since its engine may be dead."""
+        self._num_lost += 1
+        self._on_count(WorkerCounts(wanted=1, alive=0, starting=1, lost=self._num_lost))
         try:
             self.close()
         except Exception:  # whatever a dead engine raises
@@ -107,10 +114,13 @@ class LocalPool:
             try:
                 evaluator = self._make()
                 log_notes(self._log, notes_of(evaluator))
+                self._has_started = True
+                self._on_count(WorkerCounts(wanted=1, alive=1, starting=0, lost=self._num_lost))
                 return evaluator
-            except FAULTS as error:
-                if isinstance(error, SwapError) or not is_fault(error):
+            except Exception as error:
+                is_retried = is_fault_again(error) if self._has_started else is_fault(error)
+                if isinstance(error, SwapError) or not is_retried:
                     raise
-                fault = error
+                fault: Exception = error
                 log_failure(self._log, None, format_exc(), attempt=attempt, retries=MAX_FAILED_STARTS - 1)
         raise no_worker(fault) from fault

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossbreed.errors import InputError, MachineError, SwapError, is_fault, require
+from crossbreed.errors import InputError, MachineError, SwapError, is_fault, is_fault_again, require
+from crossbreed.runs.record.worker_counts import WorkerCounts
 from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Versioned, notes_of
 from crossbreed.runs.workers.attempts import (
     MAX_FAILED_STARTS,
@@ -127,6 +128,7 @@ class RayPool:
         timeout_s: float | None = None,
         log: Log = lambda text: None,
         say: Log = lambda text: None,
+        on_count: Callable[[WorkerCounts], None] = lambda counts: None,
     ) -> None:
         """Connects to Ray (or starts it on this machine), starts the workers and waits for the first.
 
@@ -142,6 +144,7 @@ class RayPool:
             timeout_s: Seconds after which a start or an answer is given up; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
             say: Receives what the user should know at once: workers that are lost, or of other versions.
+            on_count: Receives how many workers there are, when that changes.
         """
         require("ray", extra="ray")
         import ray
@@ -161,9 +164,12 @@ class RayPool:
         self._actors: set[Any] = set()
         self._names: dict[Any, str] = {}
         self._versions: dict[Any, Mapping[str, str]] = {}
-        self._num_failed_starts = 0
+        self._num_failed_starts, self._has_started = 0, False
+        self._on_count, self._counted = on_count, WorkerCounts(wanted=0, alive=0, starting=0, lost=0)
+        self._num_wanted = self._num_lost = 0
         try:
-            for _ in range(_num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)):
+            self._num_wanted = _num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)
+            for _ in range(self._num_wanted):
                 self._start_worker()
             while not self._idle:
                 self.wait()
@@ -189,6 +195,7 @@ class RayPool:
     def wait(self) -> JobResult | None:
         """See Pool."""
         while True:
+            self._tell_count()
             reference = self._next()
             if reference is None:
                 continue
@@ -198,9 +205,12 @@ class RayPool:
             except self._ray.exceptions.GetTimeoutError:
                 answered = self._replace(flight, *self._hung(flight))
             except self._ray.exceptions.RayError as error:  # the actor died or raised
-                answered = self._replace(flight, _fault(error), str(error))
+                is_restart = flight.attempt is None and self._has_started
+                answered = self._replace(flight, _fault(error, is_restart=is_restart), str(error))
             else:
-                return self._arrived(flight, result)
+                answered = self._arrived(flight, result)
+                self._tell_count()
+                return answered
             if answered is not None:
                 return answered
 
@@ -232,7 +242,7 @@ class RayPool:
                 self._dispatch()
                 return None
         if attempt is None:
-            self._num_failed_starts = 0
+            self._num_failed_starts, self._has_started = 0, True
             self._names[actor], self._versions[actor], notes = result
             log_notes(self._log, notes)
             if others := self._versions[actor]:
@@ -265,6 +275,13 @@ class RayPool:
         for actor in self._actors:
             self._ray.kill(actor)
 
+    def _tell_count(self) -> None:
+        starting = sum(flight.attempt is None for flight in self._in_flight.values()) + len(self._restarts)
+        counted = WorkerCounts(wanted=self._num_wanted, alive=len(self._names), starting=starting, lost=self._num_lost)
+        if counted != self._counted:
+            self._counted = counted
+            self._on_count(counted)
+
     def _start_worker(self) -> None:
         actor = self._actor.remote(self._make)
         self._actors.add(actor)
@@ -283,6 +300,7 @@ class RayPool:
     def _replace(self, flight: _Flight, fault: Exception, traceback: str) -> JobResult | None:
         """Replaces a failed worker; returns the job's FAILED result if this was its last attempt."""
         attempt = flight.attempt
+        self._num_lost += flight.actor in self._names
         self._ray.kill(flight.actor)
         self._actors.discard(flight.actor)
         self._names.pop(flight.actor, None)
@@ -320,12 +338,12 @@ class RayPool:
         self._restarts = sorted([*self._restarts, time.monotonic() + pause_s])
 
 
-def _fault(error: Exception) -> Exception:
+def _fault(error: Exception, *, is_restart: bool) -> Exception:
     """Returns the fault behind an error of Ray's; raises what is none: the user's mistake, or a bug."""
     from ray.exceptions import UnserializableException
 
     cause = getattr(error, "cause", error if isinstance(error, UnserializableException) else None)
-    if cause is None or is_fault(cause):
+    if cause is None or (is_fault_again(cause) if is_restart else is_fault(cause)):
         return cause or error  # without a cause: the actor, its process or its node died
     if not isinstance(cause, InputError):
         cause.add_note(f"raised in a worker:\n{error}")

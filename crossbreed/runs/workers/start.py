@@ -1,5 +1,6 @@
 """Starting the workers of a plan, each verified by the canary."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from crossbreed.runs.objects import for_workers
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.records import RunRecord
+from crossbreed.runs.record.worker_counts import WorkerCounts
 from crossbreed.runs.search.pool import Evaluator, Pool
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.attempts import Log
@@ -35,11 +37,12 @@ def prepare_artifacts(
     return prepare_grams(plan, on_event=on_event, recorded=recorded, kept=kept)
 
 
-def start_pool(plan: Plan, kept: Path, on_event: Listener, log: Log) -> Pool:
+def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Log) -> Pool:
     """Starts the workers of the Spec, and returns when one of them is ready.
 
     Args:
         plan: The run's plan.
+        folder: The run folder, for `workers.json`.
         kept: The folder in which the run keeps artifacts.
         on_event: Called when the engine starts.
         log: Receives the traceback of each failed attempt.
@@ -51,8 +54,13 @@ def start_pool(plan: Plan, kept: Path, on_event: Listener, log: Log) -> Pool:
     workers = plan.spec.workers
     on_event(EngineStarting(executor=workers.executor))
     make = partial(start_worker, for_workers(plan.spec), plan.run_record(), kept.resolve())
+
+    def on_count(counts: WorkerCounts) -> None:
+        with suppress(OSError):  # a full disk ends no run for a number that only `show` reads
+            counts.write(folder)
+
     if workers.executor == "local":
-        return LocalPool(make, retries=workers.retries, timeout_s=workers.timeout, log=log)
+        return LocalPool(make, retries=workers.retries, timeout_s=workers.timeout, log=log, on_count=on_count)
     return RayPool(
         make,
         count=None if workers.count == "auto" else workers.count,
@@ -63,6 +71,7 @@ def start_pool(plan: Plan, kept: Path, on_event: Listener, log: Log) -> Pool:
         timeout_s=workers.timeout,
         log=log,
         say=lambda text: on_event(Note(text=text)),
+        on_count=on_count,
     )
 
 
