@@ -168,7 +168,7 @@ def test_the_command_says_where_and_ends_at_ctrl_c(
 
     monkeypatch.setattr(server.ThreadingHTTPServer, "serve_forever", interrupted)
     done = CliRunner().invoke(app, ["dashboard", str(hostile), "--port", "0"])
-    assert done.exit_code == 0
+    assert done.exit_code == 130
     assert done.output.startswith("http://127.0.0.1:")
     assert isinstance(CliRunner().invoke(app, ["dashboard", str(tmp_path)]).exception, InputError)
 

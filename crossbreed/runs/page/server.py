@@ -195,13 +195,13 @@ def start(path: Path, port: int | None = None) -> ThreadingHTTPServer:
 
 
 def serve(path: Path, *, port: int | None, on_start: Callable[[str], None]) -> None:
-    """Serves a run's page until Ctrl-C.
+    """Serves a run's page until KeyboardInterrupt, which passes.
 
     Args:
         path: The run folder.
         port: See `start`.
         on_start: Called with the page's address when it can be opened.
     """
-    with start(path, port) as server, suppress(KeyboardInterrupt):
+    with start(path, port) as server:
         on_start(f"http://{HOST}:{server.server_address[1]}/")
         server.serve_forever()
