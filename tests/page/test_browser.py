@@ -1,6 +1,8 @@
 """The page in a real, headless browser: drawn, kept up to date, used by keyboard, dark, and large."""
 
+import fcntl
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.results.answers import Questions
 from crossbreed.runs.results.show import open_run
 
+GOLDEN = Path(__file__).parents[1] / "golden/runs"
 DRAWN = "return performance.getEntriesByName('drawn').length > 0"
 PAINTED = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
 IS_DRAWN = """
@@ -113,6 +116,9 @@ def test_what_is_scored_appears_by_itself_and_the_end_brings_the_report(
         browser.wait(f"return document.querySelector('.verdict').innerText === {json.dumps(verdict)}")
         assert "On the report items" in browser.text("#models")
         assert "finished" in browser.text("#state")
+        with (out / "journal.jsonl").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # a larger budget: the search goes on
+            browser.wait("return document.querySelector('.verdict').innerText.startsWith('Searching.')")
 
 
 @pytest.mark.slow
@@ -130,6 +136,22 @@ def test_what_is_wrong_with_a_run_is_said_on_the_page(browser: Browser, hostile:
             file.write(b"{}\n")
         browser.wait("return document.querySelector('#state').innerText.includes('the journal is damaged')")
     browser.complaints()  # the browser itself says that the server has failed
+
+
+@pytest.mark.slow
+def test_a_run_of_an_older_version(browser: Browser, tmp_path: Path) -> None:
+    """Without structure.json.gz, and with a report that has no verdict."""
+    run = Path(shutil.copytree(GOLDEN / "v0.1.0/nsga2/finished", tmp_path / "run"))
+    (run / "spec.yaml").write_text((run / "spec.yaml").read_text().replace("@sources@", str(GOLDEN / "sources")))
+    with served(run) as url:
+        browser.open(url)
+        browser.wait(DRAWN)
+        assert browser.text(".verdict").startswith("Reported: trial ")
+        assert browser.run(IS_DRAWN, "#front")
+        browser.run("document.querySelector('[data-key=pick-8]').click()")
+        browser.wait("return document.querySelector('#trial tbody th')")
+        browser.wait("return document.querySelectorAll('#answers tbody tr').length > 0")
+        assert "red|red " in browser.text("#answers")
 
 
 @pytest.mark.slow
@@ -208,7 +230,7 @@ def test_a_run_with_names_and_answers_of_strangers(browser: Browser, hostile: Pa
 @pytest.mark.slow
 def test_a_report_of_ten_thousand_trials_is_small_and_quick(browser: Browser, hostile: Path, tmp_path: Path) -> None:
     run = open_run(grown(hostile, tmp_path / "run", trials=10_000))
-    report = json.loads((hostile / "report.json").read_text())
+    report = json.loads((hostile / "report.json").read_text()) | {"trials": {"OK": 10_000}}
     began_s = time.perf_counter()
     data = frozen_data(run, begun=run.folder.begun(), report=report, questions=Questions([]), structure=None)
     page = tmp_path / "report.html"
@@ -218,6 +240,7 @@ def test_a_report_of_ten_thousand_trials_is_small_and_quick(browser: Browser, ho
     browser.open(page.as_uri())
     browser.wait(DRAWN)
     assert float(browser.wait(PAINTED)) < 2000
+    assert browser.text(".verdict") == report["verdict"]["line"]
     assert "10,000 trials" in browser.text("#state")
 
 

@@ -7,6 +7,11 @@ function drawLead(place) {
   const children = [];
   if (verdict)
     children.push(h("p", { class: `verdict ${verdict.kind}` }, verdict.line), h("p", { class: "why" }, verdict.why));
+  else if (found)
+    children.push(
+      h("p", { class: "verdict" }, `Reported: trial ${found.winner.number} won, ${fixed(found.winner.mean)}.`),
+      h("p", { class: "why" }, "By an older version: `crossbreed report` adds a verdict."),
+    );
   else if (at === null || at === undefined) children.push(h("p", { class: "verdict" }, "Nothing measured yet."));
   else {
     const lead = {

@@ -47,10 +47,19 @@ function take(data) {
   for (const found of data.shown) details.set(found.number, found);
   head = data;
   head.frontSet = new Set(data.front);
+  head.current = currentReport();
   if (view.followsBest || !trials.at.has(view.picked)) view.picked = winner() ?? data.best;
 }
 
-const report = () => (head.report?.winner && Array.isArray(head.report.baselines) ? head.report : null);
+/** Returns the report, if it is of all trials that there are: a search that went on, or goes on, outdates it. */
+function currentReport() {
+  const found = head.report;
+  if (!found?.winner || !Array.isArray(found.baselines) || head.state === "running") return null;
+  const counted = Object.values(found.trials ?? {}).reduce((sum, n) => sum + n, 0);
+  return counted === 0 || counted === trials.number.length ? found : null;
+}
+
+const report = () => head.current;
 const winner = () => report()?.winner.number ?? null;
 const isBaseline = at => trials.origin[at].startsWith("baseline:") || trials.origin[at].startsWith("warm_start:");
 const kindOf = at =>
