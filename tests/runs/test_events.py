@@ -21,6 +21,7 @@ from crossbreed.runs.events import (
     SplitStarting,
     TrialDone,
 )
+from crossbreed.runs.results.verdict import verdict_of
 from crossbreed.terminal import findings_text
 
 
@@ -45,6 +46,7 @@ def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -
     last = events[-1]
     assert isinstance(last, ReportWritten)
     assert last.path == out / "report.html"
+    assert str(last) == f"{verdict_of(last.report)}\nreport: {out / 'report.html'}"
     assert last.path.is_file()
 
 
