@@ -123,12 +123,13 @@ function pager(label, key, page, size, total, go) {
       text,
     );
   const text = number => number.toLocaleString("en");
+  const end = Math.min(total, (page + 1) * size);
   return h(
     "p",
     { class: "pager" },
     button("first page", "\u00ab", 0, page === 0),
     button("previous page", "\u2039", page - 1, page === 0),
-    h("span", {}, total ? `${text(page * size + 1)}\u2013${text(Math.min(total, (page + 1) * size))} of ${text(total)}` : "none"),
+    h("span", {}, total ? `${text(page * size + 1)}\u2013${text(end)} of ${text(total)}` : "none"),
     button("next page", "\u203a", page + 1, page >= last),
     button("last page", "\u00bb", last, page >= last),
   );

@@ -125,8 +125,9 @@ function start() {
   view.answers = first.answers;
   draw(Object.keys(sections));
   const won = report()?.winner;
+  const weights = won && `weights ${(won.fingerprint ?? "").slice(0, 16)} ${won.weights ?? ""}`;
   const facts = won
-    ? [`trial ${won.number}`, `recipe ${won.recipe_id ?? ""}`, `weights ${(won.fingerprint ?? "").slice(0, 16)} ${won.weights ?? ""}`]
+    ? [`trial ${won.number}`, `recipe ${won.recipe_id ?? ""}`, weights]
     : ["a read-only page of this machine"];
   document.getElementById("footer").textContent = ["crossbreed", ...facts].join(" \u00b7 ");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>

@@ -49,8 +49,8 @@ function drawSearch(place) {
       h(
         "p",
         {},
-        "Every trial on its search items, as it was asked. Click one, or press the arrow keys, to see its coefficients " +
-          "and answers. The worst twentieth may lie outside.",
+        "Every trial on its search items, as it was asked. Click one, or press the arrow keys, to see its " +
+          "coefficients and answers. The worst twentieth may lie outside.",
       ),
       head.objectives.length > 1 &&
         h(
@@ -81,6 +81,8 @@ function drawSearch(place) {
   });
   return true;
 }
+
+const valuesOf = (order, k) => order.map(at => trials.objectives[at]?.[k]);
 
 function drawFront(place) {
   if (head.objectives.length < 2) return false;
@@ -116,13 +118,14 @@ function drawFront(place) {
   const steps = edge.flatMap((point, k) =>
     k ? [objectives[i].minimize ? [point[0], edge[k - 1][1]] : [edge[k - 1][0], point[1]], point] : [point],
   );
-  const axis = k => ({
-    label: `${objectives[k].name}${objectives[k].minimize ? " (less is better)" : ""}`,
-    range: axisRange(
-      order.map(at => trials.objectives[at][k]),
-      { minimize: objectives[k].minimize },
-    ),
-  });
+  const onFront = head.front.map(n => trials.at.get(n));
+  const axis = k => {
+    const { name, minimize } = objectives[k];
+    const [low, high] = axisRange(valuesOf(order, k), { minimize });
+    const [first, last] = axisRange(valuesOf(onFront, k), { whole: true });
+    const label = `${name}${minimize ? " (less is better)" : ""}`;
+    return { label, range: [Math.min(low, first), Math.max(high, last)] };
+  };
   found.show({
     points: order.map(at => pointOf(at, trials.objectives[at][i], trials.objectives[at][j])),
     lines: objectives.length === 2 ? [{ points: steps, name: "front" }] : [],
