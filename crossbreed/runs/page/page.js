@@ -83,7 +83,9 @@ async function ask(path) {
 
 let seen = "";
 
+/** Asks for what is new, and again later: the longer an answer took, the later, so that watching slows no run. */
 async function poll() {
+  const began = performance.now();
   if (!document.hidden) {
     const before = [winner() ?? head.best, head.state].join();
     const data = await ask(`data.json?since=${head.told}`);
@@ -96,7 +98,7 @@ async function poll() {
     }
     drawState();
   }
-  setTimeout(poll, head.state === "running" ? 1500 : 4000);
+  setTimeout(poll, Math.max(head.state === "running" ? 1500 : 4000, 10 * (performance.now() - began)));
 }
 
 function draw(ids) {
