@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def browser(has_browser: None) -> Iterator[Browser]:
         assert "cannot be drawn" not in found.text("main")
 
 
+@contextmanager
+def watched(browser: Browser, run: Path) -> Iterator[str]:
+    """Serves a run and opens its page, which is left before the server ends."""
+    with served(run) as url:
+        browser.open(url)
+        browser.wait(DRAWN)
+        yield url
+        assert "cannot be drawn" not in browser.text("main")
+        browser.open("about:blank")
+
+
 def rows(browser: Browser, section: str) -> int:
     return int(browser.run("return document.querySelectorAll(arguments[0] + ' tbody tr').length", f"#{section}"))
 
@@ -97,9 +109,7 @@ def test_what_is_scored_appears_by_itself_and_the_end_brings_the_report(
     browser: Browser, hostile: Path, tmp_path: Path
 ) -> None:
     out = stopped(hostile, tmp_path / "run", trials=12)
-    with served(out) as url:
-        browser.open(url)
-        browser.wait(DRAWN)
+    with watched(browser, out):
         assert "interrupted" in browser.text("#state")
         journal = Journal(out / "journal.jsonl")
         before = browser.run(PIXELS)
@@ -123,9 +133,7 @@ def test_what_is_scored_appears_by_itself_and_the_end_brings_the_report(
 @pytest.mark.slow
 def test_what_is_wrong_with_a_run_is_said_on_the_page(browser: Browser, hostile: Path, tmp_path: Path) -> None:
     out = stopped(hostile, tmp_path / "run", trials=12)
-    with served(out) as url:
-        browser.open(url)
-        browser.wait(DRAWN)
+    with watched(browser, out):
         (out / "report.json").write_text('{"winner": {"number": 3}, "baselines": []}')
         browser.wait("return document.querySelector('#models').innerText.includes('cannot be drawn')")
         assert rows(browser, "trials") == 12, "other sections are there"
@@ -142,9 +150,7 @@ def test_a_run_of_an_older_version(browser: Browser, tmp_path: Path) -> None:
     """Without structure.json.gz, and with a report that has no verdict."""
     run = Path(shutil.copytree(GOLDEN / "v0.1.0/nsga2/finished", tmp_path / "run"))
     (run / "spec.yaml").write_text((run / "spec.yaml").read_text().replace("@sources@", str(GOLDEN / "sources")))
-    with served(run) as url:
-        browser.open(url)
-        browser.wait(DRAWN)
+    with watched(browser, run):
         assert browser.text(".verdict").startswith("Reported: trial ")
         assert browser.run(IS_DRAWN, "#front")
         browser.run("document.querySelector('[data-key=pick-8]').click()")
@@ -155,9 +161,7 @@ def test_a_run_of_an_older_version(browser: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_keyboard_is_enough(browser: Browser, hostile: Path) -> None:
-    with served(hostile) as url:
-        browser.open(url)
-        browser.wait(DRAWN)
+    with watched(browser, hostile):
         browser.press("tab")
         assert browser.run("return document.activeElement.className") == "skip"
         browser.wait("return document.querySelector('#answers tbody tr')")
@@ -246,7 +250,7 @@ def test_a_report_of_ten_thousand_trials_is_small_and_quick(browser: Browser, ho
 @pytest.mark.slow
 def test_ten_thousand_trials_are_usable(browser: Browser, hostile: Path, tmp_path: Path) -> None:
     run = grown(hostile, tmp_path / "run", trials=10_000)
-    with served(run) as url:
+    with watched(browser, run) as url:
         painted, drawn = list[float](), list[float]()
         for _ in range(3):
             browser.open(url)
