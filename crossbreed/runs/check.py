@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Loglikelihood, Task, evaluate_tasks
+from crossbreed.runs.loggers.config import require_logger
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.spec import Spec
@@ -41,7 +42,7 @@ class Findings:
     free_disk_bytes: int
     """The free space in the current folder. A run needs little, a published checkpoint `plan.merged_bytes`."""
     notes: tuple[str, ...]
-    """Differences between the sources that affect answers, one sentence each."""
+    """Differences between the sources that affect answers, and what `publish` will ask for: one sentence each."""
     groups: tuple[Group, ...]
     """The groups of tensors that share coordinates; none in spaces without groups."""
     unplaced: tuple[str, ...]
@@ -58,6 +59,8 @@ def checked_plan(spec: Spec) -> Plan:
     """
     require_engine(spec)
     require_sendable(spec)
+    if spec.log is not None:
+        require_logger(spec.log)
     plan = build_plan(spec)
     plan.check_engine()
     if spec.workers.address is None:  # else other machines hold the candidates
@@ -81,11 +84,17 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         plan=plan,
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,
-        notes=plan.weights.sources.notes if plan.weights else (),
+        notes=(*plan.weights.sources.notes, *_publish_notes(plan)) if plan.weights else (),
         groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
         examples=tuple(_answered(plan, examples) if answer else examples),
     )
+
+
+def _publish_notes(plan: Plan) -> list[str]:
+    from crossbreed.runs.publishing.publish_run import publish_notes  # needs what merges weights
+
+    return publish_notes(plan)
 
 
 def memory_bytes() -> int:

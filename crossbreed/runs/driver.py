@@ -12,6 +12,7 @@ from crossbreed.runs.events import Listener, Note, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.results.numbers import with_interval
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
@@ -81,7 +82,7 @@ def report_on(
 
     Args:
         path: A run folder.
-        trial: Report on this trial instead of the winner; the folder's report stays the winner's.
+        trial: Report on this trial instead of the winner, who need not be known; the folder's report stays as it is.
         before: Called before any evaluation; may raise.
         optimizer: As for `run`, if the run was started with one.
         engine: The same.
@@ -99,9 +100,10 @@ def report_on(
         before(plan)
         plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         with open_session(plan, folder, on_event) as session:
-            report = session.judge()
-            if trial is not None and trial != report.winner.number:
-                report = session.report_trial(trial)
+            if trial is None:
+                return plan, session.judge()
+            report = session.report_trial(trial)
+            on_event(Note(text=f"trial {trial}: {with_interval(report.winner.value)} on the report items"))
             return plan, report
 
 

@@ -1,6 +1,6 @@
 """Answers of trials as rows that a person reads: question, right answer, the model's answer, its value."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.header import read_tasks
-from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Status
 
 
@@ -94,7 +93,7 @@ def questions_in(folder: RunFolder, begun: RunRecord | None) -> Questions:
 def answer_rows(
     folder: RunFolder,
     history: History,
-    objectives: Sequence[Objective],
+    minimized: Mapping[str, bool],
     *,
     split: SplitName,
     numbers: Sequence[int],
@@ -105,7 +104,7 @@ def answer_rows(
     Args:
         folder: The run folder, for the texts.
         history: The run's scores.
-        objectives: The run's objectives, which say of which tasks less is better.
+        minimized: Task -> whether less of its metric is better.
         split: The items.
         numbers: The trials.
         questions: What the items ask.
@@ -116,7 +115,6 @@ def answer_rows(
     scores = [history.scores.get((split, number)) for number in numbers]
     if not scores or any(score is None or score.status is not Status.OK for score in scores):
         return []
-    minimized = {task for objective in objectives if objective.minimize for task in objective.tasks}
     texts = [folder.answers(split, number) for number in numbers]
     return [
         AnswerRow(
@@ -125,7 +123,7 @@ def answer_rows(
             asked=questions.find(task, item_id),
             answers=tuple(said.get(task, {}).get(item_id) for said in texts),
             values=tuple(score.tasks[task].values[i] for score in scores if score),
-            less_is_better=task in minimized,
+            less_is_better=minimized.get(task, False),
         )
         for task, ids in history.item_ids.get(split, {}).items()
         if all(score and task in score.tasks for score in scores)

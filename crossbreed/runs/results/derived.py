@@ -38,6 +38,7 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
         takes=takes_of(plan.spec.fitness.engine),
         history=history,
         objectives=plan.objectives,
+        minimized=plan.spec.fitness.minimized,
         state="finished" if report.is_over else "interrupted",
         budget=plan.budget.trials,
         workers=None,

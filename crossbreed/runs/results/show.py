@@ -39,6 +39,8 @@ class Run:
     """What its engine is given; None where the engine is not installed."""
     history: History
     objectives: tuple[Objective, ...]
+    minimized: Mapping[str, bool]
+    """Task -> whether less of its metric is better."""
     state: State
     budget: int | None
     """The optimizer's trials; None if they are not limited, or not known."""
@@ -72,6 +74,7 @@ def run_of(folder: RunFolder, known: Header, history: History) -> Run:
         takes=known.takes,
         history=history,
         objectives=known.objectives,
+        minimized=known.minimized,
         state=state,
         budget=known.budget,
         workers=read_counts(folder.path) if state == "running" else None,
@@ -151,7 +154,7 @@ def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = Fal
 
 def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions: Questions) -> list[AnswerRow]:
     """Returns the answers of trials to a split's items; see `answer_rows`."""
-    return answer_rows(run.folder, run.history, run.objectives, split=split, numbers=numbers, questions=questions)
+    return answer_rows(run.folder, run.history, run.minimized, split=split, numbers=numbers, questions=questions)
 
 
 def _trial_lines(trial: Trial, run: Run) -> list[str]:
