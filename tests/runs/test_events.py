@@ -25,6 +25,7 @@ from crossbreed.runs.events import (
     WorkersReady,
 )
 from crossbreed.runs.record.phase import Phase
+from crossbreed.runs.results.verdict import verdict_of
 from crossbreed.terminal import findings_text
 
 
@@ -64,6 +65,7 @@ def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -
     last = events[-2]
     assert isinstance(last, ReportWritten)
     assert last.path == out / "report.html"
+    assert str(last) == f"{verdict_of(last.report)}\nreport: {out / 'report.html'}"
     assert last.path.is_file()
 
 

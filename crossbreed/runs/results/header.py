@@ -61,6 +61,16 @@ def read_header(folder: RunFolder) -> Header:
     )
 
 
+def read_tasks(folder: RunFolder) -> list[TaskConfig]:
+    """Returns the tasks of a run's spec, also where its other parts are not installed; those that can be read."""
+    found = list[TaskConfig]()
+    with suppress(OSError, LookupError, TypeError, ValueError):  # InputError is a ValueError
+        for raw in read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))["fitness"]["tasks"]:
+            with suppress(ValueError):
+                found += _TASKS.validate_python([raw], context={"folder": folder.path})
+    return found
+
+
 def _without_plugins(folder: RunFolder) -> Header:
     raw = read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))
     fitness, kind = raw["fitness"], raw["fitness"]["engine"]["kind"]
