@@ -49,9 +49,9 @@ class Run:
     """The optimizer's trials; None if they are not limited, or not known."""
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
-    phase: PhaseNote | None
+    phase: PhaseNote | None = None
     """What that driver does at the moment."""
-    outlook: Outlook | None
+    outlook: Outlook | None = None
     """What can be said of the rest, where that was asked for."""
 
     @property
