@@ -1,20 +1,17 @@
-"""The output of the command line: events as they happen, and the findings of `check`."""
+"""The output of the command line: events as they happen."""
 
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
 from crossbreed.errors import printable
 from crossbreed.runs.events import Event, ReportWritten, TrialDone
 from crossbreed.runs.results.report_text import summary
-
-if TYPE_CHECKING:
-    from crossbreed.runs.check import Findings
 
 
 class Terminal:
@@ -85,43 +82,3 @@ def let_go(stream: TextIO | None) -> None:
 
 def _printable_lines(event: Event) -> str:
     return "\n".join(map(printable, str(event).split("\n")))
-
-
-_SHOWN_GROUPS = 12
-"""The most lines that `check` prints of groups."""
-
-
-def _groups_lines(findings: "Findings") -> list[str]:
-    """What shares coordinates: a line for each group, with one of its tensors."""
-    shown, more = findings.groups[:_SHOWN_GROUPS], len(findings.groups) - _SHOWN_GROUPS
-    width = max((len(group.label) for group in shown), default=0)
-    lines = [
-        f"  group   {group.label:{width}}  {_count(len(group.tensors), 'tensor')}, as {group.tensors[0]}"
-        for group in shown
-    ]
-    lines += [f"  group   ... and {more} more"] if more > 0 else []
-    if findings.unplaced:
-        of = _count(len(findings.unplaced), "tensor")
-        lines.append(f"  other   {of} of no known module type, as {findings.unplaced[0]}")
-    return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def findings_text(findings: "Findings") -> str:
-    """Returns the output of `crossbreed check`."""
-    plan = findings.plan
-    lines = [plan.describe()]
-    if gigabytes := plan.merged_bytes / 1e9:
-        memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
-        lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
-        lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
-    lines += [f"  note    {note}" for note in findings.notes]
-    lines += _groups_lines(findings)
-    for example in findings.examples:
-        lines += ["", f"{example.task}, item {example.item_id}:", repr(example.prompt), f"  gold: {example.gold!r}"]
-        if example.answer is not None:
-            lines.append(f"  base: {example.answer!r}, score {example.value:g}")
-    return "\n".join([*lines, "", "no problems found"])

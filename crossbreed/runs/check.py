@@ -2,31 +2,22 @@
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
+from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Task, evaluate_tasks
+from crossbreed.fitness import AnyItems, TaskLengths, evaluate_tasks
+from crossbreed.runs.checking.cost import Cost, cost_of
+from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
+from crossbreed.runs.checking.rates import known_rate, rate_of_first, remember_rate
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
+from crossbreed.runs.publishing.questions import publish_notes
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups
 from crossbreed.sources.naming import ModuleType, module_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One item of a task, rendered."""
-
-    task: str
-    item_id: str
-    prompt: str
-    gold: str
-    """The gold answer; empty if there is none."""
-    answer: str | None = None
-    """The base's answer, if the engine was started."""
-    value: float | None = None
-    """The score of that answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +35,35 @@ class Findings:
     """The groups of tensors that share coordinates; none in spaces without groups."""
     unplaced: tuple[str, ...]
     """The base's tensors of no known module type."""
-    examples: tuple[Example, ...]
-    """One for each task."""
+    tasks: tuple[TaskFindings, ...]
+    """What each task asks, with one item of it."""
+    cost: Cost
+    """The work of a run, and its time if that was measured on this machine."""
+    publish_notes: tuple[str, ...]
+    """What `publish` will ask, one sentence each."""
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """One item of each task."""
+        return tuple(task.example for task in self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the findings for `check --json`."""
+        return {
+            "schema": 1,
+            "name": self.plan.spec.name,
+            "experts": list(self.plan.structure.experts),
+            "coordinates": list(self.plan.coordinates),
+            "cost": self.cost.to_json(),
+            "tasks": [task.to_json() for task in self.tasks],
+            "notes": list(self.notes),
+            "publish": list(self.publish_notes),
+            "groups": [{"label": group.label, "tensors": list(group.tensors)} for group in self.groups],
+            "unplaced": list(self.unplaced),
+            "candidate_bytes": self.plan.merged_bytes,
+            "memory_bytes": self.memory_bytes,
+            "free_disk_bytes": self.free_disk_bytes,
+        }
 
 
 def checked_plan(spec: Spec) -> Plan:
@@ -54,13 +72,7 @@ def checked_plan(spec: Spec) -> Plan:
     Raises:
         InputError: the spec is invalid, or this machine cannot run it.
     """
-    require_engine(spec)
-    require_sendable(spec)
-    plan = build_plan(spec)
-    plan.check_engine()
-    if spec.workers.address is None:  # else other machines hold the candidates
-        _check_memory(plan, memory_bytes())
-    return plan
+    return _measured_plan(spec)[0]
 
 
 def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
@@ -68,13 +80,15 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
 
     Args:
         spec: The spec to check.
-        answer: Also start the engine on the base and have it answer the examples.
+        answer: Also start the engine on the base and have it answer a chunk of each task's search items.
 
     Raises:
         InputError: the spec is invalid.
     """
-    plan = checked_plan(spec)
-    examples = [_example(plan, task) for task in plan.tasks]
+    plan, lengths = _measured_plan(spec)
+    tasks = [examine_task(plan, task, lengths.get(task.name)) for task in plan.tasks]
+    if answer:
+        tasks = _answered(plan, tasks)
     return Findings(
         plan=plan,
         memory_bytes=memory_bytes(),
@@ -82,8 +96,21 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         notes=plan.weights.sources.notes if plan.weights else (),
         groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
-        examples=tuple(_answered(plan, examples) if answer else examples),
+        tasks=tuple(tasks),
+        cost=cost_of(plan, lengths, known_rate(plan)),
+        publish_notes=publish_notes(plan),
     )
+
+
+def _measured_plan(spec: Spec) -> tuple[Plan, dict[str, TaskLengths]]:
+    """Returns the checked plan, and task -> lengths of its items if the engine uses the base's tokenizer."""
+    require_engine(spec)
+    require_sendable(spec)
+    plan = build_plan(spec)
+    lengths = plan.check_engine()
+    if spec.workers.address is None:  # else other machines hold the candidates
+        _check_memory(plan, memory_bytes())
+    return plan, lengths
 
 
 def memory_bytes() -> int:
@@ -102,21 +129,28 @@ def _check_memory(plan: Plan, present: int) -> None:
         )
 
 
-def _example(plan: Plan, task: Task) -> Example:
-    item = plan.items["search"][task.name].items[0]
-    request = task.requests(item)[0]
-    return Example(task=task.name, item_id=item.id, prompt=request.prompt.text, gold=task.kind.shown(item))
-
-
-def _answered(plan: Plan, examples: list[Example]) -> list[Example]:
+def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
+    """Returns the findings with answers of the base, and keeps the time that they took."""
     candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights)
     try:
-        handle = candidate_engine.adopt(plan.base_recipe).handle
-        first = {name: type(items)(items=items.items[:1]) for name, items in plan.items["search"].items()}
-        found = evaluate_tasks(handle, plan.tasks, first)
+        adopted = candidate_engine.adopt(plan.base_recipe)
+        first = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan, at_most=1))  # an engine warms up on it
+        started_s = time.perf_counter()
+        chunk = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan))
+        answer_s = time.perf_counter() - started_s
     finally:
         candidate_engine.close()
+    remember_rate(plan, rate_of_first(chunk, answer_s=answer_s, fixed_s=sum(adopted.seconds.values())))
     return [
-        replace(example, answer=found.texts[example.task][0], value=found.tasks[example.task].mean)
-        for example in examples
+        task.answered(first.texts[task.name][0], first.tasks[task.name].mean, chunk.tasks[task.name].values)
+        for task in tasks
     ]
+
+
+def _search_items(plan: Plan, *, at_most: int | None = None) -> dict[str, AnyItems]:
+    """Returns task -> its first search items: as many as share a call of the engine, or fewer."""
+    found = dict[str, AnyItems]()
+    for task in plan.tasks:
+        items = plan.items["search"][task.name]
+        found[task.name] = type(items)(items=items.items[: at_most or task.kind.chunk])
+    return found

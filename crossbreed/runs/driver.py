@@ -7,6 +7,7 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
+from crossbreed.runs.checking.rates import Rate, remember_rate
 from crossbreed.runs.events import Listener, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, require_sendable, with_objects
 from crossbreed.runs.plan import Plan, build_plan
@@ -59,7 +60,11 @@ def run(
                 folder.path.rmdir()
             raise
         with open_session(plan, folder, on_event) as session:
-            session.search()
+            known = len(session.history.trials)
+            try:
+                session.search()
+            finally:
+                remember_rate(plan, Rate.of(list(session.history.trials.values())[known:]))
             return session.judge()
 
 

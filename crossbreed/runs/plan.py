@@ -12,6 +12,7 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     Request,
     Task,
+    TaskLengths,
     check_disjoint,
     load_tasks,
     questions_of,
@@ -105,8 +106,10 @@ class Plan:
         """The kind of slopes that the optimizer needs; None: none."""
         return self.spec.optimizer.slope_kind
 
-    def check_engine(self) -> None:
+    def check_engine(self) -> dict[str, TaskLengths]:
         """Refuses an engine that cannot start here, and items that no model of its context could be asked.
+
+        Returns task -> lengths of its items; none if the engine does not use the base's tokenizer.
 
         Takes seconds, so the workers do without. The code of a cluster's workers is not this machine's.
         """
@@ -114,11 +117,12 @@ class Plan:
         if self.spec.workers.address is None:
             require_code(engine)
         if self.weights and engine.tokenizes_on_host:
-            self.weights.check_lengths(
+            return self.weights.check_lengths(
                 self.tasks,
                 context_tokens=engine.context_tokens,
                 calibration=self.slope_kind is not None or self.spec.artifacts.grams is not None,
             )
+        return {}
 
     def check_optimizer(self) -> None:
         """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""
@@ -136,9 +140,11 @@ class Plan:
             initial += f", {len(self.warm_starts)} warm starts"
         steps, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
         if grams is not None:
-            steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {grams.items} items per task\n"
+            asked = self._items_up_to(grams.items)
+            steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {asked} items per task\n"
         if self.slope_kind is not None:
-            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {slopes.items} items per task\n"
+            asked = self._items_up_to(slopes.items)
+            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {asked} items per task\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
         return (
@@ -148,6 +154,11 @@ class Plan:
             f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
             f"  weights {made}"
         )
+
+    def _items_up_to(self, wanted: int) -> str:
+        """Returns how many search items of each task there are, of those wanted."""
+        found = sorted({min(wanted, len(items.items)) for items in self.items["search"].values()})
+        return " to ".join(map(str, dict.fromkeys((found[0], found[-1]))))
 
     @property
     def merged_bytes(self) -> int:

@@ -13,6 +13,7 @@ from toy_runs import call, write_spec
 import crossbreed
 from crossbreed.errors import InputError
 from crossbreed.runs import Event, check, check_spec, dump_spec, load_spec, publish_run, report_on, run
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.events import (
     CheckpointWritten,
     EngineStarting,
@@ -21,7 +22,6 @@ from crossbreed.runs.events import (
     SplitStarting,
     TrialDone,
 )
-from crossbreed.terminal import findings_text
 
 
 @pytest.fixture(scope="module")

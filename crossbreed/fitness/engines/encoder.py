@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness.items import Item
+from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
@@ -88,10 +89,24 @@ class Encoder:
         """Returns the number of tokens of a text that is generated, after a space or not."""
         return min(len(self.tokenizer(spaced, add_special_tokens=False).input_ids) for spaced in (text, f" {text}"))
 
+    def cut(self, text: str, *, max_tokens: int) -> str:
+        """Returns what is left of a text that is generated, after so many tokens."""
+        return self.decode(self.tokenizer(text, add_special_tokens=False).input_ids[:max_tokens])
+
+    def shown(self, prompt: Prompt) -> str:
+        """Returns a prompt as the model gets it: through the template, with the special tokens before it."""
+        text = self._chat(prompt) if prompt.chat else prompt.text
+        num_added = len(self._tokens(prompt)) - len(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return str(self.tokenizer.decode(self._tokens(prompt)[: max(0, num_added)])) + text
+
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
+        ids = self.tokenizer(self._chat(prompt) + continuation, add_special_tokens=False).input_ids
+        return ids
+
+    def _chat(self, prompt: Prompt) -> str:
         system = () if prompt.system is None else (("system", prompt.system),)
         turns = (*system, *prompt.turns, ("user", prompt.text))
         messages = [{"role": role, "content": content} for role, content in turns]
@@ -102,13 +117,13 @@ class Encoder:
                 where=str(self.tokenizer.name_or_path),
                 fix="set `chat_template: false` in the tasks, or use a base that has one",
             )
-        text = render_chat(self.tokenizer, messages)
-        ids = self.tokenizer(text + continuation, add_special_tokens=False).input_ids
-        return ids
+        return render_chat(self.tokenizer, messages)
 
 
-def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False) -> None:
-    """Tokenises every request of every task, without an engine.
+def check_tasks(
+    tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False
+) -> dict[str, TaskLengths]:
+    """Tokenises every request of every task, without an engine; returns task -> lengths.
 
     Args:
         tasks: the tasks of the run.
@@ -120,41 +135,56 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None,
         InputError: no engine could answer a request; if it is too long, the message names the item.
     """
     encoder = Encoder(host, max_model_len=max_model_len)
+    lengths = dict[str, TaskLengths]()
     for task in tasks:
+        encoded, too_long = list[list[Encoded]](), list[tuple[Item, TooLong]]()
         for item in task.items:
-            for request in (*task.requests(item), *([task.calibration(item)] * calibration)):
-                try:
-                    encoder.encode(request)
-                except TooLong as error:
-                    raise InputError(
-                        f"item `{item.id}` does not fit the model's context",
-                        expected=f"prompt and answer in {encoder.max_model_len} tokens",
-                        got=str(error),
-                        where=item.place(task.name),
-                        fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
-                    ) from None
-                except InputError as error:
-                    raise InputError(
-                        f"item `{item.id}`: {error.problem}",
-                        expected=error.expected,
-                        got=error.got,
-                        where=error.where or item.place(task.name),
-                        fix=error.fix or "lengthen the item, or remove it",
-                    ) from None
-        _check_golds(task, encoder)
+            try:
+                encoded.append([encoder.encode(request) for request in task.requests(item)])
+                if calibration:
+                    encoder.encode(task.calibration(item))
+            except TooLong as error:
+                too_long.append((item, error))
+            except InputError as error:
+                raise InputError(
+                    f"item `{item.id}`: {error.problem}",
+                    expected=error.expected,
+                    got=error.got,
+                    where=error.where or item.place(task.name),
+                    fix=error.fix or "lengthen the item, or remove it",
+                ) from None
+        if too_long:
+            item, reason = too_long[0]
+            others = f", nor do {len(too_long) - 1} other of {len(task.items)} items" * (len(too_long) > 1)
+            raise InputError(
+                f"item `{item.id}` does not fit the model's context{others}",
+                expected=f"prompt and answer in {encoder.max_model_len} tokens",
+                got=str(reason),
+                where=item.place(task.name),
+                fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
+            )
+        lengths[task.name] = _lengths(task, encoder, encoded)
+    return lengths
 
 
-def _check_golds(task: Task, encoder: Encoder) -> None:
-    """Raises InputError if an item's every right answer has more tokens than may be generated."""
+def _lengths(task: Task, encoder: Encoder, encoded: Sequence[Sequence[Encoded]]) -> TaskLengths:
+    """Returns the lengths of a task's items; raises InputError if a right answer can never be given."""
     kind = own_kind(task)
-    if not isinstance(kind, TaskConfig):
-        return
-    too_long: list[tuple[Item, int, int]] = []
-    for item in task.items:
+    golds, totals, cut = list[int](), dict[str, int](), dict[str, str]()
+    most, too_long = None, list[tuple[Item, int, int]]()
+    for item, requests in zip(task.items, encoded, strict=True):
         limits = [request.max_tokens for request in task.requests(item) if isinstance(request, Generate)]
-        sizes = [encoder.num_tokens(text) for text in kind.needed(item)]
-        if limits and sizes and min(sizes) > max(limits):
-            too_long.append((item, min(sizes), max(limits)))
+        texts, needed = (kind.right_texts(item), kind.needed(item)) if isinstance(kind, TaskConfig) else ((), ())
+        sizes = {text: encoder.num_tokens(text) for text in dict.fromkeys((*texts, *needed))}
+        shortest = min((sizes[text] for text in texts), default=None)
+        if limits and needed and (size := min(sizes[text] for text in needed)) > max(limits):
+            too_long.append((item, size, max(limits)))
+        if limits and shortest is not None and shortest > max(limits):
+            cut[item.id] = encoder.cut(kind.shown(item), max_tokens=max(limits))
+        golds += [] if shortest is None else [shortest]
+        most = max([*limits, *([] if most is None else [most])], default=None)
+        answers = min(max(limits), shortest or max(limits)) if limits else 0
+        totals[item.id] = sum(len(request.token_ids) for request in requests) + answers
     if too_long:
         item, size, limit = too_long[0]
         raise InputError(
@@ -164,6 +194,14 @@ def _check_golds(task: Task, encoder: Encoder) -> None:
             where=item.place(task.name),
             fix=f"max_tokens: {max(size for _, size, _ in too_long) + 1}, or shorter answers",
         )
+    return TaskLengths(
+        context=encoder.max_model_len,
+        max_tokens=most,
+        prompts=tuple(max(request.num_prompt for request in requests) for requests in encoded),
+        golds=tuple(golds),
+        totals=totals,
+        cut_golds=cut,
+    )
 
 
 def _num_common(some: Sequence[int], others: Sequence[int]) -> int:
