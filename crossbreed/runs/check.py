@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import AnyItems, TaskLengths, evaluate_tasks
+from crossbreed.fitness import AnyItems, Evaluation, TaskLengths, evaluate_tasks
 from crossbreed.runs.checking.cost import Cost, cost_of
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
-from crossbreed.runs.checking.rates import known_rate, rate_of_first, remember_rate
+from crossbreed.runs.checking.rates import Rate, known_rate, remember_rate
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
@@ -18,6 +18,9 @@ from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups
 from crossbreed.sources.naming import ModuleType, module_of
+
+_ANSWERING_S = 60
+"""`check --answer` begins no further task after so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,14 +138,20 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
     try:
         adopted = candidate_engine.adopt(plan.base_recipe)
         first = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan, at_most=1))  # an engine warms up on it
-        started_s = time.perf_counter()
-        chunk = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan))
-        answer_s = time.perf_counter() - started_s
+        start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
+        for task in plan.tasks:
+            if time.perf_counter() - start_s < _ANSWERING_S:
+                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan))
+        answer_s = time.perf_counter() - start_s
     finally:
         candidate_engine.close()
-    remember_rate(plan, rate_of_first(chunk, answer_s=answer_s, fixed_s=sum(adopted.seconds.values())))
+    remember_rate(plan, Rate.of_first(chunks.values(), answer_s=answer_s, fixed_s=sum(adopted.seconds.values())))
     return [
-        task.answered(first.texts[task.name][0], first.tasks[task.name].mean, chunk.tasks[task.name].values)
+        task.answered(
+            first.texts[task.name][0],
+            first.tasks[task.name].mean,
+            chunks[task.name].tasks[task.name].values if task.name in chunks else (),
+        )
         for task in tasks
     ]
 

@@ -106,10 +106,10 @@ class TaskFindings:
         Args:
             answer: The one to the example.
             value: Its score.
-            values: The scores of a chunk of search items.
+            values: The scores of a chunk of search items; none if there was no time.
         """
         notes = self.notes
-        if self.higher_is_better and self.gold_values and min(values) >= max(self.gold_values) and len(values) > 1:
+        if self.higher_is_better and self.gold_values and len(values) > 1 and min(values) >= max(self.gold_values):
             notes += (f"the base answers all {len(values)} items right that it was asked: there is nothing to gain",)
         example = replace(self.example, answer=answer, value=value)
         return replace(self, example=example, base_values=tuple(values), notes=notes)

@@ -5,7 +5,7 @@ A rate belongs to an engine's settings, a base, the worker's processors and the 
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,22 +48,23 @@ class Rate:
             num_trials=len(costs),
         )
 
+    @classmethod
+    def of_first(cls, found: Collection[Evaluation], *, answer_s: float, fixed_s: float) -> Self | None:
+        """Returns the rate of first answers; None if they had no tokens.
+
+        Args:
+            found: The answers.
+            answer_s: The seconds that they took.
+            fixed_s: The seconds of making and adopting the weights.
+        """
+        tokens, items = (sum(sizes) for sizes in zip(*((one.num_tokens, one.num_items) for one in found), strict=True))
+        if not tokens:
+            return None
+        return cls(fixed_s=fixed_s, token_s=answer_s / tokens, item_s=answer_s / items, num_trials=0)
+
     def trial_s(self, *, items: int, tokens: int | None) -> float:
         """Returns the seconds of a trial with so many items, and tokens if they are known."""
         return self.fixed_s + (self.item_s * items if tokens is None else self.token_s * tokens)
-
-
-def rate_of_first(found: Evaluation, *, answer_s: float, fixed_s: float) -> Rate | None:
-    """Returns the rate of a first chunk of answers; None if they had no tokens.
-
-    Args:
-        found: The answers.
-        answer_s: The seconds that they took.
-        fixed_s: The seconds of making and adopting the weights.
-    """
-    if not found.num_tokens:
-        return None
-    return Rate(fixed_s=fixed_s, token_s=answer_s / found.num_tokens, item_s=answer_s / found.num_items, num_trials=0)
 
 
 _RATE = TypeAdapter(Rate)

@@ -19,7 +19,7 @@ def publish_notes(plan: Plan) -> tuple[str, ...]:
         notes.append(f"no common licence ({error.got}): `publish` will ask for --licence")
     if local := [parent.name for parent in parents if parent.hub_id is None]:
         notes.append(
-            f"no hub id: {', '.join(local)}; the model card names folders without links, and others cannot merge them "
+            f"no hub id: {', '.join(local)}; the model card calls them local folders, and nobody else can merge them "
             "again"
         )
     if ENGINES[kind].is_fake:
