@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -263,13 +263,14 @@ def _shown() -> "Iterator[Listener]":
 def main() -> None:
     """Runs the command; exit codes: 0 done, 1 machine, engine or bug, 2 the user's input, 130 Ctrl-C or SIGTERM."""
     _stop.listen()
+    streams = sys.stdout, sys.stderr
     try:
         try:
             code = _called()
         finally:
             _stop.end()
     except BrokenPipeError:
-        code = 1  # whoever read the output is gone
+        code = 0  # whoever read the output has what was wanted, as `head` does
     except InputError as error:
         code = _fail(2, str(error))
     except (CrossbreedError, OSError) as error:
@@ -283,20 +284,25 @@ def main() -> None:
         else:
             show()
             code = 2
-    _flush()
+    _flush(*streams)
     sys.exit(code or 0)
 
 
 def _called() -> int | None:
-    code: int | None = app(standalone_mode=False)
+    try:
+        code: int | None = app(standalone_mode=False)
+    except SystemExit as ended:  # typer's own, where a pipe is closed
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0
+        raise
     if code == STOPPED:
         raise KeyboardInterrupt  # which typer has converted to an exit code
     return code
 
 
-def _flush() -> None:
+def _flush(*streams: TextIO | None) -> None:
     """Flushes the output, which may be closed or go to a process that has ended."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         if stream is not None:
             try:
                 stream.flush()

@@ -27,13 +27,23 @@ def read_text(path: Path, *, what: str, max_bytes: int) -> str:
     raise InputError(f"{what} cannot be read", expected="a text file in UTF-8", got=got, where=str(path)) from None
 
 
+class NotRegularError(ValueError):
+    """What is at a path is a folder, a pipe, a socket or a device: whoever opens those may wait for ever."""
+
+
+def require_regular(path: Path) -> None:
+    """Raises NotRegularError for what is no regular file, before anybody opens it; OSError if there is nothing."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotRegularError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+
+
 def regular_text(path: Path, *, max_bytes: int) -> str:
     """Returns the text of a regular file; raises OSError or ValueError."""
+    require_regular(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer does not block then
     with os.fdopen(descriptor, "rb") as file:
         state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise ValueError("a folder" if stat.S_ISDIR(state.st_mode) else "not a regular file")
         if state.st_size > max_bytes:
             raise ValueError(f"{state.st_size:,} bytes, more than {max_bytes:,}")
         return file.read(max_bytes + 1).decode()

@@ -30,6 +30,7 @@ GROUND = {
     "json_text",
     "patterns",
     "text_files",
+    "bounded",
     "lazy",
     "objects",
     "registry",

@@ -168,7 +168,7 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "spec: two documents": (more_spec("---\nname: x\n"), CHECK, "not one YAML document"),
     "spec: empty": (spec_text(""), CHECK, "not a mapping"),
     "spec: pipe": (pipe("spec.yaml"), CHECK, "not a regular file"),
-    "spec: folder": (lambda place: None, ("check", "base"), "is a directory"),
+    "spec: folder": (lambda place: None, ("check", "base"), "a folder"),
     "spec: absent": (lambda place: None, ("check", "nowhere.yaml"), "no such file"),
     "spec: no text": (lambda place: (place.spec.write_bytes(b"\xff\xfe\x00"), None)[1], CHECK, "cannot be read"),
     "name: escapes": (in_spec("name", "a/../../b"), ("run", "spec.yaml"), "not a path"),

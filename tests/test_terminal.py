@@ -3,12 +3,14 @@
 import io
 import os
 import pty
+import signal
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
 import pytest
 
+from crossbreed.cli import main
 from crossbreed.runs.events import Note, SplitStarting, TrialDone
 from crossbreed.terminal import Terminal
 from crossbreed.types import Candidate, ProposedBy, Score, Status, Trial
@@ -63,10 +65,10 @@ def test_an_error_in_mid_line_leaves_the_line_first() -> None:
     assert screen.getvalue().endswith("left\n")
 
 
-def a_pipe_without_a_reader() -> TextIO:
+def a_pipe_without_a_reader(buffering: int = 1) -> TextIO:
     reader, writer = os.pipe()
     os.close(reader)
-    return os.fdopen(writer, "w", buffering=1)
+    return os.fdopen(writer, "w", buffering=buffering)
 
 
 def a_terminal_that_is_gone() -> TextIO:
@@ -92,3 +94,21 @@ def test_a_standard_output_that_was_never_open_ends_no_run(monkeypatch: pytest.M
     with Terminal() as show:
         show(done(0))
         show(Note(text="a note"))
+
+
+@pytest.mark.parametrize("buffering", [1, 1 << 20])
+@pytest.mark.parametrize("command", [("list",), ("list", "operators", "--json"), ("--help",)])
+def test_a_command_whose_reader_has_left_ends_quietly(
+    buffering: int, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `crossbreed list | head -1`: the pipe breaks at the first line, or when all is flushed at the end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    file = a_pipe_without_a_reader(buffering)
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(sys, "argv", ["crossbreed", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert (ended.value.code, capsys.readouterr().err) == (0, "")
+    file.close()  # what was buffered raises nothing either

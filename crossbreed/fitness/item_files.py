@@ -5,18 +5,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
-
-import numpy as np
+from typing import NoReturn, TypeAlias
 
 from crossbreed.errors import InputError, first_line, require
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.values import FieldValue, Written
 from crossbreed.json_text import parse_json
+from crossbreed.text_files import NotRegularError, require_regular
 from crossbreed.types import canonical_json, content_id
-
-if TYPE_CHECKING:
-    import pyarrow
 
 _MAX_DIGITS = 4000
 """Longer integers are no answers; Python refuses to print those above 4300 digits."""
@@ -40,11 +36,16 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
     if reader is None:
         _fail("items cannot be read from this kind of file", path, expected=" or ".join(_READERS), got=path.name)
     try:
+        require_regular(path)
         records = list(reader(path))
     except OSError as error:
         _fail(f"the items cannot be read: {error.strerror or error}", path, fix="correct the task's `items`")
     except UnicodeDecodeError as error:
         _fail("the items are not text", path, expected="UTF-8", got=str(error), fix="save the file as UTF-8")
+    except NotRegularError as error:
+        _fail(
+            "the items are no file", path, expected="a regular file", got=str(error), fix="correct the task's `items`"
+        )
     if not records:
         _fail("there are no items", path, expected="at least one line", got="an empty file")
     return tuple(_distinct(records, path))
@@ -163,39 +164,9 @@ def _columns(path: Path, header: tuple[int, list[str]], *rows: tuple[int, list[s
 
 def _read_parquet(path: Path) -> Iterator[Record]:
     require("pyarrow", extra="parquet")
-    import pyarrow
-    from pyarrow import parquet
+    from crossbreed.fitness.parquet_files import read_rows
 
-    try:
-        table = parquet.read_table(path)
-        if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
-            _fail("two columns have the same name", path, got=f"`{twice[0]}` twice", fix="rename or remove one")
-        rows = table.to_pylist()
-    except pyarrow.ArrowException as error:
-        _fail("the file is not Parquet", path, got=first_line(error))
-    short = {field.name for field in table.schema if _is_short(field.type)}
-    for number, row in enumerate(rows, start=1):
-        yield number, {name: _with_text(value, name in short) for name, value in row.items()}
-
-
-def _is_short(kind: "pyarrow.DataType") -> bool:
-    """Returns whether a column holds numbers of at most 32 bits, which have more digits as Python's floats."""
-    import pyarrow
-
-    return "float" in str(kind) and not pyarrow.types.is_struct(kind)  # pyarrow's name of float32; float64 is `double`
-
-
-def _with_text(value: Any, is_short: bool) -> FieldValue:  # any value of a Parquet cell
-    """Returns the value; its numbers have a text where only one is likely: 46.0 may stand for 46, 2e-05 for 0.00002."""
-    if isinstance(value, float):
-        text = str(np.float32(value)) if is_short else repr(value)
-        return Written(value, "" if value.is_integer() or "e" in text else text)
-    if isinstance(value, list):
-        return [_with_text(inner, is_short) for inner in value]
-    if isinstance(value, dict):
-        return {key: _with_text(inner, is_short) for key, inner in value.items()}
-    kept: FieldValue = value
-    return kept
+    yield from read_rows(path)
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {

@@ -21,10 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Self, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from crossbreed.durable import sync
-from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.errors import InputError, InvalidWeights, MachineError, first_line
 from crossbreed.kernels.linalg.sketch import FrequentDirections, Sketch
 from crossbreed.sources.files import Shards, open_shards
 from crossbreed.sources.hashes import digests_of, hash_of
@@ -179,11 +180,21 @@ class InputGramSums:
         return Sketch(sketch.rows_KN / num_tokens**0.5, sketch.diagonal_N / num_tokens)
 
     def write(self, path: Path) -> InputGrams:
-        """Writes all means to a new .safetensors file, whole or not at all, and opens it."""
+        """Writes all means to a new .safetensors file, whole or not at all, and opens it.
+
+        Raises:
+            MachineError: the disk is full, or cannot be written for another reason.
+        """
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
-            save_file(self._means(), whole, metadata={"format": "pt"})
-            sync(whole)
+            try:
+                save_file(self._means(), whole, metadata={"format": "pt"})
+                sync(whole)
+            except (SafetensorError, OSError) as error:  # the first is no OSError, whatever the cause
+                raise MachineError(
+                    f"the Grams {path} could not be written: {first_line(error)}\n"
+                    "Make room, or set CROSSBREED_CACHE to a folder on another disk; the same command makes them again"
+                ) from error
             os.replace(whole, path)
         sync(path.parent)
         return InputGrams.open(path)

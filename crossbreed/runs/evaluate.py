@@ -68,7 +68,9 @@ def evaluate(
     """
     spec = with_objects(spec, engine=engine, tasks=tasks)
     recipe, weights = _opened(model, spec)
-    loaded = load_tasks(spec.fitness.tasks)
+    loaded, kind = load_tasks(spec.fitness.tasks), spec.fitness.engine
+    if weights and kind.tokenizes_on_host:
+        weights.check_lengths(loaded, context_tokens=kind.context_tokens, calibration=False)
     candidate_engine = start_candidate_engine(spec.fitness.engine, weights)
     try:
         adopted = candidate_engine.adopt(recipe)

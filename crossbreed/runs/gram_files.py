@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from crossbreed.cache import cache_folder, is_ours
-from crossbreed.durable import sync, write_atomically
+from crossbreed.durable import naming, sync, write_atomically
 from crossbreed.errors import InputError
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.types import Recipe
@@ -60,9 +60,13 @@ def keep(grams: InputGrams, into: Path) -> None:
         if target.exists():
             continue
         part = target.with_suffix(".part")
-        shutil.copyfile(shard, part)
-        sync(part)
-        part.replace(target)
+        try:
+            with naming(target):
+                shutil.copyfile(shard, part)
+                sync(part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def opened(*paths: Path) -> InputGrams | None:

@@ -1,7 +1,7 @@
 """An open run: its locked journal, a loop that has replayed it, and workers that start at the first job."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from traceback import format_exc
 
@@ -64,14 +64,20 @@ class Session:
             self._on_event(Note(text=text))
 
     def judge(self) -> Report:
-        """Selects the winner on the selection split, measures it on the report split, writes the derived files."""
+        """Selects the winner on the selection split, measures it on the report split, writes the derived files.
+
+        A finalist that cannot be measured on either does not win, and a baseline that cannot on the second has no row
+        in the report, which says so; both are tried again whenever the report is made.
+        """
         plan = self._plan
         self._require_measured()
         self._evaluate("select", finalists(self.history.ok_trials, plan.objectives))
         while True:
-            winner = choose_winner(self._reproducible, plan.objectives, self.history.scores_of("select"))
+            unmeasurable = self._loop.unmeasurable("report")
+            selection = {n: score for n, score in self.history.scores_of("select").items() if n not in unmeasurable}
+            winner = choose_winner(self._reproducible, plan.objectives, selection)
             self._evaluate("report", reported(self._reproducible, plan.objectives, winner.number))
-            if winner.number not in self._loop.irreproducible:
+            if winner.number not in {**self._loop.irreproducible, **self._loop.unmeasurable("report")}:
                 break
         self._loop.end()
         report = self._report(winner.number)
@@ -87,7 +93,7 @@ class Session:
         """
         trial = self.history.publishable(number, where=str(self._folder.path))
         self._loop.evaluate_split("report", [trial], self._pool)
-        if why := self._loop.irreproducible.get(number):
+        if why := {**self._loop.irreproducible, **self._loop.unmeasurable("report")}.get(number):
             raise MachineError(why)
         self._loop.end()
         return self._report(number)
@@ -96,9 +102,9 @@ class Session:
         if num_models := len(self._loop.missing(split, wanted)):
             num_items = sum(len(ids) for ids in self._plan.item_ids[split].values())
             self._on_event(SplitStarting(split=split, num_models=num_models, num_items=num_items))
-        before = set(self._loop.irreproducible)
+        before = {**self._loop.irreproducible, **self._loop.unmeasurable(split)}
         self._loop.evaluate_split(split, wanted, self._pool)
-        for number, why in self._loop.irreproducible.items():
+        for number, why in {**self._loop.irreproducible, **self._loop.unmeasurable(split)}.items():
             if number not in before:
                 self._on_event(Note(text=f"trial {number} is left out of the result: {why}"))
 
@@ -125,6 +131,7 @@ class Session:
             seed=self._plan.spec.seed,
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
+            left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
         )
 
 
@@ -145,7 +152,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
             plan.weights.keep_artifacts(folder.artifacts)
         forget_counts(folder.path)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
-        with _logged(folder, plan, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
+        with _logged(folder, plan, journal, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
             if others := _other_versions(journal.run, planned):
                 tell(Note(text=f"this run was started with other versions: {others}"))
             yield Session(plan, folder, journal, pool, tell)
@@ -168,19 +175,26 @@ def _pool(plan: Plan, folder: RunFolder, tell: Listener) -> Pool:
 
 
 @contextmanager
-def _logged(folder: RunFolder, plan: Plan, on_event: Listener) -> Iterator[Listener]:
-    """Yields a listener that also writes to log.txt; an error that ends the run is logged too."""
+def _logged(folder: RunFolder, plan: Plan, journal: Journal, on_event: Listener) -> Iterator[Listener]:
+    """Yields a listener that also writes to log.txt; an error that ends the run is logged too, if it can be.
+
+    Where a file cannot be written since the run folder is gone, the journal says so.
+    """
 
     def tell(event: Event) -> None:
         folder.append_log(str(event))
         on_event(event)
 
-    folder.append_log(plan.describe())
     try:
+        folder.append_log(plan.describe())
         yield tell
-    except (MachineError, OSError):
-        folder.append_log(format_exc())
+    except (MachineError, OSError) as error:
+        with suppress(OSError):
+            folder.append_log(format_exc())
+        if isinstance(error, OSError):
+            journal.require_untouched()
         raise
     except CrossbreedError as error:
-        folder.append_log(str(error))
+        with suppress(OSError):
+            folder.append_log(str(error))
         raise

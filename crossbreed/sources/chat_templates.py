@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
+from crossbreed.bounded import Begin
 from crossbreed.errors import InputError, first_line
 from crossbreed.sources.json_files import read_json_if_there
-from crossbreed.sources.tokenization import CONFIG, Tokenizer, shared_tokenizer, tokenizer_file
+from crossbreed.sources.tokenization import CONFIG, Tokenizer, reading_texts, shared_tokenizer, tokenizer_file
 
 TODAY = date(2024, 7, 26)
 """What chat templates that write the date are told, so that a prompt is the same on every day. Templates that fall back
@@ -65,14 +67,20 @@ def other_chat(base: Path, expert: Path) -> tuple[str, str] | None:
     """Returns what two folders make of one chat, if that is not the same; None too where the expert has no template.
 
     Raises:
-        InputError: a tokenizer cannot be read.
+        InputError: a tokenizer cannot be read, or a template does not come to an end.
     """
     ours, theirs = template_of(base), template_of(expert)
     if theirs is None or ours == theirs:
         return None
+    return reading_texts(partial(_other_chat, base, expert, ours, theirs), base, expert)
+
+
+def _other_chat(base: Path, expert: Path, ours: str | None, theirs: str, begin: Begin) -> tuple[str, str] | None:
     tokens = expert if tokenizer_file(expert) else base
     for chat in _CHATS:
+        begin(f"the chat template of {base}")
         one = "no chat template" if ours is None else _written(base, ours, chat)
+        begin(f"the chat template of {expert}")
         other = _written(tokens, theirs, chat)
         if one != other:
             return one, other

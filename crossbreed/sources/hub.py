@@ -71,7 +71,7 @@ def is_beside_others(source: str, folder: Path) -> bool:
 
 def _check_folder(folder: Path) -> None:
     """Refuses folders that hold no model, and pipes and devices: whoever opens those waits for ever."""
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError(
                 f"`{path.name}` is neither a file nor a folder",

@@ -6,16 +6,18 @@ otherwise. So tokenizers are loaded, unless their files are the same, and given 
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from crossbreed.bounded import Begin, bounded
 from crossbreed.errors import InputError, first_line
 from crossbreed.sources.json_files import mapping_at, read_json
 
+Result = TypeVar("Result")
 Tokenizer: TypeAlias = Any
 """transformers has no types."""
 Signature: TypeAlias = tuple[tuple[str, str], ...]
@@ -87,7 +89,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         ids = tokenizer("a text", add_special_tokens=False).input_ids
-    except Exception as error:  # tokenizers raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises bare Exception and, where a pattern gives up, less than that
         raise InputError(
             "cannot read a tokenizer",
             expected="a tokenizer that transformers loads without code of the folder's own",
@@ -144,6 +148,24 @@ def shared_tokenizer(folder: Path) -> Tokenizer:
     return _loaded(folder, signature(folder))
 
 
+def reading_texts(call: Callable[[Begin], Result], *folders: Path) -> Result:
+    """Returns the result of a call that has tokenizers or chat templates of folders read texts; see `bounded`.
+
+    Raises:
+        InputError: it raises one; or a pattern or a template does not come to an end.
+    """
+    for folder in folders:
+        if tokenizer_file(folder) is not None:
+            shared_tokenizer(folder)  # once in this process, not in each child
+    return bounded(
+        call,
+        what="a tokenizer or a chat template",
+        where=" or ".join(map(str, dict.fromkeys(folders))),
+        fix="copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from where the model came from; "
+        "look there for patterns with a repetition inside another, and for loops inside loops",
+    )
+
+
 def num_appended(tokenizer: Tokenizer) -> int:
     """Returns how many tokens a tokenizer puts behind every text: what is to be continued must not end with them."""
     mask: list[int] = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
@@ -157,7 +179,11 @@ def token_ids(tokenizer: Tokenizer, text: str, *, appended: int) -> list[int]:
 
 
 def appended_tokens(folder: Path) -> tuple[str, ...]:
-    """Returns the tokens that a folder's tokenizer puts behind every text."""
+    """Returns the tokens that a folder's tokenizer puts behind every text; raises as `reading_texts`."""
+    return reading_texts(partial(_appended_tokens, folder), folder)
+
+
+def _appended_tokens(folder: Path, begin: Begin) -> tuple[str, ...]:
     tokenizer = shared_tokenizer(folder)
     ids: list[int] = tokenizer("a").input_ids
     return _tokens(tokenizer, ids[len(ids) - num_appended(tokenizer) :])
@@ -174,16 +200,21 @@ def other_reading(base: Path, expert: Path, *, unmet: Collection[str] = ()) -> R
         unmet: Tokens that are in no text.
 
     Raises:
-        InputError: a tokenizer cannot be read.
+        InputError: a tokenizer cannot be read, or does not come to an end.
     """
     if tokenizer_file(base) is None or tokenizer_file(expert) is None or signature(base) == signature(expert):
         return None
+    return reading_texts(partial(_other_reading, base, expert, unmet), base, expert)
+
+
+def _other_reading(base: Path, expert: Path, unmet: Collection[str], begin: Begin) -> Reading | None:
     ours, theirs = shared_tokenizer(base), shared_tokenizer(expert)
     parts = tuple(_differing_parts(base, expert, ours, theirs))
     num_ours, num_theirs = num_appended(ours), num_appended(theirs)
     for text in (*_TEXTS, *_texts_of(ours), *_texts_of(theirs)):
         if any(token in text for token in unmet):
             continue
+        begin(repr(text)[:80])
         one, other = token_ids(ours, text, appended=num_ours), token_ids(theirs, text, appended=num_theirs)
         if one != other:
             return Reading(text=text, ours=_tokens(ours, one), theirs=_tokens(theirs, other), part=", ".join(parts))

@@ -162,7 +162,9 @@ def _vocabulary(file: Path, state: FileState) -> Mapping[str, int]:
 
     try:
         return dict(Tokenizer.from_str(file.read_text(encoding="utf-8")).get_vocab(with_added_tokens=True))
-    except Exception as error:  # tokenizers raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # as in `load_tokenizer`
         raise InputError(
             "cannot read a tokenizer",
             expected="the tokenizer.json that the tokenizers library wrote",

@@ -1,7 +1,11 @@
 """Odd files of items, each with its right value or its right refusal: never another value, never a traceback."""
 
 import json
+import os
 import pickle
+import stat
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ from crossbreed.fitness import (
     split_items,
 )
 from crossbreed.fitness.tasks.metrics import METRICS
+from crossbreed.fitness.tasks.prompts import fill_prompt
+from crossbreed.fitness.values import text_of
 from crossbreed.runs.spec.spec import _override
 from crossbreed.yaml_files import read_yaml
 
@@ -172,6 +178,85 @@ def test_parquet_doubles_are_shown_where_their_notation_is_known(tmp_path: Path)
     with pytest.raises(InputError, match="can never be given") as caught:
         load_tasks([generate(path)])
     assert "46.0, whose notation a Parquet file does not tell" in caught.value.got
+
+
+WRITTEN = [
+    (pyarrow.array([0.1], pyarrow.float16()), "0.1"),
+    (pyarrow.array([0.1], pyarrow.float32()).dictionary_encode(), "0.1"),
+    (pyarrow.array([1], pyarrow.uint8()), "1"),
+    (pyarrow.array([Decimal("1.25")], pyarrow.decimal128(10, 2)), "1.25"),
+    (pyarrow.array([Decimal("7")], pyarrow.decimal128(30, 0)), "7"),
+    (pyarrow.array([date(2024, 7, 26)]), "2024-07-26"),
+    (pyarrow.array(["a"], pyarrow.large_string()), "a"),
+    (pyarrow.array(["a"]).dictionary_encode(), "a"),
+]
+UNKNOWN = [
+    (pyarrow.array([46.0], pyarrow.float16()), "the floating-point number 46.0"),
+    (pyarrow.array([Decimal("1.50")], pyarrow.decimal128(10, 2)), "the floating-point number 1.5"),
+    (pyarrow.array([1721952000000000001], pyarrow.timestamp("ns")), "an object: {'timestamp[ns]'"),
+    (pyarrow.array([1], pyarrow.timestamp("us", "Europe/Berlin")), "an object: {'timestamp[us, tz=Europe/Berlin]'"),
+    (pyarrow.array([1], pyarrow.time64("ns")), "an object"),
+    (pyarrow.array([1], pyarrow.duration("ns")), "an object"),
+    (pyarrow.array([5_000_000], pyarrow.date32()), "an object"),
+    (pyarrow.array([b"\xff"]), "an object: {'binary'"),
+    (pyarrow.nulls(1, pyarrow.string()), "null"),
+    (pyarrow.nulls(1), "null"),
+]
+
+
+def parquet_file(folder: Path, column: pyarrow.Array) -> Path:
+    parquet.write_table(pyarrow.table({"q": ["why"], "a": column}), folder / "x.parquet")
+    return folder / "x.parquet"
+
+
+@pytest.mark.parametrize(("column", "text"), WRITTEN)
+def test_a_cell_of_parquet_is_shown_by_its_type(tmp_path: Path, column: pyarrow.Array, text: str) -> None:
+    path = parquet_file(tmp_path, column)
+    assert generate(path).shown(load_items(path)[0]) == text
+    assert fill_prompt("{a}", load_items(path)[0], task="t") == text
+
+
+@pytest.mark.parametrize(("column", "got"), UNKNOWN)
+def test_a_cell_of_parquet_without_one_text_is_refused_only_where_it_is_shown(
+    tmp_path: Path, column: pyarrow.Array, got: str
+) -> None:
+    [item] = load_items(parquet_file(tmp_path, column))
+    assert fill_prompt("{q}", item, task="t") == "why"
+    with pytest.raises(InputError, match="cannot be shown in the prompt") as caught:
+        fill_prompt("{a}", item, task="t")
+    assert caught.value.got.startswith(got)
+
+
+def test_cells_inside_others_are_read_by_their_types_too(tmp_path: Path) -> None:
+    inner = pyarrow.struct([("x", pyarrow.float32()), ("y", pyarrow.list_(pyarrow.float16())), ("z", pyarrow.string())])
+    [item] = load_items(parquet_file(tmp_path, pyarrow.array([{"x": 0.1, "y": [0.2, None], "z": None}], inner)))
+    found = item.fields["a"]
+    assert isinstance(found, dict)
+    assert isinstance(found["y"], list)
+    assert (text_of(found["x"]), text_of(found["y"][0]), found["y"][1], found["z"]) == ("0.1", "0.2", None, None)
+
+
+def test_items_that_differ_in_an_image_alone_are_two_items(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"q": ["what?"] * 2, "image": [b"one", b"two"]}), tmp_path / "x.parquet")
+    assert len(load_items(tmp_path / "x.parquet")) == 2
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+def test_items_that_are_no_file_are_refused_before_anybody_waits(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    with pytest.raises(InputError, match="the items are no file") as caught:
+        load_items(path)
+    assert caught.value.where == str(path)
 
 
 def test_items_keep_their_ids_and_travel(tmp_path: Path) -> None:

@@ -403,3 +403,14 @@ def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> Non
     first.communicate(timeout=120)
     assert first.returncode == 0
     os.stat(tmp_path / "run" / "report.json")
+
+
+@pytest.mark.timeout(30)
+def test_a_run_folder_with_a_pipe_in_it(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    for name in ("journal.jsonl", "spec.yaml", "log.txt", "report.json"):
+        folder = Path(shutil.copytree(finished, tmp_path / name))
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        for command in (("show", folder), ("report", folder), ("run", finished / "spec.yaml", "--out", folder)):
+            code, error = cli(*command)
+            assert (code, f"`{name}` is neither a file nor a folder" in error) == (2, True), command

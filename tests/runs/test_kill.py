@@ -67,8 +67,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
     return out
 
 
-def test_twenty_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path) -> None:
-    rng, out, num_killed = random.Random(1), tmp_path / "killed", 0
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 11))])
+def test_twenty_kills_change_nothing(spec: Path, whole: Path, tmp_path: Path, seed: int) -> None:
+    rng, out, num_killed = random.Random(seed), tmp_path / "killed", 0
     moments = sorted(rng.randrange(size(whole)) for _ in range(NUM_KILLS))
     for moment in moments:
         num_killed += kill_at(started(spec, out), out, moment, rng.uniform(0, 0.05))

@@ -9,7 +9,9 @@ import pytest
 from toy_runs import journal_of, records_of, write_spec
 
 from crossbreed.errors import EngineError, MachineError
-from crossbreed.runs import load_spec, report_on, run
+from crossbreed.runs import build_plan, load_spec, report_on, run
+from crossbreed.runs.events import Event
+from crossbreed.runs.publishing.publish_run import _recorded
 from crossbreed.runs.search.outage import Outage
 from crossbreed.runs.search.pool import Job, JobResult
 from crossbreed.runs.search.stopwatch import Stopwatch
@@ -164,20 +166,64 @@ def test_an_outage_after_the_search_is_not_the_end_of_the_run(
     ]
 
 
-def test_one_model_that_cannot_be_measured_leaves_the_others_journalled(
+def test_a_baseline_that_cannot_be_measured_is_said_in_the_report_and_tried_again(
     make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = load_spec(make_spec("random"), ["workers.retries=0"])
+    spec, notes = load_spec(make_spec("random"), ["workers.retries=0"]), list[Event]()
     with monkeypatch.context() as patch:
         fails(patch, lambda job: job.split == "report" and job.number == 1)
-        with pytest.raises(MachineError, match="trial 1 could not be measured on the report split"):
-            run(spec, tmp_path / "run")
+        report = run(spec, tmp_path / "run", on_event=notes.append)
+        why = "baseline:expert:plain could not be measured on the report split, on which others can be: "
+        assert report.unmeasured == {"plain": f"not on the report split: {why}EngineError: CUDA out of memory"}
+        assert "plain" not in {row.name for row in report.rows}
+        assert any(f"trial 1 is left out of the result: {why}" in str(note) for note in notes)
     reported = [r["number"] for r in records_of(tmp_path / "run") if r.get("split") == "report"]
     assert len(reported) >= 4
     assert 1 not in reported
-    run(spec, tmp_path / "run")
+    report_on(tmp_path / "run")
     added = [r["number"] for r in records_of(tmp_path / "run") if r.get("split") == "report"][len(reported) :]
     assert added == [1]
+
+
+def judged(out: Path, split: str) -> set[int]:
+    return {record["number"] for record in records_of(out) if record.get("split") == split}
+
+
+def test_finalists_that_cannot_be_measured_do_not_win_and_the_rest_is_reported(
+    make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if so many FAILED in a row, before any was measured, that it looks like an outage."""
+    spec, out, bad = load_spec(make_spec("random"), ["workers.retries=0"]), tmp_path / "run", list[int]()
+
+    def is_bad(job: Job) -> bool:
+        if job.split == "select" and len(bad) < 4 and job.number not in bad:
+            bad.append(job.number)
+        return job.split == "select" and job.number in bad
+
+    fails(monkeypatch, is_bad)
+    report = run(spec, out)
+    assert len(bad) == len(judged(out, "select")) == 4
+    assert not {report.winner.number, *judged(out, "select")}.intersection(bad)
+    log = (out / "log.txt").read_text()
+    assert all(f"trial {number} is left out of the result: " in log for number in bad)
+    before = (out / "journal.jsonl").read_bytes()
+    assert report_on(out)[1].winner.number == report.winner.number, "later commands end as this one"
+    assert (out / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_winner_that_cannot_be_measured_on_the_report_split_is_none(
+    make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, out = load_spec(make_spec("random"), ["workers.retries=0"]), tmp_path / "run"
+    first = run(spec, tmp_path / "whole").winner.number
+    fails(monkeypatch, lambda job: job.split == "report" and job.number == first)
+    report = run(spec, out)
+    assert report.winner.number in judged(tmp_path / "whole", "select") - {first}
+    assert f"trial {first} is left out of the result: " in (out / "log.txt").read_text()
+    assert _recorded(build_plan(spec, searches=False), out, None) == report.winner.number
+    with pytest.raises(MachineError, match="could not be measured on the report split"):
+        report_on(out, trial=first)
 
 
 def answered(number: int, status: Status) -> JobResult:

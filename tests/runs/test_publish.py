@@ -475,3 +475,27 @@ def test_a_record_that_lists_files_elsewhere_is_refused(published: Path, name: s
     (published / "crossbreed.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="does not list the files of its folder"):
         push(published, "org/merge", hub=RecordingHub(), dry_run=True)
+
+
+def test_experts_with_equal_tensors_keep_their_own_names_and_licences(tmp_path: Path) -> None:
+    from crossbreed.runs.publishing.model_card import choose_licence, source_infos
+
+    base = licensed(make_checkpoint(tmp_path / "base", num_layers=1), "mit")
+    one = licensed(make_expert(tmp_path / "one", base=base, seed=1), "apache-2.0")
+    two = licensed(Path(shutil.copytree(one, tmp_path / "two")), "gemma")
+    sources = open_sources(str(base), {"one": str(one), "two": str(two)})
+    hashes = sources.structure.hashes
+    assert hashes["one"] == hashes["two"]
+    made = Recipe(base="base", sources=hashes, rules=())
+    parents = source_infos(made, sources)
+    assert [(parent.name, parent.licence) for parent in parents] == [
+        ("base", "mit"),
+        ("one", "apache-2.0"),
+        ("two", "gemma"),
+    ]
+    assert [parent.reference for parent in parents[1:]] == [str(one), str(two)]
+    with pytest.raises(InputError, match="the licence of the merge is not known") as caught:
+        choose_licence(parents[1:], None)
+    assert "two: gemma" in caught.value.got
+    renamed = Recipe(base="b", sources={"b": hashes["base"], "other": hashes["two"]}, rules=())
+    assert [parent.name for parent in source_infos(renamed, sources)] == ["b", "other"]

@@ -1,5 +1,6 @@
 """A pool of Ray's ends what it has started, and nothing else."""
 
+import itertools
 import os
 import signal
 import time
@@ -9,6 +10,8 @@ import pytest
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.search.pool import Job
+from crossbreed.runs.workers import ray_pool
+from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS
 from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.types import Score, Status
 
@@ -107,6 +110,35 @@ def test_what_is_no_address_is_the_user_s_mistake(address: str) -> None:
         RayPool(lambda: None, count=1, cpus=1, gpus=0, address=address, retries=0)  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.slow
+def test_ten_workers_that_hang_in_a_row_are_replaced_within_the_deadline(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    class Hanging:
+        def evaluate(self, job: Job) -> Score:
+            if not (note := notes / str(job.number)).exists():
+                note.touch()
+                time.sleep(600)
+            return Score(status=Status.OK)
+
+        def close(self) -> None:
+            pass
+
+    deadline_s, said = 6.0, list[str]()
+    pool = RayPool(Hanging, count=1, cpus=1, gpus=0, address=None, retries=1, timeout_s=deadline_s, say=said.append)
+    try:
+        for number in range(10):
+            pool.submit(Job(number=number, split="search", recipe=None))
+            while (answered := pool.wait()) is None:
+                pass
+            assert (answered.score.status, answered.attempts) == (Status.OK, 2)
+            assert deadline_s <= answered.lost_s < 2 * deadline_s
+    finally:
+        pool.close()
+    assert sum("was killed" in line for line in said) == 10
+
+
 def test_a_job_goes_on_to_the_worker_that_merges_the_weights_asked_for(tmp_path: Path) -> None:
     """Two nodes that round differently: each knows the other's candidates too; weights of neither are said."""
     notes = tmp_path / "notes"
@@ -146,3 +178,47 @@ def test_a_job_goes_on_to_the_worker_that_merges_the_weights_asked_for(tmp_path:
         started.close()
     assert found[:8] == asked[:8]
     assert found[8] in kinds
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_said_and_comes_back_once_it_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two workers dies, and its replacement cannot be started as often as it is tried at once."""
+    monkeypatch.setattr(ray_pool, "_FIRST_PAUSE_S", 0.5)
+    notes, said = tmp_path / "notes", list[str]()
+    notes.mkdir()
+    num_failing = MAX_FAILED_STARTS + 1
+
+    class Frail:
+        def __init__(self) -> None:
+            number = len(list(notes.iterdir()))
+            (notes / str(number)).touch()
+            if (notes / "died").exists() and number < 3 + num_failing:
+                raise MemoryError("the graphics card is not free yet")
+
+        def evaluate(self, job: Job) -> Score:
+            time.sleep(0.2)  # so that both have something to do
+            if job.number == 5 and not (notes / "died").exists():
+                (notes / "died").touch()
+                os._exit(1)
+            return Score(status=Status.OK)
+
+        def close(self) -> None:
+            pass
+
+    started = RayPool(Frail, count=2, cpus=0.5, gpus=0, address=None, retries=1, say=said.append)
+    try:
+        names, deadline, numbers = list[str | None](), time.monotonic() + 90, itertools.count()
+        while len(list(notes.iterdir())) < 3 + num_failing or len(set(names[-6:])) < 2:
+            assert time.monotonic() < deadline, said
+            while started.idle:
+                started.submit(Job(number=next(numbers), split="search", recipe=None))
+            if (result := started.wait()) is not None:
+                assert result.score.status is Status.OK
+                names.append(result.worker)
+    finally:
+        started.close()
+    assert [text.partition(":")[0] for text in said] == ["a worker could not be started, 1 go on"] * 2
+    assert "the graphics card is not free yet. It is tried again in 0 s" in said[0]
+    assert "It is tried again in 1 s" in said[1]

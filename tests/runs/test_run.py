@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from toy_runs import journal_of, records_of, trials_of, write_spec
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, dump_spec, load_spec, publish_run, report_on, run
 from crossbreed.runs.events import Event, TrialDone
+from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.results.report_text import caveats
 from crossbreed.runs.results.show import show_json, show_text, show_trial
 from crossbreed.runs.workers.start import start_worker
@@ -241,6 +244,37 @@ def test_a_published_folder_is_not_taken_for_another(finished: Path, tmp_path: P
         (out / "crossbreed.json").write_text(json.dumps({**record, **other}))
         with pytest.raises(InputError, match="published otherwise"):
             publish_run(finished, out, trial=3, with_scores=False, licence="mit")
+
+
+def test_a_trial_is_published_and_journalled_or_neither(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "model"
+    publish = partial(publish_run, folder, out, trial=3, with_scores=False, licence="mit")
+
+    def noted() -> list[str]:
+        return [record["clock"]["folder"] for record in records_of(folder) if record["kind"] == "publish"]
+
+    before = noted()
+    with closing(Journal(folder / "journal.jsonl")):  # as a driver that searches
+        with pytest.raises(InputError, match="another driver is using this run folder"):
+            publish()
+        assert not out.exists()
+        publish(push_to="a/b", dry_run=True)
+    assert noted() == before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", lambda self, record: (_ for _ in ()).throw(OSError("a kill")))
+        with pytest.raises(OSError, match="a kill"):
+            publish()
+    assert (out / "crossbreed.json").exists()
+    assert noted() == before
+    publish()
+    assert noted() == [*before, str(out)]
+    with closing(Journal(folder / "journal.jsonl")):
+        publish()  # nothing is to be written
+    assert noted() == [*before, str(out)]
+    assert json.loads((folder / "report.json").read_text())["published"][-1] == {"number": 3, "folder": str(out)}
 
 
 def test_a_run_reads_its_own_spec(spec: Path, tmp_path: Path) -> None:

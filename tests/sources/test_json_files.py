@@ -84,14 +84,25 @@ def test_a_file_that_is_not_there_is_not_called_broken(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json", "README.md", "x.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "README.md",
+        "x.py",
+        "additional_chat_templates/a.jinja",
+    ],
+)
 def test_a_folder_with_a_pipe_in_it_is_refused_before_anybody_waits(
     name: str, toy_base: Path, copy: Callable[[Path], Copy]
 ) -> None:
     folder = copy(toy_base).path
     (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(InputError, match=f"`{name}` is neither a file nor a folder"):
+    with pytest.raises(InputError, match=f"`{Path(name).name}` is neither a file nor a folder"):
         open_sources(str(folder), {})
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from crossbreed.bounded import Begin
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.lengths import TaskLengths
@@ -11,7 +13,7 @@ from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.model_config import load_config
-from crossbreed.sources.tokenization import num_appended, shared_tokenizer, token_ids
+from crossbreed.sources.tokenization import num_appended, reading_texts, shared_tokenizer, token_ids
 from crossbreed.sources.vocabulary import end_tokens
 
 
@@ -123,7 +125,7 @@ class Encoder:
 def check_tasks(
     tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False
 ) -> dict[str, TaskLengths]:
-    """Tokenises every request of every task, without an engine; returns task -> lengths.
+    """Tokenises every request of every task, without an engine, within limits of time and memory.
 
     Args:
         tasks: the tasks of the run.
@@ -131,49 +133,86 @@ def check_tasks(
         max_model_len: maximum length of prompt plus answer, if the engine limits it.
         calibration: whether the run also needs calibration requests.
 
+    Returns:
+        Task -> lengths of its items.
+
     Raises:
-        InputError: no engine could answer a request; if it is too long, the message names the item.
+        InputError: no engine could answer a request; if it is too long, or its tokens do not come to an end, the
+            message names the item.
     """
+    asked = [
+        _Asked(
+            task=task,
+            requests=[task.requests(item) for item in task.items],
+            calibrations=[task.calibration(item) for item in task.items] if calibration else [],
+        )
+        for task in tasks
+    ]
+    return reading_texts(partial(_check_asked, asked, host, max_model_len), host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A task with its requests."""
+
+    task: Task
+    requests: Sequence[Sequence[Request]]
+    """Item by item."""
+    calibrations: Sequence[Request]
+    """Item by item; empty if there are none."""
+
+
+def _check_asked(
+    asked: Sequence[_Asked], host: Path, max_model_len: int | None, begin: Begin
+) -> dict[str, TaskLengths]:
     encoder = Encoder(host, max_model_len=max_model_len)
     lengths = dict[str, TaskLengths]()
-    for task in tasks:
-        encoded, too_long = list[list[Encoded]](), list[tuple[Item, TooLong]]()
-        for item in task.items:
-            try:
-                encoded.append([encoder.encode(request) for request in task.requests(item)])
-                if calibration:
-                    encoder.encode(task.calibration(item))
-            except TooLong as error:
-                too_long.append((item, error))
-            except InputError as error:
-                raise InputError(
-                    f"item `{item.id}`: {error.problem}",
-                    expected=error.expected,
-                    got=error.got,
-                    where=error.where or item.place(task.name),
-                    fix=error.fix or "lengthen the item, or remove it",
-                ) from None
-        if too_long:
-            item, reason = too_long[0]
-            others = f", nor do {len(too_long) - 1} other of {len(task.items)} items" * (len(too_long) > 1)
-            raise InputError(
-                f"item `{item.id}` does not fit the model's context{others}",
-                expected=f"prompt and answer in {encoder.max_model_len} tokens",
-                got=str(reason),
-                where=item.place(task.name),
-                fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
-            )
-        lengths[task.name] = _lengths(task, encoder, encoded)
+    for one in asked:
+        encoded = _encoded(one, encoder, begin)
+        begin(f"the answers of task `{one.task.name}`"[:200])
+        lengths[one.task.name] = _lengths(one, encoder, encoded)
     return lengths
 
 
-def _lengths(task: Task, encoder: Encoder, encoded: Sequence[Sequence[Encoded]]) -> TaskLengths:
+def _encoded(asked: _Asked, encoder: Encoder, begin: Begin) -> list[list[Encoded]]:
+    """Returns the encoded requests, item by item; raises InputError if some do not fit or cannot be asked."""
+    task, encoded, too_long = asked.task, list[list[Encoded]](), list[tuple[Item, TooLong]]()
+    for i, item in enumerate(task.items):
+        begin(f"item `{item.id}` of task `{task.name}`"[:200])
+        try:
+            encoded.append([encoder.encode(request) for request in asked.requests[i]])
+            for request in asked.calibrations[i : i + 1]:
+                encoder.encode(request)
+        except TooLong as error:
+            too_long.append((item, error))
+        except InputError as error:
+            raise InputError(
+                f"item `{item.id}`: {error.problem}",
+                expected=error.expected,
+                got=error.got,
+                where=error.where or item.place(task.name),
+                fix=error.fix or "lengthen the item, or remove it",
+            ) from None
+    if too_long:
+        item, reason = too_long[0]
+        others = f", nor do {len(too_long) - 1} other of {len(task.items)} items" * (len(too_long) > 1)
+        raise InputError(
+            f"item `{item.id}` does not fit the model's context{others}",
+            expected=f"prompt and answer in {encoder.max_model_len} tokens",
+            got=str(reason),
+            where=item.place(task.name),
+            fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
+        )
+    return encoded
+
+
+def _lengths(asked: _Asked, encoder: Encoder, encoded: Sequence[Sequence[Encoded]]) -> TaskLengths:
     """Returns the lengths of a task's items; raises InputError if a right answer can never be given."""
-    kind = own_kind(task)
+    task, kind = asked.task, own_kind(asked.task)
     golds, totals, cut = list[int](), dict[str, int](), dict[str, str]()
     most, too_long = None, list[tuple[Item, int, int]]()
-    for item, requests in zip(task.items, encoded, strict=True):
-        limits = [request.max_tokens for request in task.requests(item) if isinstance(request, Generate)]
+    for item, requests, found in zip(task.items, asked.requests, encoded, strict=True):
+        limits = [request.max_tokens for request in requests if isinstance(request, Generate)]
         texts, needed = (kind.right_texts(item), kind.needed(item)) if isinstance(kind, TaskConfig) else ((), ())
         sizes = {text: encoder.num_tokens(text) for text in dict.fromkeys((*texts, *needed))}
         shortest = min((sizes[text] for text in texts), default=None)
@@ -184,7 +223,7 @@ def _lengths(task: Task, encoder: Encoder, encoded: Sequence[Sequence[Encoded]])
         golds += [] if shortest is None else [shortest]
         most = max([*limits, *([] if most is None else [most])], default=None)
         answers = min(max(limits), shortest or max(limits)) if limits else 0
-        totals[item.id] = sum(len(request.token_ids) for request in requests) + answers
+        totals[item.id] = sum(len(one.token_ids) for one in found) + answers
     if too_long:
         item, size, limit = too_long[0]
         raise InputError(
@@ -197,7 +236,7 @@ def _lengths(task: Task, encoder: Encoder, encoded: Sequence[Sequence[Encoded]])
     return TaskLengths(
         context=encoder.max_model_len,
         max_tokens=most,
-        prompts=tuple(max(request.num_prompt for request in requests) for requests in encoded),
+        prompts=tuple(max(one.num_prompt for one in found) for found in encoded),
         golds=tuple(golds),
         totals=totals,
         cut_golds=cut,

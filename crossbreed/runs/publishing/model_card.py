@@ -18,7 +18,7 @@ from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.report_text import how_measured, number, row_label, sentences, with_interval
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources import Adapter, Checkpoint, Sources
-from crossbreed.types import Recipe, Trial
+from crossbreed.types import BASE, Recipe, Trial
 
 RECIPE_FILE, MERGEKIT_FILE = "recipe.yaml", "mergekit_config.yml"
 _HUB_LICENCES = frozenset(
@@ -131,9 +131,16 @@ class CardInfo:
 
 def source_infos(recipe: Recipe, sources: Sources) -> list[SourceInfo]:
     """Returns the base, then the experts, by their names in the recipe."""
-    opened = {source.hash: source for source in (sources.base, *sources.experts.values())}
+    opened: dict[str, Checkpoint | Adapter] = {BASE: sources.base, **sources.experts}
+    by_hash = {source.hash: source for source in reversed(opened.values())}
+
+    def found(name: str, wanted: str) -> Checkpoint | Adapter:
+        """The source of this name; by its tensors alone where the recipe calls it otherwise: others may equal it."""
+        named = sources.base if name == recipe.base else opened.get(name)
+        return named if named is not None and named.hash == wanted else by_hash[wanted]
+
     names = sorted(recipe.sources, key=lambda name: name != recipe.base)
-    return [_source_info(name, opened[recipe.sources[name]]) for name in names]
+    return [_source_info(name, found(name, recipe.sources[name])) for name in names]
 
 
 def _source_info(name: str, source: Checkpoint | Adapter) -> SourceInfo:

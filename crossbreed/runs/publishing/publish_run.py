@@ -18,14 +18,14 @@ from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, sour
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
-from crossbreed.runs.record.records import RunRecord
-from crossbreed.runs.results.derived import note_published
+from crossbreed.runs.record.records import PublishClock, PublishRecord, RunRecord
+from crossbreed.runs.results.derived import publishing
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.winner import choose_winner
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.start import prepare_artifacts
-from crossbreed.types import Trial
+from crossbreed.types import Status, Trial
 
 
 def publish_run(
@@ -58,8 +58,8 @@ def publish_run(
         on_event: As for `run`.
 
     Raises:
-        InputError: the run, the folder, the licence or the trial is invalid, or the run's engine takes recipes or
-            makes up its answers.
+        InputError: the run, the folder, the licence or the trial is invalid, the run's engine takes recipes or makes
+            up its answers, or a driver has the journal open: then nothing is written.
         MachineError: the weights to publish are not those that were scored.
     """
     if dry_run and not push_to:
@@ -85,20 +85,27 @@ def publish_run(
         check(plan)
         plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         number = _recorded(plan, path, trial)
-    info = CardInfo.of(plan, list(read(RunFolder(path).journal)), number, report)
+    records = list(read(RunFolder(path).journal))
+    info = CardInfo.of(plan, records, number, report)
     merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
     assert fingerprint is not None, "a scored trial has a fingerprint"
     published = published_folder(out)
     contents = card_contents(merge, out, info=info, licence=licence)
+    noted = PublishRecord(number=number, fingerprint=fingerprint, clock=PublishClock(folder=str(out.resolve())))
     if published and published.fingerprint == fingerprint:
         published.require_says(contents.record, has_scores=with_scores)
         published.verify()
+        if noted not in records and not dry_run:  # a kill came between folder and journal, or the folder was moved
+            with publishing(path) as note:
+                note(noted)
     else:
         require_unused(out)
         if dry_run and push_to:
             on_event(Note(text=upload_listing(contents.sizes, push_to)))
             return
-        note_published(path, number, write_contents(contents, merge, out), out)
+        with publishing(path) as note:
+            write_contents(contents, merge, out)
+            note(noted)
     on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
@@ -121,7 +128,8 @@ def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
         plan.require_begun(records[0], where=path)
     history = fold(records)
     if trial is None:
-        selection = history.scores_of("select")
+        reported = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
+        selection = {n: score for n, score in history.scores_of("select").items() if n in reported}  # else: left out
         if history.is_finished and selection:
             return choose_winner(history.ok_trials, plan.objectives, selection).number
         raise InputError(

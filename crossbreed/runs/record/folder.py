@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import format_exc
 from typing import Any
 
-from crossbreed.durable import write_atomically
+from crossbreed.durable import naming, write_atomically
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import RunRecord, SplitName
@@ -45,6 +45,7 @@ class RunFolder:
         Returns:
             Whether it is new.
         """
+        self._require_files()
         is_new = not self.path.exists()
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the run folder is a file", where=str(self.path), fix="choose another --out")
@@ -82,7 +83,19 @@ class RunFolder:
         """Returns itself; raises InputError if it is not a run folder."""
         if not self.journal.exists():
             raise InputError("this is not a run folder", expected="a journal.jsonl", where=str(self.path))
+        self._require_files()
         return self
+
+    def _require_files(self) -> None:
+        """Refuses pipes and devices, which would be waited for; another machine may have written the folder."""
+        for path in sorted(self.path.iterdir()) if self.path.is_dir() else ():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise InputError(
+                    f"`{path.name}` is neither a file nor a folder",
+                    expected="a run folder's files",
+                    where=str(self.path),
+                    fix="remove it",
+                )
 
     def begun(self) -> RunRecord | None:
         """Returns the first record of the journal; None for a new run."""
@@ -123,7 +136,7 @@ class RunFolder:
     def append_log(self, text: str) -> None:
         """Appends to log.txt, with a timestamp before each line. It is for people only, and never read back."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        with self.log.open("a", encoding="utf-8") as log:
+        with naming(self.log), self.log.open("a", encoding="utf-8") as log:
             log.writelines(f"{now}  {line}\n" for line in text.splitlines())
 
     @contextmanager

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from crossbreed.durable import sync
+from crossbreed.durable import naming, sync
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.record.checksum import is_right, is_sealed, sealed
 from crossbreed.runs.record.lock import Lock
@@ -82,7 +82,7 @@ class Journal:
         Raises:
             MachineError: the journal was removed, replaced or written to by another process.
         """
-        self._require_untouched()
+        self.require_untouched()
         value = to_json(record)
         if self._driver is not None:
             value[CLOCK] = value.get(CLOCK, {}) | {"driver": self._driver}
@@ -102,17 +102,23 @@ class Journal:
             self._file.close()
 
     def _write(self, content: bytes) -> None:
-        try:
-            while content:
-                written = self._file.write(content)
-                self._size += written
-                content = content[written:]
-        except OSError as error:
-            error.filename = error.filename or str(self._path)
-            raise
+        """Writes the content, or nothing of it: where the disk is full, it may have room for a part."""
+        with naming(self._path):
+            try:
+                left = content
+                while left:
+                    left = left[self._file.write(left) :]
+            except OSError:
+                os.ftruncate(self._file.fileno(), self._size)
+                raise
+        self._size += len(content)
 
-    def _require_untouched(self) -> None:
-        """Refuses to go on with a file that nobody will find, or that has other lines than those written here."""
+    def require_untouched(self) -> None:
+        """Refuses to go on with a file that nobody will find, or that has other lines than those written here.
+
+        Raises:
+            MachineError: the journal was removed, replaced or written to by another process.
+        """
         ours = os.fstat(self._file.fileno())
         try:
             is_there = os.path.samestat(ours, self._path.stat())

@@ -1,6 +1,8 @@
 """The derived files of a run folder: archive, recipes, report. All can be rebuilt from the journal."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from crossbreed.runs.record.archive import pareto_front
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import Journal, read
-from crossbreed.runs.record.records import PublishClock, PublishRecord
+from crossbreed.runs.record.records import PublishRecord
 from crossbreed.runs.results.report import Report, report_json
 from crossbreed.runs.results.report_html import report_html
 
@@ -29,15 +31,19 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
     write_atomically(folder.report_html, page.encode())
 
 
-def note_published(path: Path, number: int, fingerprint: str, target: Path) -> None:
-    """Journals the publication of a trial, and adds its folder to report.json, if there is one."""
+@contextmanager
+def publishing(path: Path) -> Iterator[Callable[[PublishRecord], None]]:
+    """Holds a run's journal while a trial is published, so that what is written can be journalled.
+
+    Yields:
+        A function that journals the publication, and adds its folder to report.json, if there is one.
+
+    Raises:
+        InputError: a driver has the journal open.
+    """
     folder = RunFolder(path)
-    journal = Journal(folder.journal)
-    try:
-        clock = PublishClock(folder=str(target.resolve()))
-        journal.append(PublishRecord(number=number, fingerprint=fingerprint, clock=clock))
-    finally:
-        journal.close()
+    with closing(Journal(folder.journal)) as journal:
+        yield journal.append
     shown = _read(folder.report_json)
     if shown is not None:
         folder.write_json(folder.report_json, shown | {"published": _published(fold(read(folder.journal)))})

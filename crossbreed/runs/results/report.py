@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import MachineError
@@ -134,6 +135,7 @@ def make_report(
     seed: int = 0,
     is_over: bool = True,
     takes: Takes = "weights",
+    left_out: Mapping[int, str] = MappingProxyType({}),
 ) -> Report:
     """Returns the report of a run.
 
@@ -145,6 +147,7 @@ def make_report(
         seed: The Spec's seed, from which the bootstrap's draws are spawned.
         is_over: Whether the search is complete.
         takes: What the engine takes.
+        left_out: Number of a trial that has no score on the report split -> why.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -198,9 +201,10 @@ def make_report(
             if t.score.status is not Status.OK and (by := t.candidate.proposed_by).is_baseline
         }
         | {
-            b.name: "not on the report split" + _why(scores.get(b.trial.number))
+            b.name: "not on the report split"
+            + (f": {left_out[number]}" if number in left_out else _why(scores.get(number)))
             for b in baselines
-            if b.trial.number not in measured
+            if (number := b.trial.number) not in measured
         },
     )
 

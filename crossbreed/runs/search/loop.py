@@ -50,6 +50,7 @@ class Loop:
         self._is_dry = False
         self._to_replay: Sequence[Record] = ()
         self._irreproducible: dict[int, str] = {}
+        self._unmeasurable: dict[tuple[SplitName, int], str] = {}
 
     def replay(self, records: Sequence[Record]) -> None:
         """Restores the history from a journal's records, which the proposer will repeat when the search goes on."""
@@ -60,6 +61,10 @@ class Loop:
     def irreproducible(self) -> Mapping[int, str]:
         """Trials that another split could not be measured for, since their recipes give other weights now -> why."""
         return self._irreproducible
+
+    def unmeasurable(self, split: SplitName) -> dict[int, str]:
+        """Returns the trials that FAILED on another split although the engine lived -> why; they are not journalled."""
+        return {number: why for (where, number), why in self._unmeasurable.items() if where == split}
 
     @property
     def is_over(self) -> bool:
@@ -156,40 +161,68 @@ class Loop:
         self._to_replay = ()
 
     def missing(self, split: SplitName, trials: Sequence[Trial]) -> list[Trial]:
-        """Returns the trials that have not been measured on a split."""
-        return [trial for trial in trials if not self._is_measured(split, trial.number)]
+        """Returns the trials that are to be measured on a split."""
+        return [
+            trial
+            for trial in trials
+            if not self._is_measured(split, trial.number) and (split, trial.number) not in self._unmeasurable
+        ]
 
     def evaluate_split(self, split: SplitName, trials: Sequence[Trial], pool: Pool) -> None:
         """Evaluates the missing trials on another split, all but those that are `irreproducible`.
 
-        Those that FAILED are evaluated once more at the end.
+        Those that FAILED are evaluated once more at the end. If they FAILED again and a trial that was measured on this
+        split can still be, they are `unmeasurable`.
 
         Raises:
-            MachineError: one could not be measured. It is not journalled, and the same command evaluates it again.
+            MachineError: one could not be measured, and no other proves that the engine is not at fault. None of these
+                is journalled, and the same command evaluates them again.
         """
-        failed = self._evaluate_jobs([self._job(trial.candidate, split) for trial in self.missing(split, trials)], pool)
-        if failed := self._evaluate_jobs([result.job for result in failed], pool):
+        failed = self._evaluate_jobs(split, [self._job(t.candidate, split) for t in self.missing(split, trials)], pool)
+        failed = self._evaluate_jobs(split, [result.job for result in failed], pool)
+        if failed and self._proof_on(split) is None:  # the split may be at fault, whatever was measured on another
             raise MachineError(
                 f"trial {failed[0].job.number} could not be measured on the {split} split: {failed[0].score.error}\n"
                 f"{len(failed)} of {len(trials)} models are still to be measured: the same command evaluates them again"
             )
+        for result in failed:
+            who = self._history.candidates[result.job.number].proposed_by
+            self._unmeasurable[split, result.job.number] = (
+                f"{who} could not be measured on the {split} split, on which others can be: {result.score.error}"
+            )
 
-    def _evaluate_jobs(self, jobs: list[Job], pool: Pool) -> list[JobResult]:
+    def _evaluate_jobs(self, split: SplitName, jobs: list[Job], pool: Pool) -> list[JobResult]:
         """Evaluates jobs of another split; returns those that FAILED, or raises MachineError if that is an outage."""
         failed, outage = list[JobResult](), Outage()
-        while jobs or pool.busy:  # pool.wait() returns None when a worker becomes idle
-            while jobs and pool.idle:
+        while True:
+            proof = self._proof_on(split) or self._proof_on("search")
+            outage.can_prove = proof is not None
+            while jobs and pool.idle and not outage.needs_proof:
                 pool.submit(jobs.pop(0))
                 outage.submitted()
-            if result := pool.wait():
-                outage.hear(result)
-                if result.score.status is Status.FAILED:
-                    failed.append(result)
-                elif why := self._history.other_weights(result.job.number, result.score):
-                    self._irreproducible[result.job.number] = why
-                else:
-                    self.record(result)
-        return failed
+            is_last = outage.is_suspected and not pool.busy
+            if proof and pool.idle and not outage.is_proving and (outage.needs_proof or is_last):
+                pool.submit(proof)
+                outage.submitted(is_proof=True)
+            if not jobs and not pool.busy and not (proof and outage.is_suspected):
+                return [*failed, *outage.release()]
+            if result := pool.wait():  # None when a worker becomes idle
+                is_proof = self._is_measured(result.job.split, result.job.number)
+                for heard in outage.hear(result, is_proof=is_proof):
+                    if heard.score.status is Status.FAILED:
+                        failed.append(heard)
+                    elif self._is_measured(heard.job.split, heard.job.number):
+                        continue  # a proof
+                    elif why := self._history.other_weights(heard.job.number, heard.score):
+                        self._irreproducible[heard.job.number] = why
+                    else:
+                        self.record(heard)
+
+    def _proof_on(self, split: SplitName) -> Job | None:
+        """Returns a job that has been measured on a split and can be again."""
+        measured = (self._history.candidates[n] for n in self._history.scores_of(split) if self._is_measured(split, n))
+        found = next((c for c in measured if c.recipe is not None or self._proposer.holds(c.number)), None)
+        return None if found is None else self._job(found, split)
 
     def record(self, result: JobResult, *, elapsed_s: float | None = None) -> None:
         """Journals one result, and only then tells the optimizer and the listener."""

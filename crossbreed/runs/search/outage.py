@@ -25,9 +25,10 @@ class Outage:
         """Starts with no answer.
 
         Args:
-            can_prove: Whether the caller asks for a proof when `needs_proof`; if not, a full row is an outage.
+            can_prove: Whether the caller can ask for a proof when `needs_proof`; if not, a full row is an outage.
         """
-        self._can_prove = can_prove
+        self.can_prove = can_prove
+        """Whether a proof can be asked for."""
         self._waiting: list[JobResult] = []
         self._num_in_a_row = self._num_unproven = self._num_in_flight = 0
         self._error: str | None = None
@@ -78,7 +79,7 @@ class Outage:
         if not is_proof:
             self._waiting.append(result)
             self._num_in_a_row += not is_known
-        if self.needs_proof and (is_proof or not self._can_prove):
+        if self.needs_proof and (is_proof or not self.can_prove):
             raise MachineError(
                 f"{self._num_unproven} trials in a row could not be measured: {self._error}\n"
                 "They are not journalled and cost no budget: the same command evaluates them again; log.txt has "
