@@ -54,9 +54,10 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
         f"; about {_duration(total)} with selection and report" if total is not None else ""
     )
     if cost.budget_s is not None:
-        allowed = f"end the search after about {cost.num_in_budget} trials" if cost.num_in_budget is not None else ""
-        fits = f"are enough: the search takes about {_duration(cost.seconds('search') or 0.0)}"
-        yield f"          the budget's {cost.budget_s / 60:g} minutes {allowed or fits}"
+        allowed = cost.num_in_budget
+        fits = f"is enough: the search takes about {_duration(cost.seconds('search') or 0.0)}"
+        ends = f"ends the search after about {allowed} trials"
+        yield f"          the budget of {cost.budget_s / 60:g} min {fits if allowed is None else ends}"
 
 
 def _duration(seconds: float) -> str:
