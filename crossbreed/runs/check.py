@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import AnyItems, Evaluation, TaskLengths, evaluate_tasks
+from crossbreed.fitness import AnyItems, Evaluation, evaluate_tasks
 from crossbreed.runs.checking.cost import Cost, cost_of
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
-from crossbreed.runs.checking.rates import Rate, known_rate, remember_rate
+from crossbreed.runs.checking.rates import Rate, item_tokens, known_rate, remember_rate
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
@@ -75,7 +75,12 @@ def checked_plan(spec: Spec) -> Plan:
     Raises:
         InputError: the spec is invalid, or this machine cannot run it.
     """
-    return _measured_plan(spec)[0]
+    require_engine(spec)
+    require_sendable(spec)
+    plan = build_plan(spec).measured()
+    if spec.workers.address is None:  # else other machines hold the candidates
+        _check_memory(plan, memory_bytes())
+    return plan
 
 
 def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
@@ -88,8 +93,8 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
     Raises:
         InputError: the spec is invalid.
     """
-    plan, lengths = _measured_plan(spec)
-    tasks = [examine_task(plan, task, lengths.get(task.name)) for task in plan.tasks]
+    plan = checked_plan(spec)
+    tasks = [examine_task(plan, task) for task in plan.tasks]
     if answer:
         tasks = _answered(plan, tasks)
     return Findings(
@@ -100,20 +105,9 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
         tasks=tuple(tasks),
-        cost=cost_of(plan, lengths, known_rate(plan)),
+        cost=cost_of(plan, known_rate(plan)),
         publish_notes=publish_notes(plan),
     )
-
-
-def _measured_plan(spec: Spec) -> tuple[Plan, dict[str, TaskLengths]]:
-    """Returns the checked plan, and task -> lengths of its items if the engine uses the base's tokenizer."""
-    require_engine(spec)
-    require_sendable(spec)
-    plan = build_plan(spec)
-    lengths = plan.check_engine()
-    if spec.workers.address is None:  # else other machines hold the candidates
-        _check_memory(plan, memory_bytes())
-    return plan, lengths
 
 
 def memory_bytes() -> int:
@@ -145,7 +139,9 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
         answer_s = time.perf_counter() - start_s
     finally:
         candidate_engine.close()
-    remember_rate(plan, Rate.of_first(chunks.values(), answer_s=answer_s, fixed_s=sum(adopted.seconds.values())))
+    num_items = sum(chunk.num_items for chunk in chunks.values())
+    fixed_s = sum(adopted.seconds.values())
+    remember_rate(plan, Rate(fixed_s=fixed_s, item_s=answer_s / num_items, item_tokens=item_tokens(plan), num_trials=0))
     return [
         task.answered(
             first.texts[task.name][0],

@@ -64,7 +64,7 @@ def run(
             try:
                 session.search()
             finally:
-                remember_rate(plan, Rate.of(list(session.history.trials.values())[known:]))
+                remember_rate(plan, Rate.of(list(session.history.trials.values())[known:], plan))
             return session.judge()
 
 

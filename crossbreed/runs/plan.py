@@ -1,7 +1,7 @@
 """The plan of a Spec: sources, tasks, splits, space, objectives. Building it finds errors of the input in seconds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +58,8 @@ class Plan:
     objectives: tuple[Objective, ...]
     dtype: str
     warm_starts: tuple[tuple[ProposedBy, Recipe], ...]
+    lengths: Mapping[str, TaskLengths] = field(default_factory=dict)
+    """Task -> lengths of its items, once `measured`; empty if the engine does not use the base's tokenizer."""
 
     @property
     def budget(self) -> Budget:
@@ -106,23 +108,24 @@ class Plan:
         """The kind of slopes that the optimizer needs; None: none."""
         return self.spec.optimizer.slope_kind
 
-    def check_engine(self) -> dict[str, TaskLengths]:
-        """Refuses an engine that cannot start here, and items that no model of its context could be asked.
+    def measured(self) -> "Plan":
+        """Returns the plan with the lengths of its items.
 
-        Returns task -> lengths of its items; none if the engine does not use the base's tokenizer.
+        Refuses an engine that cannot start here, and items that no model of its context could be asked.
 
         Takes seconds, so the workers do without. The code of a cluster's workers is not this machine's.
         """
         engine = self.spec.fitness.engine
         if self.spec.workers.address is None:
             require_code(engine)
-        if self.weights and engine.tokenizes_on_host:
-            return self.weights.check_lengths(
-                self.tasks,
-                context_tokens=engine.context_tokens,
-                calibration=self.slope_kind is not None or self.spec.artifacts.grams is not None,
-            )
-        return {}
+        if not self.weights or not engine.tokenizes_on_host:
+            return self
+        lengths = self.weights.check_lengths(
+            self.tasks,
+            context_tokens=engine.context_tokens,
+            calibration=self.slope_kind is not None or self.spec.artifacts.grams is not None,
+        )
+        return replace(self, lengths=lengths)
 
     def check_optimizer(self) -> None:
         """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""

@@ -256,7 +256,7 @@ COST = Cost(
     tokens={"search": 1000, "select": 500, "report": 2000},
     num_workers=1,
     budget_s=600,
-    rate=Rate(fixed_s=1.0, token_s=0.001, item_s=0.05, num_trials=40),
+    rate=Rate(fixed_s=1.0, item_s=0.005, item_tokens=5.0, num_trials=40),
 )
 
 
@@ -269,7 +269,7 @@ def test_the_minutes_are_compared_with_the_budget() -> None:
     assert replace(short, num_workers=2).num_in_budget == 60
     endless = replace(COST, num_models={**COST.num_models, "search": None})
     assert (endless.search_s, endless.num_in_budget) == (600, 300)
-    assert replace(COST, tokens=None).model_s("search") == 6.0
+    assert replace(COST, tokens=None).model_s("search") == 1.5  # as long as those that were measured
     unknown = replace(COST, rate=None)
     assert (unknown.model_s("search"), unknown.total_s, unknown.num_in_budget) == (None, None, None)
 

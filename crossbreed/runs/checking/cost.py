@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crossbreed.fitness import TaskLengths
-from crossbreed.runs.checking.rates import Rate
+from crossbreed.runs.checking.rates import Rate, num_tokens
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
@@ -74,7 +73,7 @@ class Cost:
         }
 
 
-def cost_of(plan: Plan, lengths: Mapping[str, TaskLengths], rate: Rate | None) -> Cost:
+def cost_of(plan: Plan, rate: Rate | None) -> Cost:
     """Returns the work of a plan, as far as it is known."""
     trials, workers = plan.budget.trials, plan.spec.workers
     initial = len(plan.initial_candidates())
@@ -85,12 +84,7 @@ def cost_of(plan: Plan, lengths: Mapping[str, TaskLengths], rate: Rate | None) -
             "report": len(plan.structure.experts) + 4,
         },
         items={split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()},
-        tokens={
-            split: sum(lengths[name].totals[item.id] for name, items in tasks.items() for item in items.items)
-            for split, tasks in plan.items.items()
-        }
-        if lengths
-        else None,
+        tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,
         num_workers=workers.count if isinstance(workers.count, int) and workers.executor == "ray" else 1,
         budget_s=plan.budget.seconds,
         rate=rate,

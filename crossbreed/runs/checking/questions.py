@@ -144,14 +144,9 @@ class TaskFindings:
         }
 
 
-def examine_task(plan: Plan, task: Task, lengths: TaskLengths | None) -> TaskFindings:
-    """Returns what is known of a task before a run.
-
-    Args:
-        plan: The plan of the run.
-        task: One of its tasks.
-        lengths: The lengths of its items, if the engine uses the base's tokenizer.
-    """
+def examine_task(plan: Plan, task: Task) -> TaskFindings:
+    """Returns what is known of a task before a run."""
+    lengths = plan.lengths.get(task.name)
     cut = lengths.cut_golds if lengths else {}
     golds = {item.id: gold_answer(task, item, cut=cut.get(item.id)) for item in task.items}
     values = {name: answer.value for name, answer in golds.items() if answer is not None}

@@ -5,7 +5,7 @@ A rate belongs to an engine's settings, a base, the worker's processors and the 
 
 import os
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from crossbreed.cache import cache_folder, is_ours
 from crossbreed.durable import write_atomically
-from crossbreed.fitness import Evaluation
 from crossbreed.runs.plan import Plan
+from crossbreed.runs.record.records import SplitName
 from crossbreed.types import Status, Trial, canonical_json, content_id
 
 
@@ -27,44 +27,44 @@ class Rate:
 
     fixed_s: float
     """Seconds of merging, swapping and all else that does not grow with the items."""
-    token_s: float
-    """Seconds of answering a token, prompts included."""
     item_s: float
     """Seconds of answering an item."""
+    item_tokens: float | None
+    """Tokens of an item, prompt and right answer, on average of those measured; None if they are not known."""
     num_trials: int
-    """The number of trials of a run that were measured; 0: a first chunk, by `check --answer`."""
+    """The number of trials of a run that were measured; 0: first answers of the base, by `check --answer`."""
 
     @classmethod
-    def of(cls, trials: Sequence[Trial]) -> Self | None:
-        """Returns the median rate of trials; None if none of them was measured."""
+    def of(cls, trials: Sequence[Trial], plan: Plan) -> Self | None:
+        """Returns the median rate of trials of a plan; None if none of them was measured."""
         costs = [trial.score.cost for trial in trials if trial.score.status is Status.OK]
-        costs = [cost for cost in costs if cost.items and cost.tokens and "answer" in cost.seconds]
+        costs = [cost for cost in costs if "answer" in cost.seconds]
         if not costs:
             return None
+        num_items = sum(len(items.items) for items in plan.items["search"].values())
         return cls(
             fixed_s=median(sum(cost.seconds.values()) - cost.seconds["answer"] for cost in costs),
-            token_s=median(cost.seconds["answer"] / cost.tokens for cost in costs),
-            item_s=median(cost.seconds["answer"] / cost.items for cost in costs),
+            item_s=median(cost.seconds["answer"] for cost in costs) / num_items,
+            item_tokens=item_tokens(plan),
             num_trials=len(costs),
         )
 
-    @classmethod
-    def of_first(cls, found: Collection[Evaluation], *, answer_s: float, fixed_s: float) -> Self | None:
-        """Returns the rate of first answers; None if they had no tokens.
-
-        Args:
-            found: The answers.
-            answer_s: The seconds that they took.
-            fixed_s: The seconds of making and adopting the weights.
-        """
-        tokens, items = (sum(sizes) for sizes in zip(*((one.num_tokens, one.num_items) for one in found), strict=True))
-        if not tokens:
-            return None
-        return cls(fixed_s=fixed_s, token_s=answer_s / tokens, item_s=answer_s / items, num_trials=0)
-
     def trial_s(self, *, items: int, tokens: int | None) -> float:
-        """Returns the seconds of a trial with so many items, and tokens if they are known."""
-        return self.fixed_s + (self.item_s * items if tokens is None else self.token_s * tokens)
+        """Returns the seconds of a trial with so many items, and tokens of all of them if they are known."""
+        longer = tokens / items / self.item_tokens if tokens and self.item_tokens else 1.0
+        return self.fixed_s + self.item_s * items * longer
+
+
+def num_tokens(plan: Plan, split: SplitName) -> int:
+    """Returns the tokens of a split's items, answered as briefly as is right; 0 if they are not known."""
+    tasks = plan.items[split]
+    return sum(lengths.totals[item.id] for name, lengths in plan.lengths.items() for item in tasks[name].items)
+
+
+def item_tokens(plan: Plan) -> float | None:
+    """Returns the tokens of a search item, on average; None if they are not known."""
+    num_items = sum(len(items.items) for items in plan.items["search"].values())
+    return num_tokens(plan, "search") / num_items if plan.lengths else None
 
 
 _RATE = TypeAdapter(Rate)
