@@ -1,6 +1,7 @@
 """The requests that the canary asks, made of the run's own, and the distances between answers."""
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,10 +21,10 @@ MAX_NOISE, MAX_MEAN_NOISE = 0.5, 0.1
 
 SmolLM2-135M in bfloat16, its prompts computed in two parts: at most 0.15 nats, on average 0.02.
 """
-_MAX_TOKENS = 8
+_MAX_TOKENS = 4
 """The length of answers that are compared; more would take longer and show no more."""
 _PREFIX_CHARACTERS = (600, 250, 120, 60, 30)
-_TEXT_CHARACTERS = (350, 200, 100, 50, 25, 12)
+_TEXT_CHARACTERS = (600, 350, 200, 100, 50, 25, 12)
 _CONTINUATIONS = (" the answer", " a", "a")
 
 
@@ -44,18 +45,18 @@ def probes_of(handle: Handle, requests: Sequence[Request]) -> list[Request]:
     return [*own, *_first_accepted(handle, map(_with_two_ends, prefixes))[0]]
 
 
-def scored(handle: Handle, probes: Sequence[Request]) -> Scored:
-    """Returns the probes, those that generate with a continuation to score instead, and the longest accepted text."""
-    found, answers = _first_accepted(handle, [[_as_scored(probe, _CONTINUATIONS[0]) for probe in probes]])
-    if not found:  # one by one, without those that do not fit
-        tries = ([[_as_scored(probe, end)] for end in _CONTINUATIONS] for probe in probes)
-        found = [request for one in tries for request in _first_accepted(handle, one)[0]]
-        answers = handle.answer(found) if found else []
-    texts, of_texts = _first_accepted(
-        handle,
-        ([Loglikelihood(prompt=Prompt(text=""), continuation=text)] for text in _prefixes(probes, _TEXT_CHARACTERS)),
-    )
-    return Scored(requests=[*found, *texts], texts=texts, answers=[*answers, *of_texts])
+def scored(handle: Handle, requests: Sequence[Request]) -> Scored:
+    """Returns the requests, those that generate with a continuation to score instead, and the longest accepted text."""
+    texts = [Loglikelihood(prompt=Prompt(text=""), continuation=text) for text in _prefixes(requests, _TEXT_CHARACTERS)]
+    found = [_as_scored(request, _CONTINUATIONS[0]) for request in requests]
+    accepted, answers = _first_accepted(handle, [[*found, texts[0]]])
+    if accepted:
+        return Scored(requests=accepted, texts=texts[:1], answers=answers)
+    tries = ([[_as_scored(request, end)] for end in _CONTINUATIONS] for request in requests)
+    found = [request for one in tries for request in _first_accepted(handle, one)[0]]  # those that fit, one by one
+    accepted_texts, of_texts = _first_accepted(handle, ([text] for text in texts))
+    answers = [*(handle.answer(found) if found else []), *of_texts]
+    return Scored(requests=[*found, *accepted_texts], texts=accepted_texts, answers=answers)
 
 
 def without_cache(probes: Sequence[Request]) -> list[Request]:
@@ -110,6 +111,13 @@ def mean_gap(some: Logprobs, others: Logprobs) -> float:
     return math.fsum(gaps) / max(1, len(gaps))
 
 
+def median_gap(some: Logprobs, others: Logprobs) -> float:
+    """Returns the median distance of log-probabilities; infinite where the tokens are not as many."""
+    if [len(one) for one in some] != [len(other) for other in others]:
+        return math.inf
+    return statistics.median([_gap(p, q) for p, q in zip(chain(*some), chain(*others), strict=True)] or [0.0])
+
+
 def can_move(answers: Sequence[Response]) -> bool:
     """Returns whether some log-probability is a number other than 0: otherwise one logit outweighs whatever changes."""
     return any(math.isfinite(p) and p != 0 for answer in answers for p in answer.logprobs)
@@ -120,7 +128,7 @@ def _as_scored(probe: Request, end: str) -> Request:
 
 
 def _with_two_ends(prefix: str) -> list[Request]:
-    return [Generate(prompt=Prompt(text=prefix + end), max_tokens=8) for end in (" A", " B")]
+    return [Generate(prompt=Prompt(text=prefix + end), max_tokens=_MAX_TOKENS) for end in (" A", " B")]
 
 
 def _prefixes(requests: Sequence[Request], sizes: Sequence[int]) -> Iterator[str]:

@@ -41,7 +41,8 @@ class CoefficientsConfig(SpaceConfig):
 
     kind: Literal["coefficients"] = "coefficients"
     operator: str | list[str] = "task_arithmetic"
-    """One of the operators below. With a list, the choice of operator is one more coordinate."""
+    """One of the operators below. With a list, the choice of operator is one more coordinate, for the whole model; the
+    coordinates of the operators that are not chosen have no effect then, and cost a search as many trials as others."""
     groups: GroupsConfig = GroupsConfig()
     """The groups of tensors that share coefficients."""
     weight: Range = Field(default_factory=lambda said: _usual("weight", _listed(said.get("operator", ()))))

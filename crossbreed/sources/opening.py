@@ -211,6 +211,7 @@ def _structure(base: Checkpoint, experts: Mapping[str, Expert]) -> Structure:
 
 def _notes(sources: Sources) -> Iterator[str]:
     yield from map(str, sources.differences)
+    yield from _twins(sources)
     ours = end_token_ids(sources.base.path, base=sources.base)
     for name, expert in sources.experts.items():
         if others := end_token_ids(expert.path, base=sources.base) - ours:
@@ -218,6 +219,16 @@ def _notes(sources: Sources) -> Iterator[str]:
             yield f"{both}: answers end at all of them, and so do published models"
     if tokenizer_file(sources.base.path) and (appended := appended_tokens(sources.base.path)):
         yield f"the base's tokenizer puts {', '.join(appended)} behind every text: it is cut off where a model goes on"
+
+
+def _twins(sources: Sources) -> Iterator[str]:
+    """Yields a sentence for each set of experts with the same weights."""
+    names: dict[str, list[str]] = {}
+    for name, expert in sources.experts.items():
+        names.setdefault(expert.hash, []).append(f"`{name}`")
+    for twins in names.values():
+        if len(twins) > 1:
+            yield f"{' and '.join(twins)} have the same weights: operators that compare experts count them twice"
 
 
 def _listed(rows: Collection[int], sources: Sources) -> str:

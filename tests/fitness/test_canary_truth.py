@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,18 @@ def test_a_tensor_that_is_never_taken_is_seen_whichever_it_is(tmp_path: Path) ->
         engine.wrongly = lambda name, tensor, never=never: weights[name] if name == never else tensor  # type: ignore[misc]
         with pytest.raises(SwapError, match=r"as transformers does|output head"):
             canary(engine, weights, noise(weights), REQUESTS[1:])
+
+
+@pytest.mark.parametrize("part", ["q_proj", "k_proj", None])
+def test_rounding_to_bfloat16_hides_no_attention(tmp_path: Path, part: str | None) -> None:
+    host = make_checkpoint(tmp_path / "base", num_layers=6)
+    weights = load_weights(host)
+    engine = WrongEngine(TransformersConfig(kind="transformers", dtype="bfloat16"), host)
+    never = f"model.layers.5.self_attn.{part}.weight"
+    engine.wrongly = lambda name, tensor: weights[name] if name == never else tensor
+    expected = pytest.raises(SwapError, match="as transformers does") if part else nullcontext()
+    with expected:
+        assert canary(engine, weights, noise(weights), REQUESTS[1:]) == ()
 
 
 class ChangingEngine(TransformersEngine):

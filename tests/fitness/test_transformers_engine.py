@@ -13,6 +13,7 @@ from crossbreed.fitness.engines.encoder import Encoder, TooLong, check_tasks
 from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.tasks import GenerateTask, PerplexityTask, Task
+from crossbreed.sources.tokenization import load_tokenizer
 from crossbreed.types import Recipe, WeightStream
 
 BASE, EXPERT = (Recipe(base="base", sources={"base": name}, rules=()) for name in ("hash-base", "hash-expert"))
@@ -135,6 +136,7 @@ def test_a_chat_is_rendered_by_the_template(folders: dict[str, Path]) -> None:
     encoded = encoder.encode(Loglikelihood(prompt=chat, continuation="yes"))
     assert encoder.decode(encoded.token_ids) == "<|system|>Be brief.\n<|user|>hello\n<|assistant|>yes"
     assert encoder.decode(encoded.token_ids[encoded.num_prompt :]) == "yes"
+    encoder.tokenizer = load_tokenizer(folders[BASE.id])  # its own: encoders share one
     encoder.tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
         encoder.encode(Generate(prompt=chat, max_tokens=1))
@@ -183,6 +185,7 @@ def test_a_text_too_short_to_score_is_named(folders: dict[str, Path]) -> None:
 
 def test_a_template_that_writes_the_date_is_the_same_every_day(folders: dict[str, Path]) -> None:
     encoder = Encoder(folders[BASE.id])
+    encoder.tokenizer = load_tokenizer(folders[BASE.id])  # its own: encoders share one
     encoder.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
     encoded = encoder.encode(Generate(prompt=Prompt(text="hello", chat=True), max_tokens=1))
     assert encoder.decode(encoded.token_ids) == "26 Jul 2024: hello"

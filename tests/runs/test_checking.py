@@ -17,7 +17,7 @@ from crossbreed.runs import check_spec, load_spec, run
 from crossbreed.runs.check import Findings
 from crossbreed.runs.checking import rates
 from crossbreed.runs.checking.cost import Cost
-from crossbreed.runs.checking.questions import TaskFindings
+from crossbreed.runs.checking.questions import Option, TaskFindings
 from crossbreed.runs.checking.rates import Rate
 from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.plan import build_plan
@@ -126,6 +126,21 @@ def test_every_option_is_shown_as_it_is_scored(spec_with: Any) -> None:
     text = findings_text(findings)
     assert f"    * {right!r}" in text
     assert "right option A 33%, B 33%, C 33%" in text
+
+
+@pytest.mark.parametrize(("text", "shown"), [("a red fox", "'a red fox'"), ("x" * 500, "xxx' and 100 more characters")])
+def test_a_text_whose_likelihood_is_scored_is_shown(spec_with: Any, folder: Path, text: str, shown: str) -> None:
+    path = spec_with(items=[{"id": str(i), "text": f"a fox, and {i}"} for i in range(60)])
+    prose = f"{{name: prose, kind: perplexity, items: {folder / 'items.jsonl'}}}"
+    findings = found(path, f"fitness.tasks=[{prose}]", "fitness.objectives=[{task: prose}]")
+    [task] = findings.tasks
+    assert [option.text for option in task.example.options] == [f"a fox, and {task.example.item_id}"]
+    assert (task.gold_values, task.example.gold, task.example.prompt) == ((), "", "")
+    example = replace(task.example, options=(Option(text=text, is_right=False),), answer="", value=5.5)
+    lines = findings_text(replace(findings, tasks=(replace(task, example=example),))).splitlines()
+    assert lines[-4].startswith("  text: '")
+    assert lines[-4].endswith(shown)
+    assert lines[-3:] == ["  base: score 5.5", "", "no problems found"]
 
 
 def test_golds_that_are_always_the_first_option_are_said(spec_with: Any) -> None:

@@ -35,6 +35,13 @@ def test_opens_checkpoints_and_adapters_together(
     assert sources.structure.tied
 
 
+def test_experts_of_the_same_weights_are_noted(toy_base: Path, toy_experts: dict[str, Path]) -> None:
+    one, other = toy_experts["everything"], toy_experts["attention"]
+    [note] = open_sources(str(toy_base), {"a": str(one), "b": str(other), "c": str(one)}).notes
+    assert note == "`a` and `c` have the same weights: operators that compare experts count them twice"
+    assert open_sources(str(toy_base), {"a": str(one), "b": str(other)}).notes == ()
+
+
 def test_finds_what_each_expert_touched(
     toy_base: Path, toy_experts: dict[str, Path], toy_adapters: dict[str, Path]
 ) -> None:

@@ -85,6 +85,8 @@ class VllmEngine:
             self._llm.collective_rpc("check_internals")
             self._llm.collective_rpc("process_experts_fully")
         self._reads_host = settings["load_format"] != "dummy"
+        self._stance = "force_eager" if settings["enforce_eager"] else "default"
+        """Told to compile nothing, vLLM still compiles how it counts tokens' ranks: seconds of the first answers."""
 
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too; see `EndsAnswers`."""
@@ -144,7 +146,7 @@ class VllmEngine:
         encoded = [self._encoder.encode(request) for request in requests]
         prompts = [{"prompt_token_ids": list(e.token_ids)} for e in encoded]
         parameters = [self._parameters(request) for request in requests]
-        with self._call("vLLM did not answer"):
+        with self._call("vLLM did not answer"), torch.compiler.set_stance(self._stance):
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
         responses = [_response(*pair) for pair in zip(requests, encoded, outputs, strict=True)]
         self._is_cache_spoilt |= any(

@@ -95,8 +95,10 @@ class ChoiceTask(PromptTaskConfig):
         values: object
         if isinstance(self.choices, str):
             values = field_of(item, self.choices, task=self.name)
+        elif missing := [name for name in self.choices if name not in item.fields]:
+            raise self._no_options(item, f"no field `{missing[0]}`: `choices` names fields, not options")
         else:
-            values = [field_of(item, name, task=self.name) for name in self.choices]
+            values = [item.fields[name] for name in self.choices]
         if not isinstance(values, list) or len(values) < 2:
             raise self._no_options(item, str(values)[:200])
         try:
@@ -115,7 +117,8 @@ class ChoiceTask(PromptTaskConfig):
             expected="a list of at least two different, non-empty texts or numbers",
             got=got,
             where=f"{item.place(self.name)}, `choices: {self.choices}`",
-            fix="name the field that holds the list, or the fields that hold one option each",
+            fix="name the field that holds the list, or the fields that hold one option each; give every item such a "
+            "field where all have the same options",
         )
 
     def _gold_index(self, item: Item) -> int:

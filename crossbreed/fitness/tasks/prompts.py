@@ -136,12 +136,13 @@ class _Filler(string.Formatter):
 
     def _unknown(self, name: str) -> InputError:
         is_literal = not name.isidentifier() and not any(name in other for other in self._item.fields if name)
+        written = "{}" if name.isdigit() else "{" + name + "...}"
         return InputError(
             "the prompt has a brace that begins no field"
             if is_literal
             else f"item `{self._item.id}` has no field `{name}`",
             expected=f"a field of the item in braces; {_BRACES}" if is_literal else f"the field `{name}` in every item",
-            got="{" + name + "...}" if is_literal else ", ".join(sorted(self._item.fields)) or "no fields",
+            got=written if is_literal else ", ".join(sorted(self._item.fields)) or "no fields",
             where=self._item.place(self._task),
             fix=_BRACES if is_literal else f"correct the field's name in the task, or the item; or {_BRACES}",
         )

@@ -49,6 +49,8 @@ PARTS = family(
     OperatorSpec(
         name="metrics_weighted",
         paper="arXiv 2504.18580",
+        differs="Reconstructed from the abstract, which names no formula. The paper weighs by losses, of which less is "
+        "better, this by scores.",
         formula="W = W0 + sum(wi di) / sum(wi), with wi = metric_i ** penalty",
         params=(
             ParamSpec(

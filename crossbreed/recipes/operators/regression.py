@@ -78,6 +78,8 @@ PARTS = family(
         name="regmean",
         by_inputs=True,
         paper="arXiv 2212.09849",
+        differs="Without the artifact `grams` it takes the deltas' own Gram matrices in place of the inputs', which "
+        "the paper does not.",
         degree=0,
         grams=ReadsGrams(needed=False),
         formula="W = W0 + sum(wi di Gi) sum(wi Gi)^-1; Gi from the artifact `grams`, or di^T di / |di|^2",
@@ -130,6 +132,8 @@ PARTS = family(
         name="bmm",
         by_inputs=True,
         paper="arXiv 2605.12843",
+        differs="Reconstructed from the paper's abstract, without its formulas: the least squares around an anchor, "
+        "and lambda in units of the mean eigenvalue, are derived here.",
         degree=None,
         grams=ReadsGrams(needed=True, only_if=("grams", ("data", "mixed"))),
         formula="W = W0 + scale * (sum(wi di Gi) + l A) (sum(wi Gi) + l I)^-1; A the anchor's delta, "

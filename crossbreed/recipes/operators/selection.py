@@ -103,6 +103,8 @@ PARTS = family(
     OperatorSpec(
         name="consensus",
         paper="arXiv 2405.07813",
+        differs="The vote compares weighted deltas, |wi di| with the rest of the weighted sum; the paper's compares "
+        "the deltas themselves. Both agree where all weights are 1.",
         formula="W = W0 + scale sum(wi di) where at least k experts vote: |wi di| >= tall_lambda |what the others add|",
         sums_deltas=True,
         params=(

@@ -128,6 +128,8 @@ class OperatorSpec:
     """The definition, with W0 the base, Wi an expert, di = Wi - W0."""
     paper: str = ""
     """The paper that describes it, for display."""
+    differs: str = ""
+    """How it differs from the paper, if it does: a sentence or two."""
     is_weighted_sum: bool = False
     """Whether W is a weighted sum of the sources and depends on nothing but their weights."""
     sums_deltas: bool = False

@@ -19,6 +19,7 @@ PARTS = family(
     OperatorSpec(
         name="tsv_m",
         paper="arXiv 2412.00081",
+        differs="The rank is shared by the experts that change the tensor, in the paper by all.",
         formula="W = W0 + scale polar([U1 ... Un]) diag(wi Si) polar([V1 ... Vn])^T; di ~ Ui Si Vi^T of its rank",
         params=(
             weight(ParamKind.EXPERT, "Factor on each expert's singular values; negative weights unlearn."),

@@ -120,7 +120,7 @@ def _golds(task: TaskFindings) -> str:
 def _guesses(task: TaskFindings) -> Iterator[str]:
     """What a model gets that does not read the question."""
     if task.constant is not None:
-        yield f"always {_cut(repr(task.constant[0]), 80)} is right for {_percent(task.constant[1])}"
+        yield f"always {_quoted(task.constant[0], 80)} is right for {_percent(task.constant[1])}"
     if task.positions:
         shown = list(task.positions.items())[:_SHOWN_POSITIONS]
         more = f" and {len(task.positions) - len(shown)} more" if len(task.positions) > len(shown) else ""
@@ -133,14 +133,14 @@ def _example_lines(example: Example) -> Iterator[str]:
     if example.prompt or not example.options:
         yield from (f"    | {line}" for line in _lines(example.prompt))
     for option in example.options:
-        mark = "*" if option.is_right else " "
-        yield f"    {mark} {_cut(repr(option.text), _SHOWN_CHARACTERS)}"
+        mark = "  text:" if len(example.options) == 1 else "    *" if option.is_right else "     "
+        yield f"{mark} {_quoted(option.text, _SHOWN_CHARACTERS)}"
     if example.gold:
         tokens = "" if example.gold_tokens is None else f", {_count(example.gold_tokens, 'token')}"
         value = "" if example.gold_value is None else f", score {example.gold_value:g}"
-        yield f"  gold: {_cut(repr(example.gold), _SHOWN_CHARACTERS)}{tokens}{value}"
+        yield f"  gold: {_quoted(example.gold, _SHOWN_CHARACTERS)}{tokens}{value}"
     if example.value is not None:
-        answer = f"{_cut(repr(example.answer), _SHOWN_CHARACTERS)}, " if example.answer or example.gold else ""
+        answer = f"{_quoted(example.answer or '', _SHOWN_CHARACTERS)}, " if example.answer or example.gold else ""
         yield f"  base: {answer}score {example.value:g}"
 
 
@@ -161,6 +161,11 @@ def _visible(line: str) -> str:
 def _cut(text: str, at_most: int) -> str:
     more = len(text) - at_most
     return text if more <= 0 else f"{text[:at_most]} ... and {more} more characters"
+
+
+def _quoted(text: str, at_most: int) -> str:
+    more = len(text) - at_most
+    return repr(text[:at_most]) + (f" and {more} more characters" if more > 0 else "")
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from crossbreed.durable import sync
 from crossbreed.errors import InputError, MachineError
 from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
-from crossbreed.mergekit.architectures import is_reproduced
+from crossbreed.mergekit.architectures import is_reproduced, passes_layers_through
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.publishing.manifest import RECORD_FILE, file_records
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
@@ -218,11 +218,13 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
 
     It is made to be published: a source that is no hub's has a placeholder for its path.
     """
-    if not is_reproduced(sources.base.config.get("architectures"), sources.structure.tensors):
-        return None
     parents = source_infos(recipe, sources)
     paths = {parent.name: parent.public_reference for parent in parents}
     adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
+    must_be_listed = bool(adapters) or passes_layers_through(recipe)
+    architectures = sources.base.config.get("architectures")
+    if not is_reproduced(architectures, sources.structure.tensors, must_be_listed=must_be_listed):
+        return None
     config = to_mergekit(recipe, sources.structure, paths, adapters)
     return None if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 

@@ -94,8 +94,9 @@ def _metric(name: str) -> str:
 
 
 def _operator(name: str) -> Iterator[str]:
-    paper, experts = OPERATORS[name].spec.paper, takes(name)
-    more = [f" Takes {experts}."] * bool(experts) + [f" Paper: {paper}."] * bool(paper)
+    spec, experts = OPERATORS[name].spec, takes(name)
+    more = [f" Takes {experts}."] * bool(experts) + [f" Paper: {spec.paper}."] * bool(spec.paper)
+    more += [f" {spec.differs}"] * bool(spec.differs)
     yield f"### {name}\n\n`{about('operators', name)}`.{''.join(more)}\n"
     yield "| parameter | of | valid | default | searched | meaning |\n|---|---|---|---|---|---|"
     yield from map(_parameter, parameters(name))

@@ -99,6 +99,7 @@ def describe_part(plural: str, name: str) -> dict[str, Any]:
         "about": about(plural, name),
         "package": registry.package_of(name),
         "paper": _paper(plural, part, documentation),
+        "differs": part.spec.differs if plural == "operators" else "",
         "documentation": one_line(documentation),
         "facts": _FACTS[plural](name, part) if plural in _FACTS else {},
         "settings": [*_settings(plural, name, part)],
@@ -131,7 +132,7 @@ def render_list(found: Mapping[str, Any]) -> str:
 def render_part(found: Mapping[str, Any]) -> str:
     """Returns the result of `describe_part` as text."""
     lines = [f"{found['name']}, of the package {found['package']}", f"  {found['documentation']}"]
-    lines += [f"  paper: {found['paper']}"] if found["paper"] else []
+    lines += [f"  {key}: {found[key]}" for key in ("paper", "differs") if found[key]]
     lines += [f"  {name.replace('_', ' ')}: {_said(value)}" for name, value in found["facts"].items()]
     for setting in found["settings"]:
         lines += ["", f"{setting['name']}: {_takes(setting)}", *([f"  {setting['about']}"] if setting["about"] else [])]

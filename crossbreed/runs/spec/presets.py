@@ -21,9 +21,12 @@ _OF_OPERATOR = {"params", *_EITHER_PLACE}
 
 
 def evolutionary_recipes(given: Mapping[str, Any]) -> RawSpec:
-    """CMA-ES over weights and densities of DARE-TIES (arXiv 2403.13187, merging in parameter space).
+    """CMA-ES over weights and densities of DARE-TIES (after arXiv 2403.13187; start, step and ranges are our own).
 
-    The paper spends 1000 trials. It does not describe its grouping of layers; the preset uses four bands.
+    The paper spends 1000 trials. It does not describe its grouping of layers; the preset uses four bands. Its search
+    starts at 0.5 in every coordinate with a step of 1/6, and densities begin at 0; here it starts at the best merge
+    among the baselines, with the optimizer's step, and densities begin where the operator's range does. What DARE keeps
+    is divided by the density; mergekit, which the paper uses, keeps the sum of magnitudes instead.
     """
     space = {"kind": "coefficients", "operator": "dare_ties", "groups": {"layers": 4}, "weight": [0.0, 1.0]}
     return fill({"space": space, "optimizer": {"kind": "cma_es", "budget": {"trials": 1000}}}, given)
@@ -47,7 +50,7 @@ def frank_wolfe(given: Mapping[str, Any]) -> RawSpec:
 
 
 def bmm(given: Mapping[str, Any]) -> RawSpec:
-    """Bayesian model merging (arXiv 2605.12843): regression around TSV-M, with strength and scale searched by a GP.
+    """Regression around TSV-M, strength and scale searched by a GP: a reconstruction of arXiv 2605.12843 (abstract).
 
     Grams are those of the experts' activations on their own items; `space: {params: {grams: deltas}}` does not collect
     any, and gained much less on SmolLM2. Ranges and trials were not published; on SmolLM2, no merge with a scale above
