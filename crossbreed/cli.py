@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from crossbreed import completing
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.stopping import STOPPED, Stop
 from crossbreed.types import Dtype
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Breeds merged language models: search over merge recipes, scored on your own items.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC.yaml")]
-RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+SpecPath = Annotated[
+    Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC.yaml", autocompletion=completing.specs)
+]
+RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN", autocompletion=completing.runs)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="Output folder, new or empty.")]
@@ -193,9 +195,14 @@ def evaluate(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="operators, optimizers, spaces, engines, tasks, metrics or presets.")
+        str | None,
+        typer.Argument(
+            help="operators, optimizers, spaces, engines, tasks, metrics or presets.", autocompletion=completing.kinds
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Argument(help="One of them: shows what it takes.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: shows what it takes.", autocompletion=completing.parts)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the parts that are installed, those of other packages among them, and what each takes."""
@@ -211,6 +218,35 @@ def list_(
         _print_json(found)
     else:
         typer.echo(render(found))
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="The base: a folder or hub id.", metavar="MODEL")],
+    experts: Annotated[
+        list[str], typer.Argument(help="Fine-tunes of it: checkpoints or adapters.", metavar="EXPERT...")
+    ],
+    items: Annotated[list[Path], typer.Option("--items", help="A file of items, a task; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", help="The spec to write; never one that exists.")] = Path("spec.yaml"),
+    answer_field: Annotated[str | None, typer.Option(help="The field of the gold answer.")] = None,
+    prompt_field: Annotated[str | None, typer.Option(help="The field of the question.")] = None,
+) -> None:
+    """Write a first spec that runs, guessed from models and items."""
+    from crossbreed.runs.drafting.draft import write_draft
+    from crossbreed.runs.drafting.text import str_of
+
+    draft = write_draft(model, experts, items=items, out=out, answer=answer_field, prompt=prompt_field)
+    for remark in draft.remarks:
+        typer.echo(f"guessed  {str_of(remark)}", err=True)
+    typer.echo(f"{out}: `crossbreed check {out}` shows what will be asked; `crossbreed run {out}` starts", err=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of specs, for editors."""
+    from crossbreed.runs.spec.json_schema import spec_schema
+
+    _print_json(spec_schema())
 
 
 @app.command()

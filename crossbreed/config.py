@@ -3,14 +3,29 @@
 Every part declares its own settings beside its code; `crossbreed.runs.spec` only composes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
 
 from crossbreed.cache import expanded
-from crossbreed.parsing import require_keys
+from crossbreed.errors import InputError, printable
+from crossbreed.parsing import shown, unknown_key
+
+_LONGEST_NAME = 100
+"""Longer than any that a table can show."""
 
 
 class Config(BaseModel):
@@ -18,13 +33,60 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
     @classmethod
-    def _keys_are_known(cls, given: Any) -> Any:  # whatever the caller gave pydantic
-        """Raises InputError with a suggestion; pydantic's own message would only call the key extra."""
-        if isinstance(given, Mapping):
-            require_keys(given, cls.model_fields)
-        return given
+    def known_keys(cls) -> Collection[str]:
+        """Returns the keys that a mapping may have, for suggestions."""
+        return cls.model_fields
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keys_are_known(
+        cls, given: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:  # whatever pydantic is given
+        """Says of unknown keys what else is known; pydantic's own message would only call them extra."""
+        try:
+            return handler(given)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            if not any(map(_is_unknown_key, found)):
+                raise
+            raise refusal(cls.__name__, (_renewed(one, cls.known_keys()) for one in found)) from None
+
+
+def refusal(title: str, found: Iterable[InitErrorDetails]) -> ValidationError:
+    """Returns several errors as one, for a validator to raise: pydantic adds each to its own."""
+    return ValidationError.from_exception_data(title, list(found))
+
+
+def refused(errors: Sequence[InputError]) -> ValidationError:
+    """Returns the InputErrors that a validator of several keys has found, for it to raise."""
+    found = (InitErrorDetails(type="value_error", input=None, ctx={"error": error}) for error in errors)
+    return refusal("settings", found)
+
+
+def _is_unknown_key(found: ErrorDetails) -> bool:
+    return found["type"] == "extra_forbidden" and len(found["loc"]) == 1
+
+
+def _renewed(found: ErrorDetails, known: Collection[str]) -> InitErrorDetails:
+    """Returns an error to raise again; one about an unknown key as an InputError with a suggestion."""
+    kind: str | PydanticCustomError = found["type"]
+    context = found.get("ctx", {})
+    if _is_unknown_key(found):
+        kind, context = "value_error", {"error": unknown_key(found["loc"][0], known)}
+    elif kind not in get_args(ErrorType):
+        kind = PydanticCustomError(found["type"], "{said}", {"said": found["msg"]})
+    return InitErrorDetails(type=kind, loc=found["loc"], input=found["input"], ctx=context)
+
+
+def _one_line(name: str) -> str:
+    """Names stand in tables, cards and paths, on terminals and on the hub."""
+    is_line = name == printable(name) and not {"\n", "\t"} & set(name) and name.strip()
+    if not is_line or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"a name is one line of at most {_LONGEST_NAME} characters, without control characters, got {shown(name)}"
+        )
+    return name
 
 
 def _resolve(value: str, info: ValidationInfo) -> str:
@@ -40,6 +102,8 @@ def _resolve_local(value: str, info: ValidationInfo) -> str:
     return local if looks_local or Path(local).exists() else value
 
 
+Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+"""A name that can be shown."""
 InputPath: TypeAlias = Annotated[str, AfterValidator(_resolve)]
 """A file, relative to the folder of the spec that names it; absolute once parsed."""
 ModelId: TypeAlias = Annotated[str, AfterValidator(_resolve_local)]

@@ -2,6 +2,7 @@
 
 CrossbreedError
 ├── InputError          (ValueError)    the user's input is invalid: exit 2
+│   ├── Mistakes                        several of them, found together
 │   └── MissingExtra    (ImportError)   an optional package is not installed: exit 2
 ├── MachineError        (RuntimeError)  an engine, a worker, a disk: exit 1
 │   ├── EngineError                     could not measure: the trial is FAILED
@@ -12,12 +13,18 @@ Any other exception is a bug, ours or a plug-in's: it ends a run with exit 1 and
 """
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import util
 
 _MOST_CHARACTERS = (400, 300, 300, 240, 1000)
 """Of a message's five parts: together one screen."""
 _MOST_LINES = 8
 """Of a part."""
+_MOST_MISTAKES = 8
+"""Told in full, two lines each."""
+_MOST_NAMED = 4
+"""Told in a line each, after those."""
 _HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
 _MOST_HASHES = 8
 """Of a line, that do not count as its characters."""
@@ -40,12 +47,85 @@ class InputError(CrossbreedError, ValueError):
         self.problem, self.expected, self.got, self.where, self.fix = map(_fitting, parts, _MOST_CHARACTERS)
         super().__init__(str(self))
 
+    @property
+    def errors(self) -> "tuple[InputError, ...]":
+        """The mistakes: itself, or each of several."""
+        return (self,)
+
     def __str__(self) -> str:
         parts = {"expected": self.expected, "got": self.got, "where": self.where, "fix": self.fix}
         return "\n".join([self.problem, *(f"  {label + ':':<10}{text}" for label, text in parts.items() if text)])
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments do not survive the default pickling
         return _rebuild, (type(self), self.problem, self.expected, self.got, self.where, self.fix)
+
+
+class Mistakes(InputError):
+    """Several things in the user's input are invalid; each is told with its place, all on one screen."""
+
+    def __init__(self, errors: Sequence[InputError], *, where: str = "") -> None:
+        self._errors = tuple(errors)
+        super().__init__(f"{len(self.errors)} mistakes", where=where)
+
+    @property
+    def errors(self) -> tuple[InputError, ...]:
+        """Each of them."""
+        return self._errors
+
+    def __str__(self) -> str:
+        told = [line for number, error in enumerate(self.errors[:_MOST_MISTAKES], 1) for line in _told(number, error)]
+        named = self.errors[_MOST_MISTAKES : _MOST_MISTAKES + _MOST_NAMED]
+        told += [_told(number, error)[0] for number, error in enumerate(named, _MOST_MISTAKES + 1)]
+        left = len(self.errors) - _MOST_MISTAKES - len(named)
+        more = [f"... and {left} more"] if left > 0 else []
+        return "\n".join([self.problem + f" in {self.where}" * bool(self.where), *told, *more])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_mistakes, (self.errors, self.where)
+
+
+class Collector:
+    """Gathers InputErrors of steps that do not need one another, so that all are told at once.
+
+    >>> mistakes = Collector()
+    >>> with mistakes.noted():
+    ...     raise InputError("this is wrong")
+    >>> with mistakes.noted():
+    ...     raise InputError("and that")
+    >>> mistakes.require_none()
+    Traceback (most recent call last):
+    ...
+    crossbreed.errors.Mistakes: 2 mistakes
+    1. this is wrong
+    2. and that
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[InputError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes an InputError of the block, and goes on behind it."""
+        try:
+            yield
+        except InputError as error:
+            self.note(error)
+
+    def note(self, error: InputError) -> None:
+        """Notes an error, or each of several."""
+        self._errors += error.errors
+
+    @property
+    def errors(self) -> tuple[InputError, ...]:
+        """What was noted, once each."""
+        return tuple({str(error): error for error in self._errors}.values())
+
+    def require_none(self, *, where: str = "") -> None:
+        """Raises what was noted: the error itself, if it is one; several as Mistakes."""
+        if len(self.errors) > 1:
+            raise Mistakes(self.errors, where=where)
+        if self.errors:
+            raise self.errors[0]
 
 
 class MissingExtra(InputError, ImportError):
@@ -125,6 +205,22 @@ def _cut(line: str, at_most: int) -> str:
 
 def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, where: str, fix: str) -> InputError:
     return kind(problem, expected=expected, got=got, where=where, fix=fix)
+
+
+def _rebuild_mistakes(errors: Sequence[InputError], where: str) -> Mistakes:
+    return Mistakes(errors, where=where)
+
+
+def _told(number: int, error: InputError) -> list[str]:
+    """Returns an error in at most two lines: what and where, and below it the rest."""
+    where = f" ({error.where})" if error.where else ""
+    parts = {"expected": error.expected, "got": error.got, "fix": error.fix}
+    rest = "; ".join(f"{label}: {_cut_to(' '.join(text.split()), 160)}" for label, text in parts.items() if text)
+    return [f"{number}. {_cut_to(' '.join(error.problem.split()), 240)}{where}", *([f"   {rest}"] if rest else [])]
+
+
+def _cut_to(text: str, at_most: int) -> str:
+    return text if _size(text) <= at_most else _cut(text, at_most)
 
 
 def first_line(error: BaseException, *, at_most: int | None = 300) -> str:

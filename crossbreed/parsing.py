@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 
 _MOST_NAMES, _MOST_OF_A_NAME = 40, 200
 
@@ -16,17 +16,25 @@ def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str
     allowed, needed = tuple(allowed), tuple(needed)
     if not isinstance(value, Mapping):
         raise InputError(f"`{where}` is not a mapping", expected="keys and values", got=type_name(value), where=where)
+    mistakes = Collector()
     for key in value:
         if key not in allowed:
-            raise InputError(
-                f"unknown key `{str(key)[:_MOST_OF_A_NAME]}`",
-                expected=f"one of {any_of(allowed)}" if allowed else "no keys",
-                where=where,
-                fix=suggestion(key, allowed) or "remove it",
-            )
+            mistakes.note(unknown_key(key, allowed, where=where))
+    meant = {suggestion(key, allowed) for key in value if key not in allowed}
     for key in needed:
-        if key not in value:
-            raise InputError(f"`{key}` is missing", expected=any_of(needed), got=any_of(value), where=where)
+        if key not in value and suggestion(key, [key]) not in meant:
+            mistakes.note(InputError(f"`{key}` is missing", expected=any_of(needed), got=any_of(value), where=where))
+    mistakes.require_none()
+
+
+def unknown_key(key: object, allowed: Collection[str], *, where: str = "") -> InputError:
+    """Returns the error for a key that a mapping may not have."""
+    return InputError(
+        f"unknown key `{str(key)[:_MOST_OF_A_NAME]}`",
+        expected=f"one of {any_of(allowed)}" if allowed else "no keys",
+        where=where,
+        fix=suggestion(key, allowed) or "remove it",
+    )
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

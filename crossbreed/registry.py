@@ -250,7 +250,8 @@ class Tagged(Generic[T]):
         models = {name: self._config_of(part) for name, part in self._registry.working().items()}
         choices = {name: model.__pydantic_core_schema__ for name, model in models.items()}
         found = handler(core_schema.tagged_union_schema(choices, discriminator="kind"))
-        return {**found, "x-registry": self._registry.plural}
+        default = {} if self._default is None else {"x-default": self._default}
+        return {**found, "x-registry": self._registry.plural, **default}
 
     def _parse(self, given: object, context: Any) -> BaseModel:  # whatever the caller gave pydantic
         if not isinstance(given, Mapping):

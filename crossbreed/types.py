@@ -150,6 +150,8 @@ class Box:
     """
     why_no_weight_blocks: str | None = None
     """The reason, for messages; None if there are weight blocks."""
+    choices: int = 1
+    """Number of equal intervals of the first coordinate, each of which stands for an alternative; 1: it is a number."""
 
     @property
     def dim(self) -> int:

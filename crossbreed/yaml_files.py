@@ -8,7 +8,8 @@ What a stranger wrote ends in one message: depth, digits, and what aliases expan
 file is a hundred bytes).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -73,6 +74,43 @@ def read_documents(
         # PyYAML lets them through: the date 2026-02-31, `!!bool maybe`, `!!binary` of no text
         raise InputError(f"{what} is not YAML", got=first_line(error), where=where) from None
     return documents
+
+
+class Lines:
+    r"""The lines of a document that can be read.
+
+    >>> Lines("a:\n  b:\n    - {c: 1}\n").of(["a", "b", 0, "d"])
+    3
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._inner: dict[int, dict[str, tuple[yaml.Node, yaml.Node]]] = {}
+
+    def of(self, keys: Sequence[int | str]) -> int | None:
+        """Returns the line of the value that keys lead to, or of the nearest around it; None if there is none."""
+        node, line = self._root, None
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                inner = self._entries(node).get(str(key))
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                inner = (node.value[key], node.value[key])
+            else:
+                inner = None
+            if inner is None:
+                break
+            line, node = inner[0].start_mark.line + 1, inner[1]
+        return line
+
+    @cached_property
+    def _root(self) -> yaml.Node | None:
+        return yaml.compose(self._text, Loader=yaml.SafeLoader)
+
+    def _entries(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        if id(node) not in self._inner:
+            pairs = [(name, value) for name, value in node.value if isinstance(name, yaml.ScalarNode)]
+            self._inner[id(node)] = {name.value: (name, value) for name, value in pairs}
+        return self._inner[id(node)]
 
 
 class _Loader(yaml.SafeLoader):

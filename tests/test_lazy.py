@@ -10,7 +10,7 @@ import pytest
 
 import crossbreed
 
-LAZY = ("crossbreed", "crossbreed.runs", "crossbreed.sources")
+LAZY = ("crossbreed", "crossbreed.optimizer", "crossbreed.runs", "crossbreed.sources")
 PARTS = ("fitness", "kernels", "optimizer", "recipes", "runs", "search_spaces", "sources", "testing")
 
 

@@ -1,4 +1,4 @@
-"""Files of items: JSON Lines, CSV and Parquet. Values keep their meaning, and what is wrong is said with its line."""
+"""Files of items: JSON Lines, JSON, CSV and Parquet. Values keep their meaning; what is wrong is said with its line."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ Record: TypeAlias = tuple[int, dict[str, FieldValue]]
 
 
 def load_items(path: str | Path) -> tuple[Item, ...]:
-    """Reads a `.jsonl`, `.csv` or `.parquet` file, one item per line (row).
+    """Reads a `.jsonl`, `.csv` or `.parquet` file, one item per line (row), or a list of objects in a `.json` file.
 
     Raises:
         InputError: the file or a line of it cannot be read, two items have the same id or the same content, or there
@@ -109,6 +109,19 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
             yield number, fields
 
 
+def _read_json(path: Path) -> Iterator[Record]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        found = parse_json(text, max_digits=_MAX_DIGITS, parse_float=_written)
+    except json.JSONDecodeError as error:
+        _fail("the file is not JSON", path, error.lineno, got=error.msg, fix="name JSON Lines `.jsonl`")
+    except ValueError as error:
+        _fail("the file cannot be read", path, got=first_line(error), fix="correct it")
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        _fail("the file holds no list of items", path, expected='[{"question": ..., ...}, ...]', got=text.strip()[:60])
+    yield from enumerate(found, start=1)
+
+
 def _written(text: str) -> Written:
     return Written(float(text), text)
 
@@ -171,9 +184,12 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
     ".jsonl": _read_jsonl,
+    ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+ENDINGS = tuple(_READERS)
+"""Of the files that `load_items` reads."""
 
 
 def _fail(problem: str, path: Path, *lines: int, expected: str = "", got: str = "", fix: str = "") -> NoReturn:

@@ -7,15 +7,15 @@ whose slopes along the experts' deltas can be computed, `nsga2` for several, `ra
 genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a name in `build.py` or an
 entry point of another package (docs/plugins.md), and a subclass of
 `crossbreed.testing.optimizers.OptimizerConformance` or `crossbreed.testing.breeders.BreederConformance`.
+
+The optimizers themselves are imported on first use: their libraries take longer than all else that reads a spec.
 """
 
+from typing import TYPE_CHECKING
+
+from crossbreed.lazy import attributes
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.build import OPTIMIZERS, AnyOptimizerConfig, OptimizerConfig, OptimizerPart, build_optimizer
-from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
-from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
-from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
-from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
-from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import (
     Breeder,
@@ -25,7 +25,14 @@ from crossbreed.optimizer.protocol import (
     check_one_objective,
     replayed,
 )
-from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
+
+if TYPE_CHECKING:
+    from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
+    from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
+    from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
+    from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
+    from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
+    from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
 __all__ = [
     "OPTIMIZERS",
@@ -60,3 +67,16 @@ __all__ = [
     "check_one_objective",
     "replayed",
 ]
+
+if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getattr__` finds
+    __getattr__, __dir__ = attributes(
+        __name__,
+        {
+            "crossbreed.optimizer.cma_es": ["CmaEs", "CmaEsConfig", "CmaEsOptions"],
+            "crossbreed.optimizer.frank_wolfe": ["FrankWolfe", "FrankWolfeConfig", "FrankWolfeOptions"],
+            "crossbreed.optimizer.gp": ["Gp", "GpConfig", "GpOptions"],
+            "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
+            "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],
+            "crossbreed.optimizer.random_search": ["RandomConfig", "RandomOptions", "RandomSearch"],
+        },
+    )

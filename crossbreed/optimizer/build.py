@@ -8,6 +8,7 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.objects import OBJECT
 from crossbreed.optimizer.budget import BudgetConfig
+from crossbreed.optimizer.covering import covering
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import Optimizer, SearchInputs
 from crossbreed.parsing import any_of
@@ -99,7 +100,7 @@ def build_part(part: OptimizerPart[C], config: C, inputs: SearchInputs) -> Optim
             where="optimizer.kind and space.kind",
             fix=f"use one of those, or another space, such as {_SPACES[part.searches]} (`crossbreed list spaces`)",
         )
-    return part.make(inputs, config)
+    return covering(inputs, lambda given: part.make(given, config))
 
 
 _WORDS: Mapping[DomainType, str] = {Box: "a box", Genomes: "genomes"}

@@ -1,6 +1,7 @@
 """A run from spec to report. The same function starts, resumes or, for a finished run, returns its report."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
 from crossbreed.runs.checking.rates import Rate, remember_rate
-from crossbreed.runs.events import Listener, PlanDescribed, ignore
-from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, require_sendable, with_objects
+from crossbreed.runs.events import Listener, Note, PlanDescribed, ignore
+from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.results.report import Report
@@ -65,7 +66,10 @@ def run(
                 session.search()
             finally:
                 remember_rate(plan, Rate.of(list(session.history.trials.values())[known:], plan))
-            return session.judge()
+            report = session.judge()
+            if not has_objects(spec):
+                session.tell(Note(text=_how_to_go_on(spec, folder)))
+            return report
 
 
 def report_on(
@@ -104,3 +108,12 @@ def report_on(
             if trial is not None and trial != report.winner.number:
                 report = session.report_trial(trial)
             return plan, report
+
+
+def _how_to_go_on(spec: Spec, folder: RunFolder) -> str:
+    """Returns the command that doubles a run's budget; what has been measured stays."""
+    budget = spec.optimizer.budget
+    key, spent = ("trials", budget.trials) if budget.trials is not None else ("minutes", budget.minutes)
+    assert spent is not None, "a budget has a limit"
+    paths = f"{shlex.quote(str(folder.spec))} --out {shlex.quote(str(folder.path))}"
+    return f"to go on with more trials: crossbreed run {paths} --set optimizer.budget.{key}={2 * spent:g}"

@@ -62,6 +62,12 @@ def with_objects(
     return parsed
 
 
+def has_objects(spec: Spec) -> bool:
+    """Returns whether some part of the spec is an object, which no file holds."""
+    kinds = (spec.optimizer.kind, spec.fitness.engine.kind, *(task.kind for task in spec.fitness.tasks))
+    return not {OBJECT, RECIPE_OBJECT}.isdisjoint(kinds)
+
+
 def require_engine(spec: Spec) -> None:
     """Raises InputError if the engine is a missing object; other missing objects are reported when they are built."""
     if isinstance(spec.fitness.engine, EngineObject | RecipeEngineObject):

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import (
     AnyItems,
     RecipeEngineConfig,
@@ -30,12 +30,12 @@ from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.baselines import baselines
 from crossbreed.runs.search.loop import Budget
 from crossbreed.runs.search.proposer import Proposer
-from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
+from crossbreed.runs.search.warm_starts import check_warm_starts, place_of, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space, require_slopes
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Point, ProposedBy, Recipe, SlopeKind
+from crossbreed.types import Box, Point, ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
     from crossbreed.kernels.input_grams import InputGrams
@@ -148,6 +148,11 @@ class Plan:
         if self.slope_kind is not None:
             asked = self._items_up_to(slopes.items)
             steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {asked} items per task\n"
+        if isinstance(self.space.domain, Box) and (choices := self.space.domain.choices) > 1:
+            steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
+            steps += "from the best of them\n"
+        for path, (_, recipe) in zip(self.spec.warm_start, self.warm_starts, strict=True):
+            steps += f"  warm    {path}: {place_of(recipe, self.space)}\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
         return (
@@ -225,12 +230,16 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         MissingExtra: the engine takes weights, and the packages for merging them are not installed.
         InputError: the run would fail later, as far as this can be known now.
     """
-    structure, weights = _open(spec)
-    if weights and searches:
-        spec.fitness.engine.check_base(weights.host, weights.shapes)
-        if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
-            weights.check_reference(observed=spec.artifacts.grams is not None)
-    tasks = load_tasks(spec.fitness.tasks)
+    mistakes = Collector()  # sources and tasks do not need one another
+    with mistakes.noted():
+        structure, weights = _open(spec)
+        if weights and searches:
+            spec.fitness.engine.check_base(weights.host, weights.shapes)
+            if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
+                weights.check_reference(observed=spec.artifacts.grams is not None)
+    with mistakes.noted():
+        tasks = load_tasks(spec.fitness.tasks)
+    mistakes.require_none()
     if weights:
         weights.sources.require_changes()
     if weights and any(request.prompt.chat for request in _first_requests(tasks)):

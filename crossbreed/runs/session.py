@@ -53,6 +53,10 @@ class Session:
             text = "the search ends before its budget: the optimizer has nothing left to ask"
             self._on_event(Note(text=text))
 
+    def tell(self, event: Event) -> None:
+        """Passes an event on to the listener and to log.txt."""
+        self._on_event(event)
+
     def _tell_differing(self, numbers: Sequence[int]) -> None:
         """Says which recorded candidates this machine or version would have proposed otherwise."""
         if numbers:

@@ -15,7 +15,15 @@ from crossbreed.search_spaces.coefficients_config import CoefficientsConfig
 from crossbreed.search_spaces.genomes import GenomeSpace
 from crossbreed.search_spaces.groups import Group, GroupsConfig
 from crossbreed.search_spaces.lineage import LineageConfig, LineageSpace
-from crossbreed.search_spaces.protocol import Decoder, Genome, HasGroups, SearchSpace, TakesSlopes, require_slopes
+from crossbreed.search_spaces.protocol import (
+    Decoder,
+    Genome,
+    HasDistance,
+    HasGroups,
+    SearchSpace,
+    TakesSlopes,
+    require_slopes,
+)
 from crossbreed.search_spaces.settings import InnerProducts, SpaceConfig, SpaceInputs
 from crossbreed.search_spaces.vector import VectorSpace
 
@@ -30,6 +38,7 @@ __all__ = [
     "GenomeSpace",
     "Group",
     "GroupsConfig",
+    "HasDistance",
     "HasGroups",
     "InnerProducts",
     "LineageConfig",

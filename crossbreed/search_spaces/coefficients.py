@@ -18,6 +18,7 @@ from crossbreed.search_spaces.axes import Key
 from crossbreed.search_spaces.boxes import BoxSpace
 from crossbreed.search_spaces.build import SpacePart
 from crossbreed.search_spaces.coefficients_config import CoefficientsConfig
+from crossbreed.search_spaces.distance import largest_difference
 from crossbreed.search_spaces.groups import Group, make_groups
 from crossbreed.search_spaces.layout import Layout, common_ranges
 from crossbreed.search_spaces.mix import Mix, mixes_of
@@ -48,6 +49,7 @@ class CoefficientSpace(BoxSpace):
         for layout in config.layouts:
             _check_sources(layout, inputs.structure)
         self._layouts, self._hashes, self._dtype = config.layouts, dict(inputs.structure.hashes), inputs.dtype
+        self._touched = dict(inputs.structure.touched)
         self._artifacts, self._num_layers = dict(inputs.artifacts), inputs.structure.num_layers
         self._groups = make_groups(config.groups, inputs.structure)
         self._coordinates = tuple(
@@ -74,6 +76,13 @@ class CoefficientSpace(BoxSpace):
         """The names of the coordinates, for example `layers 0-9 / mlp / french: weight`."""
         names = tuple(coordinate.name for coordinate in self._coordinates)
         return ("operator", *names) if self._has_choice else names
+
+    def describe(self) -> str:
+        """Returns the number of coordinates, and what the first chooses among."""
+        if not self._has_choice:
+            return super().describe()
+        operators = ", ".join(layout.spec.name for layout in self._layouts)
+        return f"{super().describe()}, the first of which chooses the operator: {operators}"
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -129,6 +138,13 @@ class CoefficientSpace(BoxSpace):
         point = self._point(layout, tuple(values))
         return point if all(mix.is_weighted_sum for mix in mixes) or self._agrees(point, mixes, layout) else None
 
+    def distance(self, recipe: Recipe) -> float | None:
+        """See HasDistance: the largest difference of an expert's weight in a tensor."""
+        point = self.encode(recipe)
+        if point is None:
+            return None
+        return largest_difference(recipe, self.decode(point), self._touched, self._hashes, num_layers=self._num_layers)
+
     def _box(self) -> Box:
         low, high = tuple(c.low for c in self._coordinates), tuple(c.high for c in self._coordinates)
         if self._has_choice:
@@ -139,6 +155,7 @@ class CoefficientSpace(BoxSpace):
             high=high,
             weight_blocks=None if why_not else self._weight_blocks(),
             why_no_weight_blocks=why_not,
+            choices=len(self._layouts),
         )
 
     def _weight_blocks(self) -> tuple[WeightBlock, ...]:

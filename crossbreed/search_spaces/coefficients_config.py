@@ -5,7 +5,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from crossbreed.errors import InputError
+from crossbreed.config import refused
+from crossbreed.errors import Collector, InputError
 from crossbreed.parsing import hint_at_exponent, suggestion
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS
 from crossbreed.search_spaces.axes import ParamSetting, why_invalid_setting
@@ -40,9 +41,10 @@ class CoefficientsConfig(SpaceConfig):
     """Bands of layers x module types, each with its own coefficients for every expert that changes it."""
 
     kind: Literal["coefficients"] = "coefficients"
-    operator: str | list[str] = "task_arithmetic"
-    """One of the operators below. With a list, the choice of operator is one more coordinate, for the whole model; the
-    coordinates of the operators that are not chosen have no effect then, and cost a search as many trials as others."""
+    operator: Annotated[str | list[str], Field(json_schema_extra={"x-registry": OPERATORS.plural})] = "task_arithmetic"
+    """One of the operators below. With a list, the choice of operator is one more coordinate, for the whole model: the
+    first trials are the start of the search under each, and the search goes on from the best of them. The coordinates
+    of operators that are not chosen have no effect then, and cost a search as many trials as others."""
     groups: GroupsConfig = GroupsConfig()
     """The groups of tensors that share coefficients."""
     weight: Range = Field(default_factory=lambda said: _usual("weight", _listed(said.get("operator", ()))))
@@ -89,21 +91,34 @@ class CoefficientsConfig(SpaceConfig):
     def _fits_together(self) -> "CoefficientsConfig":
         if not self.operators:
             raise ValueError("`operator` is an empty list: name at least one operator")
+        mistakes = Collector()
         for name in self.operators:
-            OPERATORS.require(name)
+            with mistakes.noted():
+                OPERATORS.require(name, where="space.operator")
+        if not mistakes.errors:
+            self._check_params(mistakes)
+        if mistakes.errors:
+            raise refused(mistakes.errors)
+        return self
+
+    def _check_params(self, mistakes: Collector) -> None:
         beside = self._narrowed | self._named
-        if twice := beside.keys() & self.params.keys():
-            raise ValueError(f"`{min(twice)}` is given twice: in `params` and beside it")
+        for name in sorted(beside.keys() & self.params.keys()):
+            mistakes.note(InputError(f"`{name}` is given twice: in `params` and beside it", where=f"space.{name}"))
         for name, setting in (beside | self.params).items():
             where = f"space.params.{name}" if name in self.params else f"space.{name}"
-            _check(name, setting, self.layouts, where=where)
+            with mistakes.noted():
+                _check(name, setting, self.layouts, where=where)
+        if mistakes.errors:
+            return
         for layout in self.layouts:
             for name in layout.missing:
-                raise ValueError(f"`{layout.spec.name}` needs `{name}`: give its value or its range in `params`")
+                problem = f"`{layout.spec.name}` needs `{name}`: give its value or its range in `params`"
+                mistakes.note(InputError(problem, where="space"))
         for key, (low, high) in common_ranges(self.layouts, ("a", "b")).items():
             if not low < high:
-                raise ValueError(f"the operators' own ranges of `{key.name}` do not overlap: give it in `params`")
-        return self
+                problem = f"the operators' own ranges of `{key.name}` do not overlap: give it in `params`"
+                mistakes.note(InputError(problem, where="space.operator"))
 
 
 def _listed(operator: str | Iterable[str]) -> tuple[str, ...]:

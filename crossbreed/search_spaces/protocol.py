@@ -91,6 +91,15 @@ class HasGroups(Protocol):
         ...
 
 
+@runtime_checkable
+class HasDistance(Protocol):
+    """A space that can say how far a merge is from what it can express."""
+
+    def distance(self, recipe: Recipe) -> float | None:
+        """Returns the largest difference of a weight to the nearest point's recipe; None if there is none."""
+        ...
+
+
 def require_slopes(space: SearchSpace) -> TakesSlopes:
     """Returns the space, if it provides slopes along its coordinates.
 

@@ -120,7 +120,8 @@ def _download(hub_id: str, revision: str | None) -> SourceLocation:
             f"`{hub_id}` is neither a local folder nor a model that the hub gives",
             expected="a local folder, or a public (or permitted) model repository",
             got=f"{type(error).__name__}: {first_line(error)}",
-            where=f"revision {revision or 'main'}",
-            fix="check name and revision; `hf auth login` for a private one; offline, it must be in the hub's cache",
+            where=f"no folder {expanded(hub_id).absolute()}, then the hub's {hub_id}@{revision or 'main'}",
+            fix=f"for a folder write ./{hub_id} (in a spec, paths start at its folder); for the hub's, check name and "
+            "revision, `hf auth login` for a private one; offline, it must be in the hub's cache",
         ) from error
     return SourceLocation(path=Path(snapshot), hub_id=hub_id, revision=Path(snapshot).name)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from blake3 import blake3
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.sources.adapter import ADAPTER_STEM, Adapter
 from crossbreed.sources.adapter_advice import merge_command
 from crossbreed.sources.adapter_config import ADAPTER_CONFIG, AdapterConfig
@@ -112,15 +112,20 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
     """
     if BASE in experts:
         raise InputError(f"`{BASE}` is the base's own name in recipes", got="an expert of that name", fix="rename it")
-    base_origin = _locate("the base", base)
-    if is_adapter(base_origin):
-        raise _adapter_as_base(base_origin.path)
+    mistakes, origins = Collector(), dict[str, SourceLocation]()
+    with mistakes.noted():
+        base_origin = _locate("the base", base)
+        if is_adapter(base_origin):
+            raise _adapter_as_base(base_origin.path)
+    for name, source in experts.items():
+        with mistakes.noted():
+            origins[name] = _locate(f"expert `{name}`", source)
+    mistakes.require_none()
     side_files = _side_files(base_origin.path)
     foundation = Checkpoint.open(base_origin)
     opened: dict[str, Expert] = {}
     differences: list[Difference] = []
-    for name, source in experts.items():
-        origin = _locate(f"expert `{name}`", source)
+    for name, origin in origins.items():
         side_files |= _side_files(origin.path)
         opened[name], differing = open_expert(name, origin, foundation, accept=accept)
         differences += differing

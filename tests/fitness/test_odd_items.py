@@ -30,7 +30,7 @@ from crossbreed.fitness import (
 from crossbreed.fitness.tasks.metrics import METRICS
 from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.values import text_of
-from crossbreed.runs.spec.spec import _override
+from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.yaml_files import read_yaml
 
 
@@ -559,9 +559,9 @@ def test_overrides_of_few_shot_are_texts_too(tmp_path: Path) -> None:
     raw: dict[str, Any] = {"fitness": {"tasks": [{"name": "t"}]}}
     for override in ("few_shot=[{q: x, a: 007}]", "few_shot.0.a=1.10", "few_shot={a: [12:30]}"):
         with pytest.raises(InputError, match="YAML does not read") as caught:
-            _override(raw, f"fitness.tasks.t.{override}")
+            apply_override(raw, f"fitness.tasks.t.{override}")
         assert "--set fitness.tasks.t.few_shot" in caught.value.where
-    _override(raw, 'fitness.tasks.t.few_shot=[{q: x, a: "007", b: 46}]')
+    apply_override(raw, 'fitness.tasks.t.few_shot=[{q: x, a: "007", b: 46}]')
     assert raw["fitness"]["tasks"][0]["few_shot"] == [{"q": "x", "a": "007", "b": 46}]
 
 

@@ -96,7 +96,8 @@ def test_a_spec_that_names_every_part_runs_to_its_end(spec: dict[str, Any], tmp_
     (out / "report.json").unlink()
     [(code, _, message)] = crossbreed(("show", out))
     assert code == 2
-    assert "unknown space `one_weight` (and 4 more)" in message
+    assert "crossbreed: 5 mistakes" in message
+    assert "1. unknown space `one_weight`" in message
 
 
 def test_an_operator_of_another_package_merges_weights(

@@ -405,6 +405,15 @@ def test_a_second_driver_is_refused(cli: Cli, spec: Path, tmp_path: Path) -> Non
     os.stat(tmp_path / "run" / "report.json")
 
 
+def test_files_that_are_missing_are_told_at_once(cli: Cli, spec: Path) -> None:
+    changed(changed(spec, "sources.base", "./none"), "sources.experts.plain", "gone/away")
+    changed(changed(spec, "fitness.tasks.0.items", "absent.jsonl"), "fitness.tasks.1.prompt", "{question}")
+    code, err = cli("check", spec)
+    assert (code, err.splitlines()[0]) == (2, "crossbreed: 4 mistakes")
+    for said in ("the base: ", "expert `plain`: ", "absent.jsonl", "has no field `question`", "./gone/away"):
+        assert said in err
+
+
 @pytest.mark.timeout(30)
 def test_a_run_folder_with_a_pipe_in_it(cli: Cli, finished: Path, tmp_path: Path) -> None:
     for name in ("journal.jsonl", "spec.yaml", "log.txt", "report.json"):

@@ -17,6 +17,7 @@ from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.events import (
     CheckpointWritten,
     EngineStarting,
+    Note,
     PlanDescribed,
     ReportWritten,
     SplitStarting,
@@ -39,10 +40,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> tuple[Path
 def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -> None:
     out, events = finished
     kinds = [type(event) for event in events]
-    assert kinds == [PlanDescribed, EngineStarting, *[TrialDone] * 10, SplitStarting, SplitStarting, ReportWritten]
+    assert kinds == [
+        PlanDescribed,
+        EngineStarting,
+        *[TrialDone] * 10,
+        SplitStarting,
+        SplitStarting,
+        ReportWritten,
+        Note,
+    ]
     assert [event.trial.number for event in events if isinstance(event, TrialDone)] == list(range(10))
     assert [event.split for event in events if isinstance(event, SplitStarting)] == ["select", "report"]
-    last = events[-1]
+    last = events[-2]
     assert isinstance(last, ReportWritten)
     assert last.path == out / "report.html"
     assert last.path.is_file()

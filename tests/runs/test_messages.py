@@ -1,13 +1,14 @@
 """What a wrong spec is told: the key as `--set` takes it, what was expected there, and one thing at a time."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from crossbreed.errors import InputError
-from crossbreed.runs import parse_spec
+from crossbreed.errors import InputError, Mistakes
+from crossbreed.runs import load_spec, parse_spec
 
 SPEC = """
 sources: {base: base, experts: {a: a, b: b}}
@@ -48,7 +49,7 @@ def told(**changes: Any) -> InputError:
         ({"optimizer__kind": "randm"}, "unknown optimizer `randm`", "optimizer in spec.yaml", "mean `random`?"),
         ({"fitness__engine": {}}, "the engine has no `kind`", "fitness.engine in spec.yaml", "add `kind:`"),
         ({"fitness__tasks__0__metric": "numbr"}, "unknown metric `numbr`", "fitness.tasks.0.metric in", "`number`?"),
-        ({"space__operator": "tis"}, "unknown operator `tis`", "space in spec.yaml", "did you mean `ties`?"),
+        ({"space__operator": "tis"}, "unknown operator `tis`", "space.operator in spec.yaml", "did you mean `ties`?"),
         (
             {"space": {"operator": "ties", "params": {"densty": 0.5}}},
             "`densty` has no effect",
@@ -75,7 +76,7 @@ def told(**changes: Any) -> InputError:
         ({"optimizer": 3}, "the optimizer is not a mapping", "optimizer in spec.yaml", ""),
         ({"fitness__split__search": "x"}, "`fitness.split.search` is wrong: Input should be", "spec.yaml", ""),
         ({"workers": {"count": "many"}}, "`workers.count` is wrong", "spec.yaml", ""),
-        ({"artifacts": {"grams": {}}}, "`artifacts.grams` collects Grams", "spec.yaml", ""),
+        ({"artifacts": {"grams": {}}}, "`artifacts.grams` collects Grams", "artifacts.grams in", ""),
     ],
 )
 def test_a_key_that_is_wrong(changes: dict[str, Any], problem: str, where: str, fix: str) -> None:
@@ -85,10 +86,166 @@ def test_a_key_that_is_wrong(changes: dict[str, Any], problem: str, where: str, 
     assert fix in said.fix
 
 
-def test_a_misspelt_key_comes_before_the_one_that_is_missing_for_it() -> None:
-    said = told(optimizer__budget=..., fitness__tasks__0__promptt="x")
-    assert said.problem == "unknown key `promptt` (and 1 more)"
+def test_a_misspelt_key_is_one_mistake_with_the_one_that_it_should_be() -> None:
+    said = told(fitness__tasks__0__answer=..., fitness__tasks__0__anser="a")
+    assert said.problem == "unknown key `anser`"
+
+
+WRONG = """\
+name: [a]
+seed: -1
+sources:
+  base: base
+  experts: {a: a, "b\\tc": b}
+presett: m2n2
+space: {operator: [ties, tis]}
+optimizer: {kind: random, budget: {trials: none, minuts: 3}}
+fitness:
+  engine: {kind: fake}
+  tasks:
+    - {name: t, kind: generate, items: x.jsonl, promptt: "{q}", answer: a, metric: numbr}
+    - {name: t, kind: generate, items: x.jsonl, prompt: "{q}", answer: a}
+  objectives: [{task: u}, {mean: [t, v]}]
+  split: {search: 3, select: 3}
+"""
+
+
+def mistakes_of(path: Path, *overrides: str) -> Mistakes:
+    with pytest.raises(Mistakes) as caught:
+        load_spec(path, overrides)
+    return caught.value
+
+
+def test_every_mistake_is_told_with_its_key_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(WRONG)
+    said = mistakes_of(path)
+    assert [(error.problem.split(":")[0], error.where.removesuffix(f" in {path}")) for error in said.errors] == [
+        (problem, f"{key} in {path}, line {line}".removeprefix(" in "))
+        for problem, key, line in (
+            ("`name` is wrong", "", 1),
+            ("`seed` is wrong", "", 2),
+            ("`sources.experts.b\tc` is wrong", "", 5),
+            ("unknown key `presett`", "", 6),
+            ("unknown operator `tis`", "space.operator", 7),
+            ("`optimizer.budget.trials` is wrong", "", 8),
+            ("unknown key `minuts`", "optimizer.budget", 8),
+            ("unknown metric `numbr`", "fitness.tasks.0.metric", 12),
+            ("unknown key `promptt`", "fitness.tasks.0", 12),
+            ("`fitness.split.report` is missing", "", 15),
+        )
+    ]
+
+
+def test_several_mistakes_fit_a_screen(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(WRONG)
+    lines = str(mistakes_of(path)).splitlines()
+    assert lines[0] == f"10 mistakes in {path}"
+    assert len(lines) < 24
+    assert lines[-1].startswith("10. `fitness.split.report` is missing")
+    path.write_text(WRONG + "".join(f"  key{i}: 1\n" for i in range(100)))
+    lines = str(mistakes_of(path)).splitlines()
+    assert (len(lines) < 24, lines[-1]) == (True, "... and 98 more")
+
+
+def test_mistakes_survive_pickling() -> None:
+    said = Mistakes([InputError("a", where="b"), InputError("c", fix="d")], where="e")
+    assert str(pickle.loads(pickle.dumps(said))) == str(said)
+
+
+def test_objectives_and_tasks_are_checked_beside_other_mistakes(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    raw["seed"] = "x"
+    raw["fitness"]["objectives"] = [{"task": "t"}, {"task": "u"}, {"mean": ["t", "v"]}]
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    wheres = [error.where.split(" in ")[0] for error in mistakes_of(tmp_path / "spec.yaml").errors]
+    assert sorted(wheres)[1:] == ["fitness.objectives.1", "fitness.objectives.2"]
+
+
+def test_a_preset_that_is_unknown_hides_no_other_mistake(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    del raw["space"], raw["optimizer"]
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**raw, "preset": "m2n3", "seed": "x"}))
+    problems = [error.problem for error in mistakes_of(tmp_path / "spec.yaml").errors]
+    assert problems[0] == "unknown preset `m2n3`"
+    assert problems[1].startswith("`seed` is wrong")
+    assert len(problems) == 2
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def test_overrides_go_through_names_and_numbers(spec: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    raw["sources"]["experts"]["llama-3.1"] = "c"
+    raw["fitness"]["tasks"].append({**raw["fitness"]["tasks"][0], "name": "gsm8k.fr"})
+    spec.write_text(yaml.safe_dump(raw))
+    loaded = load_spec(
+        spec,
+        [
+            "fitness.tasks.t.items=/one.jsonl",
+            "fitness.tasks.1.items=/two.jsonl",
+            "fitness.tasks.gsm8k.fr.max_tokens=7",
+            "sources.experts.llama-3.1=/three",
+            "fitness.tasks.0.few_shot=[{q: x, a: y}]",
+            "fitness.tasks.t.few_shot.0.a=z",
+            "optimizer.options={}",
+        ],
+    )
+    assert [task.items for task in loaded.fitness.tasks] == ["/one.jsonl", "/two.jsonl"]
+    assert loaded.fitness.tasks[1].max_tokens == 7
+    assert loaded.fitness.tasks[0].few_shot == [{"q": "x", "a": "z"}]
+    assert loaded.sources.experts["llama-3.1"] == "/three"
+
+
+@pytest.mark.parametrize(
+    ("override", "problem", "fix"),
+    [
+        ("sead=1", "unknown key `sead`", "did you mean `seed`?"),
+        ("optimzer.budget.trials=5", "unknown key `optimzer`", "did you mean `optimizer`?"),
+        ("optimizer.budget.trails=5", "unknown key `trails`", "did you mean `trials`?"),
+        ("fitness.tasks.0.itemz=x", "unknown key `itemz`", "did you mean `items`?"),
+        ("fitness.tasks.u.items=x", "a list has no entry `u`", ""),
+        ("fitness.tasks.7.items=x", "a list has no entry `7`", ""),
+        ("optimizer.budget.trials=many", "`optimizer.budget.trials` is wrong", ""),
+        ("seed.x=1", "`seed` holds no keys", "--set seed=VALUE"),
+        ("=1", "an override names no key", ""),
+        ("seed", "an override has no value", ""),
+    ],
+)
+def test_a_mistake_of_an_override_is_placed_there(spec: Path, override: str, problem: str, fix: str) -> None:
+    spec.write_text(SPEC + "seed: 3\n")
+    with pytest.raises(InputError) as caught:
+        load_spec(spec, [override])
+    assert caught.value.problem.startswith(problem)
+    assert f"--set {override}" in caught.value.where
+    assert str(spec) not in caught.value.where
+    assert fix in caught.value.fix
+
+
+def test_mistakes_of_file_and_overrides_are_told_together(spec: Path) -> None:
+    spec.write_text(SPEC + "sead: 3\n")
+    said = mistakes_of(spec, "optimizer.budget.trails=5", "fitness.tasks.u.items=x")
+    assert [error.where for error in said.errors] == [
+        "--set fitness.tasks.u.items=x",
+        "optimizer.budget in --set optimizer.budget.trails=5",
+        f"{spec}, line 9",
+    ]
 
 
 def test_a_wrong_spec_is_not_printed_whole() -> None:
     assert told(artifacts={"grams": {}}).got == ""
+
+
+def test_what_only_follows_from_another_mistake_is_not_told(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    raw["space"] = {"groups": {"modules": ["atention"]}}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(InputError, match=r"space\.groups\.modules\.0") as caught:
+        load_spec(tmp_path / "spec.yaml")
+    assert not isinstance(caught.value, Mistakes)

@@ -62,3 +62,44 @@ def test_models_that_the_spec_does_not_have_are_refused(
     warm = recipe_in(tmp_path, {"mine": "0" * 32, "everything": "1" * 32}, {"everything": 1.0})
     with pytest.raises(InputError, match="merges other sources"):
         plan_of(tmp_path / "spec", toy_base, toy_experts, warm)
+
+
+def test_the_distance_to_the_space_is_said(tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]) -> None:
+    hashes = build_plan(load_spec(write_spec(tmp_path / "plain", base=toy_base, experts=toy_experts))).structure.hashes
+    for weights, said in (
+        ({"attention": 0.25, "everything": 0.75}, "in the space"),
+        (
+            {"attention": 1.75, "everything": 2.5},
+            "outside of the space: at the nearest point, a weight differs by up to 1",
+        ),
+    ):
+        warm = recipe_in(tmp_path, hashes | {"mine": hashes["base"]}, weights)
+        raw = yaml.safe_load(warm.read_text())
+        del raw["sources"]["base"]
+        warm.write_text(yaml.safe_dump(raw))
+        text = plan_of(tmp_path / "spec", toy_base, toy_experts, warm).describe()
+        assert f"  warm    {warm}: {said}\n" in text
+
+
+def test_a_merge_within_a_group_is_outside(tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]) -> None:
+    """Its mean is within the range, but the space has one weight for what it gives two."""
+    hashes = build_plan(load_spec(write_spec(tmp_path / "plain", base=toy_base, experts=toy_experts))).structure.hashes
+    rules = [
+        Rule(match=match, operator="task_arithmetic", params={"weight": {"everything": weight}})
+        for match, weight in ((".*q_proj.*", 1.0), (".*", 0.5))
+    ]
+    warm = tmp_path / "warm.yaml"
+    warm.write_text(dump_recipe(Recipe(base="base", sources=dict(hashes), rules=tuple(rules))))
+    text = plan_of(tmp_path / "spec", toy_base, toy_experts, warm).describe()
+    assert "outside of the space: at the nearest point, a weight differs by up to 0." in text
+
+
+def test_a_merge_without_a_point_is_said_to_have_none(
+    tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]
+) -> None:
+    hashes = build_plan(load_spec(write_spec(tmp_path / "plain", base=toy_base, experts=toy_experts))).structure.hashes
+    rule = Rule(match=".*", operator="model_stock", params={})
+    warm = tmp_path / "warm.yaml"
+    warm.write_text(dump_recipe(Recipe(base="base", sources=dict(hashes), rules=(rule,))))
+    text = plan_of(tmp_path / "spec", toy_base, toy_experts, warm).describe()
+    assert "the space has no point near it" in text

@@ -41,6 +41,8 @@ def test_what_the_hub_does_not_give_is_the_users_to_mend(source: str, hub: Path)
     with pytest.raises(InputError, match="neither a local folder nor a model that the hub gives") as caught:
         locate(source)
     assert len(str(caught.value).splitlines()) <= 5
+    assert f"no folder {Path(source.partition('@')[0]).absolute()}" in caught.value.where
+    assert f"for a folder write ./{source.partition('@')[0]}" in caught.value.fix
 
 
 def test_a_local_folder_comes_first(hub: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

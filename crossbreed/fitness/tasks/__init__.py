@@ -8,7 +8,7 @@ of another package (docs/plugins.md).
 from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
@@ -44,12 +44,16 @@ def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
     """Loads the items of every task and renders each once, so that errors surface before any expensive step.
 
     Raises:
-        InputError: a file, an item or a field is invalid; the message names it.
+        InputError: a file, an item or a field is invalid; the message names the first of each task.
     """
-    tasks = [Task(kind=config, items=config.load_items()) for config in configs]
-    for task in tasks:
-        _check_ids(task)
-        check_questions(task)
+    tasks, mistakes = list[Task](), Collector()
+    for config in configs:
+        with mistakes.noted():
+            task = Task(kind=config, items=config.load_items())
+            _check_ids(task)
+            check_questions(task)
+            tasks.append(task)
+    mistakes.require_none()
     return tasks
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from crossbreed.config import Config, InputPath
+from crossbreed.config import Config, InputPath, Name
 from crossbreed.errors import InputError
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import Item, field_of
@@ -24,7 +24,7 @@ class TaskConfig(Config, ABC):
     """A kind of task in a spec: its settings and its behaviour. Satisfies `Kind`."""
 
     kind: str
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     """The name of the task in objectives, reports and the journal."""
     stratify: str | None = None
     """A field (difficulty, language) by whose values the splits are stratified."""
@@ -96,7 +96,8 @@ class FileTaskConfig(TaskConfig):
     """A kind of task whose items are in a file."""
 
     items: InputPath
-    """A `.jsonl`, `.csv` or `.parquet` file (docs/items.md); items without `id` get a hash of their content."""
+    """A `.jsonl`, `.json`, `.csv` or `.parquet` file (docs/items.md). Items without `id` get a hash of their
+    content."""
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file."""

@@ -88,6 +88,11 @@ def turns_of(item: Item, name: str, *, task: str) -> tuple[tuple[str, str], ...]
     return tuple(turn for turn in turns if turn is not None)
 
 
+def is_chat(value: object) -> bool:
+    """Returns whether a value is a list of chat turns, whoever has the last."""
+    return isinstance(value, list) and bool(value) and None not in map(_turn, value)
+
+
 def _turn(value: object) -> tuple[str, str] | None:
     if not isinstance(value, Mapping):
         return None

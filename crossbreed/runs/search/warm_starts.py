@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 from crossbreed.errors import InputError
 from crossbreed.mergekit import read_config
 from crossbreed.recipes import load_recipe, require_matches
+from crossbreed.search_spaces import HasDistance, SearchSpace
 from crossbreed.sources.structure import Structure
-from crossbreed.types import ProposedBy, Recipe
+from crossbreed.types import Box, ProposedBy, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
+
+_ROUNDING = 1e-5
+"""Recipes hold six decimals."""
 
 
 def warm_starts(
@@ -90,6 +94,20 @@ def require_sources(recipe: Recipe, structure: Structure, *, what: str, where: s
             where=where,
         )
     require_matches(recipe, structure.tensors, where=where)
+
+
+def place_of(recipe: Recipe, space: SearchSpace) -> str:
+    """Returns where a warm start lies, seen from a space, in words."""
+    if not isinstance(space.domain, Box):
+        return "compared only: this search breeds from the experts"
+    if space.encode(recipe) is None:
+        return "the space has no point near it: it is compared, and the search starts at another merge"
+    found = space.distance(recipe) if isinstance(space, HasDistance) else None
+    if found is None:
+        return "the search may start at the space's nearest point"
+    if found < _ROUNDING:
+        return "in the space"
+    return f"outside of the space: at the nearest point, a weight differs by up to {found:.3g}"
 
 
 def check_warm_starts(recipes: Mapping[str, Recipe], weights: "Weights | None", *, are_complete: bool) -> None:

@@ -1,14 +1,17 @@
-"""Error messages for an invalid spec: the key, what was expected there, and a suggestion, on one screen."""
+"""Error messages for an invalid spec: every mistake with its key, its line, what was expected and a fix."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.parsing import hint_at_boolean, hint_at_exponent, shown
+from crossbreed.runs.spec.places import Places
+
+Keys: TypeAlias = tuple[int | str, ...]
 
 _MUST_BE = {
     "tuple_type": ("a list", "[...], or a line with `- ` for each element"),
@@ -19,56 +22,94 @@ _MUST_BE = {
 """Type of pydantic's error -> what the value must be, and its notation."""
 
 
-def explain(error: ValidationError, raw: Mapping[str, Any], *, where: str) -> InputError:
-    """Returns the error to show for an invalid spec.
+def explain(
+    error: ValidationError,
+    raw: Mapping[str, Any],
+    places: Places,
+    mistakes: Collector,
+    *,
+    present: Collection[str] = (),
+) -> None:
+    """Notes every mistake of an invalid spec, in the order of the file's lines.
 
-    Errors of our own parsing about a key or a kind come first: a misspelt key is often why another one is missing.
+    A key that is missing because it is misspelt is one mistake, and so is a value that fits no member of a union.
 
     Args:
         error: The errors that pydantic found.
         raw: The input of the parser.
-        where: The file.
+        places: Where its keys stand.
+        mistakes: Where they are noted.
+        present: Top-level keys that are not missing, although `raw` lacks them.
     """
-    first = min(error.errors(), key=lambda found: (_cause(found) is None, _unquoted(found) is None))
-    missing = first["loc"][-1:] if first["type"] == "missing" else ()
-    key = ".".join(map(str, [*_keys(first["loc"], raw), *missing]))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if cause := _cause(first):
-        inner = cause.where if key and cause.where.startswith(f"{key}.") else "" if cause.where else key
-        place = f"{inner} in {where}" if inner else cause.where or where
-        return type(cause)(cause.problem + more, expected=cause.expected, got=cause.got, where=place, fix=cause.fix)
-    if missing:
-        by_preset = ", or a `preset` that includes it" if key in ("space", "optimizer") else ""
-        fix = f"add it{by_preset}; see docs/spec.md"
-        return InputError(f"`{key}` is missing{more}", where=where, fix=fix)
-    got = shown(first["input"])
-    if (boolean := _unquoted(first)) is not None:
+    by_key: dict[Keys, list[ErrorDetails]] = {}
+    found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # for want of another key
+    excused = {(*one["loc"][:-1], _meant(one)) for one in found if _cause(one)} | {(key,) for key in present}
+    for one in found:
+        if one["type"] != "missing" or one["loc"] not in excused:
+            key = (*_keys(one["loc"], raw), *_unread(one))
+            by_key.setdefault(key, []).append(one)
+    told = [(key, said) for key, several in by_key.items() for said in _explained(key, several, raw, places)]
+    for _, said in sorted(told, key=lambda one: places.line(one[0]) or 0):
+        mistakes.note(said)
+
+
+def _explained(
+    key: Keys, found: Sequence[ErrorDetails], raw: Mapping[str, Any], places: Places
+) -> Iterator[InputError]:
+    """Yields the mistakes at one key: each of our own, or pydantic's as one."""
+    causes = [(one, cause) for one in found if (cause := _cause(one))]
+    for one, cause in causes:
+        for error in cause.errors:
+            yield _placed(error, (*_keys(one["loc"], raw),), one, raw, places)
+    if not causes:
+        yield _of_pydantic(key, found, places)
+
+
+def _placed(cause: InputError, key: Keys, found: ErrorDetails, raw: Mapping[str, Any], places: Places) -> InputError:
+    """Returns an error of our own parsing with the place of its key."""
+    inner = tuple(_keys(cause.where.split("."), raw)) if cause.where else ()
+    if _is_unknown_key(found):  # it stands in the section that should have another
+        place, key = places.of(found["loc"]), key[:-1]
+    else:
+        key = inner if len(inner) > len(key) or not key else key
+        place = places.of(key)
+    dotted = ".".join(map(str, key))
+    told = f"{dotted} in {place}" if dotted else place
+    if cause.where and not inner and cause.where not in told:
+        told = f"{cause.where}; {told}"
+    return type(cause)(cause.problem, expected=cause.expected, got=cause.got, where=told, fix=cause.fix)
+
+
+def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> InputError:
+    """Returns what pydantic found at one key, in our words."""
+    found = min(several, key=lambda one: _unquoted(one) is None)  # of the members of a union, what says most
+    where, dotted = places.of(key), ".".join(map(str, key))
+    if found["type"] == "missing":
+        by_preset = ", or a `preset` that includes it" if key in (("space",), ("optimizer",)) else ""
+        return InputError(f"`{dotted}` is missing", where=where, fix=f"add it{by_preset}; see docs/spec.md")
+    got = shown(found["input"])
+    if (boolean := _unquoted(found)) is not None:
         word = "yes, no, on, off, true and false"
         return InputError(
-            f"`{key}` must be a text{more}",
+            f"`{dotted}` must be a text",
             expected="text",
             got=f"{got}: YAML reads {word} without quotes as true or false",
             where=where,
             fix=f'quote it: "{"yes" if boolean else "no"}"',
         )
-    if first["type"] == "string_type" and isinstance(first["input"], int | float | date):
-        return InputError(
-            f"`{key}` must be a text{more}",
-            expected="text",
-            got=got,
-            where=where,
-            fix=f'quote it: "{first["input"]!s:.40}"',
-        )
-    if first["type"] in _MUST_BE:
-        what, expected = _MUST_BE[first["type"]]
-        fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(first["input"])) else ""
-        return InputError(f"`{key}` must be {what}{more}", expected=expected, got=got, where=where, fix=fix)
-    said = first["msg"].removeprefix("Value error, ")
+    if found["type"] == "string_type" and isinstance(found["input"], int | float | date):
+        fix = f'quote it: "{found["input"]!s:.40}"'
+        return InputError(f"`{dotted}` must be a text", expected="text", got=got, where=where, fix=fix)
+    if found["type"] in _MUST_BE:
+        what, expected = _MUST_BE[found["type"]]
+        fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(found["input"])) else ""
+        return InputError(f"`{dotted}` must be {what}", expected=expected, got=got, where=where, fix=fix)
+    said = "; or ".join(dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in several))
     return InputError(
-        f"`{key}` is wrong: {said}{more}" if key else said + more,
-        got=got if key else "",
+        f"`{dotted}` is wrong: {said}" if dotted else said,
+        got=got if dotted else "",
         where=where,
-        fix=hint_at_exponent(first["input"]) or hint_at_boolean(first["input"]) or "see docs/spec.md",
+        fix=hint_at_exponent(found["input"]) or hint_at_boolean(found["input"]) or "see docs/spec.md",
     )
 
 
@@ -86,9 +127,27 @@ def _cause(found: ErrorDetails) -> InputError | None:
     return cause if isinstance(cause, InputError) else None
 
 
+def _is_unknown_key(found: ErrorDetails) -> bool:
+    cause = _cause(found)
+    return cause is not None and cause.problem == f"unknown key `{found['loc'][-1] if found['loc'] else ''}`"
+
+
+def _meant(found: ErrorDetails) -> str:
+    """Returns the key that a misspelt one stands for, if that is what is wrong."""
+    cause = _cause(found)
+    return cause.fix.split("`")[1] if cause and _is_unknown_key(found) and "`" in cause.fix else ""
+
+
+def _unread(found: ErrorDetails) -> Keys:
+    """Returns the key that is missing; it does not lead to a value."""
+    return found["loc"][-1:] if found["type"] == "missing" else ()
+
+
 def _keys(location: Sequence[int | str], raw: Any) -> Iterator[int | str]:  # any part of a spec
     """Yields the keys that lead to a location in the input, without those that pydantic adds for union members."""
     for part in location:
+        if isinstance(raw, Sequence) and isinstance(part, str) and part.isdecimal() and not isinstance(raw, str):
+            part = int(part)
         if part in raw if isinstance(raw, Mapping) else isinstance(raw, Sequence) and isinstance(part, int):
             yield part
             raw = raw[part]

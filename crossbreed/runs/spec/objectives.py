@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from crossbreed.config import Config
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.types import ItemScores
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -186,7 +186,16 @@ def build_objectives(configs: Sequence[ObjectiveConfig], minimized: Mapping[str,
         InputError: a task is unknown, or tasks of opposite directions share an objective.
     """
     configs = configs or [ObjectiveConfig(mean=tuple(minimized))]
-    return tuple(_build(config, minimized, f"objective {i}") for i, config in enumerate(configs, start=1))
+    return tuple(_build(config, minimized, f"fitness.objectives.{i}") for i, config in enumerate(configs))
+
+
+def check_objectives(configs: Sequence[ObjectiveConfig], minimized: Mapping[str, bool]) -> tuple[InputError, ...]:
+    """Returns what is wrong with each of the objectives of a spec; see `build_objectives`."""
+    mistakes = Collector()
+    for i, config in enumerate(configs or [ObjectiveConfig(mean=tuple(minimized))]):
+        with mistakes.noted():
+            _build(config, minimized, f"fitness.objectives.{i}")
+    return mistakes.errors
 
 
 def _build(config: ObjectiveConfig, minimized: Mapping[str, bool], where: str) -> Objective:
@@ -198,7 +207,7 @@ def _build(config: ObjectiveConfig, minimized: Mapping[str, bool], where: str) -
                 f"an objective names the unknown task `{task}`",
                 expected=f"one of {', '.join(minimized)}",
                 got=task,
-                where=f"fitness.objectives, {where}",
+                where=where,
                 fix=f"write `{close[0]}`" if close else "name a task of fitness.tasks",
             )
     directions = {minimized[task] for task in tasks}
@@ -208,7 +217,7 @@ def _build(config: ObjectiveConfig, minimized: Mapping[str, bool], where: str) -
             "an objective mixes tasks where more is better with tasks where less is better",
             expected="tasks of one direction",
             got=f"{', '.join(tasks)}; less is better in {less}",
-            where=f"fitness.objectives, {where}",
+            where=where,
             fix=f"make {less} an objective of its own, for example {{task: {less.split(',')[0]}, minimize: true}}",
         )
     return Objective(

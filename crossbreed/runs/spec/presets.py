@@ -14,6 +14,8 @@ RawSpec: TypeAlias = dict[str, Any]
 Preset: TypeAlias = Callable[[Mapping[str, Any]], RawSpec]
 """Returns a user's spec with the preset filled in; see `fill`."""
 
+PRESET = "preset"
+"""The key of a file that names one."""
 _EITHER_PLACE = {"weight", "density"}
 """Keys that a space may have beside `params` or inside it."""
 _OF_OPERATOR = {"params", *_EITHER_PLACE}
@@ -90,8 +92,8 @@ def fill_in(raw: Mapping[str, Any]) -> RawSpec:
         InputError: there is no such preset.
     """
     given = dict(raw)
-    name = given.pop("preset", None)
-    return given if name is None else PRESETS.look_up(name, where="preset")(given)
+    name = given.pop(PRESET, None)
+    return given if name is None else PRESETS.look_up(name, where=PRESET)(given)
 
 
 def fill(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:

@@ -1,30 +1,48 @@
 """The Spec: everything needed to repeat a run, composed of the settings that the parts declare (docs/spec.md)."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from crossbreed.config import Config, InputPath, ModelId
-from crossbreed.errors import InputError, printable
-from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, SplitConfig
+from crossbreed.config import Config, InputPath, ModelId, Name, refused
+from crossbreed.errors import Collector, InputError
+from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, SplitConfig, TaskConfig
 from crossbreed.optimizer import AnyOptimizerConfig
-from crossbreed.parsing import any_of, require_keys, shown, suggestion
+from crossbreed.parsing import shown, suggestion
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.runs.spec.grams_check import why_grams_are_missing, why_grams_are_unread
 from crossbreed.runs.spec.messages import explain
-from crossbreed.runs.spec.objectives import ObjectiveConfig, build_objectives
-from crossbreed.runs.spec.presets import fill_in
+from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
+from crossbreed.runs.spec.overrides import apply_override
+from crossbreed.runs.spec.places import Places
+from crossbreed.runs.spec.presets import PRESET, fill_in
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.text_files import read_text
 from crossbreed.types import BASE, Dtype
 from crossbreed.yaml_files import MAX_BYTES, read_yaml
 
-_LONGEST_NAME = 100
-"""Longer than any that a table can show."""
+
+def _names_no_base(experts: dict[str, str]) -> dict[str, str]:
+    if BASE in experts:
+        raise ValueError("`base` names the base; give the expert another name")
+    return experts
+
+
+def _names_a_folder(name: str) -> str:
+    if name in (".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"`name` is the name of a folder in `runs`, not a path: {shown(name)}")
+    return name
+
+
+def _unique(tasks: list[TaskConfig]) -> list[TaskConfig]:
+    names = [task.name for task in tasks]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two tasks have the name {doubled[0]!r}")
+    return tasks
 
 
 class SourcesConfig(Config):
@@ -32,18 +50,12 @@ class SourcesConfig(Config):
 
     base: ModelId
     """The model that the experts were fine-tuned from: a local folder, or a hub id with optional `@revision`."""
-    experts: Annotated[dict[str, ModelId], Field(min_length=1)]
+    experts: Annotated[dict[Name, ModelId], Field(min_length=1), AfterValidator(_names_no_base)]
     """Name -> full checkpoint or PEFT LoRA adapter."""
     accept: tuple[str, ...] = ()
     """Differences from the base that experts may have: keys of config.json (`rope_parameters`, for example),
     `tokenizer`, `chat_template`. Merges are evaluated and published with the
     base's configuration, tokenizer and chat template."""
-
-    @model_validator(mode="after")
-    def _no_expert_is_called_base(self) -> "SourcesConfig":
-        if BASE in self.experts:
-            raise ValueError("`base` names the base; give the expert another name")
-        return self
 
 
 class SlopesConfig(Config):
@@ -68,9 +80,9 @@ class FitnessConfig(Config):
 
     engine: AnyEngineConfig
     """The engine that runs the merged models."""
-    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1)]
+    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(_unique)]
     """The tasks on which candidates are scored."""
-    objectives: tuple[ObjectiveConfig, ...] = ()
+    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(validate_default=True)] = ()
     """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
     split: SplitConfig
     """Items of each task for search, selection of the winner, and the report: counts or fractions."""
@@ -87,12 +99,16 @@ class FitnessConfig(Config):
         """Task name -> whether less of its metric is better."""
         return {task.name: not task.higher_is_better for task in self.tasks}
 
-    @model_validator(mode="after")
-    def _task_names_are_unique(self) -> "FitnessConfig":
-        names = [task.name for task in self.tasks]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two tasks have the name {doubled[0]!r}")
-        return self
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_name_tasks(
+        cls, objectives: tuple[ObjectiveConfig, ...], info: ValidationInfo
+    ) -> tuple[ObjectiveConfig, ...]:
+        if (tasks := info.data.get("tasks")) is not None:
+            minimized = {task.name: not task.higher_is_better for task in tasks}
+            if errors := check_objectives(objectives, minimized):
+                raise refused(errors)
+        return objectives
 
 
 class GramsConfig(Config):
@@ -152,7 +168,7 @@ class WorkersConfig(Config):
 class Spec(Config):
     """The settings of a run."""
 
-    name: str = "run"
+    name: Annotated[Name, AfterValidator(_names_a_folder)] = "run"
     """The name in titles and model cards, and the default run folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The seed of the run; every random stream is spawned from it by name."""
@@ -164,7 +180,7 @@ class Spec(Config):
     """The optimizer and its budget."""
     fitness: FitnessConfig
     """The tasks, the engine and the objectives."""
-    artifacts: ArtifactsConfig = ArtifactsConfig()
+    artifacts: Annotated[ArtifactsConfig, Field(validate_default=True)] = ArtifactsConfig()
     """Artifacts computed once, before the search; recipes refer to them by hash."""
     workers: WorkersConfig = WorkersConfig()
     """The workers that evaluate candidates."""
@@ -175,53 +191,40 @@ class Spec(Config):
     best merge among the baselines and these that the space can express, or the point nearest to it; `m2n2` breeds from
     the experts alone and only compares these."""
 
-    @model_validator(mode="after")
-    def _names_can_be_shown(self) -> "Spec":
-        """Names stand in tables, cards and paths, on terminals and on the hub."""
-        if self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name:
-            raise ValueError(f"`name` is the name of a folder in `runs`, not a path: {shown(self.name)}")
-        tasks = [task.name for task in self.fitness.tasks]
-        for key, names in (("name", [self.name]), ("sources.experts", self.sources.experts), ("fitness.tasks", tasks)):
-            for name in names:
-                if (
-                    name != printable(name)
-                    or "\n" in name
-                    or "\t" in name
-                    or not name.strip()
-                    or len(name) > _LONGEST_NAME
-                ):
-                    raise ValueError(
-                        f"`{key}`: a name is one line of at most {_LONGEST_NAME} characters, without control "
-                        f"characters, got {shown(name)}"
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        """Returns the keys of a file; that of the preset is none of a parsed spec."""
+        return (PRESET, *cls.model_fields)
+
+    @field_validator("artifacts")
+    @classmethod
+    def _grams_are_there_where_they_are_read(cls, artifacts: ArtifactsConfig, info: ValidationInfo) -> ArtifactsConfig:
+        grams, mistakes = artifacts.grams, Collector()
+        if (space := info.data.get("space")) is not None:
+            with mistakes.noted():
+                for name in space.operators:
+                    OPERATORS.require(name, where="space")
+                why_invalid = why_grams_are_missing if grams is None else why_grams_are_unread
+                if problem := why_invalid(space.operators, space.operator_params):
+                    raise InputError(problem, where="artifacts.grams" if grams else "artifacts")
+        sources, fitness = info.data.get("sources"), info.data.get("fitness")
+        named: tuple[tuple[str, list[str], list[str]], ...]
+        named = () if grams is None or sources is None else (("expert", [*grams.tasks], [*sources.experts]),)
+        if grams is not None and fitness is not None:
+            tasks = [name for names in grams.tasks.values() for name in names]
+            named = (*named, ("task", tasks, [task.name for task in fitness.tasks]))
+        for kind, names, known in named:
+            for unknown in sorted(set(names) - set(known)):
+                mistakes.note(
+                    InputError(
+                        f"`artifacts.grams.tasks` names the unknown {kind} `{unknown}`; known are {', '.join(known)}",
+                        where="artifacts.grams.tasks",
+                        fix=suggestion(unknown, known),
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _objectives_name_tasks(self) -> "Spec":
-        build_objectives(self.fitness.objectives, self.fitness.minimized)
-        return self
-
-    @model_validator(mode="after")
-    def _grams_are_there_where_they_are_read(self) -> "Spec":
-        operators, params = self.space.operators, self.space.operator_params
-        for name in operators:
-            OPERATORS.require(name, where="space")
-        grams = self.artifacts.grams
-        why_invalid = why_grams_are_missing if grams is None else why_grams_are_unread
-        if problem := why_invalid(operators, params):
-            raise ValueError(problem)
-        if grams is None:
-            return self
-        tasks = [task.name for task in self.fitness.tasks]
-        for kind, named, known in (
-            ("expert", grams.tasks, self.sources.experts),
-            ("task", [name for names in grams.tasks.values() for name in names], tasks),
-        ):
-            if unknown := sorted(set(named) - set(known)):
-                raise ValueError(
-                    f"`artifacts.grams.tasks` names the unknown {kind} `{unknown[0]}`; known are {', '.join(known)}"
                 )
-        return self
+        if mistakes.errors:
+            raise refused(mistakes.errors)
+        return artifacts
 
 
 def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
@@ -239,9 +242,11 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     raw = _read(text, where=str(path))
     if not isinstance(raw, dict):
         raise InputError("the spec is not a mapping", expected="keys such as `sources:`", where=str(path))
+    mistakes, changed = Collector(), dict[tuple[int | str, ...], str]()
     for override in overrides:
-        _override(raw, override)
-    return parse_spec(raw, folder=path.parent, where=str(path))
+        with mistakes.noted():
+            changed[apply_override(raw, override)] = f"--set {override}"
+    return _parse(raw, path.parent, Places(str(path), text=text, overrides=changed), mistakes)
 
 
 def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "spec") -> Spec:
@@ -255,12 +260,26 @@ def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "s
     Raises:
         InputError: it is invalid.
     """
-    require_keys(raw, ("preset", *Spec.model_fields), where=where)
-    filled = fill_in(raw)
+    return _parse(raw, folder, Places(where), Collector())
+
+
+def _parse(raw: Mapping[str, Any], folder: Path, places: Places, mistakes: Collector) -> Spec:
+    """Returns the spec; raises all that is wrong with it, and what was wrong before, at once."""
+    spec: Spec | None = None
+    filled, present = dict(raw), tuple[str, ...]()
     try:
-        return Spec.model_validate(filled, context={"folder": folder})
+        filled = fill_in(raw)
+    except InputError as error:  # what the preset would have filled in is not missing
+        mistakes.note(InputError(error.problem, expected=error.expected, where=places.of([PRESET]), fix=error.fix))
+        del filled[PRESET]
+        present = ("space", "optimizer")
+    try:
+        spec = Spec.model_validate(filled, context={"folder": folder})
     except ValidationError as error:
-        raise explain(error, filled, where=where) from None
+        explain(error, filled, places, mistakes, present=present)
+    mistakes.require_none(where=places.where)
+    assert spec is not None, "what is wrong was told"
+    return spec
 
 
 def dump_spec(spec: Spec) -> str:
@@ -281,42 +300,3 @@ def _read(text: str, *, where: str) -> Any:  # any YAML value
         if _dump(raw) != text:
             raise
         return raw
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise InputError("an override has no value", expected="--set key=value", got=f"--set {override}")
-    where = f"--set {override}"
-    keys = key.split(".")
-    under = next((one for one in keys if one in SHOWN_KEYS), "")
-    parsed = read_yaml(value, what="an override", where=where, texts=SHOWN_KEYS, under=under)
-    *parents, last = keys
-    place: Any = raw
-    for parent in parents:
-        if isinstance(place, dict):
-            place = place.setdefault(parent, {})
-        else:
-            place = place[_index(place, parent, where)] if isinstance(place, list) else None
-    if isinstance(place, dict) and last:
-        place[last] = parsed
-    elif isinstance(place, list):
-        place[_index(place, last, where)] = parsed
-    else:
-        raise InputError("an override names no key", expected="a dotted key of the spec", got=where)
-
-
-def _index(entries: list[Any], given: str, where: str) -> int:
-    """Returns where an entry of a list is: by its number, as messages count, or by its `name`, as tasks have one."""
-    names = [str(entry.get("name", "")) if isinstance(entry, dict) else "" for entry in entries]
-    if given in names:
-        return names.index(given)
-    if given.isdecimal() and len(given) < 10 and int(given) < len(entries):
-        return int(given)
-    named = any_of(filter(None, names)) if any(names) else ""
-    raise InputError(
-        f"a list has no entry `{given}`",
-        expected=f"a number from 0 to {len(entries) - 1}" + (f", or a name: {named}" if named else ""),
-        got=where,
-        fix=suggestion(given, names),
-    )

@@ -1,0 +1,1 @@
+"""A first spec, guessed from models and files of items: `crossbreed init`."""
