@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import AnyItems, Evaluation, evaluate_tasks
 from crossbreed.runs.checking.cost import Cost, cost_of
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
@@ -77,9 +77,13 @@ def checked_plan(spec: Spec) -> Plan:
     """
     require_engine(spec)
     require_sendable(spec)
-    plan = build_plan(spec).measured()
+    plan, mistakes = build_plan(spec), Collector()
+    with mistakes.noted():
+        plan = plan.measured()
     if spec.workers.address is None:  # else other machines hold the candidates
-        _check_memory(plan, memory_bytes())
+        with mistakes.noted():
+            _check_memory(plan, memory_bytes())
+    mistakes.require_none()
     return plan
 
 

@@ -10,10 +10,10 @@ from toy_runs import write_spec
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, Mistakes
 from crossbreed.fitness import Loglikelihood, Prompt
 from crossbreed.fitness.engines.encoder import Encoder
-from crossbreed.runs import check_spec, load_spec, run
+from crossbreed.runs import check, check_spec, load_spec, run
 from crossbreed.runs.check import Findings
 from crossbreed.runs.checking import rates
 from crossbreed.runs.checking.cost import Cost
@@ -41,7 +41,7 @@ def spec_with(folder: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> An
         if items is not None:
             (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
         if tasks:
-            whole = [{"items": str(folder / "items.jsonl"), "answer": "a", **task} for task in tasks]
+            whole = [{"items": str(folder / "items.jsonl"), "answer": "a"} | task for task in tasks]
             changes["fitness__tasks"] = whole
             changes["fitness__objectives"] = [{"task": task["name"]} for task in whole]
         return write_spec(folder / "spec", base=toy_base, experts=toy_adapters, trials=2, **changes)
@@ -321,3 +321,52 @@ def test_the_plan_counts_no_more_items_than_there_are(spec_with: Any) -> None:
     """Of 32 wanted for Grams, the split has 20."""
     plan = build_plan(load_spec(spec_with(artifacts={"grams": {"items": 32}}, space__operator="regmean")))
     assert "20 items per task" in plan.describe()
+
+
+def mistakes_of(path: Path, *changes: str, engine: Any = TRANSFORMERS) -> list[str]:
+    with pytest.raises(Mistakes) as caught:
+        found(path, *changes, engine=engine)
+    return [error.problem for error in caught.value.errors]
+
+
+GENERATE = {"kind": "generate", "prompt": "{q}", "max_tokens": 4}
+
+
+def test_mistakes_of_sources_tasks_and_splits_are_told_at_once(spec_with: Any, folder: Path) -> None:
+    few = folder / "few.jsonl"
+    few.write_text("".join(json.dumps({"id": str(i), "q": f"Few {i}?", "a": "1"}) + "\n" for i in range(9)))
+    tasks = [
+        GENERATE | {"name": "one", "answer": "b"},
+        GENERATE | {"name": "two", "items": str(few)},
+        GENERATE | {"name": "three", "max_tokens": 1},
+        GENERATE | {"name": "four", "prompt": "{question}"},
+    ]
+    path = spec_with(*tasks, items=questions())
+    told = mistakes_of(path, "sources.experts.lost=experts/lost")
+    assert len(told) == 4
+    assert "experts/lost" in told[0]
+    assert told[1:3] == ["item `0` has no field `b`", "item `0` has no field `question`"]
+    assert told[3].startswith("task `two` has too few items")
+    told = mistakes_of(path)
+    assert len(told) == 4
+    assert told[3] == "the answers of 50 of 60 items can never be given: they are too long"
+
+
+def test_lengths_of_several_tasks_and_memory_are_told_at_once(spec_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "memory_bytes", lambda: 1000)
+    items = [item | {"q": item["q"] + "x" * 90 * (i < 3)} for i, item in enumerate(questions())]
+    tasks = [GENERATE | {"name": "one"}, GENERATE | {"name": "two", "max_tokens": 1, "prompt": "2: {q}"}]
+    path = spec_with(*tasks, items=items)
+    short = {"kind": "transformers", "max_model_len": 60}
+    both = "fitness.objectives=[{mean: [one, two]}]"
+    lengths = ["item `0` does not fit the model's context, nor do 2 other of 60 items"] * 2
+    assert mistakes_of(path, both, engine=short) == [*lengths, "the model does not fit this machine's memory"]
+    assert mistakes_of(path, engine=short) == ["optimizer `cma_es` supports one objective only", *lengths]
+
+
+def test_a_space_a_warm_start_and_an_optimizer_are_refused_at_once(spec_with: Any, folder: Path) -> None:
+    (folder / "lost.yaml").write_text("{}")
+    told = mistakes_of(
+        spec_with(space__groups={"layers": 99}), f"warm_start=[{folder / 'lost.yaml'}]", engine={"kind": "fake"}
+    )
+    assert told[:2] == ["there are more bands than layers", "`schema` is missing"]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from crossbreed.bounded import Begin
-from crossbreed.errors import EngineError, InputError
+from crossbreed.errors import Collector, EngineError, InputError
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import Generate, Prompt, Request
@@ -138,7 +138,7 @@ def check_tasks(
 
     Raises:
         InputError: no engine could answer a request; if it is too long, or its tokens do not come to an end, the
-            message names the item.
+            message names the item, the first of each task.
     """
     asked = [
         _Asked(
@@ -166,11 +166,13 @@ def _check_asked(
     asked: Sequence[_Asked], host: Path, max_model_len: int | None, begin: Begin
 ) -> dict[str, TaskLengths]:
     encoder = Encoder(host, max_model_len=max_model_len)
-    lengths = dict[str, TaskLengths]()
+    lengths, mistakes = dict[str, TaskLengths](), Collector()
     for one in asked:
-        encoded = _encoded(one, encoder, begin)
-        begin(f"the answers of task `{one.task.name}`"[:200])
-        lengths[one.task.name] = _lengths(one, encoder, encoded)
+        with mistakes.noted():
+            encoded = _encoded(one, encoder, begin)
+            begin(f"the answers of task `{one.task.name}`"[:200])
+            lengths[one.task.name] = _lengths(one, encoder, encoded)
+    mistakes.require_none()
     return lengths
 
 
