@@ -3,7 +3,6 @@
 from crossbreed.errors import InputError
 from crossbreed.fitness import ENGINES
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.publishing.model_card import choose_licence, source_infos
 
 
 def publish_notes(plan: Plan) -> tuple[str, ...]:
@@ -11,6 +10,8 @@ def publish_notes(plan: Plan) -> tuple[str, ...]:
     kind = plan.spec.fitness.engine.kind
     if plan.weights is None:
         return (f"the engine `{kind}` makes the weights, so what is published here is the recipe alone",)
+    from crossbreed.runs.publishing.model_card import choose_licence, source_infos  # needs the hub's package
+
     parents = source_infos(plan.initial_candidates()[-1][1], plan.weights.sources)
     notes = list[str]()
     try:
