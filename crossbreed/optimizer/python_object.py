@@ -11,7 +11,7 @@ from crossbreed.optimizer.protocol import Optimizer, SearchInputs
 from crossbreed.types import SlopeKind
 
 MakeOptimizer: TypeAlias = Callable[[SearchInputs], Optimizer]
-"""Builds an optimizer, for example its class. Called twice: to check that it supports the inputs, and to search."""
+"""Builds an optimizer, such as its class. Called more than once: to check that it takes the inputs, and to search."""
 
 
 class OptimizerObject(OptimizerConfig):

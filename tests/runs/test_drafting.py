@@ -205,6 +205,11 @@ def test_no_question(folder: Path, toy_base: Path, plain: list[str]) -> None:
     assert spec.fitness.tasks[0].prompt == "Question: {right}\nAnswer:"
     Path("spec.yaml").unlink()
     assert "did you mean" in refused(toy_base, plain, path, prompt="rigth").fix
+    other = lines(folder / "y.jsonl", questions())
+    spec, _ = drafted(toy_base, plain, path, other, prompt="right")  # of no account where there is none
+    assert [task.prompt for task in spec.fitness.tasks] == [
+        f"Question: {{{f}}}\nAnswer:" for f in ("right", "question")
+    ]
 
 
 def test_no_items(folder: Path, toy_base: Path, plain: list[str]) -> None:

@@ -79,7 +79,7 @@ def guess_task(path: Path, *, answer: str | None, prompt: str | None, in_chats: 
 
     Args:
         path: The file.
-        answer: The field of the gold answer, if the user has named it.
+        answer: The field of the gold answer, if the user has named it; of no account in a file without it.
         prompt: The field of the question, likewise.
         in_chats: Whether prompts should go through the chat template.
 
@@ -89,14 +89,7 @@ def guess_task(path: Path, *, answer: str | None, prompt: str | None, in_chats: 
     """
     items = load_items(path)
     fields = _Fields(path, items)
-    for flag, field in (("--answer-field", answer), ("--prompt-field", prompt)):
-        if field is not None and field not in fields.names:
-            raise InputError(
-                f"no item has the field `{field}`",
-                expected=f"one of {any_of(fields.names)}",
-                where=f"{flag}, {path}",
-                fix=suggestion(field, fields.names) or "name one of them",
-            )
+    answer, prompt = (name if name in fields.names else None for name in (answer, prompt))
     if (found := _options(fields, answer)) is not None:
         settings, gold = found
         asked, remarks = _asked(fields, prompt, gold=gold, others=_listed(settings["choices"]), in_chats=in_chats)
@@ -116,6 +109,18 @@ def guess_task(path: Path, *, answer: str | None, prompt: str | None, in_chats: 
     )
     settings = {"kind": "generate", **asked, "answer": gold, "metric": metric}
     return Guess(settings=settings, items=items, remarks=(*told, *remarks))
+
+
+def require_field(name: str, paths: Sequence[Path], *, flag: str) -> None:
+    """Raises InputError unless some file has a field that the user has named."""
+    known = list(dict.fromkeys(field for path in paths for field in _Fields(path, load_items(path)).names))
+    if name not in known:
+        raise InputError(
+            f"no file has the field `{name}` in every item",
+            expected=f"one of {any_of(known)}",
+            where=flag,
+            fix=suggestion(name, known) or "name one of them",
+        )
 
 
 class _Fields:

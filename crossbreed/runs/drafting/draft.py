@@ -2,16 +2,17 @@
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crossbreed.cache import expanded
-from crossbreed.errors import Collector, InputError, require
+from crossbreed.errors import Collector, InputError, printable, require
 from crossbreed.fitness import TASKS, Task, TaskConfig
 from crossbreed.fitness.item_files import ENDINGS
-from crossbreed.fitness.tasks.guessing import Guess, Remark, guess_task
+from crossbreed.fitness.tasks.guessing import Guess, Remark, guess_task, require_field
 from crossbreed.runs.check import check_spec, memory_bytes
 from crossbreed.runs.drafting.presets import engine_for, optimizer_for, space_for
 from crossbreed.runs.drafting.text import render
@@ -60,7 +61,7 @@ def write_draft(
         InputError: the file exists, a model or file is of no use, or the files do not say which field is which.
     """
     if os.path.lexists(out):
-        fix = f"name another: --out {out.with_name(f'{out.stem}-2{out.suffix}')}"
+        fix = f"name another: --out {shlex.quote(str(out.with_name(f'{out.stem}-2{out.suffix}')))}"
         raise InputError("the file exists, and init writes over nothing", got=str(out), where="--out", fix=fix)
     if not out.parent.is_dir():
         raise InputError("there is no such folder", got=str(out.parent), where="--out", fix="make it, or name another")
@@ -94,13 +95,17 @@ def make_draft(
     mistakes = Collector()
     with mistakes.noted():
         sources = open_sources(model, dict(zip(names, experts, strict=True)))
+    for flag, field in (("--answer-field", answer), ("--prompt-field", prompt)):
+        if field is not None:
+            require_field(field, items, flag=flag)
     guesses: dict[str, Guess] = {}
     for name, path in zip(tasks, items, strict=True):
         with mistakes.noted():
             guesses[name] = guess_task(path, answer=answer, prompt=prompt, in_chats=_is_chat(experts))
     mistakes.require_none()
     raw, remarks = _spec(sources, guesses)
-    raw["name"] = folder.resolve().name if folder.resolve().name.isidentifier() else "first"
+    called = folder.resolve().name
+    raw["name"] = called if called and called == printable(called) else "first"
     raw["sources"] = {
         "base": _placed(model, folder),
         "experts": {name: _placed(expert, folder) for name, expert in zip(names, experts, strict=True)},
