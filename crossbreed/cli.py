@@ -67,6 +67,10 @@ def check(
 
     if resolved and as_json:
         raise InputError("--resolved prints YAML", expected="--json, or --resolved", got="both")
+    if answer and resolved:
+        raise InputError(
+            "--resolved prints the spec and answers nothing", expected="one of the two", got="--answer too"
+        )
     loaded = load_spec(spec, set_ or [])
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
@@ -90,6 +94,8 @@ def show(
     """Show state, archive, best trials and baselines of a run."""
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 
+    if answers and trial is None:
+        raise InputError("--answers shows the texts of one trial", expected="--trial N --answers", got="no --trial")
     if trial is not None and as_json:
         raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
     if trial is not None:
@@ -101,12 +107,52 @@ def show(
 
 
 @app.command()
-def report(run: RunPath) -> None:
-    """Complete the report of a run, and write report.html and report.json."""
+def report(
+    run: RunPath,
+    trial: Annotated[int | None, typer.Option(help="Have this trial answer them, not the winner.")] = None,
+) -> None:
+    """Answer the report items, and write report.html and report.json."""
     from crossbreed.runs import report_on
 
     with _shown() as show:
-        report_on(run, on_event=show)
+        report_on(run, trial=trial, on_event=show)
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, for their winners; RUN:NAME for a baseline, RUN:N for a trial.", metavar="RUN[:MODEL]..."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Compare the first model with each of the others, paired on the report items that both answered."""
+    from crossbreed.runs.results import compare as comparing
+
+    found = comparing.compare(models)
+    if as_json:
+        _print_json(comparing.comparison_json(found))
+    else:
+        typer.echo(comparing.comparison_text(found))
+
+
+@app.command()
+def export(
+    run: RunPath,
+    optuna: Annotated[str | None, typer.Option(help="sqlite:///FILE: a study, as optuna-dashboard opens it.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A new CSV file, a row for each trial.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="A new Parquet file with the same rows.")] = None,
+    items: Annotated[
+        bool, typer.Option("--items", help="In CSV and Parquet: a row for each item that a trial answered.")
+    ] = False,
+) -> None:
+    """Write the trials of a run for other tools."""
+    from crossbreed.runs.exports.export import export_run
+
+    for file in export_run(run, optuna=optuna, csv=csv, parquet=parquet, items=items):
+        typer.echo(f"wrote {file}")
 
 
 @app.command()

@@ -224,8 +224,9 @@ def _cut_to(text: str, at_most: int) -> str:
 
 
 def first_line(error: BaseException, *, at_most: int | None = 300) -> str:
-    """Returns the first line of a library's error message, cut to `at_most` characters."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:at_most]
+    """Returns the first line of a library's error message; what is longer than `at_most` ends in dots."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if at_most is None or len(line) <= at_most else f"{line[: at_most - 4]} ..."
 
 
 def require(module: str, *, extra: str) -> None:

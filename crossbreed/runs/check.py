@@ -11,6 +11,7 @@ from crossbreed.fitness import AnyItems, Evaluation, evaluate_tasks
 from crossbreed.runs.checking.cost import Cost, cost_of
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
 from crossbreed.runs.checking.rates import Rate, item_tokens, known_rate, remember_rate
+from crossbreed.runs.loggers.config import require_logger
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
@@ -77,6 +78,8 @@ def checked_plan(spec: Spec) -> Plan:
     """
     require_engine(spec)
     require_sendable(spec)
+    if spec.log is not None:
+        require_logger(spec.log)
     plan, mistakes = build_plan(spec), Collector()
     with mistakes.noted():
         plan = plan.measured()

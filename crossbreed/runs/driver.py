@@ -14,6 +14,7 @@ from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.report_text import with_interval
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.runs.workers.start import prepare_artifacts
@@ -86,7 +87,7 @@ def report_on(
 
     Args:
         path: A run folder.
-        trial: Report on this trial instead of the winner; the folder's report stays the winner's.
+        trial: Report on this trial instead of the winner, who need not be known; the folder's report stays as it is.
         before: Called before any evaluation; may raise.
         optimizer: As for `run`, if the run was started with one.
         engine: The same.
@@ -104,9 +105,10 @@ def report_on(
         before(plan)
         plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         with open_session(plan, folder, on_event) as session:
-            report = session.judge()
-            if trial is not None and trial != report.winner.number:
-                report = session.report_trial(trial)
+            if trial is None:
+                return plan, session.judge()
+            report = session.report_trial(trial)
+            on_event(Note(text=f"trial {trial}: {with_interval(report.winner.value)} on the report items"))
             return plan, report
 
 

@@ -99,7 +99,7 @@ def _require_picklable(config: TaskObject) -> None:
         raise InputError(
             "a task object cannot be sent to Ray's workers",
             expected="an object that can be pickled",
-            got=f"{config.object}: {type(error).__name__}: {error}"[:300],
+            got=f"{config.object}: {type(error).__name__}: {error}",
             where=f"the argument `tasks`, task `{config.name}`",
             fix="set `workers.executor: local`, or let the task hold nothing that is bound to this process",
         ) from error

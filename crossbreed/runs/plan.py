@@ -137,11 +137,14 @@ class Plan:
             initial += f", {len(self.warm_starts)} warm starts"
         steps, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
         if grams is not None:
-            asked = self._items_up_to(grams.items)
-            steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {asked} items per task\n"
+            names = [task.name for task in self.tasks]
+            read = [task for expert in self.structure.experts for task in grams.tasks_of(expert, names)]
+            number = self._calibration_items(read, at_most=grams.items)
+            steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {number}\n"
         if self.slope_kind is not None:
-            asked = self._items_up_to(slopes.items)
-            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {asked} items per task\n"
+            read = [task for task, share in self.objectives[0].shares.items() if share]
+            number = self._calibration_items(read, at_most=slopes.items)
+            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {number}\n"
         if isinstance(self.space.domain, Box) and (choices := self.space.domain.choices) > 1:
             steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
             steps += "from the best of them\n"
@@ -157,10 +160,11 @@ class Plan:
             f"  weights {made}"
         )
 
-    def _items_up_to(self, wanted: int) -> str:
-        """Returns how many search items of each task there are, of those wanted."""
-        found = sorted({min(wanted, len(items.items)) for items in self.items["search"].values()})
-        return " to ".join(map(str, dict.fromkeys((found[0], found[-1]))))
+    def _calibration_items(self, tasks: Sequence[str], *, at_most: int) -> str:
+        """Returns how many search items of these tasks are read: no split has more than it has."""
+        counts = {min(at_most, len(self.items["search"][task].items)) for task in tasks}
+        span = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts, default=0)}"
+        return f"{span} items per task"
 
     @property
     def merged_bytes(self) -> int:

@@ -8,6 +8,7 @@ from traceback import format_exc
 from crossbreed.durable import write_atomically
 from crossbreed.errors import CrossbreedError, InputError, MachineError
 from crossbreed.runs.events import Event, Listener, Note, ReportWritten, SplitStarting
+from crossbreed.runs.loggers.live_log import live_log
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
@@ -90,13 +91,13 @@ class Session:
         return report
 
     def report_trial(self, number: int) -> Report:
-        """Returns the run's report as if this trial were the winner.
+        """Returns the run's report as if this trial were the winner: only it and the baselines answer what is missing.
 
         Raises:
             InputError: the trial has no value.
         """
-        trial = self.history.publishable(number, where=str(self._folder.path))
-        self._loop.evaluate_split("report", [trial], self._pool)
+        self.history.publishable(number, where=str(self._folder.path))
+        self._evaluate("report", reported(self._reproducible, self._plan.objectives, number))
         if why := {**self._loop.irreproducible, **self._loop.unmeasurable("report")}.get(number):
             raise MachineError(why)
         self._loop.end()
@@ -156,7 +157,11 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
             plan.weights.keep_artifacts(folder.artifacts)
         forget_counts(folder.path)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
-        with _logged(folder, plan, journal, on_event) as tell, closing(_pool(plan, folder, tell)) as pool:
+        with (
+            _logged(folder, plan, journal, on_event) as heard,
+            live_log(plan, folder, heard) as tell,
+            closing(_pool(plan, folder, tell)) as pool,
+        ):
             if others := _other_versions(journal.run, planned):
                 tell(Note(text=f"this run was started with other versions: {others}"))
             yield Session(plan, folder, journal, pool, tell)

@@ -23,7 +23,7 @@ import torch
 from crossbreed.errors import EngineError, InputError, require
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
 from crossbreed.fitness.engines.handle import CurrentHandle
-from crossbreed.fitness.engines.library import internals, library_call
+from crossbreed.fitness.engines.library import internals, library_call, require_internals
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import VllmConfig
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
@@ -254,14 +254,31 @@ def _defaults(host: Path) -> dict[str, Any]:
     turns_heads = not is_cuda and hasattr(load_config(host).get_text_config(), "kv_lora_rank")
     # DeepSeek's queries come head by head: vLLM 0.32's CPU kernel turns them wrongly by their positions
     plain = {"compilation_config": {"custom_ops": ["-rotary_embedding"]}} if turns_heads else {}
-    return plain | {
-        "seed": 0,
-        "generation_config": "vllm",  # sampling is set by the request, not by the host
-        "load_format": "auto" if has_weights else "dummy",
-        "disable_log_stats": True,
-        "enforce_eager": not is_cuda,  # CPU: compiling takes 80 s at start and saves 10 % of a trial
-        "use_tqdm_on_load": False,
-    }
+    # prefixes of state-space models are kept as checkpoints of their state, which vLLM 0.32's CPU code misplaces
+    whole = {"enable_prefix_caching": False} if not is_cuda and _has_state(host) else {}
+    return (
+        plain
+        | whole
+        | {
+            "seed": 0,
+            "generation_config": "vllm",  # sampling is set by the request, not by the host
+            "load_format": "auto" if has_weights else "dummy",
+            "disable_log_stats": True,
+            "enforce_eager": not is_cuda,  # CPU: compiling takes 80 s at start and saves 10 % of a trial
+            "use_tqdm_on_load": False,
+        }
+    )
+
+
+def _has_state(host: Path) -> bool:
+    """Whether a model carries a state from token to token besides keys and values, as Mamba does."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(load_config(host)), None)
+    if model is None:
+        return False
+    require_internals("transformers", model, ("_is_stateful",))
+    return bool(model._is_stateful)
 
 
 def _kv_cache_bytes(gigabytes: float | None) -> int | None:

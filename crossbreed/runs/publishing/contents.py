@@ -1,9 +1,11 @@
 """The contents of a checkpoint folder: weights from a stream, files copied from the base, descriptions of the merge."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +18,9 @@ from crossbreed.kernels import Fingerprinted, fingerprint_checkpoint
 from crossbreed.mergekit import to_mergekit
 from crossbreed.mergekit.architectures import is_reproduced, passes_layers_through
 from crossbreed.recipes import dump_recipe
-from crossbreed.runs.publishing.manifest import RECORD_FILE, file_records
+from crossbreed.runs.publishing.manifest import RECORD_FILE, FileRecord, file_records
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, SourceInfo, source_infos
-from crossbreed.runs.publishing.shards import Shard, plan_shards, write_shards
+from crossbreed.runs.publishing.shards import Shard, index_files, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, SourceLocation, Sources, TensorInfo
 from crossbreed.sources.checkpoint import CONFIG
 from crossbreed.sources.host import host_hashes
@@ -33,6 +35,10 @@ TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """What config.json says of a tokenizer: transformers takes it from there where there is no generation_config.json."""
 _SPARE_BYTES = 16 << 20
 """Disk space for files other than weights and copies."""
+_PATH = re.compile(r"(~?/|[A-Za-z]:[\\/]|\\\\|file://)[^\n{}]*[/\\][^\n{}]+")
+"""An absolute path of a file or folder, on Linux or Windows."""
+_TEXTS = ("content", "chat_template")
+"""Keys of texts that a model reads or writes, which may look like a path."""
 _COPIED = (
     *(
         GENERATION_CONFIG,
@@ -99,25 +105,28 @@ class Contents:
                 shutil.copyfile(file, folder / name)
             for name, text in self.texts.items():
                 (folder / name).write_text(text, encoding="utf-8")
-            self._write_record(folder, stream.value)
+            record = self._record_text(stream.value, file_records(folder))
+            (folder / RECORD_FILE).write_text(record, encoding="utf-8")
             _verify(folder, stream.value, shards)
             _sync_all(folder)
         except OSError as error:
             raise MachineError(f"writing {error.filename or folder} failed: {error.strerror or error}") from error
         return stream.value
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Name in the folder -> bytes, for all files but `crossbreed.json`."""
-        shards = {shard.file: shard.num_bytes for shard in self._plan()}
-        copies = {name: file.stat().st_size for name, file in self.copies.items()}
-        texts = {name: len(text.encode()) for name, text in self.texts.items()}
-        return dict(sorted((shards | copies | texts).items()))
+    def sizes(self, fingerprint: str) -> dict[str, int]:
+        """Returns name in the folder -> bytes, for all files; `fingerprint` is that of the weights."""
+        shards = self._plan()
+        found = {shard.file: len(shard.header()) + shard.num_bytes for shard in shards}
+        found |= {name: file.stat().st_size for name, file in self.copies.items()}
+        texts = {**index_files(shards), **self.texts}
+        found |= {name: len(text.encode()) for name, text in texts.items()}
+        files = {name: FileRecord(num_bytes=size, sha256="0" * 64) for name, size in found.items()}
+        found[RECORD_FILE] = len(self._record_text(fingerprint, files).encode())
+        return dict(sorted(found.items()))
 
-    def _write_record(self, folder: Path, fingerprint: str) -> None:
-        files = {name: file.to_json() for name, file in file_records(folder).items()}
-        record = {**self.record, "fingerprint": fingerprint, "files": files}
-        (folder / RECORD_FILE).write_text(as_json(record), encoding="utf-8")
+    def _record_text(self, fingerprint: str, files: Mapping[str, FileRecord]) -> str:
+        listed = {name: files[name].to_json() for name in sorted(files)}
+        return as_json({**self.record, "fingerprint": fingerprint, "files": listed})
 
     def _plan(self) -> list[Shard]:
         return plan_shards(self.tensors, max_bytes=self.max_shard_bytes)
@@ -133,6 +142,7 @@ def checkpoint_contents(
 ) -> Contents:
     """Returns the contents of a recipe's checkpoint; `extra` are further texts, the others as in `write_checkpoint`."""
     parents = {parent.name: _source_record(parent) for parent in source_infos(recipe, sources)}
+    copies = files_to_copy(sources.base.path)
     known = {
         "schema": PUBLISHED_SCHEMA,
         "recipe": recipe.id,
@@ -142,9 +152,9 @@ def checkpoint_contents(
     }
     return Contents(
         tensors=_merged_tensors(recipe, sources),
-        copies=files_to_copy(sources.base.path),
-        texts={**_texts(recipe, sources), **extra},
-        record={**known, **(record or {})},
+        copies=copies,
+        texts={**_public_copies(copies), **_texts(recipe, sources), **extra},
+        record=without_paths({**known, **(record or {})}),
         max_shard_bytes=max_shard_bytes,
     )
 
@@ -206,6 +216,7 @@ def _generation_config(sources: Sources) -> dict[str, str]:
     if not ends or (said == ends and not has_null):
         return {}
     stated = {key: value for key, value in stated.items() if key != "_from_model_config"}  # or it would be made anew
+    stated = without_paths(stated)
     return {GENERATION_CONFIG: as_copied_json({**stated, "eos_token_id": ends[0] if len(ends) == 1 else ends})}
 
 
@@ -230,12 +241,33 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a model's configuration without the folder that it was loaded from, which is its owner's affair."""
+    """Returns a configuration without the folders that its owner had things in, which are nobody else's affair.
+
+    >>> without_paths({"_name_or_path": "org/base", "name_or_path": "org/base", "vocab_file": "/home/me/v.txt"})
+    {'name_or_path': 'org/base'}
+    """
     return {
-        key: without_paths(value) if isinstance(value, Mapping) else value
+        key: _without_paths(value)
         for key, value in config.items()
-        if key != "_name_or_path"
+        if key != "_name_or_path" and not (isinstance(value, str) and key not in _TEXTS and _PATH.match(value))
     }
+
+
+def _without_paths(value: Any) -> Any:  # any JSON value
+    if isinstance(value, Mapping):
+        return without_paths(value)
+    return [_without_paths(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _public_copies(copies: Mapping[str, Path]) -> dict[str, str]:
+    """Returns the texts of those configurations among the copies that hold a path: they are not copied as they are."""
+    found = {}
+    for name, file in copies.items():
+        if fnmatch(name, "*config.json") or name == "special_tokens_map.json":
+            stated = read_json(file)
+            if (public := without_paths(stated)) != stated:
+                found[name] = as_copied_json(public)
+    return found
 
 
 def in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from glob import escape
 from pathlib import Path
 from typing import Protocol
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, first_line
 from crossbreed.runs.publishing.manifest import RECORD_FILE, published_folder
 
 
@@ -76,7 +76,7 @@ def push(
         raise InputError(
             "the hub rejected the upload",
             expected="a token with write access to this repository",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             where=repo_id,
             fix="run `hf auth login` and check ORG/NAME; the same command continues where it stopped",
         ) from error

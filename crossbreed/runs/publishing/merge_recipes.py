@@ -117,6 +117,8 @@ def _merge(
     is_accurate = numerics == "accurate"
     if lora_dtype is not None and (is_accurate or None in configs.values()):
         raise InputError("--lora-merge-dtype has no effect with accurate numerics", expected="no --lora-merge-dtype")
+    if accept and not is_accurate:
+        raise InputError("--accept has no effect with mergekit's numerics", expected="no --accept")
     if sources and None not in configs.values():
         where = ", ".join(map(str, configs))
         raise InputError("a mergekit configuration contains its models' paths", expected="no --source", where=where)

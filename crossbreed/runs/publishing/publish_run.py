@@ -1,6 +1,7 @@
 """Publishes the winner of a run, or another trial, as a folder with a model card."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import PublishClock, PublishRecord, RunRecord
 from crossbreed.runs.results.derived import publishing
-from crossbreed.runs.results.report import Report
-from crossbreed.runs.results.winner import choose_winner
+from crossbreed.runs.results.report import Report, make_report
+from crossbreed.runs.results.vouching import takes_of
+from crossbreed.runs.results.winner import choose_winner, reported
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.start import prepare_artifacts
@@ -51,7 +53,7 @@ def publish_run(
         with_scores: False: evaluate nothing, and publish a card without held-out scores.
         licence: The hub's id of the licence, if the parents do not state a common one.
         push_to: Hub repository to upload to; created as private.
-        dry_run: With `push_to`: evaluate, write and upload nothing, only list what would be uploaded.
+        dry_run: With `push_to`: evaluate, write and upload nothing; only say what would be answered and uploaded.
         optimizer: As for `report_on`.
         engine: As for `report_on`.
         tasks: As for `report_on`.
@@ -83,8 +85,11 @@ def publish_run(
         spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
         plan = build_plan(spec, searches=False)
         check(plan)
-        plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
-        number = _recorded(plan, path, trial)
+        if not dry_run:
+            plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+        number = _recorded(plan, path, trial, is_dry=dry_run)
+        if dry_run and with_scores:
+            report = _report_or_cost(plan, path, number, on_event)
     records = list(read(RunFolder(path).journal))
     info = CardInfo.of(plan, records, number, report)
     merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
@@ -101,12 +106,13 @@ def publish_run(
     else:
         require_unused(out)
         if dry_run and push_to:
-            on_event(Note(text=upload_listing(contents.sizes, push_to)))
+            on_event(Note(text=upload_listing(contents.sizes(fingerprint), push_to)))
             return
         with publishing(path) as note:
             write_contents(contents, merge, out)
             note(noted)
-    on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
+    if not dry_run:
+        on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
 
@@ -121,15 +127,36 @@ def _merge_of(plan: Plan, trial: Trial) -> Merge:
     )
 
 
-def _recorded(plan: Plan, path: Path, trial: int | None) -> int:
-    """Returns the number of the trial to publish, without evaluating anything."""
+def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> Report | None:
+    """Returns the report with this trial as the winner; None, after saying what is missing, if it is not complete."""
+    history = fold(read(RunFolder(path).journal))
+    scores = history.scores_of("report")
+    wanted = reported(history.ok_trials, plan.objectives, number)
+    if missing := [t.number for t in wanted if t.number not in scores or scores[t.number].status is Status.FAILED]:
+        num_items = sum(map(len, plan.item_ids["report"].values()))
+        shown = f"would first answer {num_items} report items with each of {len(missing)} models"
+        on_event(Note(text=f"{shown} (trials {', '.join(map(str, missing))}), for the scores in README.md"))
+        return None
+    return make_report(
+        trials=history.all_trials,
+        winner=number,
+        scores=scores,
+        objectives=plan.objectives,
+        seed=plan.spec.seed,
+        is_over=history.is_finished,
+        takes=takes_of(plan.spec.fitness.engine),
+    )
+
+
+def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int:
+    """Returns the number of the trial to publish, without evaluating; a dry run compares no artifacts."""
     records = list(read(RunFolder(path).journal))
     if records and isinstance(records[0], RunRecord):
-        plan.require_begun(records[0], where=path)
+        plan.require_begun(replace(records[0], artifacts={}) if is_dry else records[0], where=path)
     history = fold(records)
     if trial is None:
-        reported = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
-        selection = {n: score for n, score in history.scores_of("select").items() if n in reported}  # else: left out
+        measured = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
+        selection = {n: score for n, score in history.scores_of("select").items() if n in measured}  # else: left out
         if history.is_finished and selection:
             return choose_winner(history.ok_trials, plan.objectives, selection).number
         raise InputError(

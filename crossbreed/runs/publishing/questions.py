@@ -12,17 +12,15 @@ def publish_notes(plan: Plan) -> tuple[str, ...]:
         return (f"the engine `{kind}` makes the weights, so what is published here is the recipe alone",)
     from crossbreed.runs.publishing.model_card import choose_licence, source_infos  # needs the hub's package
 
-    parents = source_infos(plan.initial_candidates()[-1][1], plan.weights.sources)
+    of_all = next(recipe for by, recipe in plan.initial_candidates() if by.kind == "uniform")
+    parents = source_infos(of_all, plan.weights.sources)
     notes = list[str]()
     try:
         choose_licence(parents, None)
     except InputError as error:
-        notes.append(f"no common licence ({error.got}): `publish` will ask for --licence")
+        notes.append(f"--licence will be asked for: {error.problem} ({error.got})")
     if local := [parent.name for parent in parents if parent.hub_id is None]:
-        notes.append(
-            f"no hub id: {', '.join(local)}; the model card calls them local folders, and nobody else can merge them "
-            "again"
-        )
+        notes.append(f"{', '.join(local)} will be named as local folders, without their paths: they have no hub ids")
     if ENGINES[kind].is_fake:
         notes.append(f"the answers of the engine `{kind}` are made up: `publish` needs --no-report")
     return tuple(notes)

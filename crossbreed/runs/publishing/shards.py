@@ -7,7 +7,7 @@ is made, so the headers, which come first in a file, can be written first, and t
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +112,19 @@ def write_shards(folder: Path, shards: list[Shard], stream: WeightStream) -> Non
             file.flush()
             os.fsync(file.fileno())
     assert next(stream, None) is None, "the stream has more tensors than planned"
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(shard.num_bytes for shard in shards)},
-            "weight_map": {name: shard.file for shard in shards for name in shard.tensors},
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    for name, text in index_files(shards).items():
+        (folder / name).write_text(text)
+
+
+def index_files(shards: Sequence[Shard]) -> dict[str, str]:
+    """Returns the text of the index by its name; nothing for a single shard."""
+    if len(shards) == 1:
+        return {}
+    index = {
+        "metadata": {"total_size": sum(shard.num_bytes for shard in shards)},
+        "weight_map": {name: shard.file for shard in shards for name in shard.tensors},
+    }
+    return {INDEX: json.dumps(index, indent=2, sort_keys=True) + "\n"}
 
 
 def _write(file: BinaryIO, offset: int, tensor: torch.Tensor) -> int:

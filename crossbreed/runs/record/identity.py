@@ -13,9 +13,11 @@ from crossbreed.runs.record.versions import versions
 from crossbreed.runs.spec import Spec
 from crossbreed.types import canonical_json, content_id
 
+_MOST_OF_A_VALUE = 60
 _NOT_IDENTITY: Any = {
     "name": True,
     "workers": True,
+    "log": True,
     "optimizer": {"budget"},
     "sources": {"base", "experts"},  # identified by content hashes, not by paths
     "warm_start": True,  # identified by the recipes' hashes
@@ -90,7 +92,7 @@ def check_same_run(
         )
     if differing:
         lines = [
-            f"{key.removeprefix('spec.')}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"[:160]
+            f"{key.removeprefix('spec.')}: {_short(before.get(key, 'absent'))} -> {_short(now.get(key, 'absent'))}"
             for key in differing[:5]
         ]
         raise InputError(
@@ -100,6 +102,12 @@ def check_same_run(
             where=str(where),
             fix="choose another --out, or undo the change",
         )
+
+
+def _short(value: Any) -> str:  # any JSON value
+    """Returns a value for a line with another: both must be seen."""
+    text = str(value)
+    return text if len(text) <= _MOST_OF_A_VALUE else f"{text[:_MOST_OF_A_VALUE]} ..."
 
 
 def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Path | str) -> None:

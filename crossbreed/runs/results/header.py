@@ -29,6 +29,8 @@ class Header:
     takes: Takes | None
     """What the engine is given; None where it is not installed."""
     objectives: tuple[Objective, ...]
+    minimized: Mapping[str, bool]
+    """Task -> whether less of its metric is better; without a task's plug-in, as its objectives have it."""
 
 
 def read_header(folder: RunFolder) -> Header:
@@ -44,14 +46,17 @@ def read_header(folder: RunFolder) -> Header:
             return _without_plugins(folder)
         raise error from None
     objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
-    return Header(name=spec.name, takes=takes_of(spec.fitness.engine), objectives=objectives)
+    takes, minimized = takes_of(spec.fitness.engine), spec.fitness.minimized
+    return Header(name=spec.name, takes=takes, objectives=objectives, minimized=minimized)
 
 
 def _without_plugins(folder: RunFolder) -> Header:
     raw = read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))
     fitness, kind = raw["fitness"], raw["fitness"]["engine"]["kind"]
     takes = ENGINES[kind].takes if kind in ENGINES.working() else None
-    return Header(name=raw["name"], takes=takes, objectives=_objectives(fitness, folder))
+    objectives = _objectives(fitness, folder)
+    minimized = {task: objective.minimize for objective in objectives for task in objective.tasks}
+    return Header(name=raw["name"], takes=takes, objectives=objectives, minimized=minimized)
 
 
 def _objectives(fitness: Mapping[str, Any], folder: RunFolder) -> tuple[Objective, ...]:

@@ -63,8 +63,19 @@ def sentences(report: Report) -> list[str]:
             f"the winner is {with_interval(report.ideal.gap)} short of it."
         )
     lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
+    if alike := _alike(report):
+        lines.append(f"Every model here has the same score in {', '.join(alike)}, which tells nothing about the merge.")
     lines += [f"No row for {row_label(name)}: {why}." for name, why in report.unmeasured.items()]
     return lines
+
+
+def _alike(report: Report) -> list[str]:
+    """Returns the tasks that do not tell the winner, the base and the experts apart: saturated, or beyond them all."""
+    return [
+        f"{task} ({number(mine.mean)})"
+        for task, mine in report.winner.tasks.items()
+        if len(report.rows) > 1 and {row.tasks[task].mean for row in report.rows} == {mine.mean}
+    ]
 
 
 def how_measured(report: Report) -> str:

@@ -40,6 +40,8 @@ class Run:
     """What its engine is given; None where the engine is not installed."""
     history: History
     objectives: tuple[Objective, ...]
+    minimized: Mapping[str, bool]
+    """Task -> whether less of its metric is better."""
     state: State
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
@@ -61,10 +63,15 @@ def open_run(path: Path) -> Run:
     known = read_header(folder)
     history = fold(read(folder.journal))
     state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
-    workers = read_counts(folder.path) if state == "running" else None
-    name, takes, objectives = known.name, known.takes, known.objectives
     return Run(
-        folder=folder, name=name, takes=takes, history=history, objectives=objectives, state=state, workers=workers
+        folder=folder,
+        name=known.name,
+        takes=known.takes,
+        history=history,
+        objectives=known.objectives,
+        minimized=known.minimized,
+        state=state,
+        workers=read_counts(folder.path) if state == "running" else None,
     )
 
 

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import model_validator
 
@@ -212,13 +213,14 @@ def _build(config: ObjectiveConfig, minimized: Mapping[str, bool], where: str) -
             )
     directions = {minimized[task] for task in tasks}
     if len(directions) > 1:
-        less = ", ".join(task for task in tasks if minimized[task])
+        fewer = [task for task in tasks if minimized[task]]
+        less, flow = ", ".join(fewer), yaml.safe_dump({"task": fewer[0]}, default_flow_style=True).strip()
         raise InputError(
             "an objective mixes tasks where more is better with tasks where less is better",
             expected="tasks of one direction",
             got=f"{', '.join(tasks)}; less is better in {less}",
             where=where,
-            fix=f"make {less} an objective of its own, for example {{task: {less.split(',')[0]}, minimize: true}}",
+            fix=f"take {less} out, and make {fewer[0]} an objective of its own: {flow}",
         )
     return Objective(
         kind="mean" if config.mean else "worst" if config.worst else "task",

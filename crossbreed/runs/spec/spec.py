@@ -14,6 +14,7 @@ from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, Split
 from crossbreed.optimizer import AnyOptimizerConfig
 from crossbreed.parsing import shown, suggestion
 from crossbreed.recipes.operators import OPERATORS
+from crossbreed.runs.loggers.config import LogConfig
 from crossbreed.runs.spec.grams_check import why_grams_are_missing, why_grams_are_unread
 from crossbreed.runs.spec.messages import explain
 from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
@@ -184,6 +185,8 @@ class Spec(Config):
     """Artifacts computed once, before the search; recipes refer to them by hash."""
     workers: WorkersConfig = WorkersConfig()
     """The workers that evaluate candidates."""
+    log: LogConfig | None = None
+    """A logger that shows the run as it goes, besides its own folder (docs/export.md). May change on resume."""
     dtype: Literal["auto", Dtype] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: tuple[InputPath, ...] = ()

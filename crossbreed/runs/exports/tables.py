@@ -1,0 +1,92 @@
+"""A run as tables: a row for each trial, or for each item that a trial answered."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import fsum
+from typing import Literal, TypeAlias, get_args
+
+from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.show import PHASES, Run
+from crossbreed.types import Trial
+
+Cell: TypeAlias = int | float | str | None
+CellType: TypeAlias = Literal["int", "float", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Typed columns, and rows that are made as they are read."""
+
+    columns: Mapping[str, CellType]
+    rows: Iterator[tuple[Cell, ...]]
+
+
+def trial_table(run: Run, coordinates: Sequence[str]) -> Table:
+    """Returns a row for each trial of the search, by number.
+
+    Args:
+        run: The run.
+        coordinates: The names of its space's coordinates; baselines and warm starts have none.
+    """
+    tasks = list(run.minimized)
+    measured = {
+        **dict.fromkeys((f"objective: {name}" for name in objective_names(run)), "float"),
+        **{f"task: {task}": "float" for task in tasks},
+        **{f"seconds: {phase}": "float" for phase in PHASES},
+        **{f"coefficient: {name}": "float" for name in coordinates},
+    }
+    fixed = {"number": "int", "status": "text", "origin": "text", "recipe": "text", "fingerprint": "text"}
+    costs = {"items": "int", "tokens": "int", "seconds": "float", "error": "text"}
+    columns: dict[str, CellType] = {**fixed, **costs, **measured}  # type: ignore[dict-item]
+    return Table(columns=columns, rows=(_trial_row(run, trial, tasks, len(coordinates)) for trial in run.trials))
+
+
+def _trial_row(run: Run, trial: Trial, tasks: Sequence[str], num_coordinates: int) -> tuple[Cell, ...]:
+    score, candidate = trial.score, trial.candidate
+    seconds = [score.cost.seconds.get(phase, 0.0) for phase in PHASES]
+    return (
+        *(trial.number, score.status.value, str(candidate.proposed_by)),
+        *(candidate.recipe.id if candidate.recipe else None, score.fingerprint),
+        *(score.cost.items, score.cost.tokens, fsum(seconds), score.error),
+        *(trial.objectives or (None,) * len(run.objectives)),
+        *(score.tasks[task].mean if task in score.tasks else None for task in tasks),
+        *seconds,
+        *(candidate.point or (None,) * num_coordinates),
+    )
+
+
+def item_table(run: Run) -> Table:
+    """Returns a row for each item that a trial answered, on every split, with the text where one was generated."""
+    columns: dict[str, CellType] = {
+        "number": "int",
+        "split": "text",
+        "task": "text",
+        "item": "text",
+        "value": "float",
+        "answer": "text",
+    }
+    return Table(columns=columns, rows=_item_rows(run))
+
+
+def _item_rows(run: Run) -> Iterator[tuple[Cell, ...]]:
+    splits: tuple[SplitName, ...] = get_args(SplitName)
+    for number in sorted(run.history.trials):
+        for split in splits:
+            score = run.history.scores.get((split, number))
+            if score is None:
+                continue
+            said = run.folder.answers(split, number)
+            for task, scores in score.tasks.items():
+                texts = said.get(task, {})
+                for item, value in zip(scores.item_ids, scores.values, strict=True):
+                    yield number, split, task, item, value, texts.get(item)
+
+
+def objective_names(run: Run) -> list[str]:
+    """Returns the names of the objectives, numbered where two are the same."""
+    taken: list[str] = []
+    for objective in run.objectives:
+        numbered = (f"{objective.name} ({n})" if n > 1 else objective.name for n in count(1))
+        taken.append(next(name for name in numbered if name not in taken))
+    return taken

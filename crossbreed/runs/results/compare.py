@@ -1,0 +1,320 @@
+"""`crossbreed compare`: models of runs against each other, paired on the report items that both answered.
+
+It reads journals and answers nothing.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossbreed.errors import InputError, MachineError
+from crossbreed.parsing import any_of, shown, suggestion
+from crossbreed.runs.record.records import RunRecord
+from crossbreed.runs.results.report_text import number, with_interval
+from crossbreed.runs.results.show import Run, open_run
+from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
+from crossbreed.runs.results.winner import choose_winner, named_baselines
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import ItemScores, Score, Status
+
+COMPARISON_SCHEMA = 1
+WINNER = "winner"
+_NO_QUESTION = ("name", "chunk", "stratify")
+"""The settings of a task that change neither what is asked nor how an answer is scored."""
+_CONTENT_ID = re.compile("[0-9a-f]{12}")
+"""The id of an item whose file gives none: a hash of its content, the same in every file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One model of a run, with what it answered of the report items."""
+
+    run: Run
+    begun: RunRecord
+    name: str
+    """`winner`, the name of a baseline, or `trial N`."""
+    trial: int
+    tasks: Mapping[str, ItemScores]
+
+    def __str__(self) -> str:
+        return f"{self.run.folder.path}: {self.name}" + f", trial {self.trial}" * (self.name != f"trial {self.trial}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        trial = self.run.history.trials[self.trial]
+        return {
+            "run": str(self.run.folder.path),
+            "name": self.name,
+            "number": self.trial,
+            "origin": str(trial.candidate.proposed_by),
+            "recipe_id": trial.recipe.id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An objective or a task in a comparison."""
+
+    name: str
+    minimize: bool
+    first: float
+    """The first model's value on the shared items; `second` likewise."""
+    second: float
+    by: Interval
+    """How much better the first is; positive means better, in either direction."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the interval of the difference leaves out 0."""
+        return "the first is better" if self.by.low > 0 else "the second is better" if self.by.high < 0 else "undecided"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        told = {"name": self.name, "minimize": self.minimize, "first": self.first, "second": self.second}
+        return {**told, "difference": self.by.to_json(), "verdict": self.verdict}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The first model against another, on the report items that both answered."""
+
+    first: Model
+    second: Model
+    objectives: tuple[Line, ...]
+    """The objectives that both runs have."""
+    tasks: tuple[Line, ...]
+    notes: tuple[str, ...]
+    """What is left out of the comparison, and why."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        return {
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+            "objectives": [line.to_json() for line in self.objectives],
+            "tasks": [line.to_json() for line in self.tasks],
+            "notes": list(self.notes),
+        }
+
+
+def compare(models: Sequence[str]) -> list[Comparison]:
+    """Compares the first model with each of the others.
+
+    Args:
+        models: `RUN`, a run folder, for its winner; `RUN:MODEL` for a baseline by its name or a trial by its number.
+
+    Raises:
+        InputError: there is no such model, its report items have not been answered, or two models share none.
+    """
+    if len(models) < 2:
+        raise InputError(
+            "a comparison needs two models",
+            expected="RUN_A RUN_B, or RUN:MODEL for a baseline or a trial of a run",
+            got=" ".join(models) or "none",
+        )
+    opened: dict[Path, Run] = {}
+    first, *others = (_model(text, opened) for text in models)
+    return [_compared(first, other) for other in others]
+
+
+def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Returns the documented output of `compare --json`."""
+    return {
+        "schema": COMPARISON_SCHEMA,
+        "level": LEVEL,
+        "comparisons": [comparison.to_json() for comparison in comparisons],
+    }
+
+
+def comparison_text(comparisons: Sequence[Comparison]) -> str:
+    """Returns the output of `crossbreed compare`: a table for each pair."""
+    return "\n\n".join("\n".join(_lines(comparison)) for comparison in comparisons)
+
+
+def _lines(found: Comparison) -> list[str]:
+    rows = [*found.objectives, *found.tasks]
+    names = [line.name + " (less is better)" * line.minimize for line in rows]
+    width = max(map(len, names))
+    return [
+        f"first   {found.first}",
+        f"second  {found.second}",
+        f"{'':{width}}  {'first':>8}  {'second':>8}  {'better by':<27}{'items':>6}",
+        *(
+            f"{name:{width}}  {number(line.first):>8}  {number(line.second):>8}  "
+            f"{with_interval(line.by, signed=True):<27}{line.by.n:>6}  {line.verdict}"
+            for name, line in zip(names, rows, strict=True)
+        ),
+        f"report items that both answered; {LEVEL:.0%} paired bootstrap intervals, stratified by task; "
+        "positive: the first is better",
+        *found.notes,
+    ]
+
+
+def _compared(first: Model, second: Model) -> Comparison:
+    shared, notes = _shared_items(first, second)
+    a, b = ({task: _only(model.tasks[task], ids) for task, ids in shared.items()} for model in (first, second))
+    seed = int(str(first.begun.spec.get("seed", 0)))
+
+    def line(measure: Objective) -> Line:
+        by = paired_difference(a, b, measure, seed=seed)
+        return Line(name=measure.name, minimize=measure.minimize, first=measure.of(a), second=measure.of(b), by=by)
+
+    ours, theirs = first.run.objectives, second.run.objectives
+    both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks)]
+    if others := dict.fromkeys(o.name for o in (*ours, *theirs) if o not in both):
+        notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(others)}")
+    less = first.run.minimized
+    tasks = [Objective(kind="task", tasks=(task,), minimize=less.get(task, False)) for task in shared]
+    return Comparison(
+        first=first,
+        second=second,
+        objectives=tuple(line(o) for o in both if o.kind != "task"),
+        tasks=tuple(map(line, tasks)),
+        notes=tuple(notes),
+    )
+
+
+def _shared_items(first: Model, second: Model) -> tuple[dict[str, frozenset[str]], list[str]]:
+    """Returns task -> the report items that both answered, and what is left out.
+
+    Raises:
+        InputError: there are none, or what a task asks or how it scores differs.
+    """
+    in_order = dict.fromkeys((*first.run.minimized, *first.tasks))  # the spec's: a journal's keys are sorted
+    tasks = [task for task in in_order if task in first.tasks and task in second.tasks]
+    notes = []
+    if alone := sorted(first.tasks.keys() ^ second.tasks.keys()):
+        notes.append(f"not compared, since only one of the two has the task: {', '.join(alone)}")
+    shared: dict[str, frozenset[str]] = {}
+    for task in tasks:
+        _require_same_question(task, first, second)
+        ids = [frozenset(model.tasks[task].item_ids) for model in (first, second)]
+        shared[task] = ids[0] & ids[1]
+        if first.begun.contents.get(task) != second.begun.contents.get(task):
+            shared[task] = frozenset(filter(_CONTENT_ID.fullmatch, shared[task]))
+        if ids[0] != ids[1]:
+            notes.append(
+                f"{task}: {len(shared[task])} report items are in both runs, of {len(ids[0])} of the first and "
+                f"{len(ids[1])} of the second"
+            )
+    if empty := [task for task in tasks if not shared[task]]:
+        raise _nothing_shared(
+            first,
+            second,
+            got=f"task `{empty[0]}`: no report item of one is, by its content, a report item of the other",
+            fix="give both runs the same file, `seed` and `split`",
+        )
+    if not tasks:
+        got = f"tasks {any_of(first.tasks)} and tasks {any_of(second.tasks)}"
+        raise _nothing_shared(first, second, got=got, fix="compare runs that have a task in common")
+    return shared, notes
+
+
+def _nothing_shared(first: Model, second: Model, *, got: str, fix: str) -> InputError:
+    return InputError(
+        "the two models have no report items in common, so they cannot be compared",
+        expected="runs with the same tasks and report items",
+        got=got,
+        where=f"{first.run.folder.path} and {second.run.folder.path}",
+        fix=fix,
+    )
+
+
+def _require_same_question(task: str, first: Model, second: Model) -> None:
+    ours, theirs = (_settings(model.begun, task) for model in (first, second))
+    differing = [key for key in ours if key in theirs and key not in _NO_QUESTION and ours[key] != theirs[key]]
+    if differing:
+        raise InputError(
+            f"the two runs ask or score task `{task}` in different ways, so its values cannot be compared",
+            expected="the same settings of the task",
+            got="; ".join(f"{key}: {shown(ours[key])} and {shown(theirs[key])}" for key in differing[:3]),
+            where=f"{first.run.folder.path} and {second.run.folder.path}",
+            fix="run one of the two again, with the settings of the other",
+        )
+
+
+def _settings(begun: RunRecord, task: str) -> Mapping[str, Any]:
+    fitness = begun.spec.get("fitness")
+    tasks = fitness.get("tasks") if isinstance(fitness, dict) else None
+    known = (one for one in tasks or () if isinstance(one, dict)) if isinstance(tasks, list) else ()
+    return next((one for one in known if one.get("name") == task), {})
+
+
+def _only(scores: ItemScores, ids: frozenset[str]) -> ItemScores:
+    kept = [(i, v) for i, v in zip(scores.item_ids, scores.values, strict=True) if i in ids]
+    return ItemScores(item_ids=tuple(i for i, _ in kept), values=tuple(v for _, v in kept))
+
+
+def _model(text: str, opened: dict[Path, Run]) -> Model:
+    """Opens what `RUN` or `RUN:MODEL` names."""
+    path, name = _split(text)
+    run = opened[path] if path in opened else opened.setdefault(path, open_run(path))
+    number = _number(run, name)
+    score = run.history.scores.get(("report", number))
+    if score is None or score.status is not Status.OK:
+        raise _unanswered(run, name, number, score)
+    begun = run.folder.begun()
+    assert begun is not None, "a journal with scores starts with its run"
+    shown_as = f"trial {number}" if name.isdecimal() else name
+    return Model(run=run, begun=begun, name=shown_as, trial=number, tasks=score.tasks)
+
+
+def _split(text: str) -> tuple[Path, str]:
+    folder, colon, name = text.rpartition(":")
+    if colon and not Path(text).exists():
+        return Path(folder), name
+    if not Path(text).exists() and "/" not in text:
+        raise InputError(
+            f"`{text}` is not a run folder",
+            expected="RUN, or RUN:MODEL for a baseline or a trial of a run",
+            got=text,
+            fix=f"to name a model of a run, write RUN:{text}",
+        )
+    return Path(text), WINNER
+
+
+def _number(run: Run, name: str) -> int:
+    """Returns the trial of a model's name."""
+    history, where = run.history, str(run.folder.path)
+    named = {b.name: b.trial.number for b in named_baselines(history.ok_trials, run.objectives)}
+    if name in named:
+        return named[name]
+    if name.isdecimal():
+        return history.publishable(int(name), where=where).number
+    if name != WINNER:
+        names = (WINNER, *named)
+        raise InputError(
+            f"the run has no model `{name}`",
+            expected=f"{any_of(names)}, or the number of a trial",
+            got=name,
+            where=where,
+            fix=suggestion(name, names),
+        )
+    selection = history.scores_of("select")
+    if history.is_finished:  # its report is complete but for finalists that could not be measured
+        measured = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
+        selection = {n: score for n, score in selection.items() if n in measured} or selection
+    try:
+        return choose_winner(history.ok_trials, run.objectives, selection).number
+    except MachineError:
+        raise InputError(
+            "the run has no winner yet",
+            expected="a run whose report is complete",
+            where=where,
+            fix=f"crossbreed report {shlex.quote(where)}",
+        ) from None
+
+
+def _unanswered(run: Run, name: str, number: int, score: Score | None) -> InputError:
+    path = shlex.quote(str(run.folder.path))
+    is_reported = name == WINNER or not name.isdecimal()
+    return InputError(
+        f"the report items have not been answered by trial {number}",
+        expected="a model of a complete report, since a comparison answers nothing",
+        got=f"{score.status.value}: {score.error}" if score else "no answers of it in the journal",
+        where=str(run.folder.path),
+        fix=f"crossbreed report {path}" + ("" if is_reported else f" --trial {number}"),
+    )

@@ -1,0 +1,162 @@
+"""`crossbreed compare`: paired on the report items that both runs answered, from their journals alone."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_runs import SKILLS, write_spec
+from typer.testing import CliRunner
+
+from crossbreed.cli import app
+from crossbreed.errors import InputError
+from crossbreed.runs import load_spec, run
+from crossbreed.runs.results.compare import compare, comparison_json, comparison_text
+from crossbreed.runs.results.show import open_run
+from crossbreed.runs.results.statistics import paired_difference
+from crossbreed.types import ItemScores
+
+EXPERTS = {"one": Path("fake/one"), "two": Path("fake/two")}
+ENGINE = {"kind": "fake_recipes"}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spec")
+    return write_spec(folder, base=Path("fake/base"), experts=EXPERTS, fitness__engine=ENGINE)
+
+
+@pytest.fixture(scope="module")
+def runs(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two searches of the same items: one of eight trials and one of twenty."""
+    root = tmp_path_factory.mktemp("two runs")
+    run(load_spec(spec), root / "short")
+    run(load_spec(spec, ["optimizer.budget.trials=20", "optimizer.options.popsize=10"]), root / "long")
+    return root / "short", root / "long"
+
+
+def report_scores(path: Path, number: int) -> Mapping[str, ItemScores]:
+    return open_run(path).history.scores["report", number].tasks
+
+
+def test_winner_against_winner_is_the_paired_difference_of_the_report(runs: tuple[Path, Path]) -> None:
+    (found,) = compare([*map(str, runs)])
+    a, b = (report_scores(path, model.trial) for path, model in zip(runs, (found.first, found.second), strict=True))
+    objective = open_run(runs[0]).objectives[0]
+    (mean,) = found.objectives
+    assert mean.by == paired_difference(a, b, objective, seed=7)
+    assert mean.by.n == 48
+    assert [line.name for line in found.tasks] == list(SKILLS)
+    for line in found.tasks:
+        assert np.isclose(line.by.mean, a[line.name].mean - b[line.name].mean)
+        assert (line.first, line.second) == (a[line.name].mean, b[line.name].mean)
+    assert found.notes == ()
+
+
+def test_winner_and_baseline_differ_as_the_report_says(runs: tuple[Path, Path]) -> None:
+    report = json.loads((runs[0] / "report.json").read_text())["difference_to_best_baseline"]
+    (found,) = compare([str(runs[0]), f"{runs[0]}:{report['name']}"])
+    assert found.objectives[0].by.to_json() == {key: report[key] for key in ("mean", "low", "high", "n")}
+
+
+def test_turned_round_it_has_the_other_sign(runs: tuple[Path, Path]) -> None:
+    (there,), (back,) = (compare([f"{runs[0]}:{a}", f"{runs[0]}:{b}"]) for a, b in (("one", "two"), ("two", "one")))
+    assert there.objectives[0].by.mean == -back.objectives[0].by.mean != 0
+    verdicts = {"the first is better": "the second is better", "undecided": "undecided"}
+    verdicts |= {there: here for here, there in verdicts.items()}
+    assert there.objectives[0].verdict == verdicts[back.objectives[0].verdict]
+
+
+def test_the_first_is_compared_with_each_other(runs: tuple[Path, Path]) -> None:
+    found = CliRunner().invoke(app, ["compare", *map(str, runs), f"{runs[1]}:base", "--json"], catch_exceptions=False)
+    told = json.loads(found.stdout)
+    assert told == comparison_json(compare([*map(str, runs), f"{runs[1]}:base"]))
+    assert [one["second"]["name"] for one in told["comparisons"]] == ["winner", "base"]
+    text = CliRunner().invoke(app, ["compare", *map(str, runs)], catch_exceptions=False).stdout
+    assert text == comparison_text(compare([*map(str, runs)])) + "\n"
+    assert "mean of red, blue" in text
+
+
+def test_a_journal_is_all_it_reads(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    for path in runs:
+        (tmp_path / path.name).mkdir()
+        for name in ("journal.jsonl", "spec.yaml"):
+            shutil.copy(path / name, tmp_path / path.name)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    moved = compare([str(tmp_path / path.name) for path in runs])[0]
+    assert moved.objectives == compare([*map(str, runs)])[0].objectives
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_what_is_missing_is_answered_by_the_command_it_names(runs: tuple[Path, Path]) -> None:
+    answered = open_run(runs[0]).history.scores_of("report")
+    number = next(n for n in open_run(runs[0]).history.trials if n not in answered)
+    model = f"{runs[0]}:{number}"
+    with pytest.raises(InputError, match="have not been answered") as error:
+        compare([str(runs[0]), model])
+    program, *arguments = shlex.split(error.value.fix)
+    assert program == "crossbreed"
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert f"trial {number}: " in done.stdout
+    (found,) = compare([str(runs[0]), model])
+    assert found.second.trial == number
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        (["{0}"], "needs two models"),
+        (["{0}", "{0}:on"], "did you mean `one`?"),
+        (["{0}", "{0}:999"], "no such trial"),
+        (["{0}", "uniform"], "write RUN:uniform"),
+        (["{0}", "{0}/nowhere"], "not a run folder"),
+    ],
+)
+def test_what_is_no_model_of_a_run_is_refused(runs: tuple[Path, Path], models: list[str], told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(told)):
+        compare([model.format(*runs) for model in models])
+
+
+def test_other_splits_are_compared_on_what_they_share(spec: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    run(load_spec(spec, ["seed=8", "optimizer.budget.trials=1"]), tmp_path / "other")
+    (found,) = compare([str(runs[0]), str(tmp_path / "other")])
+    ids = [report_scores(path, 0) for path in (runs[0], tmp_path / "other")]
+    shared = {skill: len(set(ids[0][skill].item_ids) & set(ids[1][skill].item_ids)) for skill in SKILLS}
+    assert {line.name: line.by.n for line in found.tasks} == shared
+    assert 0 < shared["red"] < 24
+    assert f"red: {shared['red']} report items are in both runs, of 24 of the first and 24 of the second" in found.notes
+
+
+def other_run(folder: Path, *overrides: str, **more: object) -> Path:
+    """A run of the same items, with `more` fields in each."""
+    path = write_spec(folder, base=Path("fake/base"), experts=EXPERTS, trials=1, fitness__engine=ENGINE)
+    for skill in SKILLS if more else ():
+        items = [json.loads(line) | more for line in (folder / f"{skill}.jsonl").read_text().splitlines()]
+        (folder / f"{skill}.jsonl").write_text("\n".join(map(json.dumps, items)) + "\n")
+    run(load_spec(path, overrides), folder / "run")
+    return folder / "run"
+
+
+def test_other_content_under_the_same_ids_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = other_run(tmp_path / "other", topic="x")
+    with pytest.raises(InputError, match="no report items in common"):
+        compare([str(runs[0]), str(other)])
+
+
+def test_another_question_of_the_same_items_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = other_run(tmp_path / "other", "fitness.tasks.red.max_tokens=5")
+    with pytest.raises(InputError, match="ask or score task `red` in different ways") as error:
+        compare([str(runs[0]), str(other)])
+    assert error.value.got == "max_tokens: 4 and 5"
+
+
+def test_tasks_and_objectives_of_one_alone_are_said(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = other_run(tmp_path / "other", "fitness.objectives=[{worst: [red, blue]}]")
+    (found,) = compare([str(runs[0]), str(other)])
+    assert not found.objectives
+    assert len(found.tasks) == 2
+    assert "mean of red, blue, worst of red, blue" in found.notes[0]
