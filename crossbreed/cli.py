@@ -89,7 +89,8 @@ def show(
     run: RunPath,
     as_json: AsJson = False,
     trial: Annotated[int | None, typer.Option(help="One trial in full.")] = None,
-    answers: Annotated[bool, typer.Option("--answers", help="With --trial: the generated texts.")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="With --trial: what was asked and answered.")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="With --answers: those that are not right.")] = False,
 ) -> None:
     """Show state, archive, best trials and baselines of a run."""
     from crossbreed.runs.results.show import show_json, show_text, show_trial
@@ -98,8 +99,10 @@ def show(
         raise InputError("--answers shows the texts of one trial", expected="--trial N --answers", got="no --trial")
     if trial is not None and as_json:
         raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
+    if (answers and trial is None) or (wrong and not answers):
+        raise InputError("answers are of one trial", expected="--trial N --answers, with or without --wrong")
     if trial is not None:
-        typer.echo(show_trial(run, trial, answers=answers))
+        typer.echo(show_trial(run, trial, answers=answers, only_wrong=wrong))
     elif as_json:
         _print_json(show_json(run))
     else:
@@ -153,6 +156,19 @@ def export(
 
     for file in export_run(run, optuna=optuna, csv=csv, parquet=parquet, items=items):
         typer.echo(f"wrote {file}")
+
+
+@app.command()
+def dashboard(
+    run: RunPath,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Default: 8765, or a free one where that is taken.")
+    ] = None,
+) -> None:
+    """Serve a live, read-only page of a run on this machine, until Ctrl-C."""
+    from crossbreed.runs.page.server import serve
+
+    serve(run, port=port, on_start=lambda url: typer.echo(f"{url}   (Ctrl-C ends it; the run goes on)"))
 
 
 @app.command()

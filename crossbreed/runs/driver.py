@@ -13,8 +13,8 @@ from crossbreed.runs.events import Listener, Note, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.results.numbers import with_interval
 from crossbreed.runs.results.report import Report
-from crossbreed.runs.results.report_text import with_interval
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.runs.workers.start import prepare_artifacts

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.verdict import verdict_of
 from crossbreed.types import Trial
 
 
@@ -90,8 +91,7 @@ class ReportWritten:
     """The path of report.html."""
 
     def __str__(self) -> str:
-        winner = self.report.winner
-        return f"trial {winner.number} wins: {winner.value.mean:.4f} on the report items\nreport: {self.path}"
+        return f"{verdict_of(self.report)}\nreport: {self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

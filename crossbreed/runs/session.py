@@ -155,6 +155,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
             journal.append(planned)
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
+        folder.keep_structure(plan.structure)
         forget_counts(folder.path)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
         with (

@@ -23,6 +23,7 @@ from crossbreed.runs.events import (
     SplitStarting,
     TrialDone,
 )
+from crossbreed.runs.results.verdict import verdict_of
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,7 @@ def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -
     last = events[-2]
     assert isinstance(last, ReportWritten)
     assert last.path == out / "report.html"
+    assert str(last) == f"{verdict_of(last.report)}\nreport: {out / 'report.html'}"
     assert last.path.is_file()
 
 

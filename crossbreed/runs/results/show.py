@@ -1,16 +1,13 @@
 """`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
-import yaml
-
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, printable
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
@@ -20,12 +17,14 @@ from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.lock import is_locked
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
-from crossbreed.runs.results.header import read_header
+from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
+from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
+SPLITS: tuple[SplitName, ...] = ("search", "select", "report")
 PHASES = ("materialize", "swap", "answer", "slopes", "other")
 
 
@@ -43,6 +42,8 @@ class Run:
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better."""
     state: State
+    budget: int | None
+    """The optimizer's trials; None if they are not limited, or not known."""
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
 
@@ -61,7 +62,11 @@ def open_run(path: Path) -> Run:
     """
     folder = RunFolder(path).existing()
     known = read_header(folder)
-    history = fold(read(folder.journal))
+    return run_of(folder, known, fold(read(folder.journal)))
+
+
+def run_of(folder: RunFolder, known: Header, history: History) -> Run:
+    """Returns a run of which spec and journal have been read."""
     state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
     return Run(
         folder=folder,
@@ -71,6 +76,7 @@ def open_run(path: Path) -> Run:
         objectives=known.objectives,
         minimized=known.minimized,
         state=state,
+        budget=known.budget,
         workers=read_counts(folder.path) if state == "running" else None,
     )
 
@@ -131,18 +137,48 @@ def show_text(path: Path) -> str:
     return "\n".join(lines)
 
 
-def show_trial(path: Path, number: int, *, answers: bool) -> str:
-    """Returns one trial in full: recipe, scores and, on request, the generated texts."""
+def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = False) -> str:
+    """Returns one trial in full: scores, recipe and, on request, its answers."""
     run = open_run(path)
     if number not in run.history.trials:
         raise InputError(f"the run has no trial {number}", expected=f"0 to {len(run.trials) - 1}", where=str(path))
     trial = run.history.trials[number]
-    lines = [json.dumps(_trial_json(trial, run.takes) | {"recipe": None}, indent=2), "", dump_recipe(trial.recipe)]
+    lines = [*_trial_lines(trial, run), "", *_recipe_lines(trial)]
     if answers:
-        splits: tuple[SplitName, ...] = ("search", "select", "report")
-        said = {split: found for split in splits if (found := run.folder.answers(split, number))}
-        lines.append(yaml.safe_dump(said, allow_unicode=True, sort_keys=False))
+        questions = questions_in(run.folder, run.folder.begun())
+        for split in SPLITS:
+            if rows := trial_answers(run, split, [number], questions):
+                lines += ["", f"{split} items", *rows_text(rows, only_wrong=only_wrong)]
     return "\n".join(lines)
+
+
+def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions: Questions) -> list[AnswerRow]:
+    """Returns the answers of trials to a split's items; see `answer_rows`."""
+    return answer_rows(run.folder, run.history, run.minimized, split=split, numbers=numbers, questions=questions)
+
+
+def _trial_lines(trial: Trial, run: Run) -> list[str]:
+    score = trial.score
+    named = {o.name: value for o, value in zip(run.objectives, trial.objectives or (), strict=False)}
+    named |= {task: scores.mean for task, scores in score.tasks.items()}
+    width = max(map(len, named), default=0)
+    spent = ", ".join(f"{phase} {s:.2f} s" for phase in PHASES if (s := score.cost.seconds.get(phase, 0.0)))
+    facts = {
+        "error": score.error or "",
+        "cost": f"{score.cost.items} items, {score.cost.tokens} tokens" + (f"; {spent}" if spent else ""),
+        "weights": " ".join(filter(None, (score.fingerprint, vouching_of(score, run.takes)))),
+    }
+    return [
+        f"trial {trial.number}  {trial.candidate.proposed_by}  {score.status.value}",
+        *(printable(f"  {name:<{width}}  {value:.4f}") for name, value in named.items()),
+        *(printable(f"  {name}: {fact}") for name, fact in facts.items() if fact),
+    ]
+
+
+def _recipe_lines(trial: Trial) -> list[str]:
+    if trial.candidate.recipe is None:
+        return ["no recipe: an array that its birth describes"]
+    return [f"recipe {trial.recipe.id}", dump_recipe(trial.recipe).rstrip("\n")]
 
 
 def seconds_by_phase(trials: list[Trial]) -> dict[str, float]:
