@@ -54,16 +54,19 @@ def run(
 def check(
     spec: SpecPath,
     answer: Annotated[
-        bool, typer.Option("--answer", help="Start the engine and answer one item of each task.")
+        bool, typer.Option("--answer", help="Start the engine: the base answers, and the time of a trial is measured.")
     ] = False,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Only print the whole spec, with defaults and preset filled in.")
     ] = False,
+    as_json: AsJson = False,
     set_: Overrides = None,
 ) -> None:
-    """Validate a spec in seconds, without an engine."""
+    """Validate a spec in seconds, without an engine, and show what will be asked and what it costs."""
     from crossbreed.runs import check_spec, dump_spec, load_spec
 
+    if resolved and as_json:
+        raise InputError("--resolved prints YAML", expected="--json, or --resolved", got="both")
     if answer and resolved:
         raise InputError(
             "--resolved prints the spec and answers nothing", expected="one of the two", got="--answer too"
@@ -71,10 +74,14 @@ def check(
     loaded = load_spec(spec, set_ or [])
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
-    else:
-        from crossbreed.terminal import findings_text
+        return
+    from crossbreed.runs.checking.text import findings_text
 
-        typer.echo(findings_text(check_spec(loaded, answer=answer)))
+    findings = check_spec(loaded, answer=answer)
+    if as_json:
+        _print_json(findings.to_json())
+    else:
+        typer.echo(findings_text(findings))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The output of the command line: events as they happen, and the findings of `check`.
+"""The output of the command line: events as they happen.
 
 Imports little: the first line is there before what it announces has been imported.
 """
@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TextIO
 from crossbreed.errors import printable
 
 if TYPE_CHECKING:
-    from crossbreed.runs.check import Example, Findings
     from crossbreed.runs.events import Event, TrialDone
     from crossbreed.runs.phases import Phases
 
@@ -174,56 +173,3 @@ def let_go(stream: TextIO | None) -> None:
 
 def _printable_lines(event: "Event") -> str:
     return "\n".join(map(printable, str(event).split("\n")))
-
-
-_SHOWN_GROUPS = 12
-"""The most lines that `check` prints of groups."""
-_SHOWN_CHARACTERS = 400
-"""The most that it prints of a text whose likelihood is scored: such texts may be chapters."""
-
-
-def _groups_lines(findings: "Findings") -> list[str]:
-    """What shares coordinates: a line for each group, with one of its tensors."""
-    shown, more = findings.groups[:_SHOWN_GROUPS], len(findings.groups) - _SHOWN_GROUPS
-    width = max((len(group.label) for group in shown), default=0)
-    lines = [
-        f"  group   {group.label:{width}}  {_count(len(group.tensors), 'tensor')}, as {group.tensors[0]}"
-        for group in shown
-    ]
-    lines += [f"  group   ... and {more} more"] if more > 0 else []
-    if findings.unplaced:
-        of = _count(len(findings.unplaced), "tensor")
-        lines.append(f"  other   {of} of no known module type, as {findings.unplaced[0]}")
-    return lines
-
-
-def _example_lines(example: "Example") -> Iterator[str]:
-    if example.prompt or not example.scored:
-        yield repr(example.prompt)
-    if example.scored:
-        more = len(example.scored) - _SHOWN_CHARACTERS
-        cut = f" and {more} characters more" if more > 0 else ""
-        yield f"  text: {example.scored[:_SHOWN_CHARACTERS]!r}{cut}"
-    if example.gold:
-        yield f"  gold: {example.gold!r}"
-    if example.answer is not None:
-        yield f"  base: {'' if example.scored else f'{example.answer!r}, '}score {example.value:g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def findings_text(findings: "Findings") -> str:
-    """Returns the output of `crossbreed check`."""
-    plan = findings.plan
-    lines = [plan.describe()]
-    if gigabytes := plan.merged_bytes / 1e9:
-        memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
-        lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
-        lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
-    lines += [f"  note    {note}" for note in findings.notes]
-    lines += _groups_lines(findings)
-    for example in findings.examples:
-        lines += ["", f"{example.task}, item {example.item_id}:", *_example_lines(example)]
-    return "\n".join([*lines, "", "no problems found"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
+from crossbreed.runs.checking.rates import Rate, remember_rate
 from crossbreed.runs.events import Listener, Note, PhaseStarting, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
 from crossbreed.runs.phases import phase_noted
@@ -67,7 +68,11 @@ def run(
                 folder.path.rmdir()
             raise
         with open_session(plan, folder, tell) as session:
-            session.search()
+            known = len(session.history.trials)
+            try:
+                session.search()
+            finally:
+                remember_rate(plan, Rate.of(list(session.history.trials.values())[known:], plan))
             report = session.judge()
             if not has_objects(spec):
                 session.tell(Note(text=_how_to_go_on(spec, folder)))

@@ -13,6 +13,7 @@ from toy_runs import call, write_spec
 import crossbreed
 from crossbreed.errors import InputError
 from crossbreed.runs import Event, check, check_spec, dump_spec, load_spec, publish_run, report_on, run
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.events import (
     CheckpointWritten,
     EngineStarting,
@@ -26,7 +27,6 @@ from crossbreed.runs.events import (
 )
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.results.verdict import verdict_of
-from crossbreed.terminal import findings_text
 
 
 @pytest.fixture(scope="module")
@@ -169,21 +169,6 @@ def test_check_shows_the_answers_of_the_base(spec: Path) -> None:
     for example in findings.examples:
         assert example.value == float(example.answer == example.gold)
         assert f"base: {example.answer!r}, score {example.value:g}" in findings_text(findings)
-
-
-@pytest.mark.parametrize(("text", "shown"), [("a red fox", "'a red fox'"), ("x" * 500, "x' and 100 characters more")])
-def test_check_shows_the_text_whose_likelihood_is_scored(spec: Path, tmp_path: Path, text: str, shown: str) -> None:
-    items = tmp_path / "texts.jsonl"
-    items.write_text("".join(json.dumps({"id": str(i), "text": f"{text}{i}" if i else text}) + "\n" for i in range(90)))
-    task = f"{{name: prose, kind: perplexity, items: {items}, stratify: null}}"
-    split = "fitness.split={search: 40, select: 25, report: 25}"
-    changes = [f"fitness.tasks=[{task}]", "fitness.objectives=[{task: prose}]", split]
-    [example] = check_spec(load_spec(spec, changes)).examples
-    example = replace(example, scored=text, answer="", value=5.5)
-    lines = findings_text(replace(check_spec(load_spec(spec)), examples=(example,))).splitlines()
-    assert lines[-4].startswith("  text: ")
-    assert lines[-4].endswith(shown)
-    assert lines[-3:] == ["  base: score 5.5", "", "no problems found"]
 
 
 def test_check_resolved_prints_a_spec_that_is_the_same_run(spec: Path, tmp_path: Path) -> None:
