@@ -79,6 +79,14 @@ class ChoiceTask(PromptTaskConfig):
         """Returns the gold option's text, even if the file gives its index."""
         return self._options(item)[self._gold_index(item)]
 
+    def right_texts(self, item: Item) -> tuple[str, ...]:
+        """Returns the gold option's text."""
+        return (self.shown(item),)
+
+    def gold_position(self, item: Item) -> int:
+        """Returns the index of the gold option."""
+        return self._gold_index(item)
+
     def delimiter_after(self, prompt: str) -> str:
         """Returns the task's delimiter, or the usual one."""
         return super().delimiter_after(prompt) if self.delimiter is None else self.delimiter
