@@ -74,9 +74,9 @@ def _open_indexed(folder: Path, index: Path, is_optional: Callable[[str], bool])
             "the index lists no tensors", expected="`weight_map`: tensor -> file", where=str(index), fix=DOWNLOAD_AGAIN
         )
     names = sorted(set(weight_map.values()))
-    missing = [
-        name for name in names if Path(name).name != name or not os.path.isfile(folder / name)
-    ]  # no error for NUL or 300 letters
+    paths = {name: folder / name for name in names}
+    # os.path.isfile: no error for NUL, nor for 300 letters
+    missing = [name for name, path in paths.items() if path.name != name or not os.path.isfile(path)]
     if missing:
         raise InputError(
             f"shard `{missing[0]}` is missing",
