@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from operator import index
-from typing import SupportsFloat
+from typing import SupportsFloat, SupportsIndex, TypeGuard
 
 from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Request, Response
@@ -18,14 +18,20 @@ _MOST_TOKENS = 2**31 - 1
 """The longest prompt, far longer than any model's."""
 
 
-def answers_of(handle: Handle, requests: Sequence[Request], *, task: str) -> list[Response]:
-    """Returns the responses of an engine to one chunk of a task's requests.
+def answers_of(handle: Handle, requests: Sequence[Request], *, asker: str) -> list[Response]:
+    """Returns the responses of an engine to one chunk of requests, in plain Python: tuples of integers and floats.
+
+    Log-probabilities may be any numbers, NaN among them.
+
+    Args:
+        handle: the engine's candidate.
+        requests: the chunk.
+        asker: who asks, for messages: a task, for example.
 
     Raises:
         EngineError: the engine could not answer, or its answers are not what the protocol says; the message names it.
-        InvalidWeights: a log-probability is NaN or infinite: so were the logits.
     """
-    where = f"task `{task}`, engine `{_name_of(handle)}`"
+    where = _place(handle, asker)
     responses = handle.answer(requests)
     if not isinstance(responses, Sequence):
         raise EngineError(f"{where}: expected a list of responses, got {_shown(responses)}")
@@ -34,16 +40,27 @@ def answers_of(handle: Handle, requests: Sequence[Request], *, task: str) -> lis
     for number, (request, response) in enumerate(zip(requests, responses, strict=True)):
         if wrong := _wrong_form(request, response):
             raise EngineError(f"{where}, response {number} of a chunk: {wrong}")
-    logprobs = [_floats(response.logprobs) or () for response in responses]
-    if not all(map(math.isfinite, chain(*logprobs))):
-        raise InvalidWeights(f"task `{task}`: a log-probability is NaN or infinite")
-    for number, found in enumerate(logprobs):
-        if found and not (min(found) >= -LARGEST and max(found) <= _ROUNDING):
+    return list(map(_plain, responses))
+
+
+def likely_answers_of(handle: Handle, requests: Sequence[Request], *, asker: str) -> list[Response]:
+    """Returns the responses whose log-probabilities are such; see `answers_of`.
+
+    Raises:
+        EngineError: also if a log-probability is none.
+        InvalidWeights: one is NaN or infinite: so were the logits.
+    """
+    responses = answers_of(handle, requests, asker=asker)
+    if not all(map(math.isfinite, chain.from_iterable(response.logprobs for response in responses))):
+        raise InvalidWeights(f"{asker}: a log-probability is NaN or infinite")
+    for number, response in enumerate(responses):
+        least, most = min(response.logprobs, default=0.0), max(response.logprobs, default=0.0)
+        if least < -LARGEST or most > _ROUNDING:
             raise EngineError(
-                f"{where}, response {number} of a chunk: expected natural log-probabilities from -{LARGEST:g} to 0 in "
-                f"`logprobs`, got {min(found):g} to {max(found):g}"
+                f"{_place(handle, asker)}, response {number} of a chunk: expected natural log-probabilities from "
+                f"-{LARGEST:g} to 0 in `logprobs`, got {least:g} to {most:g}"
             )
-    return list(responses)
+    return responses
 
 
 def _wrong_form(request: Request, response: object) -> str:
@@ -57,6 +74,8 @@ def _wrong_form(request: Request, response: object) -> str:
     for name, values in (("token_ids", response.token_ids), ("logprobs", response.logprobs)):
         if not (hasattr(values, "__len__") and hasattr(values, "__iter__")) or isinstance(values, str | bytes):
             return f"expected a tuple in `{name}`, got {_shown(values)}"
+    if not all(map(_is_integer, response.token_ids)):
+        return f"expected integers in `token_ids`, got {_shown(response.token_ids)}"
     num_ids, num_logprobs = len(response.token_ids), len(response.logprobs)
     if _floats(response.logprobs) is None:
         return f"expected numbers in `logprobs`, got {_shown(response.logprobs)}"
@@ -73,12 +92,25 @@ def _wrong_form(request: Request, response: object) -> str:
     return ""
 
 
+def _plain(response: Response) -> Response:
+    """Returns the same response with Python's own types, in which two can be compared."""
+    logprobs = tuple(_floats(response.logprobs) or ())
+    prompt_tokens, token_ids = index(response.prompt_tokens), tuple(map(index, response.token_ids))
+    return Response(text=response.text, token_ids=token_ids, logprobs=logprobs, prompt_tokens=prompt_tokens)
+
+
 def _is_count(value: object) -> bool:
-    """Returns whether a value is an integer of any type, NumPy's among them, that can be a number of tokens."""
+    """Returns whether a value is an integer that can be a number of tokens."""
+    return _is_integer(value) and 0 <= index(value) <= _MOST_TOKENS
+
+
+def _is_integer(value: object) -> TypeGuard[SupportsIndex]:
+    """Returns whether a value is an integer of any type, NumPy's among them."""
     try:
-        return 0 <= index(value) <= _MOST_TOKENS  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # ValueError: a tensor of several
+        index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several, for example
         return False
+    return True
 
 
 def _floats(values: Iterable[object]) -> list[float] | None:
@@ -95,9 +127,9 @@ def _float(value: object) -> float:
     raise TypeError
 
 
-def _name_of(handle: Handle) -> str:
-    """Returns the name of the engine's class; a handle may hold its engine."""
-    return type(getattr(handle, "engine", handle)).__qualname__
+def _place(handle: Handle, asker: str) -> str:
+    """Returns who asks, and the name of the engine's class; a handle may hold its engine."""
+    return f"{asker}, engine `{type(getattr(handle, 'engine', handle)).__qualname__}`"
 
 
 def _shown(value: object) -> str:

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import SupportsFloat
 
-from crossbreed.fitness.answers import LARGEST, answers_of
+from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
 from crossbreed.fitness.protocol import Handle, Response
 from crossbreed.fitness.tasks import Task
@@ -51,7 +50,7 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
                 answer = task.score(item, responses)
                 values.append(_finite(answer.value, task=task.name, item=item.id))
                 answers.append(_text(answer.text, task=task.name, item=item.id))
-                num_tokens += sum(index(r.prompt_tokens) + len(r.token_ids) for r in responses)
+                num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
         scores[task.name] = ItemScores(item_ids=tuple(item.id for item in offered), values=tuple(values))
         texts[task.name] = tuple(answers)
     num_items = sum(len(found.values) for found in scores.values())
@@ -84,6 +83,7 @@ def _text(text: object, *, task: str, item: str) -> str:
 def _ask(handle: Handle, task: Task, chunk: Sequence[Item]) -> list[list[Response]]:
     """Returns each item's responses; all requests of the chunk share one call."""
     requests = [list(task.requests(item)) for item in chunk]
-    flat = answers_of(handle, [request for of_item in requests for request in of_item], task=task.name)
+    asked = [request for of_item in requests for request in of_item]
+    flat = likely_answers_of(handle, asked, asker=f"task `{task.name}`")
     responses = iter(flat)
     return [[next(responses) for _ in of_item] for of_item in requests]

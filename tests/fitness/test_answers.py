@@ -13,16 +13,19 @@ import torch
 from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness import (
     ChoiceTask,
+    Generate,
     GenerateTask,
     Item,
     Loglikelihood,
     PerplexityTask,
+    Prompt,
     Request,
     Response,
     SearchItems,
     Task,
     evaluate_tasks,
 )
+from crossbreed.fitness.canary_probes import ask
 
 ITEM = Item(id="one", fields={"q": "say x", "a": "x", "o": ["x", "y"]})
 KINDS = {
@@ -96,6 +99,7 @@ def test_numbers_of_other_types_count_as_what_they_are(changes: dict[str, Any]) 
         ({"logprobs": (None, None)}, "numbers in `logprobs`"),
         ({"logprobs": None}, "a tuple in `logprobs`"),
         ({"token_ids": 5}, "a tuple in `token_ids`"),
+        ({"token_ids": (1, 2.5)}, "integers in `token_ids`"),
     ],
 )
 def test_a_response_that_is_none_is_refused(kind: str, changes: dict[str, Any], problem: str) -> None:
@@ -137,3 +141,12 @@ def test_weights_that_answer_with_no_number_are_invalid(logprob: float) -> None:
 def test_what_is_no_list_of_responses_is_refused(given: Any, problem: str) -> None:
     with pytest.raises(EngineError, match=f"task `read`, engine `Odd`.*{problem}"):
         asked("read", Odd({}, given=given))
+
+
+def test_the_canary_takes_and_refuses_the_same_answers() -> None:
+    requests = [Generate(prompt=Prompt(text="say x"), max_tokens=2)]
+    [found] = ask(Odd({"logprobs": np.array([-1.0, np.nan]), "token_ids": torch.tensor([1, 2])}), requests)
+    assert found.token_ids == (1, 2)
+    assert (type(found.logprobs), found.logprobs[0], math.isnan(found.logprobs[1])) == (tuple, -1.0, True)
+    with pytest.raises(EngineError, match=r"the canary, engine `Odd`, response 0 of a chunk: .*got None"):
+        ask(Odd({"text": None}), requests)
