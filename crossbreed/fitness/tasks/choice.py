@@ -50,7 +50,7 @@ class ChoiceTask(PromptTaskConfig):
                     fix="write all answers in one way; `gold_is` in the task says which, and refuses the others",
                 )
             common = ways if common is None else common & ways
-        if self.gold_is is None and common == {"index"} and all(self._gold_index(item) > 0 for item in items):
+        if self.gold_is is None and common == frozenset({"index"}) and all(self._gold_index(item) > 0 for item in items):
             raise self._counted_from_anywhere(items[0])
         return items
 
