@@ -42,11 +42,11 @@ def run(
     set_: Overrides = None,
 ) -> None:
     """Start a run, or resume it where it stopped."""
-    from crossbreed.runs import load_spec, run
-
     overrides = [*(set_ or []), *([f"workers.count={workers}"] if workers else [])]
-    loaded = load_spec(spec, overrides)
-    with _shown() as show:
+    with _shown(doing=f"reading {spec}") as show:
+        from crossbreed.runs import load_spec, run  # seconds
+
+        loaded = load_spec(spec, overrides)
         run(loaded, out or Path("runs") / loaded.name, on_event=show)
 
 
@@ -54,16 +54,19 @@ def run(
 def check(
     spec: SpecPath,
     answer: Annotated[
-        bool, typer.Option("--answer", help="Start the engine and answer one item of each task.")
+        bool, typer.Option("--answer", help="Start the engine: the base answers, and the time of a trial is measured.")
     ] = False,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Only print the whole spec, with defaults and preset filled in.")
     ] = False,
+    as_json: AsJson = False,
     set_: Overrides = None,
 ) -> None:
-    """Validate a spec in seconds, without an engine."""
+    """Validate a spec in seconds, without an engine, and show what will be asked and what it costs."""
     from crossbreed.runs import check_spec, dump_spec, load_spec
 
+    if resolved and as_json:
+        raise InputError("--resolved prints YAML", expected="--json, or --resolved", got="both")
     if answer and resolved:
         raise InputError(
             "--resolved prints the spec and answers nothing", expected="one of the two", got="--answer too"
@@ -71,10 +74,14 @@ def check(
     loaded = load_spec(spec, set_ or [])
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
-    else:
-        from crossbreed.terminal import findings_text
+        return
+    from crossbreed.runs.checking.text import findings_text
 
-        typer.echo(findings_text(check_spec(loaded, answer=answer)))
+    findings = check_spec(loaded, answer=answer)
+    if as_json:
+        _print_json(findings.to_json())
+    else:
+        typer.echo(findings_text(findings))
 
 
 @app.command()
@@ -82,17 +89,30 @@ def show(
     run: RunPath,
     as_json: AsJson = False,
     trial: Annotated[int | None, typer.Option(help="One trial in full.")] = None,
-    answers: Annotated[bool, typer.Option("--answers", help="With --trial: the generated texts.")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="With --trial: what was asked and answered.")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="With --answers: those that are not right.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep it up to date until the run ends, or Ctrl-C.")] = False,
 ) -> None:
     """Show state, archive, best trials and baselines of a run."""
+    if watch:
+        if as_json or trial is not None:
+            raise InputError("--watch shows the whole run, for people", expected="--watch alone")
+        from crossbreed.runs.results.watch import Watched
+        from crossbreed.terminal import watch as show_text_live
+
+        with _stop.as_end():
+            show_text_live(Watched(run).look)
+        return
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 
     if answers and trial is None:
         raise InputError("--answers shows the texts of one trial", expected="--trial N --answers", got="no --trial")
     if trial is not None and as_json:
         raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
+    if (answers and trial is None) or (wrong and not answers):
+        raise InputError("answers are of one trial", expected="--trial N --answers, with or without --wrong")
     if trial is not None:
-        typer.echo(show_trial(run, trial, answers=answers))
+        typer.echo(show_trial(run, trial, answers=answers, only_wrong=wrong))
     elif as_json:
         _print_json(show_json(run))
     else:
@@ -105,9 +125,9 @@ def report(
     trial: Annotated[int | None, typer.Option(help="Have this trial answer them, not the winner.")] = None,
 ) -> None:
     """Answer the report items, and write report.html and report.json."""
-    from crossbreed.runs import report_on
+    with _shown(doing=f"reading {run}") as show:
+        from crossbreed.runs import report_on  # seconds
 
-    with _shown() as show:
         report_on(run, trial=trial, on_event=show)
 
 
@@ -146,6 +166,19 @@ def export(
 
     for file in export_run(run, optuna=optuna, csv=csv, parquet=parquet, items=items):
         typer.echo(f"wrote {file}")
+
+
+@app.command()
+def dashboard(
+    run: RunPath,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Default: 8765, or a free one where that is taken.")
+    ] = None,
+) -> None:
+    """Serve a live, read-only page of a run on this machine, until Ctrl-C."""
+    from crossbreed.runs.page.server import serve
+
+    serve(run, port=port, on_start=lambda url: typer.echo(f"{url}   (Ctrl-C ends it; the run goes on)"))
 
 
 @app.command()
@@ -322,11 +355,15 @@ _stop = Stop()
 
 
 @contextmanager
-def _shown() -> "Iterator[Listener]":
-    """Yields a listener that shows events, and ends the run at the first one after a Ctrl-C that got lost."""
+def _shown(*, doing: str = "") -> "Iterator[Listener]":
+    """Yields a listener that shows events, and ends the run at the first one after a Ctrl-C that got lost.
+
+    Args:
+        doing: What goes on before the first event.
+    """
     from crossbreed.terminal import Terminal
 
-    with Terminal() as show:
+    with Terminal(doing=doing) as show:
 
         def tell(event: "Event") -> None:
             show(event)

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import typer
 
-from crossbreed.registry import resolve
-
 _REGISTRIES = {
     "operators": "crossbreed.recipes.operators:OPERATORS",
     "optimizers": "crossbreed.optimizer.build:OPTIMIZERS",
@@ -25,6 +23,8 @@ def kinds(incomplete: str) -> list[str]:
 
 def parts(ctx: typer.Context, incomplete: str) -> list[str]:
     """Returns the parts of the kind that stands before."""
+    from crossbreed.registry import resolve  # imports pydantic, and every command imports this module
+
     place = _REGISTRIES.get(ctx.params.get("kind") or "")
     registry = resolve(place) if place else ()
     return sorted(name for name in registry if name.startswith(incomplete))  # type: ignore[attr-defined]

@@ -6,6 +6,8 @@ reference, and a library may catch one and go on. So what was asked is remembere
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPED = 130
@@ -39,6 +41,14 @@ class Stop:
         """
         self._is_over = True
         self.check()
+
+    @contextmanager
+    def as_end(self) -> Iterator[None]:
+        """Takes a stop in the block as the ordinary end of what is only looked at."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._is_asked = False
 
     def _heard(self, signum: int, frame: FrameType | None) -> None:
         if self._is_asked:

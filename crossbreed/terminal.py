@@ -1,49 +1,78 @@
-"""The output of the command line: events as they happen, and the findings of `check`."""
+"""The output of the command line: events as they happen.
+
+Imports little: the first line is there before what it announces has been imported.
+"""
 
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-
 from crossbreed.errors import printable
-from crossbreed.runs.events import Event, ReportWritten, TrialDone
-from crossbreed.runs.results.report_text import summary
 
 if TYPE_CHECKING:
-    from crossbreed.runs.check import Example, Findings
+    from crossbreed.runs.events import Event, TrialDone
+    from crossbreed.runs.phases import Phases
+
+
+_SHOWN_AFTER_S, _EVERY_S = 3.0, 30.0
+"""A terminal shows the seconds of what lasts longer than that; elsewhere, a line says that it still goes on."""
 
 
 class Terminal:
     """A listener that shows trials in one updated line on a terminal, and elsewhere in a plain line each.
 
+    What lasts shows that it lives: a terminal counts its seconds, anything else gets a line now and then.
+
     A pager that ends, a terminal that is closed or a standard output that never was end no run: from then on nothing is
     shown, and log.txt has it all.
     """
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(self, file: TextIO | None = None, *, doing: str = "") -> None:
         """Creates the listener.
 
         Args:
             file: The output; default: stdout.
+            doing: What goes on before the first event, which may take a while to import; empty: nothing to say.
         """
         self._file: TextIO | None = file or sys.stdout  # None where the standard output is closed
-        self._is_inside_line = False
+        self._line = ""
+        """The last trial's, which stays open on a terminal."""
+        self._is_counting = False
+        """Whether the seconds are shown at the end of the open line."""
+        self._doing, self._since_s, self._next_s = doing, time.monotonic(), _EVERY_S
+        self._phases: Phases | None = None
+        self._lock, self._is_over = threading.RLock(), threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="terminal", daemon=True)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: "Event") -> None:
         """Shows an event; see `crossbreed.runs.events.Listener`."""
-        self._guarded(lambda file: self._show(file, event))
+        from crossbreed.runs.phases import Phases  # by now it is imported
 
-    def _show(self, file: TextIO, event: Event) -> None:
+        with self._lock:
+            self._phases = self._phases or Phases()
+            self._phases.after(event)
+            self._doing, self._since_s, self._next_s = self._phases.text, time.monotonic(), _EVERY_S
+            self._guarded(lambda file: self._show(file, event))
+
+    def _show(self, file: TextIO, event: "Event") -> None:
+        from crossbreed.runs.events import ReportWritten, TrialDone
+
         if isinstance(event, TrialDone) and file.isatty():
-            file.write(f"\r\x1b[2K{printable(str(event))}")
-            self._is_inside_line = True
+            self._line, self._is_counting = _fitting(event), False
+            file.write(f"\r\x1b[2K{self._line}")
         else:
             self._end_line(file)
             if isinstance(event, ReportWritten):
+                from rich.console import Console
+
+                from crossbreed.runs.results.report_text import summary
+
                 console = Console(file=file)
                 with console.capture() as table:  # rich ends the process at a closed pipe
                     console.print(summary(event.report))
@@ -53,17 +82,43 @@ class Terminal:
         file.flush()
 
     def __enter__(self) -> "Terminal":
+        if self._doing:
+            self._guarded(lambda file: print(f"{printable(self._doing)} ...", file=file, flush=True))
+        self._ticker.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over.set()
+        self._ticker.join()
         self._guarded(self._end_line)
 
+    def _tick(self) -> None:
+        while not self._is_over.wait(1.0):
+            with self._lock:
+                self._guarded(self._count)
+
+    def _count(self, file: TextIO) -> None:
+        """Shows how long the present phase has lasted, if that is long."""
+        lasts_s = time.monotonic() - self._since_s
+        if not self._doing or lasts_s < _SHOWN_AFTER_S:
+            return
+        text = f"{printable(self._doing)}: {lasts_s:.0f} s"
+        if file.isatty():
+            file.write("\r\x1b[2K" + (f"{self._line}  {lasts_s:.0f} s" if self._line else text)[: _columns()])
+            self._is_counting = True
+        elif lasts_s >= self._next_s:
+            self._next_s += _EVERY_S
+            file.write(f"{text}\n")
+        file.flush()
+
     def _end_line(self, file: TextIO) -> None:
-        if self._is_inside_line:
+        if self._is_counting:
+            file.write(f"\r\x1b[2K{self._line}")
+        if self._line:
             file.write("\n")
-            self._is_inside_line = False
+        self._line, self._is_counting = "", False
 
     def _guarded(self, show: Callable[[TextIO], None]) -> None:
         if self._file is None:
@@ -75,6 +130,39 @@ class Terminal:
             self._file = None
 
 
+def _columns() -> int:
+    return shutil.get_terminal_size().columns - 1
+
+
+def _fitting(event: "TrialDone") -> str:
+    """Returns the event's text, or a shorter one where the line would be broken: only a whole line can be redrawn."""
+    text = printable(str(event))
+    return text if len(text) <= _columns() else printable(event.brief)[: _columns()]
+
+
+def watch(look: Callable[[], tuple[str, bool]], *, every_s: float = 1.0, file: TextIO | None = None) -> None:
+    """Shows a text in place, which is looked at again and again until it changes no more.
+
+    Args:
+        look: Returns the text, and whether it may change.
+        every_s: Seconds between two looks.
+        file: The output; default: stdout. One that is no terminal gets the last text only.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    text, goes_on = look()
+    with Live(console=Console(file=file), auto_refresh=False) as live:
+        while True:
+            lines = [printable(line) for line in text.split("\n")]
+            live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+            if not goes_on:
+                return
+            time.sleep(every_s)
+            text, goes_on = look()
+
+
 def let_go(stream: TextIO | None) -> None:
     """Lets what is still buffered for a stream that nobody reads go nowhere, so that the process ends quietly."""
     with suppress(OSError, ValueError, AttributeError):
@@ -83,58 +171,5 @@ def let_go(stream: TextIO | None) -> None:
         os.close(nowhere)
 
 
-def _printable_lines(event: Event) -> str:
+def _printable_lines(event: "Event") -> str:
     return "\n".join(map(printable, str(event).split("\n")))
-
-
-_SHOWN_GROUPS = 12
-"""The most lines that `check` prints of groups."""
-_SHOWN_CHARACTERS = 400
-"""The most that it prints of a text whose likelihood is scored: such texts may be chapters."""
-
-
-def _groups_lines(findings: "Findings") -> list[str]:
-    """What shares coordinates: a line for each group, with one of its tensors."""
-    shown, more = findings.groups[:_SHOWN_GROUPS], len(findings.groups) - _SHOWN_GROUPS
-    width = max((len(group.label) for group in shown), default=0)
-    lines = [
-        f"  group   {group.label:{width}}  {_count(len(group.tensors), 'tensor')}, as {group.tensors[0]}"
-        for group in shown
-    ]
-    lines += [f"  group   ... and {more} more"] if more > 0 else []
-    if findings.unplaced:
-        of = _count(len(findings.unplaced), "tensor")
-        lines.append(f"  other   {of} of no known module type, as {findings.unplaced[0]}")
-    return lines
-
-
-def _example_lines(example: "Example") -> Iterator[str]:
-    if example.prompt or not example.scored:
-        yield repr(example.prompt)
-    if example.scored:
-        more = len(example.scored) - _SHOWN_CHARACTERS
-        cut = f" and {more} characters more" if more > 0 else ""
-        yield f"  text: {example.scored[:_SHOWN_CHARACTERS]!r}{cut}"
-    if example.gold:
-        yield f"  gold: {example.gold!r}"
-    if example.answer is not None:
-        yield f"  base: {'' if example.scored else f'{example.answer!r}, '}score {example.value:g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def findings_text(findings: "Findings") -> str:
-    """Returns the output of `crossbreed check`."""
-    plan = findings.plan
-    lines = [plan.describe()]
-    if gigabytes := plan.merged_bytes / 1e9:
-        memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
-        lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
-        lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
-    lines += [f"  note    {note}" for note in findings.notes]
-    lines += _groups_lines(findings)
-    for example in findings.examples:
-        lines += ["", f"{example.task}, item {example.item_id}:", *_example_lines(example)]
-    return "\n".join([*lines, "", "no problems found"])

@@ -171,7 +171,7 @@ def test_a_type_test_is_seen_however_it_is_written() -> None:
 CORE_WITHOUT_EXTRAS = """
 import sys
 
-extras = ["torch", "vllm", "ray", "transformers", "tokenizers", "safetensors", "triton", "plotly", "scipy", "pyarrow"]
+extras = ["torch", "vllm", "ray", "transformers", "tokenizers", "safetensors", "triton", "scipy", "pyarrow"]
 sys.modules.update(dict.fromkeys(extras))  # None there is how Python says: not installed
 
 import crossbreed.cli

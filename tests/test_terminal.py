@@ -5,13 +5,16 @@ import os
 import pty
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import TextIO
 
 import pytest
 
+from crossbreed import terminal
 from crossbreed.cli import main
-from crossbreed.runs.events import Note, SplitStarting, TrialDone
+from crossbreed.runs.events import Note, PhaseStarting, SplitStarting, TrialDone
+from crossbreed.runs.record.phase import Phase
 from crossbreed.terminal import Terminal
 from crossbreed.types import Candidate, ProposedBy, Score, Status, Trial
 
@@ -25,6 +28,22 @@ def done(number: int) -> TrialDone:
     candidate = Candidate(number=number, recipe=None, proposed_by=ProposedBy(kind="optimizer", name="cma_es"))
     trial = Trial(candidate=candidate, score=Score(status=Status.OK), objectives=(0.5,))
     return TrialDone(trial=trial, num_done=number + 1, num_wanted=9, best=trial, left_s=61.0)
+
+
+def test_what_lasts_counts_its_seconds_on_a_terminal_and_says_so_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_SHOWN_AFTER_S", 0.1)
+    monkeypatch.setattr(terminal, "_EVERY_S", 0.2)
+    file, screen = io.StringIO(), Screen()
+    with Terminal(file, doing="reading spec.yaml"), Terminal(screen) as show:
+        show(PhaseStarting(phase=Phase.SOURCES))
+        time.sleep(1.3)
+        show(done(0))
+        time.sleep(1.3)
+        show(Note(text="a note"))
+    assert file.getvalue().splitlines() == ["reading spec.yaml ...", "reading spec.yaml: 1 s", "reading spec.yaml: 2 s"]
+    shown = screen.getvalue()
+    assert "opening sources ...\n\r\x1b[2Kopening sources: 1 s\r\x1b[2K[1 of 9]" in shown
+    assert f"\r\x1b[2K{(LINE.format(1, 0, 0) + '  1 s')[:79]}\r\x1b[2K{LINE.format(1, 0, 0)}\na note\n" in shown
 
 
 LINE = "[{} of 9]  trial {}  cma_es  0.5000  best 0.5000 (trial {})  about 1:01 left"

@@ -35,6 +35,7 @@ from crossbreed.fitness.items import (
     check_disjoint,
     split_items,
 )
+from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import (
     Differentiable,
     EndsAnswers,
@@ -66,8 +67,11 @@ from crossbreed.fitness.tasks import (
     Task,
     TaskConfig,
     fill_prompt,
+    gold_answer,
     load_tasks,
+    own_kind,
     questions_of,
+    right_request,
 )
 
 __all__ = [
@@ -111,6 +115,7 @@ __all__ = [
     "SplitConfig",
     "Task",
     "TaskConfig",
+    "TaskLengths",
     "TransformersConfig",
     "VllmConfig",
     "WeightEngine",
@@ -122,11 +127,14 @@ __all__ = [
     "engine_code",
     "evaluate_tasks",
     "fill_prompt",
+    "gold_answer",
     "library_call",
     "load_items",
     "load_tasks",
+    "own_kind",
     "questions_of",
     "reference_config",
     "require_code",
+    "right_request",
     "split_items",
 ]

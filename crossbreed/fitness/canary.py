@@ -136,7 +136,8 @@ class _Canary:
         self._require_alike(second, ask(handle, without_cache(probes)), limit, f"after a swap {_STALE_CACHE}")
         if differing and second == first:
             unchanged = frozenset()
-            if self._answers_of_other_weights(of_a.requests)[0] == of_a.answers:
+            can_see = can_move(of_a.answers)  # where every answer is certain, or none is scored, nothing can change
+            if can_see and self._answers_of_other_weights(of_a.requests)[0] == of_a.answers:
                 raise self._error("two different merges give the same answers: the engine keeps its old weights")
             yield "no signal: the base and the uniform merge give the same answers to the first items of each task"
 
@@ -269,7 +270,7 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
     second, vouched_b = ask(handle, probes), handle.fingerprint
     after_b = f"after another recipe {_STALE_CACHE}"
     _require_alike(second, ask(handle, without_cache(probes)), limit, after_b, _SERVICE_ADVICE)
-    if second == first and any(response.logprobs for response in first):  # texts alone may agree
+    if second == first and can_move(first):  # texts alone, and what is certain, may agree
         raise SwapError(f"two different recipes give the same answers; {_SERVICE_ADVICE}")
     if vouched_a is not None and vouched_b == vouched_a:
         raise SwapError(f"two different recipes have the same fingerprint, {vouched_a}; {_SERVICE_ADVICE}")

@@ -2,34 +2,26 @@
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
+from typing import Any
 
-from crossbreed.errors import InputError
-from crossbreed.fitness import Loglikelihood, Task, evaluate_tasks
+from crossbreed.errors import Collector, InputError
+from crossbreed.fitness import AnyItems, Evaluation, evaluate_tasks
+from crossbreed.runs.checking.cost import Cost, cost_of
+from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
+from crossbreed.runs.checking.rates import Rate, item_tokens, known_rate, remember_rate
 from crossbreed.runs.loggers.config import require_logger
 from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
+from crossbreed.runs.publishing.questions import publish_notes
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups
 from crossbreed.sources.naming import ModuleType, module_of
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One item of a task, rendered."""
-
-    task: str
-    item_id: str
-    prompt: str
-    gold: str
-    """The gold answer; empty if there is none."""
-    scored: str = ""
-    """The text whose likelihood is scored after the prompt, where there is no gold answer."""
-    answer: str | None = None
-    """The base's answer, if the engine was started."""
-    value: float | None = None
-    """The score of that answer."""
+_ANSWERING_S = 60
+"""`check --answer` begins no further task after so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +34,40 @@ class Findings:
     free_disk_bytes: int
     """The free space in the current folder. A run needs little, a published checkpoint `plan.merged_bytes`."""
     notes: tuple[str, ...]
-    """Differences between the sources that affect answers, and what `publish` will ask for: one sentence each."""
+    """Differences between the sources that affect answers, one sentence each."""
     groups: tuple[Group, ...]
     """The groups of tensors that share coordinates; none in spaces without groups."""
     unplaced: tuple[str, ...]
     """The base's tensors of no known module type."""
-    examples: tuple[Example, ...]
-    """One for each task."""
+    tasks: tuple[TaskFindings, ...]
+    """What each task asks, with one item of it."""
+    cost: Cost
+    """The work of a run, and its time if that was measured on this machine."""
+    publish_notes: tuple[str, ...]
+    """What `publish` will ask, one sentence each."""
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """One item of each task."""
+        return tuple(task.example for task in self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the findings for `check --json`."""
+        return {
+            "schema": 1,
+            "name": self.plan.spec.name,
+            "experts": list(self.plan.structure.experts),
+            "coordinates": list(self.plan.coordinates),
+            "cost": self.cost.to_json(),
+            "tasks": [task.to_json() for task in self.tasks],
+            "notes": list(self.notes),
+            "publish": list(self.publish_notes),
+            "groups": [{"label": group.label, "tensors": list(group.tensors)} for group in self.groups],
+            "unplaced": list(self.unplaced),
+            "candidate_bytes": self.plan.merged_bytes,
+            "memory_bytes": self.memory_bytes,
+            "free_disk_bytes": self.free_disk_bytes,
+        }
 
 
 def checked_plan(spec: Spec) -> Plan:
@@ -61,10 +80,13 @@ def checked_plan(spec: Spec) -> Plan:
     require_sendable(spec)
     if spec.log is not None:
         require_logger(spec.log)
-    plan = build_plan(spec)
-    plan.check_engine()
+    plan, mistakes = build_plan(spec), Collector()
+    with mistakes.noted():
+        plan = plan.measured()
     if spec.workers.address is None:  # else other machines hold the candidates
-        _check_memory(plan, memory_bytes())
+        with mistakes.noted():
+            _check_memory(plan, memory_bytes())
+    mistakes.require_none()
     return plan
 
 
@@ -73,28 +95,26 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
 
     Args:
         spec: The spec to check.
-        answer: Also start the engine on the base and have it answer the examples.
+        answer: Also start the engine on the base and have it answer a chunk of each task's search items.
 
     Raises:
         InputError: the spec is invalid.
     """
     plan = checked_plan(spec)
-    examples = [_example(plan, task) for task in plan.tasks]
+    tasks = [examine_task(plan, task) for task in plan.tasks]
+    if answer:
+        tasks = _answered(plan, tasks)
     return Findings(
         plan=plan,
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,
-        notes=(*plan.weights.sources.notes, *_publish_notes(plan)) if plan.weights else (),
+        notes=plan.weights.sources.notes if plan.weights else (),
         groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
-        examples=tuple(_answered(plan, examples) if answer else examples),
+        tasks=tuple(tasks),
+        cost=cost_of(plan, known_rate(plan)),
+        publish_notes=publish_notes(plan),
     )
-
-
-def _publish_notes(plan: Plan) -> list[str]:
-    from crossbreed.runs.publishing.publish_run import publish_notes  # needs what merges weights
-
-    return publish_notes(plan)
 
 
 def memory_bytes() -> int:
@@ -113,22 +133,36 @@ def _check_memory(plan: Plan, present: int) -> None:
         )
 
 
-def _example(plan: Plan, task: Task) -> Example:
-    item = plan.items["search"][task.name].items[0]
-    request, gold = task.requests(item)[0], task.kind.shown(item)
-    scored = request.continuation if isinstance(request, Loglikelihood) and not gold else ""
-    return Example(task=task.name, item_id=item.id, prompt=request.prompt.text, gold=gold, scored=scored)
-
-
-def _answered(plan: Plan, examples: list[Example]) -> list[Example]:
+def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
+    """Returns the findings with answers of the base, and keeps the time that they took."""
     candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights)
     try:
-        handle = candidate_engine.adopt(plan.base_recipe).handle
-        first = {name: type(items)(items=items.items[:1]) for name, items in plan.items["search"].items()}
-        found = evaluate_tasks(handle, plan.tasks, first)
+        adopted = candidate_engine.adopt(plan.base_recipe)
+        first = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan, at_most=1))  # an engine warms up on it
+        start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
+        for task in plan.tasks:
+            if time.perf_counter() - start_s < _ANSWERING_S:
+                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan))
+        answer_s = time.perf_counter() - start_s
     finally:
         candidate_engine.close()
+    num_items = sum(chunk.num_items for chunk in chunks.values())
+    fixed_s = sum(adopted.seconds.values())
+    remember_rate(plan, Rate(fixed_s=fixed_s, item_s=answer_s / num_items, item_tokens=item_tokens(plan), num_trials=0))
     return [
-        replace(example, answer=found.texts[example.task][0], value=found.tasks[example.task].mean)
-        for example in examples
+        task.answered(
+            first.texts[task.name][0],
+            first.tasks[task.name].mean,
+            chunks[task.name].tasks[task.name].values if task.name in chunks else (),
+        )
+        for task in tasks
     ]
+
+
+def _search_items(plan: Plan, *, at_most: int | None = None) -> dict[str, AnyItems]:
+    """Returns task -> its first search items: as many as share a call of the engine, or fewer."""
+    found = dict[str, AnyItems]()
+    for task in plan.tasks:
+        items = plan.items["search"][task.name]
+        found[task.name] = type(items)(items=items.items[: at_most or task.kind.chunk])
+    return found

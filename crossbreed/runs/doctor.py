@@ -16,7 +16,6 @@ _NEEDED = {
     "safetensors": "reading and writing checkpoints",
     "transformers": "tokenizers",
     "ray": "workers",
-    "plotly": "report.html",
     "pyarrow": "Parquet items",
 }
 """Module -> its purpose in runs; parts declare their own needs."""

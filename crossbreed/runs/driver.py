@@ -2,21 +2,26 @@
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.runs.check import checked_plan
-from crossbreed.runs.events import Listener, Note, PlanDescribed, ignore
+from crossbreed.runs.checking.rates import Rate, remember_rate
+from crossbreed.runs.events import Listener, Note, PhaseStarting, PlanDescribed, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
+from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.phase import Phase, forget_phase
+from crossbreed.runs.results.numbers import with_interval
 from crossbreed.runs.results.report import Report
-from crossbreed.runs.results.report_text import with_interval
 from crossbreed.runs.session import open_session
 from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.runs.workers.start import prepare_artifacts
+from crossbreed.sources.slow_reads import telling_of_slow_reads
 
 
 def run(
@@ -51,17 +56,23 @@ def run(
     spec = with_objects(spec, optimizer=optimizer, engine=engine, tasks=tasks)
     folder = RunFolder(Path(out))
     is_new = folder.create()
-    with folder.logging_bugs():
+    with folder.logging_bugs(), phase_noted(folder.path, on_event) as tell:
         try:
-            plan = checked_plan(spec)
-            on_event(PlanDescribed(text=plan.describe()))
-            plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
+            with _opening(tell):
+                plan = checked_plan(spec)
+            tell(PlanDescribed(text=plan.describe()))
+            plan = prepare_artifacts(plan, tell, begun=folder.begun(), kept=folder.artifacts)
         except InputError:
             if is_new:
+                forget_phase(folder.path)
                 folder.path.rmdir()
             raise
-        with open_session(plan, folder, on_event) as session:
-            session.search()
+        with open_session(plan, folder, tell) as session:
+            known = len(session.history.trials)
+            try:
+                session.search()
+            finally:
+                remember_rate(plan, Rate.of(list(session.history.trials.values())[known:], plan))
             report = session.judge()
             if not has_objects(spec):
                 session.tell(Note(text=_how_to_go_on(spec, folder)))
@@ -95,16 +106,29 @@ def report_on(
     folder = RunFolder(Path(path)).existing()
     spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
     require_sendable(spec)
-    with folder.logging_bugs():
-        plan = build_plan(spec, searches=False)
+    with folder.logging_bugs(), phase_noted(folder.path, on_event) as tell:
+        with _opening(tell):
+            plan = build_plan(spec, searches=False)
         before(plan)
-        plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
-        with open_session(plan, folder, on_event) as session:
+        plan = prepare_artifacts(plan, tell, begun=folder.begun(), kept=folder.artifacts)
+        with open_session(plan, folder, tell) as session:
             if trial is None:
                 return plan, session.judge()
             report = session.report_trial(trial)
-            on_event(Note(text=f"trial {trial}: {with_interval(report.winner.value)} on the report items"))
+            tell(Note(text=f"trial {trial}: {with_interval(report.winner.value)} on the report items"))
             return plan, report
+
+
+@contextmanager
+def _opening(tell: Listener) -> Iterator[None]:
+    """Tells that sources are opened, and which of their files are hashed meanwhile."""
+
+    def hashing(path: Path, num_bytes: int) -> None:
+        tell(PhaseStarting(phase=Phase.HASHING, detail=f"{path.name}, {num_bytes / 1e9:.1f} GB"))
+
+    tell(PhaseStarting(phase=Phase.SOURCES))
+    with telling_of_slow_reads(hashing):
+        yield
 
 
 def _how_to_go_on(spec: Spec, folder: RunFolder) -> str:

@@ -4,13 +4,16 @@ The library prints nothing. It calls the given listener on the driver's own thre
 returns; an exception in the listener ends the run, which can be resumed. `on_event=print` shows everything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from crossbreed.runs.record.phase import Phase, duration
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.lead import Lead
 from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.verdict import verdict_of
 from crossbreed.types import Trial
 
 
@@ -23,6 +26,18 @@ class PlanDescribed:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStarting:
+    """A step of the run begins that may last, and that no other event names."""
+
+    phase: Phase
+    detail: str = ""
+    """What is done in it, for example the file that is hashed."""
+
+    def __str__(self) -> str:
+        return f"{self.phase}{self.detail and ': '}{self.detail} ..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +64,17 @@ class EngineStarting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersReady:
+    """The first worker is verified and takes candidates; what was waiting for it goes on."""
+
+    seconds: float
+    """Since the engine was started."""
+
+    def __str__(self) -> str:
+        return f"the engine answers with the weights it is given; it took {self.seconds:.0f} s to start"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialDone:
     """A candidate of the search has been scored, and its score is in the journal."""
 
@@ -61,11 +87,26 @@ class TrialDone:
     """The best so far; None if nothing could be measured yet."""
     left_s: float | None
     """Estimated seconds to the end of the search."""
+    trial_s: float | None = None
+    """Seconds a trial so far, without the engine's start."""
+    leads: tuple[Lead, ...] = ()
+    """For each objective, the best merge that is more than a plain baseline, against the best baseline."""
 
     def __str__(self) -> str:
         total = "" if self.num_wanted is None else f" of {self.num_wanted}"
         parts = [f"[{self.num_done}{total}]", f"trial {self.trial.number}", str(self.trial.candidate.proposed_by)]
-        return "  ".join([*parts, _result(self.trial), _best(self.best), _time_left(self.left_s)])
+        parts += [_result(self.trial), *_by_task(self.trial), _best(self.best, self.leads)]
+        parts += [f"{self.trial_s:.3g} s a trial"] if self.trial_s is not None else []
+        parts.append("" if self.left_s is None else f"about {duration(self.left_s)} left")
+        return "  ".join(parts)
+
+    @property
+    def brief(self) -> str:
+        """Returns the text for a narrow terminal."""
+        total = "" if self.num_wanted is None else f" of {self.num_wanted}"
+        left = "" if self.left_s is None else f"about {duration(self.left_s)} left"
+        parts = [f"[{self.num_done}{total}]", _result(self.trial), _best(self.best, ()), left, *_by_task(self.trial)]
+        return "  ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +131,7 @@ class ReportWritten:
     """The path of report.html."""
 
     def __str__(self) -> str:
-        winner = self.report.winner
-        return f"trial {winner.number} wins: {winner.value.mean:.4f} on the report items\nreport: {self.path}"
+        return f"{verdict_of(self.report)}\nreport: {self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +160,16 @@ class Note:
 
 
 Event: TypeAlias = (
-    PlanDescribed | Preparing | EngineStarting | TrialDone | SplitStarting | ReportWritten | CheckpointWritten | Note
+    PlanDescribed
+    | PhaseStarting
+    | Preparing
+    | EngineStarting
+    | WorkersReady
+    | TrialDone
+    | SplitStarting
+    | ReportWritten
+    | CheckpointWritten
+    | Note
 )
 Listener: TypeAlias = Callable[[Event], None]
 """Called with each event."""
@@ -137,14 +186,16 @@ def _result(trial: Trial) -> str:
     return f"{values} ({trial.score.error})" if trial.score.error else values
 
 
-def _best(best: Trial | None) -> str:
+def _by_task(trial: Trial) -> list[str]:
+    """The tasks' means, unless there is one only."""
+    tasks = trial.score.tasks
+    return [", ".join(f"{name} {scores.mean:.4f}" for name, scores in tasks.items())] if len(tasks) > 1 else []
+
+
+def _best(best: Trial | None, leads: Sequence[Lead]) -> str:
     if best is None or best.objectives is None:
         return "nothing measured yet"
-    return f"best {' '.join(f'{value:.4f}' for value in best.objectives)} (trial {best.number})"
-
-
-def _time_left(left_s: float | None) -> str:
-    if left_s is None:
-        return ""
-    minutes, seconds = divmod(max(0, round(left_s)), 60)
-    return f"about {minutes}:{seconds:02d} left"
+    text = f"best {' '.join(f'{value:.4f}' for value in best.objectives)} (trial {best.number})"
+    for lead in leads[:1] if len(leads) == 1 else ():  # of several objectives, each has a best: `show` has them
+        text += f", {lead.brief} over {lead.baseline} on search items" if lead.trial == best.number else ""
+    return text

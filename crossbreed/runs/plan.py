@@ -1,7 +1,7 @@
 """The plan of a Spec: sources, tasks, splits, space, objectives. Building it finds errors of the input in seconds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from crossbreed.fitness import (
     AnyItems,
     RecipeEngineConfig,
     Request,
+    Split,
     Task,
+    TaskLengths,
     check_disjoint,
     load_tasks,
     questions_of,
@@ -27,7 +29,7 @@ from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.loop import Budget
+from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.warm_starts import check_warm_starts, place_of, warm_starts
 from crossbreed.runs.spec import Spec
@@ -57,6 +59,8 @@ class Plan:
     objectives: tuple[Objective, ...]
     dtype: str
     warm_starts: tuple[tuple[ProposedBy, Recipe], ...]
+    lengths: Mapping[str, TaskLengths] = field(default_factory=dict)
+    """Task -> lengths of its items, once `measured`; empty if the engine does not use the base's tokenizer."""
 
     @property
     def budget(self) -> Budget:
@@ -105,20 +109,17 @@ class Plan:
         """The kind of slopes that the optimizer needs; None: none."""
         return self.spec.optimizer.slope_kind
 
-    def check_engine(self) -> None:
-        """Refuses an engine that cannot start here, and items that no model of its context could be asked.
+    def measured(self) -> "Plan":
+        """Returns the plan with the lengths of its items.
+
+        Refuses an engine that cannot start here, and items that no model of its context could be asked.
 
         Takes seconds, so the workers do without. The code of a cluster's workers is not this machine's.
         """
         engine = self.spec.fitness.engine
         if self.spec.workers.address is None:
             require_code(engine)
-        if self.weights and engine.tokenizes_on_host:
-            self.weights.check_lengths(
-                self.tasks,
-                context_tokens=engine.context_tokens,
-                calibration=self.slope_kind is not None or self.spec.artifacts.grams is not None,
-            )
+        return replace(self, lengths=_lengths(self.spec, self.weights, self.tasks))
 
     def check_optimizer(self) -> None:
         """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""
@@ -227,20 +228,62 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         MissingExtra: the engine takes weights, and the packages for merging them are not installed.
         InputError: the run would fail later, as far as this can be known now.
     """
-    mistakes = Collector()  # sources and tasks do not need one another
+    mistakes, weights = Collector(), None
     with mistakes.noted():
         structure, weights = _open(spec)
+        dtype = _dtype(spec, structure)
         if weights and searches:
-            spec.fitness.engine.check_base(weights.host, weights.shapes)
-            if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
-                weights.check_reference(observed=spec.artifacts.grams is not None)
+            _check_base(spec, weights)
+    tasks = _load_tasks(spec, mistakes)
     with mistakes.noted():
-        tasks = load_tasks(spec.fitness.tasks)
-    mistakes.require_none()
+        items = split_tasks(spec, tasks)
     if weights:
-        weights.sources.require_changes()
-    if weights and any(request.prompt.chat for request in _first_requests(tasks)):
-        weights.sources.require_one_chat_template()
+        with mistakes.noted():
+            weights.sources.require_changes()
+        if any(request.prompt.chat for request in _first_requests(tasks)):
+            with mistakes.noted():
+                weights.sources.require_one_chat_template()
+    _require_none(mistakes, spec, weights, tasks, searches=searches)
+    with mistakes.noted():
+        space = _space(spec, structure, dtype, weights)
+    with mistakes.noted():
+        given = tuple(warm_starts(spec.warm_start, structure, weights))
+    _require_none(mistakes, spec, weights, tasks, searches=searches)
+    plan = Plan(
+        spec=spec,
+        structure=structure,
+        weights=weights,
+        tasks=tasks,
+        items=items,
+        space=space,
+        objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
+        dtype=dtype,
+        warm_starts=given,
+    )
+    if searches:
+        with mistakes.noted():
+            plan.check_optimizer()
+    if plan.slope_kind is not None:
+        with mistakes.noted():
+            require_slopes(plan.space)
+    with mistakes.noted():
+        plan._check_warm_starts()
+    _require_none(mistakes, spec, weights, tasks, searches=searches)
+    return plan
+
+
+def _require_none(
+    mistakes: Collector, spec: Spec, weights: "Weights | None", tasks: Sequence[Task], *, searches: bool
+) -> None:
+    """Raises what was noted, with what is wrong with the lengths of items: of a right plan, they are measured later."""
+    if mistakes.errors and searches:
+        with mistakes.noted():
+            _lengths(spec, weights, tasks)
+    mistakes.require_none()
+
+
+def _dtype(spec: Spec, structure: Structure) -> str:
+    """Returns the dtype of merges; raises InputError if it cannot be written."""
     dtype = structure.dtype if spec.dtype == "auto" else spec.dtype
     if dtype not in DTYPES:
         raise InputError(
@@ -250,23 +293,38 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
             where=spec.sources.base,
             fix="set `dtype:` in the spec",
         )
-    plan = Plan(
-        spec=spec,
-        structure=structure,
-        weights=weights,
-        tasks=tasks,
-        items=split_tasks(spec, tasks),
-        space=_space(spec, structure, dtype, weights),
-        objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
-        dtype=dtype,
-        warm_starts=tuple(warm_starts(spec.warm_start, structure, weights)),
+    return dtype
+
+
+def _check_base(spec: Spec, weights: "Weights") -> None:
+    """Refuses a base that no engine of the spec can start from."""
+    spec.fitness.engine.check_base(weights.host, weights.shapes)
+    if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
+        weights.check_reference(observed=spec.artifacts.grams is not None)
+
+
+def _load_tasks(spec: Spec, mistakes: Collector) -> list[Task]:
+    """Returns the tasks that can be loaded, and notes what is wrong with the others."""
+    tasks = list[Task]()
+    for config in spec.fitness.tasks:
+        with mistakes.noted():
+            tasks += load_tasks([config])
+    return tasks
+
+
+def _lengths(spec: Spec, weights: "Weights | None", tasks: Sequence[Task]) -> dict[str, TaskLengths]:
+    """Returns task -> lengths of its items; none if the engine does not use the base's tokenizer.
+
+    Refuses items that no model of the engine's context could be asked.
+    """
+    engine = spec.fitness.engine
+    if not weights or not engine.tokenizes_on_host:
+        return {}
+    return weights.check_lengths(
+        tasks,
+        context_tokens=engine.context_tokens,
+        calibration=spec.optimizer.slope_kind is not None or spec.artifacts.grams is not None,
     )
-    if searches:
-        plan.check_optimizer()
-    if plan.slope_kind is not None:
-        require_slopes(plan.space)
-    plan._check_warm_starts()
-    return plan
 
 
 def _first_requests(tasks: Sequence[Task]) -> Iterator[Request]:
@@ -334,13 +392,15 @@ def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:
 
 def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, AnyItems]]:
     """Splits every task's items, by the spec's seed; returns split -> task -> items."""
-    splits = {
-        task.name: split_items(
-            task.items, spec.fitness.split, seed=spec.seed, task=task.name, stratify=task.kind.stratify
-        )
-        for task in tasks
-    }
-    check_disjoint(splits, {task.name: partial(questions_of, task) for task in tasks})
+    splits, mistakes = dict[str, Split](), Collector()
+    for task in tasks:
+        with mistakes.noted():
+            splits[task.name] = split_items(
+                task.items, spec.fitness.split, seed=spec.seed, task=task.name, stratify=task.kind.stratify
+            )
+    with mistakes.noted():
+        check_disjoint(splits, {task.name: partial(questions_of, task) for task in tasks})
+    mistakes.require_none()
     return {
         "search": {name: split.search for name, split in splits.items()},
         "select": {name: split.select for name, split in splits.items()},

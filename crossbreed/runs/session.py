@@ -7,12 +7,13 @@ from traceback import format_exc
 
 from crossbreed.durable import write_atomically
 from crossbreed.errors import CrossbreedError, InputError, MachineError
-from crossbreed.runs.events import Event, Listener, Note, ReportWritten, SplitStarting
+from crossbreed.runs.events import Event, Listener, Note, PhaseStarting, ReportWritten, SplitStarting
 from crossbreed.runs.loggers.live_log import live_log
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
+from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.record.worker_counts import forget_counts
 from crossbreed.runs.results.derived import write_derived
@@ -20,6 +21,8 @@ from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.results.winner import choose_winner, finalists, reported
 from crossbreed.runs.search.loop import Loop
+from crossbreed.runs.search.outlook import outlook
+from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.search.pool import LazyPool, Pool
 from crossbreed.runs.search.progress import Progress
 from crossbreed.runs.spec import dump_spec
@@ -35,7 +38,9 @@ class Session:
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
         self.history = History(item_ids=plan.item_ids, objectives=(plan.objectives,))
         proposer = plan.proposer()
-        progress = Progress(objectives=plan.objectives, budget=plan.budget, num_initial=proposer.num_initial)
+        self._num_initial = proposer.num_initial
+        self._pace = Pace(plan.budget, self._num_initial)
+        self._progress = Progress(self._pace, plan.objectives)
         self._loop = Loop(
             journal=journal,
             history=self.history,
@@ -43,16 +48,29 @@ class Session:
             objectives=plan.objectives,
             budget=plan.budget,
             keep_answers=folder.keep_answers,
-            watch=lambda trial, history: on_event(progress.after(trial, history)),
+            watch=self._watch,
         )
         self._loop.replay(journal.records[1:])
 
     def search(self) -> None:
         """Searches until the budget is spent, or the optimizer has nothing left to ask."""
-        is_spent = self._loop.search(self._pool, resumed=self._tell_differing)
+        is_spent = self._loop.search(self._pool, resumed=self._resumed)
         if not is_spent:
             text = "the search ends before its budget: the optimizer has nothing left to ask"
             self._on_event(Note(text=text))
+
+    def _watch(self, trial: Trial, history: History) -> None:
+        """Tells of each trial, and after the last baseline what they say of the rest."""
+        self._on_event(self._progress.after(trial, history))
+        if len(history.trials) == self._num_initial and trial.number < self._num_initial:
+            for text in outlook(history, self._plan.objectives, self._pace):
+                self._on_event(Note(text=text))
+            self._on_event(PhaseStarting(phase=Phase.SEARCH))
+
+    def _resumed(self, differing: Sequence[int]) -> None:
+        self._tell_differing(differing)
+        are_baselines_done = len(self.history.trials) >= self._num_initial
+        self._on_event(PhaseStarting(phase=Phase.SEARCH if are_baselines_done else Phase.BASELINES))
 
     def tell(self, event: Event) -> None:
         """Passes an event on to the listener and to log.txt."""
@@ -155,6 +173,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
             journal.append(planned)
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
+        folder.keep_structure(plan.structure)
         forget_counts(folder.path)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
         with (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from crossbreed.errors import CrossbreedError, MachineError, first_line, is_out_of_memory, require
-from crossbreed.fitness import Task
+from crossbreed.fitness import Prompt, Task, TaskLengths
 from crossbreed.kernels import (
     Fingerprinted,
     SourceCache,
@@ -147,8 +147,10 @@ class Weights:
         with _machine_errors("the gradient was not compared with the experts"):
             return slopes(gradient, self.sources, kind, self.cache)
 
-    def check_lengths(self, tasks: Iterable[Task], *, context_tokens: int | None, calibration: bool) -> None:
-        """Raises InputError for items that are longer in tokens than the base's context; needs transformers.
+    def check_lengths(
+        self, tasks: Iterable[Task], *, context_tokens: int | None, calibration: bool
+    ) -> dict[str, TaskLengths]:
+        """Returns task -> lengths of its items in tokens; refuses those beyond the base's context. Needs transformers.
 
         Args:
             tasks: The tasks of the run.
@@ -162,7 +164,13 @@ class Weights:
         require("transformers", extra="torch")
         from crossbreed.fitness.engines.encoder import check_tasks
 
-        check_tasks(tasks, self.host, max_model_len=context_tokens, calibration=calibration)
+        return check_tasks(tasks, self.host, max_model_len=context_tokens, calibration=calibration)
+
+    def shown(self, prompt: Prompt) -> str:
+        """Returns a prompt as the base's tokenizer and chat template write it; needs transformers."""
+        from crossbreed.fitness.engines.encoder import Encoder
+
+        return Encoder(self.host).shown(prompt)
 
 
 def open_weights(spec: Spec) -> Weights:

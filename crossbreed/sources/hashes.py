@@ -21,6 +21,7 @@ from crossbreed.cache import cache_folder, is_ours
 from crossbreed.errors import InputError
 from crossbreed.sources.mapped_file import MappedFile
 from crossbreed.sources.pages import MappedPages
+from crossbreed.sources.slow_reads import about_to_read
 
 _CACHE_FORMAT = 2
 _HASH_BYTES = 16
@@ -42,6 +43,7 @@ def digests_of(file: MappedFile, tensors: Mapping[str, torch.Tensor]) -> Mapping
     cached = _read_entry(entry)
     if cached is not None and cached.keys() == tensors.keys():
         return cached
+    about_to_read(file.path, file.state.num_bytes)
     digests = digest_each(tensors, [file.path], lambda name, tensor: _digest(name, tensor, file.path))
     file.require_unchanged()
     _write_entry(entry, digests)

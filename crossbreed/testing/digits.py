@@ -27,7 +27,8 @@ from crossbreed.runs.record.history import History
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import RunRecord, SplitName
-from crossbreed.runs.search.loop import Budget, Loop
+from crossbreed.runs.search.loop import Loop
+from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.search.pool import Job
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.spec.objectives import Objective

@@ -86,6 +86,13 @@ class CarefulEngine(FusingEngine):
         return frozenset(name for name in self._moved if module(name) not in changing)
 
 
+class CertainEngine(FakeEngine):
+    """Is certain of one answer, whatever its weights."""
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        return [replace(response, logprobs=(0.0,), token_ids=(1,), text="") for response in super().answer(requests)]
+
+
 class NeedyEngine(FakeEngine):
     """Wants everything, always."""
 
@@ -98,16 +105,21 @@ def folders(toy_base: Path, toy_experts: dict[str, Path]) -> dict[str, Path]:
     return {BASE.id: toy_base, EXPERT.id: toy_experts["everything"]}
 
 
-def run_canary(kind: type[FakeEngine], folders: dict[str, Path], other: Recipe = EXPERT) -> None:
+def run_canary(kind: type[FakeEngine], folders: dict[str, Path], other: Recipe = EXPERT) -> tuple[str, ...]:
     def stream(recipe: Recipe) -> WeightStream:
         return iter(sorted(load_file(folders[recipe.id] / "model.safetensors").items()))
 
-    check_swap(kind(FakeConfig(kind="fake"), folders[BASE.id]), BASE, other, stream, REQUESTS)
+    return check_swap(kind(FakeConfig(kind="fake"), folders[BASE.id]), BASE, other, stream, REQUESTS)
 
 
 @pytest.mark.parametrize("kind", [FakeEngine, CarefulEngine, NeedyEngine])
 def test_an_honest_engine_passes(folders: dict[str, Path], kind: type[FakeEngine]) -> None:
     run_canary(kind, folders)
+
+
+def test_answers_that_no_merge_can_change_are_no_fault_of_the_engine(folders: dict[str, Path]) -> None:
+    [note] = run_canary(CertainEngine, folders)
+    assert note.startswith("no signal")
 
 
 def test_two_recipes_of_the_same_weights_may_answer_alike(folders: dict[str, Path]) -> None:

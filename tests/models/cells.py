@@ -221,7 +221,7 @@ def _run_on(spec: Mapping[str, Any], folder: Path) -> str:
     except SwapError as error:
         return f"the canary refuses it: {first_line(error).partition(', by ')[0]}"
     except CrossbreedError as error:
-        return str(error).splitlines()[-1].partition(". ")[0]  # why no worker could be started
+        return str(error).splitlines()[-1].removeprefix("EngineError: ").partition(". ")[0]  # why no worker started
     if set(report.num_trials) != {"OK"} or report.unmeasured:
         return f"trials: {dict(report.num_trials)}, {report.unmeasured}"
     return ""

@@ -87,7 +87,7 @@ def test_a_model_that_says_no_longest_text_needs_a_limit(name: str, tmp_path: Pa
     spec: dict[str, Any] = {**subject.spec}
     spec["fitness"] = {**spec["fitness"], "engine": {"kind": "transformers"}}
     with pytest.raises(InputError, match="does not limit the length of a text") as caught:
-        build_plan(parse_spec(spec)).check_engine()
+        build_plan(parse_spec(spec)).measured()
     assert "max_model_len: 2048" in caught.value.fix
     spec["fitness"]["engine"]["max_model_len"] = LENGTH
-    build_plan(parse_spec(spec)).check_engine()
+    build_plan(parse_spec(spec)).measured()

@@ -17,13 +17,13 @@ from crossbreed.fitness import Generate, Loglikelihood, Prompt, TransformersConf
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.kernels import materialize
 from crossbreed.runs.check import check_spec
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.plan import build_plan
 from crossbreed.runs.publishing.checkpoint import Merge, write_checkpoint
 from crossbreed.runs.publishing.merge_recipes import merge_recipe
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.spec import load_spec
 from crossbreed.sources import Sources, open_sources
-from crossbreed.terminal import findings_text
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
 from crossbreed.types import Recipe, Rule
 

@@ -13,16 +13,20 @@ from toy_runs import call, write_spec
 import crossbreed
 from crossbreed.errors import InputError
 from crossbreed.runs import Event, check, check_spec, dump_spec, load_spec, publish_run, report_on, run
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.events import (
     CheckpointWritten,
     EngineStarting,
     Note,
+    PhaseStarting,
     PlanDescribed,
     ReportWritten,
     SplitStarting,
     TrialDone,
+    WorkersReady,
 )
-from crossbreed.terminal import findings_text
+from crossbreed.runs.record.phase import Phase
+from crossbreed.runs.results.verdict import verdict_of
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +43,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> tuple[Path
 
 def test_a_run_tells_what_happens_in_order(finished: tuple[Path, list[Event]]) -> None:
     out, events = finished
-    kinds = [type(event) for event in events]
+    kinds = [type(event) for event in events if not isinstance(event, Note)]
     assert kinds == [
+        PhaseStarting,
         PlanDescribed,
+        PhaseStarting,
         EngineStarting,
-        *[TrialDone] * 10,
+        PhaseStarting,
+        WorkersReady,
+        *[TrialDone] * 8,
+        PhaseStarting,
+        *[TrialDone] * 2,
         SplitStarting,
         SplitStarting,
         ReportWritten,
-        Note,
     ]
+    phases = [event.phase for event in events if isinstance(event, PhaseStarting)]
+    assert phases == [Phase.SOURCES, Phase.BASELINES, Phase.CANARY, Phase.SEARCH]
     assert [event.trial.number for event in events if isinstance(event, TrialDone)] == list(range(10))
     assert [event.split for event in events if isinstance(event, SplitStarting)] == ["select", "report"]
     last = events[-2]
     assert isinstance(last, ReportWritten)
     assert last.path == out / "report.html"
+    assert str(last) == f"{verdict_of(last.report)}\nreport: {out / 'report.html'}"
     assert last.path.is_file()
 
 
@@ -64,14 +76,15 @@ def test_the_library_is_silent_and_the_log_is_not(
     check_spec(load_spec(spec), answer=True)
     assert capfd.readouterr().out == ""
     log = (finished[0] / "log.txt").read_text()
-    told = [line for event in finished[1] for line in str(event).splitlines()]
+    told = [line for event in finished[1][1:] for line in str(event).splitlines()]
+    assert str(finished[1][0]) == "opening sources ...", "the one before the folder is known to be the run's"
     assert [line.split("Z  ", 1)[1] for line in log.splitlines()] == told
 
 
 def test_a_finished_run_tells_of_its_report_alone(finished: tuple[Path, list[Event]], spec: Path) -> None:
     events: list[Event] = []
     report_on(finished[0], on_event=events.append)
-    assert [type(event) for event in events] == [ReportWritten]
+    assert [type(event) for event in events] == [PhaseStarting, ReportWritten]
 
 
 def test_what_a_listener_raises_ends_a_run_that_goes_on_later(
@@ -156,21 +169,6 @@ def test_check_shows_the_answers_of_the_base(spec: Path) -> None:
     for example in findings.examples:
         assert example.value == float(example.answer == example.gold)
         assert f"base: {example.answer!r}, score {example.value:g}" in findings_text(findings)
-
-
-@pytest.mark.parametrize(("text", "shown"), [("a red fox", "'a red fox'"), ("x" * 500, "x' and 100 characters more")])
-def test_check_shows_the_text_whose_likelihood_is_scored(spec: Path, tmp_path: Path, text: str, shown: str) -> None:
-    items = tmp_path / "texts.jsonl"
-    items.write_text("".join(json.dumps({"id": str(i), "text": f"{text}{i}" if i else text}) + "\n" for i in range(90)))
-    task = f"{{name: prose, kind: perplexity, items: {items}, stratify: null}}"
-    split = "fitness.split={search: 40, select: 25, report: 25}"
-    changes = [f"fitness.tasks=[{task}]", "fitness.objectives=[{task: prose}]", split]
-    [example] = check_spec(load_spec(spec, changes)).examples
-    example = replace(example, scored=text, answer="", value=5.5)
-    lines = findings_text(replace(check_spec(load_spec(spec)), examples=(example,))).splitlines()
-    assert lines[-4].startswith("  text: ")
-    assert lines[-4].endswith(shown)
-    assert lines[-3:] == ["  base: score 5.5", "", "no problems found"]
 
 
 def test_check_resolved_prints_a_spec_that_is_the_same_run(spec: Path, tmp_path: Path) -> None:

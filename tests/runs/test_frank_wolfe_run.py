@@ -222,9 +222,9 @@ def test_a_gold_that_does_not_fit_is_found_before_anything_starts(
         "fitness__tasks": [{**task, "name": skill, "items": f"{skill}.jsonl"} for skill in SKILLS],
         "fitness__engine": {**TRANSFORMERS, "max_model_len": len("blue 59: ") + 2},
     }
-    build_plan(load_spec(write_spec(tmp_path / "a", base=toy_base, experts=toy_adapters, **changes))).check_engine()
+    build_plan(load_spec(write_spec(tmp_path / "a", base=toy_base, experts=toy_adapters, **changes))).measured()
     with pytest.raises(InputError, match="does not fit"):
-        build_plan(load_spec(spec_of(tmp_path / "b", toy_base, toy_adapters, **changes))).check_engine()
+        build_plan(load_spec(spec_of(tmp_path / "b", toy_base, toy_adapters, **changes))).measured()
 
 
 def test_the_loss_is_the_objective_s() -> None:

@@ -262,9 +262,9 @@ def test_an_item_that_does_not_fit_is_named(tmp_path: Path, cache: Path, toy_bas
     """One that could be asked: it is too long with its answer."""
     path = spec(tmp_path, toy_base, toy_adapters, fitness__engine={"kind": "transformers", "max_model_len": 17})
     path.write_text(path.read_text().replace("max_tokens: 4", "max_tokens: 2"))
-    build_plan(load_spec(path, ["artifacts={}", "space.params.grams=deltas"])).check_engine()
+    build_plan(load_spec(path, ["artifacts={}", "space.params.grams=deltas"])).measured()
     with pytest.raises(InputError, match="does not fit"):
-        build_plan(load_spec(path)).check_engine()
+        build_plan(load_spec(path)).measured()
 
 
 def test_an_expert_that_overflows_is_named(tmp_path: Path, cache: Path, toy_base: Path) -> None:

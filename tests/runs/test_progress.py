@@ -5,7 +5,7 @@ from simulated import MEAN, failed, search
 
 from crossbreed.runs.events import TrialDone
 from crossbreed.runs.record.history import History
-from crossbreed.runs.search.loop import Budget
+from crossbreed.runs.search.pace import Budget, Pace
 from crossbreed.runs.search.progress import Progress
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
@@ -15,7 +15,7 @@ def after(trials: list[Trial], *, elapsed_s: float, budget: Budget) -> TrialDone
     history = History(item_ids={})
     history.trials.update({trial.number: trial for trial in trials})
     history.elapsed_s = elapsed_s
-    return Progress(objectives=(MEAN,), budget=budget, num_initial=4).after(trials[-1], history)
+    return Progress(Pace(budget, 4), (MEAN,)).after(trials[-1], history)
 
 
 def test_a_trial_is_called_by_its_number_and_counted_apart() -> None:
@@ -43,7 +43,7 @@ def test_a_trial_that_failed_is_made_up_for() -> None:
     trials = [*search()[:17], failed(17, "optimizer:random")]
     history.trials.update({trial.number: trial for trial in trials})
     history.failed.update({2, 17})
-    progress = Progress(objectives=(MEAN,), budget=Budget(trials=14, seconds=None), num_initial=4)
+    progress = Progress(Pace(Budget(trials=14, seconds=None), 4), (MEAN,))
     assert str(progress.after(trials[-1], history)).startswith("[18 of 19]  ")
 
 
@@ -75,7 +75,7 @@ def test_a_trial_is_compared_with_the_best_alone_however_many_there_were(
     compared, utility = list[float](), Objective.utility
     monkeypatch.setattr(Objective, "utility", lambda self, value: compared.append(value) or utility(self, value))
     trials, history = search(num_trials), History(item_ids={})
-    progress = Progress(objectives=(MEAN,), budget=Budget(trials=None, seconds=9), num_initial=4)
+    progress = Progress(Pace(Budget(trials=None, seconds=9), 4), (MEAN,))
     for number, trial in enumerate(trials, start=1):
         history.trials[trial.number] = trial
         best = progress.after(trial, history).best

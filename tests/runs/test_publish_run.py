@@ -158,12 +158,10 @@ def test_a_flag_that_would_do_nothing_is_refused(
 
 
 def test_check_says_what_publish_will_ask(stopped: Path) -> None:
-    notes = check_spec(load_spec(stopped.parent / "spec.yaml")).notes
-    asked = (
-        "publish will ask for --licence: the licence of the merge is not known (base: not stated; full: not stated; "
-    )
+    notes = check_spec(load_spec(stopped.parent / "spec.yaml")).publish_notes
+    asked = "--licence will be asked for: the licence of the merge is not known (base: not stated; full: not stated; "
     assert [note for note in notes if note.startswith(asked)]
-    assert [note for note in notes if note.startswith("publish will name base, full, lora as local folders")]
+    assert [note for note in notes if note.startswith("base, full, lora will be named as local folders")]
 
 
 def test_tasks_that_tell_nothing_are_named() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossbreed.errors import InputError, MachineError
+from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.search.pool import Job
 from crossbreed.runs.workers import ray_pool
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS
@@ -95,6 +96,46 @@ def test_a_worker_that_hangs_is_killed_replaced_and_counted(tmp_path: Path) -> N
     assert answers[0].lost_s == answers[2].lost_s == 0.0
     assert answers[1].lost_s >= 8
     assert ["did not answer trial 1 within 8 s" in said[0], "did not start within 8 s" in said[1]] == [True, True]
+
+
+def test_waiting_for_room_on_a_busy_cluster_is_no_start_that_hangs() -> None:
+    import ray
+
+    class Verified:
+        def canary(self) -> None:
+            pass
+
+        def evaluate(self, job: Job) -> Score:
+            return Score(status=Status.OK)
+
+        def close(self) -> None:
+            pass
+
+    deadline_s, phases, said = 2.5, list[Phase](), list[str]()
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        other = ray.remote(num_cpus=1)(lambda: time.sleep(2 * deadline_s)).remote()
+        while ray.available_resources().get("CPU", 0):
+            time.sleep(0.05)
+        began_s = time.monotonic()
+        pool = RayPool(
+            Verified,
+            count=1,
+            cpus=1,
+            gpus=0,
+            address="auto",
+            retries=0,
+            timeout_s=deadline_s,
+            say=said.append,
+            on_phase=phases.append,
+        )
+        assert time.monotonic() - began_s > deadline_s, "the cluster was not busy"
+        assert said == []
+        assert phases == [Phase.PLACING, Phase.ENGINE, Phase.CANARY]
+        ray.get(other)
+        pool.close()
+    finally:
+        ray.shutdown()
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:

@@ -8,7 +8,7 @@ from simulated import MEAN, failed, score, scores_on, search, trial
 
 from crossbreed.errors import MachineError
 from crossbreed.runs.results.report import Report, make_report, report_json
-from crossbreed.runs.results.report_text import caveats, summary
+from crossbreed.runs.results.report_text import caveats, sentences, summary
 from crossbreed.runs.results.statistics import paired_difference
 from crossbreed.runs.results.winner import reported
 from crossbreed.runs.spec.objectives import Objective
@@ -59,6 +59,24 @@ def test_the_ideal_is_every_task_as_good_as_its_best_parent(report: Report) -> N
     assert ideal.gap.mean == pytest.approx(best - report.winner.value.mean)
 
 
+def test_the_ideal_is_never_below_the_winner() -> None:
+    """A winner may be better at a task than every parent."""
+    trials = [
+        trial(0, "baseline:base", 0.2, 0.2),
+        trial(1, "baseline:expert:sums", 0.7, 0.1),
+        trial(2, "baseline:expert:french", 0.1, 0.5),
+        trial(3, "cma_es", 0.6, 0.9),
+    ]
+    for winner in range(4):
+        report = make_report(trials=trials, winner=winner, scores=scores_on("report", trials), objectives=[MEAN])
+        assert report.ideal is not None
+        assert report.ideal.gap.mean >= 0
+        assert report.ideal.gap.low >= 0
+        assert report.ideal.value.mean == pytest.approx(report.winner.value.mean + report.ideal.gap.mean)
+    assert report.ideal.parents == {"sums": "sums", "french": "winner"}
+    assert any("Ideal (sums as sums, french as winner)" in line for line in sentences(report))
+
+
 def test_optimism_is_search_less_report() -> None:
     trials = [trial(0, "baseline:base", 0.2, 0.2), trial(1, "cma_es", 0.9, 0.9)]
     scores = scores_on("report", trials) | {1: score({"sums": 0.5, "french": 0.5}, split="report", number=1)}
@@ -75,7 +93,8 @@ def test_where_less_is_better_a_positive_difference_still_means_better() -> None
     assert report.to_best_baseline.by.low > 0
     assert report.winner.value.mean < 0.5
     assert report.ideal is not None
-    assert report.ideal.gap.mean < 0
+    assert report.ideal.gap.mean == 0
+    assert report.ideal.parents == {"sums": "winner"}
 
 
 def test_several_objectives_are_normalised_between_worst_and_best_baseline() -> None:

@@ -2,11 +2,11 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,11 @@ from toy_runs import SKILLS, journal_of, records_of, write_spec
 from crossbreed.errors import InputError
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import evaluate as evaluating
-from crossbreed.runs import load_spec, publish_run, report_on
+from crossbreed.runs import load_spec, publish_run
 
 BLOCKED = (
     *("torch", "vllm", "transformers", "ray", "safetensors", "tokenizers", "triton"),
-    *("blake3", "huggingface_hub", "plotly", "scipy", "pyarrow"),
+    *("blake3", "huggingface_hub", "scipy", "pyarrow"),
 )
 COMMAND = f"""
 import sys
@@ -140,17 +140,16 @@ def test_check_describes_the_run_and_answers(spec: Path) -> None:
     assert "no problems found" in answered
 
 
-def test_the_report_without_plotly_says_how_to_get_plots_and_does_what_it_says(finished: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
-    page = (run / "report.html").read_text()
-    assert "pip install 'crossbreed[report]'" in page.replace("&#x27;", "'")
-    assert "plotly.js v" not in page
-    before = journal_of(run)
-    report_on(run)  # here plotly is installed
-    page = (run / "report.html").read_text()
-    assert page.count("plotly.js v") == 1
-    assert "pip install" not in page
-    assert journal_of(run) == before
+def test_the_page_of_a_run_is_served(finished: Path) -> None:
+    process = start("dashboard", finished, "--port", 0)
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[0]
+    with urllib.request.urlopen(f"{url}data.json?since=0", timeout=60) as answer:
+        assert json.loads(answer.read())["state"] == "finished"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("command", ["publish", "merge", "evaluate", "run", "inspect"])
@@ -173,7 +172,7 @@ def test_what_there_is_and_what_is_missing_is_shown() -> None:
     assert "takes: recipe" in call("list", "engines", "fake_recipes")
     missing = json.loads(call("doctor", "--json"))["packages"]
     assert missing["torch"] is None
-    assert missing["plotly"] is None
+    assert missing["pyarrow"] is None
 
 
 def test_a_checkpoint_cannot_be_given_to_an_engine_that_takes_recipes(spec: Path) -> None:

@@ -12,7 +12,7 @@ from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.kernels import Fingerprinted, materialize
 from crossbreed.runs import build_plan, load_spec
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.search.pool import Job
+from crossbreed.runs.search.pool import Job, verify
 from crossbreed.runs.workers.start import start_worker
 from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.fakes import FakeEngine
@@ -95,7 +95,7 @@ def test_an_engine_whose_worker_does_not_start_is_closed(
         with monkeypatch.context() as patch:
             patch.setattr(Worker, method, fail)
             with pytest.raises(SwapError, match="old weights") as caught:
-                start_worker(plan.spec, plan.run_record())
+                verify(start_worker(plan.spec, plan.run_record()))
         notes = [] if is_closable else ["closing the engine raised RuntimeError: the engine is dead"]
         assert getattr(caught.value, "__notes__", []) == notes
     assert len(closed) == 2

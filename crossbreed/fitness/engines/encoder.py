@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from crossbreed.bounded import Begin
-from crossbreed.errors import EngineError, InputError
+from crossbreed.errors import Collector, EngineError, InputError
 from crossbreed.fitness.items import Item
+from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
@@ -90,10 +91,24 @@ class Encoder:
         """Returns the number of tokens of a text that is generated, after a space or not."""
         return min(len(self.tokenizer(spaced, add_special_tokens=False).input_ids) for spaced in (text, f" {text}"))
 
+    def cut(self, text: str, *, max_tokens: int) -> str:
+        """Returns what is left of a text that is generated, after so many tokens."""
+        return self.decode(self.tokenizer(text, add_special_tokens=False).input_ids[:max_tokens])
+
+    def shown(self, prompt: Prompt) -> str:
+        """Returns a prompt as the model gets it: through the template, with the special tokens before it."""
+        text = self._chat(prompt) if prompt.chat else prompt.text
+        num_added = len(self._tokens(prompt)) - len(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return str(self.tokenizer.decode(self._tokens(prompt)[: max(0, num_added)])) + text
+
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
+        ids = self.tokenizer(self._chat(prompt) + continuation, add_special_tokens=False).input_ids
+        return ids
+
+    def _chat(self, prompt: Prompt) -> str:
         system = () if prompt.system is None else (("system", prompt.system),)
         turns = (*system, *prompt.turns, ("user", prompt.text))
         messages = [{"role": role, "content": content} for role, content in turns]
@@ -104,12 +119,12 @@ class Encoder:
                 where=str(self.tokenizer.name_or_path),
                 fix="set `chat_template: false` in the tasks, or use a base that has one",
             )
-        text = render_chat(self.tokenizer, messages)
-        ids = self.tokenizer(text + continuation, add_special_tokens=False).input_ids
-        return ids
+        return render_chat(self.tokenizer, messages)
 
 
-def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False) -> None:
+def check_tasks(
+    tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False
+) -> dict[str, TaskLengths]:
     """Tokenises every request of every task, without an engine, within limits of time and memory.
 
     Args:
@@ -118,61 +133,99 @@ def check_tasks(tasks: Iterable[Task], host: Path, *, max_model_len: int | None,
         max_model_len: maximum length of prompt plus answer, if the engine limits it.
         calibration: whether the run also needs calibration requests.
 
+    Returns:
+        Task -> lengths of its items.
+
     Raises:
         InputError: no engine could answer a request; if it is too long, or its tokens do not come to an end, the
-            message names the item.
+            message names the item, the first of each task.
     """
     asked = [
-        (task, [(item, (*task.requests(item), *([task.calibration(item)] * calibration))) for item in task.items])
+        _Asked(
+            task=task,
+            requests=[task.requests(item) for item in task.items],
+            calibrations=[task.calibration(item) for item in task.items] if calibration else [],
+        )
         for task in tasks
     ]
-    reading_texts(partial(_check_asked, asked, host, max_model_len), host)
+    return reading_texts(partial(_check_asked, asked, host, max_model_len), host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A task with its requests."""
+
+    task: Task
+    requests: Sequence[Sequence[Request]]
+    """Item by item."""
+    calibrations: Sequence[Request]
+    """Item by item; empty if there are none."""
 
 
 def _check_asked(
-    asked: Sequence[tuple[Task, Sequence[tuple[Item, Sequence[Request]]]]],
-    host: Path,
-    max_model_len: int | None,
-    begin: Begin,
-) -> None:
+    asked: Sequence[_Asked], host: Path, max_model_len: int | None, begin: Begin
+) -> dict[str, TaskLengths]:
     encoder = Encoder(host, max_model_len=max_model_len)
-    for task, requests_of_items in asked:
-        for item, requests in requests_of_items:
-            begin(f"item `{item.id}` of task `{task.name}`"[:200])
-            for request in requests:
-                try:
-                    encoder.encode(request)
-                except TooLong as error:
-                    raise InputError(
-                        f"item `{item.id}` does not fit the model's context",
-                        expected=f"prompt and answer in {encoder.max_model_len} tokens",
-                        got=str(error),
-                        where=item.place(task.name),
-                        fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
-                    ) from None
-                except InputError as error:
-                    raise InputError(
-                        f"item `{item.id}`: {error.problem}",
-                        expected=error.expected,
-                        got=error.got,
-                        where=error.where or item.place(task.name),
-                        fix=error.fix or "lengthen the item, or remove it",
-                    ) from None
-        begin(f"the answers of task `{task.name}`"[:200])
-        _check_golds(task, encoder)
+    lengths, mistakes = dict[str, TaskLengths](), Collector()
+    for one in asked:
+        with mistakes.noted():
+            encoded = _encoded(one, encoder, begin)
+            begin(f"the answers of task `{one.task.name}`"[:200])
+            lengths[one.task.name] = _lengths(one, encoder, encoded)
+    mistakes.require_none()
+    return lengths
 
 
-def _check_golds(task: Task, encoder: Encoder) -> None:
-    """Raises InputError if an item's every right answer has more tokens than may be generated."""
-    kind = own_kind(task)
-    if not isinstance(kind, TaskConfig):
-        return
-    too_long: list[tuple[Item, int, int]] = []
-    for item in task.items:
-        limits = [request.max_tokens for request in task.requests(item) if isinstance(request, Generate)]
-        sizes = [encoder.num_tokens(text) for text in kind.needed(item)]
-        if limits and sizes and min(sizes) > max(limits):
-            too_long.append((item, min(sizes), max(limits)))
+def _encoded(asked: _Asked, encoder: Encoder, begin: Begin) -> list[list[Encoded]]:
+    """Returns the encoded requests, item by item; raises InputError if some do not fit or cannot be asked."""
+    task, encoded, too_long = asked.task, list[list[Encoded]](), list[tuple[Item, TooLong]]()
+    for i, item in enumerate(task.items):
+        begin(f"item `{item.id}` of task `{task.name}`"[:200])
+        try:
+            encoded.append([encoder.encode(request) for request in asked.requests[i]])
+            for request in asked.calibrations[i : i + 1]:
+                encoder.encode(request)
+        except TooLong as error:
+            too_long.append((item, error))
+        except InputError as error:
+            raise InputError(
+                f"item `{item.id}`: {error.problem}",
+                expected=error.expected,
+                got=error.got,
+                where=error.where or item.place(task.name),
+                fix=error.fix or "lengthen the item, or remove it",
+            ) from None
+    if too_long:
+        item, reason = too_long[0]
+        others = f", nor do {len(too_long) - 1} other of {len(task.items)} items" * (len(too_long) > 1)
+        raise InputError(
+            f"item `{item.id}` does not fit the model's context{others}",
+            expected=f"prompt and answer in {encoder.max_model_len} tokens",
+            got=str(reason),
+            where=item.place(task.name),
+            fix="shorten the item or `max_tokens`, or raise `fitness.engine.max_model_len`",
+        )
+    return encoded
+
+
+def _lengths(asked: _Asked, encoder: Encoder, encoded: Sequence[Sequence[Encoded]]) -> TaskLengths:
+    """Returns the lengths of a task's items; raises InputError if a right answer can never be given."""
+    task, kind = asked.task, own_kind(asked.task)
+    golds, totals, cut = list[int](), dict[str, int](), dict[str, str]()
+    most, too_long = None, list[tuple[Item, int, int]]()
+    for item, requests, found in zip(task.items, asked.requests, encoded, strict=True):
+        limits = [request.max_tokens for request in requests if isinstance(request, Generate)]
+        texts, needed = (kind.right_texts(item), kind.needed(item)) if isinstance(kind, TaskConfig) else ((), ())
+        sizes = {text: encoder.num_tokens(text) for text in dict.fromkeys((*texts, *needed))}
+        shortest = min((sizes[text] for text in texts), default=None)
+        if limits and needed and (size := min(sizes[text] for text in needed)) > max(limits):
+            too_long.append((item, size, max(limits)))
+        if limits and shortest is not None and shortest > max(limits):
+            cut[item.id] = encoder.cut(kind.shown(item), max_tokens=max(limits))
+        golds += [] if shortest is None else [shortest]
+        most = max([*limits, *([] if most is None else [most])], default=None)
+        answers = min(max(limits), shortest or max(limits)) if limits else 0
+        totals[item.id] = sum(len(one.token_ids) for one in found) + answers
     if too_long:
         item, size, limit = too_long[0]
         raise InputError(
@@ -182,6 +235,14 @@ def _check_golds(task: Task, encoder: Encoder) -> None:
             where=item.place(task.name),
             fix=f"max_tokens: {max(size for _, size, _ in too_long) + 1}, or shorter answers",
         )
+    return TaskLengths(
+        context=encoder.max_model_len,
+        max_tokens=most,
+        prompts=tuple(max(one.num_prompt for one in found) for found in encoded),
+        golds=tuple(golds),
+        totals=totals,
+        cut_golds=cut,
+    )
 
 
 def _num_common(some: Sequence[int], others: Sequence[int]) -> int:

@@ -13,6 +13,7 @@ from crossbreed.fitness.items import check_items
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
+from crossbreed.fitness.tasks.gold import gold_answer, right_request
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
@@ -73,7 +74,9 @@ __all__ = [
     "Task",
     "TaskConfig",
     "fill_prompt",
+    "gold_answer",
     "load_tasks",
     "own_kind",
     "questions_of",
+    "right_request",
 ]

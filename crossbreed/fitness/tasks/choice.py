@@ -50,7 +50,11 @@ class ChoiceTask(PromptTaskConfig):
                     fix="write all answers in one way; `gold_is` in the task says which, and refuses the others",
                 )
             common = ways if common is None else common & ways
-        if self.gold_is is None and common == frozenset({"index"}) and all(self._gold_index(item) > 0 for item in items):
+        if (
+            self.gold_is is None
+            and common == frozenset({"index"})
+            and all(self._gold_index(item) > 0 for item in items)
+        ):
             raise self._counted_from_anywhere(items[0])
         return items
 
@@ -80,6 +84,14 @@ class ChoiceTask(PromptTaskConfig):
     def shown(self, item: Item) -> str:
         """Returns the gold option's text, even if the file gives its index."""
         return self._options(item)[self._gold_index(item)]
+
+    def right_texts(self, item: Item) -> tuple[str, ...]:
+        """Returns the gold option's text."""
+        return (self.shown(item),)
+
+    def gold_position(self, item: Item) -> int:
+        """Returns the index of the gold option."""
+        return self._gold_index(item)
 
     def delimiter_after(self, prompt: str) -> str:
         """Returns the task's delimiter, or the usual one."""

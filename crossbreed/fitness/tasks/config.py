@@ -76,6 +76,17 @@ class TaskConfig(Config, ABC):
         """
         return ()
 
+    def right_texts(self, item: Item) -> tuple[str, ...]:
+        """Returns texts each of which is a right answer in full; none if answers are no texts, or that is not known.
+
+        `crossbreed check` counts how many fit into `max_tokens`, and how often one text is right.
+        """
+        return ()
+
+    def gold_position(self, item: Item) -> int | None:
+        """Returns the place of the right answer among the options that are offered; None if none are."""
+        return None
+
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON, the settings that must not change on resume; items are compared separately."""
         return self.model_dump(mode="json")

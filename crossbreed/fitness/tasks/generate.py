@@ -59,6 +59,10 @@ class GenerateTask(PromptTaskConfig):
         """Returns the golds, for a metric that looks for one in the text."""
         return self._reachable(item) if METRICS[self.metric].needs_gold else ()
 
+    def right_texts(self, item: Item) -> tuple[str, ...]:
+        """Returns the golds."""
+        return tuple(gold.strip() for gold in self._texts(item))
+
     def calibration(self, item: Item) -> Loglikelihood:
         """Returns the gold answer in the form of few-shot examples: after a space, and ended by the first stop.
 

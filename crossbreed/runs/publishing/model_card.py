@@ -13,9 +13,10 @@ from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.records import Record, RunRecord
 from crossbreed.runs.record.versions import versions
+from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.recipe_table import CoefficientMap, setting_text
 from crossbreed.runs.results.report import Report
-from crossbreed.runs.results.report_text import how_measured, number, row_label, sentences, with_interval
+from crossbreed.runs.results.report_text import how_measured, sentences
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources import Adapter, Checkpoint, Sources
 from crossbreed.types import BASE, Recipe, Trial

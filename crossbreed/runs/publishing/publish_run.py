@@ -117,22 +117,6 @@ def publish_run(
         on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
 
 
-def publish_notes(plan: Plan) -> list[str]:
-    """Returns what `publish` will ask for and write of the sources, for `check` to say before a search."""
-    if plan.weights is None:
-        return []
-    of_all = next(recipe for by, recipe in plan.initial_candidates() if by.kind == "uniform")
-    parents = source_infos(of_all, plan.weights.sources)
-    notes = []
-    try:
-        choose_licence(parents, None)
-    except InputError as error:
-        notes.append(f"publish will ask for --licence: {error.problem} ({error.got})")
-    if local := [parent.name for parent in parents if parent.hub_id is None]:
-        notes.append(f"publish will name {', '.join(local)} as local folders: no path of this machine is published")
-    return notes
-
-
 def _merge_of(plan: Plan, trial: Trial) -> Merge:
     weights = _weights_of(plan)
     return Merge(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import moocore
 import numpy as np
 
 from crossbreed.runs.spec.objectives import Objective
@@ -18,8 +17,11 @@ def best_trial(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Tria
 def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
     """Returns the nondominated trials by number, of equals the earliest. With one objective, this is the best."""
     scored = [t for t in trials if t.objectives is not None]
-    if not scored:
-        return []
+    if len(objectives) == 1 or not scored:
+        best = best_trial(scored, objectives)
+        return [best] if best else []
+    import moocore  # takes longer to import than most runs to be shown
+
     values_TO = np.array([utilities(t, objectives) for t in scored])
     kept = moocore.is_nondominated(values_TO, maximise=True)
     return [trial for trial, keep in zip(scored, kept, strict=True) if keep]

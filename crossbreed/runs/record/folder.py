@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import tempfile
 import zlib
@@ -15,14 +16,16 @@ from typing import Any
 from crossbreed.durable import naming, write_atomically
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.phase import PHASE_FILE
 from crossbreed.runs.record.records import RunRecord, SplitName
+from crossbreed.sources.structure import Structure
 from crossbreed.types import Score
 
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
 """The beginning of the note on an exception whose traceback is in log.txt."""
-_LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt")
+_LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt", PHASE_FILE)
 
 
 class RunFolder:
@@ -38,6 +41,7 @@ class RunFolder:
         self.log = path / "log.txt"
         self.recipes = path / "recipes"
         self.artifacts = path / "artifacts"
+        self._structure = path / "structure.json.gz"
 
     def create(self) -> bool:
         """Creates the folder, unless it exists; raises InputError if it cannot be written.
@@ -111,8 +115,7 @@ class RunFolder:
             payload = {
                 task: dict(zip(score.tasks[task].item_ids, texts, strict=True)) for task, texts in score.texts.items()
             }
-            content = gzip.compress(json.dumps(payload, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
-            write_atomically(path, content)
+            write_atomically(path, _zipped(payload))
 
     def answers(self, split: SplitName, number: int) -> dict[str, dict[str, str]]:
         """Returns task -> item id -> text; empty if nothing was generated.
@@ -133,6 +136,29 @@ class RunFolder:
             ) from error
         return loaded
 
+    def keep_structure(self, structure: Structure) -> None:
+        """Stores the names and shapes of the sources' tensors, so that recipes can be shown where no source is."""
+        if not self._structure.exists():
+            write_atomically(self._structure, _zipped(structure.to_json()))
+
+    def structure(self) -> Structure | None:
+        """Returns what `keep_structure` stored; None if there is nothing, or nothing that can be read."""
+        try:
+            return Structure.from_json(json.loads(gzip.decompress(self._structure.read_bytes())))
+        except (OSError, EOFError, ValueError, RecursionError, zlib.error):  # InputError is a ValueError
+            return None
+
+    def log_tail(self, num_bytes: int) -> list[str]:
+        """Returns the last whole lines of log.txt."""
+        try:
+            with self.log.open("rb") as log:
+                begin = max(0, log.seek(0, os.SEEK_END) - num_bytes)
+                log.seek(begin)
+                lines = log.read(num_bytes).decode(errors="replace").splitlines()
+        except OSError:
+            return []
+        return lines[1:] if begin else lines
+
     def append_log(self, text: str) -> None:
         """Appends to log.txt, with a timestamp before each line. It is for people only, and never read back."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -152,9 +178,25 @@ class RunFolder:
                 error.add_note(f"{TRACEBACK_IS_IN}{self.log}")
             raise
 
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """Returns the object in a derived file; None if it is missing or damaged: the next report writes it anew."""
+        try:
+            value = json.loads(path.read_bytes(), parse_constant=_no_number)
+        except (OSError, ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
     def write_json(self, path: Path, value: Any) -> None:  # any JSON value
         """Writes a derived file atomically."""
         write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def _answers(self, split: SplitName, number: int) -> Path:
         return self.path / "answers" / f"{number:06d}.{split}.json.gz"
+
+
+def _zipped(value: Any) -> bytes:  # any JSON value
+    return gzip.compress(json.dumps(value, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")

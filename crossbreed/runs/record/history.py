@@ -41,15 +41,19 @@ class History:
     published: list[PublishRecord] = field(default_factory=list)
     """Published trials and their folders, newest last."""
 
-    def extend(self, records: Iterable[Record]) -> None:
-        """Applies the records of a journal, from its second line on.
+    def extend(self, records: Iterable[Record], *, first_line: int = 2) -> None:
+        """Applies the records of a journal.
+
+        Args:
+            records: All after the first record, or some that follow on those that were applied.
+            first_line: The line of the first of them, for messages.
 
         Raises:
             InputError: a record is inconsistent with those before it; the message names its line.
         """
         lines, told = list[int](), list[tuple[tuple[float, ...], Mapping[str, ItemScores]]]()
         with uncollected():
-            for line, record in enumerate(records, start=2):
+            for line, record in enumerate(records, start=first_line):
                 try:
                     self.apply(record)
                 except ValueError as error:
@@ -169,8 +173,11 @@ def fold(records: Iterable[Record]) -> History:
     """Returns the state after all records of a journal. The first record has the item ids."""
     following = iter(records)
     first = next(following, None)
-    history = History(item_ids={})
-    if isinstance(first, RunRecord):
-        history = History(item_ids=first.items, objectives=recorded_objectives(first))
+    history = begin(first) if isinstance(first, RunRecord) else History(item_ids={})
     history.extend(following)
     return history
+
+
+def begin(run: RunRecord) -> History:
+    """Returns the state after the first record."""
+    return History(item_ids=run.items, objectives=recorded_objectives(run))

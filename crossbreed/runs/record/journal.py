@@ -54,7 +54,7 @@ class Journal:
             try:
                 lines = _lines(path)
                 with uncollected():
-                    self.records = tuple(_records(lines, path))
+                    self.records = tuple(records_after(lines, path))
                 self._last = lines[-1] if lines else b""
                 self._size = sum(len(line) + 1 for line in lines)
                 if self._size < os.fstat(self._file.fileno()).st_size:  # a kill has left an unfinished line
@@ -163,21 +163,35 @@ def read(path: Path) -> Iterator[Record]:
             schema.
     """
     if path.exists():
-        yield from _records(_lines(path), path)
+        yield from records_after(_lines(path), path)
 
 
 def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1]
 
 
-def _records(lines: list[bytes], path: Path) -> Iterator[Record]:
-    before, are_sealed = b"", False
-    for number, line in enumerate(lines, start=1):
+def records_after(
+    lines: list[bytes], path: Path, *, num_before: int = 0, before: bytes = b"", with_recipes: bool = True
+) -> Iterator[Record]:
+    """Yields the records of lines that follow on others.
+
+    Args:
+        lines: Complete ones, without their ends.
+        path: The journal, for messages.
+        num_before: The number of lines before.
+        before: The last of these; empty if there is none.
+        with_recipes: See `from_json`.
+
+    Raises:
+        InputError: see `read`.
+    """
+    are_sealed = bool(before) and is_sealed(before)
+    for number, line in enumerate(lines, start=num_before + 1):
         where = f"{path}, line {number}"
         if number == 1:
             _check_schema(line, path)
         try:
-            record = from_json(line)
+            record = from_json(line, with_recipes=with_recipes)
         except (ValueError, RecursionError) as error:
             raise damaged(where, f"{line[:60]!r} ({error})") from None
         if isinstance(record, RunRecord) is not (number == 1):

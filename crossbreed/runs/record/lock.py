@@ -6,8 +6,10 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from crossbreed.errors import InputError
 
@@ -51,7 +53,7 @@ class Lock:
 
     def _own(self) -> None:
         """Writes who owns the journal, where the file system has no locks: processes that are gone own nothing."""
-        ours = json.dumps(_this_process()).encode()
+        ours = json.dumps(this_process()).encode()
         for _ in range(2):
             try:
                 descriptor = os.open(self._owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -79,7 +81,8 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _this_process() -> dict[str, str | int]:
+def this_process() -> dict[str, str | int]:
+    """Returns what tells this process from all others, as JSON."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
@@ -93,12 +96,23 @@ def _began(pid: int) -> str:
 def _is_gone(owner: Path) -> bool:
     """Returns whether the process that wrote an owner file ran on this machine and has ended."""
     try:
-        found = json.loads(owner.read_text())
-        return bool(found["host"] == socket.gethostname() and found["began"] != _began(int(found["pid"])))
+        return has_ended(json.loads(owner.read_text()))
     except FileNotFoundError:
         return True
     except (OSError, ValueError, LookupError, TypeError):
         return False
+
+
+def has_ended(process: Mapping[str, Any]) -> bool:
+    """Returns whether a process ran on this machine and has ended; of other machines, nothing is known.
+
+    Args:
+        process: What `this_process` returned there.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is something else.
+    """
+    return bool(process["host"] == socket.gethostname() and process["began"] != _began(int(process["pid"])))
 
 
 def _require_gone(owner: Path) -> None:

@@ -6,7 +6,6 @@ Whether a record is consistent with the records before it is checked by `history
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
@@ -18,6 +17,7 @@ from pydantic import (
     PlainValidator,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
 )
 
 from crossbreed.errors import InputError
@@ -69,9 +69,14 @@ _Number: TypeAlias = Annotated[int, Field(ge=0)]
 _Values: TypeAlias = Annotated[
     tuple[float, ...], BeforeValidator(_read_values), PlainSerializer(_write_values, return_type=str | list[float])
 ]
-_Recipe: TypeAlias = Annotated[
-    Recipe, PlainValidator(partial(parse_recipe, is_recorded=True)), PlainSerializer(Recipe.to_json)
-]
+
+
+def _read_recipe(written: Any, info: ValidationInfo) -> Recipe | None:
+    return None if info.context is _WITHOUT_RECIPES else parse_recipe(written, is_recorded=True)
+
+
+_WITHOUT_RECIPES: dict[str, Any] = {}
+_Recipe: TypeAlias = Annotated[Recipe, PlainValidator(_read_recipe), PlainSerializer(Recipe.to_json)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,14 +311,18 @@ Record: TypeAlias = RunRecord | AskRecord | TellRecord | PublishRecord | EndReco
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
-def from_json(line: bytes | str) -> Record:
+def from_json(line: bytes | str, *, with_recipes: bool = True) -> Record:
     """Returns the record of a line. Unknown keys are ignored.
+
+    Args:
+        line: The line, without its end.
+        with_recipes: False leaves out every recipe, which takes longer to read than all else.
 
     Raises:
         ValueError: the line is not a record; the message names the key and what was expected.
     """
     try:
-        return _RECORD.validate_json(line)
+        return _RECORD.validate_json(line, context=None if with_recipes else _WITHOUT_RECIPES)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

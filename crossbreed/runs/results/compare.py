@@ -13,7 +13,7 @@ from typing import Any
 from crossbreed.errors import InputError, MachineError
 from crossbreed.parsing import any_of, shown, suggestion
 from crossbreed.runs.record.records import RunRecord
-from crossbreed.runs.results.report_text import number, with_interval
+from crossbreed.runs.results.numbers import number, with_interval
 from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
 from crossbreed.runs.results.winner import choose_winner, named_baselines

@@ -1,6 +1,5 @@
 """The derived files of a run folder: archive, recipes, report. All can be rebuilt from the journal."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -8,14 +7,19 @@ from typing import Any
 
 from crossbreed.durable import write_atomically
 from crossbreed.recipes import dump_recipe
+from crossbreed.runs.page.data import frozen_data
+from crossbreed.runs.page.html import page_html, report_markup
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.archive import pareto_front
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import Journal, read
 from crossbreed.runs.record.records import PublishRecord
+from crossbreed.runs.results.answers import Questions
 from crossbreed.runs.results.report import Report, report_json
-from crossbreed.runs.results.report_html import report_html
+from crossbreed.runs.results.report_text import words_json
+from crossbreed.runs.results.show import Run
+from crossbreed.runs.results.vouching import takes_of
 
 
 def write_derived(plan: Plan, folder: RunFolder, history: History, report: Report) -> None:
@@ -26,9 +30,22 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
     for number in {report.winner.number, *(trial.number for trial in front)}:
         recipe = history.trials[number].recipe
         write_atomically(folder.recipes / f"{number:06d}.yaml", dump_recipe(recipe).encode())
-    folder.write_json(folder.report_json, report_json(report) | {"published": _published(history)})
-    page = report_html(report, trials=history.all_trials, title=plan.spec.name, structure=plan.structure)
-    write_atomically(folder.report_html, page.encode())
+    told = report_json(report) | words_json(report) | {"published": _published(history)}
+    folder.write_json(folder.report_json, told)
+    run = Run(
+        folder=folder,
+        name=plan.spec.name,
+        takes=takes_of(plan.spec.fitness.engine),
+        history=history,
+        objectives=plan.objectives,
+        minimized=plan.spec.fitness.minimized,
+        state="finished" if report.is_over else "interrupted",
+        budget=plan.budget.trials,
+        workers=None,
+    )
+    begun, questions = folder.begun(), Questions(plan.tasks)
+    data = frozen_data(run, begun=begun, report=told, questions=questions, structure=plan.structure)
+    write_atomically(folder.report_html, page_html(data, text=report_markup(report)).encode())
 
 
 @contextmanager
@@ -44,18 +61,9 @@ def publishing(path: Path) -> Iterator[Callable[[PublishRecord], None]]:
     folder = RunFolder(path)
     with closing(Journal(folder.journal)) as journal:
         yield journal.append
-    shown = _read(folder.report_json)
+    shown = folder.read_json(folder.report_json)
     if shown is not None:
         folder.write_json(folder.report_json, shown | {"published": _published(fold(read(folder.journal)))})
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Returns a derived file; None if it is missing or damaged: the next report writes it anew."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _published(history: History) -> list[dict[str, Any]]:

@@ -31,6 +31,10 @@ class Header:
     objectives: tuple[Objective, ...]
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better; without a task's plug-in, as its objectives have it."""
+    budget: int | None = None
+    """The optimizer's trials; None if they are not limited, or not known."""
+    minutes: float | None = None
+    """The search time; None if it is not limited, or not known."""
 
 
 def read_header(folder: RunFolder) -> Header:
@@ -46,8 +50,25 @@ def read_header(folder: RunFolder) -> Header:
             return _without_plugins(folder)
         raise error from None
     objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
-    takes, minimized = takes_of(spec.fitness.engine), spec.fitness.minimized
-    return Header(name=spec.name, takes=takes, objectives=objectives, minimized=minimized)
+    budget = spec.optimizer.budget.trials
+    return Header(
+        name=spec.name,
+        takes=takes_of(spec.fitness.engine),
+        objectives=objectives,
+        minimized=spec.fitness.minimized,
+        budget=budget,
+        minutes=spec.optimizer.budget.minutes,
+    )
+
+
+def read_tasks(folder: RunFolder) -> list[TaskConfig]:
+    """Returns the tasks of a run's spec, also where its other parts are not installed; those that can be read."""
+    found = list[TaskConfig]()
+    with suppress(OSError, LookupError, TypeError, ValueError):  # InputError is a ValueError
+        for raw in read_yaml(folder.spec.read_text(), what="the spec", where=str(folder.spec))["fitness"]["tasks"]:
+            with suppress(ValueError):
+                found += _TASKS.validate_python([raw], context={"folder": folder.path})
+    return found
 
 
 def _without_plugins(folder: RunFolder) -> Header:

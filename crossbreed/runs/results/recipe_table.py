@@ -25,10 +25,16 @@ class CoefficientMap:
     """Any other parameter -> groups; None where a rule does not set it."""
 
 
-def coefficient_map(recipe: Recipe, structure: Structure) -> CoefficientMap:
-    """Returns the coefficients of the rules that match a tensor which some expert changes."""
-    names = _names_by_rule(recipe, structure.touched_by_any)
-    rules = [(rule, names[i]) for i, rule in enumerate(recipe.rules) if names[i]]
+def coefficient_map(recipe: Recipe, structure: Structure | None) -> CoefficientMap:
+    """Returns the coefficients of the rules that match a tensor which some expert changes.
+
+    Without a structure it is those of all rules, named by their patterns.
+    """
+    if structure is None:
+        rules = [(rule, rule.match.replace("\\", "")) for rule in recipe.rules]
+    else:
+        names = _names_by_rule(recipe, structure.touched_by_any)
+        rules = [(rule, describe(names[i])) for i, rule in enumerate(recipe.rules) if names[i]]
     sources = tuple(recipe.sources)
     values: dict[str, list[tuple[float | None, ...]]] = {}
     settings: dict[str, list[float | bool | str | None]] = {}
@@ -46,7 +52,7 @@ def coefficient_map(recipe: Recipe, structure: Structure) -> CoefficientMap:
                 )
     shown = [i for i, _ in enumerate(sources) if any(row[i] is not None for rows in values.values() for row in rows)]
     return CoefficientMap(
-        groups=tuple(describe(matched) for _, matched in rules),
+        groups=tuple(label for _, label in rules),
         operators=tuple(rule.operator for rule, _ in rules),
         sources=tuple(sources[i] for i in shown),
         values={name: tuple(tuple(row[i] for i in shown) for row in rows) for name, rows in values.items()},

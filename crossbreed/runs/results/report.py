@@ -1,6 +1,6 @@
 """The report of a run, on items that the search never used: winner, baselines, differences, gap to the ideal.
 
-`report.json` contains this value; `report_text`, `report_html` and the model card show it.
+`report.json` contains this value; `report_text`, the page and the model card show it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,14 +80,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ideal:
-    """A hypothetical model that is as good at every task as the best of base and experts at that task."""
+    """A hypothetical model that is as good at every task as the best of base, experts and winner at that task."""
 
     value: Interval
     tasks: Mapping[str, Interval]
     parents: Mapping[str, str]
-    """Task -> the best of them."""
+    """Task -> the best of them: an expert's name, `base` or `winner`."""
     gap: Interval
-    """The improvement of the ideal over the winner."""
+    """The improvement of the ideal over the winner: never below 0."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the documented JSON."""
@@ -190,7 +190,7 @@ def make_report(
         to_best_baseline=difference(best) if best else None,
         to_tuned_scalar=difference(tuned) if tuned else None,
         optimism=scalar.improvement(scalar.of(winning.score.tasks), over=crowned.value.mean),
-        ideal=_ideal(rows, measured, measured[winner], scalar, seed),
+        ideal=_ideal(rows, crowned, measured, scalar, seed),
         objectives=tuple(objectives),
         scalar=scalar,
         is_over=is_over,
@@ -229,18 +229,21 @@ def report_json(report: Report) -> dict[str, Any]:
 
 def _ideal(
     rows: Sequence[Row],
+    winner: Row,
     measured: Mapping[int, Mapping[str, ItemScores]],
-    winner: Mapping[str, ItemScores],
     scalar: Scalar,
     seed: int,
 ) -> Ideal | None:
-    """Returns the composite of the best parent at every task. With a single expert, `uniform` is that expert."""
+    """Returns the composite of the best at every task; of equals a parent.
+
+    With a single expert, `uniform` is that expert.
+    """
     parents = [r for r in rows if r.kind in ("base", "expert") or (r.kind == UNIFORM and len(r.recipe.sources) == 2)]
     if not parents:
         return None
     minimized = _minimized_tasks(scalar)
     best = {
-        task: max(parents, key=lambda r: -r.tasks[task].mean if task in minimized else r.tasks[task].mean)
+        task: max([*parents, winner], key=lambda r: -r.tasks[task].mean if task in minimized else r.tasks[task].mean)
         for task in scalar.tasks
     }
     composite = {task: measured[r.number][task] for task, r in best.items()}
@@ -248,7 +251,7 @@ def _ideal(
         value=interval(composite, scalar, seed=seed),
         tasks={task: r.tasks[task] for task, r in best.items()},
         parents={task: r.name for task, r in best.items()},
-        gap=paired_difference(composite, winner, scalar, seed=seed),
+        gap=paired_difference(composite, measured[winner.number], scalar, seed=seed),
     )
 
 

@@ -1,33 +1,16 @@
 """The report in a terminal: one table, then its interpretation in a few sentences."""
 
+from typing import Any
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from crossbreed.errors import printable
+from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.report import Report
-from crossbreed.runs.results.statistics import LEVEL, Interval
-from crossbreed.runs.results.winner import TUNED_SCALAR
-
-
-def number(value: float) -> str:
-    """Returns a score with three decimals, or with four digits if it is large.
-
-    >>> number(0.78125), number(1234.5)
-    ('0.781', '1234')
-    """
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
-
-
-def with_interval(found: Interval, *, signed: bool = False) -> str:
-    """Returns `0.781 [0.752, 0.809]`, with signs for a difference."""
-    mean, low, high = (("+" if signed and v > 0 else "") + number(v) for v in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]"
-
-
-def row_label(name: str) -> str:
-    """Returns the displayed name of a row."""
-    return name.replace("_", " ") if name == TUNED_SCALAR else name
+from crossbreed.runs.results.statistics import LEVEL
+from crossbreed.runs.results.verdict import verdict_of
 
 
 def caveats(report: Report) -> list[str]:
@@ -58,10 +41,12 @@ def sentences(report: Report) -> list[str]:
             )
     if report.ideal:
         parents = ", ".join(f"{task} as {parent}" for task, parent in report.ideal.parents.items())
-        lines.append(
-            f"Ideal ({parents}): {number(report.ideal.value.mean)}; "
-            f"the winner is {with_interval(report.ideal.gap)} short of it."
+        short = (
+            f"the winner is {with_interval(report.ideal.gap)} short of it"
+            if report.ideal.gap.mean > 0
+            else "the winner reaches it"
         )
+        lines.append(f"Ideal ({parents}): {number(report.ideal.value.mean)}; {short}.")
     lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
     if alike := _alike(report):
         lines.append(f"Every model here has the same score in {', '.join(alike)}, which tells nothing about the merge.")
@@ -88,8 +73,18 @@ def how_measured(report: Report) -> str:
     )
 
 
+def words_json(report: Report) -> dict[str, Any]:
+    """Returns what the report's numbers mean, as `report.json` has it."""
+    return {
+        "verdict": verdict_of(report).to_json(),
+        "caveats": caveats(report),
+        "notes": sentences(report),
+        "measured": how_measured(report),
+    }
+
+
 def summary(report: Report) -> Group:
-    """Returns the output of `crossbreed report`."""
+    """Returns the output of `crossbreed report`: the verdict, the table, and what it says."""
     tasks = list(report.winner.tasks)
     table = Table(title="Report split", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("")
@@ -101,6 +96,8 @@ def summary(report: Report) -> Group:
         cells = [number(row.tasks[task].mean) for task in tasks]
         table.add_row(*map(Text, [printable(row_label(row.name)), with_interval(row.value), *cells]), style=style)
     return Group(
+        Text(printable(str(verdict_of(report))), style="bold"),
+        Text(),
         table,
         Text(),
         *(Text(line) for line in caveats(report) + sentences(report)),

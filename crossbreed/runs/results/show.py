@@ -1,31 +1,33 @@
 """`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
-import yaml
-
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, printable
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
 from crossbreed.runs.record.folder import RunFolder
-from crossbreed.runs.record.history import History, fold
-from crossbreed.runs.record.journal import read
+from crossbreed.runs.record.followed import FollowedRun
+from crossbreed.runs.record.history import History
 from crossbreed.runs.record.lock import is_locked
+from crossbreed.runs.record.phase import PhaseNote, read_phase
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
-from crossbreed.runs.results.header import read_header
+from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
+from crossbreed.runs.results.header import Header, read_header
+from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line, table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
+SPLITS: tuple[SplitName, ...] = ("search", "select", "report")
 PHASES = ("materialize", "swap", "answer", "slopes", "other")
 
 
@@ -43,8 +45,14 @@ class Run:
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better."""
     state: State
+    budget: int | None
+    """The optimizer's trials; None if they are not limited, or not known."""
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
+    phase: PhaseNote | None = None
+    """What that driver does at the moment."""
+    outlook: Outlook | None = None
+    """What can be said of the rest, where that was asked for."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -52,8 +60,12 @@ class Run:
         return self.history.all_trials
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path, *, with_recipes: bool = True) -> Run:
     """Reads a run folder. The packages that brought its parts need not be installed.
+
+    Args:
+        path: The run folder.
+        with_recipes: False leaves out every recipe, which takes longer to read than all else.
 
     Raises:
         InputError: it is none, its journal is damaged, or it has no report yet and a task that tells which values are
@@ -61,8 +73,16 @@ def open_run(path: Path) -> Run:
     """
     folder = RunFolder(path).existing()
     known = read_header(folder)
-    history = fold(read(folder.journal))
-    state: State = "running" if is_locked(folder.journal) else "finished" if history.is_finished else "interrupted"
+    followed = FollowedRun(folder.journal, with_recipes=with_recipes)
+    followed.catch_up()
+    return run_of(folder, known, followed.history, outlook=outlook_of(followed, known))
+
+
+def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
+    """Returns a run of which spec and journal have been read."""
+    has_journal, phase = is_locked(folder.journal), read_phase(folder.path)
+    is_running = has_journal or phase is not None  # a driver opens its sources before it locks the journal
+    state: State = "running" if is_running else "finished" if history.is_finished else "interrupted"
     return Run(
         folder=folder,
         name=known.name,
@@ -71,12 +91,18 @@ def open_run(path: Path) -> Run:
         objectives=known.objectives,
         minimized=known.minimized,
         state=state,
-        workers=read_counts(folder.path) if state == "running" else None,
+        budget=known.budget,
+        workers=read_counts(folder.path) if has_journal else None,
+        phase=phase,
+        outlook=outlook,
     )
 
 
 def show_json(path: Path) -> dict[str, Any]:
     """Returns the documented output of `show --json`."""
+    if note := opening(path):
+        nothing: dict[str, Any] = {"objectives": [], "trials": [], "best": [], "archive": []}
+        return {"schema": 1, "name": path.name, "state": "running", "phase": phase_json(note), **nothing}
     run = open_run(path)
     ok = run.history.ok_trials
     best = best_trial(ok, run.objectives)
@@ -85,6 +111,8 @@ def show_json(path: Path) -> dict[str, Any]:
         "name": run.name,
         "state": run.state,
         "workers": run.workers.to_json() if run.workers else None,
+        "phase": phase_json(run.phase),
+        **(run.outlook.to_json() if run.outlook else {}),
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -96,7 +124,14 @@ def show_json(path: Path) -> dict[str, Any]:
 
 def show_text(path: Path) -> str:
     """Returns the run as text: state, baselines, the best trials, time by phase."""
-    run = open_run(path)
+    if note := opening(path):
+        return f"{path.name}: running, {phase_line(note)}; no trial yet"
+    with uncollected():
+        return text_of(open_run(path, with_recipes=False))
+
+
+def text_of(run: Run) -> str:
+    """Returns what `show_text` does, of a run that has been read."""
     ok = run.history.ok_trials
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
     ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
@@ -109,16 +144,13 @@ def show_text(path: Path) -> str:
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
         + (f", {failed} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
+        *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
-        f"{'trial':>6}  {'origin':<28}" + "  ".join(f"{o.name:>14}" for o in run.objectives),
+        *(run.outlook.sentences if run.outlook else []),
     ]
-    lines += [
-        f"{t.number:>6}  {t.candidate.proposed_by!s:<28}"
-        + "  ".join(f"{value:>14.4f}" for value in t.objectives or ())
-        + ("  *" if t.number in front else "")
-        for t in ranked
-        if t.number in shown
-    ]
+    if not run.trials:
+        return "\n".join(lines)
+    lines += table([t for t in ranked if t.number in shown], run.objectives, marked=front)
     if left_out := len(run.trials) - sum(t.number in shown for t in ranked):
         lines.append(f"{left_out} more: --json, or --trial N")
     phases = seconds_by_phase(ok)
@@ -131,18 +163,48 @@ def show_text(path: Path) -> str:
     return "\n".join(lines)
 
 
-def show_trial(path: Path, number: int, *, answers: bool) -> str:
-    """Returns one trial in full: recipe, scores and, on request, the generated texts."""
+def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = False) -> str:
+    """Returns one trial in full: scores, recipe and, on request, its answers."""
     run = open_run(path)
     if number not in run.history.trials:
         raise InputError(f"the run has no trial {number}", expected=f"0 to {len(run.trials) - 1}", where=str(path))
     trial = run.history.trials[number]
-    lines = [json.dumps(_trial_json(trial, run.takes) | {"recipe": None}, indent=2), "", dump_recipe(trial.recipe)]
+    lines = [*_trial_lines(trial, run), "", *_recipe_lines(trial)]
     if answers:
-        splits: tuple[SplitName, ...] = ("search", "select", "report")
-        said = {split: found for split in splits if (found := run.folder.answers(split, number))}
-        lines.append(yaml.safe_dump(said, allow_unicode=True, sort_keys=False))
+        questions = questions_in(run.folder, run.folder.begun())
+        for split in SPLITS:
+            if rows := trial_answers(run, split, [number], questions):
+                lines += ["", f"{split} items", *rows_text(rows, only_wrong=only_wrong)]
     return "\n".join(lines)
+
+
+def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions: Questions) -> list[AnswerRow]:
+    """Returns the answers of trials to a split's items; see `answer_rows`."""
+    return answer_rows(run.folder, run.history, run.minimized, split=split, numbers=numbers, questions=questions)
+
+
+def _trial_lines(trial: Trial, run: Run) -> list[str]:
+    score = trial.score
+    named = {o.name: value for o, value in zip(run.objectives, trial.objectives or (), strict=False)}
+    named |= {task: scores.mean for task, scores in score.tasks.items()}
+    width = max(map(len, named), default=0)
+    spent = ", ".join(f"{phase} {s:.2f} s" for phase in PHASES if (s := score.cost.seconds.get(phase, 0.0)))
+    facts = {
+        "error": score.error or "",
+        "cost": f"{score.cost.items} items, {score.cost.tokens} tokens" + (f"; {spent}" if spent else ""),
+        "weights": " ".join(filter(None, (score.fingerprint, vouching_of(score, run.takes)))),
+    }
+    return [
+        f"trial {trial.number}  {trial.candidate.proposed_by}  {score.status.value}",
+        *(printable(f"  {name:<{width}}  {value:.4f}") for name, value in named.items()),
+        *(printable(f"  {name}: {fact}") for name, fact in facts.items() if fact),
+    ]
+
+
+def _recipe_lines(trial: Trial) -> list[str]:
+    if trial.candidate.recipe is None:
+        return ["no recipe: an array that its birth describes"]
+    return [f"recipe {trial.recipe.id}", dump_recipe(trial.recipe).rstrip("\n")]
 
 
 def seconds_by_phase(trials: list[Trial]) -> dict[str, float]:

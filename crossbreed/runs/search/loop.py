@@ -6,28 +6,19 @@ proposer, and the optimizer with it, is restored only when the search goes on.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from crossbreed.errors import MachineError
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import AskRecord, EndRecord, Record, SplitName, TellClock, TellRecord
 from crossbreed.runs.search.outage import Outage
+from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.search.pool import Job, JobResult, Pool
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.stopwatch import Stopwatch
 from crossbreed.runs.spec.objectives import Objective, item_values
 from crossbreed.types import Candidate, Outcome, Score, Status, Trial
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """The limits of a search. Candidates in flight are still evaluated."""
-
-    trials: int | None
-    """The optimizer's trials that could be measured; baselines are extra."""
-    seconds: float | None
-    """Search time, over all resumes."""
 
 
 class Loop:

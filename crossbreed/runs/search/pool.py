@@ -6,7 +6,8 @@ new worker, and in the end the trial is FAILED. Any other exception is a bug of 
 task: it passes through `wait` and ends the run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -70,6 +71,15 @@ class Versioned(Protocol):
 
 
 @runtime_checkable
+class Verified(Evaluator, Protocol):
+    """A worker whose engine is verified before its first job."""
+
+    def canary(self) -> None:
+        """Raises SwapError if the engine does not answer with the weights that it is given."""
+        ...
+
+
+@runtime_checkable
 class Noting(Evaluator, Protocol):
     """A worker that has something to say when it has started."""
 
@@ -80,6 +90,34 @@ class Noting(Evaluator, Protocol):
 def notes_of(evaluator: Evaluator) -> tuple[str, ...]:
     """Returns what a worker has to say about its start."""
     return evaluator.notes if isinstance(evaluator, Noting) else ()
+
+
+def verify(evaluator: Evaluator) -> None:
+    """Verifies a worker that has just started, if it can be; one that fails is closed."""
+    if isinstance(evaluator, Verified):
+        with closed_on_error(evaluator):
+            evaluator.canary()
+
+
+class Closable(Protocol):
+    """A part that holds an engine."""
+
+    def close(self) -> None:
+        """Frees it."""
+        ...
+
+
+@contextmanager
+def closed_on_error(part: Closable) -> Iterator[None]:
+    """Closes a part when the block raises; what closing it raises becomes a note on that."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            part.close()
+        except Exception as second:  # whatever a dead engine raises
+            error.add_note(f"closing the engine raised {type(second).__name__}: {second}")
+        raise
 
 
 class Pool(Protocol):

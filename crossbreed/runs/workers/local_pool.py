@@ -11,8 +11,9 @@ from threading import TIMEOUT_MAX, Timer
 from traceback import format_exc
 
 from crossbreed.errors import FAULTS, SwapError, is_fault, is_fault_again
+from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.worker_counts import WorkerCounts
-from crossbreed.runs.search.pool import Evaluator, Job, JobResult, notes_of
+from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Verified, notes_of, verify
 from crossbreed.runs.workers.attempts import MAX_FAILED_STARTS, Log, failed, log_failure, log_notes, no_worker
 from crossbreed.runs.workers.deadlines import Deadlines
 
@@ -28,6 +29,7 @@ class LocalPool:
         timeout_s: float | None = None,
         log: Log = lambda text: None,
         on_count: Callable[[WorkerCounts], None] = lambda counts: None,
+        on_phase: Callable[[Phase], None] = lambda phase: None,
     ) -> None:
         """Builds the worker.
 
@@ -37,8 +39,9 @@ class LocalPool:
             timeout_s: Seconds after which an answer counts as hung; None: learnt, see `Deadlines`.
             log: Receives the traceback of each failed attempt.
             on_count: Receives how many workers there are, when that changes.
+            on_phase: Receives what the first start has come to.
         """
-        self._on_count, self._num_lost = on_count, 0
+        self._on_count, self._on_phase, self._num_lost = on_count, on_phase, 0
         self._deadlines = Deadlines(timeout_s)
         self._make, self._retries, self._log = make, retries, log
         self._has_started = False
@@ -113,6 +116,9 @@ class LocalPool:
         for attempt in range(1, MAX_FAILED_STARTS + 1):
             try:
                 evaluator = self._make()
+                if isinstance(evaluator, Verified) and not self._has_started:
+                    self._on_phase(Phase.CANARY)
+                verify(evaluator)
                 log_notes(self._log, notes_of(evaluator))
                 self._has_started = True
                 self._on_count(WorkerCounts(wanted=1, alive=1, starting=0, lost=self._num_lost))

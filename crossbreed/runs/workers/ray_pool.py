@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from crossbreed.errors import InputError, MachineError, SwapError, is_fault, is_fault_again, require
+from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.worker_counts import WorkerCounts
-from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Versioned, notes_of
+from crossbreed.runs.search.pool import Evaluator, Job, JobResult, Verified, Versioned, notes_of, verify
 from crossbreed.runs.workers.attempts import (
     MAX_FAILED_STARTS,
     Log,
@@ -50,30 +51,41 @@ class _Attempt:
 
 @dataclass(slots=True)
 class _Flight:
-    """A start or an attempt that a worker is busy with."""
+    """A step of a start, or an attempt, that a worker is busy with."""
 
     actor: Any
     attempt: _Attempt | None
     """None while the worker starts."""
     began_s: float
+    step: Literal["placed", "start", "canary"] | None = None
+    """The step of a start."""
 
     @property
     def phase(self) -> str:
         """What the deadline goes by."""
-        return "start" if self.attempt is None else self.attempt.job.split
+        return self.step or (self.attempt.job.split if self.attempt else "start")
 
 
 class _Actor:
-    """The actor. Starting is a separate call, so that its exception reaches the driver unchanged."""
+    """The actor. Each step of a start is a call of its own, so that an exception reaches the driver unchanged."""
 
     def __init__(self, make: Callable[[], Evaluator]) -> None:
         self._make = make
 
-    def start(self) -> tuple[str, dict[str, str], tuple[str, ...]]:
-        """Returns the worker's name, the versions that differ from the driver's, and its notes."""
+    def placed(self) -> None:
+        """Returns once the cluster had room for the actor."""
+
+    def start(self) -> bool:
+        """Builds the worker; returns whether it is to be verified."""
         keep_freed_memory()
         with _sendable():
             self._evaluator = self._make()
+        return isinstance(self._evaluator, Verified)
+
+    def canary(self) -> tuple[str, dict[str, str], tuple[str, ...]]:
+        """Verifies it; returns the worker's name, the versions that differ from the driver's, and its notes."""
+        with _sendable():
+            verify(self._evaluator)
         others = self._evaluator.other_versions if isinstance(self._evaluator, Versioned) else {}
         return f"{os.uname().nodename}:{os.getpid()}", dict(others), notes_of(self._evaluator)
 
@@ -129,6 +141,7 @@ class RayPool:
         log: Log = lambda text: None,
         say: Log = lambda text: None,
         on_count: Callable[[WorkerCounts], None] = lambda counts: None,
+        on_phase: Callable[[Phase], None] = lambda phase: None,
     ) -> None:
         """Connects to Ray (or starts it on this machine), starts the workers and waits for the first.
 
@@ -145,11 +158,13 @@ class RayPool:
             log: Receives the traceback of each failed attempt.
             say: Receives what the user should know at once: workers that are lost, or of other versions.
             on_count: Receives how many workers there are, when that changes.
+            on_phase: Receives what the start of the first worker has come to.
         """
         require("ray", extra="ray")
         import ray
 
         self._ray, self._make, self._retries, self._log, self._say = ray, make, retries, log, say
+        self._on_phase, self._phase = on_phase, Phase.ENGINE
         self._deadlines = Deadlines(timeout_s)
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
@@ -168,6 +183,9 @@ class RayPool:
         self._on_count, self._counted = on_count, WorkerCounts(wanted=0, alive=0, starting=0, lost=0)
         self._num_wanted = self._num_lost = 0
         try:
+            if address is not None:
+                self._phase = Phase.PLACING
+                self._on_phase(self._phase)
             self._num_wanted = _num_workers(ray.cluster_resources(), count, cpus=cpus, gpus=gpus)
             for _ in range(self._num_wanted):
                 self._start_worker()
@@ -210,6 +228,8 @@ class RayPool:
             else:
                 answered = self._arrived(flight, result)
                 self._tell_count()
+                if flight.step in ("placed", "start"):
+                    continue
                 return answered
             if answered is not None:
                 return answered
@@ -222,18 +242,39 @@ class RayPool:
                 break
             self._restarts.pop(0)
             self._start_worker()
-        due = {reference: f.began_s + self._deadlines.of(f.phase) for reference, f in self._in_flight.items()}
+        due = {reference: f.began_s + self._deadline_s(f) for reference, f in self._in_flight.items()}
         until = min([*due.values(), *self._restarts])
         if not due:
             time.sleep(max(0.0, until - now))
             return None
-        arrived, _ = self._ray.wait(list(due), num_returns=1, timeout=max(0.0, until - now))
+        pause_s = None if math.isinf(until) else max(0.0, until - now)
+        arrived, _ = self._ray.wait(list(due), num_returns=1, timeout=pause_s)
         now = time.monotonic()
         return next(iter(arrived), None) or next((ref for ref, end in due.items() if end <= now), None)
 
+    def _deadline_s(self, flight: _Flight) -> float:
+        """Returns the seconds that a flight may take; a busy cluster may have no room for an actor for days."""
+        return math.inf if flight.step == "placed" else self._deadlines.of(flight.phase)
+
+    def _come_to(self, phase: Phase) -> None:
+        """Says what the first start has come to, once: the others do not go back."""
+        order = list(Phase)
+        if not self._has_started and order.index(phase) > order.index(self._phase):
+            self._phase = phase
+            self._on_phase(phase)
+
     def _arrived(self, flight: _Flight, result: Any) -> JobResult | None:
         actor, attempt = flight.actor, flight.attempt
+        if flight.step == "placed":
+            self._come_to(Phase.ENGINE)
+            self._in_flight[actor.start.remote()] = _Flight(actor, None, time.monotonic(), "start")
+            return None
         self._deadlines.took(flight.phase, time.monotonic() - flight.began_s)
+        if flight.step == "start":
+            if result:
+                self._come_to(Phase.CANARY)
+            self._in_flight[actor.canary.remote()] = _Flight(actor, None, time.monotonic(), "canary")
+            return None
         self._idle.append(actor)
         if attempt and not attempt.job.is_answered_by(result):
             attempt.others.add(actor)
@@ -263,7 +304,7 @@ class RayPool:
     def _hung(self, flight: _Flight) -> tuple[Exception, str]:
         what = "start" if flight.attempt is None else f"answer trial {flight.attempt.job.number}"
         name = self._names.get(flight.actor, "a worker")
-        text = f"{name} did not {what} within {self._deadlines.of(flight.phase):.0f} s and was killed"
+        text = f"{name} did not {what} within {self._deadline_s(flight):.0f} s and was killed"
         self._say(text)
         return MachineError(text), text
 
@@ -285,7 +326,7 @@ class RayPool:
     def _start_worker(self) -> None:
         actor = self._actor.remote(self._make)
         self._actors.add(actor)
-        self._in_flight[actor.start.remote()] = _Flight(actor, None, time.monotonic())
+        self._in_flight[actor.placed.remote()] = _Flight(actor, None, time.monotonic(), "placed")
 
     def _dispatch(self) -> None:
         for attempt in list(self._queue):

@@ -1,13 +1,15 @@
 """Starting the workers of a plan, each verified by the canary."""
 
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from crossbreed.runs.events import EngineStarting, Listener, Note, ignore
+from crossbreed.runs.events import EngineStarting, Listener, Note, PhaseStarting, WorkersReady, ignore
 from crossbreed.runs.objects import for_workers
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.identity import check_same_run
+from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.record.worker_counts import WorkerCounts
 from crossbreed.runs.search.pool import Evaluator, Pool
@@ -15,7 +17,7 @@ from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.attempts import Log
 from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.runs.workers.ray_pool import RayPool
-from crossbreed.runs.workers.worker import Worker, closed_on_error
+from crossbreed.runs.workers.worker import Worker
 
 
 def prepare_artifacts(
@@ -51,7 +53,7 @@ def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Lo
         MachineError: no worker could be started.
         InputError: a worker rejected the user's input.
     """
-    workers = plan.spec.workers
+    workers, began_s = plan.spec.workers, time.monotonic()
     on_event(EngineStarting(executor=workers.executor))
     make = partial(start_worker, for_workers(plan.spec), plan.run_record(), kept.resolve())
 
@@ -59,29 +61,39 @@ def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Lo
         with suppress(OSError):  # a full disk ends no run for a number that only `show` reads
             counts.write(folder)
 
+    def on_phase(phase: Phase) -> None:
+        on_event(PhaseStarting(phase=phase))
+
+    pool: Pool
     if workers.executor == "local":
-        return LocalPool(make, retries=workers.retries, timeout_s=workers.timeout, log=log, on_count=on_count)
-    return RayPool(
-        make,
-        count=None if workers.count == "auto" else workers.count,
-        cpus=workers.cpus,
-        gpus=workers.gpus,
-        address=workers.address,
-        retries=workers.retries,
-        timeout_s=workers.timeout,
-        log=log,
-        say=lambda text: on_event(Note(text=text)),
-        on_count=on_count,
-    )
+        pool = LocalPool(
+            make, retries=workers.retries, timeout_s=workers.timeout, log=log, on_count=on_count, on_phase=on_phase
+        )
+    else:
+        pool = RayPool(
+            make,
+            count=None if workers.count == "auto" else workers.count,
+            cpus=workers.cpus,
+            gpus=workers.gpus,
+            address=workers.address,
+            retries=workers.retries,
+            timeout_s=workers.timeout,
+            log=log,
+            say=lambda text: on_event(Note(text=text)),
+            on_count=on_count,
+            on_phase=on_phase,
+        )
+    on_event(WorkersReady(seconds=time.monotonic() - began_s))
+    return pool
 
 
 def start_worker(spec: Spec, planned: RunRecord, kept: Path | None = None) -> Evaluator:
-    """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine."""
+    """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine.
+
+    The pool verifies the worker.
+    """
     plan = prepare_artifacts(build_plan(spec, searches=False), begun=planned, kept=kept)
     check_same_run(planned, plan.run_record(), where=spec.sources.base)
     ours = plan.run_record().clock.versions
     others = {name: version for name, version in ours.items() if planned.clock.versions.get(name) != version}
-    worker = Worker(plan, other_versions=others)
-    with closed_on_error(worker):
-        worker.canary()
-    return worker
+    return Worker(plan, other_versions=others)

@@ -1,15 +1,15 @@
 """One worker: a plan and an engine; recipes in, Scores out."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
 from crossbreed.fitness import evaluate_tasks
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.search.pool import Job
+from crossbreed.runs.search.pool import Job, closed_on_error
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine
 from crossbreed.types import Cost, ProposedBy, Recipe, Score, Status
 
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 _CANARY_ITEMS = 8
 """The number of items of all tasks together that a canary asks: it asks them a dozen times."""
-
-
-class Closable(Protocol):
-    """A part that holds an engine."""
-
-    def close(self) -> None:
-        """Frees it."""
-        ...
 
 
 class Worker:
@@ -105,19 +97,6 @@ class Worker:
 
         assert isinstance(self.candidate_engine, CandidateEngineByWeights), "a plan with slopes has weights"
         return Slopes(self._plan, kind, self.candidate_engine.engine)
-
-
-@contextmanager
-def closed_on_error(part: Closable) -> Iterator[None]:
-    """Closes a part when the block raises; what closing it raises becomes a note on that."""
-    try:
-        yield
-    except BaseException as error:
-        try:
-            part.close()
-        except Exception as second:  # whatever a dead engine raises
-            error.add_note(f"closing the engine raised {type(second).__name__}: {second}")
-        raise
 
 
 def _tried(slopes: "Slopes", recipe: Recipe) -> tuple[tuple[float, ...] | None, str | None]:

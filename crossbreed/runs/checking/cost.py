@@ -1,0 +1,91 @@
+"""What a run will cost: trials, items, tokens, and minutes where a rate is known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crossbreed.runs.checking.rates import Rate, num_tokens
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.winner import NUM_FINALISTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The work of a run."""
+
+    num_models: Mapping[SplitName, int | None]
+    """Split -> models that answer it, at most; None: until the minutes are over."""
+    items: Mapping[SplitName, int]
+    """Split -> items of each of them."""
+    tokens: Mapping[SplitName, int] | None
+    """Split -> tokens of each of them, answered as briefly as is right; None if that is not known."""
+    num_workers: int
+    """Workers that answer at the same time; 1 if the spec leaves it open."""
+    budget_s: float | None
+    """The limit of the search."""
+    rate: Rate | None
+    """None: not measured yet."""
+
+    def model_s(self, split: SplitName) -> float | None:
+        """Returns the seconds in which one model answers a split."""
+        if self.rate is None:
+            return None
+        return self.rate.trial_s(items=self.items[split], tokens=self.tokens[split] if self.tokens else None)
+
+    def seconds(self, split: SplitName) -> float | None:
+        """Returns the seconds in which all models answer a split, without the limit of the search."""
+        one, number = self.model_s(split), self.num_models[split]
+        return None if one is None or number is None else one * number / self.num_workers
+
+    @property
+    def search_s(self) -> float | None:
+        """Seconds of the search, within its limit."""
+        return min((s for s in (self.seconds("search"), self.budget_s) if s is not None), default=None)
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds of search, selection and report, without the start of the engine."""
+        parts = (self.search_s, self.seconds("select"), self.seconds("report"))
+        return None if self.rate is None or None in parts else sum(part for part in parts if part is not None)
+
+    @property
+    def num_in_budget(self) -> int | None:
+        """The trials that the minutes allow, if they end the search first; None if they do not, or it is not known."""
+        one, number = self.model_s("search"), self.num_models["search"]
+        if not one or self.budget_s is None:
+            return None
+        allowed = int(self.budget_s / one * self.num_workers)
+        return allowed if number is None or allowed < number else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the cost for `check --json`."""
+        return {
+            "models": dict(self.num_models),
+            "items": dict(self.items),
+            "tokens": None if self.tokens is None else dict(self.tokens),
+            "workers": self.num_workers,
+            "trial_seconds": self.model_s("search"),
+            "seconds": {"search": self.search_s, "select": self.seconds("select"), "report": self.seconds("report")},
+            "budget_seconds": self.budget_s,
+            "trials_in_budget": self.num_in_budget,
+            "measured_trials": self.rate and self.rate.num_trials,
+        }
+
+
+def cost_of(plan: Plan, rate: Rate | None) -> Cost:
+    """Returns the work of a plan, as far as it is known."""
+    trials, workers = plan.budget.trials, plan.spec.workers
+    initial = len(plan.initial_candidates())
+    return Cost(
+        num_models={
+            "search": None if trials is None else initial + trials,
+            "select": NUM_FINALISTS,
+            "report": len(plan.structure.experts) + 4,
+        },
+        items={split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()},
+        tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,
+        num_workers=workers.count if isinstance(workers.count, int) and workers.executor == "ray" else 1,
+        budget_s=plan.budget.seconds,
+        rate=rate,
+    )

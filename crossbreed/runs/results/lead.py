@@ -1,0 +1,90 @@
+"""What the best so far would be against the best baseline, on the search items that it was chosen on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crossbreed.runs.results.statistics import Interval, paired_difference
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """The best of what is no baseline, in one objective."""
+
+    objective: str
+    trial: int
+    value: float
+    baseline: str
+    """The best of base, experts and uniform in this objective, which need no tuning."""
+    baseline_value: float
+    by: Interval
+    """The improvement over it, paired by item; positive is better."""
+
+    @property
+    def brief(self) -> str:
+        """Returns the difference with its interval."""
+        return f"{self.by.mean:+.4f} [{self.by.low:+.4f}, {self.by.high:+.4f}]"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.objective}: trial {self.trial} has {self.value:.4f}, {self.brief} against {self.baseline} "
+            f"({self.baseline_value:.4f}) on the {self.by.n} search items, on which it was chosen: optimistic"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the documented JSON."""
+        return {
+            "objective": self.objective,
+            "trial": self.trial,
+            "value": self.value,
+            "baseline": self.baseline,
+            "baseline_value": self.baseline_value,
+            "difference_on_search": self.by.to_json(),
+        }
+
+
+class Leads:
+    """The lead in each objective, trial by trial: the work does not grow with the trials before."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        """Starts with nothing known."""
+        self._objectives = objectives
+        self._best = [dict[bool, Trial]() for _ in objectives]
+        """For each objective: whether it needs no tuning -> the best such trial."""
+        self._known = dict[tuple[int, int, int], Lead]()
+
+    def add(self, trial: Trial) -> None:
+        """Takes the next trial; one without a value changes nothing."""
+        if trial.objectives is None:
+            return
+        is_untuned = trial.candidate.proposed_by.kind in ("base", "expert", "uniform")
+        for index, objective in enumerate(self._objectives):
+            best, value = self._best[index].get(is_untuned), trial.objectives[index]
+            if best is None or objective.improvement(value, over=_value(best, index)) > 0:
+                self._best[index][is_untuned] = trial
+
+    def now(self) -> tuple[Lead, ...]:
+        """Returns the leads, in the order of the objectives, as far as there are any."""
+        return tuple(lead for index in range(len(self._objectives)) if (lead := self._lead(index)))
+
+    def _lead(self, index: int) -> Lead | None:
+        best, baseline, objective = self._best[index].get(False), self._best[index].get(True), self._objectives[index]
+        if best is None or baseline is None:
+            return None
+        key = index, best.number, baseline.number
+        if key not in self._known:
+            self._known[key] = Lead(
+                objective=objective.name,
+                trial=best.number,
+                value=_value(best, index),
+                baseline=baseline.candidate.proposed_by.label,
+                baseline_value=_value(baseline, index),
+                by=paired_difference(best.score.tasks, baseline.score.tasks, objective),
+            )
+        return self._known[key]
+
+
+def _value(trial: Trial, index: int) -> float:
+    assert trial.objectives is not None, "only trials with a value are kept"
+    return trial.objectives[index]

@@ -1,0 +1,134 @@
+"""What `show` says of a run that goes on: its phase, its pace, the lead so far, and a table with a column a task."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.followed import FollowedRun
+from crossbreed.runs.record.phase import Phase, PhaseNote, duration, read_phase
+from crossbreed.runs.results.header import Header
+from crossbreed.runs.results.lead import Lead, Leads
+from crossbreed.runs.search.baselines import baselines
+from crossbreed.runs.search.outlook import outlook
+from crossbreed.runs.search.pace import Budget, Pace
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What the trials so far say of the rest."""
+
+    num_scores: int
+    """On all splits."""
+    num_done: int
+    num_wanted: int | None
+    """Trials of the whole search; None if only its time is limited, or nothing is known yet."""
+    trial_s: float | None
+    """Seconds a trial so far."""
+    left_s: float | None
+    """Estimated seconds to the end of the search."""
+    leads: tuple[Lead, ...]
+    told: tuple[str, ...]
+    """What the baselines say."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """Returns what people are told: the leads, then what the baselines say."""
+        return [*map(str, self.leads), *self.told]
+
+    def to_json(self) -> dict[str, object]:
+        """Returns its part of the documented JSON."""
+        return {
+            "trials_wanted": self.num_wanted,
+            "seconds_a_trial": self.trial_s,
+            "seconds_left": self.left_s,
+            "leads": [lead.to_json() for lead in self.leads],
+            "outlook": list(self.told),
+        }
+
+
+def outlook_of(followed: FollowedRun, known: Header) -> Outlook:
+    """Returns what a journal says of the rest of its run."""
+    history = followed.history
+    leads = Leads(known.objectives)
+    for trial in history.trials.values():
+        leads.add(trial)
+    seconds = None if known.minutes is None else known.minutes * 60
+    pace = Pace(Budget(trials=known.budget, seconds=seconds), num_initial=_num_initial(followed))
+    return Outlook(
+        num_scores=len(history.scores),
+        num_done=len(history.trials),
+        num_wanted=pace.num_wanted(history),
+        trial_s=pace.trial_s(history),
+        left_s=None if history.is_finished else pace.left_s(history),
+        leads=leads.now(),
+        told=tuple(outlook(history, known.objectives, pace)),
+    )
+
+
+def _num_initial(followed: FollowedRun) -> int:
+    """Returns the number of baselines and warm starts: those that were asked, or, while they are, by the sources."""
+    candidates, run = followed.history.candidates, followed.begun
+    asked = sum(c.proposed_by.kind != "optimizer" for c in candidates.values())
+    if asked < len(candidates) or run is None or not run.sources:
+        return asked
+    return len(run.warm_starts) + sum(1 for _ in baselines(run.sources, dtype="float32"))
+
+
+def opening(path: Path) -> PhaseNote | None:
+    """Returns the phase of a driver that has not come to its journal yet; None: there is one, or no driver."""
+    folder = RunFolder(path)
+    return None if folder.journal.exists() and folder.spec.exists() else read_phase(path)
+
+
+def phase_json(note: PhaseNote | None) -> dict[str, object] | None:
+    """Returns the documented JSON."""
+    return None if note is None else {"name": note.phase.value, "seconds": round(note.lasts_s, 1)}
+
+
+def phase_line(note: PhaseNote, rest: Outlook | None = None) -> str:
+    """Returns the phase and how long it has lasted; of a search, its trial, pace and end."""
+    parts = [f"{note.phase}"]
+    is_search = note.phase in (Phase.BASELINES, Phase.SEARCH)
+    if rest is not None and is_search:
+        total = "" if rest.num_wanted is None else f" of {rest.num_wanted}"
+        parts.append(f"trial {rest.num_done + 1}{total}")
+    parts.append(f"for {duration(note.lasts_s)}")
+    if rest is not None and is_search and rest.trial_s is not None:
+        parts.append(f"{rest.trial_s:.3g} s a trial")
+    if rest is not None and is_search and rest.left_s is not None:
+        parts.append(f"about {duration(rest.left_s)} left")
+    return ", ".join(parts)
+
+
+def table(trials: Sequence[Trial], objectives: Sequence[Objective], *, marked: Collection[int]) -> list[str]:
+    """Returns a row for each trial: objectives, a column for each task's mean, seconds.
+
+    Args:
+        trials: Those to show, each with a value.
+        objectives: The run's.
+        marked: Numbers of the trials that get a star.
+    """
+    named = (task for objective in objectives for task in objective.tasks)
+    known = {task for trial in trials for task in trial.score.tasks}
+    tasks = [task for task in dict.fromkeys([*named, *sorted(known)]) if task in known]
+    if [o.name for o in objectives] == tasks:
+        tasks = []  # each is an objective already
+    widths = [max(14, len(o.name)) for o in objectives] + [max(8, len(task)) for task in tasks] + [7]
+    names = [*(o.name for o in objectives), *tasks, "seconds"]
+    lines = [f"{'trial':>6}  {'origin':<28}" + _cells(names, widths)]
+    for trial in trials:
+        means = [scores.mean if (scores := trial.score.tasks.get(task)) else None for task in tasks]
+        numbers = [*(trial.objectives or ()), *means]
+        cells = ["" if value is None else f"{value:.4f}" for value in numbers]
+        seconds = sum(trial.score.cost.seconds.values())
+        star = "  *" if trial.number in marked else ""
+        origin = f"{trial.candidate.proposed_by!s:<28}"
+        lines.append(f"{trial.number:>6}  {origin}{_cells([*cells, f'{seconds:.2f}'], widths)}{star}")
+    return lines
+
+
+def _cells(texts: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))

@@ -1,0 +1,84 @@
+"""The first line of a report: take the winner, keep what there was, or there are not enough items to tell.
+
+The words follow from the report's intervals alone. They are about the report items: a difference is called one if its
+interval excludes 0, and never by its sign alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crossbreed.runs.results.numbers import number, row_label, with_interval
+from crossbreed.runs.results.report import Difference, Report
+from crossbreed.runs.results.statistics import LEVEL, Interval
+
+_MOST_TIMES = 100
+"""More than as many times the items as there were: not worth a number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What to do with the winner, and why."""
+
+    kind: Literal["take", "keep", "unclear"]
+    line: str
+    """One sentence."""
+    why: str
+    """Its reason, in one sentence or two."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        return {"kind": self.kind, "line": self.line, "why": self.why}
+
+    def __str__(self) -> str:
+        return f"{self.line} {self.why}"
+
+
+def verdict_of(report: Report) -> Verdict:
+    """Returns the verdict of a report."""
+    won, tuned = report.winner.number, report.to_tuned_scalar
+    if report.to_best_baseline is None:
+        why = "No baseline could be measured on the report items."
+        return Verdict(kind="unclear", line=f"Trial {won} has nothing to be compared with.", why=why)
+    same = {row.name for row in report.baselines if row.number == won}
+    best = report.to_best_baseline
+    if best.name in same:
+        why = "No bred merge beat it on the search and selection items."
+        return Verdict(kind="keep", line=f"Keep {row_label(best.name)}.", why=why)
+    if best.by.mean <= 0:
+        return _keep(best)
+    if tuned and tuned.by.high < 0:
+        return _keep(tuned)
+    name, by = row_label(best.name), with_interval(best.by, signed=True)
+    if best.by.low > 0:
+        also = "" if tuned is None or tuned.name in same or tuned.by.low > 0 else _not_told_from(tuned)
+        why = f"It is better than {name}, the best without tuning: {by}.{also}"
+        chosen = f"Take {row_label(tuned.name)}" if tuned and tuned.name in same else "Take the winner"
+        return Verdict(kind="take", line=f"{chosen}, trial {won}.", why=why)
+    return Verdict(
+        kind="unclear",
+        line=f"Not enough items to tell trial {won} from {name}: {_more(best.by)}.",
+        why=f"On {best.by.n} report items the difference is {by}: the {LEVEL:.0%} interval includes 0.",
+    )
+
+
+def _keep(difference: Difference) -> Verdict:
+    by = difference.by
+    found = "worse" if by.high < 0 else "not shown to be better" if by.mean < 0 else "no better"
+    why = f"On {by.n} report items the winner of the search is {found}: {with_interval(by, signed=True)}."
+    return Verdict(kind="keep", line=f"Keep {row_label(difference.name)}.", why=why)
+
+
+def _not_told_from(tuned: Difference) -> str:
+    by = with_interval(tuned.by, signed=True)
+    return f" It is not told apart from the {row_label(tuned.name)}, which needs no search: {by}."
+
+
+def _more(by: Interval) -> str:
+    """Returns how many more items would show a difference of this size: an interval narrows with their root."""
+    wanted = by.n * ((by.mean - by.low) / by.mean) ** 2
+    if wanted > _MOST_TIMES * by.n:
+        return f"not even {_MOST_TIMES} times as many would show a difference as small as {number(by.mean)}"
+    more = max(1.0, wanted - by.n)
+    unit = 10 ** max(0, math.floor(math.log10(more)) - 1)
+    return f"about {math.ceil(more / unit) * unit} more would"
