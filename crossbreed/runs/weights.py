@@ -5,6 +5,7 @@ making of Grams (`workers.grams`) and `publishing` use the kernels, too. Running
 does not converge, is a MachineError.
 """
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -170,7 +171,7 @@ class Weights:
         """Returns a prompt as the base's tokenizer and chat template write it; needs transformers."""
         from crossbreed.fitness.engines.encoder import Encoder
 
-        return Encoder(self.host).shown(prompt)
+        return Encoder(self.host, max_model_len=sys.maxsize).shown(prompt)  # whatever its length
 
 
 def open_weights(spec: Spec) -> Weights:
