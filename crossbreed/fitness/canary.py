@@ -24,6 +24,7 @@ from itertools import chain
 from crossbreed.errors import EngineError, InvalidWeights, SwapError
 from crossbreed.fitness.canary_probes import (
     Scored,
+    ask,
     can_move,
     distance,
     limit_of,
@@ -120,7 +121,7 @@ class _Canary:
         if started is None:
             handle = self.engine.adopt(self.recipe_a, self.a())
             probes = probes_of(handle, requests)
-            first = handle.answer(probes)
+            first = ask(handle, probes)
             limit = limit_of(handle, probes, first, advice=self.advice)
         else:
             probes = probes_of(started, requests)
@@ -131,8 +132,8 @@ class _Canary:
 
         unchanged = frozenset(digests) - differing
         handle = self._adopt(self.recipe_b, self.make_stream(self.recipe_b), unchanged=unchanged)
-        second = handle.answer(probes)
-        self._require_alike(second, handle.answer(without_cache(probes)), limit, f"after a swap {_STALE_CACHE}")
+        second = ask(handle, probes)
+        self._require_alike(second, ask(handle, without_cache(probes)), limit, f"after a swap {_STALE_CACHE}")
         if differing and second == first:
             unchanged = frozenset()
             can_see = can_move(of_a.answers)  # where every answer is certain, or none is scored, nothing can change
@@ -140,7 +141,7 @@ class _Canary:
                 raise self._error("two different merges give the same answers: the engine keeps its old weights")
             yield "no signal: the base and the uniform merge give the same answers to the first items of each task"
 
-        again = self._adopt(self.recipe_a, self.a(), unchanged=unchanged).answer(probes)
+        again = ask(self._adopt(self.recipe_a, self.a(), unchanged=unchanged), probes)
         self._require_alike(first, again, limit, "the same weights, adopted again, give different answers")
         heads = frozenset(filter(may_be_head, digests))
         self._check_head(heads, digests, of_a)
@@ -160,15 +161,15 @@ class _Canary:
     ) -> tuple[Handle, list[Response], float]:
         """Compares the engine as it started with itself after adopting its files; returns it with A, and the limit."""
         assert isinstance(self.engine, StartsOnHost)
-        as_started = started.answer(probes)
+        as_started = ask(started, probes)
         limit = limit_of(started, probes, as_started, advice=self.advice)
         handle = self.engine.adopt(self.recipe_a, self.engine.host_weights())
-        answers = handle.answer(probes)
+        answers = ask(handle, probes)
         problem = "the engine does not answer as it did when it started on the same weights"
         self._require_alike(as_started, answers, limit, problem)
         if _digests(self.engine.host_weights()) != digests:
             handle = self.engine.adopt(self.recipe_a, self.a())
-            answers = handle.answer(probes)
+            answers = ask(handle, probes)
         return handle, answers, limit
 
     def _check_head(self, heads: frozenset[str], digests: Mapping[str, str], of_a: Scored) -> None:
@@ -176,7 +177,7 @@ class _Canary:
         if not heads or not can_move(of_a.answers):
             return
         handle = self._adopt(self.recipe_a, _with_other_head(self.a()), unchanged=digests.keys() - heads)
-        if handle.answer(of_a.requests) == of_a.answers:
+        if ask(handle, of_a.requests) == of_a.answers:
             raise self._error("a change of the output head does not affect the engine's answers")
 
     def _check_parts(
@@ -193,8 +194,8 @@ class _Canary:
             return ((name, of_b if name in some else of_a) for (name, of_a), (_, of_b) in pairs)
 
         sent = ((name, tensor) for name, tensor in mixture() if name not in kept)
-        part = self.engine.adopt(self.recipe_a, sent, kept=kept).answer(requests)
-        whole = self.engine.adopt(self.recipe_a, mixture()).answer(requests)
+        part = ask(self.engine.adopt(self.recipe_a, sent, kept=kept), requests)
+        whole = ask(self.engine.adopt(self.recipe_a, mixture()), requests)
         problem = "sending only the changed tensors gives other answers than sending all"
         self._require_alike(part, whole, limit, problem)
 
@@ -232,7 +233,7 @@ class _Canary:
         from crossbreed.fitness.canary_weights import other_weights  # needs torch
 
         try:
-            return self.engine.adopt(self.recipe_a, other_weights(self.a())).answer(requests), ""
+            return ask(self.engine.adopt(self.recipe_a, other_weights(self.a())), requests), ""
         except (EngineError, InvalidWeights) as error:
             return [], str(error)
 
@@ -262,13 +263,13 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
     """
     handle = engine.adopt(recipe_a)
     probes = probes_of(handle, requests)
-    first, vouched_a = handle.answer(probes), handle.fingerprint
-    limit = limit_of(handle, probes, handle.answer(probes), advice=_SERVICE_ADVICE)
+    first, vouched_a = ask(handle, probes), handle.fingerprint
+    limit = limit_of(handle, probes, ask(handle, probes), advice=_SERVICE_ADVICE)
 
     handle = engine.adopt(recipe_b)
-    second, vouched_b = handle.answer(probes), handle.fingerprint
+    second, vouched_b = ask(handle, probes), handle.fingerprint
     after_b = f"after another recipe {_STALE_CACHE}"
-    _require_alike(second, handle.answer(without_cache(probes)), limit, after_b, _SERVICE_ADVICE)
+    _require_alike(second, ask(handle, without_cache(probes)), limit, after_b, _SERVICE_ADVICE)
     if second == first and can_move(first):  # texts alone, and what is certain, may agree
         raise SwapError(f"two different recipes give the same answers; {_SERVICE_ADVICE}")
     if vouched_a is not None and vouched_b == vouched_a:
@@ -276,7 +277,7 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
 
     handle = engine.adopt(recipe_a)
     again = "the same recipe, adopted again, gives different answers"
-    _require_alike(first, handle.answer(probes), limit, again, _SERVICE_ADVICE)
+    _require_alike(first, ask(handle, probes), limit, again, _SERVICE_ADVICE)
     if handle.fingerprint != vouched_a:
         raise SwapError(
             f"the same recipe, adopted again, has fingerprint {handle.fingerprint} instead of {vouched_a}; "

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TypeVar
 
 from crossbreed.errors import EngineError, InputError, SwapError
+from crossbreed.fitness.answers import answers_of
 from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Logprobs, Prompt, Request, Response
 
 R = TypeVar("R", Request, Loglikelihood)
@@ -38,6 +39,11 @@ class Scored:
     answers: Sequence[Response]
 
 
+def ask(handle: Handle, requests: Sequence[Request]) -> list[Response]:
+    """Returns the responses to the canary's requests; see `answers_of`."""
+    return answers_of(handle, requests, asker="the canary")
+
+
 def probes_of(handle: Handle, requests: Sequence[Request]) -> list[Request]:
     """Returns the requests, with answers of limited length, and two prompts that share the longest accepted prefix."""
     own = [replace(r, max_tokens=min(r.max_tokens, _MAX_TOKENS)) if isinstance(r, Generate) else r for r in requests]
@@ -55,7 +61,7 @@ def scored(handle: Handle, requests: Sequence[Request]) -> Scored:
     tries = ([[_as_scored(request, end)] for end in _CONTINUATIONS] for request in requests)
     found = [request for one in tries for request in _first_accepted(handle, one)[0]]  # those that fit, one by one
     accepted_texts, of_texts = _first_accepted(handle, ([text] for text in texts))
-    answers = [*(handle.answer(found) if found else []), *of_texts]
+    answers = [*(ask(handle, found) if found else []), *of_texts]
     return Scored(requests=[*found, *accepted_texts], texts=accepted_texts, answers=answers)
 
 
@@ -70,7 +76,7 @@ def limit_of(handle: Handle, probes: Sequence[Request], answers: Sequence[Respon
     Raises:
         SwapError: answers with and without the prefix cache differ by more than rounding does.
     """
-    gaps = list(_gaps(answers, handle.answer(without_cache(probes))))
+    gaps = list(_gaps(answers, ask(handle, without_cache(probes))))
     noise, mean = max(gaps, default=0.0), math.fsum(gaps) / max(1, len(gaps))
     if noise > MAX_NOISE or mean > MAX_MEAN_NOISE:
         raise SwapError(
@@ -141,7 +147,7 @@ def _first_accepted(handle: Handle, tries: Iterable[list[R]]) -> tuple[list[R], 
     """Returns the first requests that the engine answers, and the answers: they are used as they were tried."""
     for requests in tries:
         try:
-            return requests, handle.answer(requests)
+            return requests, ask(handle, requests)
         except (EngineError, InputError):
             continue
     return [], []

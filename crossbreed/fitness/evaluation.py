@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
-from crossbreed.errors import EngineError, InvalidWeights
+from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
 from crossbreed.fitness.protocol import Handle, Response
 from crossbreed.fitness.tasks import Task
+from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores
 
 
@@ -33,9 +34,9 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
         items: task name -> its items of one split.
 
     Raises:
-        EngineError: the engine could not answer.
+        EngineError: the engine could not answer, or its answers are not what the protocol says.
         InvalidWeights: a log-probability is NaN or infinite: so were the logits.
-        ValueError: a task's value is no finite number: a bug of the task.
+        ValueError: a task's value is no finite number that can be averaged, or its text no text: a bug of the task.
     """
     scores: dict[str, ItemScores] = {}
     texts: dict[str, tuple[str, ...]] = {}
@@ -48,7 +49,7 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
             for item, responses in zip(chunk, _ask(handle, task, chunk), strict=True):
                 answer = task.score(item, responses)
                 values.append(_finite(answer.value, task=task.name, item=item.id))
-                answers.append(answer.text)
+                answers.append(_text(answer.text, task=task.name, item=item.id))
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
         scores[task.name] = ItemScores(item_ids=tuple(item.id for item in offered), values=tuple(values))
         texts[task.name] = tuple(answers)
@@ -64,16 +65,25 @@ def _finite(value: object, *, task: str, item: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"task `{task}`, item `{item}`: the value is not a finite number: {value!r}"[:300])
+    if abs(number) > LARGEST:
+        raise ValueError(
+            f"task `{task}`, item `{item}`: the value {number!r} is too large to average with others: expected at most "
+            f"{LARGEST:g}, and at least -{LARGEST:g}"
+        )
     return number
+
+
+def _text(text: object, *, task: str, item: str) -> str:
+    """Returns the text of a task's answer, which the run folder keeps as UTF-8."""
+    if not isinstance(text, str) or not is_unicode(text):
+        raise ValueError(f"task `{task}`, item `{item}`: the answer's text is not a Unicode text: {text!r}"[:300])
+    return text
 
 
 def _ask(handle: Handle, task: Task, chunk: Sequence[Item]) -> list[list[Response]]:
     """Returns each item's responses; all requests of the chunk share one call."""
-    requests = [task.requests(item) for item in chunk]
-    flat = handle.answer([request for of_item in requests for request in of_item])
-    if len(flat) != sum(map(len, requests)):
-        raise EngineError(f"task `{task.name}`: {len(flat)} responses to {sum(map(len, requests))} requests")
-    if not all(math.isfinite(logprob) for response in flat for logprob in response.logprobs):
-        raise InvalidWeights(f"task `{task.name}`: a log-probability is NaN or infinite")
+    requests = [list(task.requests(item)) for item in chunk]
+    asked = [request for of_item in requests for request in of_item]
+    flat = likely_answers_of(handle, asked, asker=f"task `{task.name}`")
     responses = iter(flat)
     return [[next(responses) for _ in of_item] for of_item in requests]

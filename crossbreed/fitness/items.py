@@ -12,8 +12,8 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from crossbreed.config import Config
-from crossbreed.errors import InputError
-from crossbreed.fitness.values import FieldValue
+from crossbreed.errors import InputError, first_line
+from crossbreed.fitness.values import FieldValue, is_unicode
 from crossbreed.randomness import spawn
 from crossbreed.types import canonical_json, content_id
 
@@ -31,6 +31,53 @@ class Item:
     def place(self, task: str, name: str = "") -> str:
         """Returns where a field of the item stands, for messages."""
         return ", ".join(filter(None, (f"task `{task}`", name and f"field `{name}`", self.where)))
+
+
+def check_items(items: Sequence[Item], *, task: str) -> None:
+    """Checks items that may be made in Python as those of a file are: ids that can be compared, contents that are JSON.
+
+    Raises:
+        InputError: there is none, an id is no text or stands twice, or a field's value cannot be written to a file.
+    """
+    if not items:
+        raise InputError("a task has no items", expected="at least one item", where=f"task `{task}`")
+    seen = set[str]()
+    for number, item in enumerate(items):
+        item_id: object = item.id
+        if not isinstance(item_id, str) or not item_id or not is_unicode(item_id):
+            raise InputError(
+                "an item's id is not a text",
+                expected="a Unicode text, not empty",
+                got=f"{item_id!r:.120} ({type(item_id).__name__})",
+                where=", ".join((item.place(task), f"item {number}")),
+                fix="make the id with `str(...)`" if isinstance(item_id, int) else "give the item a text as its id",
+            )
+        if item_id in seen:
+            raise InputError(
+                "two items of a task have the same id",
+                expected="a unique id for each item",
+                got=f"`{item_id[:80]}` twice",
+                where=item.place(task),
+            )
+        seen.add(item_id)
+        for name, value in item.fields.items():
+            _check_field(item, name, value, task=task)
+
+
+def _check_field(item: Item, name: object, value: FieldValue, *, task: str) -> None:
+    try:
+        canonical_json({name: value}).encode()
+        wrong = "" if isinstance(name, str) else f"the name {name!r:.80} ({type(name).__name__})"
+    except (TypeError, ValueError, RecursionError) as error:
+        wrong = f"{value!r:.80} ({first_line(error)})"
+    if wrong:
+        raise InputError(
+            f"item `{item.id}` holds a value that is not JSON",
+            expected="Unicode texts, finite numbers, lists and objects of them",
+            got=wrong,
+            where=item.place(task, str(name)[:80]),
+            fix="write it as a text",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Response:
     token_ids: tuple[int, ...]
     """The generated tokens, or those of the continuation."""
     logprobs: tuple[float, ...]
-    """Natural log-probability of each of `token_ids` given all before it."""
+    """Natural log-probability of each of `token_ids` given all before it; for a Generate, it may be left out."""
     prompt_tokens: int
 
 
@@ -75,7 +75,8 @@ class Handle(Protocol):
 
         Answers can depend on which requests share a call, so callers pass the fixed chunks of the Spec.
 
-        Log-probabilities may be NaN; `evaluate_tasks` turns that into INVALID.
+        Log-probabilities may be NaN; `evaluate_tasks` turns that into INVALID. It refuses responses of other types,
+        and those to a Loglikelihood that lack log-probabilities or have positive ones, as an EngineError.
 
         Raises:
             EngineError: it could not answer (the trial is FAILED).

@@ -28,6 +28,19 @@ class Written(float):
         return Written, (float(self), self.text)
 
 
+def is_unicode(text: str) -> bool:
+    r"""Returns whether a text can be written to a file: a lone surrogate cannot.
+
+    >>> is_unicode("\u00e9"), is_unicode("\ud800")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def as_shown(value: FieldValue) -> FieldValue:
     """Returns a value in which each number whose text is not Python's own stands beside its text.
 

@@ -9,7 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import RecipeEngineConfig, evaluate_tasks, load_tasks
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
-from crossbreed.runs.plan import split_tasks
+from crossbreed.runs.plan import described_sources, split_tasks
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
@@ -91,7 +91,7 @@ def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe,
     engine, sources = spec.fitness.engine, spec.sources
     if isinstance(engine, RecipeEngineConfig):
         if isinstance(model, Recipe):
-            structure = engine.describe_sources(sources.base, sources.experts)
+            structure = described_sources(engine, sources.base, sources.experts)
             require_sources(model, structure, what="the recipe", where=f"recipe {model.id}")
             return model, None
         raise InputError(

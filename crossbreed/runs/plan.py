@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import Collector, InputError
+from crossbreed.errors import Collector, InputError, first_line
 from crossbreed.fitness import (
     AnyItems,
     RecipeEngineConfig,
@@ -340,12 +340,29 @@ def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
             raise _needs_weights(spec, "`artifacts.grams` needs weights", where="artifacts.grams")
         if spec.optimizer.slope_kind is not None:
             raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
-        return engine.describe_sources(spec.sources.base, spec.sources.experts), None
+        return described_sources(engine, spec.sources.base, spec.sources.experts), None
     require_tensors()
     from crossbreed.runs.weights import open_weights
 
     weights = open_weights(spec)
     return weights.structure, weights
+
+
+def described_sources(engine: RecipeEngineConfig, base: str, experts: Mapping[str, str]) -> Structure:
+    """Returns what an engine of recipes says of its sources, held to the rules for a service's JSON.
+
+    Raises:
+        InputError: it is no description; the message names what is wrong.
+    """
+    where = f"engine `{engine.kind}`, describe_sources"
+    found: object = engine.describe_sources(base, experts)
+    try:
+        if isinstance(found, Structure):
+            return Structure.from_json(found.to_json(), where=where)
+        got = type(found).__name__
+    except (AttributeError, KeyError, TypeError) as error:
+        got = f"one of which a part is missing or of a wrong type: {type(error).__name__}: {first_line(error)}"
+    raise InputError("an engine does not describe its sources", expected="a Structure", got=got, where=where)
 
 
 def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | None") -> SearchSpace:

@@ -89,13 +89,15 @@ class Judging(GenerateTask):
 
     _value: object = PrivateAttr(default=None)
 
+    _text: object = PrivateAttr(default="said")
+
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        return Answer(value=1.0 if item.id != "3" else self._value, text="said")  # type: ignore[arg-type]
+        return Answer(value=1.0 if item.id != "3" else self._value, text=self._text)  # type: ignore[arg-type]
 
 
-def judged(value: object) -> tuple[float, ...]:
+def judged(value: object, text: object = "said") -> tuple[float, ...]:
     kind = Judging(kind="generate", name="mine", items="", prompt="{q}", answer="a")
-    kind._value = value
+    kind._value, kind._text = value, text
     return evaluate_tasks(Parrot(), [Task(kind=kind, items=ITEMS)], {"mine": SearchItems(ITEMS)}).tasks["mine"].values
 
 
@@ -111,6 +113,19 @@ def test_a_value_that_is_no_finite_number_is_a_bug_of_the_task(value: object) ->
         judged(value)
     assert not isinstance(caught.value, CrossbreedError)
     assert repr(value)[:100] in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e101])
+def test_a_value_that_no_mean_can_be_taken_of_is_a_bug_of_the_task(value: float) -> None:
+    with pytest.raises(ValueError, match=r"task `mine`, item `3`: the value .* is too large to average"):
+        judged(value)
+    assert judged(-1e100)[2] == -1e100
+
+
+@pytest.mark.parametrize("text", [None, 5, b"x", "\ud800"])
+def test_a_text_that_no_file_can_hold_is_a_bug_of_the_task(text: object) -> None:
+    with pytest.raises(ValueError, match="task `mine`, item `1`: the answer's text is not a Unicode text"):
+        judged(1.0, text)
 
 
 def test_an_engine_that_loses_answers_is_not_believed() -> None:

@@ -352,7 +352,9 @@ def test_texts_are_compared_in_one_normal_form() -> None:
         (["x", "y"], "B", {}, "y"),
         (["B", "A"], "B", {}, "B"),
         (["cafe\u0301", "tea"], "caf\u00e9", {}, "cafe\u0301"),
-        (["x", "y"], 1.0, {}, "y"),
+        (["x", "y"], 1.0, {"gold_is": "index"}, "y"),
+        (["x", "y"], 1.0, {"gold_is": "index_from_1"}, "x"),
+        (["x", "y"], 0.0, {}, "x"),
     ],
 )
 def test_the_gold_option(tmp_path: Path, options: list[Any], gold: Any, settings: dict[str, Any], shown: str) -> None:
@@ -405,6 +407,48 @@ def test_one_way_of_naming_the_gold_option_fits_all_items(
     assert caught.value.where.endswith("line 2")
 
 
+INDICES = "can be read in two ways"
+
+
+@pytest.mark.parametrize(
+    ("golds", "problem"),
+    [
+        ([1, 2, 1], INDICES),
+        (["1", "2", "2"], INDICES),
+        ([2], INDICES),
+        ([1, 2, 3], "can never be given"),
+        ([0, 1, 2], ""),
+        ([2, 1, 0], ""),
+    ],
+)
+def test_indices_that_may_count_from_0_or_1_are_refused_until_it_is_said(
+    tmp_path: Path, golds: list[Any], problem: str
+) -> None:
+    rows = [{"q": f"{i}", "o": ["x", "y", "z"], "a": gold} for i, gold in enumerate(golds)]
+    path = lines(tmp_path, *map(json.dumps, rows))
+
+    def shown(**settings: Any) -> list[str]:
+        [task] = load_tasks([choice(path, **settings)])
+        return [task.kind.shown(item) for item in task.items]
+
+    if not problem:
+        assert shown() == ["xyz"[gold] for gold in golds]
+        return
+    with pytest.raises(InputError, match=problem) as caught:
+        shown()
+    assert "gold_is: index_from_1" in caught.value.fix
+    assert shown(gold_is="index_from_1") == ["xyz"[int(gold) - 1] for gold in golds]
+    if problem == INDICES:
+        assert "`gold_is: index`" in caught.value.fix
+        assert caught.value.where.endswith("line 1")
+        assert shown(gold_is="index") == ["xyz"[int(gold)] for gold in golds]
+
+
+def test_an_index_that_is_an_option_too_is_that_option(tmp_path: Path) -> None:
+    rows = [{"q": f"{i}", "o": ["0", "1", "2"], "a": 1} for i in range(2)]
+    assert first_of(choice(lines(tmp_path, *map(json.dumps, rows))))[1] == "1"
+
+
 def test_options_in_columns_are_named_by_their_letters(tmp_path: Path) -> None:
     path = lines(tmp_path, "q,A,B,C,D,a", "1 + 1,1,2,3,4,B", "1 + 2,1,2,3,4,C", name="x.csv")
     [task] = load_tasks([choice(path, choices=["A", "B", "C", "D"])])
@@ -427,6 +471,21 @@ def test_prompts_that_do_not_ask(tmp_path: Path, prompt: str, problem: str, fix:
     with pytest.raises(InputError, match=problem) as caught:
         load_tasks([generate(lines(tmp_path, '{"q": "1", "a": "2"}'), prompt=prompt)])
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{q:>9999999999}", "{q:.10001}", "{q!r:>10001}", "{n:0{big}}", "{n:.{big}f}", "{n:{n}{big}}"]
+)
+def test_a_width_that_fills_the_memory_is_refused(prompt: str) -> None:
+    item = Item(id="1", fields={"q": "a", "n": 2, "big": 99999999999})
+    with pytest.raises(InputError, match="too large a width or precision"):
+        fill_prompt(prompt, item, task="t")
+
+
+def test_a_width_of_a_table_is_kept() -> None:
+    item = Item(id="1", fields={"q": "a", "n": 2.5, "wide": 4})
+    assert fill_prompt("{q:9<{wide}}|{n:>6.2f}|{n!r:5}", item, task="t") == "a999|  2.50|2.5  "
+    assert len(fill_prompt("{q:>10000}", item, task="t")) == 10_000
 
 
 @pytest.mark.parametrize("advised", ['JSON like {{"answer": 1}}. {q}', "{{}} {q}", r"\frac{{1}}{{2}} {q}"])

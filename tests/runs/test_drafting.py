@@ -112,6 +112,14 @@ def test_multiple_choice_with_a_list_and_an_index(
     assert task.prompt == "Question: {ctx}\nAnswer:"
 
 
+def test_an_index_that_may_count_from_0_or_1_is_a_guess(folder: Path, toy_base: Path, plain: list[str]) -> None:
+    items = [{"ctx": p, "endings": WORDS[:4], "label": i % 3 + 1} for i, p in enumerate(phrases(40, 5))]
+    spec, text = drafted(toy_base, plain, lines(folder / "x.jsonl", items))
+    (task,) = spec.fitness.tasks
+    assert task.gold_is == "index_from_1"
+    assert "counted from 1 (a guess: no gold is 0" in str(text)
+
+
 def test_chats(folder: Path, toy_base: Path, plain: list[str]) -> None:
     turns = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": p}] for p in phrases(40, 4)]
     items = [{"messages": one, "answer": f"yes {i}"} for i, one in enumerate(turns)]

@@ -5,16 +5,17 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.record.journal import Journal, read
 from crossbreed.runs.record.lock import is_locked
-from crossbreed.runs.record.records import Record
+from crossbreed.runs.record.records import Record, TellRecord
 from crossbreed.testing.journal_records import RECORDS, RUN
 from crossbreed.testing.journals import JournalConformance, OpenJournal
 
@@ -213,3 +214,32 @@ def test_the_first_line_of_each_driver_names_its_versions(tmp_path: Path) -> Non
     clocks = [json.loads(line)["clock"] for line in path.read_text().splitlines()]
     assert [clock.get("driver", {}).get("versions") for clock in clocks] == [None, {"torch": "2"}, None, {"torch": "3"}]
     assert tuple(read(path)) == RECORDS
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokens": 2.5},
+        {"tokens": 2.0},
+        {"tokens": -500},
+        {"fingerprint": 5},
+        {"fingerprint": "\ud800"},
+        {"slopes": (float("nan"),)},
+        {"tasks": {"sums": ("1",)}},
+        {"fingerprint": object()},
+    ],
+)
+def test_a_record_that_could_not_be_read_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    told = next(record for record in RECORDS if isinstance(record, TellRecord))
+    for record in RECORDS[:2]:
+        journal.append(record)
+    before = path.read_bytes()
+    with pytest.raises(MachineError, match="a record of kind `tell` was not written to the journal"):
+        journal.append(replace(told, **changes))
+    assert path.read_bytes() == before
+    journal.append(RECORDS[2])
+    journal.close()
+    assert tuple(read(path)) == RECORDS[:3]

@@ -46,10 +46,11 @@ from crossbreed.runs import check_spec, load_spec, publish_run, report_on, run, 
 from crossbreed.runs.objects import for_workers, require_sendable
 from crossbreed.runs.plan import build_plan
 from crossbreed.runs.results.show import show_json
+from crossbreed.runs.workers.candidate_engine import CandidateEngineByRecipe
 from crossbreed.sources import Structure
 from crossbreed.testing.fake_recipes import FakeRecipeEngine, FakeRecipesConfig
 from crossbreed.testing.fakes import FakeEngine
-from crossbreed.types import Box, Outcome, Point
+from crossbreed.types import Box, Outcome, Point, Recipe
 
 
 class Corners:
@@ -458,6 +459,41 @@ def test_an_engine_object_may_take_recipes(spec: Path, tmp_path: Path, parts: di
         crossbreed.evaluate(other, raw, engine=Describing(), tasks=parts["tasks"])
     with pytest.raises(InputError, match=r"(?s)with an object for `engine`.*`kind: recipe_object`"):
         report_on(tmp_path / "run", optimizer=parts["optimizer"], tasks=parts["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda found: replace(found, hashes=dict.fromkeys(found.hashes, 5)), "a name or a hash is no word"),
+        (lambda found: replace(found, hashes={"base": found.hashes["base"]}), "does not describe its sources"),
+        (lambda found: found.to_json(), "does not describe its sources"),
+    ],
+)
+def test_what_an_engine_says_of_its_sources_is_checked(
+    spec: Path, tmp_path: Path, parts: dict[str, Any], change: Any, problem: str
+) -> None:
+    class Odd(Describing):
+        def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
+            found: Structure = change(super().describe_sources(base, experts))
+            return found
+
+    raw = without(spec, "fitness.engine", "workers")
+    raw["sources"] = {"base": "fake/base", "experts": {"a": "fake/a", "b": "fake/b"}}
+    with pytest.raises(InputError, match=problem) as caught:
+        run(raw, tmp_path / "run", **parts | {"engine": Odd()})
+    assert "describe_sources" in caught.value.where
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize("fingerprint", [5, b"f", "\ud800"])
+def test_a_fingerprint_that_is_no_text_is_refused(fingerprint: Any) -> None:
+    class Odd(FakeRecipeEngine):
+        def adopt(self, recipe: Recipe) -> Any:
+            return replace(super().adopt(recipe), fingerprint=fingerprint)
+
+    engine = CandidateEngineByRecipe(Odd(FakeRecipesConfig(kind="fake_recipes")))
+    with pytest.raises(EngineError, match="expected a text or None as the fingerprint"):
+        engine.adopt(Recipe(base="base", sources={"base": "0" * 32}, rules=()))
 
 
 @pytest.mark.parametrize(

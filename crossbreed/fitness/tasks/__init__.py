@@ -8,7 +8,8 @@ of another package (docs/plugins.md).
 from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
-from crossbreed.errors import Collector, InputError
+from crossbreed.errors import Collector
+from crossbreed.fitness.items import check_items
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
@@ -50,23 +51,11 @@ def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
     for config in configs:
         with mistakes.noted():
             task = Task(kind=config, items=config.load_items())
-            _check_ids(task)
+            check_items(task.items, task=task.name)
             check_questions(task)
             tasks.append(task)
     mistakes.require_none()
     return tasks
-
-
-def _check_ids(task: Task) -> None:
-    """Raises InputError for items that would break the splits; those from a file have been checked already."""
-    ids = [item.id for item in task.items]
-    if len(set(ids)) < max(1, len(ids)):
-        raise InputError(
-            "two items of a task have the same id" if ids else "a task has no items",
-            expected="at least one item, and a unique id for each",
-            got=f"{len(ids)} items with {len(set(ids))} ids",
-            where=f"task `{task.name}`",
-        )
 
 
 __all__ = [

@@ -25,7 +25,7 @@ class ChoiceTask(PromptTaskConfig):
     """The length by which an option's log-likelihood is divided, since long options would lose otherwise."""
     gold_is: Literal["text", "name", "index", "index_from_1", "letter"] | None = None
     """How `answer` names the gold option: its text, the name of its field, its index from 0 or 1, or its letter (A for
-    the first). Default: the one way that fits all items; one that can be read in two ways is refused."""
+    the first). Default: the one way that fits all items; answers that can be read in two ways are refused."""
     delimiter: str | None = None
     """The text between prompt and option. Default: a space, or nothing after white space or with a chat template."""
 
@@ -50,6 +50,12 @@ class ChoiceTask(PromptTaskConfig):
                     fix="write all answers in one way; `gold_is` in the task says which, and refuses the others",
                 )
             common = ways if common is None else common & ways
+        if (
+            self.gold_is is None
+            and common == frozenset({"index"})
+            and all(self._gold_index(item) > 0 for item in items)
+        ):
+            raise self._counted_from_anywhere(items[0])
         return items
 
     def requests(self, item: Item) -> list[Loglikelihood]:
@@ -119,6 +125,17 @@ class ChoiceTask(PromptTaskConfig):
             where=f"{item.place(self.name)}, `choices: {self.choices}`",
             fix="name the field that holds the list, or the fields that hold one option each; give every item such a "
             "field where all have the same options",
+        )
+
+    def _counted_from_anywhere(self, item: Item) -> InputError:
+        options, index = self._options(item), self._gold_index(item)
+        return InputError(
+            "the answers of a task can be read in two ways",
+            expected="an answer of 0 if they count from 0, or the task's `gold_is`",
+            got=f"indices from 1 up, none the number of options; {self.gold(item)!r} of item `{item.id}` is "
+            f"{options[index]!r} counted from 0, {options[index - 1]!r} counted from 1",
+            where=item.place(self.name, self.answer),
+            fix="`gold_is: index` if they count from 0, `gold_is: index_from_1` if from 1, in the task",
         )
 
     def _gold_index(self, item: Item) -> int:

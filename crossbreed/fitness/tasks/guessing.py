@@ -93,7 +93,7 @@ def guess_task(path: Path, *, answer: str | None, prompt: str | None, in_chats: 
     if (found := _options(fields, answer)) is not None:
         settings, gold = found
         asked, remarks = _asked(fields, prompt, gold=gold, others=_listed(settings["choices"]), in_chats=in_chats)
-        return Guess(settings={**settings, **asked}, items=items, remarks=(*_of_choice(settings), *remarks))
+        return Guess(settings={**settings, **asked}, items=items, remarks=(*_of_choice(settings, fields), *remarks))
     if answer is None and prompt is None and (text := _only_text(fields)) is not None:
         return Guess(
             settings={"kind": "perplexity", "text": text},
@@ -225,11 +225,16 @@ def _accepts(settings: Settings, fields: _Fields) -> bool:
     return True
 
 
-def _of_choice(settings: Settings) -> tuple[Remark, ...]:
+def _of_choice(settings: Settings, fields: _Fields) -> tuple[Remark, ...]:
     choices = settings["choices"]
     options = f"columns {', '.join(choices)}" if isinstance(choices, list) else f"options in `{choices}`"
-    by = "counted from 1" if "gold_is" in settings else "as every item has it"
-    return (Remark(what=f"choice: {options}, gold `{settings['answer']}`", sure="sure", why=f"gold {by}"),)
+    what = f"choice: {options}, gold `{settings['answer']}`"
+    if "gold_is" not in settings:
+        return (Remark(what=what, sure="sure", why="gold as every item has it"),)
+    if _accepts(settings | {"gold_is": "index"}, fields):
+        why = "no gold is 0, none the number of options; set `gold_is: index` if it counts from 0"
+        return (Remark(what=f"{what}, counted from 1", sure="a guess", why=why),)
+    return (Remark(what=what, sure="sure", why="gold counted from 1"),)
 
 
 def _only_text(fields: _Fields) -> str | None:

@@ -12,6 +12,8 @@ from crossbreed.fitness.values import text_of
 
 _ROLES = ("system", "user", "assistant")
 _BRACES = "double a literal brace: {{ and }}"
+_MOST_WIDTH = 10_000
+"""Of a field in a prompt, and its precision: some thousand times more fill the memory."""
 
 
 def fill_prompt(template: str, item: Item, *, task: str) -> str:
@@ -135,6 +137,14 @@ class _Filler(string.Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Returns the text as it is written, or the value in a given format."""
+        if too_large := [size for size in re.findall(r"\d+", format_spec) if len(size) > 9 or int(size) > _MOST_WIDTH]:
+            raise InputError(
+                "a field of the prompt has too large a width or precision",
+                expected=f"at most {_MOST_WIDTH} characters",
+                got=f"{too_large[0]} in the format `{format_spec}`"[:200],
+                where=self._item.place(self._task),
+                fix="lower the number, or leave it out",
+            )
         if not isinstance(value, _Shown):
             return format(value, format_spec)
         return format(value.value, format_spec) if format_spec else value.text

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.task import Kind, Task
+from crossbreed.fitness.values import is_unicode
 
 _WORDS_OF_A_QUESTION = 4
 """A field of at least as many words is the question itself, in whatever frame; fewer fill a gap: `France`, `2 + 2`."""
@@ -32,14 +33,15 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
 
 
 def check_questions(task: Task) -> None:
-    """Checks that no two items of a task ask the model the same.
+    """Checks that every item of a task asks the model something, and no two the same.
 
     Raises:
-        InputError: two do; the message names both.
+        InputError: one asks nothing, or in something else than texts; or two ask the same: the message names both.
     """
     first: dict[str, Item] = {}
     for item in task.items:
-        requests = task.requests(item)
+        requests = list(task.requests(item))
+        _check_requests(requests, item, task=task.name)
         key = "\n".join((*_systems(requests), _rendered(requests)))
         if key not in first:
             first[key] = item
@@ -68,6 +70,30 @@ def _texts(kind: PromptTaskConfig, item: Item) -> tuple[str, ...]:
     """Returns the texts of all right answers; of a list of them, a choice has none but the shown one."""
     gold = kind.gold(item)
     return tuple(text for text in gold if isinstance(text, str)) if isinstance(gold, list) else ()
+
+
+def _check_requests(requests: Sequence[Request], item: Item, *, task: str) -> None:
+    wrong: list[object] = []
+    for request in requests:
+        if isinstance(request, Generate | Loglikelihood) and isinstance(request.prompt, Prompt):
+            wrong += [text for text in _texts_of(request) if not isinstance(text, str) or not is_unicode(text)]
+        else:
+            wrong.append(request)
+    if wrong or not requests:
+        raise InputError(
+            f"item `{item.id}` cannot be asked",
+            expected="at least one Generate or Loglikelihood, of Unicode texts",
+            got=f"{wrong[0]!r:.120} ({type(wrong[0]).__name__})" if wrong else "no request",
+            where=item.place(task),
+            fix="correct what the task's `requests` returns for it",
+        )
+
+
+def _texts_of(request: Request) -> list[object]:
+    prompt = request.prompt
+    system = [] if prompt.system is None else [prompt.system]
+    ends = [request.continuation] if isinstance(request, Loglikelihood) else list(request.stop)
+    return [prompt.text, *system, *(text for turn in prompt.turns for text in turn), *ends]
 
 
 def _systems(requests: Sequence[Request]) -> list[str]:

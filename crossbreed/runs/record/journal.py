@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from crossbreed.durable import naming, sync
-from crossbreed.errors import InputError, MachineError
+from crossbreed.errors import InputError, MachineError, first_line
 from crossbreed.runs.record.checksum import is_right, is_sealed, sealed
 from crossbreed.runs.record.lock import Lock
 from crossbreed.runs.record.records import (
@@ -80,15 +80,13 @@ class Journal:
         """Writes one line, and returns when it is on disk or, if its group is not yet complete, with the kernel.
 
         Raises:
-            MachineError: the journal was removed, replaced or written to by another process.
+            MachineError: the journal was removed, replaced or written to by another process, or could not be read with
+                this record, which is not written then.
         """
         self.require_untouched()
-        value = to_json(record)
-        if self._driver is not None:
-            value[CLOCK] = value.get(CLOCK, {}) | {"driver": self._driver}
-            self._driver = None
-        line = sealed(value, after=self._last)
+        line = self._line(record)
         self._write(line + b"\n")
+        self._driver = None
         self._last = line
         if time.monotonic() - self._synced_s >= self._group_s:
             self._sync()
@@ -100,6 +98,22 @@ class Journal:
         finally:
             self._lock.close()
             self._file.close()
+
+    def _line(self, record: Record) -> bytes:
+        """Returns a record's line, which `read` accepts: a part's value of a wrong type must not end the run's life."""
+        try:
+            value = to_json(record)
+            if self._driver is not None:
+                value[CLOCK] = value.get(CLOCK, {}) | {"driver": self._driver}
+            line = sealed(value, after=self._last)
+            from_json(line)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MachineError(
+                f"a record of kind `{record.kind}` was not written to the journal {self._path}, which nobody could "
+                f"have read with it: {first_line(error)}. A part of the run (engine, task, optimizer or space) gave a "
+                "value of a wrong type; what was measured before is kept"
+            ) from error
+        return line
 
     def _write(self, content: bytes) -> None:
         """Writes the content, or nothing of it: where the disk is full, it may have room for a part."""

@@ -324,9 +324,11 @@ def from_json(line: bytes | str, *, with_recipes: bool = True) -> Record:
     try:
         return _RECORD.validate_json(line, context=None if with_recipes else _WITHOUT_RECIPES)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        problem = cause.errors[0].problem if isinstance(cause, InputError) else first["msg"]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: {first['msg']}".removeprefix(": ").splitlines()[0]) from None
+        raise ValueError(f"{where}: {problem}".removeprefix(": ").splitlines()[0]) from None
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from crossbreed.errors import EngineError
 from crossbreed.fitness import (
     EngineConfig,
     Handle,
@@ -76,7 +77,11 @@ class CandidateEngineByRecipe:
         """See CandidateEngine."""
         start = time.perf_counter()
         handle = self.engine.adopt(recipe)
-        return Adopted(handle=handle, fingerprint=handle.fingerprint, seconds={"swap": time.perf_counter() - start})
+        fingerprint: object = handle.fingerprint
+        if fingerprint is not None and (not isinstance(fingerprint, str) or not fingerprint.isprintable()):
+            got = f"{fingerprint!r:.120} ({type(fingerprint).__name__})"
+            raise EngineError(f"expected a text or None as the fingerprint of an engine's weights, got {got}")
+        return Adopted(handle=handle, fingerprint=fingerprint, seconds={"swap": time.perf_counter() - start})
 
     def confirm(self) -> None:
         """See CandidateEngine."""
