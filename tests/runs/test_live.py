@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any, TypeAlias
 
 import pytest
@@ -18,6 +20,7 @@ from crossbreed.errors import InputError
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.events import EngineStarting, Event, Note, PhaseStarting, PlanDescribed, SplitStarting, TrialDone
 from crossbreed.runs.record import followed
+from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.phase import PHASE_FILE, Phase, PhaseNote, read_phase
 from crossbreed.runs.results.lead import Leads
 from crossbreed.runs.results.show import open_run, show_json, show_text
@@ -128,6 +131,19 @@ def test_a_driver_that_died_is_in_no_phase(tmp_path: Path) -> None:
     assert read_phase(tmp_path) is None
     with pytest.raises(InputError, match="not a run folder"):
         show_text(tmp_path)
+
+
+def test_a_driver_of_another_machine_goes_on_while_the_journal_is_locked(watched: Seen, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    copytree(watched[0], out)
+    PhaseNote(phase=Phase.SEARCH).write(out)
+    note = json.loads((out / PHASE_FILE).read_text())
+    note["process"]["host"] += "-of-another"
+    (out / PHASE_FILE).write_text(json.dumps(note))
+    assert show_json(out)["state"] == "finished"
+    assert not Watched(out).look()[1], "a look at it ends"
+    with closing(Journal(out / "journal.jsonl")):
+        assert (show_json(out)["state"], show_json(out)["phase"]["name"]) == ("running", "search")
 
 
 def test_a_spec_that_is_refused_leaves_no_folder(spec: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a running driver does at the moment: `phase.json` in the run folder. No state: only `show` reads it.
 
-It also says which process wrote it, since before the journal is open nothing else tells whether that is alive.
+It also says which process wrote it, since before the journal is locked nothing else tells whether that is alive. Of
+a process of another machine only the lock tells: a folder that was copied, or whose machine is gone, keeps its note.
 """
 
 import json
@@ -10,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from crossbreed.durable import write_atomically
-from crossbreed.runs.record.lock import has_ended, this_process
+from crossbreed.runs.record.lock import has_ended, is_locked, this_process
 
 PHASE_FILE = "phase.json"
 
@@ -61,16 +62,28 @@ def duration(seconds: float) -> str:
 
 
 def forget_phase(folder: Path) -> None:
-    """Removes what a driver said."""
-    (folder / PHASE_FILE).unlink(missing_ok=True)
+    """Removes what this process said."""
+    if _writer(folder) == this_process():
+        (folder / PHASE_FILE).unlink(missing_ok=True)
 
 
 def read_phase(folder: Path) -> PhaseNote | None:
-    """Returns what a run folder says; None: nothing that can be read, or its driver has ended."""
+    """Returns what a run folder says; None: nothing that can be read, or no driver that is known to go on."""
     try:
         found = json.loads((folder / PHASE_FILE).read_text())
-        if has_ended(found["process"]):
+        process = found["process"]
+        is_here = process["host"] == this_process()["host"]
+        if has_ended(process) or not (is_here or is_locked(folder / "journal.jsonl")):
             return None
         return PhaseNote(phase=Phase(found["phase"]), began=float(found["began"]))
     except (OSError, ValueError, TypeError, LookupError):
         return None
+
+
+def _writer(folder: Path) -> dict[str, str | int] | None:
+    """Returns the process that wrote the note; None: there is none that can be read."""
+    try:
+        writer: dict[str, str | int] = json.loads((folder / PHASE_FILE).read_text())["process"]
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    return writer
