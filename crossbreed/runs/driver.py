@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,9 @@ def run(
             plan = prepare_artifacts(plan, tell, begun=folder.begun(), kept=folder.artifacts)
         except InputError:
             if is_new:
-                forget_phase(folder.path)
-                folder.path.rmdir()
+                with suppress(OSError):  # another driver has begun in it
+                    forget_phase(folder.path)
+                    folder.path.rmdir()
             raise
         with open_session(plan, folder, tell) as session:
             known = len(session.history.trials)

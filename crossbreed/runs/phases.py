@@ -16,7 +16,7 @@ from crossbreed.runs.events import (
     WorkersReady,
 )
 from crossbreed.runs.record.lock import is_locked
-from crossbreed.runs.record.phase import Phase, PhaseNote, forget_phase
+from crossbreed.runs.record.phase import Phase, PhaseNote, forget_phase, is_of_another
 
 
 class Phases:
@@ -59,15 +59,15 @@ class Phases:
 def phase_noted(folder: Path, on_event: Listener) -> Iterator[Listener]:
     """Yields a listener that also keeps `phase.json` of a run folder, which is removed in the end.
 
-    Where another driver is at work in the folder, this one will be refused, and the file is the other's.
+    Where another driver is at work in the folder, one of the two will be refused, and the file is of the first.
     """
     phases = Phases()
-    is_ours = not is_locked(folder / "journal.jsonl")
+    was_locked = is_locked(folder / "journal.jsonl")  # by another, which may be this process
 
     def tell(event: Event) -> None:
         before = phases.phase
         phases.after(event)
-        if is_ours and phases.phase not in (before, None):
+        if not was_locked and phases.phase not in (before, None) and not is_of_another(folder):
             with suppress(OSError):  # a full disk ends no run for a line that only `show` reads
                 PhaseNote(phase=phases.phase).write(folder)
         on_event(event)
@@ -75,6 +75,6 @@ def phase_noted(folder: Path, on_event: Listener) -> Iterator[Listener]:
     try:
         yield tell
     finally:
-        if is_ours:
+        if not was_locked:
             with suppress(OSError):
                 forget_phase(folder)

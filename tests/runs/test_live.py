@@ -18,9 +18,20 @@ from toy_runs import SKILLS, write_spec
 
 from crossbreed.errors import InputError
 from crossbreed.runs import load_spec, run
-from crossbreed.runs.events import EngineStarting, Event, Note, PhaseStarting, PlanDescribed, SplitStarting, TrialDone
+from crossbreed.runs.events import (
+    EngineStarting,
+    Event,
+    Note,
+    PhaseStarting,
+    PlanDescribed,
+    SplitStarting,
+    TrialDone,
+    ignore,
+)
+from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.record import followed
 from crossbreed.runs.record.journal import Journal
+from crossbreed.runs.record.lock import this_process
 from crossbreed.runs.record.phase import PHASE_FILE, Phase, PhaseNote, read_phase
 from crossbreed.runs.results.lead import Leads
 from crossbreed.runs.results.show import open_run, show_json, show_text
@@ -164,6 +175,38 @@ def test_a_second_driver_does_not_speak_for_the_first(spec: Path, tmp_path: Path
     run(load_spec(spec), tmp_path / "run", on_event=second)
     assert seen[0] is not None
     assert seen[0].phase is Phase.FINALISTS
+
+
+def test_of_two_drivers_that_open_their_sources_the_first_speaks_and_a_refused_one_removes_nothing(
+    spec: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with subprocess.Popen(["sleep", "60"]) as other:
+        first = {"phase": "hashing", "began": 1.0, "process": process_of(other.pid)}
+
+        def refused(event: Event) -> None:
+            (out / PHASE_FILE).write_text(json.dumps(first))
+            raise InputError("the sources are refused")
+
+        try:
+            with pytest.raises(InputError, match="the sources are refused"):
+                run(load_spec(spec), out, on_event=refused)
+            assert json.loads((out / PHASE_FILE).read_text()) == first, "neither folder nor note is removed"
+            with phase_noted(out, ignore) as tell:
+                tell(PhaseStarting(phase=Phase.SOURCES))
+                assert json.loads((out / PHASE_FILE).read_text()) == first
+            assert json.loads((out / PHASE_FILE).read_text()) == first
+        finally:
+            other.kill()
+    with phase_noted(out, ignore) as tell:
+        tell(PhaseStarting(phase=Phase.SOURCES))
+        assert json.loads((out / PHASE_FILE).read_text())["process"] == this_process(), "the other has ended"
+    assert not (out / PHASE_FILE).exists()
+
+
+def process_of(pid: int) -> dict[str, str | int]:
+    began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return this_process() | {"pid": pid, "began": began}
 
 
 def test_the_lead_is_the_paired_difference_to_the_best_baseline() -> None:

@@ -67,6 +67,11 @@ def forget_phase(folder: Path) -> None:
         (folder / PHASE_FILE).unlink(missing_ok=True)
 
 
+def is_of_another(folder: Path) -> bool:
+    """Returns whether another process, which goes on, says something."""
+    return read_phase(folder) is not None and _writer(folder) != this_process()
+
+
 def read_phase(folder: Path) -> PhaseNote | None:
     """Returns what a run folder says; None: nothing that can be read, or no driver that is known to go on."""
     try:
