@@ -15,7 +15,7 @@ from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.records import RunRecord, SplitName
-from crossbreed.runs.record.worker_counts import forget_counts
+from crossbreed.runs.record.worker_counts import forgetting_counts
 from crossbreed.runs.results.derived import write_derived
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
@@ -174,9 +174,9 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
         folder.keep_structure(plan.structure)
-        forget_counts(folder.path)
         write_atomically(folder.spec, dump_spec(plan.spec).encode())
         with (
+            forgetting_counts(folder.path),
             _logged(folder, plan, journal, on_event) as heard,
             live_log(plan, folder, heard) as tell,
             closing(_pool(plan, folder, tell)) as pool,

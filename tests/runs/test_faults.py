@@ -18,6 +18,7 @@ from crossbreed.fitness import ENGINES, EnginePart, FakeConfig, Request, Respons
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
+from crossbreed.runs.results.derived import publishing
 from crossbreed.runs.results.show import show_json
 from crossbreed.runs.search.pool import Job, JobResult, Pool
 from crossbreed.runs.workers.local_pool import LocalPool
@@ -351,6 +352,10 @@ def test_show_says_how_many_workers_there_are_while_a_run_goes_on(
     one = {"wanted": 1, "alive": 1, "starting": 0, "lost": 0, "replaced": 0}
     assert (one in shown, shown[-1]) == (True, one | {"lost": 1, "replaced": 1})
     assert show_json(out)["workers"] is None
+    assert read_counts(out) is None, "who locks the journal next has no workers yet"
+    WorkerCounts(wanted=4, alive=4, starting=0, lost=0).write(out)  # of a driver that was killed
+    with publishing(out):
+        assert show_json(out)["workers"] is None
     again = list[Any]()
     run(load_spec(spec), out, on_event=lambda event: again.append(_workers(out)))
     assert again == [None] * len(again)

@@ -1,6 +1,8 @@
 """How many workers a running driver has: `workers.json` in the run folder. No state: only `show` reads it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,9 +43,16 @@ class WorkerCounts:
         write_atomically(folder / WORKERS_FILE, (json.dumps(asdict(self)) + "\n").encode())
 
 
-def forget_counts(folder: Path) -> None:
-    """Removes what an earlier driver said."""
-    (folder / WORKERS_FILE).unlink(missing_ok=True)
+@contextmanager
+def forgetting_counts(folder: Path) -> Iterator[None]:
+    """Removes what an earlier driver said, and in the end what this one does: who locks the journal next has none."""
+    said = folder / WORKERS_FILE
+    said.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone, or no longer writable
+            said.unlink()
 
 
 def read_counts(folder: Path) -> WorkerCounts | None:

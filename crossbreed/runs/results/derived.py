@@ -15,6 +15,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History, fold
 from crossbreed.runs.record.journal import Journal, read
 from crossbreed.runs.record.records import PublishRecord
+from crossbreed.runs.record.worker_counts import forgetting_counts
 from crossbreed.runs.results.answers import Questions
 from crossbreed.runs.results.report import Report, report_json
 from crossbreed.runs.results.report_text import words_json
@@ -59,7 +60,7 @@ def publishing(path: Path) -> Iterator[Callable[[PublishRecord], None]]:
         InputError: a driver has the journal open.
     """
     folder = RunFolder(path)
-    with closing(Journal(folder.journal)) as journal:
+    with closing(Journal(folder.journal)) as journal, forgetting_counts(path):
         yield journal.append
     shown = folder.read_json(folder.report_json)
     if shown is not None:
