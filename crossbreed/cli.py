@@ -178,7 +178,13 @@ def dashboard(
     """Serve a live, read-only page of a run on this machine, until Ctrl-C."""
     from crossbreed.runs.page.server import serve
 
-    serve(run, port=port, on_start=lambda url: typer.echo(f"{url}   (Ctrl-C ends it; the run goes on)"))
+    with _stop.as_end():
+        serve(
+            run,
+            port=port,
+            on_start=lambda url: typer.echo(f"{url}   (Ctrl-C ends it; the run goes on)"),
+            on_wait=typer.echo,
+        )
 
 
 @app.command()

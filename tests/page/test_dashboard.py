@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ from serving import served
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
+from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError
+from crossbreed.runs import dump_spec, load_spec
 from crossbreed.runs.page import server
+from crossbreed.runs.page.server import LiveRun
 from crossbreed.runs.record.journal import Journal
+from crossbreed.runs.record.phase import Phase, PhaseNote
+from crossbreed.runs.results.show import open_run, show_json
+from crossbreed.runs.results.watch import Watched
 
 
 def ask(url: str, path: str, *, host: str | None = None, method: str = "GET") -> tuple[http.client.HTTPResponse, bytes]:
@@ -168,9 +175,49 @@ def test_the_command_says_where_and_ends_at_ctrl_c(
 
     monkeypatch.setattr(server.ThreadingHTTPServer, "serve_forever", interrupted)
     done = CliRunner().invoke(app, ["dashboard", str(hostile), "--port", "0"])
-    assert done.exit_code == 130
+    assert done.exit_code == 0
+    assert done.output.count("\n") == 1, "who has only looked is not told how to resume"
     assert done.output.startswith("http://127.0.0.1:")
     assert isinstance(CliRunner().invoke(app, ["dashboard", str(tmp_path)]).exception, InputError)
+
+
+def test_a_run_that_opens_its_sources_is_waited_for_and_read_by_nothing_else(hostile: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "run", list[str]()
+    out.mkdir()
+    (out / "journal.jsonl").touch()
+    PhaseNote(phase=Phase.HASHING).write(out)
+    for read in (open_run, LiveRun):
+        with pytest.raises(InputError, match="only begun") as refused:
+            read(out)
+        assert f"crossbreed show --watch {out}" in str(refused.value)
+    assert Watched(out).look()[1], "the advice works"
+
+    def begin(text: str) -> None:
+        said.append(text)
+        shutil.copytree(hostile, out, dirs_exist_ok=True)
+
+    def end(url: str) -> None:
+        said.append(url)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        server.serve(out, port=0, on_start=end, on_wait=begin)
+    assert said[0].startswith("run: hashing, for 0:0")
+    assert said[1].startswith("http://127.0.0.1:")
+
+
+def test_the_budget_of_a_run_that_goes_on_is_the_new_one_on_the_page_as_in_show(hostile: Path, tmp_path: Path) -> None:
+    out = stopped(hostile, tmp_path / "run", trials=3)  # of 8 baselines
+    spec, page, shown = out / "spec.yaml", LiveRun(out), Watched(out)
+    before, told = page.data(0)["wanted"], show_json(out)["trials_wanted"]
+    assert before == told, "baselines that are still to be asked, and what FAILED, are counted"
+    shown.look()
+    budget = load_spec(spec).optimizer.budget.trials
+    assert budget is not None
+    write_atomically(spec, dump_spec(load_spec(spec, [f"optimizer.budget.trials={budget + 7}"])).encode())
+    assert page.data(0)["wanted"] == before + 7
+    PhaseNote(phase=Phase.SEARCH).write(out)
+    assert f"of {before + 7}" in shown.look()[0]
 
 
 def test_flags_that_would_do_nothing_are_refused(hostile: Path) -> None:

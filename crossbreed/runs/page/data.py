@@ -140,7 +140,6 @@ def answers_data(run: Run, split: SplitName, numbers: Sequence[int], questions: 
 
 def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[int]) -> dict[str, Any]:
     history = run.history
-    num_initial = sum(c.proposed_by.kind != "optimizer" for c in history.candidates.values())
     return {
         "schema": PAGE_SCHEMA,
         "name": run.name,
@@ -150,7 +149,7 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "items": {split: {task: len(ids) for task, ids in tasks.items()} for split, tasks in history.item_ids.items()},
         "told": len(told),
         "asked": len(history.candidates),
-        "wanted": None if run.budget is None else num_initial + run.budget,
+        "wanted": run.outlook and run.outlook.num_wanted,
         "failed": len(history.failed),
         "workers": str(run.workers) if run.workers else None,
         "elapsed_s": history.elapsed_s,

@@ -12,24 +12,25 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
+from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from crossbreed.errors import CrossbreedError, InputError, first_line
 from crossbreed.runs.page.data import Summary, answers_data, live_data, trial_data
 from crossbreed.runs.page.html import page_html, policy
-from crossbreed.runs.record.folder import RunFolder
-from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.answers import Questions, questions_in
-from crossbreed.runs.results.header import Header, read_header
-from crossbreed.runs.results.show import SPLITS, Run, run_of
+from crossbreed.runs.results.live import opening, phase_line
+from crossbreed.runs.results.show import SPLITS
+from crossbreed.runs.results.watch import OngoingRun
 from crossbreed.sources.structure import Structure
 
 HOST, PORT = "127.0.0.1", 8765
 _NAMES = (HOST, "localhost", "[::1]")
 _PORT = re.compile(r":\d*$")
 _SPLITS = {str(split): split for split in SPLITS}
+_WAIT_S = 0.2
 _IDLE_S = 30
 """Seconds after which a silent connection is closed."""
 
@@ -43,21 +44,19 @@ class LiveRun:
         Raises:
             InputError: it is none, or its spec or journal is damaged.
         """
-        self._folder = RunFolder(path).existing()
-        self._followed = FollowedRun(self._folder.journal)
-        self._header: Header | None = None
+        self._ongoing = OngoingRun(path)
+        self._folder, self._followed = self._ongoing.folder, self._ongoing.followed
         self._questions: Questions | None = None
         self._structure: Structure | None = None
         self._summary: tuple[list[int], Summary] | None = None
         """Numbers of the trials that were scored, and what they give."""
         self._lock = Lock()
-        with self._lock:
-            self._catch_up()
+        self._ongoing.now()
 
     def data(self, since: int) -> dict[str, Any]:
         """Returns the document for a page that knows the first `since` scores."""
         with self._lock:
-            run = self._catch_up()
+            run = self._ongoing.now()
             begun, told = self._followed.begun, self._followed.told
             if self._summary is None or self._summary[0] != told:
                 self._summary = list(told), Summary.of(run)
@@ -66,22 +65,16 @@ class LiveRun:
     def trial(self, number: int) -> dict[str, Any] | None:
         """Returns one trial; None if there is none."""
         with self._lock:
-            run = self._catch_up()
+            run = self._ongoing.now()
             return trial_data(run, number, self._named()) if number in run.history.trials else None
 
     def answers(self, split: SplitName, numbers: list[int]) -> dict[str, Any]:
         """Returns answers side by side."""
         with self._lock:
-            run = self._catch_up()
+            run = self._ongoing.now()
             if self._questions is None:
                 self._questions = questions_in(self._folder, self._followed.begun)
             return answers_data(run, split, numbers, self._questions)
-
-    def _catch_up(self) -> Run:
-        self._followed.catch_up()
-        if self._header is None:
-            self._header = read_header(self._folder)
-        return run_of(self._folder, self._header, self._followed.history)
 
     def _named(self) -> Structure | None:
         self._structure = self._structure or self._folder.structure()
@@ -194,14 +187,19 @@ def start(path: Path, port: int | None = None) -> ThreadingHTTPServer:
         ) from None
 
 
-def serve(path: Path, *, port: int | None, on_start: Callable[[str], None]) -> None:
+def serve(path: Path, *, port: int | None, on_start: Callable[[str], None], on_wait: Callable[[str], None]) -> None:
     """Serves a run's page until KeyboardInterrupt, which passes.
 
     Args:
-        path: The run folder.
+        path: The run folder. While its driver opens its sources, it is waited for.
         port: See `start`.
         on_start: Called with the page's address when it can be opened.
+        on_wait: Called with what is waited for.
     """
+    if note := opening(path):
+        on_wait(f"{path.name}: {phase_line(note)}; the page begins with the run's journal")
+    while opening(path):
+        sleep(_WAIT_S)
     with start(path, port) as server:
         on_start(f"http://{HOST}:{server.server_address[1]}/")
         server.serve_forever()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import zlib
@@ -16,7 +17,7 @@ from typing import Any
 from crossbreed.durable import naming, write_atomically
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.runs.record.journal import read
-from crossbreed.runs.record.phase import PHASE_FILE
+from crossbreed.runs.record.phase import PHASE_FILE, read_phase
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Score
@@ -85,8 +86,22 @@ class RunFolder:
 
     def existing(self) -> "RunFolder":
         """Returns itself; raises InputError if it is not a run folder."""
+        is_begun = self.journal.exists() and self.spec.exists()
+        if not is_begun and (note := read_phase(self.path)):
+            raise InputError(
+                "this run has only begun, and there is nothing to read yet",
+                expected="a journal.jsonl and a spec.yaml",
+                got=note.phase.value,
+                where=str(self.path),
+                fix=f"wait until `crossbreed show --watch {shlex.quote(str(self.path))}` shows a trial",
+            )
         if not self.journal.exists():
-            raise InputError("this is not a run folder", expected="a journal.jsonl", where=str(self.path))
+            raise InputError(
+                "this is not a run folder",
+                expected="a journal.jsonl",
+                where=str(self.path),
+                fix="name the folder that `crossbreed run` wrote: its --out, or runs/NAME",
+            )
         self._require_files()
         return self
 

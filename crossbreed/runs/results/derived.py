@@ -41,7 +41,6 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
         objectives=plan.objectives,
         minimized=plan.spec.fitness.minimized,
         state="finished" if report.is_over else "interrupted",
-        budget=plan.budget.trials,
         workers=None,
     )
     begun, questions = folder.begun(), Questions(plan.tasks)

@@ -45,8 +45,6 @@ class Run:
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better."""
     state: State
-    budget: int | None
-    """The optimizer's trials; None if they are not limited, or not known."""
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
     phase: PhaseNote | None = None
@@ -91,7 +89,6 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         objectives=known.objectives,
         minimized=known.minimized,
         state=state,
-        budget=known.budget,
         workers=read_counts(folder.path) if has_journal else None,
         phase=phase,
         outlook=outlook,

@@ -1,22 +1,57 @@
-"""`crossbreed show --watch`: a run kept up to date in place. What was read of its journal is not read again."""
+"""A run that is looked at again and again, as `crossbreed show --watch` and the dashboard do. No line is read twice."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.live import Outlook, opening, outlook_of
-from crossbreed.runs.results.show import run_of, show_text, text_of
+from crossbreed.runs.results.show import Run, run_of, show_text, text_of
+
+
+class OngoingRun:
+    """A run folder and what was read of it so far."""
+
+    def __init__(self, path: Path, *, with_recipes: bool = True) -> None:
+        """Nothing is read yet; `with_recipes` is as for `open_run`."""
+        self.folder = RunFolder(path)
+        self.followed = FollowedRun(self.folder.journal, with_recipes=with_recipes)
+        self._header: tuple[tuple[int, int, int], Header] | None = None
+        self._outlook: tuple[tuple[Header, int], Outlook] | None = None
+
+    def now(self) -> Run:
+        """Returns the run as it is now.
+
+        Raises:
+            InputError: it is not a run folder, or its spec or journal is damaged.
+        """
+        known = self._known()
+        self.followed.catch_up()
+        history = self.followed.history
+        key = known, len(history.scores)
+        if self._outlook is None or self._outlook[0] != key:
+            self._outlook = key, outlook_of(self.followed, known)
+        return run_of(self.folder, known, history, outlook=self._outlook[1])
+
+    def _known(self) -> Header:
+        """Returns what the spec says, which may have another budget since the run goes on."""
+        self.folder.existing()
+        stamp = (0, 0, 0)
+        with suppress(OSError):
+            stat = self.folder.spec.stat()
+            stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if self._header is None or self._header[0] != stamp:
+            self._header = stamp, read_header(self.folder)
+        return self._header[1]
 
 
 class Watched:
-    """A run folder that is looked at again and again."""
+    """A run folder as `show --watch` asks for it."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is read yet."""
-        self._folder, self._followed = RunFolder(path), FollowedRun(path / "journal.jsonl", with_recipes=False)
-        self._known: Header | None = None
-        self._outlook: Outlook | None = None
+        self._path, self._ongoing = path, OngoingRun(path, with_recipes=False)
 
     def look(self) -> tuple[str, bool]:
         """Returns the text of `show`, and whether the run goes on.
@@ -24,13 +59,7 @@ class Watched:
         Raises:
             InputError: it is not a run folder, or its journal is damaged.
         """
-        if opening(self._folder.path):
-            return show_text(self._folder.path), True
-        self._folder.existing()
-        self._known = self._known or read_header(self._folder)
-        self._followed.catch_up()
-        history = self._followed.history
-        if self._outlook is None or self._outlook.num_scores != len(history.scores):
-            self._outlook = outlook_of(self._followed, self._known)
-        run = run_of(self._folder, self._known, history, outlook=self._outlook)
+        if opening(self._path):
+            return show_text(self._path), True
+        run = self._ongoing.now()
         return text_of(run), run.state == "running"
