@@ -55,6 +55,9 @@ class Covering:
     def replay(self, number: int, recorded: Proposal) -> Proposal | None:
         """See `Replayable`."""
         assert isinstance(recorded, tuple), "a box is searched by points"
+        is_again = len(self._asked) >= self._inputs.box.choices
+        if is_again and self._next and not _is_same(self._next[0], recorded):
+            self._next.clear()  # recorded before what FAILED was asked again
         if self._inner is None and self._next:
             was = None if self._before is None else replayed(self._before, number, recorded)
             if not isinstance(was, tuple) or not _is_same(was, recorded):

@@ -9,7 +9,7 @@ from coefficient_spaces import make_space
 from pydantic import TypeAdapter
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer, replayed
+from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer, covering, replayed
 from crossbreed.optimizer.build import AnyOptimizerConfig
 from crossbreed.optimizer.covering import Covering, alternatives
 from crossbreed.types import Outcome, Point, Status
@@ -150,6 +150,27 @@ def test_a_point_that_differs_does_not_make_a_run_one_of_before(kind: str, diffe
     following = again.ask(3)
     assert isinstance(following, tuple)
     assert kind == "random" or operator_of(following) == "ties"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_did_not_ask_again_is_replayed_as_it_was(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Outcome(number=1, status=Status.FAILED, values=None)
+    asked = list[Point]()
+    with monkeypatch.context() as patch:
+        patch.setattr(covering, "_MOST_ASKS", 1)
+        plain = optimizer(kind)
+        for number in range(5):  # the last two are asked together
+            point = plain.ask(number)
+            assert isinstance(point, tuple)
+            asked.append(point)
+            if number < 3:
+                plain.tell(lost if number == 1 else outcome(number, point, "sce"))
+    again = optimizer(kind)
+    for number, point in enumerate(asked):
+        assert replayed(again, number, point) == point
+        if number < 3:
+            again.tell(lost if number == 1 else outcome(number, point, "sce"))
+    assert again.ask(5) == plain.ask(5)
 
 
 class Listening:
