@@ -1,16 +1,15 @@
-"""What the baselines alone say of a run: tasks without signal, and differences that its items may be too few to show."""
+"""What the baselines alone say of a run: tasks without signal, differences that its items may be too few to show."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from crossbreed.runs.results.statistics import DETECTED
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
 
 _FEW = 0.2
 """Up to this share of right answers, a task says little of what a merge keeps."""
-_DETECTED = 1.96 + 0.84
-"""Standard errors of a difference that a test at 5 % finds in 80 % of cases."""
 
 
 def findings(trials: Sequence[Trial], objectives: Sequence[Objective], *, num_report: Mapping[str, int]) -> list[str]:
@@ -95,6 +94,6 @@ def _paired_spread(best: Trial, others: Sequence[Trial], task: str) -> float:
 def _detectable(objective: Objective, spreads: Mapping[str, float], num_items: Mapping[str, int]) -> float:
     errors = {task: spread / math.sqrt(num_items[task]) for task, spread in spreads.items() if num_items.get(task)}
     if objective.kind == "worst":
-        return _DETECTED * max(errors.values(), default=0.0)
+        return DETECTED * max(errors.values(), default=0.0)
     shares = objective.shares
-    return _DETECTED * math.sqrt(math.fsum((shares[task] * error) ** 2 for task, error in errors.items()))
+    return DETECTED * math.sqrt(math.fsum((shares[task] * error) ** 2 for task, error in errors.items()))
