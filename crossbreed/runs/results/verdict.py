@@ -1,7 +1,7 @@
 """The first line of a report: take the winner, keep what there was, or there are not enough items to tell.
 
-The words follow from the report's intervals alone. They are about the report items: a difference is called one if its
-interval excludes 0, and never by its sign alone.
+The words follow from the report's intervals alone, and are about the report items. "Better" and "worse" need one that
+excludes 0. A winner that measures no better than the best without tuning is not taken, whatever the interval.
 """
 
 import math
