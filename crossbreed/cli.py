@@ -105,8 +105,6 @@ def show(
         return
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 
-    if answers and trial is None:
-        raise InputError("--answers shows the texts of one trial", expected="--trial N --answers", got="no --trial")
     if trial is not None and as_json:
         raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
     if (answers and trial is None) or (wrong and not answers):

@@ -274,11 +274,12 @@ def _has_state(host: Path) -> bool:
     """Whether a model carries a state from token to token besides keys and values, as Mamba does."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(load_config(host)), None)
-    if model is None:
-        return False
-    require_internals("transformers", model, ("_is_stateful",))
-    return bool(model._is_stateful)
+    config = load_config(host)
+    known = (MODEL_FOR_CAUSAL_LM_MAPPING.get(type(part), None) for part in (config, config.get_text_config()))
+    models = [model for model in known if model is not None]
+    for model in models:
+        require_internals("transformers", model, ("_is_stateful",))
+    return any(model._is_stateful for model in models)
 
 
 def _kv_cache_bytes(gigabytes: float | None) -> int | None:

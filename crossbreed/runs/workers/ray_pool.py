@@ -278,7 +278,7 @@ class RayPool:
         self._idle.append(actor)
         if attempt and not attempt.job.is_answered_by(result):
             attempt.others.add(actor)
-            if self._actors - attempt.others:
+            if self._placed - attempt.others:
                 self._queue.appendleft(attempt)
                 self._dispatch()
                 return None
@@ -328,10 +328,16 @@ class RayPool:
         self._actors.add(actor)
         self._in_flight[actor.placed.remote()] = _Flight(actor, None, time.monotonic(), "placed")
 
+    @property
+    def _placed(self) -> set[Any]:
+        """The actors that answer, or will within a deadline; not those for which the cluster has no room."""
+        starting = {f.actor for f in self._in_flight.values() if f.step in ("start", "canary")}
+        return starting | self._names.keys()
+
     def _dispatch(self) -> None:
         for attempt in list(self._queue):
-            untried = self._actors - attempt.others or self._actors  # all were tried: what one says is the answer
-            actor = next((actor for actor in self._idle if actor in untried), None)
+            waits = bool(self._placed - attempt.others)  # else all were tried: what any says is the answer
+            actor = next((actor for actor in self._idle if not waits or actor not in attempt.others), None)
             if actor is None:
                 continue
             self._idle.remove(actor)
