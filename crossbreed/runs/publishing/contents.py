@@ -46,7 +46,7 @@ _SPARE_BYTES = 16 << 20
 """Disk space for files other than weights and copies."""
 _PATH = re.compile(r"(~?/|[A-Za-z]:[\\/]|\\\\|file://)[^\n{}]*[/\\][^\n{}]+")
 """An absolute path of a file or folder, on Linux or Windows."""
-_TEXTS = ("content", "chat_template")
+_TEXTS = ("content", "chat_template", "additional_special_tokens", "extra_special_tokens")
 """Keys of texts that a model reads or writes, which may look like a path."""
 _COPIED = (
     *(
@@ -300,11 +300,11 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> without_paths({"_name_or_path": "org/base", "name_or_path": "org/base", "vocab_file": "/home/me/v.txt"})
     {'name_or_path': 'org/base'}
-    >>> without_paths({"files": ["v.txt", "/home/me/v.txt"]})
-    {'files': ['v.txt']}
+    >>> without_paths({"files": ["v.txt", "/home/me/v.txt"], "additional_special_tokens": ["/a/b"]})
+    {'files': ['v.txt'], 'additional_special_tokens': ['/a/b']}
     """
     return {
-        key: _without_paths(value)
+        key: value if key in _TEXTS else _without_paths(value)
         for key, value in config.items()
         if key != "_name_or_path" and (key in _TEXTS or not _is_path(value))
     }
