@@ -23,6 +23,8 @@ Begin: TypeAlias = Callable[[str], None]
 
 MOST_SECONDS = 30.0
 """Processor time for each thing that is looked at; a long text takes a hundredth of a second."""
+WAITS = 20
+"""Times that, by the clock: a busy machine computes slowly, and a child that waits for a lock does not compute."""
 MOST_BYTES = 4 << 30
 """Memory beyond what the process has already; a tokenizer takes a tenth of it."""
 
@@ -47,6 +49,9 @@ def bounded(call: Callable[[Begin], Result], *, what: str, where: str, fix: str)
     begun = ""
     try:
         while True:
+            if not receiver.poll(WAITS * MOST_SECONDS):
+                got = f"no end after {WAITS * MOST_SECONDS:g} s by the clock"
+                break
             kind, value = receiver.recv()
             if kind == "begin":
                 begun = value

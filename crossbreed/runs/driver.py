@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_
 from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.history import History
 from crossbreed.runs.record.phase import Phase, forget_phase
 from crossbreed.runs.results.numbers import with_interval
 from crossbreed.runs.results.report import Report
@@ -76,7 +78,8 @@ def run(
                 remember_rate(plan, Rate.of(list(session.history.trials.values())[known:], plan))
             report = session.judge()
             if not has_objects(spec):
-                session.tell(Note(text=_how_to_go_on(spec, folder)))
+                for text in _how_to_go_on(spec, folder, session.history, is_over=report.is_over):
+                    session.tell(Note(text=text))
             return report
 
 
@@ -132,10 +135,17 @@ def _opening(tell: Listener) -> Iterator[None]:
         yield
 
 
-def _how_to_go_on(spec: Spec, folder: RunFolder) -> str:
-    """Returns the command that doubles a run's budget; what has been measured stays."""
+def _how_to_go_on(spec: Spec, folder: RunFolder, history: History, *, is_over: bool) -> Iterator[str]:
+    """Yields the command that doubles what ended the search; none if the optimizer had nothing left to ask."""
     budget = spec.optimizer.budget
-    key, spent = ("trials", budget.trials) if budget.trials is not None else ("minutes", budget.minutes)
-    assert spent is not None, "a budget has a limit"
-    paths = f"{shlex.quote(str(folder.spec))} --out {shlex.quote(str(folder.path))}"
-    return f"to go on with more trials: crossbreed run {paths} --set optimizer.budget.{key}={2 * spent:g}"
+    asked = {number for number, found in history.candidates.items() if found.proposed_by.kind == "optimizer"}
+    num_trials, minutes = len(asked - history.failed), history.elapsed_s / 60
+    reached = dict[str, int]()
+    if budget.trials is not None and num_trials >= budget.trials:
+        reached["trials"] = 2 * num_trials
+    if budget.minutes is not None and (minutes >= budget.minutes or not (reached or is_over)):  # or in between trials
+        reached["minutes"] = ceil(2 * max(minutes, budget.minutes))
+    if reached:
+        paths = f"{shlex.quote(str(folder.spec))} --out {shlex.quote(str(folder.path))}"
+        limits = " ".join(f"--set optimizer.budget.{key}={limit}" for key, limit in reached.items())
+        yield f"to go on with more trials: crossbreed run {paths} {limits}"

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,12 +15,12 @@ from made_runs import HOSTILE, HOSTILE_NAME, SKILLS, rest, stopped
 
 import crossbreed.runs.page
 from crossbreed.errors import InputError
-from crossbreed.runs.page.data import Summary, answers_data, live_data, trial_data
+from crossbreed.runs.page.data import Summary, _public, answers_data, frozen_data, live_data, trial_data
 from crossbreed.runs.page.html import page_html
 from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.record.journal import Journal, read
 from crossbreed.runs.record.records import TellRecord
-from crossbreed.runs.results.answers import questions_in
+from crossbreed.runs.results.answers import Questions, questions_in
 from crossbreed.runs.results.show import Run, open_run, show_trial
 from crossbreed.types import Status
 
@@ -261,6 +262,28 @@ def test_what_failed_and_was_measured_later_is_sent_again(hostile: Path, tmp_pat
     followed.catch_up()
     second = live_of(open_run(tmp_path), begun=followed.begun, told=followed.told, since=1, structure=None)
     assert (second["trials"]["number"], second["trials"]["odd"], second["best"]) == ([0], {}, 0)
+
+
+def test_no_message_in_a_page_that_is_passed_on_names_a_folder(hostile: Path) -> None:
+    run, report = open_run(hostile), json.loads((hostile / "report.json").read_text())
+    error = "no file '/home/somebody/my models/x', /home/somebody/y:3 or C:\\Users\\somebody\\z\nTrace /home/somebody/t"
+    trial = run.history.trials[0]
+    run.history.trials[0] = replace(trial, score=replace(trial.score, error=error))
+    report |= {"unmeasured": {"base": f"FAILED: {error}"}, "notes": [f"No row for base: {error}."]}
+    data = frozen_data(run, begun=run.folder.begun(), report=report, questions=Questions([]), structure=None)
+    told = "no file '...', ...:3 or ..."
+    assert data["trials"]["odd"][0] == ["OK", told]
+    assert (data["report"]["unmeasured"], data["report"]["notes"]) == (
+        {"base": f"FAILED: {told}"},
+        [f"No row for base: {told}"],
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["https://host:80/a/b?c=d", "a/b/c and ./d/e", "1/2, 3 / 4", "Take `crossbreed report` first."]
+)
+def test_what_is_no_path_of_this_machine_stays(text: str) -> None:
+    assert _public(text) == text
 
 
 @pytest.mark.parametrize("name", ["nsga2", "m2n2", "bmm", "frank_wolfe"])

@@ -91,7 +91,7 @@ def test_a_spec_that_names_every_part_runs_to_its_end(spec: dict[str, Any], tmp_
     (code, elsewhere, _), (_, text, _) = crossbreed(show, ("show", out))
     assert code == 0
     found["trials"] = [trial | {"weights": trial["weights"] and "not known here"} for trial in found["trials"]]
-    assert json.loads(elsewhere) == found
+    assert json.loads(elsewhere) == found | {"trials_wanted": None}  # the budget stands in the spec
     assert text.startswith("first-look: finished")
     (out / "report.json").unlink()
     [(code, _, message)] = crossbreed(("show", out))
@@ -208,7 +208,7 @@ def test_what_is_misspelt_is_suggested(spec: dict[str, Any], tmp_path: Path, ins
 def test_without_the_package_the_missing_kind_is_named(ours: dict[str, Any], tmp_path: Path) -> None:
     specs = {plural: named(ours, plural, name) for plural, name in BROUGHT.items()}
     for plural, message in check_each(specs, tmp_path).items():
-        assert f"`{BROUGHT[plural]}`" in message.splitlines()[0], message
+        assert f"`{BROUGHT[plural]}`" in message
         assert "example-parts" not in message
 
 

@@ -14,10 +14,14 @@ from typer.testing import CliRunner
 
 from crossbreed.cli import app
 from crossbreed.errors import InputError
-from crossbreed.runs import load_spec, run
+from crossbreed.runs import load_spec, report_on, run
+from crossbreed.runs.events import Event, TrialDone
+from crossbreed.runs.plan import build_plan
+from crossbreed.runs.publishing.publish_run import _recorded
 from crossbreed.runs.results.compare import compare, comparison_json, comparison_text
 from crossbreed.runs.results.show import open_run
 from crossbreed.runs.results.statistics import paired_difference
+from crossbreed.runs.results.winner import finalists, recorded_winner
 from crossbreed.types import ItemScores
 
 EXPERTS = {"one": Path("fake/one"), "two": Path("fake/two")}
@@ -58,9 +62,38 @@ def test_winner_against_winner_is_the_paired_difference_of_the_report(runs: tupl
 
 
 def test_winner_and_baseline_differ_as_the_report_says(runs: tuple[Path, Path]) -> None:
+    for path in runs:
+        assert _winner(path) == json.loads((path / "report.json").read_text())["winner"]["number"]
     report = json.loads((runs[0] / "report.json").read_text())["difference_to_best_baseline"]
     (found,) = compare([str(runs[0]), f"{runs[0]}:{report['name']}"])
     assert found.objectives[0].by.to_json() == {key: report[key] for key in ("mean", "low", "high", "n")}
+
+
+def test_an_interrupted_run_has_the_winner_of_its_report_until_it_goes_on(spec: Path, tmp_path: Path) -> None:
+    out, loaded = tmp_path / "run", load_spec(spec)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialDone) and event.num_done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(loaded, out, on_event=stop)
+    assert _winner(out) is None
+    with pytest.raises(InputError, match="no winner yet"):
+        compare([str(out), f"{out}:base"])
+    _, report = report_on(out)
+    assert not open_run(out).history.is_finished
+    assert _winner(out) == report.winner.number == compare([str(out), f"{out}:base"])[0].first.trial
+    assert _recorded(build_plan(loaded, searches=False), out, None, is_dry=False) == report.winner.number
+    history = open_run(out).history
+    del history.scores["select", finalists(history.ok_trials, open_run(out).objectives)[-1].number]
+    assert recorded_winner(history, open_run(out).objectives) is None
+
+
+def _winner(path: Path) -> int | None:
+    opened = open_run(path)
+    winner = recorded_winner(opened.history, opened.objectives)
+    return winner.number if winner else None
 
 
 def test_turned_round_it_has_the_other_sign(runs: tuple[Path, Path]) -> None:

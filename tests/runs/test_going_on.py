@@ -8,7 +8,11 @@ from typer.testing import CliRunner
 
 from crossbreed.cli import app
 from crossbreed.runs import load_spec, run
+from crossbreed.runs.driver import _how_to_go_on
 from crossbreed.runs.events import Event, Note
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.journal import read
 
 
 def test_the_closing_line_goes_on(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
@@ -25,3 +29,41 @@ def test_the_closing_line_goes_on(tmp_path: Path, toy_base: Path, toy_adapters: 
     more = [record for record in records_of(tmp_path / name) if record["kind"] == "ask"]
     assert (more[: len(asked)], len(more)) == (asked, len(asked) + 4)
     assert f"optimizer.budget.trials={2 * 8}" in done.stdout
+
+
+EXPERTS = {"one": Path("fake/one"), "two": Path("fake/two")}
+
+
+def fake_spec(folder: Path, **budget: float) -> Path:
+    engine = {"kind": "fake_recipes"}
+    return write_spec(folder, base=Path("fake/base"), experts=EXPERTS, fitness__engine=engine, optimizer__budget=budget)
+
+
+def test_the_limit_that_ended_it_is_doubled(tmp_path: Path) -> None:
+    spec = fake_spec(tmp_path / "spec", trials=4, minutes=1e-6)
+    told: list[Event] = []
+    run(load_spec(spec), tmp_path / "run", on_event=told.append)
+    command = str(told[-1]).split(": ", 1)[1]
+    assert command.endswith(" --set optimizer.budget.minutes=1")
+    before = len(records_of(tmp_path / "run"))
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0
+    assert sum(record["kind"] == "ask" for record in records_of(tmp_path / "run")[before:]) == 4
+    assert done.stdout.count("--set") == 1
+    assert "--set optimizer.budget.trials=8" in done.stdout
+
+
+def test_less_than_was_spent_already_is_more_than_doubled(tmp_path: Path) -> None:
+    run(load_spec(fake_spec(tmp_path / "spec", trials=8)), tmp_path / "run")
+    told: list[Event] = []
+    run(load_spec(fake_spec(tmp_path / "spec", trials=2)), tmp_path / "run", on_event=told.append)
+    assert str(told[-1]).endswith(" --set optimizer.budget.trials=16")
+
+
+def test_a_search_that_has_nothing_left_to_ask_is_not_advised(tmp_path: Path) -> None:
+    spec = fake_spec(tmp_path / "spec", trials=4)
+    run(load_spec(spec), tmp_path / "run")
+    folder, history = RunFolder(tmp_path / "run"), fold(read(tmp_path / "run/journal.jsonl"))
+    for budget in ({"trials": 5}, {"minutes": 60}):
+        wanted = load_spec(fake_spec(tmp_path / "spec", **budget))
+        assert [*_how_to_go_on(wanted, folder, history, is_over=True)] == []

@@ -3,19 +3,21 @@
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from toy_runs import SKILLS, write_spec
 
-from crossbreed.errors import InputError, MissingExtra
+from crossbreed.errors import EngineError, InputError, MissingExtra
+from crossbreed.fitness.protocol import Request, Response
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.events import Event, TrialDone
 from crossbreed.runs.loggers import live_log
 from crossbreed.runs.loggers.config import LogConfig
 from crossbreed.runs.loggers.sink import About
 from crossbreed.runs.results.show import open_run
+from crossbreed.testing.fake_recipes import FakeRecipeHandle
 
 EXPERTS = {"one": Path("fake/one"), "two": Path("fake/two")}
 TENSORBOARD = "log={to: tensorboard}"
@@ -103,6 +105,29 @@ def test_a_run_that_goes_on_continues_the_loggers_run(spec: Path, server: Record
     assert list(server.runs) == ["run 0"]
     assert sorted(told_trials(server)) == list(range(16))
     assert [about.resumed_id for about in server.told] == [None, "run 0"]
+
+
+def test_a_trial_that_failed_is_logged_again_once_it_is_measured(
+    spec: Path, server: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(load_spec(spec, [FIRST]), tmp_path / "whole")
+    broken = open_run(tmp_path / "whole").trials[8].score.fingerprint
+    answer = FakeRecipeHandle.answer
+
+    def breaks(handle: FakeRecipeHandle, requests: Sequence[Request]) -> list[Response]:
+        if handle.fingerprint == broken:
+            raise EngineError("no answer")
+        return answer(handle, requests)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeRecipeHandle, "answer", breaks)
+        for trials in (1, 2):  # evaluated again in vain by the second, and not logged again
+            run(load_spec(spec, [TENSORBOARD, f"optimizer.budget.trials={trials}"]), tmp_path / "run")
+    assert told_trials(server).count(8) == 1
+    run(load_spec(spec, [TENSORBOARD, "optimizer.budget.trials=3"]), tmp_path / "run")
+    told = [values for step, values in server.runs["run 0"] if step and values["trial"] == 8]
+    assert [values["is_ok"] for values in told] == [0.0, 1.0]
+    assert sorted(told_trials(server)) == sorted([*range(11), 8])
 
 
 def test_it_may_be_turned_on_later_and_then_tells_all(spec: Path, server: Recorded, tmp_path: Path) -> None:

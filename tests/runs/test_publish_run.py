@@ -175,6 +175,10 @@ def test_a_folder_is_vouched_for_by_the_run_and_not_by_its_own_list(
         with pytest.raises(InputError, match="has changed since it was published") as caught:
             publish(forged[change])
         assert all(name in caught.value.got for name in told), caught.value.got
+    older = forged[_forge_texts] / "crossbreed.json"
+    older.write_text(json.dumps(json.loads(older.read_text()) | {"versions": {"crossbreed": "0.0.1"}}))
+    with pytest.raises(InputError, match="another version of crossbreed published this folder"):
+        publish(older.parent)
 
 
 CHANGES: dict[Callable[[Path], None], tuple[str, ...]] = {

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from time import process_time
 
 import pytest
@@ -62,6 +63,14 @@ def test_each_thing_has_the_time_and_the_late_one_is_named() -> None:
     assert call(lambda begin: steps(begin, 0.2, 0.2, 0.2)) == 3
     with pytest.raises(InputError, match=r"no end after 0\.3 s at text 1") as caught:
         call(lambda begin: steps(begin, 0.0, 60.0))
+    assert "a pattern takes more time or memory than any needs" in str(caught.value)
+
+
+def test_what_waits_for_ever_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAITS", 2)
+    held = Lock()
+    with held, pytest.raises(InputError, match=r"no end after 0\.6 s by the clock at text 1") as caught:
+        call(lambda begin: (begin("text 1"), held.acquire(timeout=60))[1])
     assert "a pattern takes more time or memory than any needs" in str(caught.value)
 
 

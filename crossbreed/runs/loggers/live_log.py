@@ -81,7 +81,7 @@ class LiveLog:
 
     def _serve(self) -> None:
         """Logs what comes, until None comes."""
-        sink, logged = None, set[int]()
+        sink, logged = None, dict[int, Status]()
         while (event := self._waiting.get()) is not None:
             with self._failing():
                 if sink is None:
@@ -96,7 +96,7 @@ class LiveLog:
                 sink.close(is_over=self._is_over)
         self._is_done.set()
 
-    def _start(self) -> tuple[Sink, set[int]]:
+    def _start(self) -> tuple[Sink, dict[int, Status]]:
         """Starts or continues the logger's run, with all that is in the journal; returns it and its trials."""
         require_logger(self._config)
         resumed_id, logged = _remembered(self._file, self._config.to)
@@ -109,13 +109,14 @@ class LiveLog:
             self._log(sink, step, trial, best, logged)
         return sink, logged
 
-    def _log(self, sink: Sink, step: int, trial: Trial, best: Trial | None, logged: set[int]) -> None:
-        if trial.number in logged:
+    def _log(self, sink: Sink, step: int, trial: Trial, best: Trial | None, logged: dict[int, Status]) -> None:
+        status = trial.score.status
+        if trial.number in logged and (logged[trial.number] is not Status.FAILED or status is Status.FAILED):
             return
         sink.log(step, plain_names(trial_values(trial, best, self._plan.objectives)))
-        logged.add(trial.number)
+        logged[trial.number] = status
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"trial": trial.number}) + "\n")
+            file.write(json.dumps({"trial": trial.number, "status": status}) + "\n")
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -153,10 +154,11 @@ def report_values(report: Report) -> dict[str, float]:
     return found
 
 
-def _remembered(file: Path, to: str) -> tuple[str | None, set[int]]:
-    """Returns the id of the logger's run and the trials that it has; None if there is none, or it is not known."""
+def _remembered(file: Path, to: str) -> tuple[str | None, dict[int, Status]]:
+    """Returns the id of the logger's run and what it has of trials; the id is None if it is not known."""
     try:
         begun, *trials = (json.loads(line) for line in file.read_text().splitlines() if line.endswith("}"))
-        return (str(begun["id"]), {int(line["trial"]) for line in trials}) if begun["to"] == to else (None, set())
-    except (OSError, ValueError, LookupError, TypeError):
-        return None, set()
+        had = {int(line["trial"]): Status(line.get("status", Status.OK)) for line in trials}
+        return (str(begun["id"]), had) if begun["to"] == to else (None, {})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None, {}

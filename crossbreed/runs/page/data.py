@@ -3,7 +3,8 @@
 Everything in it comes from strangers: names, answers, error messages. It is data, which the page shows as text.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ MOST_FROZEN = 40
 """Trials of the front whose recipes are in a frozen page."""
 _MOST_CHARACTERS = 1500
 """Of a text in a frozen page."""
+_START = r"(?<![\w./\\])(?:~?/(?!/)|[A-Za-z]:[\\/]|\\\\|file://)"
+_PATH = re.compile(rf"(?<=(['\"`])){_START}.*?(?=\1)|{_START}[^\s/\\]*[/\\][^\s'\"`,;:()]*")
+"""An absolute path in a message, on Linux or Windows; in quotes, its spaces too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +104,8 @@ def frozen_data(
         "live": False,
         **head,
         "since": 0,
-        "trials": _columns(run, run.trials),
-        "report": dict(report),
+        "trials": _columns(run, run.trials) | {"odd": _odd(run.trials, say=_public)},
+        "report": dict(report) | _public_texts(report),
         "shown": [trial_data(run, number, structure) for number in numbers],
         "answers": _examples(run, report, questions),
         "log": [],
@@ -182,12 +186,32 @@ def _columns(run: Run, trials: Sequence[Trial]) -> dict[str, Any]:
             for trial in trials
         ],
         "seconds": [round(sum(trial.score.cost.seconds.values()), 2) for trial in trials],
-        "odd": {
-            trial.number: [trial.score.status.value, (trial.score.error or "")[:_MOST_CHARACTERS]]
-            for trial in trials
-            if trial.score.status is not Status.OK or trial.score.error
-        },
+        "odd": _odd(trials),
     }
+
+
+def _odd(trials: Sequence[Trial], *, say: Callable[[str], str] = str) -> dict[int, list[str]]:
+    """Returns number -> status and message of those that are not OK, or have a message."""
+    return {
+        trial.number: [trial.score.status.value, say(trial.score.error or "")[:_MOST_CHARACTERS]]
+        for trial in trials
+        if trial.score.status is not Status.OK or trial.score.error
+    }
+
+
+def _public_texts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parts of report.json that may quote messages, each as `_public` has it."""
+    told = {key: [_public(text) for text in report[key]] for key in ("caveats", "notes") if key in report}
+    return told | {"unmeasured": {name: _public(why) for name, why in report.get("unmeasured", {}).items()}}
+
+
+def _public(error: str) -> str:
+    """Returns the first line of a message without the folders of this machine, for a page that is passed on.
+
+    >>> _public("[Errno 2] No such file: '/home/me/my models/base', 3 of 4")
+    "[Errno 2] No such file: '...', 3 of 4"
+    """
+    return _PATH.sub("...", error.split("\n", 1)[0])
 
 
 def _examples(run: Run, report: Mapping[str, Any], questions: Questions) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from crossbreed.runs.publishing.manifest import (
     RECORD_FILE,
     FileRecord,
     PublishedFolder,
+    crossbreed_version,
     file_record,
     file_records,
     text_record,
@@ -45,7 +46,7 @@ _SPARE_BYTES = 16 << 20
 """Disk space for files other than weights and copies."""
 _PATH = re.compile(r"(~?/|[A-Za-z]:[\\/]|\\\\|file://)[^\n{}]*[/\\][^\n{}]+")
 """An absolute path of a file or folder, on Linux or Windows."""
-_TEXTS = ("content", "chat_template")
+_TEXTS = ("content", "chat_template", "additional_special_tokens", "extra_special_tokens")
 """Keys of texts that a model reads or writes, which may look like a path."""
 _COPIED = (
     *(
@@ -160,10 +161,14 @@ class Contents:
         differing += [f"{RECORD_FILE}: {key}" for key in sorted(known.keys() ^ record.keys())]
         if known.get("scores") != record.get("scores"):
             differing.append(f"{RECORD_FILE}: scores")
+        asked = "what this version of crossbreed publishes of the run"
+        if differing and crossbreed_version(record) != crossbreed_version(self.record):
+            what = "another version of crossbreed published this folder, and this one would write it otherwise"
+            raise published.changed(differing, expected=asked, what=what)
         if not differing and fingerprint_checkpoint(published.path) != fingerprint:
             differing = ["other weights than those that were scored"]
         if differing:
-            raise published.changed(differing, expected="what this version of crossbreed publishes of the run")
+            raise published.changed(differing, expected=asked)
 
     def _record_text(self, fingerprint: str, files: Mapping[str, FileRecord]) -> str:
         listed = {name: files[name].to_json() for name in sorted(files)}
@@ -295,18 +300,24 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> without_paths({"_name_or_path": "org/base", "name_or_path": "org/base", "vocab_file": "/home/me/v.txt"})
     {'name_or_path': 'org/base'}
+    >>> without_paths({"files": ["v.txt", "/home/me/v.txt"], "additional_special_tokens": ["/a/b"]})
+    {'files': ['v.txt'], 'additional_special_tokens': ['/a/b']}
     """
     return {
-        key: _without_paths(value)
+        key: value if key in _TEXTS else _without_paths(value)
         for key, value in config.items()
-        if key != "_name_or_path" and not (isinstance(value, str) and key not in _TEXTS and _PATH.match(value))
+        if key != "_name_or_path" and (key in _TEXTS or not _is_path(value))
     }
 
 
 def _without_paths(value: Any) -> Any:  # any JSON value
     if isinstance(value, Mapping):
         return without_paths(value)
-    return [_without_paths(inner) for inner in value] if isinstance(value, list) else value
+    return [_without_paths(inner) for inner in value if not _is_path(inner)] if isinstance(value, list) else value
+
+
+def _is_path(value: Any) -> bool:  # any JSON value
+    return isinstance(value, str) and _PATH.match(value) is not None
 
 
 def _public_copies(copies: Mapping[str, Path]) -> dict[str, str]:

@@ -50,11 +50,13 @@ class PublishedFolder:
         if changed:
             raise self.changed(changed, expected="the files that its crossbreed.json lists")
 
-    def changed(self, problems: Sequence[str], *, expected: str) -> InputError:
+    def changed(
+        self, problems: Sequence[str], *, expected: str, what: str = "the folder has changed since it was published"
+    ) -> InputError:
         """Returns the error for a folder that is not what was published."""
         more = f" and {len(problems) - _SHOWN} more" * (len(problems) > _SHOWN)
         return InputError(
-            "the folder has changed since it was published",
+            what,
             expected=expected,
             got=", ".join(problems[:_SHOWN]) + more,
             where=str(self.path),
@@ -87,6 +89,12 @@ class PublishedFolder:
         """The files to upload, and nothing else in the folder: name -> bytes."""
         sizes = {name: file.num_bytes for name, file in self.files.items()}
         return dict(sorted({**sizes, RECORD_FILE: (self.path / RECORD_FILE).stat().st_size}.items()))
+
+
+def crossbreed_version(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns version and commit of the crossbreed that wrote a record, as far as it says."""
+    versions = record.get("versions")
+    return tuple(versions.get(key) for key in ("crossbreed", "commit")) if isinstance(versions, Mapping) else ()
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:

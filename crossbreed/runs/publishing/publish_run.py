@@ -23,7 +23,7 @@ from crossbreed.runs.record.records import PublishClock, PublishRecord, RunRecor
 from crossbreed.runs.results.derived import publishing
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
-from crossbreed.runs.results.winner import choose_winner, reported
+from crossbreed.runs.results.winner import recorded_winner, reported
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.start import prepare_artifacts
@@ -161,10 +161,8 @@ def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int
         plan.require_begun(replace(records[0], artifacts={}) if is_dry else records[0], where=path)
     history = fold(records)
     if trial is None:
-        measured = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
-        selection = {n: score for n, score in history.scores_of("select").items() if n in measured}  # else: left out
-        if history.is_finished and selection:
-            return choose_winner(history.ok_trials, plan.objectives, selection).number
+        if winner := recorded_winner(history, plan.objectives):
+            return winner.number
         raise InputError(
             "the run has no winner yet",
             expected="a trial, or a run whose report is complete",

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossbreed.errors import InputError, MachineError
+from crossbreed.errors import InputError
 from crossbreed.parsing import any_of, shown, suggestion
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.numbers import number, with_interval
 from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
-from crossbreed.runs.results.winner import choose_winner, named_baselines
+from crossbreed.runs.results.winner import named_baselines, recorded_winner
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import ItemScores, Score, Status
 
@@ -293,19 +293,14 @@ def _number(run: Run, name: str) -> int:
             where=where,
             fix=suggestion(name, names),
         )
-    selection = history.scores_of("select")
-    if history.is_finished:  # its report is complete but for finalists that could not be measured
-        measured = {n for n, score in history.scores_of("report").items() if score.status is Status.OK}
-        selection = {n: score for n, score in selection.items() if n in measured} or selection
-    try:
-        return choose_winner(history.ok_trials, run.objectives, selection).number
-    except MachineError:
-        raise InputError(
-            "the run has no winner yet",
-            expected="a run whose report is complete",
-            where=where,
-            fix=f"crossbreed report {shlex.quote(where)}",
-        ) from None
+    if winner := recorded_winner(history, run.objectives):
+        return winner.number
+    raise InputError(
+        "the run has no winner yet",
+        expected="a run whose report is complete, or RUN:N for a trial",
+        where=where,
+        fix=f"crossbreed report {shlex.quote(where)}",
+    )
 
 
 def _unanswered(run: Run, name: str, number: int, score: Score | None) -> InputError:

@@ -51,18 +51,18 @@ class Leads:
         """Starts with nothing known."""
         self._objectives = objectives
         self._best = [dict[bool, Trial]() for _ in objectives]
-        """For each objective: whether it needs no tuning -> the best such trial."""
+        """For each objective: whether it is a baseline -> the best such trial."""
         self._known = dict[tuple[int, int, int], Lead]()
 
     def add(self, trial: Trial) -> None:
-        """Takes the next trial; one without a value changes nothing."""
-        if trial.objectives is None:
+        """Takes the next trial; one without a value changes nothing, nor does a tuned scalar: it is on neither side."""
+        by = trial.candidate.proposed_by
+        if trial.objectives is None or by.kind == "tuned_scalar":
             return
-        is_untuned = trial.candidate.proposed_by.kind in ("base", "expert", "uniform")
         for index, objective in enumerate(self._objectives):
-            best, value = self._best[index].get(is_untuned), trial.objectives[index]
+            best, value = self._best[index].get(by.is_baseline), trial.objectives[index]
             if best is None or objective.improvement(value, over=_value(best, index)) > 0:
-                self._best[index][is_untuned] = trial
+                self._best[index][by.is_baseline] = trial
 
     def now(self) -> tuple[Lead, ...]:
         """Returns the leads, in the order of the objectives, as far as there are any."""

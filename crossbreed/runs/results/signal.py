@@ -1,16 +1,15 @@
-"""What the baselines alone say of a run: tasks without signal, and differences that its items are too few to show."""
+"""What the baselines alone say of a run: tasks without signal, differences that its items may be too few to show."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from crossbreed.runs.results.statistics import DETECTED
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
 
 _FEW = 0.2
 """Up to this share of right answers, a task says little of what a merge keeps."""
-_DETECTED = 1.96 + 0.84
-"""Standard errors of a difference that a test at 5 % finds in 80 % of cases."""
 
 
 def findings(trials: Sequence[Trial], objectives: Sequence[Objective], *, num_report: Mapping[str, int]) -> list[str]:
@@ -40,8 +39,7 @@ def _of_task(task: str, measured: Sequence[Trial], *, minimize: bool) -> str:
         if not are_right_or_wrong or len(only) > 1 or minimize:
             what = "have the same values on all"
         return (
-            f"{task}: base, experts and their plain merges {what} {num_items} items: no merge of these experts can be "
-            "told apart here"
+            f"{task}: base, experts and their plain merges {what} {num_items} items: the baselines do not differ here"
         )
     if not are_right_or_wrong or minimize:
         return ""
@@ -61,7 +59,10 @@ def _of_task(task: str, measured: Sequence[Trial], *, minimize: bool) -> str:
 def _too_small(
     measured: Sequence[Trial], objectives: Sequence[Objective], num_report: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yields which differences the items cannot show, by how the answers of the baselines differ."""
+    """Yields which differences the items may miss, by how the answers of the baselines differ.
+
+    Merges that are more alike than the baselines differ on fewer items, so less may be enough to tell them apart.
+    """
     for index, objective in enumerate(objectives):
         utilities = [(objective.utility(t.objectives[index]), t) for t in measured if t.objectives is not None]
         best = max(utilities, key=lambda pair: (pair[0], -pair[1].number))[1]
@@ -73,8 +74,8 @@ def _too_small(
             on_report = _detectable(objective, spreads, num_report)
             seen, later = (sum(num[task] for task in objective.tasks) for num in (num_search, num_report))
             yield (
-                f"{objective.name}: {seen} search items cannot show differences below {on_search:.2g}, {later} report "
-                f"items none below {on_report:.2g} (80 % power, by how the baselines' answers differ)"
+                f"{objective.name}: {seen} search items may miss differences below {on_search:.2g}, {later} report "
+                f"items those below {on_report:.2g} (80 % power, by how the baselines' answers differ)"
             )
 
 
@@ -93,6 +94,6 @@ def _paired_spread(best: Trial, others: Sequence[Trial], task: str) -> float:
 def _detectable(objective: Objective, spreads: Mapping[str, float], num_items: Mapping[str, int]) -> float:
     errors = {task: spread / math.sqrt(num_items[task]) for task, spread in spreads.items() if num_items.get(task)}
     if objective.kind == "worst":
-        return _DETECTED * max(errors.values(), default=0.0)
+        return DETECTED * max(errors.values(), default=0.0)
     shares = objective.shares
-    return _DETECTED * math.sqrt(math.fsum((shares[task] * error) ** 2 for task, error in errors.items()))
+    return DETECTED * math.sqrt(math.fsum((shares[task] * error) ** 2 for task, error in errors.items()))

@@ -16,6 +16,10 @@ from crossbreed.types import ItemScores
 
 NUM_RESAMPLES = 10_000
 LEVEL = 0.95
+EXCLUDED = 1.96
+"""Standard errors from 0 at which an interval of this level begins to exclude it."""
+DETECTED = EXCLUDED + 0.84
+"""Standard errors of a true difference whose interval excludes 0 in 80 % of cases."""
 _BLOCK = 1 << 20
 """Indices drawn at a time: limits memory to a few tens of MB, whatever the number of items."""
 

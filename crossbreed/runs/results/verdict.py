@@ -1,7 +1,7 @@
 """The first line of a report: take the winner, keep what there was, or there are not enough items to tell.
 
-The words follow from the report's intervals alone. They are about the report items: a difference is called one if its
-interval excludes 0, and never by its sign alone.
+The words follow from the report's intervals alone, and are about the report items. "Better" and "worse" need one that
+excludes 0. A winner that measures no better than the best without tuning is not taken, whatever the interval.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.report import Difference, Report
-from crossbreed.runs.results.statistics import LEVEL, Interval
+from crossbreed.runs.results.statistics import DETECTED, EXCLUDED, LEVEL, Interval
 
 _MOST_TIMES = 100
 """More than as many times the items as there were: not worth a number."""
@@ -75,10 +75,13 @@ def _not_told_from(tuned: Difference) -> str:
 
 
 def _more(by: Interval) -> str:
-    """Returns how many more items would show a difference of this size: an interval narrows with their root."""
-    wanted = by.n * ((by.mean - by.low) / by.mean) ** 2
+    """Returns how many more items would show a difference of this size in 80 % of cases.
+
+    An interval narrows with the root of the items. One that just excludes 0 on average does so in half of the cases.
+    """
+    wanted = by.n * ((by.mean - by.low) / by.mean * DETECTED / EXCLUDED) ** 2
     if wanted > _MOST_TIMES * by.n:
         return f"not even {_MOST_TIMES} times as many would show a difference as small as {number(by.mean)}"
-    more = max(1.0, wanted - by.n)
+    more = wanted - by.n
     unit = 10 ** max(0, math.floor(math.log10(more)) - 1)
     return f"about {math.ceil(more / unit) * unit} more would"

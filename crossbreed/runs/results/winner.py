@@ -14,6 +14,7 @@ import numpy as np
 
 from crossbreed.errors import MachineError
 from crossbreed.runs.record.archive import utilities
+from crossbreed.runs.record.history import History
 from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, build_scalar
@@ -72,6 +73,24 @@ def choose_winner(
     knee_C = _knee(utility_CO, among=_utilities(_scored(trials), objectives))
     best = max(range(len(contenders)), key=lambda i: (knee_C[i], -contenders[i].number))
     return contenders[best]
+
+
+def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial | None:
+    """Returns the winner of a report that the journal holds completely, also of an interrupted run; else None.
+
+    At the end of a search, finalists without both scores were left out since they could not be measured.
+    """
+    trials, selection = history.ok_trials, history.scores_of("select")
+    measured = {number for number, score in history.scores_of("report").items() if score.status is Status.OK}
+    if history.is_finished:
+        selection = {number: score for number, score in selection.items() if number in measured}
+    elif any(trial.number not in selection for trial in finalists(trials, objectives)):
+        return None
+    try:
+        winner = choose_winner(trials, objectives, selection)
+    except MachineError:
+        return None
+    return winner if winner.number in measured else None
 
 
 def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Scalar:
