@@ -65,12 +65,8 @@ def check(
     """Validate a spec in seconds, without an engine, and show what will be asked and what it costs."""
     from crossbreed.runs import check_spec, dump_spec, load_spec
 
-    if resolved and as_json:
-        raise InputError("--resolved prints YAML", expected="--json, or --resolved", got="both")
-    if answer and resolved:
-        raise InputError(
-            "--resolved prints the spec and answers nothing", expected="one of the two", got="--answer too"
-        )
+    if resolved and (as_json or answer):
+        raise InputError("--resolved prints the spec, as YAML, and answers nothing", expected="--resolved alone")
     loaded = load_spec(spec, set_ or [])
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
@@ -257,10 +253,13 @@ def evaluate(
     set_: Overrides = None,
 ) -> None:
     """Score one checkpoint on a spec's tasks."""
-    from crossbreed.runs import load_spec
-    from crossbreed.runs.evaluate import evaluate
+    from crossbreed.terminal import Terminal
 
-    found = evaluate(model, load_spec(spec, set_ or []), split=split)
+    with Terminal(sys.stderr, doing=f"evaluating {model}"):
+        from crossbreed.runs import load_spec
+        from crossbreed.runs.evaluate import evaluate  # seconds
+
+        found = evaluate(model, load_spec(spec, set_ or []), split=split)
     if as_json:
         _print_json(found.to_json())
     else:
@@ -290,10 +289,7 @@ def list_(
         found, render = listing.list_parts(kind), listing.render_list
     else:
         found, render = listing.describe_part(kind, name), listing.render_part
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo(render(found))
+    _print_json(found) if as_json else typer.echo(render(found))
 
 
 @app.command()
@@ -337,10 +333,7 @@ def inspect(
     from crossbreed.runs.inspect_text import render
 
     found = inspect_models(models)
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo(render(found))
+    _print_json(found) if as_json else typer.echo(render(found))
 
 
 @app.command()
@@ -349,10 +342,7 @@ def doctor(as_json: AsJson = False) -> None:
     from crossbreed.runs.doctor import examine, render
 
     findings = examine()
-    if as_json:
-        _print_json(findings)
-    else:
-        typer.echo(render(findings))
+    _print_json(findings) if as_json else typer.echo(render(findings))
 
 
 _stop = Stop()
@@ -392,7 +382,8 @@ def main() -> None:
     except (CrossbreedError, OSError) as error:
         code = _fail(1, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail(STOPPED, "stopped; the same command resumes")
+        resumes = sys.argv[1:2] in (["run"], ["report"], ["publish"])
+        code = _fail(STOPPED, f"stopped; the same command {'resumes' if resumes else 'begins anew'}")
     except Exception as error:
         show = getattr(error, "show", None)  # click's own: a wrong option or argument
         if show is None:

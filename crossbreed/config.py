@@ -3,9 +3,10 @@
 Every part declares its own settings beside its code; `crossbreed.runs.spec` only composes them.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -43,14 +44,41 @@ class Config(BaseModel):
     def _keys_are_known(
         cls, given: Any, handler: ModelWrapValidatorHandler[Self]
     ) -> Self:  # whatever pydantic is given
-        """Says of unknown keys what else is known; pydantic's own message would only call them extra."""
+        """Says of unknown keys what else is known, and refuses `seed: yes`, which pydantic reads as 1."""
+        booleans = [
+            InitErrorDetails(type=_BOOLEAN, loc=(name,), input=given[name])
+            for name, field in cls.model_fields.items()
+            if isinstance(given, Mapping) and isinstance(given.get(name), bool) and _is_number(field.annotation)
+        ]
         try:
-            return handler(given)
+            made = handler(given)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            if not any(map(_is_unknown_key, found)):
+            if not booleans and not any(map(_is_unknown_key, found)):
                 raise
-            raise refusal(cls.__name__, (_renewed(one, cls.known_keys()) for one in found)) from None
+            told = [
+                _renewed(one, cls.known_keys()) for one in found if one["loc"][:1] not in {b["loc"] for b in booleans}
+            ]
+            raise refusal(cls.__name__, [*booleans, *told]) from None
+        if booleans:
+            raise refusal(cls.__name__, booleans)
+        return made
+
+
+_BOOLEAN = PydanticCustomError("boolean", "YAML reads yes, no, on and off as true and false")
+
+
+def _is_number(annotation: Any) -> bool:  # a type expression
+    """Whether a value may be a number, but not true or false."""
+    kinds = _kinds_of(annotation)
+    return bool(kinds & {int, float}) and not kinds & {bool, Any}
+
+
+def _kinds_of(annotation: Any) -> set[Any]:  # a type expression
+    """Returns the types of which a value may be one."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return set[Any]().union(*(_kinds_of(one) for one in get_args(annotation)))
+    return {annotation}
 
 
 def refusal(title: str, found: Iterable[InitErrorDetails]) -> ValidationError:

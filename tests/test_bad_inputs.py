@@ -191,6 +191,7 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "pattern: none": (in_spec("fitness.tasks.0.metric", "regex"), CHECK, "needs a `pattern`"),
     "override: no such entry": (lambda place: None, (*CHECK, "--set", "fitness.tasks.3.items=x"), "no entry `3`"),
     "override: no such name": (lambda place: None, (*CHECK, "--set", "fitness.tasks.rad.items=x"), "mean `red`"),
+    "override: yes for a number": (lambda place: None, (*CHECK, "--set", "seed=yes"), "write a number"),
     "override: no value": (lambda place: None, (*CHECK, "--set", "seed"), "has no value"),
     "override: bomb": (lambda place: None, (*CHECK, "--set", "seed=&a [*a]"), "an alias inside"),
     # paths of models

@@ -7,10 +7,10 @@ from crossbreed.runs.results.winner import TUNED_SCALAR
 def number(value: float) -> str:
     """Returns a score with three decimals, or with four digits if it is large.
 
-    >>> number(0.78125), number(1234.5)
-    ('0.781', '1234')
+    >>> number(0.78125), number(1234.5), number(-0.0001)
+    ('0.781', '1234', '0.000')
     """
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 10 else f"{value:.4g}"  # -0.0 + 0.0 is 0.0
 
 
 def with_interval(found: Interval, *, signed: bool = False) -> str:

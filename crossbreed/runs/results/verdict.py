@@ -55,9 +55,10 @@ def verdict_of(report: Report) -> Verdict:
         why = f"It is better than {name}, the best without tuning: {by}.{also}"
         chosen = f"Take {row_label(tuned.name)}" if tuned and tuned.name in same else "Take the winner"
         return Verdict(kind="take", line=f"{chosen}, trial {won}.", why=why)
+    winner = f"trial {won}" if not (tuned and tuned.name in same) else f"the {row_label(tuned.name)}, trial {won},"
     return Verdict(
         kind="unclear",
-        line=f"Not enough items to tell trial {won} from {name}: {_more(best.by)}.",
+        line=f"Not enough items to tell {winner} from {name}: {_more(best.by)}.",
         why=f"On {best.by.n} report items the difference is {by}: the {LEVEL:.0%} interval includes 0.",
     )
 

@@ -100,6 +100,14 @@ def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> 
     if found["type"] == "string_type" and isinstance(found["input"], int | float | date):
         fix = f'quote it: "{found["input"]!s:.40}"'
         return InputError(f"`{dotted}` must be a text", expected="text", got=got, where=where, fix=fix)
+    if found["type"] == "boolean":
+        return InputError(
+            f"`{dotted}` must be a number: {found['msg']}",
+            expected="a number",
+            got=got,
+            where=where,
+            fix="write a number",
+        )
     if found["type"] in _MUST_BE:
         what, expected = _MUST_BE[found["type"]]
         fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(found["input"])) else ""
