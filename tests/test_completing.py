@@ -78,6 +78,7 @@ print([name for name in ("torch", "transformers", "optuna", "cma", "ray", "scipy
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_scripts_are_shown(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = RUNNER.invoke(app, ["--show-completion", shell], prog_name="crossbreed").stdout
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, f"/bin/{shell}"))  # else by its parent process
+    script = RUNNER.invoke(app, ["--show-completion"], prog_name="crossbreed").stdout
     assert "_CROSSBREED_COMPLETE" in script
     assert shell == "bash" or "crossbreed" in script
