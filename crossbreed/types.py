@@ -236,6 +236,11 @@ class ProposedBy:
         return self.kind
 
     @property
+    def is_untuned(self) -> bool:
+        """Whether it is the base, an expert or their uniform average, which nothing was measured for."""
+        return self.kind in ("base", "expert", "uniform")
+
+    @property
     def is_baseline(self) -> bool:
         """Whether the candidate needs no search."""
         return self.kind not in ("warm_start", "optimizer")

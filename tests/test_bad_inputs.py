@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from in_process import exit_code_of
 
 from crossbreed.cache import cache_folder, is_ours
-from crossbreed.cli import main
 from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError, printable
 from crossbreed.fitness.tasks import metrics
@@ -43,14 +42,9 @@ class Place:
 
     def call(self, *arguments: object) -> tuple[int, str]:
         """Returns exit code and what is said on stderr."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._patch.setattr(sys, "argv", ["crossbreed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        code = exit_code_of(*arguments)
         self.out, err = self._capsys.readouterr()
-        return int(ended.value.code or 0), err
+        return code, err
 
     def edit_spec(self, key: str, value: Any) -> None:
         raw = yaml.safe_load(self.spec.read_text())

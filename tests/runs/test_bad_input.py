@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from in_process import exit_code_of
 from safetensors.torch import load_file, save_file
 from toy_runs import journal_of, start, write_spec
 
-from crossbreed.cli import main
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec
 from crossbreed.runs.results.show import show_json
@@ -30,20 +29,15 @@ MAX_LINES = 24
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Calls the command line; returns exit code and stderr, which must fit one screen."""
 
     def call(*arguments: object) -> tuple[int, str]:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        monkeypatch.setattr(sys, "argv", ["crossbreed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        code = exit_code_of(*arguments)
         err = capsys.readouterr().err
         assert "Traceback" not in err
         assert len(err.splitlines()) <= MAX_LINES
-        return int(ended.value.code or 0), err
+        return code, err
 
     return call
 

@@ -3,13 +3,13 @@
 import itertools
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from in_process import exit_code_of
 from toy_runs import journal_of, records_of, write_spec
 
 from crossbreed.cli import main
@@ -92,25 +92,13 @@ def breaks(whole: Path, number: int, error: Exception, patch: pytest.MonkeyPatch
     patch.setattr(BrokenEngine, "raising", error, raising=False)
 
 
-def command(*arguments: object) -> int:
-    """Calls the command line."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["crossbreed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return int(ended.value.code or 0)
-
-
 def test_a_bug_of_an_engine_ends_the_run_which_resumes_when_it_is_corrected(
     spec: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         breaks(whole, 10, TypeError("a str and an int"), patch)
-        assert command("run", spec, "--out", out) == 1
+        assert exit_code_of("run", spec, "--out", out) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line == f"crossbreed: a bug, TypeError: a str and an int; the traceback is in {out / 'log.txt'}"
     log = (out / "log.txt").read_text()
@@ -121,7 +109,7 @@ def test_a_bug_of_an_engine_ends_the_run_which_resumes_when_it_is_corrected(
     assert journal == journal_of(whole)[: len(journal)]
     assert [record["number"] for record in journal if record["kind"] == "ask"][-1] == 10
     assert all(record["status"] == "OK" for record in journal if record["kind"] == "tell")
-    assert command("run", spec, "--out", out) == 0
+    assert exit_code_of("run", spec, "--out", out) == 0
     assert journal_of(out) == journal_of(whole)
 
 
@@ -147,7 +135,7 @@ def test_the_traceback_of_an_engine_that_does_not_start_is_in_the_log(
         raise EngineError("the engine did not start")
 
     monkeypatch.setattr(BrokenEngine, "__init__", dead)
-    assert command("run", spec, "--out", tmp_path / "run") == 1
+    assert exit_code_of("run", spec, "--out", tmp_path / "run") == 1
     log = (tmp_path / "run" / "log.txt").read_text()
     starts = re.findall(r"a worker did not start: attempt (\d) of 3 failed", log)
     assert starts == ["1", "2", "3"], "the first worker of a run has as many starts as its replacement"

@@ -5,17 +5,15 @@ A limit on the size of files makes each write fail where it does on a full disk:
 
 import resource
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import exit_code_of
 from toy_runs import journal_of, write_spec
 
-from crossbreed.cli import main
 from crossbreed.errors import MachineError
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.events import Event, TrialDone
@@ -34,15 +32,9 @@ def room(num_bytes: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     def call(*arguments: object) -> tuple[int, str]:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        monkeypatch.setattr(sys, "argv", ["crossbreed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        return int(ended.value.code or 0), capsys.readouterr().err
+        return exit_code_of(*arguments), capsys.readouterr().err
 
     return call
 

@@ -95,7 +95,7 @@ def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial 
 
 def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Scalar:
     """Returns the report's scalar, scaled by base, experts and uniform on the search items."""
-    plain = (t.objectives for t in _scored(trials) if t.candidate.proposed_by.kind in ("base", "expert", "uniform"))
+    plain = (t.objectives for t in _scored(trials) if t.candidate.proposed_by.is_untuned)
     return build_scalar(objectives, [values for values in plain if values])
 
 

@@ -39,7 +39,7 @@ def best_tuned_scalar(measured: Mapping[int, tuple[ProposedBy, tuple[float, ...]
     Args:
         measured: Candidate number -> its origin and its objectives, of which more is better.
     """
-    plain = [values for by, values in measured.values() if by.kind in ("base", "expert", "uniform")]
+    plain = [values for by, values in measured.values() if by.is_untuned]
     ranges = [(min(column), max(column) - min(column) or 1.0) for column in zip(*plain, strict=True)]
 
     def scaled(number: int) -> float:
