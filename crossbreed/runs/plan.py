@@ -41,6 +41,7 @@ from crossbreed.types import Box, Point, ProposedBy, Recipe, SlopeKind
 if TYPE_CHECKING:
     from crossbreed.kernels.input_grams import InputGrams
     from crossbreed.runs.weights import Weights
+    from crossbreed.sources import Sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,19 @@ class Plan:
 
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
         """Returns baselines and warm starts, which are evaluated before the optimizer's candidates."""
-        return [*baselines(self.structure.hashes, dtype=self.dtype), *self.warm_starts]
+        plain = baselines(self.structure.hashes, dtype=self.dtype, experts=[*self.spec.sources.experts])
+        return [*plain, *self._made(), *self.warm_starts]
+
+    @property
+    def _made_hashes(self) -> dict[str, str]:
+        made = self.weights.sources.made if self.weights else ()
+        return {name: self.structure.hashes[name] for name in made}
+
+    def _made(self) -> Iterator[tuple[ProposedBy, Recipe]]:
+        """Yields what the run has made before it searches, each alone."""
+        for name in self.weights.sources.made if self.weights else ():
+            recipe = weighted_deltas({name: 1.0}, hashes=self.structure.hashes, dtype=self.dtype)
+            yield ProposedBy(kind="made", name=name), recipe
 
     def with_grams(self, grams: "InputGrams") -> "Plan":
         """Returns the plan with these Grams, for merging the candidates."""
@@ -97,6 +110,13 @@ class Plan:
         plan = replace(self, space=_space(self.spec, self.structure, self.dtype, weights), weights=weights)
         plan._check_warm_starts()
         return plan
+
+    def with_sources(self, sources: "Sources") -> "Plan":
+        """Returns the plan with these sources: its own, and those that it has made of them."""
+        assert self.weights is not None, "sources have weights"
+        weights = replace(self.weights, sources=sources)
+        space = _space(self.spec, weights.structure, self.dtype, weights)
+        return replace(self, space=space, structure=weights.structure, weights=weights)
 
     @property
     def renamed_settings(self) -> dict[str, str]:
@@ -185,12 +205,12 @@ class Plan:
         """Returns the journal's first record, which identifies the run."""
         return run_record(
             self.spec,
-            sources=self.structure.hashes,
+            sources={name: hash_ for name, hash_ in self.structure.hashes.items() if name not in self._made_hashes},
             warm_starts=[recipe.id for _, recipe in self.warm_starts],
             coordinates=self.coordinates,
             tasks=self.tasks,
             items=self.item_ids,
-            artifacts=self.weights.artifact_hashes if self.weights else {},
+            artifacts={**(self.weights.artifact_hashes if self.weights else {}), **self._made_hashes},
             host=self.weights.host_hashes if self.weights else {},
         )
 

@@ -9,7 +9,7 @@ Shapes: B texts, T tokens, N inputs of a Linear.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,6 +115,10 @@ class Blocks:
         """Returns the parameter that a tensor of one of the `groups` is."""
         return f"{self._path(name)}.weight"
 
+    def parameters(self, name: str) -> list[str]:
+        """Returns the parameters of the Linear with this weight: its bias, too, if it has one."""
+        return [f"{self._path(name)}.{own}" for own, _ in self._module(name).named_parameters()]
+
     def begin(self, outside: Values, first: Values, ids_BT: torch.Tensor) -> Passage:
         """Brings texts to the first block.
 
@@ -168,9 +172,8 @@ class Blocks:
     @torch.no_grad()
     def apply(self, tensor: str, values: Values, inputs_BTN: torch.Tensor) -> torch.Tensor:
         """Returns what the Linear with this weight makes of some inputs, its bias included."""
-        module, path = self._module(tensor), self._path(tensor)
-        own = {name: values[f"{path}.{name}"] for name, _ in module.named_parameters()}
-        made: torch.Tensor = functional_call(module, own, (inputs_BTN,))
+        own = {name.rpartition(".")[2]: values[name] for name in self.parameters(tensor)}
+        made: torch.Tensor = functional_call(self._module(tensor), own, (inputs_BTN,))
         return made
 
     def groups(self, layer: int, values: Values, passage: Passage, tensors: Iterable[str]) -> list[list[str]]:
@@ -219,11 +222,8 @@ class Blocks:
                 raise _Enough
             return (hidden,) if self._is_tuple else hidden
 
-        with self._replaced(hand_on), library_call("transformers did not run the model"):
-            try:
-                functional_call(self._model, {**self._buffers, **outside}, (ids_BT,), {"use_cache": False})
-            except _Enough:
-                pass
+        with self._replaced(hand_on), library_call("transformers did not run the model"), suppress(_Enough):
+            functional_call(self._model, {**self._buffers, **outside}, (ids_BT,), {"use_cache": False})
         if order != [*range(number)]:
             raise EngineError(f"the model does not run its {len(self)} layers once and one after the other: {order}")
         return called
@@ -267,7 +267,7 @@ def _model_without_values(host: Path, dtype: torch.dtype) -> Model:
     """Returns the model of a folder's configuration: parameters on the meta device, buffers as it computes them."""
     settings = load_config(host)
     with library_call(f"transformers did not build the model of {host}"), torch.random.fork_rng(devices=[]):
-        hook = register_module_parameter_registration_hook(_without_values)
+        hook = register_module_parameter_registration_hook(_without_values)  # type: ignore[arg-type]
         try:
             return AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False).eval()
         finally:

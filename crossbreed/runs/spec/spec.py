@@ -21,6 +21,7 @@ from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
 from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.runs.spec.places import Places
 from crossbreed.runs.spec.presets import PRESET, fill_in
+from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.text_files import read_text
 from crossbreed.types import BASE, Dtype
@@ -144,6 +145,9 @@ class ArtifactsConfig(Config):
 
     grams: GramsConfig | None = None
     """Grams of inputs. None: they are not collected, and operators that read Grams cannot be used."""
+    regression: RegressionConfig | None = None
+    """A merge by regression, layer by layer, which recipes name `regression`, and which is scored before the search.
+    None: there is none."""
 
 
 class WorkersConfig(Config):

@@ -1,0 +1,123 @@
+"""Least squares around an anchor, from sums over tokens that pass by once.
+
+A Linear's weight W = A + D should make of the inputs x of a merge what each expert e makes of its own: outputs y. With
+the residuals r = y - A x of the anchor A, and means over an expert's (weighted) tokens,
+
+    D = argmin sum_e mean |D x - r|^2 + l |D|^2 = R (C + l I)^-1
+    C = sum_e mean x x^T,   R = sum_e mean r x^T,   l = lambda times the mean eigenvalue of C
+
+Linears that get the same inputs share C, and its Cholesky factor. `within` an orthonormal basis Q of some rows, D has
+no others: D = R Q (Q^T C Q + l I)^-1 Q^T.
+
+Products of a batch are made in the inputs' dtype, and added up and solved in fp64: of fp32 inputs, an element of C is
+off by less than N_batch 2^-24 sqrt(cii cjj), where N_batch is the number of tokens of a batch.
+
+Shapes: T tokens, M outputs, N inputs, R basis vectors.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from crossbreed.errors import InvalidWeights
+from crossbreed.kernels.linalg.least_squares import directions
+
+
+class AnchoredSums:
+    """What the residuals of Linears with shared inputs are solved from.
+
+    >>> sums = AnchoredSums(2, {"up": 1})
+    >>> x_TN = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> sums.add(x_TN, {"up": torch.tensor([[3.0], [4.0]])}, share=0.5)
+    >>> sums.change("up", ridge=0.0).tolist()
+    [[3.0, 2.0]]
+    """
+
+    def __init__(self, num_columns: int, rows: Mapping[str, int], *, device: torch.device | str = "cpu") -> None:
+        """Starts with nothing.
+
+        Args:
+            num_columns: Of the inputs.
+            rows: Linear -> its number of outputs.
+            device: Where sums are kept, and solved.
+        """
+        self._gram_NN = torch.zeros(num_columns, num_columns, dtype=torch.float64, device=device)
+        self._cross = {
+            name: torch.zeros(num, num_columns, dtype=torch.float64, device=device) for name, num in rows.items()
+        }
+        self._factors: dict[float, torch.Tensor | None] = {}
+
+    def add(
+        self,
+        x_TN: torch.Tensor,
+        residuals: Mapping[str, torch.Tensor],
+        *,
+        share: float,
+        weights_T: torch.Tensor | None = None,
+    ) -> None:
+        """Adds tokens.
+
+        Args:
+            x_TN: Inputs.
+            residuals: Linear -> what its outputs [T, M] should be more than the anchor's.
+            share: Weight of each token: 1 over the number of its expert's tokens, for a mean.
+            weights_T: Further weights, one for each token.
+        """
+        self._factors.clear()
+        weighted_TN = x_TN if weights_T is None else x_TN * weights_T[:, None]
+        self._gram_NN.add_(weighted_TN.T @ x_TN, alpha=share)
+        for name, residual_TM in residuals.items():
+            self._cross[name].add_(residual_TM.T @ weighted_TN, alpha=share)
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """The unit of lambda, so that one value fits all layers."""
+        return float(self._gram_NN.trace()) / len(self._gram_NN)
+
+    def change(self, name: str, *, ridge: float, within_NR: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns D of a Linear, in fp64.
+
+        Args:
+            name: The Linear.
+            ridge: Lambda, in mean eigenvalues. 0 where C has no inverse: the smallest D among the minimisers.
+            within_NR: Orthonormal columns in whose span the rows of D are to be; None: anywhere.
+
+        Raises:
+            InvalidWeights: inputs or residuals hold NaN or Inf.
+        """
+        cross_MN = self._cross[name]
+        if not (self._gram_NN.isfinite().all() and cross_MN.isfinite().all()):
+            raise InvalidWeights(f"what `{name}` is given, or should make of it, holds NaN or Inf")
+        if within_NR is None:
+            if ridge not in self._factors:
+                self._factors[ridge] = _cholesky(self._gram_NN, ridge * self.mean_eigenvalue)
+            return _solved(cross_MN, self._gram_NN, self._factors[ridge])
+        within_NR = within_NR.to(self._gram_NN)
+        gram_RR = within_NR.T @ self._gram_NN @ within_NR
+        factor_RR = _cholesky(gram_RR, ridge * self.mean_eigenvalue)
+        return _solved(cross_MN @ within_NR, gram_RR, factor_RR) @ within_NR.T
+
+
+def row_space(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns an orthonormal basis, as columns, of the span of all rows of some matrices; fp64."""
+    stacked_RN = torch.cat([part.double() for part in rows])
+    _, values_R, right_RN = torch.linalg.svd(stacked_RN, full_matrices=False)
+    return right_RN[values_R > 1e-6 * values_R[:1]].T
+
+
+def _cholesky(gram_NN: torch.Tensor, ridge: float) -> torch.Tensor | None:
+    """The factor of C + ridge I; None where that is singular."""
+    ridged_NN = gram_NN.clone()
+    ridged_NN.diagonal().add_(ridge)
+    factor_NN, info = torch.linalg.cholesky_ex(ridged_NN)
+    diagonal_N = factor_NN.diagonal()
+    is_regular = not int(info) and bool(diagonal_N.min() > 1e-6 * diagonal_N.max())
+    return factor_NN if is_regular else None
+
+
+def _solved(cross_MN: torch.Tensor, gram_NN: torch.Tensor, factor_NN: torch.Tensor | None) -> torch.Tensor:
+    if factor_NN is not None:
+        solved_NM: torch.Tensor = torch.cholesky_solve(cross_MN.T, factor_NN)
+        return solved_NM.T
+    found = directions(gram_NN, are_stored=False)
+    return (cross_MN @ found.basis_NR / found.eigenvalues_R) @ found.basis_NR.T

@@ -1,0 +1,207 @@
+"""Calibration texts of a regression: what each expert reads, in tokens.
+
+Right answers to search items, ended as the expert itself ends an answer; prompts that the expert answers; texts that it
+writes from nothing but a template. The rule of the texts (`Asked.rule`) is known before any expert has been asked.
+"""
+
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import Generate, GenerateTask, Handle, Loglikelihood, Prompt, Task, load_items, own_kind
+from crossbreed.fitness.engines.encoder import Encoder
+from crossbreed.randomness import spawn
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.regression.walk import Text
+from crossbreed.runs.spec.regression import RegressionConfig, SamplesConfig
+
+CHAT = "chat"
+"""The template that stands for the tokenizer's chat template."""
+_END_TOKENS = 4
+"""An answer is asked for with so many tokens more than the right one has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Golds:
+    """A task's search items with their answers."""
+
+    requests: tuple[Loglikelihood, ...]
+    asking: Generate | None
+    """The first of them as a question: how does the expert end its answer? None: answers are no generated texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What one expert is asked for its texts."""
+
+    golds: tuple[_Golds, ...]
+    prompts: tuple[Generate, ...]
+    samples: SamplesConfig | None
+    seed: int
+
+    def rule(self, encoder: Encoder) -> dict[str, Any]:
+        """Returns all that the texts depend on beside the expert, as JSON."""
+        return {
+            "golds": [
+                {"texts": [encoder.encode(one).token_ids for one in golds.requests], "asking": _shown(golds.asking)}
+                for golds in self.golds
+            ],
+            "prompts": [[encoder.encode(one).token_ids, _shown(one)] for one in self.prompts],
+            "samples": self.samples and self.samples.model_dump(mode="json"),
+            "seed": self.seed if self.samples else None,
+        }
+
+    @property
+    def needs_expert(self) -> bool:
+        """Whether the expert has to say something."""
+        return bool(self.prompts or self.samples or any(golds.asking for golds in self.golds))
+
+    def texts(self, expert: Handle, encoder: Encoder) -> list[Text]:
+        """Has the expert answer, and returns its texts.
+
+        Raises:
+            EngineError: it could not answer.
+        """
+        found: list[Text] = []
+        for golds in self.golds:
+            found += _with_answers(golds, expert, encoder)
+        found += [_answered(prompt, expert, encoder) for prompt in self.prompts]
+        if self.samples is not None:
+            found += dict.fromkeys(_samples(self.samples, self.seed, expert, encoder))
+        return found
+
+
+def asked_of(plan: Plan, config: RegressionConfig, expert: str) -> Asked:
+    """Returns what an expert is asked for.
+
+    Raises:
+        InputError: prompts are given for a task that asks none, or are among the selection or report items.
+    """
+    names = config.tasks_of(expert, [task.name for task in plan.tasks])
+    tasks = [task for task in plan.tasks if task.name in names]
+    return Asked(
+        golds=tuple(_golds(plan, task, config.items) for task in tasks if config.items),
+        prompts=tuple(
+            prompt for task in tasks if (path := config.prompts.get(task.name)) for prompt in _prompts(plan, task, path)
+        ),
+        samples=config.samples,
+        seed=plan.spec.seed,
+    )
+
+
+def _golds(plan: Plan, task: Task, number: int) -> _Golds:
+    items = plan.items["search"][task.name].items[:number]
+    asking = None
+    if items and isinstance(own_kind(task), GenerateTask):
+        [request] = task.requests(items[0])
+        assert isinstance(request, Generate), "a task of kind `generate` asks for texts"
+        asking = replace(request, max_tokens=request.max_tokens + _END_TOKENS, stop=())
+    return _Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
+
+
+def _prompts(plan: Plan, task: Task, path: str) -> Iterator[Generate]:
+    """Yields the items of a file as a task asks them."""
+    where = f"artifacts.regression.prompts.{task.name}"
+    kind = own_kind(task)
+    if not isinstance(kind, GenerateTask):
+        raise InputError(
+            f"task `{task.name}` asks for no text that an expert could write",
+            expected="a task of kind `generate`",
+            where=where,
+            fix="remove the prompts of this task",
+        )
+    held = {kind.question(item): split for split in ("select", "report") for item in plan.items[split][task.name].items}
+    for item in load_items(path):
+        if (split := held.get(kind.question(item))) is not None:
+            raise InputError(
+                f"item `{item.id}` of the prompts is one of the {split} items of task `{task.name}`",
+                expected="prompts that no winner is selected or reported on",
+                got=kind.question(item)[:200],
+                where=f"{where}: {item.where or path}",
+                fix="remove it from the file of prompts",
+            )
+        stop = ("\n",) if kind.stop is None and not kind.chat_template else tuple(kind.stop or ())
+        yield Generate(prompt=kind.render(item), max_tokens=kind.max_tokens, stop=stop)
+
+
+def _with_answers(golds: _Golds, expert: Handle, encoder: Encoder) -> Iterator[Text]:
+    end = None if golds.asking is None else _end_of_answers(golds.asking, expert, encoder)
+    for request in golds.requests:
+        if end is None:
+            encoded = encoder.encode(request)
+            yield Text(token_ids=encoded.token_ids, num_prompt=encoded.num_prompt)
+            continue
+        text = request.continuation.rstrip("\n") + end.text
+        encoded = encoder.encode(replace(request, continuation=text))
+        yield Text(token_ids=(*encoded.token_ids, *end.token_ids), num_prompt=encoded.num_prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How an answer ends: in a text, or with a token that is none; neither: it is not known."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+
+
+def _end_of_answers(asking: Generate, expert: Handle, encoder: Encoder) -> _End:
+    """Asks an expert once: a newline, or an end token, whichever comes first behind an answer."""
+    [response] = expert.answer([asking])
+    if "\n" in response.text.strip("\n ") or response.text.endswith("\n"):
+        return _End(text="\n")
+    last = response.token_ids[-1:]
+    return _End(token_ids=last) if response.ended == "stop" and set(last) <= encoder.eos_ids else _End()
+
+
+def _answered(prompt: Generate, expert: Handle, encoder: Encoder) -> Text:
+    asked = encoder.encode(replace(prompt, max_tokens=1)).token_ids
+    [response] = expert.answer([prompt])
+    return Text(token_ids=(*asked, *response.token_ids), num_prompt=len(asked))
+
+
+def _samples(config: SamplesConfig, seed: int, expert: Handle, encoder: Encoder) -> Iterator[Text]:
+    rng = spawn(seed, "regression samples")
+    for number in range(config.texts):
+        template = config.templates[number % len(config.templates)]
+        temperature = config.temperatures[number // len(config.templates) % len(config.temperatures)]
+        seeds = iter(rng.integers(1 << 31, size=64).tolist())
+        written: tuple[int, ...] = ()
+        for literal, field in _parts(template, encoder):
+            written = (*written, *encoder.tokenizer(literal, add_special_tokens=not written).input_ids)
+            if field:
+                request = Generate(
+                    prompt=Prompt(token_ids=written),
+                    max_tokens=config.max_tokens,
+                    stop=() if template == CHAT else ("\n",),
+                    temperature=temperature,
+                    seed=next(seeds),
+                )
+                [response] = expert.answer([request])
+                kept = response.token_ids
+                if response.ended == "stop" and kept:
+                    kept = kept[:-1]
+                written = (*written, *kept)
+        num_prompt = len(written)
+        answer = Generate(
+            prompt=Prompt(token_ids=written), max_tokens=config.max_tokens, stop=() if template == CHAT else ("\n",)
+        )
+        [response] = expert.answer([answer])
+        yield Text(token_ids=(*written, *response.token_ids), num_prompt=num_prompt)
+
+
+def _parts(template: str, encoder: Encoder) -> Iterator[tuple[str, bool]]:
+    """Yields the texts of a template, and whether a field follows."""
+    if template == CHAT:
+        mark = "\N{OBJECT REPLACEMENT CHARACTER}"
+        before, _, behind = encoder.shown(Prompt(text=mark, chat=True)).partition(mark)
+        yield before, True
+        yield behind, False
+        return
+    for literal, field, _, _ in string.Formatter().parse(template):
+        yield (literal if field is None else literal.rstrip(" ")), field is not None  # a token begins with its space
+
+
+def _shown(request: Generate | None) -> list[Any] | None:
+    return None if request is None else [request.max_tokens, list(request.stop)]
