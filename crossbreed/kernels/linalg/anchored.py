@@ -102,7 +102,8 @@ def row_space(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns an orthonormal basis, as columns, of the span of all rows of some matrices; fp64."""
     stacked_RN = torch.cat([part.double() for part in rows])
     _, values_R, right_RN = torch.linalg.svd(stacked_RN, full_matrices=False)
-    return right_RN[values_R > 1e-6 * values_R[:1]].T
+    basis_RN: torch.Tensor = right_RN[values_R > 1e-6 * values_R[:1]]
+    return basis_RN.T
 
 
 def _cholesky(gram_NN: torch.Tensor, ridge: float) -> torch.Tensor | None:

@@ -1,8 +1,8 @@
 """The merge of a regression as an artifact: a checkpoint that a run makes before it searches, and a source of its own.
 
 It is a folder like any other full checkpoint's, with the base's configuration and tokenizer, and `regression.json`, the
-rule that it was made by. It lies in the cache folder of the machine (`CROSSBREED_CACHE`) under its content hash, and the
-run's folder has a copy: forward passes round otherwise on other processors, so that it cannot be made again there.
+rule that it was made by. It lies in the cache folder of the machine (`CROSSBREED_CACHE`) under its content hash, and
+the run's folder has a copy: forward passes round otherwise on other processors, and it cannot be made again there.
 Recipes name it `regression`, by its content hash, beside base and experts: so every space, operator and engine takes it
 as one more expert.
 """

@@ -162,33 +162,29 @@ def _answered(prompt: Generate, expert: Handle, encoder: Encoder) -> Text:
 
 
 def _samples(config: SamplesConfig, seed: int, expert: Handle, encoder: Encoder) -> Iterator[Text]:
+    """Yields texts that an expert writes: fields at a temperature, the answer greedily."""
     rng = spawn(seed, "regression samples")
     for number in range(config.texts):
         template = config.templates[number % len(config.templates)]
         temperature = config.temperatures[number // len(config.templates) % len(config.temperatures)]
-        seeds = iter(rng.integers(1 << 31, size=64).tolist())
+        stop = () if template == CHAT else ("\n",)
         written: tuple[int, ...] = ()
-        for literal, field in _parts(template, encoder):
+        for literal, is_field in _parts(template, encoder):
             written = (*written, *encoder.tokenizer(literal, add_special_tokens=not written).input_ids)
-            if field:
-                request = Generate(
-                    prompt=Prompt(token_ids=written),
-                    max_tokens=config.max_tokens,
-                    stop=() if template == CHAT else ("\n",),
-                    temperature=temperature,
-                    seed=next(seeds),
-                )
-                [response] = expert.answer([request])
-                kept = response.token_ids
-                if response.ended == "stop" and kept:
-                    kept = kept[:-1]
-                written = (*written, *kept)
-        num_prompt = len(written)
-        answer = Generate(
-            prompt=Prompt(token_ids=written), max_tokens=config.max_tokens, stop=() if template == CHAT else ("\n",)
-        )
-        [response] = expert.answer([answer])
-        yield Text(token_ids=(*written, *response.token_ids), num_prompt=num_prompt)
+            if is_field:
+                drawn = int(rng.integers(1 << 31))
+                [response] = expert.answer([_written_on(written, config, stop, temperature=temperature, seed=drawn)])
+                is_whole = response.ended == "stop"
+                written = (*written, *(response.token_ids[:-1] if is_whole else response.token_ids))
+        [response] = expert.answer([_written_on(written, config, stop)])
+        yield Text(token_ids=(*written, *response.token_ids), num_prompt=len(written))
+
+
+def _written_on(
+    written: tuple[int, ...], config: SamplesConfig, stop: tuple[str, ...], *, temperature: float = 0.0, seed: int = 0
+) -> Generate:
+    prompt = Prompt(text="", token_ids=written)
+    return Generate(prompt=prompt, max_tokens=config.max_tokens, stop=stop, temperature=temperature, seed=seed)
 
 
 def _parts(template: str, encoder: Encoder) -> Iterator[tuple[str, bool]]:

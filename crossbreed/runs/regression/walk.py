@@ -3,8 +3,8 @@
 For each expert two copies of its calibration texts are on their way through the model: one through the expert itself,
 one through the merge as far as it is made. At each matrix, the inputs are what the merge feeds it, and the targets what
 the expert's own pass puts out there (or what the expert's matrix makes of the merge's inputs, or in between). The
-matrix is solved around an anchor (`kernels.linalg.anchored`), and the texts go on through what was solved. Matrices that
-share their inputs share a Gram and a factor.
+matrix is solved around an anchor (`kernels.linalg.anchored`), and the texts go on through what was solved. Matrices
+that share their inputs share a Gram and a factor.
 
 What is solved: the weights of Linears that run once on every token, and that some expert changes. Everything else keeps
 the anchor's values: experts of a mixture, norms, embeddings, the head.
@@ -204,7 +204,7 @@ class _Walk:
         """The rows of the experts' deltas, as a Linear's rows."""
         is_turned = is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
         base, rows = self._weights.sources.base.tensor(name).float(), list[torch.Tensor]()
-        for expert in self._weights.sources.experts.values():
+        for expert in (self._weights.sources.experts[expert] for expert in self._texts):
             if name not in expert.touched:
                 continue
             if isinstance(expert, Adapter):

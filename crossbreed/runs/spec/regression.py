@@ -18,10 +18,10 @@ class SamplesConfig(Config):
 
     texts: Annotated[int, Field(ge=1)] = 120
     """Texts per expert, before equal ones are left out."""
-    templates: Annotated[list[str], Field(min_length=1)] = ["Question: {question}\nAnswer:"]
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("Question: {question}\nAnswer:",)
     """Templates, taken in turns. `chat` stands for the tokenizer's chat template, with a message that the expert
     writes."""
-    temperatures: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [1.0]
+    temperatures: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     """Temperatures, taken in turns."""
     max_tokens: Annotated[int, Field(ge=1)] = 32
     """Maximum number of tokens of each field, and of the answer."""
