@@ -245,6 +245,32 @@ def merge(
 
 
 @app.command()
+def regress(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="A spec; or a base and its experts, without any items: the experts write texts themselves.",
+            metavar="SPEC.yaml | MODEL EXPERT...",
+        ),
+    ],
+    out: Out,
+    set_: Overrides = None,
+) -> None:
+    """Write a merge by regression, layer by layer, without a search."""
+    with _shown() as show:
+        from crossbreed.runs.regression.writing import regress, regress_without_data
+
+        if len(models) == 1:
+            from crossbreed.runs import load_spec
+
+            regress(load_spec(Path(models[0]), set_ or []), out, on_event=show)
+        elif set_:
+            raise InputError("--set changes a spec", expected="regress SPEC.yaml --set ...", got="models")
+        else:
+            regress_without_data(models[0], models[1:], out, on_event=show)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     spec: Annotated[Path, typer.Option(help="The spec with tasks, splits and engine.")],

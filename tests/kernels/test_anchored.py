@@ -1,4 +1,4 @@
-"""Least squares around an anchor: in fp64 it is the minimiser, and its limits are the anchor and plain least squares."""
+"""Least squares around an anchor: the minimiser in fp64, between the anchor and plain least squares."""
 
 import pytest
 import torch

@@ -256,6 +256,7 @@ def _texts(recipe: Recipe, sources: Sources) -> dict[str, str]:
         "config.json": as_copied_json(in_dtype(without_paths(sources.base.config), recipe.dtype)),
         RECIPE_FILE: dump_recipe(recipe),
     }
+    texts |= {f"{name}.json": (sources.experts[name].path / f"{name}.json").read_text() for name in sources.made}
     mergekit = mergekit_config(recipe, sources)
     return texts | _generation_config(sources) | ({MERGEKIT_FILE: mergekit} if mergekit else {})
 
@@ -285,6 +286,8 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
     It is made to be published: a source that is no hub's has a placeholder for its path.
     """
     parents = source_infos(recipe, sources)
+    if len(parents) < len(recipe.sources):  # a source is the run's own, and in nobody's hands
+        return None
     paths = {parent.name: parent.public_reference for parent in parents}
     adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
     must_be_listed = bool(adapters) or passes_layers_through(recipe)
