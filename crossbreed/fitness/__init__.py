@@ -50,6 +50,7 @@ from crossbreed.fitness.protocol import (
     Request,
     Response,
     WeightEngine,
+    Writing,
 )
 from crossbreed.fitness.tasks import (
     METRICS,
@@ -119,6 +120,7 @@ __all__ = [
     "TransformersConfig",
     "VllmConfig",
     "WeightEngine",
+    "Writing",
     "build_engine",
     "build_recipe_engine",
     "check_disjoint",

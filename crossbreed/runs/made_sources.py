@@ -32,9 +32,10 @@ def keep_made(sources: Sources, into: Path) -> None:
     for name in sources.made:
         made = sources.experts[name]
         target = into / f"{name}-{made.hash}"
-        if target.exists():
+        if made.path == target or made_source(sources, made.hash, into) is not None:
             continue
         into.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)  # a damaged copy
         with TemporaryDirectory(dir=into) as new:
             part = Path(new, "part")
             shutil.copytree(made.path, part)

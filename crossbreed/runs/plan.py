@@ -83,14 +83,22 @@ class Plan:
         return self.space.names
 
     @property
+    def experts(self) -> tuple[str, ...]:
+        """The names of the experts, without what the run has made of them."""
+        return tuple(name for name in self.structure.experts if name not in self._made_hashes)
+
+    @property
     def base_recipe(self) -> Recipe:
         """The recipe of the base itself."""
         return weighted_deltas({}, hashes=self.structure.hashes, dtype=self.dtype)
 
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
         """Returns baselines and warm starts, which are evaluated before the optimizer's candidates."""
-        plain = baselines(self.structure.hashes, dtype=self.dtype, experts=[*self.spec.sources.experts])
-        return [*plain, *self._made(), *self.warm_starts]
+        plain = baselines(self.structure.hashes, dtype=self.dtype, experts=self.experts)
+        given = (
+            (by, replace(recipe, sources={**recipe.sources, **self._made_hashes})) for by, recipe in self.warm_starts
+        )
+        return [*plain, *self._made(), *given]
 
     @property
     def _made_hashes(self) -> dict[str, str]:
@@ -148,19 +156,25 @@ class Plan:
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
         num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}
-        experts, optimizer = len(self.structure.experts), self.spec.optimizer.label
+        experts, optimizer = len(self.experts), self.spec.optimizer.label
         budget = self.spec.optimizer.budget
         limits = {"trials": budget.trials, "minutes": budget.minutes}
         until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
-        initial = f"{len(self.initial_candidates()) - len(self.warm_starts)} baselines"
+        num_others = len(self.warm_starts) + len(self._made_hashes)
+        initial = f"{len(self.initial_candidates()) - num_others} baselines"
         if self.warm_starts:
             initial += f", {len(self.warm_starts)} warm starts"
         steps, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
+        regression = self.spec.artifacts.regression
         if grams is not None:
             names = [task.name for task in self.tasks]
-            read = [task for expert in self.structure.experts for task in grams.tasks_of(expert, names)]
+            read = [task for expert in self.experts for task in grams.tasks_of(expert, names)]
             number = self._calibration_items(read, at_most=grams.items)
             steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {number}\n"
+        if regression is not None:
+            initial += ", a regression"
+            steps += f"  prepare a regression, transformers in {regression.dtype}, {regression.describe()}; "
+            steps += f"its checkpoint stays in the run folder: {self.merged_bytes / 1e9:.2f} GB\n"
         if self.slope_kind is not None:
             read = [task for task, share in self.objectives[0].shares.items() if share]
             number = self._calibration_items(read, at_most=slopes.items)
@@ -319,7 +333,7 @@ def _dtype(spec: Spec, structure: Structure) -> str:
 def _check_base(spec: Spec, weights: "Weights") -> None:
     """Refuses a base that no engine of the spec can start from."""
     spec.fitness.engine.check_base(weights.host, weights.shapes)
-    if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
+    if spec.needs_reference:
         weights.check_reference(observed=spec.artifacts.grams is not None)
 
 
@@ -343,7 +357,7 @@ def _lengths(spec: Spec, weights: "Weights | None", tasks: Sequence[Task]) -> di
     return weights.check_lengths(
         tasks,
         context_tokens=engine.context_tokens,
-        calibration=spec.optimizer.slope_kind is not None or spec.artifacts.grams is not None,
+        calibration=spec.needs_reference,
     )
 
 
@@ -356,8 +370,8 @@ def _first_requests(tasks: Sequence[Task]) -> Iterator[Request]:
 def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
     engine = spec.fitness.engine
     if isinstance(engine, RecipeEngineConfig):
-        if spec.artifacts.grams is not None:
-            raise _needs_weights(spec, "`artifacts.grams` needs weights", where="artifacts.grams")
+        for name in spec.artifacts.wanted:
+            raise _needs_weights(spec, f"`artifacts.{name}` needs weights", where=f"artifacts.{name}")
         if spec.optimizer.slope_kind is not None:
             raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
         return described_sources(engine, spec.sources.base, spec.sources.experts), None

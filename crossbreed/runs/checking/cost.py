@@ -81,7 +81,7 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
         num_models={
             "search": None if trials is None else initial + trials,
             "select": NUM_FINALISTS,
-            "report": len(plan.structure.experts) + 4,
+            "report": len(plan.experts) + 4,
         },
         items={split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()},
         tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import build_engine, reference_config
+from crossbreed.fitness import Writing, build_engine, reference_config
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import weighted_deltas
@@ -116,12 +116,14 @@ class Making:
         config, weights, found = self.config, self.weights, dict[str, list[Text]]()
         settings = reference_config(dtype=config.dtype, device=config.device, context_tokens=self.max_model_len)
         engine = build_engine(settings, weights.host, end_token_ids=weights.sources.end_token_ids)
+        assert isinstance(engine, Writing), "the reference engine writes"
         encoder = self._encoder()
         encoder.end_at(weights.sources.end_token_ids)
         try:
             for name, one in self.asked.items():
                 recipe = weighted_deltas({name: 1.0}, hashes=weights.structure.hashes, dtype="float32")
-                found[name] = one.texts(engine.adopt(recipe, weights.materialize_once(recipe)), encoder)
+                engine.adopt(recipe, weights.materialize_once(recipe))
+                found[name] = one.texts(engine.write, encoder)
                 if not found[name]:
                     raise InputError(
                         f"there are no calibration texts for expert `{name}`",

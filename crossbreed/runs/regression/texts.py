@@ -5,12 +5,13 @@ writes from nothing but a template. The rule of the texts (`Asked.rule`) is know
 """
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Generate, GenerateTask, Handle, Loglikelihood, Prompt, Task, load_items, own_kind
+from crossbreed.fitness import Generate, GenerateTask, Loglikelihood, Prompt, Response, Task, load_items, own_kind
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.randomness import spawn
 from crossbreed.runs.plan import Plan
@@ -19,6 +20,8 @@ from crossbreed.runs.spec.regression import RegressionConfig, SamplesConfig
 
 CHAT = "chat"
 """The template that stands for the tokenizer's chat template."""
+Writer: TypeAlias = Callable[[Sequence[Generate]], list[Response]]
+"""An expert that answers."""
 _END_TOKENS = 4
 """An answer is asked for with so many tokens more than the right one has."""
 
@@ -53,23 +56,18 @@ class Asked:
             "seed": self.seed if self.samples else None,
         }
 
-    @property
-    def needs_expert(self) -> bool:
-        """Whether the expert has to say something."""
-        return bool(self.prompts or self.samples or any(golds.asking for golds in self.golds))
-
-    def texts(self, expert: Handle, encoder: Encoder) -> list[Text]:
-        """Has the expert answer, and returns its texts.
+    def texts(self, write: Writer, encoder: Encoder) -> list[Text]:
+        """Has the expert write, and returns its texts.
 
         Raises:
-            EngineError: it could not answer.
+            EngineError: it could not.
         """
         found: list[Text] = []
         for golds in self.golds:
-            found += _with_answers(golds, expert, encoder)
-        found += [_answered(prompt, expert, encoder) for prompt in self.prompts]
+            found += _with_answers(golds, write, encoder)
+        found += _answered([encoder.encode(one).token_ids for one in self.prompts], self.prompts, write)
         if self.samples is not None:
-            found += dict.fromkeys(_samples(self.samples, self.seed, expert, encoder))
+            found += dict.fromkeys(_samples(self.samples, self.seed, write, encoder))
         return found
 
 
@@ -126,8 +124,8 @@ def _prompts(plan: Plan, task: Task, path: str) -> Iterator[Generate]:
         yield Generate(prompt=kind.render(item), max_tokens=kind.max_tokens, stop=stop)
 
 
-def _with_answers(golds: _Golds, expert: Handle, encoder: Encoder) -> Iterator[Text]:
-    end = None if golds.asking is None else _end_of_answers(golds.asking, expert, encoder)
+def _with_answers(golds: _Golds, write: Writer, encoder: Encoder) -> Iterator[Text]:
+    end = None if golds.asking is None else _end_of_answers(golds.asking, write, encoder)
     for request in golds.requests:
         if end is None:
             encoded = encoder.encode(request)
@@ -146,42 +144,46 @@ class _End:
     token_ids: tuple[int, ...] = ()
 
 
-def _end_of_answers(asking: Generate, expert: Handle, encoder: Encoder) -> _End:
+def _end_of_answers(asking: Generate, write: Writer, encoder: Encoder) -> _End:
     """Asks an expert once: a newline, or an end token, whichever comes first behind an answer."""
-    [response] = expert.answer([asking])
-    if "\n" in response.text.strip("\n ") or response.text.endswith("\n"):
+    [response] = write([asking])
+    if "\n" in response.text.lstrip():
         return _End(text="\n")
     last = response.token_ids[-1:]
-    return _End(token_ids=last) if response.ended == "stop" and set(last) <= encoder.eos_ids else _End()
+    return _End(token_ids=last) if last and set(last) <= encoder.eos_ids else _End()
 
 
-def _answered(prompt: Generate, expert: Handle, encoder: Encoder) -> Text:
-    asked = encoder.encode(replace(prompt, max_tokens=1)).token_ids
-    [response] = expert.answer([prompt])
-    return Text(token_ids=(*asked, *response.token_ids), num_prompt=len(asked))
+def _answered(prompts: Sequence[tuple[int, ...]], requests: Sequence[Generate], write: Writer) -> list[Text]:
+    """Returns prompts with an expert's own answers."""
+    return [
+        Text(token_ids=(*prompt, *response.token_ids), num_prompt=len(prompt))
+        for prompt, response in zip(prompts, write(requests), strict=True)
+    ]
 
 
-def _samples(config: SamplesConfig, seed: int, expert: Handle, encoder: Encoder) -> Iterator[Text]:
+def _samples(config: SamplesConfig, seed: int, write: Writer, encoder: Encoder) -> Iterator[Text]:
     """Yields texts that an expert writes: fields at a temperature, the answer greedily."""
     rng = spawn(seed, "regression samples")
-    for number in range(config.texts):
-        template = config.templates[number % len(config.templates)]
-        temperature = config.temperatures[number // len(config.templates) % len(config.temperatures)]
-        stop = () if template == CHAT else ("\n",)
-        written: tuple[int, ...] = ()
+    for index, template in enumerate(config.templates):
+        numbers = range(index, config.texts, len(config.templates))
+        temperatures = [config.temperatures[i % len(config.temperatures)] for i in range(len(numbers))]
+        written: list[tuple[int, ...]] = [() for _ in numbers]
+        ask = partial(_written_on, config, () if template == CHAT else ("\n",))
         for literal, is_field in _parts(template, encoder):
-            written = (*written, *encoder.tokenizer(literal, add_special_tokens=not written).input_ids)
+            ids = encoder.tokenizer(literal, add_special_tokens=not any(written)).input_ids
+            written = [(*before, *ids) for before in written]
             if is_field:
-                drawn = int(rng.integers(1 << 31))
-                [response] = expert.answer([_written_on(written, config, stop, temperature=temperature, seed=drawn)])
-                is_whole = response.ended == "stop"
-                written = (*written, *(response.token_ids[:-1] if is_whole else response.token_ids))
-        [response] = expert.answer([_written_on(written, config, stop)])
-        yield Text(token_ids=(*written, *response.token_ids), num_prompt=len(written))
+                drawn = rng.integers(1 << 31, size=len(written)).tolist()
+                responses = write([ask(*one) for one in zip(written, temperatures, drawn, strict=True)])
+                written = [
+                    (*before, *(one.token_ids[:-1] if one.ended == "stop" else one.token_ids))
+                    for before, one in zip(written, responses, strict=True)
+                ]
+        yield from _answered(written, [ask(before) for before in written], write)
 
 
 def _written_on(
-    written: tuple[int, ...], config: SamplesConfig, stop: tuple[str, ...], *, temperature: float = 0.0, seed: int = 0
+    config: SamplesConfig, stop: tuple[str, ...], written: tuple[int, ...], temperature: float = 0.0, seed: int = 0
 ) -> Generate:
     prompt = Prompt(text="", token_ids=written)
     return Generate(prompt=prompt, max_tokens=config.max_tokens, stop=stop, temperature=temperature, seed=seed)

@@ -3,10 +3,21 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from crossbreed.config import Config, InputPath
+from crossbreed.parsing import shown
+from crossbreed.patterns import part_matcher
 from crossbreed.types import Dtype
+
+
+def _are_patterns(patterns: list[str]) -> list[str]:
+    for pattern in patterns:
+        try:
+            part_matcher(pattern)
+        except ValueError as error:
+            raise ValueError(f"no regular expression over names of tensors: {shown(pattern)} ({error})") from None
+    return patterns
 
 
 class SamplesConfig(Config):
@@ -58,7 +69,7 @@ class RegressionConfig(Config):
     row_space: bool = False
     """Whether the change of a matrix stays within the rows of the experts' deltas: of adapters, the result has at most
     the sum of their ranks."""
-    modules: list[str] = Field(default_factory=list)
+    modules: Annotated[list[str], AfterValidator(_are_patterns)] = Field(default_factory=list)
     """Regular expressions (RE2), found anywhere in a tensor's name: the matrices to solve. Empty: all that some expert
     changes."""
     passes: Annotated[int, Field(ge=1)] = 1
@@ -75,6 +86,13 @@ class RegressionConfig(Config):
         if not (self.items or self.prompts or self.samples):
             raise ValueError("a regression needs texts: set `items`, `prompts` or `samples`")
         return self
+
+    def describe(self) -> str:
+        """Returns what experts read, for people."""
+        parts = [f"up to {self.items} items per task"] * bool(self.items)
+        parts += [f"prompts of {', '.join(self.prompts)}"] * bool(self.prompts)
+        parts += [] if self.samples is None else [f"{self.samples.texts} texts that each expert writes"]
+        return ", ".join(parts)
 
     def tasks_of(self, expert: str, tasks: Sequence[str]) -> Sequence[str]:
         """Returns the tasks of which an expert reads items and prompts."""
