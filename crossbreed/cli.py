@@ -46,7 +46,7 @@ def run(
     with _shown(doing=f"reading {spec}") as show:
         from crossbreed.runs import load_spec, run  # seconds
 
-        loaded = load_spec(spec, overrides)
+        loaded = load_spec(spec, overrides, with_items=True)
         run(loaded, out or Path("runs") / loaded.name, on_event=show)
 
 
@@ -67,7 +67,7 @@ def check(
 
     if resolved and (as_json or answer):
         raise InputError("--resolved prints the spec, as YAML, and answers nothing", expected="--resolved alone")
-    loaded = load_spec(spec, set_ or [])
+    loaded = load_spec(spec, set_ or [], with_items=not resolved)
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
         return
@@ -259,7 +259,7 @@ def evaluate(
         from crossbreed.runs import load_spec
         from crossbreed.runs.evaluate import evaluate  # seconds
 
-        found = evaluate(model, load_spec(spec, set_ or []), split=split)
+        found = evaluate(model, load_spec(spec, set_ or [], with_items=True), split=split)
     if as_json:
         _print_json(found.to_json())
     else:
