@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import shutil
 from contextlib import closing
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from in_process import exit_code_of
 from toy_runs import journal_of, records_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
@@ -93,6 +95,27 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
     assert show_json(tmp_path)["state"] == "finished"
     asked, expected = ([r for r in journal_of(path) if r["kind"] == "ask"] for path in (tmp_path, finished))
     assert asked == expected
+
+
+def test_an_interrupted_run_shows_the_command_that_goes_on_and_no_time_left(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    stopped(finished, folder, after="tell", number=9)
+    text = show_text(folder)
+    assert "more, finalists and report" not in text
+    assert show_json(folder)["seconds_left"] is None
+    [advice] = [line for line in text.splitlines() if line.startswith("to go on: ")]
+    assert exit_code_of(*shlex.split(advice)[4:]) == 0
+    assert show_json(folder)["state"] == "finished"
+    assert "to go on: " not in show_text(folder)
+
+
+def test_an_interrupted_run_of_a_program_names_no_command(finished: Path, tmp_path: Path) -> None:
+    stopped(finished, tmp_path, after="tell", number=9)
+    raw = yaml.safe_load((tmp_path / "spec.yaml").read_text())
+    raw["optimizer"] = {"kind": "object", "object": "my.Optimizer", "budget": raw["optimizer"]["budget"]}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    assert "to go on: call crossbreed.run with the same objects" in show_text(tmp_path)
 
 
 def test_a_report_does_not_end_a_search_whose_last_candidate_is_out(finished: Path, tmp_path: Path) -> None:
