@@ -12,7 +12,7 @@ from crossbreed.fitness import METRICS
 from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATORS
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.fields import Schema, Style, fields, model_name, one_line
-from crossbreed.runs.spec.json_schema import spec_schema
+from crossbreed.runs.spec.json_schema import schema_text
 from crossbreed.runs.spec.listing import REGISTRIES, about
 from crossbreed.runs.spec.operator_table import Parameter, parameters, takes
 from crossbreed.runs.spec.overrides import RULES as OVERRIDES
@@ -163,7 +163,7 @@ def _cell(text: str) -> str:
 
 def render_schema() -> str:
     """Returns docs/spec.schema.json: the schema of our own parts."""
-    return json.dumps(spec_schema(of_others=False), indent=1, ensure_ascii=False) + "\n"
+    return schema_text(of_others=False)
 
 
 if __name__ == "__main__":
