@@ -294,7 +294,7 @@ def test_the_minutes_are_compared_with_the_budget() -> None:
         (
             COST,
             [
-                "2 s a trial, as measured on 40 trials of a run; about 4:10 with",
+                "2 s a trial, as measured on 40 trials of a run; about 4:13 with",
                 "the budget of 10 min is enough: the search takes about 3:40",
             ],
         ),
