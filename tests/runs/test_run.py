@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from in_process import exit_code_of
-from toy_runs import journal_of, records_of, trials_of, write_spec
+from toy_runs import SKILLS, journal_of, records_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, dump_spec, load_spec, publish_run, report_on, run
@@ -108,6 +108,29 @@ def test_an_interrupted_run_shows_the_command_that_goes_on_and_no_time_left(fini
     assert exit_code_of(*shlex.split(advice)[4:]) == 0
     assert show_json(folder)["state"] == "finished"
     assert "to go on: " not in show_text(folder)
+
+
+def test_near_ties_of_options_are_in_the_report(tmp_path: Path) -> None:
+    task = {"kind": "choice", "prompt": "{q}", "choices": "o", "answer": "a"}
+    tasks = [task | {"name": skill, "items": f"{skill}.jsonl"} for skill in SKILLS]
+    experts = {"one": Path("fake/one"), "two": Path("fake/two")}
+    engine = {"kind": "fake_recipes"}
+    path = write_spec(
+        tmp_path, base=Path("fake/base"), experts=experts, trials=2, fitness__tasks=tasks, fitness__engine=engine
+    )
+    for skill in SKILLS:
+        items = [{"id": str(i), "q": f"{skill} {i}", "o": ["x", "yy"], "a": "x"} for i in range(60)]
+        (tmp_path / f"{skill}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    report = run(load_spec(path), tmp_path / "run")
+    assert report.near_ties.keys() == set(SKILLS)
+    assert {n for _, n in report.near_ties.values()} == {24}
+    told = json.loads((tmp_path / "run/report.json").read_text())["near_ties"]
+    assert {task: (found["near"], found["n"]) for task, found in told.items()} == dict(report.near_ties)
+    for kept in (tmp_path / "run/answers").glob("*margins*"):  # an older version kept none
+        kept.unlink()
+    _, older = report_on(tmp_path / "run")
+    assert older.near_ties == {}
+    assert older.winner == report.winner
 
 
 def test_an_interrupted_run_of_a_program_names_no_command(finished: Path, tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ class ChoiceTask(PromptTaskConfig):
         return self.requests(item)[self._gold_index(item)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Returns 1 if the gold option is the most likely, else 0; of equally likely options, the first counts."""
+        """Returns 1 if the gold option is the most likely, else 0; of equally likely options, the first counts.
+
+        The margin is in nats of the whole option, whatever its likelihood is divided by: so far rounding must move it.
+        """
         options = self._options(item)
         lengths = {
             "characters": [len(option) for option in options],
@@ -90,7 +93,8 @@ class ChoiceTask(PromptTaskConfig):
         }[self.normalize]
         values = [math.fsum(r.logprobs) / length for r, length in zip(responses, lengths, strict=True)]
         chosen = values.index(max(values))
-        return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen])
+        margin = (values[chosen] - max(values[:chosen] + values[chosen + 1 :])) * lengths[chosen]
+        return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen], margin=margin)
 
     def shown(self, item: Item) -> str:
         """Returns the gold option's text, even if the file gives its index."""
