@@ -29,9 +29,9 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from crossbreed import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"crossbreed {__version__}")
+        typer.echo(f"crossbreed {version('crossbreed')}")
         raise typer.Exit
 
 

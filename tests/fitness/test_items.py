@@ -75,7 +75,7 @@ def test_an_excerpt_shows_that_it_goes_on(tmp_path: Path) -> None:
     )
     with pytest.raises(Mistakes) as caught:
         load_items(tmp_path / "x.jsonl")
-    assert [error.got[-11:] for error in caught.value.errors] == ["1, 1, 1 ...", "a ...` twice"]
+    assert [error.got[-12:] for error in caught.value.errors] == [" 1, 1, 1 ...", "a ...` twice"]
 
 
 def test_all_bad_lines_of_a_file_are_told_up_to_five(tmp_path: Path) -> None:
