@@ -105,6 +105,7 @@ class Encoder:
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if prompt.token_ids is not None:
+            assert not continuation, "a prompt in tokens is scored by a Generate"
             return self._known(prompt.token_ids)
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
