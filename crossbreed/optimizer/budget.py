@@ -10,8 +10,9 @@ from crossbreed.config import Config
 class BudgetConfig(Config):
     """The limits of a search: it ends at whichever is reached first. May change on resume."""
 
-    trials: Annotated[int, Field(ge=1)] | None = None
-    """Number of candidates that the optimizer proposes; baselines are extra."""
+    trials: Annotated[int, Field(ge=0)] | None = None
+    """Number of candidates that the optimizer proposes; baselines are extra. 0: nothing is searched, and baselines and
+    what the run has made are compared."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time, counted across resumes."""
 

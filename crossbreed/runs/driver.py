@@ -141,7 +141,7 @@ def _how_to_go_on(spec: Spec, folder: RunFolder, history: History, *, is_over: b
     asked = {number for number, found in history.candidates.items() if found.proposed_by.kind == "optimizer"}
     num_trials, minutes = len(asked - history.failed), history.elapsed_s / 60
     reached = dict[str, int]()
-    if budget.trials is not None and num_trials >= budget.trials:
+    if budget.trials and num_trials >= budget.trials:
         reached["trials"] = 2 * num_trials
     if budget.minutes is not None and (minutes >= budget.minutes or not (reached or is_over)):  # or in between trials
         reached["minutes"] = ceil(2 * max(minutes, budget.minutes))
