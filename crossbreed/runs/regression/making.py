@@ -16,7 +16,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import Writing, build_engine, reference_config
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.patterns import part_matcher
-from crossbreed.recipes.named import weighted_deltas
+from crossbreed.recipes.named import scaled_merge, weighted_deltas
 from crossbreed.runs.events import Listener, PhaseStarting
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.regression.texts import Asked
@@ -25,9 +25,8 @@ from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import Sources
 from crossbreed.sources.hashes import hash_of
-from crossbreed.sources.naming import names_pattern
 from crossbreed.sources.opening import with_made
-from crossbreed.types import BASE, REGRESSION, Recipe, Rule, canonical_json
+from crossbreed.types import BASE, REGRESSION, Recipe, canonical_json
 
 _SCHEMA = 1
 """The version of the rule. Increment it with every change of what is computed."""
@@ -83,20 +82,10 @@ class Making:
 
     def anchor(self) -> Recipe:
         """Returns the merge around which matrices are solved. What is no matrix has the mean of the deltas."""
-        names, config = [*self.asked], self.config
-        params: dict[str, Any] = {"weight": dict.fromkeys(names, 1.0), "scale": config.anchor_scale}
-        if config.anchor == "task_arithmetic":
-            params = {"weight": dict.fromkeys(names, config.anchor_scale)}
-        mean = dict.fromkeys(names, 1.0 / len(names))
-        return Recipe(
-            base=BASE,
-            sources=self.weights.structure.hashes,
-            rules=(
-                Rule(match=names_pattern(self.weights.projections), operator=config.anchor, params=params),
-                Rule(match=".*", operator="task_arithmetic", params={"weight": mean}),
-            ),
-            dtype=self.dtype,
+        rules = scaled_merge(
+            self.config.anchor, self.config.anchor_scale, experts=[*self.asked], matrices=self.weights.projections
         )
+        return Recipe(base=BASE, sources=self.weights.structure.hashes, rules=rules, dtype=self.dtype)
 
     def _settings(self) -> Settings:
         config, matchers = self.config, [part_matcher(pattern) for pattern in self.config.modules]

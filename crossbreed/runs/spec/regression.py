@@ -1,13 +1,16 @@
 """The settings of the regression that walks over the layers (`runs.regression`)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
 from crossbreed.config import Config, InputPath
 from crossbreed.parsing import shown
 from crossbreed.patterns import part_matcher
+from crossbreed.recipes.named import ANCHOR, why_no_scaled_merge
+from crossbreed.recipes.operators import OPERATORS
+from crossbreed.registry import Named
 from crossbreed.types import Dtype
 
 
@@ -18,6 +21,12 @@ def _are_patterns(patterns: list[str]) -> list[str]:
         except ValueError as error:
             raise ValueError(f"no regular expression over names of tensors: {shown(pattern)} ({error})") from None
     return patterns
+
+
+def _is_anchor(operator: str) -> str:
+    if why := why_no_scaled_merge(operator):
+        raise ValueError(f"`{operator}` is no anchor of a regression: {why}")
+    return operator
 
 
 class SamplesConfig(Config):
@@ -54,11 +63,11 @@ class RegressionConfig(Config):
     each of its experts itself, greedily. None of them may be a selection or report item."""
     samples: SamplesConfig | None = None
     """Texts that experts write themselves. None: none."""
-    anchor: Literal["tsv_m", "task_arithmetic"] = "tsv_m"
-    """The merge around which matrices are solved: TSV-M, or the sum of deltas. What is not solved (norms, embeddings,
-    head) has the mean of the deltas; experts of a mixture the anchor's."""
+    anchor: Annotated[str, Named(OPERATORS), AfterValidator(_is_anchor)] = ANCHOR
+    """The operator around whose merge of all experts matrices are solved. Matrices that are not solved (`modules`, and
+    experts of a mixture) keep it; norms, biases, embeddings and the head have the mean of the deltas."""
     anchor_scale: Annotated[float, Field(ge=0)] = 0.85
-    """Factor on the anchor's delta. 0: the base is the anchor."""
+    """Factor on the anchor's delta; where the operator has no `scale`, the weight of every expert."""
     ridge: Annotated[float, Field(ge=0)] = 1.0
     """The lambda of the regression, in mean eigenvalues of the Gram of a matrix's inputs: how strongly the anchor
     holds. 0: not at all, where there are more tokens than columns."""
