@@ -139,8 +139,7 @@ class TransformersEngine:
     def write(self, requests: Sequence[Generate]) -> list[Response]:
         """Answers many requests together; see `Writing`."""
         with engine_code("transformers did not write"):
-            device = self._model.device
-            return write_together(requests, self._encoder, self._run, device=device, has_cache=self._has_cache)
+            return write_together(requests, self._encoder, self._model, self._run, has_cache=self._has_cache)
 
     def close(self) -> None:
         """Frees the model."""

@@ -1,4 +1,4 @@
-"""Many texts at once: prompts of one length go through the model together.
+"""Many texts at once: prompts go through the model together.
 
 That is several times as fast as one after the other, and a text depends by rounding on those beside it. So it serves
 where texts are wanted, and never where answers are scored.
@@ -6,13 +6,15 @@ where texts are wanted, and never where answers are scored.
 Shapes: B texts, T tokens, V the vocabulary.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from crossbreed.fitness.engines.encoder import Encoder
+from crossbreed.fitness.engines.loading import Model
 from crossbreed.fitness.protocol import Generate, Response
 
 _TOGETHER = 64
@@ -56,36 +58,43 @@ class _Row:
 
 
 def write_together(
-    requests: Sequence[Generate], encoder: Encoder, run: Callable[..., Any], *, device: torch.device, has_cache: bool
+    requests: Sequence[Generate], encoder: Encoder, model: Model, run: Callable[..., Any], *, has_cache: bool
 ) -> list[Response]:
     """Answers requests, with the whole text up to the stop and with it.
+
+    Prompts of several lengths go together, padded in front, where the model can be told so.
 
     Args:
         requests: What is asked.
         encoder: The engine's.
-        run: Runs the model on tokens [B, T] and further arguments of transformers.
-        device: Where tokens are to be.
+        model: The model that is run.
+        run: Runs it on tokens [B, T] and further arguments of transformers.
         has_cache: Whether keys and values of earlier tokens can be used again.
     """
     rows = [_Row(request, encoder.encode(request).token_ids) for request in requests]
-    for batch in _batches(rows):
-        fed = torch.tensor([row.prompt for row in batch], device=device)
-        cache: Mapping[str, Any] = {"use_cache": has_cache}
+    is_padded = has_cache and {"attention_mask", "position_ids"} <= signature(model.forward).parameters.keys()
+    for batch in _batches(rows, is_padded=is_padded):
+        longest = max(len(row.prompt) for row in batch)
+        fed = torch.tensor([(longest - len(row.prompt)) * row.prompt[:1] + row.prompt for row in batch])
+        is_token_BT = torch.tensor([[i >= longest - len(row.prompt) for i in range(longest)] for row in batch])
+        places_BT, cache = (is_token_BT.cumsum(1) - 1).clamp_min(0), dict[str, Any](use_cache=has_cache)
         while any(row.ended is None for row in batch):
-            out = run(fed, **cache)
+            told = {"attention_mask": is_token_BT.long(), "position_ids": places_BT} if is_padded else {}
+            out = run(fed.to(model.device), **{name: value.to(model.device) for name, value in told.items()}, **cache)
             logits_BV = out.logits[:, -1].float().cpu()
             tokens = [row.add(logits_V, encoder) for row, logits_V in zip(batch, logits_BV, strict=True)]
-            next_B1 = torch.tensor(tokens, device=device)[:, None]
+            next_B1 = torch.tensor(tokens)[:, None]
             held = out.get("past_key_values") if has_cache else None
             fed = torch.cat([fed, next_B1], 1) if held is None else next_B1
-            cache = {"use_cache": has_cache} | ({} if held is None else {"past_key_values": held})
+            is_token_BT = torch.cat([is_token_BT, torch.ones_like(next_B1, dtype=torch.bool)], 1)
+            places_BT = (is_token_BT.cumsum(1) - 1).clamp_min(0)[:, -fed.shape[1] :]
+            if held is not None:
+                cache["past_key_values"] = held
     return [row.response(encoder) for row in rows]
 
 
-def _batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
-    by_length = defaultdict[int, list[_Row]](list)
-    for row in rows:
-        by_length[len(row.prompt)].append(row)
-    for length in sorted(by_length):
-        together = by_length[length]
+def _batches(rows: Sequence[_Row], *, is_padded: bool) -> Iterator[Sequence[_Row]]:
+    """Yields rows that are written together: of similar length, or of one."""
+    for _, group in groupby(sorted(rows, key=lambda row: len(row.prompt)), lambda row: is_padded or len(row.prompt)):
+        together = list(group)
         yield from (together[start : start + _TOGETHER] for start in range(0, len(together), _TOGETHER))
