@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from toy_runs import journal_of, write_spec
+from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Generate
@@ -24,7 +25,8 @@ from crossbreed.runs.regression.writing import regress, regress_without_data
 from crossbreed.runs.spec.regression import SamplesConfig
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import open_sources
-from crossbreed.testing.toys import load_weights, make_expert
+from crossbreed.testing.tiny_models import ARCHITECTURES
+from crossbreed.testing.toys import byte_tokenizer, load_weights, make_expert
 from crossbreed.types import Recipe
 
 QUERY, NORM, EMBEDDING = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight", "model.embed_tokens.weight"
@@ -93,6 +95,29 @@ def test_without_lambda_one_expert_comes_back_from_any_anchor(toy_base: Path, to
     made = walked(weights, summed(weights, 0.3), ridge=0.0, texts={"plain": texts})
     expert = dict(weights.materialize(summed(weights, 1.0)))
     assert furthest(made, expert) < 1e-2 * furthest(expert, dict(weights.materialize(summed(weights, 0.3))))
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "mixtral"])
+def test_architectures(kind: str, tmp_path: Path) -> None:
+    """What the expert's matrices make of the merge's inputs says which they are, stored either way round.
+
+    But for the mean of the inputs, which GPT-2's norms take away.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # noqa: TID251 - transformers initialises from the global generator, restored after
+        made = AutoModelForCausalLM.from_config(ARCHITECTURES[kind](), dtype=torch.float32)
+    made.save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    weights = opened(tmp_path / "base", {"one": make_expert(tmp_path / "one", base=tmp_path / "base", seed=1)})
+    tokens = (torch.randint(250, (400,), generator=DRAW).tolist() for _ in range(2))
+    texts = {"one": [Text(token_ids=tuple(ids), num_prompt=3) for ids in tokens]}
+    anchor = summed(weights, 0.5)
+    merged, expert = walked(weights, anchor, texts=texts, ridge=0.0, own=0.0), load_weights(tmp_path / "one")
+    kept = dict(weights.materialize(anchor))
+    for name in merged:
+        is_solved = name in weights.projections and "experts" not in name and "gate.weight" not in name
+        wanted, part = (expert[name], 0.12) if is_solved else (kept[name], 1e-5)
+        assert (merged[name] - wanted).norm() <= part * (expert[name] - kept[name]).norm(), name
 
 
 def test_names_and_order_of_experts_change_rounding_alone(toy_base: Path, toy_adapters: dict[str, Path]) -> None:

@@ -9,8 +9,8 @@ the residuals r = y - A x of the anchor A, and means over an expert's (weighted)
 Linears that get the same inputs share C, and its Cholesky factor. `within` an orthonormal basis Q of some rows, D has
 no others: D = R Q (Q^T C Q + l I)^-1 Q^T.
 
-Products of a batch are made in the inputs' dtype, and added up and solved in fp64: of fp32 inputs, an element of C is
-off by less than N_batch 2^-24 sqrt(cii cjj), where N_batch is the number of tokens of a batch.
+Products of a batch are made in fp32 (of fp64 inputs, in fp64), and added up and solved in fp64: an element of C is off
+by less than B 2^-24 sqrt(cii cjj), where B is the number of tokens of a batch, and usually by far less.
 
 Shapes: T tokens, M outputs, N inputs, R basis vectors.
 """
@@ -21,6 +21,9 @@ import torch
 
 from crossbreed.errors import InvalidWeights
 from crossbreed.kernels.linalg.least_squares import directions
+
+_LEAST = 1e-6
+"""A smaller lambda does not outweigh what rounding has made of C: its eigenvectors are needed, to leave it out."""
 
 
 class AnchoredSums:
@@ -45,7 +48,9 @@ class AnchoredSums:
         self._cross = {
             name: torch.zeros(num, num_columns, dtype=torch.float64, device=device) for name, num in rows.items()
         }
-        self._factors: dict[float, torch.Tensor | None] = {}
+        self._is_rounded = False
+        """Whether inputs were less than fp64, so that tiny eigenvalues of C are what rounding has made."""
+        self._factors: dict[float, torch.Tensor] = {}
 
     def add(
         self,
@@ -64,10 +69,12 @@ class AnchoredSums:
             weights_T: Further weights, one for each token.
         """
         self._factors.clear()
+        self._is_rounded |= x_TN.dtype != torch.float64
+        x_TN = _wide(x_TN)
         weighted_TN = x_TN if weights_T is None else x_TN * weights_T[:, None]
         self._gram_NN.add_(weighted_TN.T @ x_TN, alpha=share)
         for name, residual_TM in residuals.items():
-            self._cross[name].add_(residual_TM.T @ weighted_TN, alpha=share)
+            self._cross[name].add_(_wide(residual_TM).T @ weighted_TN, alpha=share)
 
     @property
     def mean_eigenvalue(self) -> float:
@@ -88,14 +95,26 @@ class AnchoredSums:
         cross_MN = self._cross[name]
         if not (self._gram_NN.isfinite().all() and cross_MN.isfinite().all()):
             raise InvalidWeights(f"what `{name}` is given, or should make of it, holds NaN or Inf")
-        if within_NR is None:
-            if ridge not in self._factors:
-                self._factors[ridge] = _cholesky(self._gram_NN, ridge * self.mean_eigenvalue)
-            return _solved(cross_MN, self._gram_NN, self._factors[ridge])
-        within_NR = within_NR.to(self._gram_NN)
-        gram_RR = within_NR.T @ self._gram_NN @ within_NR
-        factor_RR = _cholesky(gram_RR, ridge * self.mean_eigenvalue)
-        return _solved(cross_MN @ within_NR, gram_RR, factor_RR) @ within_NR.T
+        if within_NR is not None:
+            within_NR = within_NR.to(self._gram_NN)
+            gram_RR = within_NR.T @ self._gram_NN @ within_NR
+            return self._solved(cross_MN @ within_NR, gram_RR, ridge, {}) @ within_NR.T
+        return self._solved(cross_MN, self._gram_NN, ridge, self._factors)
+
+    def _solved(
+        self, cross_MN: torch.Tensor, gram_NN: torch.Tensor, ridge: float, factors: dict[float, torch.Tensor]
+    ) -> torch.Tensor:
+        """Returns R (C + l I)^-1, with the factor of the same C that is among `factors`, or is put there."""
+        absolute = ridge * self.mean_eigenvalue
+        if ridge < _LEAST:
+            found = directions(gram_NN, are_stored=self._is_rounded)
+            return (cross_MN @ found.basis_NR / (found.eigenvalues_R + absolute)) @ found.basis_NR.T
+        if ridge not in factors:
+            ridged_NN = gram_NN.clone()
+            ridged_NN.diagonal().add_(absolute)
+            factors[ridge] = torch.linalg.cholesky(ridged_NN)
+        solved_NM: torch.Tensor = torch.cholesky_solve(cross_MN.T, factors[ridge])
+        return solved_NM.T
 
 
 def row_space(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -106,19 +125,6 @@ def row_space(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     return basis_RN.T
 
 
-def _cholesky(gram_NN: torch.Tensor, ridge: float) -> torch.Tensor | None:
-    """The factor of C + ridge I; None where that is singular."""
-    ridged_NN = gram_NN.clone()
-    ridged_NN.diagonal().add_(ridge)
-    factor_NN, info = torch.linalg.cholesky_ex(ridged_NN)
-    diagonal_N = factor_NN.diagonal()
-    is_regular = not int(info) and bool(diagonal_N.min() > 1e-6 * diagonal_N.max())
-    return factor_NN if is_regular else None
-
-
-def _solved(cross_MN: torch.Tensor, gram_NN: torch.Tensor, factor_NN: torch.Tensor | None) -> torch.Tensor:
-    if factor_NN is not None:
-        solved_NM: torch.Tensor = torch.cholesky_solve(cross_MN.T, factor_NN)
-        return solved_NM.T
-    found = directions(gram_NN, are_stored=False)
-    return (cross_MN @ found.basis_NR / found.eigenvalues_R) @ found.basis_NR.T
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    """At least fp32: products of bf16 would be rounded to it."""
+    return value if value.dtype == torch.float64 else value.float()
