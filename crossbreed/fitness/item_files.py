@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from crossbreed.errors import InputError, first_line, require
-from crossbreed.fitness.items import Item
+from crossbreed.fitness.items import Item, content_of
 from crossbreed.fitness.values import FieldValue, Written
 from crossbreed.json_text import parse_json
 from crossbreed.text_files import NotRegularError, require_regular
-from crossbreed.types import canonical_json, content_id
+from crossbreed.types import content_id
 
 _MAX_DIGITS = 4000
 """Longer integers are no answers; Python refuses to print those above 4300 digits."""
@@ -57,7 +57,7 @@ def _distinct(records: Iterable[Record], path: Path) -> Iterator[Item]:
     for line, fields in records:
         given = fields.get("id")
         try:
-            text = canonical_json({k: v for k, v in fields.items() if k != "id"})
+            text = content_of(fields)
             content = content_id(text)
             item_id = content if given is None else str(given)
             content_id(item_id)
