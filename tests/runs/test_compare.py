@@ -16,11 +16,13 @@ from crossbreed.cli import app
 from crossbreed.errors import InputError
 from crossbreed.runs import load_spec, report_on, run
 from crossbreed.runs.events import Event, TrialDone
+from crossbreed.runs.exports.export import export_run
 from crossbreed.runs.plan import build_plan
 from crossbreed.runs.publishing.publish_run import _recorded
 from crossbreed.runs.results.compare import _number, compare, comparison_json, comparison_text
-from crossbreed.runs.results.show import open_run
+from crossbreed.runs.results.show import open_run, show_text
 from crossbreed.runs.results.statistics import paired_difference
+from crossbreed.runs.results.watch import Watched
 from crossbreed.runs.results.winner import finalists, recorded_winner
 from crossbreed.types import ItemScores
 
@@ -108,6 +110,31 @@ def test_a_report_on_a_trial_makes_it_no_winner_of_finalists_that_are_still_to_b
         compare([str(out), f"{out}:base"])
     assert run(load_spec(spec), out).winner.number == _winner(runs[0])
     assert open_run(out).history.is_finished
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("minimize: null", "minimize: true"),
+        ("mean:\n    - red\n", "mean:\n"),
+        ("- red\n    - blue", "- blue\n    - red"),
+    ],
+)
+def test_a_spec_that_was_edited_in_the_run_folder_renames_no_value(
+    runs: tuple[Path, Path], tmp_path: Path, before: str, after: str
+) -> None:
+    out = shutil.copytree(runs[0], tmp_path / "run")
+    written = (out / "spec.yaml").read_text()
+    assert before in written
+    (out / "spec.yaml").write_text(written.replace(before, after))
+    watched = Watched(out)
+    for look in (lambda: show_text(out), watched.look, lambda: export_run(out, csv=tmp_path / "trials.csv")):
+        with pytest.raises(InputError, match="not the one that its run was started with"):
+            look()
+    with pytest.raises(InputError, match="not the one that its run was started with"):
+        compare([str(out), str(runs[1])])
+    (out / "spec.yaml").write_text(written)
+    assert "mean of red, blue" in watched.look()[0]
 
 
 def test_an_expert_with_another_model_s_name_is_not_taken_for_it(tmp_path: Path) -> None:
