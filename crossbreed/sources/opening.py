@@ -27,7 +27,15 @@ from crossbreed.sources.vocabulary import end_tokens
 from crossbreed.types import BASE
 
 Expert: TypeAlias = Checkpoint | Adapter
-_SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt")
+_SIDE_FILES = (
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "vocab.txt",
+    "merges.txt",
+)
 """The files that configuration and tokenizer are read from."""
 
 

@@ -144,6 +144,8 @@ def test_an_expert_with_another_model_s_name_is_not_taken_for_it(tmp_path: Path)
     (found,) = compare([str(out), f"{out}:expert:winner"])
     assert (found.first.trial, found.second.trial) == (report.winner.number, 1)
     opened = open_run(out)
+    with pytest.raises(InputError, match="no model"):
+        _number(opened, "9" * 5000)
     assert [_number(opened, name) for name in ("expert:winner", "1", "expert:4", "4")] == [1, 1, 2, 4]
 
 

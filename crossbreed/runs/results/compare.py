@@ -22,6 +22,8 @@ from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import ItemScores, Score, Status
 
 COMPARISON_SCHEMA = 1
+_MOST_DIGITS = 18
+"""Of a trial's number; Python reads no number of thousands."""
 _NO_QUESTION = ("name", "chunk", "stratify")
 """The settings of a task that change neither what is asked nor how an answer is scored."""
 
@@ -285,7 +287,7 @@ def _number(run: Run, name: str) -> int:
     named = {b.name: b.trial.number for b in named_baselines(history.ok_trials, run.objectives)}
     if name in named:
         return named[name]
-    if name.isdecimal():
+    if name.isdecimal() and len(name) <= _MOST_DIGITS:
         return history.publishable(int(name), where=where).number
     if name != WINNER:
         names = (WINNER, *named)
