@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from operator import index
 from typing import SupportsFloat, SupportsIndex, TypeGuard
@@ -96,7 +97,7 @@ def _plain(response: Response) -> Response:
     """Returns the same response with Python's own types, in which two can be compared."""
     logprobs = tuple(_floats(response.logprobs) or ())
     prompt_tokens, token_ids = index(response.prompt_tokens), tuple(map(index, response.token_ids))
-    return Response(text=response.text, token_ids=token_ids, logprobs=logprobs, prompt_tokens=prompt_tokens)
+    return replace(response, token_ids=token_ids, logprobs=logprobs, prompt_tokens=prompt_tokens)
 
 
 def _is_count(value: object) -> bool:

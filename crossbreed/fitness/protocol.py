@@ -5,9 +5,9 @@ weights out of our reach: behind a service, for example. An engine's registratio
 (`EnginePart.takes`), so that a run without weights never imports a tensor library.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from crossbreed.types import Recipe, WeightStream
 
@@ -25,6 +25,8 @@ class Prompt:
     system: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
     """For a chat: the (role, content) of the turns between `system` and `text`, which is the user's last one."""
+    token_ids: tuple[int, ...] | None = None
+    """The input in tokens, used as it is, instead of all of the above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,10 @@ class Generate:
     seed: int = 0
     use_cache: bool = True
     """False: recompute the prompt, ignoring the engine's prefix cache. The canary compares the two."""
+    alternatives: int = 0
+    """How many of the most likely tokens to list at each place, with their log-probabilities."""
+    scores_prompt: bool = False
+    """Whether to score the prompt's tokens too, all but the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +53,27 @@ class Loglikelihood:
     prompt: Prompt
     continuation: str
 
+    def __post_init__(self) -> None:
+        if self.prompt.token_ids is not None:
+            raise ValueError("the boundary of a continuation is found in text: let a Generate score a prompt in tokens")
+
 
 Request: TypeAlias = Generate | Loglikelihood
+
+Alternatives: TypeAlias = tuple[Mapping[int, float], ...]
+"""For each token of a text: token -> log-probability, of the most likely ones at its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPrompt:
+    """The prompt's tokens, as the model expects them."""
+
+    token_ids: tuple[int, ...]
+    """All tokens of the prompt."""
+    logprobs: tuple[float, ...]
+    """Natural log-probability of each of them but the first, given all before it."""
+    alternatives: Alternatives = ()
+    """For each but the first, where the request asks for some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +87,12 @@ class Response:
     logprobs: tuple[float, ...]
     """Natural log-probability of each of `token_ids` given all before it; for a Generate, it may be left out."""
     prompt_tokens: int
+    ended: Literal["stop", "length"] = "stop"
+    """Why a text ended: at a stop string or an end token, or at the limit of tokens."""
+    alternatives: Alternatives = ()
+    """For each of `token_ids`, where a Generate asks for some; may be left out."""
+    prompt: ScoredPrompt | None = None
+    """Where a Generate asks to score its prompt; may be left out."""
 
 
 class Handle(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_process import EngineProcess
+from token_prompts import AnswersTokens
 
 from crossbreed.fitness import FakeConfig, Generate, Loglikelihood, Request, Response, TransformersConfig, VllmConfig
 from crossbreed.fitness.engines import build_engine
@@ -38,14 +39,14 @@ class TestFakeEngine(WeightEngineConformance):
         return lambda host: FakeEngine(FAKE, host)
 
 
-class TestTransformers(WeightEngineConformance):
+class TestTransformers(AnswersTokens, WeightEngineConformance):
     @pytest.fixture
     def make(self) -> MakeWeightEngine:
         return lambda host: build_engine(TransformersConfig(kind="transformers"), host)
 
 
 @pytest.mark.engine
-class TestVllm(WeightEngineConformance):
+class TestVllm(AnswersTokens, WeightEngineConformance):
     """Each engine has its own process. Most tests share one, since a start takes seconds."""
 
     @pytest.fixture

@@ -50,6 +50,7 @@ class Encoder:
         self.max_model_len = max_model_len or _context_length(host)
         self.eos_ids = _own_ends(host, self.tokenizer.eos_token_id)
         self._num_appended = num_appended(self.tokenizer)
+        self._num_known = _vocabulary_size(host)
 
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too, besides the host's own."""
@@ -103,10 +104,24 @@ class Encoder:
 
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
+        if prompt.token_ids is not None:
+            return self._known(prompt.token_ids)
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
         ids = self.tokenizer(self._chat(prompt) + continuation, add_special_tokens=False).input_ids
         return ids
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """Returns token ids as they are given; raises InputError if the model has no such token."""
+        if strays := [token for token in ids if not 0 <= token < self._num_known]:
+            raise InputError(
+                "a prompt has a token that the model does not have",
+                expected=f"token ids from 0 to {self._num_known - 1}",
+                got=str(strays[0]),
+            )
+        if not ids:
+            raise InputError("a prompt in tokens is empty", expected="at least one token id")
+        return list(ids)
 
     def _chat(self, prompt: Prompt) -> str:
         system = () if prompt.system is None else (("system", prompt.system),)
@@ -260,6 +275,11 @@ def _context_length(host: Path) -> int:
             fix="set it in the spec: `fitness: {engine: {max_model_len: 2048}}`",
         )
     return length
+
+
+def _vocabulary_size(host: Path) -> int:
+    """Returns the number of rows of the embedding that the model's configuration states."""
+    return int(load_config(host).get_text_config().vocab_size)
 
 
 def _own_ends(host: Path, eos_id: int | None) -> frozenset[int]:

@@ -1,10 +1,10 @@
 """Hugging Face transformers, one token at a time: slow, simple, and the reference for the other engines."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -18,7 +18,7 @@ from crossbreed.fitness.engines.library import BUGS, engine_code, library_call, 
 from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, ScoredPrompt, Truth
 from crossbreed.sources.model_config import load_config
 from crossbreed.types import Recipe, WeightStream
 
@@ -202,18 +202,26 @@ class TransformersEngine:
         generator = torch.Generator().manual_seed(request.seed)
         token_ids: list[int] = []
         logprobs: list[float] = []
+        alternatives: list[Mapping[int, float]] = []
         text, fed = "", encoded.token_ids
+        ended: Literal["stop", "length"] = "length"
+        prompt: ScoredPrompt | None = None
         cache = {"use_cache": self._has_cache}
         while len(token_ids) < request.max_tokens:
             out = self._run(self._tensor(fed), **cache)
+            if request.scores_prompt and prompt is None:
+                prompt = _scored(encoded.token_ids, out.logits[0].float().cpu(), request.alternatives)
             logits_V = out.logits[0, -1].float().cpu()
             token = _draw(logits_V, request.temperature, generator)
             token_ids.append(token)
-            logprobs.append(float(logits_V.log_softmax(-1)[token]))
+            logprobs_V = logits_V.log_softmax(-1)
+            logprobs.append(float(logprobs_V[token]))
+            alternatives += _most_likely(logprobs_V[None], request.alternatives)
             is_end = token in self._encoder.eos_ids
             said = token_ids[:-1] if is_end else token_ids  # an end is no text, whether or not the tokenizer knows
             text, is_stopped = _until_stop(self._encoder.decode(said), request.stop)
             if is_stopped or is_end:
+                ended = "stop"
                 break
             held = out.get("past_key_values") if self._has_cache else None
             if held is None:  # GPT-1 returns none
@@ -221,7 +229,13 @@ class TransformersEngine:
             else:
                 cache["past_key_values"], fed = held, (token,)
         return Response(
-            text=text, token_ids=tuple(token_ids), logprobs=tuple(logprobs), prompt_tokens=encoded.num_prompt
+            text=text,
+            token_ids=tuple(token_ids),
+            logprobs=tuple(logprobs),
+            prompt_tokens=encoded.num_prompt,
+            ended=ended,
+            alternatives=tuple(alternatives),
+            prompt=prompt,
         )
 
     def _run(self, ids_BT: torch.Tensor, **cache: Any) -> Any:  # transformers has no types
@@ -249,6 +263,25 @@ def _batches(requests: Sequence[tuple[Encoded, float]], tokens: int) -> Iterator
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
+
+
+def _scored(token_ids: Sequence[int], logits_TV: torch.Tensor, count: int) -> ScoredPrompt:
+    """Returns the prompt's tokens with their log-probabilities; nothing predicts the first."""
+    logprobs_TV = logits_TV[:-1].log_softmax(-1)
+    return ScoredPrompt(
+        token_ids=tuple(token_ids),
+        logprobs=tuple(logprobs_TV[torch.arange(len(token_ids) - 1), list(token_ids[1:])].tolist()),
+        alternatives=tuple(_most_likely(logprobs_TV, count)),
+    )
+
+
+def _most_likely(logprobs_TV: torch.Tensor, count: int) -> list[Mapping[int, float]]:
+    """Returns the `count` most likely tokens of each place; nothing if there are to be none."""
+    if not count:
+        return []
+    best = logprobs_TV.topk(min(count, logprobs_TV.shape[-1]))
+    places = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [dict(zip(ids, values, strict=True)) for ids, values in places]
 
 
 def _draw(logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> int:

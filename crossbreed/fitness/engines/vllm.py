@@ -26,7 +26,7 @@ from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.library import internals, library_call, require_internals
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import VllmConfig
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Truth
+from crossbreed.fitness.protocol import Alternatives, Generate, Loglikelihood, Request, Response, ScoredPrompt, Truth
 from crossbreed.sources.files import open_shards
 from crossbreed.sources.model_config import load_config
 from crossbreed.sources.naming import layer_of
@@ -185,7 +185,8 @@ class VllmEngine:
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop),
             stop_token_ids=sorted(self._encoder.eos_ids),
-            logprobs=0,
+            logprobs=request.alternatives,
+            prompt_logprobs=request.alternatives if request.scores_prompt else None,
             skip_reading_prefix_cache=not request.use_cache,
         )
 
@@ -237,16 +238,39 @@ def block_of(name: str) -> int | str:
 def _response(request: Request, encoded: Encoded, output: Any) -> Response:
     if isinstance(request, Generate):
         [completion] = output.outputs
-        text, token_ids, chosen = completion.text, tuple(completion.token_ids), completion.logprobs
-    else:
-        text, token_ids = "", encoded.token_ids[encoded.num_prompt :]
-        chosen = output.prompt_logprobs[encoded.num_prompt :]
-    return Response(
-        text=text,
-        token_ids=token_ids,
-        logprobs=tuple(found[token].logprob for token, found in zip(token_ids, chosen, strict=True)),
-        prompt_tokens=encoded.num_prompt,
+        token_ids = tuple(completion.token_ids)
+        return Response(
+            text=completion.text,
+            token_ids=token_ids,
+            logprobs=_chosen(token_ids, completion.logprobs),
+            prompt_tokens=encoded.num_prompt,
+            ended="length" if completion.finish_reason == "length" else "stop",
+            alternatives=_most_likely(completion.logprobs, request.alternatives),
+            prompt=_scored(encoded, output.prompt_logprobs, request.alternatives) if request.scores_prompt else None,
+        )
+    token_ids = encoded.token_ids[encoded.num_prompt :]
+    logprobs = _chosen(token_ids, output.prompt_logprobs[encoded.num_prompt :])
+    return Response(text="", token_ids=token_ids, logprobs=logprobs, prompt_tokens=encoded.num_prompt)
+
+
+def _scored(encoded: Encoded, places: Sequence[Any], count: int) -> ScoredPrompt:
+    """Returns the prompt's tokens with what vLLM says of each place; nothing predicts the first."""
+    return ScoredPrompt(
+        token_ids=encoded.token_ids,
+        logprobs=_chosen(encoded.token_ids[1:], places[1:]),
+        alternatives=_most_likely(places[1:], count),
     )
+
+
+def _chosen(token_ids: Sequence[int], places: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(found[token].logprob for token, found in zip(token_ids, places, strict=True))
+
+
+def _most_likely(places: Sequence[Any], count: int) -> Alternatives:
+    """Returns the `count` most likely tokens of each place: vLLM adds the chosen one where it is not among them."""
+    if not count:
+        return ()
+    return tuple({token: one.logprob for token, one in found.items() if one.rank <= count} for found in places)
 
 
 def _defaults(host: Path) -> dict[str, Any]:
