@@ -93,7 +93,7 @@ class Plan:
         return weighted_deltas({}, hashes=self.structure.hashes, dtype=self.dtype)
 
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
-        """Returns baselines and warm starts, which are evaluated before the optimizer's candidates."""
+        """Returns baselines, what the run has made, and warm starts: all before the optimizer's candidates."""
         plain = baselines(self.structure.hashes, dtype=self.dtype, experts=self.experts)
         given = (
             (by, replace(recipe, sources={**recipe.sources, **self._made_hashes})) for by, recipe in self.warm_starts
@@ -110,6 +110,12 @@ class Plan:
         for name in self.weights.sources.made if self.weights else ():
             recipe = weighted_deltas({name: 1.0}, hashes=self.structure.hashes, dtype=self.dtype)
             yield ProposedBy(kind="made", name=name), recipe
+
+    @property
+    def num_initial(self) -> int:
+        """Their number, with what is still to be made."""
+        is_missing = self.spec.artifacts.regression is not None and not self._made_hashes
+        return len(self.initial_candidates()) + is_missing
 
     def with_grams(self, grams: "InputGrams") -> "Plan":
         """Returns the plan with these Grams, for merging the candidates."""

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from crossbreed.errors import InputError
 from crossbreed.fitness import Generate
 from crossbreed.recipes.named import weighted_deltas
-from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
+from crossbreed.runs import build_plan, check_spec, load_spec, merge_recipe, publish_run, run
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.regression import writing
 from crossbreed.runs.regression.artifact import making_of, prepare_regression
 from crossbreed.runs.regression.texts import asked_of
@@ -277,3 +278,35 @@ def test_without_any_data_experts_write_their_texts(
     monkeypatch.setattr(writing, "SamplesConfig", partial(SamplesConfig, texts=4, max_tokens=6))
     regress_without_data(str(toy_base), [*map(str, toy_adapters.values())], tmp_path / "out")
     assert furthest(load_weights(tmp_path / "out"), load_weights(toy_base)) > 0
+
+
+def test_check_says_what_it_costs(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    findings = check_spec(load_spec(spec(tmp_path, toy_base, toy_adapters)))
+    text = findings_text(findings)
+    assert "prepare a regression, transformers in float32, up to 4 items per task" in text
+    assert "GB beside the sources while the regression is made, on about" in text
+    assert "11 trials of 8 items" in text  # 8 baselines, the regression, and 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"items": 0}, "needs texts"),
+        ({"anchor": "regmean"}, "no anchor of a regression"),
+        ({"anchor": "nonsense"}, "nonsense"),
+        ({"modules": ["("]}, "no regular expression"),
+        ({"tasks": {"plane": ["red"]}}, "unknown expert `plane`"),
+        ({"prompts": {"rad": "red.jsonl"}}, "unknown task `rad`"),
+        ({"own": 1.5}, "own"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    settings: dict[str, Any], message: str, tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_spec(spec(tmp_path, toy_base, toy_adapters, **settings))
+
+
+def test_an_expert_of_its_name_is_refused(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="names what this run makes"):
+        load_spec(spec(tmp_path, toy_base, {"regression": toy_adapters["plain"]}))

@@ -76,7 +76,7 @@ class Cost:
 def cost_of(plan: Plan, rate: Rate | None) -> Cost:
     """Returns the work of a plan, as far as it is known."""
     trials, workers = plan.budget.trials, plan.spec.workers
-    initial = len(plan.initial_candidates())
+    initial = plan.num_initial
     return Cost(
         num_models={
             "search": None if trials is None else initial + trials,

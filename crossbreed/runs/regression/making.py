@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from crossbreed.errors import InputError
 from crossbreed.fitness import Writing, build_engine, reference_config
 from crossbreed.fitness.engines.encoder import Encoder
+from crossbreed.kernels import SourceCache
 from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import scaled_merge, weighted_deltas
 from crossbreed.runs.events import Listener, PhaseStarting
@@ -30,6 +31,7 @@ from crossbreed.types import BASE, REGRESSION, Recipe, canonical_json
 
 _SCHEMA = 1
 """The version of the rule. Increment it with every change of what is computed."""
+_CACHE_BYTES = 64 << 20
 _SIDE_ENDINGS = (".json", ".jinja", ".model", ".txt")
 """Of the files of configurations and tokenizers."""
 
@@ -73,7 +75,8 @@ class Making:
         on_event(PhaseStarting(phase=Phase.REGRESSION, detail="calibration texts"))
         texts, sources, anchor = self._texts(), self.weights.sources, self.anchor()
         for number in range(self.config.passes):
-            opened, path = replace(self.weights, sources=sources), new / str(number)
+            cache = SourceCache(budget_bytes=_CACHE_BYTES)  # each matrix is made once
+            opened, path = replace(self.weights, sources=sources, cache=cache), new / str(number)
             stream = walk(opened, texts, anchor, self._settings(), on_layer=partial(_tell, on_event))
             self._write(path, dict(stream))
             sources = with_made(self.weights.sources, REGRESSION, path)
