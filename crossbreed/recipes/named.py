@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from crossbreed.errors import InputError
-from crossbreed.recipes.operators import OPERATOR_SPECS
+from crossbreed.recipes.operators import OPERATOR_SPECS, ParamKind
 from crossbreed.sources.naming import layers_pattern, names_pattern
 from crossbreed.sources.structure import Structure
 from crossbreed.types import BASE, ParamValue, Recipe, Rule
@@ -46,8 +46,10 @@ def why_no_scaled_merge(operator: str) -> str | None:
     spec = OPERATOR_SPECS[operator]
     needed = [param.name for param in spec.params if param.required and param.name != "weight"]
     weight = spec.param("weight")
-    if weight is None or not weight.is_per_source or needed:
+    if weight is None or weight.kind is not ParamKind.EXPERT or needed:
         return "it takes " + (", ".join(needed) or "no weights of experts")
+    if spec.num_experts[1] is not None or spec.degree == 0:
+        return "its merge of any number of experts cannot be scaled"
     return "it reads Grams" if spec.reads_grams({}) == "must" else None
 
 
