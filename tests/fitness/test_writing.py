@@ -15,7 +15,9 @@ from crossbreed.types import BASE, Recipe
 PROMPTS = ["34 + 12 =", "The capital of France is", "7", "The capital of Italy is"]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom", "mamba"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "bloom", *(pytest.param(k, marks=pytest.mark.slow) for k in ("gpt2", "mamba"))]
+)
 def test_they_are_the_same(kind: str, tmp_path: Path) -> None:
     """Padded in front, in groups of one length, and without a cache."""
     with torch.random.fork_rng(devices=[]):

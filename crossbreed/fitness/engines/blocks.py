@@ -68,11 +68,12 @@ class Blocks:
         Raises:
             InputError: its layers are not one list of blocks.
         """
-        self._dtype, self._device = dtype, torch.device(device)
+        self._device = torch.device(device)
         self._model = _model_without_values(host, dtype)
         self._places = Places(self._model)
-        self._shapes = {name: tensor.shape for name, tensor in self._model.named_parameters()}
         self._buffers = {name: buffer.to(self._device) for name, buffer in self._model.named_buffers()}
+        self._stored = {**dict(self._model.named_parameters()), **self._buffers}
+        """All that a checkpoint may have values for; parameters have none here."""
         layers = {name: self._layer_of(name, shape) for name, shape in shapes.items()}
         stacks = sorted({stack for stack, _ in layers.values() if stack is not None})
         if len(stacks) != 1:
@@ -106,8 +107,8 @@ class Blocks:
         for name, tensor in stream:
             for part in self._places.of(name, tensor.shape):
                 if part.parameter not in placed:
-                    shape = self._shapes[part.parameter]
-                    placed[part.parameter] = torch.empty(shape, dtype=self._dtype, device=self._device)
+                    stored = self._stored[part.parameter]
+                    placed[part.parameter] = torch.empty_like(stored, device=self._device, requires_grad=False)
                 part.of(placed[part.parameter]).copy_(part.source(tensor))
         return placed
 
@@ -133,7 +134,7 @@ class Blocks:
         ids_BT = ids_BT.to(self._device)
         if self._is_tuple is None:
             [passage] = self._calls(outside, ids_BT, 1)
-            self._is_tuple = isinstance(self._run(0, first, passage[0], passage[1]), tuple)
+            self._is_tuple = isinstance(self._run(0, first, passage[0], passage[1]), tuple | list)
         found = self._calls(outside, ids_BT, len(self))
         return Passage(hidden=found[0][0], calls=[call for _, call in found])
 
@@ -150,7 +151,7 @@ class Blocks:
             for name in tensors:
                 hooks.callback(self._module(name).register_forward_hook(partial(keep, name)).remove)
             made = self._run(layer, values, passage.hidden, passage.calls[layer])
-        return replace(passage, hidden=made[0] if isinstance(made, tuple) else made), outputs
+        return replace(passage, hidden=made[0] if self._is_tuple else made), outputs
 
     def inputs(self, layer: int, values: Values, passage: Passage, tensor: str) -> torch.Tensor:
         """Runs a block up to the Linear with this weight, and returns its inputs [B, T, N]."""
