@@ -198,7 +198,7 @@ class _Walk:
         change_MN = sums.change(name, ridge=self._settings.ridge, within_NR=within_NR)
         is_turned = is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
         anchor = values[self._blocks.parameter(name)]
-        return (anchor.double() + (change_MN.T if is_turned else change_MN)).to(self._stored)
+        return (anchor.double() + (change_MN.T if is_turned else change_MN)).to(self._stored).cpu()
 
     def _row_space(self, name: str) -> torch.Tensor:
         """The rows of the experts' deltas, as a Linear's rows."""
