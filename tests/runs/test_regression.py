@@ -187,6 +187,8 @@ def test_it_is_made_once(tmp_path: Path, cache: Path, toy_base: Path, toy_adapte
     first, second = (prepare_regression(build_plan(load_spec(path)), on_event=events.append) for _ in range(2))
     assert len(events) == 1 + 4
     assert first.structure.hashes == second.structure.hashes
+    [made] = [recipe for by, recipe in first.initial_candidates() if by.kind == "made"]
+    assert first.space.encode(made) is not None, "a search may start there"
     shutil.rmtree(cache)
     assert prepare_regression(build_plan(load_spec(path))).structure.hashes == first.structure.hashes
     other = prepare_regression(build_plan(load_spec(path, ["artifacts.regression.ridge=2"])))
