@@ -20,6 +20,7 @@ from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import scaled_merge, weighted_deltas
 from crossbreed.runs.events import Listener, PhaseStarting
 from crossbreed.runs.record.phase import Phase
+from crossbreed.runs.regression.memory import CACHE_BYTES
 from crossbreed.runs.regression.texts import Asked
 from crossbreed.runs.regression.walk import Settings, Text, walk
 from crossbreed.runs.spec.regression import RegressionConfig
@@ -31,7 +32,6 @@ from crossbreed.types import BASE, REGRESSION, Recipe, canonical_json
 
 _SCHEMA = 1
 """The version of the rule. Increment it with every change of what is computed."""
-_CACHE_BYTES = 64 << 20
 _SIDE_ENDINGS = (".json", ".jinja", ".model", ".txt")
 """Of the files of configurations and tokenizers."""
 
@@ -75,7 +75,7 @@ class Making:
         on_event(PhaseStarting(phase=Phase.REGRESSION, detail="calibration texts"))
         texts, sources, anchor = self._texts(), self.weights.sources, self.anchor()
         for number in range(self.config.passes):
-            cache = SourceCache(budget_bytes=_CACHE_BYTES)  # each matrix is made once
+            cache = SourceCache(budget_bytes=CACHE_BYTES)
             opened, path = replace(self.weights, sources=sources, cache=cache), new / str(number)
             stream = walk(opened, texts, anchor, self._settings(), on_layer=partial(_tell, on_event))
             self._write(path, dict(stream))

@@ -8,6 +8,8 @@ from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.weights import BYTES
 from crossbreed.sources.naming import is_projection, is_stored_transposed, layer_of
 
+CACHE_BYTES = 64 << 20
+"""Of what merges of the same sources find out, for the next ones: in a walk, each matrix is made once."""
 _SUM_BYTES = 8
 """Of a number of the sums, which are fp64."""
 
@@ -34,9 +36,10 @@ def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
     tokens, hidden = num_tokens(plan, config), _hidden(plan)
     models = 2 if config.own == 1 else 1 + len(plan.experts)
     weights = width * max(sizes.values(), default=0) * models
-    texts = width * tokens * (2 * hidden + max((sum(m for m, _ in one) for one in layers.values()), default=0))
+    outputs = max((sum(rows for rows, _ in one) for one in layers.values()), default=0)
+    texts = width * (tokens * (2 * hidden + outputs) + config.tokens * 2 * outputs)  # of all, and of a batch meanwhile
     sums = max((_solving(one) for one in layers.values()), default=0)
-    return plan.merged_bytes + width * 2 * outside + weights + texts + sums
+    return plan.merged_bytes + width * 2 * outside + weights + texts + sums + CACHE_BYTES
 
 
 def _solving(matrices: list[tuple[int, int]]) -> int:
