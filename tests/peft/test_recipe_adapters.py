@@ -91,7 +91,7 @@ def test_a_sum_of_adapters_is_an_adapter(name: str, base: str, opened: dict[str,
     sources = opened[base]
     recipe = recipe_of(sources, *EXACT[name], match=".*")
     made = recipe_adapter(recipe, sources)
-    assert made.is_exact and made.error == 0 and not made.errors
+    assert (made.is_exact, made.error, made.errors) == (True, 0, {})
     theirs = merged_logits(recipe, sources, tmp_path / "merged")
     torch.testing.assert_close(adapted_logits(made, sources, tmp_path / "made"), theirs, rtol=0, atol=1e-4)
     again = open_sources(str(sources.base.path), {"made": str(tmp_path / "made")})
@@ -126,7 +126,8 @@ def test_what_is_no_sum_is_cut_to_a_rank_and_says_what_is_lost(
     with pytest.raises(InputError, match="is no sum of adapters"):
         recipe_adapter(recipe, sources)
     whole = recipe_adapter(recipe, sources, rank=16)
-    assert not whole.is_exact and whole.error < 1e-5, "no matrix has more ranks than that"
+    assert not whole.is_exact
+    assert whole.error < 1e-5, "no matrix has more ranks than that"
     theirs = merged_logits(recipe, sources, tmp_path / "merged")
     torch.testing.assert_close(adapted_logits(whole, sources, tmp_path / "whole"), theirs, rtol=0, atol=1e-4)
 
@@ -179,4 +180,4 @@ def test_full_experts_are_cut_and_what_no_adapter_carries_is_named(bases: dict[s
 
 def test_a_recipe_that_changes_nothing_is_the_base(opened: dict[str, Sources]) -> None:
     made = recipe_adapter(recipe_of(opened["tied"], "task_arithmetic", {"weight": 0.0}), opened["tied"])
-    assert not made.changes and not made.tensors
+    assert (made.changes, made.tensors) == ({}, {})
