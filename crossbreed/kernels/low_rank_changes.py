@@ -2,8 +2,8 @@
 
 Where a tensor's program comes to the base plus a sum of adapters' deltas, the factors are put beside one another and
 the change is exact: B = [c1 s1 B1 ... cn sn Bn], A = [A1; ...; An]. The work that the program is lowered to says so,
-not the operator's name. Every other change, and one of too many ranks, is cut to the nearest one of the wanted rank, and
-says what that leaves out.
+not the operator's name. Every other change, and one of too many ranks, is cut to the nearest one of the wanted rank,
+and says what that leaves out.
 
 Shapes: M rows, N columns, R ranks.
 """
