@@ -32,6 +32,8 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN", au
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="Output folder, new or empty.")]
+As = Annotated[Literal["checkpoint", "adapter"], typer.Option("--as", help="A checkpoint, or a LoRA adapter.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Of an adapter: cut each matrix to this rank.")]
 
 
 @app.command()
@@ -192,21 +194,15 @@ def publish(
     licence: Annotated[str | None, typer.Option(help="Licence id, if the parents' licences differ.")] = None,
     push: Annotated[str | None, typer.Option(help="ORG/NAME on the hub; created as private.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: show what would be uploaded.")] = False,
+    form: As = "checkpoint",
+    rank: Rank = None,
 ) -> None:
-    """Write the winner as an ordinary checkpoint with a model card."""
+    """Write the winner as an ordinary checkpoint, or a LoRA adapter, with a model card."""
     from crossbreed.runs import publish_run
 
+    options: dict[str, Any] = {"licence": licence, "push_to": push, "dry_run": dry_run, "form": form, "rank": rank}
     with _shown() as show:
-        publish_run(
-            run,
-            out,
-            trial=trial,
-            with_scores=not no_report,
-            licence=licence,
-            push_to=push,
-            dry_run=dry_run,
-            on_event=show,
-        )
+        publish_run(run, out, trial=trial, with_scores=not no_report, **options, on_event=show)
 
 
 @app.command()
@@ -232,16 +228,16 @@ def merge(
         list[str] | None,
         typer.Option(help="A key of config.json, or tokenizer, in which models may differ from the base."),
     ] = None,
+    form: As = "checkpoint",
+    rank: Rank = None,
 ) -> None:
     """Write the checkpoints of recipes or mergekit YAML files, several of them in one pass."""
     from crossbreed.runs import merge_recipe, merge_recipes
 
-    options = {"sources": source or [], "accept": accept or []}
+    options: dict[str, Any] = {"sources": source or [], "accept": accept or [], "form": form, "rank": rank}
     with _shown() as show:
-        if len(recipes) == 1:
-            merge_recipe(recipes[0], out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
-        else:
-            merge_recipes(recipes, out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
+        options |= {"numerics": numerics, "lora_dtype": lora_merge_dtype, "on_event": show}
+        merge_recipe(recipes[0], out, **options) if len(recipes) == 1 else merge_recipes(recipes, out, **options)
 
 
 @app.command()

@@ -9,6 +9,7 @@ the content of recipes or on the search.
 from crossbreed.fitness.canary import check_recipes, check_swap
 from crossbreed.fitness.engines import (
     ENGINES,
+    AdapterEngineConfig,
     AnyEngineConfig,
     EngineConfig,
     EnginePart,
@@ -16,6 +17,7 @@ from crossbreed.fitness.engines import (
     RecipeEngineConfig,
     TransformersConfig,
     VllmConfig,
+    build_adapter_engine,
     build_engine,
     build_recipe_engine,
     reference_config,
@@ -79,6 +81,7 @@ __all__ = [
     "METRICS",
     "SHOWN_KEYS",
     "TASKS",
+    "AdapterEngineConfig",
     "Answer",
     "AnyEngineConfig",
     "AnyItems",
@@ -119,6 +122,7 @@ __all__ = [
     "TransformersConfig",
     "VllmConfig",
     "WeightEngine",
+    "build_adapter_engine",
     "build_engine",
     "build_recipe_engine",
     "check_disjoint",

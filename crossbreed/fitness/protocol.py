@@ -1,12 +1,14 @@
 """The engine protocols: requests in, responses out. An engine is independent of search, tasks and scores.
 
-There are two kinds. A `WeightEngine` takes a candidate's tensors. A `RecipeEngine` takes the recipe and makes the
-weights out of our reach: behind a service, for example. An engine's registration declares its kind
-(`EnginePart.takes`), so that a run without weights never imports a tensor library.
+There are three kinds. A `WeightEngine` takes a candidate's tensors. An `AdapterEngine` holds the base, and takes what
+the candidate adds to it as a LoRA adapter. A `RecipeEngine` takes the recipe and makes the weights out of our reach:
+behind a service, for example. An engine's registration declares its kind (`EnginePart.takes`), so that a run without
+weights never imports a tensor library.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from crossbreed.types import Recipe, WeightStream
@@ -148,6 +150,32 @@ class RecipeEngine(Engine, Protocol):
         ...
 
 
+class AdapterEngine(Engine, Protocol):
+    """An engine that has the base loaded, and adopts adapters of it."""
+
+    @property
+    def room(self) -> Path:
+        """The folder in which adapters are written, where the engine can read them."""
+        ...
+
+    def base(self) -> Handle:
+        """Returns the base itself, without an adapter."""
+        ...
+
+    def adopt(self, recipe: Recipe, folder: Path) -> Handle:
+        """Loads an adapter under a name that no other ever had, and lets go of the one adopted before.
+
+        Args:
+            recipe: the recipe of the adapter.
+            folder: a new folder in `room`, with adapter_config.json and adapter_model.safetensors; stays until another
+                has been adopted.
+
+        Raises:
+            EngineError: the engine could not load it (the trial is FAILED).
+        """
+        ...
+
+
 class WeightEngine(Engine, Protocol):
     """An engine that adopts weights."""
 
@@ -176,7 +204,7 @@ class WeightEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class EndsAnswers(WeightEngine, Protocol):
+class EndsAnswers(Engine, Protocol):
     """An engine that generates token by token, and can be told which tokens end an answer."""
 
     def end_at(self, token_ids: Collection[int]) -> None:
@@ -215,7 +243,7 @@ class StartsOnHost(WeightEngine, Protocol):
 
 
 @runtime_checkable
-class Checkable(WeightEngine, Protocol):
+class Checkable(Engine, Protocol):
     """An engine whose answers another library can check."""
 
     advice: str

@@ -6,7 +6,7 @@ same bits. A cut one is another model than the recipe's, and says by how much.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,15 @@ from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import SourceCache
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.kernels.low_rank_changes import LowRankChange, TensorChange, tensor_changes
-from crossbreed.sources import Adapter, SourceLocation, Sources
+from crossbreed.randomness import spawn
+from crossbreed.sources import Adapter, LowRank, SourceLocation, Sources
 from crossbreed.sources.adapter import ADAPTER_CONFIG, ADAPTER_STEM
 from crossbreed.sources.adapter_writing import Carrier, adapter_config, adapter_tensors, carriers
 from crossbreed.sources.hashes import digest_of, hash_of_tensors
-from crossbreed.types import Recipe
+from crossbreed.types import Recipe, WeightStream
 
 WEIGHTS = f"{ADAPTER_STEM}.safetensors"
+_PROBE_RANK = 8
 _NAMED = 3
 """How many tensors a message names."""
 
@@ -80,6 +82,15 @@ class RecipeAdapter:
         worst = max(self.errors, key=self.errors.__getitem__, default=None)
         most = "" if worst is None else f", at most {self.errors[worst]:.2%} (`{worst}`)"
         return f"the adapter is cut to rank {self.rank} and lacks {self.error:.2%} of the change{most}"
+
+    def merged(self, sources: Sources) -> WeightStream:
+        """Returns the base with the adapter in it, in fp32."""
+        for name in sorted(sources.base.tensors):
+            tensor = sources.base.tensor(name)
+            if name in self.changes:
+                low = self.changes[name].low
+                tensor = tensor.float() + low.b_MR @ low.a_RN
+            yield name, tensor
 
     def write(self, folder: Path) -> None:
         """Writes its two files into a folder."""
@@ -139,6 +150,42 @@ def recipe_adapter(
         changes={name: changes[name] for name in lows},
         tensors=adapter_tensors(lows, found),
         config=adapter_config(lows, found, sources.base) if lows else {},
+    )
+
+
+def probe_adapter(
+    recipe: Recipe,
+    sources: Sources,
+    names: Iterable[str],
+    found: Mapping[str, Carrier],
+    *,
+    rank: int,
+    size: float,
+) -> RecipeAdapter:
+    """Returns an adapter that changes given matrices at random, to test what an engine makes of one.
+
+    Args:
+        recipe: What it is called after.
+        sources: Opened.
+        names: The matrices.
+        found: The carriers of the base.
+        rank: The largest rank.
+        size: The changes' norms, as multiples of the base's; 0: they change nothing.
+    """
+    changes: dict[str, LowRankChange] = {}
+    for name in names:
+        rng, (rows, columns) = spawn(0, "probe adapter", name), sources.base.tensors[name].shape
+        ranks = min(rank, _PROBE_RANK, rows, columns)
+        b_MR, a_RN = (torch.from_numpy(rng.standard_normal(s)).float() for s in ((rows, ranks), (ranks, columns)))
+        norm = ((b_MR.T @ b_MR) * (a_RN @ a_RN.T)).sum().sqrt()
+        b_MR = b_MR * (size * sources.base.tensor(name).float().norm() / norm)
+        changes[name] = LowRankChange(low=LowRank(a_RN=a_RN, b_MR=b_MR, scale=1.0), is_exact=True)
+    lows = {name: change.low for name, change in changes.items()}
+    return RecipeAdapter(
+        recipe=recipe,
+        changes=changes,
+        tensors=adapter_tensors(lows, found),
+        config=adapter_config(lows, found, sources.base),
     )
 
 

@@ -1,4 +1,4 @@
-"""The adoption of candidates by a worker's engine: by their changed weights, or by their recipes."""
+"""The adoption of candidates by a worker's engine: by their changed weights, as adapters, or by their recipes."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from crossbreed.errors import EngineError
 from crossbreed.fitness import (
+    AdapterEngineConfig,
     EngineConfig,
     Handle,
     RecipeEngine,
     Request,
     WeightEngine,
+    build_adapter_engine,
     build_engine,
     build_recipe_engine,
     check_recipes,
@@ -32,6 +34,8 @@ class Adopted:
     """The fingerprint of its weights: computed here, or vouched for by the engine."""
     seconds: Mapping[str, float]
     """Phase -> seconds spent on building it."""
+    remark: str | None = None
+    """What its scores have to be read with."""
 
 
 class CandidateEngine(Protocol):
@@ -59,9 +63,14 @@ class CandidateEngine(Protocol):
 
 
 def start_candidate_engine(config: EngineConfig, weights: "Weights | None") -> CandidateEngine:
-    """Starts an engine, with the sources' weights if it takes weights."""
+    """Starts an engine, with the sources' weights unless it takes recipes."""
     if weights is None:
         return CandidateEngineByRecipe(build_recipe_engine(config))
+    if isinstance(config, AdapterEngineConfig):
+        from crossbreed.runs.workers.adapter_engine import CandidateEngineByAdapter  # needs torch
+
+        engine = build_adapter_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids)
+        return CandidateEngineByAdapter(engine, config, weights)
     return CandidateEngineByWeights(
         build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights
     )

@@ -80,7 +80,7 @@ class Worker:
             slopes=slopes,
             fingerprint=adopted.fingerprint,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
-            error=fault,
+            error=fault or adopted.remark,
         )
 
     def close(self) -> None:

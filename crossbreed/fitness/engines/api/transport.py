@@ -105,6 +105,10 @@ class Transport:
         """Closes connections."""
         self._client.close()
 
+    def decoded(self, response: httpx2.Response) -> Any:  # JSON
+        """Returns what an answer holds; raises ValueError if that is nothing. Servers of other kinds override it."""
+        return json.loads(response.content, parse_constant=_no_constant)
+
     def refusal(self, error: ServiceError) -> Exception | None:
         """Returns what a refused request means; None if it is to be asked again. Servers of other kinds override it."""
         if error.status == 422 and error.code == wire.INVALID_WEIGHTS:
@@ -167,7 +171,7 @@ class Transport:
         if response.status_code >= 300:
             return self._refused(response)
         try:
-            return read(json.loads(response.content, parse_constant=_no_constant))
+            return read(self.decoded(response))
         except (ValueError, RecursionError) as error:  # ValidationError, WrongAnswer, JSONDecodeError among them
             return Fault(reason=self._clean(f"a wrong answer to {path}: {_said(error)}"), is_away=False)
 

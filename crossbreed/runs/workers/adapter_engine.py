@@ -1,0 +1,98 @@
+"""The adoption of candidates as adapters: made and written here, loaded by an engine that holds the base."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+
+from crossbreed.errors import EngineError, MachineError
+from crossbreed.fitness import AdapterEngineConfig, Engine, Handle, Loglikelihood, Request
+from crossbreed.fitness.canary_adapters import check_adapters
+from crossbreed.fitness.protocol import AdapterEngine, Checkable, Truth
+from crossbreed.runs.adapter import RecipeAdapter, probe_adapter, recipe_adapter
+from crossbreed.runs.weights import Weights
+from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.sources.adapter_writing import Carrier, carriers
+from crossbreed.types import Recipe
+
+
+class CandidateEngineByAdapter:
+    """An engine that is given each candidate as an adapter in a folder of its own."""
+
+    def __init__(self, engine: AdapterEngine, config: AdapterEngineConfig, weights: Weights) -> None:
+        self.engine, self._config, self._weights = engine, config, weights
+        self._folder: Path | None = None
+        """Of the adapter that the engine holds."""
+
+    def adopt(self, recipe: Recipe) -> Adopted:
+        """See CandidateEngine. A recipe that changes nothing is the engine's own base."""
+        start = time.perf_counter()
+        made = recipe_adapter(
+            recipe,
+            self._weights.sources,
+            rank=self._config.max_rank,
+            cache=self._weights.cache,
+            artifacts=self._weights.artifacts,
+            found=self._carriers,
+        )
+        if made.error > self._config.max_loss:
+            raise EngineError(
+                f"{made.summary}, more than `max_loss` = {self._config.max_loss:.2%} allows: it would be another model "
+                "that is measured; raise `max_rank` of the settings, and --max-lora-rank of the servers"
+            )
+        made_s = time.perf_counter() - start
+        handle = self._given(made) if made.changes else self.engine.base()
+        seconds = {"materialize": made_s, "swap": time.perf_counter() - start - made_s}
+        remark = None if made.is_exact else made.summary
+        return Adopted(handle=handle, fingerprint=made.fingerprint, seconds=seconds, remark=remark)
+
+    def confirm(self) -> None:
+        """See CandidateEngine."""
+
+    def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
+        """See CandidateEngine. Asks adapters made for the purpose: one that changes nothing, one that changes much."""
+        sources, names = self._weights.sources, sorted(self._weights.structure.touched_by_any & self._carriers.keys())
+        silent, loud = (
+            probe_adapter(recipe_b, sources, names, self._carriers, rank=self._config.max_rank, size=size)
+            for size in (0.0, 1.0)
+        )
+        return check_adapters(
+            self.engine, lambda: self._given(silent), lambda: self._given(loud), requests, self._truth_of(loud)
+        )
+
+    def close(self) -> None:
+        """See CandidateEngine."""
+        try:
+            self.engine.close()
+        finally:
+            self._remove()
+
+    @cached_property
+    def _carriers(self) -> dict[str, Carrier]:
+        return carriers(self._weights.sources.base)
+
+    def _given(self, made: RecipeAdapter) -> Handle:
+        """Writes an adapter into a new folder, and gives it to the engine; removes the one before."""
+        try:
+            folder = Path(mkdtemp(prefix=f"{made.recipe.id}-", dir=self.engine.room))
+            folder.chmod(0o755)  # a server may run as another user
+            made.write(folder)
+        except OSError as error:
+            raise MachineError(f"writing an adapter to {self.engine.room} failed: {error.strerror}") from error
+        handle = self.engine.adopt(made.recipe, folder)
+        self._remove()
+        self._folder = folder
+        return handle
+
+    def _remove(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _truth_of(self, made: RecipeAdapter) -> Callable[[Sequence[Loglikelihood]], Truth] | None:
+        """Returns what scores with the base and an adapter in it, by another library, if the engine can have that."""
+        engine: Engine = self.engine
+        if not isinstance(engine, Checkable):
+            return None
+        return lambda requests: engine.truth_of(made.merged(self._weights.sources), requests)
