@@ -117,6 +117,23 @@ class Handle(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresItems(Handle, Protocol):
+    """A candidate whose engine also scores tasks of its own, whose items are seen by nobody else (`kind: remote`)."""
+
+    def score_items(self, task: str, items: Sequence[str]) -> list[float]:
+        """Returns the value of each item, in order.
+
+        Args:
+            task: the engine's name of the task.
+            items: ids, one chunk of them.
+
+        Raises:
+            EngineError: it could not score them (the trial is FAILED).
+        """
+        ...
+
+
 class RecipeHandle(Handle, Protocol):
     """A candidate whose weights were made elsewhere."""
 
@@ -172,6 +189,48 @@ class AdapterEngine(Engine, Protocol):
 
         Raises:
             EngineError: the engine could not load it (the trial is FAILED).
+        """
+        ...
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a run lets its engines use."""
+
+    seed: int = 0
+    """Of the run."""
+    folder: Path | None = None
+    """Where an engine may keep what it was answered, so that a run that goes on does not ask it again."""
+    say: Callable[[str], None] = _say_nothing
+    """Tells the user something, at once and in log.txt."""
+
+
+@runtime_checkable
+class UsesRun(Engine, Protocol):
+    """An engine that uses what is around it."""
+
+    notes: tuple[str, ...]
+    """What it cannot do here, a sentence each; for log.txt, with the canary's notes. Known once it has begun."""
+
+    def begin(self, around: Surroundings) -> None:
+        """Is called once, before the first candidate."""
+        ...
+
+
+@runtime_checkable
+class Publishes(RecipeEngine, Protocol):
+    """An engine that can have a candidate written where its weights are."""
+
+    def publish(self, recipe: Recipe) -> tuple[str, str]:
+        """Writes a checkpoint over there; returns its name there and the fingerprint of the written weights.
+
+        Raises:
+            InputError: the engine may not.
+            EngineError: it could not.
         """
         ...
 

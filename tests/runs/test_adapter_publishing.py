@@ -17,7 +17,7 @@ from crossbreed.cli import app
 from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness.engines.registry import FakeConfig
 from crossbreed.kernels import fingerprint_checkpoint
-from crossbreed.runs import load_spec, publish_run, run
+from crossbreed.runs import load_spec, merge_recipe, publish_run, run
 from crossbreed.runs.adapter import RecipeAdapter
 from crossbreed.runs.events import Event
 from crossbreed.runs.publishing.hub_upload import push

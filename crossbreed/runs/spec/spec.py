@@ -2,15 +2,34 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from crossbreed.config import Config, InputPath, ModelId, Name, refused
 from crossbreed.errors import Collector, InputError
-from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, SplitConfig, TaskConfig
+from crossbreed.fitness import (
+    ENGINES,
+    SHOWN_KEYS,
+    AnyEngineConfig,
+    AnyTaskConfig,
+    RecipeEngineConfig,
+    SplitConfig,
+    TaskConfig,
+)
 from crossbreed.optimizer import AnyOptimizerConfig
 from crossbreed.parsing import shown, suggestion
 from crossbreed.recipes.operators import OPERATORS
@@ -57,6 +76,58 @@ class SourcesConfig(Config):
     """Differences from the base that experts may have: keys of config.json (`rope_parameters`, for example),
     `tokenizer`, `chat_template`. Merges are evaluated and published with the
     base's configuration, tokenizer and chat template."""
+
+    @property
+    def told(self) -> tuple[str, dict[str, str]]:
+        """The base and name -> expert, as an engine that takes recipes is told of them."""
+        return self.base, self.experts
+
+
+class NamedSourcesConfig(Config):
+    """The models to merge, by the names that an engine gives them: they are behind it, and no folders here.
+
+    What is left out is all that the engine has.
+    """
+
+    base: Name | None = None
+    """The engine's name of the base."""
+    experts: tuple[Name, ...] = ()
+    """The engine's names of the experts to merge, in the order of coordinates."""
+
+    @property
+    def told(self) -> tuple[str, dict[str, str]]:
+        """The base and name -> expert, as an engine that takes recipes is told of them."""
+        return self.base or "", {name: name for name in self.experts}
+
+
+@dataclass(frozen=True, slots=True)
+class _OfEngine:
+    """What a spec says of sources that the engine names."""
+
+    given: object
+
+
+def _parse_sources(given: object, info: ValidationInfo) -> SourcesConfig | NamedSourcesConfig:
+    if isinstance(given, SourcesConfig | NamedSourcesConfig):
+        return given
+    if isinstance(given, _OfEngine):
+        return NamedSourcesConfig.model_validate(given.given, context=info.context)
+    return SourcesConfig.model_validate(given, context=info.context)
+
+
+AnySources: TypeAlias = Annotated[SerializeAsAny[SourcesConfig | NamedSourcesConfig], PlainValidator(_parse_sources)]
+"""A field that takes models, or names of the engine's."""
+
+
+def _engine_names_sources(given: Mapping[str, Any]) -> bool:
+    """Returns whether the engine of a raw spec has sources of its own names; False if it cannot be known."""
+    fitness = given.get("fitness")
+    engine = fitness.get("engine") if isinstance(fitness, Mapping) else None
+    kind = engine.get("kind") if isinstance(engine, Mapping) else None
+    with suppress(InputError):  # it is told where the engine is parsed
+        config = ENGINES.look_up(kind).config
+        return issubclass(config, RecipeEngineConfig) and config.names_sources
+    return False
 
 
 class SlopesConfig(Config):
@@ -173,8 +244,8 @@ class Spec(Config):
     """The name in titles and model cards, and the default run folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The seed of the run; every random stream is spawned from it by name."""
-    sources: SourcesConfig
-    """The base and its experts."""
+    sources: AnySources
+    """The base and its experts. May be left out where the engine has sources of its own names, as `api` has."""
     space: AnySpaceConfig
     """The recipes that may be proposed."""
     optimizer: AnyOptimizerConfig
@@ -193,6 +264,15 @@ class Spec(Config):
     """Files of recipes or of mergekit's configurations, to evaluate after the baselines. The search starts from the
     best merge among the baselines and these that the space can express, or the point nearest to it; `m2n2` breeds from
     the experts alone and only compares these."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_are_the_engine_s(cls, given: Any) -> Any:  # whatever pydantic is given
+        """Marks sources that are names of the engine's; they may be left out."""
+        if not isinstance(given, Mapping) or not _engine_names_sources(given):
+            return given
+        sources = {} if given.get("sources") is None else given["sources"]
+        return {**given, "sources": sources if isinstance(sources, Config) else _OfEngine(sources)}
 
     @classmethod
     def known_keys(cls) -> Collection[str]:

@@ -3,15 +3,18 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from crossbreed.errors import EngineError
 from crossbreed.fitness import (
     AdapterEngineConfig,
+    Engine,
     EngineConfig,
     Handle,
     RecipeEngine,
     Request,
+    Surroundings,
+    UsesRun,
     WeightEngine,
     build_adapter_engine,
     build_engine,
@@ -19,10 +22,15 @@ from crossbreed.fitness import (
     check_recipes,
     check_swap,
 )
+from crossbreed.runs.search.pool import closed_on_error
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
+
+E = TypeVar("E", bound=Engine)
+
+_NOTHING_AROUND = Surroundings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +70,27 @@ class CandidateEngine(Protocol):
         ...
 
 
-def start_candidate_engine(config: EngineConfig, weights: "Weights | None") -> CandidateEngine:
-    """Starts an engine, with the sources' weights unless it takes recipes."""
+def start_candidate_engine(
+    config: EngineConfig, weights: "Weights | None", around: Surroundings = _NOTHING_AROUND
+) -> CandidateEngine:
+    """Starts an engine, with the sources' weights unless it takes recipes, and what is around it if it uses that."""
     if weights is None:
-        return CandidateEngineByRecipe(build_recipe_engine(config))
+        return CandidateEngineByRecipe(_begun(build_recipe_engine(config), around))
+    end_token_ids = weights.sources.end_token_ids
     if isinstance(config, AdapterEngineConfig):
         from crossbreed.runs.workers.adapter_engine import CandidateEngineByAdapter  # needs torch
 
-        engine = build_adapter_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids)
-        return CandidateEngineByAdapter(engine, config, weights)
-    return CandidateEngineByWeights(
-        build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights
-    )
+        adapter_engine = build_adapter_engine(config, weights.host, end_token_ids=end_token_ids)
+        return CandidateEngineByAdapter(_begun(adapter_engine, around), config, weights)
+    engine = build_engine(config, weights.host, end_token_ids=end_token_ids)
+    return CandidateEngineByWeights(_begun(engine, around), weights)
+
+
+def _begun(engine: E, around: Surroundings) -> E:
+    if isinstance(engine, UsesRun):
+        with closed_on_error(engine):
+            engine.begin(around)
+    return engine
 
 
 class CandidateEngineByRecipe:
@@ -98,7 +115,7 @@ class CandidateEngineByRecipe:
     def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
         """See CandidateEngine."""
         check_recipes(self.engine, recipe_a, recipe_b, requests)
-        return ()
+        return self.engine.notes if isinstance(self.engine, UsesRun) else ()
 
     def close(self) -> None:
         """See CandidateEngine."""

@@ -44,7 +44,7 @@ class Transport:
         settings: ServiceSettings,
         *,
         seed: int = 0,
-        say: Say = lambda text: None,
+        say: Say | None = None,
         http: httpx2.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -60,7 +60,7 @@ class Transport:
         Raises:
             InputError: the key is not in the environment.
         """
-        self.settings, self.say = settings, say
+        self.settings, self.say = settings, say or _say_nothing
         self._key, self._clock = settings.key(), clock or SystemClock()
         self._backoff, self._breaker, self._lock = Backoff(seed), Breaker(self._clock), Lock()
         self._requests = Pacer(settings.requests_per_minute, self._clock)
@@ -71,6 +71,10 @@ class Transport:
         self._client = openai.OpenAI(
             base_url=settings.url, api_key=self._key or "none", max_retries=0, http_client=self._http
         )
+
+    def use(self, *, seed: int, say: Say) -> None:
+        """Takes the run's seed, for the jitter, and its log."""
+        self._backoff, self.say = Backoff(seed), say
 
     def get(self, path: str, read: Callable[[Any], T]) -> T:
         """Asks for a path; see `post`."""
@@ -252,6 +256,10 @@ class Transport:
             "Nothing is lost, and no trial FAILED by it: the same command goes on from here; "
             f"`--set fitness.engine.patience={longer}` waits longer"
         )
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _no_constant(name: str) -> NoReturn:

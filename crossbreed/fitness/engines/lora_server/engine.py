@@ -15,7 +15,7 @@ from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.lora_server.server import Server
 from crossbreed.fitness.engines.lora_server.settings import LoraServerConfig
 from crossbreed.fitness.engines.reference import truth_of
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Truth
+from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings, Truth
 from crossbreed.types import Recipe, WeightStream
 
 T = TypeVar("T")
@@ -66,12 +66,20 @@ class LoraServerEngine:
         for server in self._servers:
             self._check_length(server)
         self._loaded: _Loaded | None = None
+        self._say = Surroundings().say
+        self.notes: tuple[str, ...] = ()
         self.advice = "check that the servers serve the base of `sources`, unquantised, in the `dtype` of the settings"
 
     @property
     def room(self) -> Path:
         """See AdapterEngine."""
         return self._room
+
+    def begin(self, around: Surroundings) -> None:
+        """Takes the run's seed and its log; see `UsesRun`."""
+        self._say = around.say
+        for server in self._servers:
+            server.transport.use(seed=around.seed, say=around.say)
 
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too; see `EndsAnswers`."""
@@ -85,8 +93,7 @@ class LoraServerEngine:
     def adopt(self, recipe: Recipe, folder: Path) -> "ServerHandle":
         """Loads an adapter on all servers; see AdapterEngine."""
         self._let_go()
-        servers = self._live()
-        _each(servers, Server.check)
+        self._check(self._live())
         servers = self._live()
         path = str(folder)
         if self._config.server_folder is not None:
@@ -122,7 +129,7 @@ class LoraServerEngine:
 
         found = _each(servers, ask)
         if nan:
-            _each(nan, Server.check)
+            self._check(nan)
             said = "; ".join(server.poisoned for server in nan if server.poisoned)
             raise InvalidWeights("the answers are NaN or infinite" + f" ({said})" * bool(said))
         return [response for part in found for response in part]
@@ -146,6 +153,13 @@ class LoraServerEngine:
                     raise
                 server.load(loaded.name, loaded.path)
         raise EngineError(f"the server at {server.url} forgets the adapter each time that it has loaded it")
+
+    def _check(self, servers: Sequence[Server]) -> None:
+        """Asks the base of servers that can be used, and says which cannot any more."""
+        _each(servers, Server.check)
+        for server in servers:
+            if server.poisoned:
+                self._say(server.poisoned)
 
     def _live(self) -> list[Server]:
         """Returns the servers that can be used."""
