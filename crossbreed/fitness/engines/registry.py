@@ -114,8 +114,12 @@ class AdapterEngineConfig(EngineConfig):
     max_rank: Annotated[int, Field(ge=1)]
     """Largest rank of an adapter's matrix. A candidate that needs more, or is no sum of adapters, is cut to it."""
     max_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest part of a candidate's change that a cut may lose (relative Frobenius norm over all matrices): beyond that
-    it could not be measured."""
+    """Largest part of a candidate's change that a cut may lose (relative Frobenius norm over all matrices). The run
+    stops at a candidate that would lose more; it may go on with another value."""
+
+    def identity(self) -> dict[str, Any]:
+        """See EngineConfig."""
+        return self.model_dump(mode="json", exclude={"max_loss"})
 
 
 class VllmConfig(TokenizingConfig):

@@ -1,5 +1,6 @@
 """The adoption of candidates as adapters: made and written here, loaded by an engine that holds the base."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 
-from crossbreed.errors import EngineError, MachineError
+from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import AdapterEngineConfig, Engine, Handle, Loglikelihood, Request
 from crossbreed.fitness.canary_adapters import check_adapters
 from crossbreed.fitness.protocol import AdapterEngine, Checkable, Truth
@@ -38,9 +39,13 @@ class CandidateEngineByAdapter:
             found=self._carriers,
         )
         if made.error > self._config.max_loss:
-            raise EngineError(
-                f"{made.summary}, more than `max_loss` = {self._config.max_loss:.2%} allows: it would be another model "
-                "that is measured; raise `max_rank` of the settings, and --max-lora-rank of the servers"
+            raise InputError(
+                f"a candidate does not fit into an adapter of this rank: {made.summary}",
+                expected=f"at most {self._config.max_loss:.2%}, the settings' `max_loss`",
+                got=f"{made.error:.2%}: another model would be measured",
+                where=f"fitness.engine.max_rank, recipe {recipe.id}",
+                fix="raise `max_rank` (and --max-lora-rank of the servers) in a new run; or accept the loss, and go on "
+                f"with this one: --set fitness.engine.max_loss={math.ceil(100 * made.error) / 100:g}",
             )
         made_s = time.perf_counter() - start
         handle = self._given(made) if made.changes else self.engine.base()

@@ -12,7 +12,7 @@ _MOVABLE = {"url", "key_env", "timeout", "patience", "folder", "server_folder"}
 """What changes no answer: a run may go on with other values."""
 
 
-class LoraServerConfig(TokenizingConfig, AdapterEngineConfig):
+class LoraServerConfig(AdapterEngineConfig, TokenizingConfig):
     """vLLM's own OpenAI servers of the base, started with `--enable-lora`: candidates are adapters that they load."""
 
     kind: Literal["lora_server"]
@@ -54,7 +54,7 @@ class LoraServerConfig(TokenizingConfig, AdapterEngineConfig):
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings but for addresses and folders: servers may move."""
-        return self.model_dump(mode="json", exclude=_MOVABLE)
+        return {key: value for key, value in super().identity().items() if key not in _MOVABLE}
 
 
 PART = EnginePart(

@@ -79,7 +79,7 @@ class StockServer:
         async def load(request: Request) -> Response:
             body = await request.json()
             self.seen.append(("load", body))
-            return self._load(body["lora_name"], body["lora_path"])
+            return self.load_adapter(body["lora_name"], body["lora_path"])
 
         @app.post("/v1/unload_lora_adapter")
         async def unload(request: Request) -> Response:
@@ -91,7 +91,8 @@ class StockServer:
 
         return app
 
-    def _load(self, name: str, path: str) -> Response:
+    def load_adapter(self, name: str, path: str) -> Response:
+        """Answers a request to load one."""
         if name in self.adapters:
             return _error(400, f"The lora adapter '{name}' has already been loaded.", "InvalidUserInput")
         if not (Path(path) / "adapter_config.json").exists():

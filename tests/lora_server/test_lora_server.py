@@ -197,7 +197,7 @@ def test_what_needs_more_ranks_is_cut_and_says_so(weights: Weights, servers: lis
     assert adopted.remark is not None
     assert adopted.remark.startswith("the adapter is cut to rank 7 and lacks ")
     assert started(weights, servers[0]).adopt(recipe(weights, 0.5, 0.5)).remark is None
-    with pytest.raises(EngineError, match=r"`max_loss` = 1.00% allows.*raise `max_rank`"):
+    with pytest.raises(InputError, match=r"does not fit into an adapter of this rank.*cut to rank 2 and lacks"):
         started(weights, servers[0], max_rank=2).adopt(recipe(weights, 0.5, 0.5))
 
 
