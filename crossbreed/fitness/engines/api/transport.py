@@ -29,6 +29,8 @@ Say: TypeAlias = Callable[[str], None]
 
 MOST_WRONG = 8
 """Attempts at one request that the service answers, but never rightly: the fault is the request's then."""
+MOST_UNSTATED = 3
+"""Refusals without a word of the service's own after which one is believed."""
 SAID_S = 20.0
 """A wait that is as long as this is said."""
 _AWAY = (429, 502, 503, 504, 529)
@@ -186,9 +188,11 @@ class Transport:
     def _refused(self, response: httpx2.Response) -> Fault:
         """Returns the fault of a status that is no success; raises what `refusal` makes of it."""
         error = self._error(response)
-        if meaning := self.refusal(error):
+        meaning = self.refusal(error)
+        if meaning and error.is_stated:
             raise meaning from None
         return Fault(
+            lasting=meaning,
             reason=f"HTTP {error.status} {error.message}".rstrip(),
             is_away=error.status in _AWAY,
             asked_wait_s=asked_wait_s(response.headers.get("retry-after"), self._clock),
@@ -199,13 +203,14 @@ class Transport:
             body = json.loads(response.content)
         except (ValueError, RecursionError):
             body = None
-        said = body.get("error", body) if isinstance(body, Mapping) else None
-        said = said if isinstance(said, Mapping) else {"message": said or response.reason_phrase}
-        message, code = said.get("message"), said.get("code")
+        said = body.get("error", body) if isinstance(body, Mapping) else {}
+        said = said if isinstance(said, Mapping) else {"message": said}
+        message, code = said.get("message", response.reason_phrase), said.get("code")
         return ServiceError(
             status=response.status_code,
             code=code if isinstance(code, str) else "",
             message=self._clean(message) if isinstance(message, str) else "",
+            is_stated="message" in said,
         )
 
     def _clean(self, text: str) -> str:
@@ -227,6 +232,8 @@ class Transport:
         is_asked = last.asked_wait_s is not None
         self._last_away = last if last.is_away else self._last_away
         opens = self._breaker.faulted(min(wait_s, max(left_s, 0.0)), is_asked=is_asked)
+        if last.lasting and sum(fault.lasting is not None for fault in faults) >= MOST_UNSTATED:
+            raise last.lasting from None
         num_wrong = sum(not fault.is_away for fault in faults)
         if num_wrong >= MOST_WRONG or (wait_s > left_s and num_wrong == len(faults)):
             times = f"{len(faults)} times" if len(faults) > 1 else "once"
