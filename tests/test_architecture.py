@@ -44,10 +44,12 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     **{part: GROUND | {part} for part in FLOOR},
     "runs": HOUSE,
+    "service": HOUSE | {"service"},
     "stopping": GROUND,
     "terminal": HOUSE,
     "completing": HOUSE,
-    "cli": HOUSE | {"completing", "stopping", "terminal"},
+    "cli": HOUSE | {"cli_serve", "completing", "stopping", "terminal"},
+    "cli_serve": HOUSE | {"service"},
     "__init__": HOUSE | {"testing"},
     "testing": HOUSE | {"testing"},
 }

@@ -32,7 +32,7 @@ from crossbreed.kernels.input_grams import GRAMS, InputGrams
 from crossbreed.mergekit import MergeConfig
 from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.runs.gram_files import artifacts_of, keep
-from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.sources.host import host_hashes
 from crossbreed.sources.naming import is_projection
@@ -176,7 +176,12 @@ class Weights:
 
 def open_weights(spec: Spec) -> Weights:
     """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
-    return Weights(sources=open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept))
+    return open_sources_of(spec.sources)
+
+
+def open_sources_of(sources: SourcesConfig) -> Weights:
+    """Opens what the section `sources` names; raises as `open_weights`."""
+    return Weights(sources=open_sources(sources.base, sources.experts, accept=sources.accept))
 
 
 def checkpoint_weights(model: str) -> Weights:
