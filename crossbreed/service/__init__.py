@@ -5,3 +5,11 @@ One thread owns the engine (`engine_thread`), and everything that it is asked na
 `completions`, `chats`, `evaluations` between OpenAI's words and the engine's. The messages that are ours alone are in
 `crossbreed.fitness.wire`, which both sides read.
 """
+
+from crossbreed.errors import require
+
+
+def require_packages() -> None:
+    """Raises MissingExtra where the packages of the extra `serve` are not installed."""
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
+        require(module, extra="serve")

@@ -3,9 +3,12 @@
 import json
 import logging
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-NAME = "crossbreed.service"
+_NAMES = {"crossbreed.service": logging.INFO, "uvicorn.error": logging.WARNING}
+"""Log -> from which level on it is written."""
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -24,15 +27,22 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def log_to_stderr() -> logging.Handler:
-    """Has the service's log written to stderr, and to no other log; returns the handler."""
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Has what the service logs in the block written to stderr, and to no other log."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    log = logging.getLogger(NAME)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.addHandler(handler)
-    return handler
+    logs = {logging.getLogger(name): level for name, level in _NAMES.items()}
+    for log, level in logs.items():
+        log.setLevel(level)
+        log.propagate = False
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for log in logs:
+            log.removeHandler(handler)
+            log.propagate = True
 
 
 def frames_of(error: BaseException) -> list[str]:
