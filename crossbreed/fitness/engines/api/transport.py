@@ -126,7 +126,9 @@ class Transport:
         }
         where, fix = "fitness.engine", fixes.get(error.code, "")
         if error.status == 401:
-            where, fix = "fitness.engine.key_env", f"set {self.settings.key_env or 'key_env'} to a key that it knows"
+            name = self.settings.key_env
+            fix = f"export {name}=... with a key that it knows" if name else "name the variable: `key_env: MY_KEY`"
+            where = "fitness.engine.key_env"
         elif error.status < 400 or error.status in (404, 405):
             where, fix = "fitness.engine.url", "give the address of the service itself, as its provider names it"
         return InputError(
