@@ -221,9 +221,15 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: show what would be uploaded.")] = False,
 ) -> None:
     """Write the winner as an ordinary checkpoint with a model card."""
-    from crossbreed.runs import publish_run
+    from crossbreed.runs.publishing.elsewhere import is_elsewhere, publish_elsewhere
 
     with _shown() as show:
+        if is_elsewhere(run):
+            given = {"--no-report": no_report, "--licence": licence, "--push": push, "--dry-run": dry_run}
+            publish_elsewhere(run, out, trial=trial, refused=[flag for flag in given if given[flag]], on_event=show)
+            return
+        from crossbreed.runs import publish_run
+
         publish_run(
             run,
             out,

@@ -14,7 +14,7 @@ from crossbreed.types import canonical_json
 SKILLS = ("red", "blue")
 
 
-def raw_spec(folder: Path, *, url: str = "http://service.test", trials: int = 4, **engine: Any) -> dict[str, Any]:
+def raw_spec(folder: Path, *, url: str = "http://service.test", trials: int = 2, **engine: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for skill in SKILLS:
         lines = [canonical_json({"id": f"{skill}-{i}", "q": f"{skill} {i}", "a": f"{i * 7 % 97}"}) for i in range(24)]

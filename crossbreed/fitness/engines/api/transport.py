@@ -31,6 +31,8 @@ MOST_WRONG = 8
 """Attempts at one request that the service answers, but never rightly: the fault is the request's then."""
 MOST_UNSTATED = 3
 """Refusals without a word of the service's own after which one is believed."""
+FIRST_PATIENCE_S = 20.0
+"""How long a service that has never answered is waited for: its address may be wrong."""
 SAID_S = 20.0
 """A wait that is as long as this is said."""
 _AWAY = (429, 502, 503, 504, 529)
@@ -68,6 +70,7 @@ class Transport:
         self._requests = Pacer(settings.requests_per_minute, self._clock)
         self._tokens = Pacer(settings.tokens_per_minute, self._clock)
         self._last_away: Fault | None = None
+        self._has_answered = False
         self._slots = BoundedSemaphore(settings.concurrency)
         self._http = httpx2.Client(transport=http, timeout=settings.timeout, follow_redirects=False)
         self._client = openai.OpenAI(
@@ -142,18 +145,20 @@ class Transport:
     def _ask(self, method: Method, path: str, body: Any, read: Callable[[Any], T], tokens: int) -> T:  # JSON
         faults = list[Fault]()
         self._wait_for_pace(tokens)
-        until = self._clock.now() + self.settings.patience
+        began_s = self._clock.now()
+        until = began_s + self.settings.patience
         while True:
             if (away_s := self._breaker.enter(until=until)) > 0:
                 self._give_up(away_s, self._last_away)
             with self._slots:
                 found = self._attempt(method, path, body, read)
             if not isinstance(found, Fault):
+                self._has_answered = True
                 if self._breaker.answered():
                     self.say(f"the service at {self.settings.url} answers again")
                 return found
             faults.append(found)
-            self._wait_after(faults, until)
+            self._wait_after(faults, began_s)
             self._wait_for_pace(tokens)
 
     def _attempt(self, method: Method, path: str, body: Any, read: Callable[[Any], T]) -> T | Fault:  # JSON
@@ -226,12 +231,16 @@ class Transport:
         if wait_s > 0:
             self._clock.sleep(wait_s)
 
-    def _wait_after(self, faults: Sequence[Fault], until: float) -> None:
+    def _wait_after(self, faults: Sequence[Fault], began_s: float) -> None:
         """Waits before the next attempt, or gives up."""
-        last, left_s = faults[-1], until - self._clock.now()
+        last, patience = faults[-1], self.settings.patience
+        is_asked = last.asked_wait_s is not None
+        self._has_answered |= is_asked
+        if not self._has_answered:
+            patience = min(patience, FIRST_PATIENCE_S)
+        left_s = began_s + patience - self._clock.now()
         with self._lock:
             wait_s = max(self._backoff.after(len(faults)), last.asked_wait_s or 0.0)
-        is_asked = last.asked_wait_s is not None
         self._last_away = last if last.is_away else self._last_away
         opens = self._breaker.faulted(min(wait_s, max(left_s, 0.0)), is_asked=is_asked)
         if last.lasting and sum(fault.lasting is not None for fault in faults) >= MOST_UNSTATED:
@@ -252,6 +261,11 @@ class Transport:
         self._clock.sleep(wait_s)
 
     def _give_up(self, wait_s: float, last: Fault | None) -> NoReturn:
+        if not self._has_answered and last is not None:
+            raise ServiceOutage(
+                f"the service at {self.settings.url} does not answer: {last.reason}\n"
+                "Does it run, and is `fitness.engine.url` right? The same command goes on once it answers"
+            )
         patience, is_asked = self.settings.patience, last is not None and last.asked_wait_s is not None
         what = f"asks to wait {wait_s:,.0f} s" if is_asked else "is away"
         longer = max(math.ceil(wait_s + patience), 2 * math.ceil(patience)) if math.isfinite(wait_s) else 86_400
