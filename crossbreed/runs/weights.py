@@ -176,9 +176,13 @@ class Weights:
 
 def open_weights(spec: Spec) -> Weights:
     """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
-    named = spec.sources
-    assert isinstance(named, SourcesConfig), "an engine that takes weights has no sources of its own"
-    return Weights(sources=open_sources(named.base, named.experts, accept=named.accept))
+    assert isinstance(spec.sources, SourcesConfig), "an engine that takes weights has no sources of its own"
+    return open_sources_of(spec.sources)
+
+
+def open_sources_of(sources: SourcesConfig) -> Weights:
+    """Opens what the section `sources` names; raises as `open_weights`."""
+    return Weights(sources=open_sources(sources.base, sources.experts, accept=sources.accept))
 
 
 def checkpoint_weights(model: str) -> Weights:

@@ -14,14 +14,14 @@ from crossbreed.types import canonical_json
 SKILLS = ("red", "blue")
 
 
-def raw_spec(folder: Path, *, url: str = "http://service.test", trials: int = 4, **engine: Any) -> dict[str, Any]:
+def raw_spec(folder: Path, *, url: str = "http://service.test", trials: int = 2, **engine: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for skill in SKILLS:
-        lines = [canonical_json({"id": f"{skill}-{i}", "q": f"{skill} {i}", "a": f"{i * 7 % 97}"}) for i in range(48)]
+        lines = [canonical_json({"id": f"{skill}-{i}", "q": f"{skill} {i}", "a": f"{i * 7 % 97}"}) for i in range(24)]
         (folder / f"{skill}.jsonl").write_text("\n".join(lines) + "\n")
-    options = [canonical_json({"q": f"pick {i}", "o": ["yes", "no"], "a": i % 2}) for i in range(48)]
+    options = [canonical_json({"q": f"pick {i}", "o": ["yes", "no"], "a": i % 2}) for i in range(24)]
     (folder / "pick.jsonl").write_text("\n".join(options) + "\n")
-    shared = {"kind": "generate", "answer": "a", "max_tokens": 4, "chunk": 6}
+    shared = {"kind": "generate", "answer": "a", "max_tokens": 4, "chunk": 3}
     return {
         "name": "api",
         "seed": 7,
@@ -32,9 +32,9 @@ def raw_spec(folder: Path, *, url: str = "http://service.test", trials: int = 4,
             "tasks": [
                 *(shared | {"name": s, "items": f"{s}.jsonl", "prompt": s + "|{q}|{a}"} for s in SKILLS),
                 {"name": "pick", "kind": "choice", "items": "pick.jsonl", "prompt": "pick|{q}|", "answer": "a"}
-                | {"choices": "o", "chunk": 6},
+                | {"choices": "o", "chunk": 3},
             ],
-            "split": {"search": 12, "select": 10, "report": 14},
+            "split": {"search": 8, "select": 6, "report": 8},
         },
         "workers": {"executor": "local"},
     }

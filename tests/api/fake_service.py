@@ -6,9 +6,10 @@ loopback for another one.
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +19,7 @@ import httpx2
 from crossbreed.fitness import Generate, Prompt
 from crossbreed.fitness.wire import MODEL_PREFIX, Right
 from crossbreed.recipes import parse_recipe
+from crossbreed.testing.fake_answers import respond
 from crossbreed.testing.fake_recipes import FakeRecipeEngine, FakeRecipeHandle, FakeRecipesConfig
 from crossbreed.types import Recipe
 
@@ -129,6 +131,7 @@ class FakeService(httpx2.BaseTransport):
         if "logprobs" in body or "prompt_logprobs" in body:
             self._require("logprobs")
         handle, prompts = self._handle(body["model"]), body["prompt"]
+        quality = cache(handle.quality)
         own = body.get("crossbreed", {})
         limits = own.get("max_tokens", [body["max_tokens"]] * len(prompts))
         stops = own.get("stop", [body.get("stop", [])] * len(prompts))
@@ -138,13 +141,13 @@ class FakeService(httpx2.BaseTransport):
         for index, (ids, limit, stop) in enumerate(zip(prompts, limits, stops, strict=True)):
             text = bytes(one for one in ids if one != BEGIN).decode()
             asked = Generate(prompt=Prompt(text=text), max_tokens=limit, stop=tuple(stop))
-            [said] = handle.answer([asked])
+            said = respond(asked, quality)
             choice: dict[str, Any] = {"index": index, "text": said.text, "finish_reason": "stop"}
             choice |= {"token_ids": said.token_ids, "logprobs": None}
             if "logprobs" in body:
                 choice["logprobs"] = {"token_logprobs": said.logprobs, "top_logprobs": None}
             if "prompt_logprobs" in body:
-                choice["prompt_logprobs"] = [None, *scored(ids, handle)]
+                choice["prompt_logprobs"] = [None, *scored(ids, quality)]
             choices.append(choice)
         return {"id": "cmpl", "object": "text_completion", "created": 1, "model": body["model"], "choices": choices}
 
@@ -180,14 +183,14 @@ def luck(text: str) -> float:
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def scored(ids: list[int], handle: FakeRecipeHandle) -> list[dict[str, Any]]:
+def scored(ids: list[int], quality_at: Callable[[str], float]) -> list[dict[str, Any]]:
     """A log-probability for each token, given those before it, which the weights change."""
     text = bytes(one for one in ids if one != BEGIN).decode(errors="replace")
-    quality = handle.quality(text.partition("|")[0])
+    quality = quality_at(text.partition("|")[0])
     found = []
     for end in range(1, len(ids)):
-        surprise = luck(str(ids[: end + 1]))
-        found.append({str(ids[end]): {"logprob": -0.01 - 5 * surprise * (1.5 - quality), "rank": 1}})
+        surprise = luck(f"{ids[: end + 1]} {quality:.1f}")
+        found.append({str(ids[end]): {"logprob": -0.01 - 5 * surprise, "rank": 1}})
     return found
 
 

@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from threading import Lock
 from typing import Any
 
 import httpx2
@@ -16,6 +18,7 @@ class SimulatedClock:
     """Time that passes when somebody sleeps."""
 
     seconds: float = 0.0
+    _lock: Any = field(default_factory=Lock)
 
     def now(self) -> float:
         return self.seconds
@@ -24,7 +27,8 @@ class SimulatedClock:
         return 1_700_000_000.0 + self.seconds
 
     def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
+        with self._lock:
+            self.seconds += seconds
 
 
 KINDS = (
@@ -48,19 +52,25 @@ class Faulty(httpx2.BaseTransport):
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._rng = spawn(self.seed, "faults")
+        self._rng, self._lock = spawn(self.seed, "faults"), Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        if self.counts.total() >= self.most or self._rng.random() >= self.share:
-            return self.inner.handle_request(request)
-        kind = str(self._rng.choice(self.kinds))
-        self.counts[kind] += 1
-        return self.fault(kind, request)
+        kind = self.drawn()
+        return self.fault(kind, request) if kind else self.inner.handle_request(request)
+
+    def drawn(self) -> str:
+        """The next request's fault; empty if it gets none."""
+        with self._lock:
+            if self.counts.total() >= self.most or self._rng.random() >= self.share:
+                return ""
+            kind = str(self._rng.choice(self.kinds))
+            self.counts[kind] += 1
+            return kind
 
     def fault(self, kind: str, request: httpx2.Request) -> httpx2.Response:
         simple = {
             "429": httpx2.Response(429, headers={"Retry-After": "7"}, json={"error": {"message": "slow down"}}),
-            "429 date": httpx2.Response(429, headers={"Retry-After": "Wed, 15 Nov 2023 10:00:00 GMT"}),
+            "429 date": httpx2.Response(429, headers={"Retry-After": formatdate(self.clock.wall() + 9, usegmt=True)}),
             "500": httpx2.Response(500, content=b"Internal Server Error"),
             "503": httpx2.Response(503, json={"error": {"message": "full", "code": "overloaded"}}),
             "empty": httpx2.Response(200, json={}),

@@ -62,6 +62,9 @@ class RecipeEngineConfig(EngineConfig, ABC):
     """Whether sources are the engine's own names. Then a spec lists the names of experts, or has no `sources`; else it
     names models: local folders and hub ids."""
 
+    publishes: ClassVar[bool] = False
+    """Whether the engine can write a candidate where its weights are: then it is a `Publishes`."""
+
     @abstractmethod
     def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
         """Returns the structure of the sources: shapes and hashes, as `Structure.from_json` reads them from a service.

@@ -9,8 +9,8 @@ from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.record.phase import Phase, PhaseNote, duration, read_phase
 from crossbreed.runs.results.header import Header
 from crossbreed.runs.results.lead import Lead, Leads
+from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.outlook import outlook
 from crossbreed.runs.search.pace import Budget, Pace
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial

@@ -1,8 +1,8 @@
 """The Spec: everything needed to repeat a run, composed of the settings that the parts declare (docs/spec.md)."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -39,7 +39,8 @@ from crossbreed.runs.spec.messages import explain
 from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
 from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.runs.spec.places import Places
-from crossbreed.runs.spec.presets import PRESET, fill_in
+from crossbreed.runs.spec.presets import PRESET, RawSpec, fill_in
+from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.text_files import read_text
 from crossbreed.types import BASE, Dtype
@@ -58,7 +59,8 @@ def _names_a_folder(name: str) -> str:
     return name
 
 
-def _unique(tasks: list[TaskConfig]) -> list[TaskConfig]:
+def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
+    """Returns tasks of which no two have one name; raises ValueError for others."""
     names = [task.name for task in tasks]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two tasks have the name {doubled[0]!r}")
@@ -152,7 +154,7 @@ class FitnessConfig(Config):
 
     engine: AnyEngineConfig
     """The engine that runs the merged models."""
-    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(_unique)]
+    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(unique_names)]
     """The tasks on which candidates are scored."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(validate_default=True)] = ()
     """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
@@ -258,6 +260,8 @@ class Spec(Config):
     """The workers that evaluate candidates."""
     log: LogConfig | None = None
     """A logger that shows the run as it goes, besides its own folder (docs/export.md). May change on resume."""
+    serve: ServeConfig | None = None
+    """The merge service that `crossbreed serve` makes of sources and engine (docs/api.md). May change on resume."""
     dtype: Literal["auto", Dtype] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: tuple[InputPath, ...] = ()
@@ -320,6 +324,23 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     Raises:
         InputError: it cannot be read or is invalid; the message names the key.
     """
+    return parse_spec_file(read_spec_file(path, overrides))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecFile:
+    """The content of a spec file with its overrides, before it is parsed."""
+
+    raw: dict[str, Any]
+    folder: Path
+    """The folder that relative paths are relative to."""
+    places: Places
+    mistakes: Collector
+    """What is wrong with the overrides."""
+
+
+def read_spec_file(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SpecFile:
+    """Reads a spec file; see `load_spec`."""
     path = Path(path)
     text = read_text(path, what="the spec", max_bytes=MAX_BYTES)
     raw = _read(text, where=str(path))
@@ -329,7 +350,13 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     for override in overrides:
         with mistakes.noted():
             changed[apply_override(raw, override)] = f"--set {override}"
-    return _parse(raw, path.parent, Places(str(path), text=text, overrides=changed), mistakes)
+    places = Places(str(path), text=text, overrides=changed)
+    return SpecFile(raw=raw, folder=path.parent, places=places, mistakes=mistakes)
+
+
+def parse_spec_file(file: SpecFile) -> Spec:
+    """Parses what was read; see `load_spec`."""
+    return _parse(file.raw, file.folder, file.places, file.mistakes)
 
 
 def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "spec") -> Spec:
@@ -356,13 +383,20 @@ def _parse(raw: Mapping[str, Any], folder: Path, places: Places, mistakes: Colle
         mistakes.note(InputError(error.problem, expected=error.expected, where=places.of([PRESET]), fix=error.fix))
         del filled[PRESET]
         present = ("space", "optimizer")
-    try:
+    with noting(filled, places, mistakes, present=present):
         spec = Spec.model_validate(filled, context={"folder": folder})
-    except ValidationError as error:
-        explain(error, filled, places, mistakes, present=present)
     mistakes.require_none(where=places.where)
     assert spec is not None, "what is wrong was told"
     return spec
+
+
+@contextmanager
+def noting(raw: RawSpec, places: Places, mistakes: Collector, *, present: Collection[str] = ()) -> Iterator[None]:
+    """Notes what is wrong with settings that are parsed in the block; see `explain`."""
+    try:
+        yield
+    except ValidationError as error:
+        explain(error, raw, places, mistakes, present=present)
 
 
 def dump_spec(spec: Spec) -> str:

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from crossbreed.fitness.engines.api.pace import Clock
-    from crossbreed.fitness.engines.api.transport import Say, Transport
-
-FIRST_PATIENCE_S = 20.0
-"""How long a service that has not answered yet is waited for: its address may be wrong."""
+    from crossbreed.fitness.engines.api.transport import Transport
 
 
 class ApiConfig(ServiceSettings, RecipeEngineConfig):
@@ -34,6 +31,7 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
 
     kind: Literal["api"]
     names_sources: ClassVar[bool] = True
+    publishes: ClassVar[bool] = True
     _served: wire.Sources | None = PrivateAttr(default=None)
     _http: "httpx2.BaseTransport | None" = PrivateAttr(default=None)
     _clock: "Clock | None" = PrivateAttr(default=None)
@@ -43,7 +41,7 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
         self._http, self._clock = http, clock
         return self
 
-    def connect(self, *, patience: float | None = None, seed: int = 0, say: "Say | None" = None) -> "Transport":
+    def connect(self) -> "Transport":
         """Returns a connection; nothing is asked yet.
 
         Raises:
@@ -53,12 +51,11 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
         require("openai", extra="api")
         from crossbreed.fitness.engines.api.transport import Transport
 
-        settings = self if patience is None else self.model_copy(update={"patience": min(patience, self.patience)})
-        return Transport(settings, seed=seed, say=say, http=self._http, clock=self._clock)
+        return Transport(self, http=self._http, clock=self._clock)
 
     def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
         """Asks the service; all its experts, unless some are named. See RecipeEngineConfig."""
-        transport = self.connect(patience=FIRST_PATIENCE_S)
+        transport = self.connect()
         try:
             self._served, structure = transport.get("/v1/sources", read_sources)
         finally:

@@ -96,6 +96,8 @@ class ApiEngine:
             InputError: one needs what the service does not give.
         """
         rights, longest = self.abilities.rights, self.abilities.max_model_len
+        if requests and "answers" not in rights:
+            raise InputError("the service gives no texts", expected="the right `answers`", where=self.config.url)
         for request in requests:
             wanted = 0 if isinstance(request, Loglikelihood) else request.alternatives
             scores = isinstance(request, Loglikelihood) or request.scores_prompt or wanted

@@ -23,6 +23,8 @@ class ServiceError:
     """A word to decide by; empty if there is none."""
     message: str
     """Its first line, without the key."""
+    is_stated: bool = True
+    """Whether the body is such an error: else a proxy may have answered, or the body is torn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,5 +34,7 @@ class Fault:
     reason: str
     is_away: bool
     """The service could not be asked (connection, overload). False: it was asked, and answered wrongly or never."""
+    lasting: Exception | None = None
+    """What it means if the next attempts give the same; None: nothing."""
     asked_wait_s: float | None = None
     """How long the service wants to be left alone."""

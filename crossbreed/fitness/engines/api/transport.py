@@ -29,6 +29,10 @@ Say: TypeAlias = Callable[[str], None]
 
 MOST_WRONG = 8
 """Attempts at one request that the service answers, but never rightly: the fault is the request's then."""
+MOST_UNSTATED = 3
+"""Refusals without a word of the service's own after which one is believed."""
+FIRST_PATIENCE_S = 20.0
+"""How long a service that has never answered is waited for: its address may be wrong."""
 SAID_S = 20.0
 """A wait that is as long as this is said."""
 _AWAY = (429, 502, 503, 504, 529)
@@ -66,6 +70,7 @@ class Transport:
         self._requests = Pacer(settings.requests_per_minute, self._clock)
         self._tokens = Pacer(settings.tokens_per_minute, self._clock)
         self._last_away: Fault | None = None
+        self._has_answered = False
         self._slots = BoundedSemaphore(settings.concurrency)
         self._http = httpx2.Client(transport=http, timeout=settings.timeout, follow_redirects=False)
         self._client = openai.OpenAI(
@@ -128,7 +133,9 @@ class Transport:
         }
         where, fix = "fitness.engine", fixes.get(error.code, "")
         if error.status == 401:
-            where, fix = "fitness.engine.key_env", f"set {self.settings.key_env or 'key_env'} to a key that it knows"
+            name = self.settings.key_env
+            fix = f"export {name}=... with a key that it knows" if name else "name the variable: `key_env: MY_KEY`"
+            where = "fitness.engine.key_env"
         elif error.status < 400 or error.status in (404, 405):
             where, fix = "fitness.engine.url", "give the address of the service itself, as its provider names it"
         return InputError(
@@ -142,18 +149,20 @@ class Transport:
     def _ask(self, method: Method, path: str, body: Any, read: Callable[[Any], T], tokens: int) -> T:  # JSON
         faults = list[Fault]()
         self._wait_for_pace(tokens)
-        until = self._clock.now() + self.settings.patience
+        began_s = self._clock.now()
+        until = began_s + self.settings.patience
         while True:
             if (away_s := self._breaker.enter(until=until)) > 0:
                 self._give_up(away_s, self._last_away)
             with self._slots:
                 found = self._attempt(method, path, body, read)
             if not isinstance(found, Fault):
+                self._has_answered = True
                 if self._breaker.answered():
                     self.say(f"the service at {self.settings.url} answers again")
                 return found
             faults.append(found)
-            self._wait_after(faults, until)
+            self._wait_after(faults, began_s)
             self._wait_for_pace(tokens)
 
     def _attempt(self, method: Method, path: str, body: Any, read: Callable[[Any], T]) -> T | Fault:  # JSON
@@ -190,9 +199,11 @@ class Transport:
     def _refused(self, response: httpx2.Response) -> Fault:
         """Returns the fault of a status that is no success; raises what `refusal` makes of it."""
         error = self._error(response)
-        if meaning := self.refusal(error):
+        meaning = self.refusal(error)
+        if meaning and error.is_stated:
             raise meaning from None
         return Fault(
+            lasting=meaning,
             reason=f"HTTP {error.status} {error.message}".rstrip(),
             is_away=error.status in _AWAY,
             asked_wait_s=asked_wait_s(response.headers.get("retry-after"), self._clock),
@@ -203,13 +214,14 @@ class Transport:
             body = json.loads(response.content)
         except (ValueError, RecursionError):
             body = None
-        said = body.get("error", body) if isinstance(body, Mapping) else None
-        said = said if isinstance(said, Mapping) else {"message": said or response.reason_phrase}
-        message, code = said.get("message"), said.get("code")
+        said = body.get("error", body) if isinstance(body, Mapping) else {}
+        said = said if isinstance(said, Mapping) else {"message": said}
+        message, code = said.get("message", response.reason_phrase), said.get("code")
         return ServiceError(
             status=response.status_code,
             code=code if isinstance(code, str) else "",
             message=self._clean(message) if isinstance(message, str) else "",
+            is_stated="message" in said,
         )
 
     def _clean(self, text: str) -> str:
@@ -223,14 +235,20 @@ class Transport:
         if wait_s > 0:
             self._clock.sleep(wait_s)
 
-    def _wait_after(self, faults: Sequence[Fault], until: float) -> None:
+    def _wait_after(self, faults: Sequence[Fault], began_s: float) -> None:
         """Waits before the next attempt, or gives up."""
-        last, left_s = faults[-1], until - self._clock.now()
+        last, patience = faults[-1], self.settings.patience
+        is_asked = last.asked_wait_s is not None
+        self._has_answered |= is_asked
+        if not self._has_answered:
+            patience = min(patience, FIRST_PATIENCE_S)
+        left_s = began_s + patience - self._clock.now()
         with self._lock:
             wait_s = max(self._backoff.after(len(faults)), last.asked_wait_s or 0.0)
-        is_asked = last.asked_wait_s is not None
         self._last_away = last if last.is_away else self._last_away
         opens = self._breaker.faulted(min(wait_s, max(left_s, 0.0)), is_asked=is_asked)
+        if last.lasting and sum(fault.lasting is not None for fault in faults) >= MOST_UNSTATED:
+            raise last.lasting from None
         num_wrong = sum(not fault.is_away for fault in faults)
         if num_wrong >= MOST_WRONG or (wait_s > left_s and num_wrong == len(faults)):
             times = f"{len(faults)} times" if len(faults) > 1 else "once"
@@ -247,6 +265,11 @@ class Transport:
         self._clock.sleep(wait_s)
 
     def _give_up(self, wait_s: float, last: Fault | None) -> NoReturn:
+        if not self._has_answered and last is not None:
+            raise ServiceOutage(
+                f"the service at {self.settings.url} does not answer: {last.reason}\n"
+                "Does it run, and is `fitness.engine.url` right? The same command goes on once it answers"
+            )
         patience, is_asked = self.settings.patience, last is not None and last.asked_wait_s is not None
         what = f"asks to wait {wait_s:,.0f} s" if is_asked else "is away"
         longer = max(math.ceil(wait_s + patience), 2 * math.ceil(patience)) if math.isfinite(wait_s) else 86_400
