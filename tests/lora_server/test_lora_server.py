@@ -181,7 +181,7 @@ def test_a_server_that_cannot_load_says_what_to_do(weights: Weights, tmp_path: P
             started(weights, narrow).adopt(one)
         assert "--max-lora-rank" in caught.value.fix
         with pytest.raises(InputError, match="cannot load adapters") as caught:
-            started(weights, closed).adopt(one)
+            started(weights, closed, patience=30.0).adopt(one)
         assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" in caught.value.fix
         with pytest.raises(InputError, match="No adapter found for /elsewhere/") as caught:
             started(weights, narrow, folder=str(tmp_path), server_folder="/elsewhere").adopt(one)
