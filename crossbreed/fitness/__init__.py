@@ -39,6 +39,7 @@ from crossbreed.fitness.items import (
 )
 from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import (
+    AdapterEngine,
     Differentiable,
     EndsAnswers,
     Engine,
@@ -86,6 +87,7 @@ __all__ = [
     "METRICS",
     "SHOWN_KEYS",
     "TASKS",
+    "AdapterEngine",
     "AdapterEngineConfig",
     "Answer",
     "AnyEngineConfig",

@@ -89,13 +89,14 @@ def tensor_changes(
     sources: Sources,
     cache: SourceCache | None = None,
     *,
+    without: Collection[str] = (),
     artifacts: Collection[InputGrams] = (),
 ) -> Iterator[TensorChange]:
     """Yields the tensors that a recipe changes, sorted by name; nothing is computed yet but their programs.
 
     The arguments and errors are those of `materialize`.
     """
-    for name, program in programs(recipe, sources, cache, artifacts=artifacts):
+    for name, program in programs(recipe, sources, cache, without=without, artifacts=artifacts):
         base = sources.base.tensor(name)
         work = lower(program, base)
         if not (isinstance(work, Same) and work.tensor is base):

@@ -141,8 +141,10 @@ def recipe_adapter(
         InvalidWeights: it holds NaN or Inf.
     """
     found = carriers(sources.base) if found is None else found
+    _check_carried(recipe, sources, found, artifacts)
     changed = list(tensor_changes(recipe, sources, cache, artifacts=artifacts))
-    _check(changed, found, recipe, rank)
+    if rank is None:
+        _check_sums(changed, recipe)
     changes = {change.name: _cut(change, recipe, rank) for change in changed}
     lows = {name: change.low for name, change in changes.items() if change.low.a_RN.any() and change.low.b_MR.any()}
     return RecipeAdapter(
@@ -192,19 +194,27 @@ def probe_adapter(
 def check_adapter(
     recipe: Recipe, sources: Sources, *, rank: int | None = None, artifacts: Collection[InputGrams] = ()
 ) -> None:
-    """Refuses, before anything is computed but programs, a recipe that `recipe_adapter` would refuse."""
-    _check(list(tensor_changes(recipe, sources, artifacts=artifacts)), carriers(sources.base), recipe, rank)
+    """Refuses a recipe that `recipe_adapter` would refuse; nothing is cut."""
+    _check_carried(recipe, sources, carriers(sources.base), artifacts)
+    if rank is None:
+        _check_sums(tensor_changes(recipe, sources, artifacts=artifacts), recipe)
 
 
-def _check(changed: list[TensorChange], found: Mapping[str, Carrier], recipe: Recipe, rank: int | None) -> None:
-    if strays := [change.name for change in changed if change.name not in found]:
+def _check_carried(
+    recipe: Recipe, sources: Sources, found: Mapping[str, Carrier], artifacts: Collection[InputGrams]
+) -> None:
+    changed = tensor_changes(recipe, sources, without=found.keys(), artifacts=artifacts)
+    if strays := [change.name for change in changed]:
         raise InputError(
             f"an adapter cannot change {_listed(strays)}: {'it has' if len(strays) == 1 else 'they have'} no factors",
             expected="changes of the matrices of linear layers and embeddings alone",
             where=f"recipe {recipe.id}",
             fix="publish a checkpoint, or leave these tensors as the base has them: no rule that matches them",
         )
-    if rank is None and (dense := [change.name for change in changed if change.product is None]):
+
+
+def _check_sums(changed: Iterable[TensorChange], recipe: Recipe) -> None:
+    if dense := [change.name for change in changed if change.product is None]:
         raise InputError(
             f"the change of {_listed(dense)} is no sum of adapters, so an adapter of it has to be cut to a rank",
             expected="--rank R; or experts that are adapters, and an operator that adds their deltas",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from crossbreed.errors import Collector, InputError, first_line
 from crossbreed.fitness import (
+    AdapterEngineConfig,
     AnyItems,
     RecipeEngineConfig,
     RemoteTask,
@@ -392,6 +393,8 @@ def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | Non
     if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
         for recipe in space.examples:
             weights.check(recipe)
+            if isinstance(spec.fitness.engine, AdapterEngineConfig):
+                weights.check_adapter(recipe, rank=spec.fitness.engine.max_rank)
     return space
 
 

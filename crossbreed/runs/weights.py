@@ -31,6 +31,7 @@ from crossbreed.kernels import (
 from crossbreed.kernels.input_grams import GRAMS, InputGrams
 from crossbreed.mergekit import MergeConfig
 from crossbreed.mergekit.recipe import recipe_of
+from crossbreed.runs.adapter import check_adapter
 from crossbreed.runs.gram_files import artifacts_of, keep
 from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
@@ -119,6 +120,10 @@ class Weights:
     def check(self, recipe: Recipe) -> None:
         """Raises InputError if a recipe cannot be merged; reads no weights."""
         check_recipe(recipe, self.sources, self.artifacts)
+
+    def check_adapter(self, recipe: Recipe, *, rank: int) -> None:
+        """Raises InputError if a recipe changes tensors that an adapter cannot change."""
+        check_adapter(recipe, self.sources, rank=rank, artifacts=self.artifacts)
 
     def materialize(self, recipe: Recipe, *, without: Collection[str] = ()) -> WeightStream:
         """Returns the recipe's weights as a lazy stream; see `kernels.materialize`."""

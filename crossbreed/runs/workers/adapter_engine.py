@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from crossbreed.errors import InputError, MachineError
-from crossbreed.fitness import AdapterEngineConfig, Engine, Handle, Loglikelihood, Request
+from crossbreed.fitness import AdapterEngine, AdapterEngineConfig, Engine, Handle, Loglikelihood, Request
 from crossbreed.fitness.canary_adapters import check_adapters
-from crossbreed.fitness.protocol import AdapterEngine, Checkable, Truth
+from crossbreed.fitness.protocol import Checkable, Truth
 from crossbreed.runs.adapter import RecipeAdapter, probe_adapter, recipe_adapter
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.candidate_engine import Adopted

@@ -65,6 +65,8 @@ class _Vllm(Transport):
             return AlreadyLoaded(error.message)
         if "max_lora_rank" in said:
             return self._wrong(error, "set `max_rank` to the server's --max-lora-rank")
+        if "target modules" in said:
+            return self._wrong(error, "leave the tensors of these modules as the base has them: no rule on them")
         if error.status == 404 and ("does not exist" in said or "cannot be found" in said):
             return ModelForgotten(f"{self.settings.url} does not know the model: {error.message}")
         if error.status == 404 and "adapter" in said:
