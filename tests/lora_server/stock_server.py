@@ -43,6 +43,8 @@ class StockServer:
     stays_spoilt: bool = False
     """Whether NaN stays in the KV cache, as on CPU."""
     loads_adapters: bool = True
+    is_cpu: bool = False
+    """Whether the engine dies where it scores a prompt beside another request."""
     max_model_len: int = 512
     url: str = ""
     seen: list[tuple[str, Any]] = field(default_factory=list)
@@ -111,6 +113,9 @@ class StockServer:
         name = body.get("model", BASE)
         if name != BASE and name not in self.adapters:
             return _error(404, f"The model `{name}` does not exist.", "NotFoundError")
+        if self.is_cpu and body.get("prompt_logprobs") is not None and len(body["prompt"]) > 1:
+            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            return _error(500, message, "InternalServerError")
         model = self._base if name == BASE else self.adapters[name][1]
         choices = [self._choice(model, index, ids, body) for index, ids in enumerate(body["prompt"])]
         numbers = [n for choice in choices for n in choice.pop("all")]

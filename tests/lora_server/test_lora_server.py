@@ -172,6 +172,16 @@ def test_a_spoilt_server_is_told_and_not_used_again(weights: Weights, servers: l
     candidates.close()
 
 
+def test_a_server_on_cpu_scores_one_prompt_at_a_time(weights: Weights) -> None:
+    server, one = StockServer(weights.host, is_cpu=True), recipe(weights, 0.5, 0.5)
+    with listening(server):
+        handle = started(weights, server).adopt(one).handle
+        with pytest.raises(ServiceOutage, match=r"has died.*\n.*`fitness.engine.scores_together: false`"):
+            handle.answer(REQUESTS)
+        handle = started(weights, server, scores_together=False).adopt(one).handle
+        assert_alike(handle.answer(REQUESTS), answers_of_merge(weights, one))
+
+
 def test_a_server_that_cannot_load_says_what_to_do(weights: Weights, tmp_path: Path) -> None:
     narrow, closed = StockServer(weights.host, max_rank=4), StockServer(weights.host, loads_adapters=False)
     short = StockServer(weights.host, max_model_len=100)

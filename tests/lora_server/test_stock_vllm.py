@@ -105,7 +105,9 @@ def test_a_search_over_two_stock_servers_scores_as_local_merges_do(
     urls: list[str], base: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     began_s = time.monotonic()
-    spec = write_spec(tmp_path / "s", base=base, experts=adapters, engine=engine_of(urls, patience=60.0))
+    spec = write_spec(
+        tmp_path / "s", base=base, experts=adapters, engine=engine_of(urls, patience=60.0, scores_together=False)
+    )
     run(load_spec(spec), tmp_path / "run")
     print(f"search over two servers: {time.monotonic() - began_s:.0f} s")
     local = write_spec(tmp_path / "l", base=base, experts=adapters, engine={"kind": "transformers"})
@@ -127,7 +129,7 @@ def test_a_search_over_two_stock_servers_scores_as_local_merges_do(
 def test_nan_is_invalid_and_a_spoilt_server_is_told(urls: list[str], base: Path, adapters: dict[str, Path]) -> None:
     """The last test of these servers: on CPU they need a restart afterwards."""
     weights = Weights(sources=open_sources(str(base), {name: str(path) for name, path in adapters.items()}))
-    config = LoraServerConfig.model_validate(engine_of(urls))
+    config = LoraServerConfig.model_validate(engine_of(urls, scores_together=False))
     engine = CandidateEngineByAdapter(build_adapter_engine(config, base), config, weights)
     loud = weighted_deltas({"a": 1e30}, hashes=weights.structure.hashes, dtype="float32")
     requests = [

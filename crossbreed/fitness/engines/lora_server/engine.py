@@ -62,7 +62,7 @@ class LoraServerEngine:
                 where=f"fitness.engine.folder: {self._room}",
                 fix="choose a folder that this user can write and the servers can read",
             ) from None
-        self._servers = [Server(settings) for settings in config.servers]
+        self._servers = [Server(one, scores_together=config.scores_together) for one in config.servers]
         for server in self._servers:
             self._check_length(server)
         self._loaded: _Loaded | None = None

@@ -3,7 +3,9 @@
 Learnt of vLLM 0.32: NaN logits come back as HTTP 400, "Out of range float values", where log-probabilities are asked
 for, and as an empty text where they are not, so they always are. After NaN the KV cache may stay spoilt, and then the
 base gives the same 400. A request without a model is answered by the base, so the model that answered is always
-compared. Cached prefixes are told apart by an adapter's name and path alone, so names are never used again.
+compared. Cached prefixes are told apart by an adapter's name and path alone, so names are never used again. With
+adapters enabled, its code for CPU takes a prompt's scored tokens for as many requests: the engine dies where it scores
+a prompt beside another request.
 """
 
 import json
@@ -16,7 +18,7 @@ from uuid import uuid4
 import httpx2
 from pydantic import BaseModel, ConfigDict
 
-from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.errors import InputError, InvalidWeights, ServiceOutage
 from crossbreed.fitness.engines.api.completions import Asked, body_of, read_completion
 from crossbreed.fitness.engines.api.faults import ModelForgotten, ServiceError, WrongAnswer
 from crossbreed.fitness.engines.api.settings import ServiceSettings
@@ -65,6 +67,12 @@ class _Vllm(Transport):
             return AlreadyLoaded(error.message)
         if "max_lora_rank" in said:
             return self._wrong(error, "set `max_rank` to the server's --max-lora-rank")
+        if error.status == 500 and "enginecore" in said:
+            return ServiceOutage(
+                f"the engine of {self.settings.url} has died: {error.message}\n"
+                "Restart it, and the same command goes on from here; if it computes on CPU, begin a run with "
+                "`fitness.engine.scores_together: false`"
+            )
         if "target modules" in said:
             return self._wrong(error, "leave the tensors of these modules as the base has them: no rule on them")
         if error.status == 404 and ("does not exist" in said or "cannot be found" in said):
@@ -88,14 +96,18 @@ class _Vllm(Transport):
 class Server:
     """A connection to one server. Used by one thread at a time."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, *, scores_together: bool) -> None:
         """Asks what it serves.
+
+        Args:
+            settings: How to reach it.
+            scores_together: Whether it may score several prompts at a time.
 
         Raises:
             InputError: it is no vLLM server of a model, or refuses the key.
             ServiceOutage: it does not answer.
         """
-        self.url = settings.url
+        self.url, self._scores_together = settings.url, scores_together
         self.poisoned = ""
         """Why it is not used again; empty while it may be."""
         self.transport = _Vllm(settings)
@@ -143,7 +155,8 @@ class Server:
         """
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, one in enumerate(asked):
-            groups.setdefault((one.max_tokens, one.stop, one.scores_prompt, one.shared), []).append(place)
+            alone = place if one.scores_prompt and not self._scores_together else None
+            groups.setdefault((one.max_tokens, one.stop, one.scores_prompt, one.shared, alone), []).append(place)
         found: dict[int, Response] = {}
         for places in groups.values():
             found |= zip(places, self._post([asked[place] for place in places], name, end_ids), strict=True)

@@ -33,6 +33,9 @@ class LoraServerConfig(AdapterEngineConfig, TokenizingConfig):
     """What the servers call that folder, if they see it under another name, as in a container. Needs `folder`."""
     dtype: Dtype = "bfloat16"
     """The dtype in which the servers compute."""
+    scores_together: bool = True
+    """Whether a server may score several prompts at a time, as choices and texts are. False on CPU: there vLLM 0.32's
+    engine dies of it once adapters are enabled."""
 
     @field_validator("url")
     @classmethod
