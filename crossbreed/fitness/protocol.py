@@ -189,6 +189,7 @@ class AdapterEngine(Engine, Protocol):
 
         Raises:
             EngineError: the engine could not load it (the trial is FAILED).
+            InvalidWeights: its answers are NaN or infinite, if that is known by now.
         """
         ...
 

@@ -148,9 +148,8 @@ def loud(weights: Weights) -> Recipe:
 
 def test_nan_is_the_candidates_where_the_base_still_answers(weights: Weights, servers: list[StockServer]) -> None:
     candidates = started(weights, *servers)
-    handle = candidates.adopt(loud(weights)).handle
     with pytest.raises(InvalidWeights, match=r"NaN or infinite$"):
-        handle.answer(REQUESTS)
+        candidates.adopt(loud(weights))
     after = recipe(weights, 0.3, 0.3)
     assert_alike(candidates.adopt(after).handle.answer(REQUESTS), answers_of_merge(weights, after))
     assert servers[0].asked("completions")[-1]["model"] == servers[0].asked("load")[-1]["lora_name"]
@@ -158,15 +157,18 @@ def test_nan_is_the_candidates_where_the_base_still_answers(weights: Weights, se
 
 
 def test_a_spoilt_server_is_told_and_not_used_again(weights: Weights, servers: list[StockServer]) -> None:
-    servers[1].stays_spoilt = True
+    """One server answers a new candidate before the others do, so that NaN spoils no more than that one."""
+    servers[0].stays_spoilt = servers[1].stays_spoilt = True
     candidates = started(weights, *servers)
-    handle = candidates.adopt(loud(weights)).handle
+    with pytest.raises(InvalidWeights, match=f"the server at {servers[0].url} answers NaN for the base itself"):
+        candidates.adopt(loud(weights))
+    count, after = len(servers[0].seen), recipe(weights, 0.3, 0.3)
+    handle = candidates.adopt(after).handle
+    assert_alike(handle.answer(REQUESTS), answers_of_merge(weights, after))
+    assert len(servers[0].seen) == count
+    servers[1].is_spoilt = True  # by somebody else
     with pytest.raises(InvalidWeights, match=f"the server at {servers[1].url} answers NaN for the base itself"):
         handle.answer(REQUESTS)
-    count, after = len(servers[1].seen), recipe(weights, 0.3, 0.3)
-    assert_alike(candidates.adopt(after).handle.answer(REQUESTS), answers_of_merge(weights, after))
-    assert len(servers[1].seen) == count
-    servers[0].is_spoilt = True  # by somebody else
     with pytest.raises(ServiceOutage, match=r"no server is left: .*restart it.*\nNothing is lost"):
         candidates.adopt(after)
     candidates.close()

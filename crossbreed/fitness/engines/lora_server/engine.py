@@ -12,7 +12,7 @@ from crossbreed.errors import EngineError, InputError, InvalidWeights, ServiceOu
 from crossbreed.fitness.engines.api.completions import Asked
 from crossbreed.fitness.engines.api.faults import ModelForgotten
 from crossbreed.fitness.engines.encoder import Encoder
-from crossbreed.fitness.engines.lora_server.server import Server
+from crossbreed.fitness.engines.lora_server.server import FIRST, Server
 from crossbreed.fitness.engines.lora_server.settings import LoraServerConfig
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings, Truth
@@ -100,6 +100,7 @@ class LoraServerEngine:
             path = f"{self._config.server_folder.rstrip('/')}/{folder.relative_to(self._room).as_posix()}"
         loaded = self._loaded = _Loaded(name=f"crossbreed-{recipe.id}-{uuid4().hex[:12]}", path=path)
         _each(servers, lambda server: server.load(loaded.name, loaded.path))
+        self._first(servers[0], loaded)
         return ServerHandle(self, loaded)
 
     def truth_of(self, weights: WeightStream, requests: Sequence[Loglikelihood]) -> Truth:
@@ -129,9 +130,7 @@ class LoraServerEngine:
 
         found = _each(servers, ask)
         if nan:
-            self._check(nan)
-            said = "; ".join(server.poisoned for server in nan if server.poisoned)
-            raise InvalidWeights("the answers are NaN or infinite" + f" ({said})" * bool(said))
+            raise self._invalid(nan)
         return [response for part in found for response in part]
 
     def close(self) -> None:
@@ -160,6 +159,19 @@ class LoraServerEngine:
         for server in servers:
             if server.poisoned:
                 self._say(server.poisoned)
+
+    def _first(self, server: Server, loaded: _Loaded) -> None:
+        """Asks one server for a token, before the others are: NaN may spoil whoever answers."""
+        try:
+            server.answer([FIRST], loaded.name, ())
+        except InvalidWeights:
+            raise self._invalid([server]) from None
+
+    def _invalid(self, servers: Sequence[Server]) -> InvalidWeights:
+        """Returns the error for a candidate of which some servers answer NaN, and looks what that did to them."""
+        self._check(servers)
+        said = "; ".join(server.poisoned for server in servers if server.poisoned)
+        return InvalidWeights("the answers are NaN or infinite" + f" ({said})" * bool(said))
 
     def _live(self) -> list[Server]:
         """Returns the servers that can be used."""

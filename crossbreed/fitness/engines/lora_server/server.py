@@ -31,6 +31,14 @@ _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "pr
 _START = "python -m vllm.entrypoints.launchers.api_server.entry --model BASE --enable-lora --max-lora-rank RANK"
 
 
+FIRST = Asked(
+    request=Generate(prompt=Prompt(token_ids=(0,), text=""), max_tokens=1, use_cache=False),
+    token_ids=(0,),
+    num_prompt=1,
+)
+"""What is asked to see whether answers are numbers at all."""
+
+
 class AlreadyLoaded(Exception):
     """The server has an adapter of this name: an answer to the first request for it was lost."""
 
@@ -164,9 +172,8 @@ class Server:
 
     def check(self) -> None:
         """Asks the base for a token, and does not use the server again if that is NaN: its KV cache is spoilt."""
-        request = Generate(prompt=Prompt(text=""), max_tokens=1, use_cache=False)
         try:
-            self._post([Asked(request=request, token_ids=(0,), num_prompt=1)], None, ())
+            self._post([FIRST], None, ())
         except InvalidWeights:
             self.poisoned = (
                 f"the server at {self.url} answers NaN for the base itself since some adapter's answers were NaN; "
