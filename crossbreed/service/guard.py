@@ -56,7 +56,7 @@ class Watched:
                 await refusal.response()(scope, receive, sending)
         except Exception as error:  # a bug: its message may hold a prompt, so only its place is logged
             _LOG.error("a bug", extra={"error": type(error).__name__, "at": frames_of(error)})
-            if not status:
+            if not status:  # raised around the application, which answers for what is raised inside
                 fault = Refusal(500, "a fault of the service; its log says where", code="internal_error")
                 await fault.response()(scope, receive, sending)
         finally:
