@@ -121,9 +121,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-@pytest.mark.parametrize(
-    "path", ["/v1/completions", "/v1/chat/completions", "/v1/merges", "/tokenize", "/v1/evaluations"]
-)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/merges", "/v1/evaluations"])
 def test_a_body_that_is_no_question_is_refused(client: TestClient, name: str, path: str) -> None:
     refused(client.post(path, content=BODIES[name], headers={"content-type": "application/json"}), 400)
 
