@@ -69,7 +69,10 @@ def _parse_sources(given: object, info: ValidationInfo) -> SourcesConfig | Named
     return SourcesConfig.model_validate(given, context=info.context)
 
 
-AnySources: TypeAlias = Annotated[SerializeAsAny[SourcesConfig | NamedSourcesConfig], PlainValidator(_parse_sources)]
+AnySources: TypeAlias = Annotated[
+    SerializeAsAny[SourcesConfig | NamedSourcesConfig],
+    PlainValidator(_parse_sources, json_schema_input_type=SourcesConfig | NamedSourcesConfig),
+]
 """A field that takes models, or names of the engine's."""
 
 
