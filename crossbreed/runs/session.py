@@ -155,6 +155,7 @@ class Session:
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
+            margins=self._folder.margins("report", winner),
         )
 
 

@@ -77,6 +77,7 @@ def build_api(service: Service | None) -> FastAPI:
     app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_path)
+    app.add_exception_handler(Exception, _bug)
     asking = [bearer]
 
     def opened() -> Service:
@@ -206,6 +207,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     place = ".".join(str(part) for part in found["loc"][1:])
     message = f"`{place}`: {found['msg']}" if place else str(found["msg"])
     return bad_request(message, param=place or None).response()
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """Answers; the exception goes on to `Watched`, which logs its place."""
+    return Refusal(500, "a fault of the service; its log says where", code="internal_error").response()
 
 
 async def _no_path(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from crossbreed.service.completions import Usage, word
 from crossbreed.service.core import Service
 from crossbreed.service.questions import ChatMessage, ChatQuestion
 from crossbreed.service.refusals import Refusal, bad_request, told
-from crossbreed.service.texts import Texts
+from crossbreed.service.texts import Texts, unnamed
 
 _DEFAULT_TOKENS = 512
 
@@ -170,4 +170,4 @@ def _logprobs(texts: Texts | None, response: Response, count: int) -> ChatLogpro
 
 def _likely(texts: Texts | None, token: int, value: float) -> Likely:
     text = word(texts, token)
-    return Likely(token=text, logprob=value, bytes=list(text.encode()))
+    return Likely(token=text, logprob=value, bytes=None if text == unnamed(token) else list(text.encode()))

@@ -13,7 +13,7 @@ from crossbreed.service.chunks import Asked, Wanted, answered, check_length, pro
 from crossbreed.service.core import Service
 from crossbreed.service.questions import CompletionQuestion
 from crossbreed.service.refusals import bad_request
-from crossbreed.service.texts import Texts
+from crossbreed.service.texts import Texts, unnamed
 
 _DEFAULT_TOKENS = 16
 
@@ -208,4 +208,4 @@ def _prompt_logprobs(texts: Texts | None, response: Response, count: int) -> lis
 
 def word(texts: Texts | None, token: int) -> str:
     """Returns a token as text; without the tokenizer, its number."""
-    return texts.word(token) if texts else f"token_id:{token}"
+    return texts.word(token) if texts else unnamed(token)

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crossbreed.fitness import wire
 from crossbreed.json_text import parse_json
 from crossbreed.service.accounts import Accounts
 from crossbreed.service.logs import frames_of
@@ -25,6 +26,7 @@ OPEN_PATHS = frozenset({"/health"})
 UNCOUNTED = OPEN_PATHS | {"/metrics"}
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 _MOST_HEADERS = 100
+_STOPPED_RETRY_S = 5.0
 
 
 class Watched:
@@ -54,9 +56,13 @@ class Watched:
             facts["refused"] = refusal.code
             if not status:
                 await refusal.response()(scope, receive, sending)
+        except asyncio.CancelledError:  # stopped before the engine has answered
+            if not status:
+                late = Refusal(503, "the service stops", code=wire.OVERLOADED, retry_after_s=_STOPPED_RETRY_S)
+                await late.response()(scope, receive, sending)
         except Exception as error:  # a bug: its message may hold a prompt, so only its place is logged
             _LOG.error("a bug", extra={"error": type(error).__name__, "at": frames_of(error)})
-            if not status:
+            if not status:  # raised around the application, which answers for what is raised inside
                 fault = Refusal(500, "a fault of the service; its log says where", code="internal_error")
                 await fault.response()(scope, receive, sending)
         finally:

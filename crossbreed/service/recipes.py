@@ -22,8 +22,8 @@ from crossbreed.types import BASE, ParamValue, Recipe
 _GROWS = re.compile(r"\{|\(\?(?!:)|\\[wWDSpPbB]")
 """A few characters of a pattern that stand for thousands of states: counts, flags, classes of all of Unicode."""
 _WIDE = re.compile(r"\\[ds]|\[\^|\.")
-_MOST_WIDE = 200
-"""Of `.`, `\\d`, `\\s` and `[^...]` in one pattern."""
+_MOST_WIDE, _MOST_WIDE_TOGETHER = 64, 8000
+"""Of `.`, `\\d`, `\\s` and `[^...]` in one pattern, and in a recipe: compiling that many takes half a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,8 @@ class RecipeRules:
 
     @property
     def operators(self) -> tuple[str, ...]:
-        """The operators that rules may name; those that need Grams of inputs are none, for a service has none."""
-        named = self.limits.operators if self.limits.operators is not None else tuple(OPERATORS)
-        return tuple(name for name in named if OPERATOR_SPECS[name].reads_grams({}) != "must")
+        """The operators that rules may name."""
+        return tuple(OPERATORS) if self.limits.operators is None else self.limits.operators
 
     @property
     def told(self) -> wire.Limits:
@@ -52,19 +51,21 @@ class RecipeRules:
             Refusal: it is none, or beyond the limits.
         """
         self._check_size(raw)
+        self._check_sources(raw)
         try:
             recipe = parse_recipe(raw)
         except InputError as error:
-            parts = {"expected": error.expected, "got": error.got, "where": error.where, "fix": error.fix}
-            raise _refused(
-                "; ".join([error.problem, *(f"{name} {text}" for name, text in parts.items() if text)])
-            ) from None
-        self._check_sources(recipe)
+            raise _refused("; ".join(line.strip() for line in str(error).splitlines())) from None
+        operators = self.operators
         for index, rule in enumerate(recipe.rules):
             where = f"rules[{index}]"
-            if rule.operator not in self.operators:
+            if rule.operator not in operators:
                 raise _refused(
-                    f"{where}: this service does not merge with `{rule.operator}`; it has {any_of(self.operators)}"
+                    f"{where}: this service does not merge with `{rule.operator}`; it has {any_of(operators)}"
+                )
+            if OPERATOR_SPECS[rule.operator].reads_grams(rule.params) == "must":
+                raise _refused(
+                    f"{where}: with these parameters `{rule.operator}` needs Grams, and this service has none"
                 )
             low, high = self.limits.coefficients
             for name, value in _numbers(rule.params):
@@ -84,24 +85,23 @@ class RecipeRules:
                 raise _refused(
                     f"a recipe's patterns have at most {self.limits.pattern_characters} characters here, got {total}"
                 )
-            for pattern in dict.fromkeys(patterns):
-                _check_pattern(pattern)
+            if sum(map(_check_pattern, dict.fromkeys(patterns))) > _MOST_WIDE_TOGETHER:
+                raise _refused(f"a recipe's patterns have more than {_MOST_WIDE_TOGETHER} of {_WIDE_NAMES}")
         if isinstance(sources, dict) and len(sources) > len(self.hashes):
             raise _refused(f"this service has {len(self.hashes)} sources, got {len(sources)}")
         if artifacts:
             raise _refused("this service has no artifacts: leave out `artifacts`")
 
-    def _check_sources(self, recipe: Recipe) -> None:
-        if recipe.base != BASE:
-            raise _refused(f"the base is called `{BASE}` here, got {shown(recipe.base)}")
-        for name, content in recipe.sources.items():
+    def _check_sources(self, raw: Mapping[str, Any]) -> None:
+        base, sources = raw.get("base"), raw.get("sources")
+        if base is not None and base != BASE:
+            raise _refused(f"the base is called `{BASE}` here, got {shown(base)}")
+        for name, content in sources.items() if isinstance(sources, dict) else ():
             if name not in self.hashes:
                 raise _refused(f"there is no source {shown(name)}; there are {any_of(self.hashes)}")
             if content != self.hashes[name]:
-                raise _refused(
-                    f"`{name}` is not the model that the recipe was made for: expected {self.hashes[name]}, "
-                    f"got {shown(content)}"
-                )
+                expected = f"expected {self.hashes[name]}, got {shown(content)}"
+                raise _refused(f"`{name}` is not the model that the recipe was made for: {expected}")
 
 
 def rules_of(limits: RecipeLimits, structure: Structure) -> RecipeRules:
@@ -109,14 +109,19 @@ def rules_of(limits: RecipeLimits, structure: Structure) -> RecipeRules:
     return RecipeRules(limits=limits, hashes=structure.hashes)
 
 
-def _check_pattern(pattern: str) -> None:
+def _check_pattern(pattern: str) -> int:
+    """Returns how many parts of a pattern stand for many states; raises Refusal for one that is beyond limits."""
     if found := _GROWS.search(pattern):
         raise _refused(
             f"a pattern has `{found[0]}`, which this service does not compile: write `+` or `*` for counts, and "
             "classes such as [a-z_0-9]"
         )
-    if len(_WIDE.findall(pattern)) > _MOST_WIDE:
-        raise _refused(f"a pattern has more than {_MOST_WIDE} of `.`, `\\d`, `\\s` and `[^...]`")
+    if (num_wide := len(_WIDE.findall(pattern))) > _MOST_WIDE:
+        raise _refused(f"a pattern has more than {_MOST_WIDE} of {_WIDE_NAMES}")
+    return num_wide
+
+
+_WIDE_NAMES = "`.`, `\\d`, `\\s` and `[^...]`"
 
 
 def _numbers(params: Mapping[str, ParamValue]) -> Iterator[tuple[str, float]]:

@@ -12,6 +12,11 @@ from crossbreed.sources.model_config import load_config
 from crossbreed.sources.tokenization import load_tokenizer, num_appended, token_ids
 
 
+def unnamed(token: int) -> str:
+    """Returns the word of a token that has no text."""
+    return f"token_id:{token}"
+
+
 class Texts:
     """A tokenizer of its own: the engine's may not be used while the engine uses it."""
 
@@ -23,7 +28,7 @@ class Texts:
         self.num_tokens = int(load_config(host).get_text_config().vocab_size)
         """Token ids are below this."""
         self.word = lru_cache(maxsize=1 << 16)(self._word)
-        """Returns a token as text."""
+        """Returns a token as text; one that is none by itself, such as half a character, as vLLM's `token_id:N`."""
 
     def tokens(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Returns a text's tokens, as the engine would make them: with those before it, without those behind it."""
@@ -61,4 +66,5 @@ class Texts:
 
     def _word(self, token: int) -> str:
         with self._lock:
-            return str(self._tokenizer.decode([token]))
+            text = str(self._tokenizer.decode([token]))
+        return text if text and "\ufffd" not in text else unnamed(token)

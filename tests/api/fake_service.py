@@ -44,6 +44,8 @@ class FakeService(httpx2.BaseTransport):
     key: str | None = None
     chunk: int = 64
     only_aggregates: bool = False
+    salt: str = ""
+    """Changes fingerprints: the provider has other weights now."""
     made: dict[str, FakeRecipeHandle] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -110,7 +112,7 @@ class FakeService(httpx2.BaseTransport):
             "id": MODEL_PREFIX + recipe.id,
             "object": "crossbreed.merge",
             "created": 1,
-            "fingerprint": handle.fingerprint,
+            "fingerprint": self._fingerprint(handle),
         }
 
     def _tokenize(self, body: Any) -> Any:
@@ -155,7 +157,7 @@ class FakeService(httpx2.BaseTransport):
         self._require("scores")
         handle, items = self._handle(body["model"]), body["items"]
         values = [float(luck(body["task"] + item) < handle.quality(body["task"])) for item in items]
-        fingerprint = handle.fingerprint
+        fingerprint = self._fingerprint(handle)
         return {
             "model": body["model"],
             "task": body["task"],
@@ -168,7 +170,10 @@ class FakeService(httpx2.BaseTransport):
     def _publish(self, body: Any) -> Any:
         self._require("publish")
         handle = self._handle(body["model"])
-        return {"id": body["model"], "name": "merge-1", "fingerprint": handle.fingerprint}
+        return {"id": body["model"], "name": "merge-1", "fingerprint": self._fingerprint(handle)}
+
+    def _fingerprint(self, handle: FakeRecipeHandle) -> str:
+        return f"{handle.fingerprint}{self.salt}"
 
     def _require(self, right: Right) -> None:
         if right not in self.rights:

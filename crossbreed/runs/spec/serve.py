@@ -66,7 +66,7 @@ class ServeConfig(Config):
     tokens: dict[Name, TokenConfig] = Field(default_factory=dict)
     """Name -> client. Without any, whoever reaches the address on this machine has all rights."""
     limits: RecipeLimits = RecipeLimits()
-    """What recipes may be."""
+    """Bounds of the recipes that clients name."""
     detail: Literal["items", "aggregate"] = "items"
     """What `/v1/evaluations` tells: a value for each item, or their mean alone."""
     checkpoints: InputPath | None = None
