@@ -27,6 +27,7 @@ from crossbreed.fitness.engines.library import engine_code, library_call
 from crossbreed.fitness.evaluation import Evaluation, evaluate_tasks
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import (
+    CONTENT_ID,
     AnyItems,
     Item,
     ReportItems,
@@ -35,6 +36,7 @@ from crossbreed.fitness.items import (
     Split,
     SplitConfig,
     check_disjoint,
+    looks_hashed,
     split_items,
 )
 from crossbreed.fitness.lengths import TaskLengths
@@ -83,6 +85,7 @@ from crossbreed.fitness.tasks import (
 )
 
 __all__ = [
+    "CONTENT_ID",
     "ENGINES",
     "METRICS",
     "SHOWN_KEYS",
@@ -147,6 +150,7 @@ __all__ = [
     "library_call",
     "load_items",
     "load_tasks",
+    "looks_hashed",
     "own_kind",
     "questions_of",
     "reference_config",
