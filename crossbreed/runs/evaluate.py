@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
+from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.plan import described_sources, split_tasks
@@ -101,6 +101,13 @@ def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe,
         raise InputError(
             "the spec's engine takes recipes, so it cannot evaluate a checkpoint",
             expected="an engine that takes weights",
+            got=f"fitness.engine.kind: {engine.kind}",
+            fix="name another one: --set fitness.engine.kind=KIND",
+        )
+    if isinstance(engine, AdapterEngineConfig) and not isinstance(model, Recipe):
+        raise InputError(
+            "the spec's engine answers with a base of its own and adapters of it, so it cannot evaluate a checkpoint",
+            expected="an engine that takes weights, or a recipe of the spec's sources",
             got=f"fitness.engine.kind: {engine.kind}",
             fix="name another one: --set fitness.engine.kind=KIND",
         )

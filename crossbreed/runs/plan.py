@@ -155,6 +155,8 @@ class Plan:
             steps += f"  warm    {path}: {place_of(recipe, self.space)}\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
+        if isinstance(self.spec.fitness.engine, AdapterEngineConfig):
+            made = f"an adapter of at most rank {self.spec.fitness.engine.max_rank} per candidate"
         return (
             f"{self.spec.name}: {experts} experts, {self.space.describe()}, {optimizer}\n{steps}"
             f"  search  {initial} and {until}, {num_items['search']} items each\n"
@@ -171,8 +173,10 @@ class Plan:
 
     @property
     def merged_bytes(self) -> int:
-        """Size of one candidate's tensors on this machine."""
-        return self.weights.merged_bytes(self.dtype) if self.weights else 0
+        """Size of one candidate's tensors on this machine; 0 where it is only an adapter, or made elsewhere."""
+        if self.weights is None or isinstance(self.spec.fitness.engine, AdapterEngineConfig):
+            return 0
+        return self.weights.merged_bytes(self.dtype)
 
     def proposer(self) -> Proposer:
         """Returns a new proposer."""

@@ -98,7 +98,7 @@ def test_adapters_answer_as_merges_do(weights: Weights, servers: list[StockServe
         assert {body["model"] for body in bodies} == {*names, BASE}
         salts = {body["model"]: {b["cache_salt"] for b in bodies if b["model"] == body["model"]} for body in bodies}
         of_adapters = [salt for name in names for salt in salts[name]]
-        assert len(of_adapters) == len(set(of_adapters)) == 3
+        assert len(of_adapters) == len(set(of_adapters)), "none is used by two"
         assert all(len(body["cache_salt"]) <= 128 for body in bodies)
         assert all(isinstance(body["prompt"][0], list) and "logprobs" in body for body in bodies)
 
@@ -157,7 +157,7 @@ def test_nan_is_the_candidates_where_the_base_still_answers(weights: Weights, se
 
 
 def test_a_spoilt_server_is_told_and_not_used_again(weights: Weights, servers: list[StockServer]) -> None:
-    """One server answers a new candidate before the others do, so that NaN spoils no more than that one."""
+    """One server answers a new candidate before the others do, so that its NaN spoils no more than that one."""
     servers[0].stays_spoilt = servers[1].stays_spoilt = True
     candidates = started(weights, *servers)
     with pytest.raises(InvalidWeights, match=f"the server at {servers[0].url} answers NaN for the base itself"):
@@ -266,7 +266,7 @@ class Scaling(LoraServerEngine):
         (Deaf, "answers with its base whatever adapter"),
         (Stuck, "adopted again, gives different answers"),
         (Forgetful, "does not answer as transformers does"),
-        (Scaling, "does not answer as transformers does"),
+        pytest.param(Scaling, "does not answer as transformers does", marks=pytest.mark.slow),
     ],
 )
 def test_the_canary_tells_one_that_does_not(

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from server_specs import engine_of, write_spec
 from stock_server import StockServer, listening
 
 from crossbreed.errors import InputError, MachineError
-from crossbreed.runs import load_spec, publish_run, run
+from crossbreed.runs import check_spec, load_spec, publish_run, run
+from crossbreed.runs.evaluate import evaluate
 from crossbreed.runs.publishing.manifest import published_folder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
@@ -53,6 +55,18 @@ def test_a_search_on_a_server_goes_on_with_another_and_is_published(
     assert published.fingerprint == trials[3].score.fingerprint
     with pytest.raises(InputError, match="it is an adapter that was scored"):
         publish_run(tmp_path / "run", tmp_path / "model", licence="mit")
+    with pytest.raises(InputError, match="cannot evaluate a checkpoint"):
+        evaluate(base, load_spec(tmp_path / "s/spec.yaml"))
+
+
+def test_what_no_adapter_carries_is_told_before_a_server_is_asked(base: Path, tmp_path: Path) -> None:
+    weights = load_file(base / "model.safetensors")
+    full = make_expert(base.with_name("norms"), base=base, seed=6, pattern="q_proj")
+    save_file({n: w + 0.1 * (w.ndim < 2) for n, w in weights.items()}, full / "model.safetensors")
+    engine = engine_of(["http://127.0.0.1:9"])
+    spec = load_spec(write_spec(tmp_path / "s", base=base, experts={"full": full}, engine=engine))
+    with pytest.raises(InputError, match=r"cannot change `model.layers.0.input_layernorm.weight`"):
+        check_spec(spec)
 
 
 @pytest.mark.slow

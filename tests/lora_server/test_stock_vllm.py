@@ -15,8 +15,9 @@ import pytest
 import torch
 from server_specs import engine_of, write_spec
 
-from crossbreed.errors import InvalidWeights
+from crossbreed.errors import InvalidWeights, ServiceOutage
 from crossbreed.fitness import Generate, Loglikelihood, Prompt, TransformersConfig, build_adapter_engine, build_engine
+from crossbreed.fitness.engines.lora_server.engine import LoraServerEngine
 from crossbreed.fitness.engines.lora_server.settings import LoraServerConfig
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import load_spec, run
@@ -126,8 +127,10 @@ def test_a_search_over_two_stock_servers_scores_as_local_merges_do(
     assert "canary:" not in (tmp_path / "run/log.txt").read_text(), "all could be verified"
 
 
-def test_nan_is_invalid_and_a_spoilt_server_is_told(urls: list[str], base: Path, adapters: dict[str, Path]) -> None:
-    """The last test of these servers: on CPU they need a restart afterwards."""
+def test_nan_is_invalid_and_a_spoilt_server_is_told(
+    urls: list[str], base: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first token that is NaN spoils nothing; whole answers do, and on CPU servers need a restart after them."""
     weights = Weights(sources=open_sources(str(base), {name: str(path) for name, path in adapters.items()}))
     config = LoraServerConfig.model_validate(engine_of(urls, scores_together=False))
     engine = CandidateEngineByAdapter(build_adapter_engine(config, base), config, weights)
@@ -136,9 +139,8 @@ def test_nan_is_invalid_and_a_spoilt_server_is_told(urls: list[str], base: Path,
         Loglikelihood(prompt=Prompt(text="one"), continuation=" two"),
         Generate(prompt=Prompt(text="three"), max_tokens=3),
     ]
-    with pytest.raises(InvalidWeights, match="it is not used again") as caught:
+    with pytest.raises(InvalidWeights, match=r"NaN or infinite$"):
         engine.adopt(loud)
-    print(caught.value)
     quiet = weighted_deltas({"a": 0.5}, hashes=weights.structure.hashes, dtype="float32")
     found = engine.adopt(quiet).handle.answer(requests)
     reference = build_engine(TransformersConfig(kind="transformers"), base)
@@ -146,4 +148,12 @@ def test_nan_is_invalid_and_a_spoilt_server_is_told(urls: list[str], base: Path,
     for one, other in zip(found, expected, strict=True):
         assert one.token_ids == other.token_ids
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+    monkeypatch.setattr(LoraServerEngine, "_first", lambda *_: None)
+    handle = engine.adopt(loud).handle
+    with pytest.raises(InvalidWeights, match="it is not used again") as caught:
+        handle.answer(requests)
+    print(caught.value)
+    with pytest.raises(ServiceOutage, match="no server is left"):
+        engine.adopt(quiet)
     engine.close()

@@ -35,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_with(base: Path, folder: Path, experts: Mapping[str, Path]) -> Path:
-    spec = write_spec(folder, base=base, experts=experts, trials=8)
+    spec = write_spec(folder, base=base, experts=experts, trials=4)
     run(load_spec(spec), folder / "run", engine=FakeEngine(FakeConfig(kind="fake"), base))
     return folder / "run"
 
@@ -147,7 +147,7 @@ def test_an_adapter_of_other_weights_than_were_scored_is_not_written(
 
     monkeypatch.setattr(RecipeAdapter, "write", written)
     with pytest.raises(MachineError, match="is not what was scored"):
-        publish(run_folder, tmp_path / "adapter", form="adapter")
+        publish(run_folder, tmp_path / "adapter", form="adapter", trial=UNIFORM)
     assert not (tmp_path / "adapter").exists()
 
 

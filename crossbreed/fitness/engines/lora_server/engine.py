@@ -161,7 +161,7 @@ class LoraServerEngine:
                 self._say(server.poisoned)
 
     def _first(self, server: Server, loaded: _Loaded) -> None:
-        """Asks one server for a token, before the others are: NaN may spoil whoever answers."""
+        """Asks one server for a token: NaN in a whole answer would spoil it, that of one token is written over."""
         try:
             server.answer([FIRST], loaded.name, ())
         except InvalidWeights:
