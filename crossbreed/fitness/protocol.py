@@ -7,6 +7,7 @@ weights out of our reach: behind a service, for example. An engine's registratio
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from crossbreed.types import Recipe, WeightStream
@@ -48,14 +49,13 @@ class Generate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loglikelihood:
-    """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token."""
+    """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token.
+
+    The prompt is text, since the boundary is found there: a prompt in tokens is scored by a Generate.
+    """
 
     prompt: Prompt
     continuation: str
-
-    def __post_init__(self) -> None:
-        if self.prompt.token_ids is not None:
-            raise ValueError("the boundary of a continuation is found in text: let a Generate score a prompt in tokens")
 
 
 Request: TypeAlias = Generate | Loglikelihood
@@ -115,6 +115,23 @@ class Handle(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresItems(Handle, Protocol):
+    """A candidate whose engine also scores tasks of its own, whose items are seen by nobody else (`kind: remote`)."""
+
+    def score_items(self, task: str, items: Sequence[str]) -> list[float]:
+        """Returns the value of each item, in order.
+
+        Args:
+            task: the engine's name of the task.
+            items: ids, one chunk of them.
+
+        Raises:
+            EngineError: it could not score them (the trial is FAILED).
+        """
+        ...
+
+
 class RecipeHandle(Handle, Protocol):
     """A candidate whose weights were made elsewhere."""
 
@@ -144,6 +161,48 @@ class RecipeEngine(Engine, Protocol):
         Raises:
             EngineError: the engine could not make the candidate (the trial is FAILED).
             InvalidWeights: its weights contain NaN or Inf.
+        """
+        ...
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a run lets its engines use."""
+
+    seed: int = 0
+    """Of the run."""
+    folder: Path | None = None
+    """Where an engine may keep what it was answered, so that a run that goes on does not ask it again."""
+    say: Callable[[str], None] = _say_nothing
+    """Tells the user something, at once and in log.txt."""
+
+
+@runtime_checkable
+class UsesRun(RecipeEngine, Protocol):
+    """An engine that uses what is around it."""
+
+    notes: tuple[str, ...]
+    """What it cannot do here, a sentence each; for log.txt, with the canary's notes. Known once it has begun."""
+
+    def begin(self, around: Surroundings) -> None:
+        """Is called once, before the first candidate."""
+        ...
+
+
+@runtime_checkable
+class Publishes(RecipeEngine, Protocol):
+    """An engine that can have a candidate written where its weights are."""
+
+    def publish(self, recipe: Recipe) -> tuple[str, str]:
+        """Writes a checkpoint over there; returns its name there and the fingerprint of the written weights.
+
+        Raises:
+            InputError: the engine may not.
+            EngineError: it could not.
         """
         ...
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from crossbreed.errors import Collector, InputError, first_line
 from crossbreed.fitness import (
     AnyItems,
     RecipeEngineConfig,
+    RemoteTask,
     Request,
     Split,
     Task,
@@ -228,13 +230,14 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         MissingExtra: the engine takes weights, and the packages for merging them are not installed.
         InputError: the run would fail later, as far as this can be known now.
     """
-    mistakes, weights = Collector(), None
+    mistakes, weights, is_described = Collector(), None, False
     with mistakes.noted():
         structure, weights = _open(spec)
+        is_described = True
         dtype = _dtype(spec, structure)
         if weights and searches:
             _check_base(spec, weights)
-    tasks = _load_tasks(spec, mistakes)
+    tasks = _load_tasks(spec, mistakes, is_described=is_described)
     with mistakes.noted():
         items = split_tasks(spec, tasks)
     if weights:
@@ -290,7 +293,7 @@ def _dtype(spec: Spec, structure: Structure) -> str:
             "merges cannot be written in the dtype of the base's weights",
             expected=" or ".join(DTYPES),
             got=dtype,
-            where=spec.sources.base,
+            where=spec.sources.base or "the engine's base",
             fix="set `dtype:` in the spec",
         )
     return dtype
@@ -303,12 +306,24 @@ def _check_base(spec: Spec, weights: "Weights") -> None:
         weights.check_reference(observed=spec.artifacts.grams is not None)
 
 
-def _load_tasks(spec: Spec, mistakes: Collector) -> list[Task]:
-    """Returns the tasks that can be loaded, and notes what is wrong with the others."""
-    tasks = list[Task]()
+def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[Task]:
+    """Returns the tasks that can be loaded, and notes what is wrong with the others.
+
+    Args:
+        spec: The spec.
+        mistakes: Where that is noted.
+        is_described: Whether the engine has described its sources: else nothing is known of its tasks.
+    """
+    engine, tasks = spec.fitness.engine, list[Task]()
+    served = engine.served_items() if is_described and isinstance(engine, RecipeEngineConfig) else {}
     for config in spec.fitness.tasks:
+        if is_described or not isinstance(config, RemoteTask):
+            with mistakes.noted():
+                tasks += load_tasks([config], served, engine=engine.kind)
+    if is_described and isinstance(engine, RecipeEngineConfig):
         with mistakes.noted():
-            tasks += load_tasks([config])
+            first = {task.name: request for task in tasks for request in islice(_first_requests([task]), 1)}
+            engine.check_requests(first)
     return tasks
 
 
@@ -340,7 +355,7 @@ def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
             raise _needs_weights(spec, "`artifacts.grams` needs weights", where="artifacts.grams")
         if spec.optimizer.slope_kind is not None:
             raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
-        return described_sources(engine, spec.sources.base, spec.sources.experts), None
+        return described_sources(engine, *spec.sources.told), None
     require_tensors()
     from crossbreed.runs.weights import open_weights
 

@@ -176,6 +176,7 @@ class Weights:
 
 def open_weights(spec: Spec) -> Weights:
     """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
+    assert isinstance(spec.sources, SourcesConfig), "an engine that takes weights has no sources of its own"
     return open_sources_of(spec.sources)
 
 

@@ -21,6 +21,7 @@ from crossbreed.fitness import (
 from crossbreed.fitness.wire import InnerProducts
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.plan import described_sources, split_tasks
+from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine
@@ -138,11 +139,12 @@ def open_provider(spec: Provided) -> Provider:
     engine, weights = spec.engine, None
     require_code(engine)
     if isinstance(engine, RecipeEngineConfig):
-        structure = described_sources(engine, spec.sources.base, spec.sources.experts)
+        structure = described_sources(engine, *spec.sources.told)
     else:
         require_tensors()
         from crossbreed.runs.weights import open_sources_of
 
+        assert isinstance(spec.sources, SourcesConfig), "an engine that takes weights has no sources of its own"
         weights = open_sources_of(spec.sources)
         weights.sources.require_changes()
         structure = weights.structure

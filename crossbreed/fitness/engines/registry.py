@@ -12,7 +12,8 @@ from pydantic import Field, field_validator
 from crossbreed.config import Config
 from crossbreed.errors import MissingExtra, is_installed, require
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import EndsAnswers, RecipeEngine, WeightEngine
+from crossbreed.fitness.protocol import EndsAnswers, RecipeEngine, Request, WeightEngine
+from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.objects import OBJECT, RECIPE_OBJECT
 from crossbreed.registry import OURS, Registry, Tagged, resolve
 from crossbreed.sources.causal import require_causal
@@ -57,17 +58,38 @@ class EngineConfig(Config):
 class RecipeEngineConfig(EngineConfig, ABC):
     """Base of the settings of engines that take recipes."""
 
+    names_sources: ClassVar[bool] = False
+    """Whether sources are the engine's own names. Then a spec lists the names of experts, or has no `sources`; else it
+    names models: local folders and hub ids."""
+
+    publishes: ClassVar[bool] = False
+    """Whether the engine can write a candidate where its weights are: then it is a `Publishes`."""
+
     @abstractmethod
     def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
         """Returns the structure of the sources: shapes and hashes, as `Structure.from_json` reads them from a service.
 
         Args:
-            base: The base, as the spec names it.
-            experts: Expert name -> expert, as the spec names it.
+            base: The base, as the spec names it; empty if it does not.
+            experts: Expert name -> expert, as the spec names it; empty: all that the engine has.
 
         Raises:
             InputError: the engine does not have one of them.
             EngineError: the engine could not be reached.
+        """
+
+    def served_items(self) -> Mapping[str, ServedItems]:
+        """Returns the tasks that the engine scores itself, for `kind: remote`. Called after `describe_sources`."""
+        return {}
+
+    def check_requests(self, requests: Mapping[str, Request]) -> None:
+        """Refuses tasks that the engine cannot answer. Called after `describe_sources`.
+
+        Args:
+            requests: Task -> one of its requests.
+
+        Raises:
+            InputError: naming each such task.
         """
 
 
@@ -153,6 +175,8 @@ class EnginePart:
     weights, the host folder."""
     needs: tuple[str, ...] = ()
     """Modules that it imports and that the core does not depend on."""
+    extra: str = ""
+    """The extra of its package that brings them; empty: those of engines that hold weights."""
     is_fake: bool = False
     """Whether its answers are made up: such scores are not published."""
 
@@ -184,6 +208,7 @@ ENGINES = Registry[EnginePart](
     {
         "vllm": f"{__name__}:VLLM",
         "transformers": f"{__name__}:TRANSFORMERS",
+        "api": "crossbreed.fitness.engines.api.config:PART",
         "fake": f"{__name__}:FAKE",
         "fake_recipes": "crossbreed.testing.fake_recipes:PART",
         "object": "crossbreed.fitness.engines.python_object:PART",
@@ -252,11 +277,13 @@ def require_code(config: EngineConfig) -> object:
 
 
 def _missing(kind: str, package: str, problem: str) -> MissingExtra:
+    extra = ENGINES[kind].extra
+    ours = f"pip install '{OURS}[{extra}]'" if extra else _EXTRAS
     return MissingExtra(
         f"the engine `{kind}` {problem}",
         got=f"{ENGINES[kind].make}, which {package} brings",
         where="fitness.engine.kind",
-        fix=_EXTRAS if package == OURS else f"install what {package} needs for it; `crossbreed doctor` says what it is",
+        fix=ours if package == OURS else f"install what {package} needs for it; `crossbreed doctor` says what it is",
     )
 
 

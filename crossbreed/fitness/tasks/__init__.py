@@ -1,14 +1,16 @@
 """Tasks. A kind of task turns an item into requests, and the responses into one value.
 
 `generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
-`perplexity` measures how likely a text is. A new kind is a file with a `TaskConfig`, named below or as an entry point
-of another package (docs/plugins.md).
+`perplexity` measures how likely a text is, `remote` is scored by the engine itself. A new kind is a file with a
+`TaskConfig`, named below or as an entry point of another package (docs/plugins.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import Collector
+from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items
 from crossbreed.fitness.items import check_items
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
@@ -18,6 +20,7 @@ from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.tasks.questions import check_questions, own_kind, questions_of
+from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
@@ -29,6 +32,7 @@ TASKS = Registry[type[TaskConfig]](
         "generate": "crossbreed.fitness.tasks.generate:GenerateTask",
         "choice": "crossbreed.fitness.tasks.choice:ChoiceTask",
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
+        "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
     },
     hidden=(OBJECT,),
@@ -41,21 +45,39 @@ AnyTaskConfig: TypeAlias = Annotated[TaskConfig, Tagged(TASKS, lambda kind: kind
 """A field that takes the settings of a task of any registered kind."""
 
 
-def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
+def load_tasks(
+    configs: Sequence[TaskConfig], served: Mapping[str, ServedItems] = MappingProxyType({}), *, engine: str = ""
+) -> list[Task]:
     """Loads the items of every task and renders each once, so that errors surface before any expensive step.
 
+    Args:
+        configs: The tasks' settings.
+        served: The tasks that the engine scores itself.
+        engine: Its kind, for messages.
+
     Raises:
-        InputError: a file, an item or a field is invalid; the message names the first of each task.
+        InputError: files, items or fields are invalid; the message names the first few of each task.
     """
     tasks, mistakes = list[Task](), Collector()
     for config in configs:
         with mistakes.noted():
-            task = Task(kind=config, items=config.load_items())
-            check_items(task.items, task=task.name)
-            check_questions(task)
-            tasks.append(task)
+            if isinstance(config, RemoteTask):
+                config.take(served, engine)
+            tasks.append(_loaded(config))
     mistakes.require_none()
     return tasks
+
+
+def _loaded(config: TaskConfig) -> Task:
+    """Returns a task; raises what is wrong with its file and with what its legible items ask, at once."""
+    mistakes = Collector(at_most=MOST_MISTAKES, of=getattr(config, "items", f"task `{config.name}`"))
+    task = Task(kind=config, items=legible_items(config.load_items, mistakes))
+    if task.items or not mistakes.errors:
+        with mistakes.noted():
+            check_items(task.items, task=task.name)
+            check_questions(task)
+    mistakes.require_none()
+    return task
 
 
 __all__ = [
@@ -71,6 +93,7 @@ __all__ = [
     "Metric",
     "PerplexityTask",
     "PromptTaskConfig",
+    "RemoteTask",
     "Task",
     "TaskConfig",
     "fill_prompt",

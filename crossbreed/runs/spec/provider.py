@@ -15,7 +15,8 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import AnyEngineConfig, AnyTaskConfig, EngineConfig, TaskConfig
 from crossbreed.runs.spec.presets import PRESET
 from crossbreed.runs.spec.serve import ServeConfig
-from crossbreed.runs.spec.spec import SourcesConfig, Spec, noting, parse_spec_file, read_spec_file, unique_names
+from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
+from crossbreed.runs.spec.spec import Spec, noting, parse_spec_file, read_spec_file, unique_names
 from crossbreed.types import Dtype
 
 _OF_A_RUN = (PRESET, "space", "optimizer")
@@ -50,7 +51,7 @@ class Provided:
     """What a service is made of."""
 
     name: str
-    sources: SourcesConfig
+    sources: SourcesConfig | NamedSourcesConfig
     engine: EngineConfig
     tasks: Sequence[TaskConfig]
     serve: ServeConfig

@@ -11,16 +11,22 @@ from crossbreed.fitness import (
     Handle,
     RecipeEngine,
     Request,
+    Surroundings,
+    UsesRun,
     WeightEngine,
     build_engine,
     build_recipe_engine,
     check_recipes,
     check_swap,
 )
+from crossbreed.runs.search.pool import closed_on_error
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
+
+
+_NOTHING_AROUND = Surroundings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +64,16 @@ class CandidateEngine(Protocol):
         ...
 
 
-def start_candidate_engine(config: EngineConfig, weights: "Weights | None") -> CandidateEngine:
-    """Starts an engine, with the sources' weights if it takes weights."""
+def start_candidate_engine(
+    config: EngineConfig, weights: "Weights | None", around: Surroundings = _NOTHING_AROUND
+) -> CandidateEngine:
+    """Starts an engine, with the sources' weights if it takes weights, or what is around it if it takes recipes."""
     if weights is None:
-        return CandidateEngineByRecipe(build_recipe_engine(config))
+        engine = build_recipe_engine(config)
+        if isinstance(engine, UsesRun):
+            with closed_on_error(engine):
+                engine.begin(around)
+        return CandidateEngineByRecipe(engine)
     return CandidateEngineByWeights(
         build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights
     )
@@ -89,7 +101,7 @@ class CandidateEngineByRecipe:
     def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
         """See CandidateEngine."""
         check_recipes(self.engine, recipe_a, recipe_b, requests)
-        return ()
+        return self.engine.notes if isinstance(self.engine, UsesRun) else ()
 
     def close(self) -> None:
         """See CandidateEngine."""

@@ -1,0 +1,121 @@
+"""The engine `api` against crossbreed's own service around tiny real models: the same trials as with local weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from api_specs import spec_over
+
+from crossbreed.runs import load_spec, run
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.journal import read
+
+pytest.importorskip("fastapi")
+
+
+API = {"kind": "api", "url": "http://service.test", "key_env": "ALICE_KEY"}
+
+
+class AppTransport(httpx2.BaseTransport):
+    """An ASGI application as the network."""
+
+    def __init__(self, app: Any) -> None:
+        from starlette.testclient import TestClient
+
+        self.client = TestClient(app)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        found = self.client.request(
+            request.method, str(request.url), content=request.read(), headers=dict(request.headers)
+        )
+        return httpx2.Response(found.status_code, headers=found.headers, content=found.content)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("service")
+    texts = [json.dumps({"id": f"t{i}", "text": f"{i} birds sat on {7 * i} stones"}) for i in range(9)]
+    picks = [json.dumps({"id": f"p{i}", "q": f"{i} or {i + 3}?", "o": ["one", f"n{i}"], "a": i % 2}) for i in range(9)]
+    (folder / "texts.jsonl").write_text("\n".join(texts))
+    (folder / "picks.jsonl").write_text("\n".join(picks))
+    return folder
+
+
+def spec_at(folder: Path, name: str, sources: Any, engine: dict[str, Any]) -> Path:
+    spec = {
+        "name": name,
+        "seed": 5,
+        "space": {"kind": "coefficients", "operator": "task_arithmetic", "groups": {"layers": 1, "modules": ["mlp"]}},
+        "optimizer": {"kind": "cma_es", "budget": {"trials": 2}, "options": {"popsize": 4}},
+        "fitness": {
+            "engine": engine,
+            "tasks": [
+                {"name": "texts", "kind": "perplexity", "items": "texts.jsonl", "chunk": 4},
+                {"name": "picks", "kind": "choice", "items": "picks.jsonl", "prompt": "{q} ", "choices": "o"}
+                | {"answer": "a", "chunk": 4},
+                {"name": "says", "kind": "generate", "items": "picks.jsonl", "prompt": "say {q} ", "answer": "q"}
+                | {"max_tokens": 10, "metric": "exact_match"},
+            ],
+            "objectives": [{"task": "texts", "minimize": True}],
+            "split": {"search": 3, "select": 3, "report": 3},
+        },
+        "workers": {"executor": "local"},
+    }
+    if sources is not None:
+        spec["sources"] = sources
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(spec, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path, toy_base: Path, toy_experts: dict[str, Path]) -> Path:
+    """A run with the weights on this machine."""
+    sources = {"base": str(toy_base), "experts": {name: str(path) for name, path in toy_experts.items()}}
+    path = spec_at(folder, "local", sources, {"kind": "transformers", "dtype": "float32"})
+    run(load_spec(path), folder / "local")
+    return folder / "local"
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path, toy_base: Path, toy_experts: dict[str, Path]) -> Iterator[AppTransport]:
+    """The same weights behind a service."""
+    from crossbreed.runs.spec.provider import load_provider_spec
+    from crossbreed.service.app import build_app
+    from crossbreed.service.serving import opened_service
+
+    token = {"key_env": "ALICE_KEY", "rights": ["answers", "logprobs", "scores", "publish"]}
+    spec = {
+        "sources": {"base": str(toy_base), "experts": {name: str(path) for name, path in toy_experts.items()}},
+        "fitness": {
+            "engine": {"kind": "transformers", "dtype": "float32"},
+            "tasks": [{"name": "secret", "kind": "perplexity", "items": "texts.jsonl"}],
+        },
+        "serve": {"merges_kept": 2, "checkpoints": "written", "tokens": {"alice": token}},
+    }
+    (folder / "provider.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALICE_KEY", "sk-canary-0123456789")
+        with opened_service(load_provider_spec(folder / "provider.yaml")) as service:
+            yield AppTransport(build_app(service))
+
+
+def trials_of(out: Path) -> dict[int, Any]:
+    trials = fold(read(out / "journal.jsonl")).trials
+    return {n: (trial.recipe.id, {t: s.values for t, s in trial.score.tasks.items()}) for n, trial in trials.items()}
+
+
+def test_trials_are_those_of_local_weights(folder: Path, local: Path, served: AppTransport) -> None:
+    path = spec_at(folder, "api", None, API)
+    run(spec_over(path, served), folder / "api")
+    ours, theirs = trials_of(folder / "api"), trials_of(local)
+    assert ours.keys() == theirs.keys()
+    for number, (recipe, tasks) in theirs.items():
+        assert ours[number][0] == recipe
+        for name, values in tasks.items():
+            assert ours[number][1][name] == pytest.approx(values, abs=1e-3)
+    assert len({tasks["texts"] for _, tasks in ours.values()}) > 5, "the recipes differ"
