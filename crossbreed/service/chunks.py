@@ -85,6 +85,8 @@ async def answered(
         for one in asked
     ]
     most = sum(len(one.prompt.token_ids or ()) + max(1, one.max_tokens) for one in asked)
+    if most > service.config.chunk_tokens:
+        raise bad_request(f"one request has at most {service.config.chunk_tokens} tokens, answers included, got {most}")
     with account.spending(most) as spent:
         responses = await service.ask(model.recipe, lambda adopted: finite_answers(adopted, requests), account)
         prompt, completion = sum(r.prompt_tokens for r in responses), sum(len(r.token_ids) for r in responses)
