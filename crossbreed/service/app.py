@@ -154,8 +154,11 @@ def build_api(service: Service | None) -> FastAPI:
     @app.get("/health")
     async def health() -> Health:
         """Tells whether the engine answers."""
-        if not opened().engine.is_alive:
+        found = opened()
+        if not found.engine.is_alive:
             raise Refusal(503, "the service stops", code=wire.OVERLOADED, retry_after_s=5)
+        if found.engine.busy_s > found.config.answer_s:
+            raise Refusal(503, "the engine hangs", code="engine_hangs", retry_after_s=60)
         return Health(status="ok")
 
     @app.get("/metrics", dependencies=asking, response_class=Response)

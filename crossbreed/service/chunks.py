@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import Generate, Prompt, Response
+from crossbreed.runs.workers.candidate_engine import Adopted
 from crossbreed.service.accounts import Account
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.core import Service
@@ -85,8 +86,19 @@ async def answered(
         for one in asked
     ]
     most = sum(len(one.prompt.token_ids or ()) + max(1, one.max_tokens) for one in asked)
+    if most > service.config.chunk_tokens:
+        raise bad_request(f"one request has at most {service.config.chunk_tokens} tokens, answers included, got {most}")
     with account.spending(most) as spent:
-        responses = await service.ask(model.recipe, lambda adopted: finite_answers(adopted, requests), account)
+
+        def work(adopted: Adopted) -> list[Response]:
+            spent.tokens = most  # whoever gives up waiting has had it computed
+            try:
+                return finite_answers(adopted, requests)
+            except MachineError:
+                spent.tokens = 0
+                raise
+
+        responses = await service.ask(model.recipe, work, account)
         prompt, completion = sum(r.prompt_tokens for r in responses), sum(len(r.token_ids) for r in responses)
         spent.tokens = prompt + completion
         service.metrics.count_tokens(prompt=prompt, completion=completion)

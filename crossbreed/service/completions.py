@@ -155,6 +155,7 @@ def _logprobs(
         ids += response.token_ids
         values += response.logprobs
         places += response.alternatives or ({},) * len(response.token_ids)
+    texts = None if question.return_tokens_as_token_ids else texts
     words = [word(texts, token) for token in ids]
     offsets, end = list[int](), 0
     for text in words:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Condition, Thread
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from crossbreed.errors import CrossbreedError, InputError, InvalidWeights, MachineError, is_fault
@@ -76,6 +77,8 @@ class EngineThread:
         self._changed = Condition()
         self._is_stopping = False
         self._held: tuple[Recipe, Adopted] | None = None
+        self._since_s: float | None = None
+        """When the work in hand was begun."""
         self.num_adopted = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._ready: Future[None] = Future()
@@ -96,6 +99,12 @@ class EngineThread:
     def is_alive(self) -> bool:
         """Whether it answers."""
         return self._thread.is_alive() and not self._is_stopping
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the work in hand has taken so far."""
+        since_s = self._since_s
+        return 0.0 if since_s is None else monotonic() - since_s
 
     @property
     def num_waiting(self) -> int:
@@ -149,6 +158,7 @@ class EngineThread:
         while (job := self._next()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
+            self._since_s = monotonic()
             try:
                 job.future.set_result(self._done(engine, job))
             except InputError as error:
@@ -164,6 +174,8 @@ class EngineThread:
                     self._refuse_all()
                     self._on_broken(fatal)
                     return
+            finally:
+                self._since_s = None
         self._refuse_all()
         engine.close()
 

@@ -29,6 +29,14 @@ _MOST_HEADERS = 100
 _STOPPED_RETRY_S = 5.0
 
 
+_LARGE = 1 << 16
+"""Bytes of a body that takes longer than others should wait for."""
+
+
+def _parse(body: bytes) -> None:
+    parse_json(body.decode())
+
+
 class Watched:
     """Logs and counts each request, and answers for what was raised."""
 
@@ -129,7 +137,10 @@ class Bounded:
             raise Refusal(408, message, code="request_timeout") from None
         if body:
             try:
-                parse_json(body.decode())
+                if len(body) > _LARGE:
+                    await asyncio.to_thread(_parse, body)
+                else:
+                    _parse(body)
             except ValueError as error:  # UnicodeError too
                 raise bad_request(f"the body is not JSON that can be read: {str(error)[:200]}") from None
         is_told = False

@@ -91,6 +91,8 @@ class CompletionQuestion(OpenAIQuestion):
     """Log-probabilities of the prompt's tokens, as vLLM's server tells them."""
     return_token_ids: bool = False
     """The tokens of prompt and answer too, as vLLM's server tells them."""
+    return_tokens_as_token_ids: bool = False
+    """Tokens of `logprobs` as `token_id:17` instead of words, as vLLM's server tells them: words can be alike."""
     best_of: Literal[1] | None = None
     """One answer for each prompt."""
     suffix: Annotated[str, Field(max_length=0)] | None = None

@@ -43,7 +43,7 @@ def serve_spec(spec: Provided, *, on_start: Callable[[str], None]) -> None:
             where="serve",
             fix="add `tokens: {NAME: {key_env: VARIABLE, rights: [answers]}}`, or `host: 127.0.0.1`",
         )
-    with closing(_listening(config)) as listener:
+    with closing(listening(config)) as listener:
 
         def on_broken(error: BaseException) -> None:
             broken.append(error)
@@ -51,7 +51,7 @@ def serve_spec(spec: Provided, *, on_start: Callable[[str], None]) -> None:
 
         with opened_service(spec, accounts=accounts, on_broken=on_broken) as service:
             app = build_app(service, hosts=None if config.tokens else _LOOPBACK)
-            server = uvicorn.Server(_settings(app, config))
+            server = uvicorn.Server(settings_of(app, config))
             with logging_to_stderr():
                 on_start(_line(spec, service, accounts, listener, is_local))
                 server.run(sockets=[listener])
@@ -60,7 +60,8 @@ def serve_spec(spec: Provided, *, on_start: Callable[[str], None]) -> None:
         raise MachineError(f"the engine broke and did not start again, so the service has ended: {why}")
 
 
-def _settings(app: object, config: ServeConfig) -> uvicorn.Config:
+def settings_of(app: object, config: ServeConfig) -> uvicorn.Config:
+    """Returns uvicorn's settings for an application."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # Starlette's type of an application, not uvicorn's
         http=headers_within(config.header_s),
@@ -78,7 +79,8 @@ def _settings(app: object, config: ServeConfig) -> uvicorn.Config:
     )
 
 
-def _listening(config: ServeConfig) -> socket.socket:
+def listening(config: ServeConfig) -> socket.socket:
+    """Returns a socket at the address; raises InputError if it cannot be had."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=config.connections)

@@ -1,5 +1,6 @@
 """Whole runs through the engine `api`: against a service in this process, with and without faults in between."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,10 @@ from faults_transport import KINDS, Faulty, SimulatedClock
 
 from crossbreed.errors import InputError, MachineError, ServiceOutage
 from crossbreed.fitness.engines.api.config import ApiConfig
-from crossbreed.runs import load_spec, run
+from crossbreed.recipes import load_recipe
+from crossbreed.runs import check_spec, load_spec, run
+from crossbreed.runs import evaluate as evaluating
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import to_json, without_clock
 
@@ -184,6 +188,37 @@ def test_the_key_is_in_no_file_and_no_message(path: Path, tmp_path: Path, monkey
     assert "export SERVICE_KEY" in str(refused.value)
 
 
+def test_a_candidate_that_alone_cannot_be_answered_fails_and_the_others_do_not(path: Path, tmp_path: Path) -> None:
+    service, clock, broken = FakeService(), SimulatedClock(), set[str]()
+
+    class Breaking(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            told = request.read().decode()
+            models = re.findall(r'"model": ?"(crossbreed:\w+)"', told)
+            if len(service.made) == 7 and models and request.url.path == "/v1/completions":
+                broken.update(models[: not broken])
+            if broken.intersection(models):
+                return httpx2.Response(500, content=b"Internal Server Error")
+            return service.handle_request(request)
+
+    run(spec_over(path, Breaking(), clock), tmp_path / "run")
+    told = [to_json(record) for record in read(tmp_path / "run/journal.jsonl")]
+    statuses = [record["status"] for record in told if record["kind"] == "tell" and record["split"] == "search"]
+    assert statuses.count("FAILED") == 1
+    assert statuses.count("OK") == len(statuses) - 1 > 5
+    assert "asked 8 times: HTTP 500" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_a_recipe_is_evaluated(path: Path, finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())["winner"]
+    recipe = load_recipe(finished / "recipes" / f"{report['number']:06d}.yaml")
+    found = evaluating.evaluate(recipe, spec_over(path, FakeService()), split="report")
+    assert found.fingerprint == report["fingerprint"]
+    assert {name: task.mean for name, task in found.tasks.items()} == {
+        name: task["mean"] for name, task in report["tasks"].items()
+    }
+
+
 def test_no_key_is_said_before_anything_is_asked(tmp_path: Path) -> None:
     service = FakeService()
     spec = spec_over(written(tmp_path, raw_spec(tmp_path, key_env="NO_SUCH_KEY_1")), service)
@@ -274,3 +309,15 @@ def test_names_of_sources_are_no_models(tmp_path: Path) -> None:
     del raw["sources"]
     with pytest.raises(InputError, match="`sources` is missing"):
         load_spec(written(tmp_path, raw))
+
+
+def test_check_tells_what_is_known_of_a_task_elsewhere(tmp_path: Path) -> None:
+    raw = raw_spec(tmp_path)
+    raw["fitness"]["tasks"].append({"kind": "remote", "name": "secret", "chunk": 5})
+    found = check_spec(spec_over(written(tmp_path, raw), FakeService()), answer=True)
+    assert [task.num_items for task in found.tasks] == [24, 24, 24, 60]
+    remote = found.tasks[-1]
+    assert remote.example.prompt == ""
+    assert remote.base_values
+    assert json.dumps(found.to_json())
+    assert "secret" in findings_text(found)

@@ -10,6 +10,17 @@ import pytest
 import yaml
 from api_specs import spec_over
 
+from crossbreed.fitness import (
+    Generate,
+    Loglikelihood,
+    Prompt,
+    Publishes,
+    TransformersConfig,
+    build_engine,
+    build_recipe_engine,
+)
+from crossbreed.fitness.engines.api.config import ApiConfig
+from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
@@ -119,3 +130,56 @@ def test_trials_are_those_of_local_weights(folder: Path, local: Path, served: Ap
         for name, values in tasks.items():
             assert ours[number][1][name] == pytest.approx(values, abs=1e-3)
     assert len({tasks["texts"] for _, tasks in ours.values()}) > 5, "the recipes differ"
+
+
+def test_chunks_are_answered_as_by_the_engine_behind_the_service(served: AppTransport, toy_base: Path) -> None:
+    """Texts and continuations, drawn ones, alternatives and scored prompts; of a merge, and of the base by its name."""
+    from crossbreed.testing.toys import load_weights
+
+    local = build_engine(TransformersConfig(kind="transformers"), toy_base)
+    config = ApiConfig.model_validate(API).over(served)
+    structure = config.describe_sources("", {})
+    remote = build_recipe_engine(config)
+    recipe = weighted_deltas({}, hashes=structure.hashes, dtype=structure.dtype)
+    handle = remote.adopt(recipe)
+    base = local.adopt(recipe, iter(sorted(load_weights(toy_base).items())))
+    text = Prompt(text="3 birds sat")
+    requests = [
+        Generate(prompt=text, max_tokens=5, scores_prompt=True, alternatives=3),
+        Generate(prompt=text, max_tokens=3, stop=("e",)),
+        Loglikelihood(prompt=text, continuation=" on 7 stones"),
+        Loglikelihood(prompt=Prompt(text=""), continuation="Once upon"),
+        Generate(prompt=text, max_tokens=4, temperature=1.0, seed=4),
+        Generate(prompt=Prompt(text="", token_ids=(5, 6, 7)), max_tokens=2, use_cache=False),
+    ]
+    for ours, theirs in zip(handle.answer(requests), base.answer(requests), strict=True):
+        assert (ours.text, ours.token_ids, ours.ended) == (theirs.text, theirs.token_ids, theirs.ended)
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+        assert ours.prompt_tokens == theirs.prompt_tokens
+        assert [[*place] for place in ours.alternatives] == [[*place] for place in theirs.alternatives]
+        assert (ours.prompt is None) == (theirs.prompt is None)
+        if ours.prompt and theirs.prompt:
+            assert ours.prompt.token_ids == theirs.prompt.token_ids
+            assert ours.prompt.logprobs == pytest.approx(theirs.prompt.logprobs, abs=1e-5)
+    local.close()
+    remote.close()
+
+
+def test_the_provider_s_task_and_its_checkpoints(folder: Path, served: AppTransport) -> None:
+    path = spec_at(folder, "secrets", None, API)
+    raw = yaml.safe_load(path.read_text())
+    raw["fitness"]["tasks"] = [{"kind": "remote", "name": "secret", "minimize": True}]
+    raw["fitness"]["objectives"] = [{"task": "secret", "minimize": True}]
+    path.write_text(yaml.safe_dump(raw))
+    run(spec_over(path, served), folder / "secrets")
+    values = {number: tasks["secret"] for number, (_, tasks) in trials_of(folder / "secrets").items()}
+    assert len(set(values.values())) > 5
+    config = ApiConfig.model_validate(API).over(served)
+    config.describe_sources("", {})
+    engine = build_recipe_engine(config)
+    trial = fold(read(folder / "secrets/journal.jsonl")).trials[4]
+    assert isinstance(engine, Publishes)
+    name, fingerprint = engine.publish(trial.recipe)
+    assert fingerprint == trial.score.fingerprint
+    assert (folder / "written" / name / "config.json").exists()
+    engine.close()

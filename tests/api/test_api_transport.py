@@ -273,6 +273,14 @@ def test_nothing_of_openai_s_environment_is_sent(monkeypatch: pytest.MonkeyPatch
     assert not any("authorization" in headers for headers in seen)
 
 
+def test_nobody_waits_for_a_service_that_was_given_up() -> None:
+    line = Line(status(429, after="3600"), concurrency=8)
+    with pytest.raises(ServiceOutage, match="asks to wait 3,600 s"):
+        line.transport.post_all("/v1/x", [{"n": n} for n in range(40)], read)
+    assert line.clock.seconds == 0
+    assert line.num_asked <= 8
+
+
 def test_several_questions_are_answered_in_their_order() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, json={"ok": json.loads(request.content)["n"]})

@@ -1,5 +1,8 @@
 """Keys, rights, budgets and rates."""
 
+import subprocess
+import sys
+
 import pytest
 
 from crossbreed.errors import InputError
@@ -66,3 +69,12 @@ def test_rates_say_how_long_to_wait() -> None:
     account.count_request()
     now[0] = 61.0
     assert bucket.wait_s(1000) == 0.0, "more than a minute's worth waits for a full bucket, not for ever"
+
+
+def test_the_advice_makes_a_key() -> None:
+    with pytest.raises(InputError) as error:
+        accounts_of({"alice": token("ALICE_KEY")}, {})
+    command = error.value.fix.replace("python", sys.executable, 1)
+    done = subprocess.run(["bash", "-c", f"{command}; echo $ALICE_KEY"], capture_output=True, text=True, check=True)
+    key = done.stdout.strip()
+    assert accounts_of({"alice": token("ALICE_KEY")}, {"ALICE_KEY": key}).of(f"Bearer {key}").name == "alice"

@@ -236,6 +236,7 @@ def test_one_client_fills_its_own_queue_alone_and_what_is_given_up_is_not_done()
 
     first = thread.submit(host.base_recipe, slow, owner="alice")
     assert begun.wait(10)
+    assert 0 < thread.busy_s < 60
     queued = [thread.submit(OTHER, lambda adopted: None, owner="alice") for _ in range(2)]
     with pytest.raises(Refusal) as refusal:
         thread.submit(OTHER, lambda adopted: None, owner="alice")
@@ -246,6 +247,7 @@ def test_one_client_fills_its_own_queue_alone_and_what_is_given_up_is_not_done()
     assert (first.result(10), of_bob.result(10)) == (None, "bob")
     thread.stop()
     assert OTHER.id not in host.adopted
+    assert thread.busy_s == 0
 
 
 def test_stopping_lets_the_work_in_hand_end() -> None:

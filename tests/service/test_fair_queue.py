@@ -1,7 +1,7 @@
 """Equal keys go together, and nobody waits for ever."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbreed.service.fair_queue import FairQueue, Full
@@ -16,6 +16,7 @@ class Clock:
         return self.now_s
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=60), st.floats(0.1, 1.0))
 def test_all_are_served_in_order_of_their_key_and_none_waits_too_long(
     arrivals: list[tuple[str, float]], work_s: float

@@ -191,12 +191,13 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "negative answer": ({"max_tokens": -1}, "max_tokens"),
     "temperature": ({"temperature": -1}, "temperature"),
     "too many prompts": ({"prompt": ["a"] * 257}, "at most 256"),
+    "too many tokens": ({"prompt": ["a"] * 60, "max_tokens": 500}, "at most 30000 tokens"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_not_offered_is_refused(client: TestClient, name: str) -> None:
-    changed, word = WRONG[name]
+def test_what_is_not_offered_is_refused(connect: Connect, name: str) -> None:
+    (changed, word), client = WRONG[name], connect(chunk_tokens=30_000)
     refused(client.post("/v1/completions", json={"model": "base", "prompt": "a", **changed}), 400, word=word)
 
 

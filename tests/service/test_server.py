@@ -31,7 +31,11 @@ class Served:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "crossbreed.cli", "serve", str(spec)],
-                env={**os.environ, "ALICE_KEY": KEY},
+                env={
+                    **os.environ,
+                    "ALICE_KEY": KEY,
+                    "OMP_NUM_THREADS": "1",
+                },  # on a busy machine, two wait for each other
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

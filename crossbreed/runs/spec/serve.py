@@ -77,6 +77,9 @@ class ServeConfig(Config):
     """Most prompts in one request."""
     max_tokens: Annotated[int, Field(ge=1)] = 4096
     """Most tokens of one answer."""
+    chunk_tokens: Annotated[int, Field(ge=1)] = 1 << 18
+    """Most tokens of one request, its prompts and the longest answers that it asks for: nobody else is answered while
+    it is."""
     alternatives: Annotated[int, Field(ge=0, le=20)] = 5
     """How many of the most likely tokens can be listed at each place."""
     queue: Annotated[int, Field(ge=1)] = 32
@@ -90,7 +93,8 @@ class ServeConfig(Config):
     body_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds in which a request's body must arrive."""
     answer_s: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds after which a request that is not answered is refused."""
+    """Seconds after which a request that is not answered is refused; an engine that takes longer for one chunk counts
+    as hung, and `/health` says so."""
     stop_s: Annotated[int, Field(ge=1)] = 30
     """Seconds that open requests are given when the service is stopped."""
     connections: Annotated[int, Field(ge=1)] = 512

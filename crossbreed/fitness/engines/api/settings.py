@@ -26,11 +26,11 @@ class ServiceSettings(Config):
     """Seconds to go on asking a service that does not answer, including what it asks to wait (Retry-After). Then the
     run stops with exit 1; nothing is lost, and the same command goes on."""
     concurrency: Annotated[int, Field(ge=1)] = 4
-    """Most requests at a time."""
+    """Most requests of a worker at a time."""
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
-    """Pace of requests. None: no limit of ours."""
+    """Pace of each worker's requests. None: no limit of ours."""
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
-    """Pace of tokens, prompts and longest possible answers together. None: no limit of ours."""
+    """Pace of each worker's tokens, prompts and longest possible answers together. None: no limit of ours."""
 
     @field_validator("url")
     @classmethod

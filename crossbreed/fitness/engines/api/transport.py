@@ -246,7 +246,7 @@ class Transport:
         with self._lock:
             wait_s = max(self._backoff.after(len(faults)), last.asked_wait_s or 0.0)
         self._last_away = last if last.is_away else self._last_away
-        opens = self._breaker.faulted(min(wait_s, max(left_s, 0.0)), is_asked=is_asked)
+        opens = self._breaker.faulted(wait_s, is_asked=is_asked)
         if last.lasting and sum(fault.lasting is not None for fault in faults) >= MOST_UNSTATED:
             raise last.lasting from None
         num_wrong = sum(not fault.is_away for fault in faults)
