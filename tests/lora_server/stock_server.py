@@ -52,11 +52,14 @@ class StockServer:
     answers_as: str | None = None
     """The model that completions say they are of; None: the one that was asked."""
     is_spoilt: bool = False
+    spoilt_after: int | None = None
+    """How many adapters have been unloaded when it becomes so."""
 
     def __post_init__(self) -> None:
         self._tokenizer = byte_tokenizer()
         self._base = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
         self.adapters: dict[str, tuple[str, torch.nn.Module]] = {}
+        self.most_adapters = 0
 
     def app(self) -> FastAPI:
         """Its routes."""
@@ -87,6 +90,7 @@ class StockServer:
         async def unload(request: Request) -> Response:
             body = await request.json()
             self.seen.append(("unload", body))
+            self.is_spoilt |= len(self.asked("unload")) == self.spoilt_after
             if self.adapters.pop(body["lora_name"], None) is None:
                 return _error(404, f"The lora adapter '{body['lora_name']}' cannot be found.", "NotFoundError")
             return Response(f"Success: LoRA adapter '{body['lora_name']}' removed successfully.")
@@ -106,6 +110,7 @@ class StockServer:
             message = f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
             return _error(500, message, "InternalServerError")
         self.adapters[name] = (path, model.merge_and_unload().eval())
+        self.most_adapters = max(self.most_adapters, len(self.adapters))
         return Response(f"Success: LoRA adapter '{name}' added successfully.")
 
     @torch.no_grad()

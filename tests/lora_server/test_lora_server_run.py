@@ -90,22 +90,15 @@ def test_a_search_over_two_servers_scores_as_local_merges_do(
 def test_a_search_stops_when_no_server_is_left_and_goes_on(
     base: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    server = StockServer(base, stays_spoilt=True)
+    server = StockServer(base, spoilt_after=6)
     with listening(server) as urls:
         spec = write_spec(tmp_path / "s", base=base, experts=adapters, engine=engine_of(urls))
-        load = server.load_adapter
-
-        def spoil(name: str, path: str) -> object:
-            server.is_spoilt |= len(server.asked("load")) == 6
-            return load(name, path)
-
-        server.load_adapter = spoil  # type: ignore[method-assign,assignment]
         with pytest.raises(MachineError, match=r"no server is left: .*restart it\nNothing is lost"):
             run(load_spec(spec), tmp_path / "run")
         told = fold(read(tmp_path / "run/journal.jsonl"))
-        assert len(told.all_trials) == 5
-        assert not any(trial.score.status is Status.FAILED for trial in told.all_trials)
-        server.is_spoilt, server.load_adapter = False, load  # type: ignore[method-assign]
+        assert 0 < len(told.all_trials) < 10
+        assert {trial.score.status for trial in told.all_trials} == {Status.OK}
+        server.is_spoilt = False
         run(load_spec(spec), tmp_path / "run")
     assert len(fold(read(tmp_path / "run/journal.jsonl")).all_trials) > 10
 
@@ -124,3 +117,22 @@ def test_full_experts_are_searched_where_their_ranks_fit_and_else_refused(base: 
     of_expert = trials_of(tmp_path / "wide")[1]
     assert of_expert.score.error is not None
     assert of_expert.score.error.startswith("the adapter is cut to rank 128 and lacks 0.00%")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_several_workers_search_with_as_many_adapters(base: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
+    server = StockServer(base)
+    with listening(server) as urls:
+        path = write_spec(tmp_path / "s", base=base, experts=adapters, engine=engine_of(urls))
+        spec = load_spec(path, ["workers.executor=ray", "workers.count=2", "workers.cpus=1"])
+        run(spec, tmp_path / "many")
+        assert server.most_adapters == 2
+        server.adapters.clear()  # Ray ends workers without asking: each leaves its last one
+        run(load_spec(path), tmp_path / "one")
+    many, one = trials_of(tmp_path / "many"), trials_of(tmp_path / "one")
+    assert many.keys() == one.keys()
+    for number, trial in many.items():
+        assert trial.score.fingerprint == one[number].score.fingerprint
+        for task, found in trial.score.tasks.items():
+            assert found.values == pytest.approx(one[number].score.tasks[task].values, abs=1e-6)

@@ -168,7 +168,10 @@ class LoraServerEngine:
             raise self._invalid([server]) from None
 
     def _invalid(self, servers: Sequence[Server]) -> InvalidWeights:
-        """Returns the error for a candidate of which some servers answer NaN, and looks what that did to them."""
+        """Returns the error for a candidate of which some servers answer NaN, and looks what that did to them.
+
+        Their bases answered before it. Where NaN stays, on CPU, workers cannot share a server: nobody else spoilt it.
+        """
         self._check(servers)
         said = "; ".join(server.poisoned for server in servers if server.poisoned)
         return InvalidWeights("the answers are NaN or infinite" + f" ({said})" * bool(said))
