@@ -1,5 +1,6 @@
 """The engine `lora_server`, against an app that behaves as vLLM's own server: adapters answer as merges would."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +173,20 @@ def test_a_spoilt_server_is_told_and_not_used_again(weights: Weights, servers: l
     with pytest.raises(ServiceOutage, match=r"no server is left: .*restart it.*\nNothing is lost"):
         candidates.adopt(after)
     candidates.close()
+
+
+def test_a_server_that_is_away_is_waited_for_once(weights: Weights, tmp_path: Path) -> None:
+    server = StockServer(weights.host)
+    with listening(server):
+        candidates = started(weights, server, patience=2.0, folder=str(tmp_path))
+        handle = candidates.adopt(recipe(weights, 0.5, 0.5)).handle
+        assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(ServiceOutage):
+        handle.answer(REQUESTS)
+    began_s = time.monotonic()
+    candidates.close()
+    assert time.monotonic() - began_s < 1.0
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_server_on_cpu_scores_one_prompt_at_a_time(weights: Weights) -> None:

@@ -25,7 +25,7 @@ class CandidateEngineByAdapter:
     def __init__(self, engine: AdapterEngine, config: AdapterEngineConfig, weights: Weights) -> None:
         self.engine, self._config, self._weights = engine, config, weights
         self._folder: Path | None = None
-        """Of the adapter that the engine holds."""
+        """Of the adapter that the engine was given last."""
 
     def adopt(self, recipe: Recipe) -> Adopted:
         """See CandidateEngine. A recipe that changes nothing is the engine's own base."""
@@ -72,7 +72,7 @@ class CandidateEngineByAdapter:
         try:
             self.engine.close()
         finally:
-            self._remove()
+            _remove(self._folder)
 
     @cached_property
     def _carriers(self) -> dict[str, Carrier]:
@@ -86,14 +86,11 @@ class CandidateEngineByAdapter:
             made.write(folder)
         except OSError as error:
             raise MachineError(f"writing an adapter to {self.engine.room} failed: {error.strerror}") from error
-        handle = self.engine.adopt(made.recipe, folder)
-        self._remove()
-        self._folder = folder
-        return handle
-
-    def _remove(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        before, self._folder = self._folder, folder
+        try:
+            return self.engine.adopt(made.recipe, folder)
+        finally:
+            _remove(before)
 
     def _truth_of(self, made: RecipeAdapter) -> Callable[[Sequence[Loglikelihood]], Truth] | None:
         """Returns what scores with the base and an adapter in it, by another library, if the engine can have that."""
@@ -101,3 +98,8 @@ class CandidateEngineByAdapter:
         if not isinstance(engine, Checkable):
             return None
         return lambda requests: engine.truth_of(made.merged(self._weights.sources), requests)
+
+
+def _remove(folder: Path | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)

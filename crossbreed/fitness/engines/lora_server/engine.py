@@ -188,8 +188,7 @@ class LoraServerEngine:
     def _let_go(self) -> None:
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
-            servers = [server for server in self._servers if not server.poisoned]
-            _each(servers, lambda server: server.unload(loaded.name))
+            _each(self._servers, lambda server: server.unload(loaded.name))
 
     def _check_length(self, server: Server) -> None:
         if server.max_model_len is not None and server.max_model_len < self._encoder.max_model_len:

@@ -118,6 +118,8 @@ class Server:
         self.url, self._scores_together = settings.url, scores_together
         self.poisoned = ""
         """Why it is not used again; empty while it may be."""
+        self.is_away = False
+        """Whether it was waited for in vain."""
         self.transport = _Vllm(settings)
         base = next((card for card in self._cards() if card.parent is None), None)
         if base is None:
@@ -143,7 +145,9 @@ class Server:
             raise ModelForgotten(f"{self.url} does not list the adapter `{name}` that it has loaded")
 
     def unload(self, name: str) -> None:
-        """Lets go of an adapter, if it is there."""
+        """Lets go of an adapter, if both are there."""
+        if self.poisoned or self.is_away:
+            return
         with suppress(ModelForgotten):  # it never had it, or has restarted since
             self.transport.post("/v1/unload_lora_adapter", {"lora_name": name}, _read_text)
 
@@ -192,7 +196,11 @@ class Server:
         if isinstance(asked[0].request, Generate):
             body["stop_token_ids"] = list(end_ids)
         read = partial(read_completion, asked=asked, model=model, with_logprobs=True)
-        return self.transport.post("/v1/completions", body, read)
+        try:
+            return self.transport.post("/v1/completions", body, read)
+        except ServiceOutage:
+            self.is_away = True
+            raise
 
     def _cards(self) -> list[_Card]:
         return self.transport.get("/v1/models", _Cards.model_validate).data
