@@ -18,6 +18,7 @@ _NOT_IDENTITY: Any = {
     "name": True,
     "workers": True,
     "log": True,
+    "serve": True,
     "optimizer": {"budget"},
     "sources": {"base", "experts"},  # identified by content hashes, not by paths
     "warm_start": True,  # identified by the recipes' hashes
