@@ -14,6 +14,7 @@ from statistics import fmean
 from crossbreed.errors import InputError
 from crossbreed.parsing import suggestion
 from crossbreed.recipes.operators import ParamKind
+from crossbreed.recipes.operators.factors import check_factors
 from crossbreed.search_spaces.axes import Key
 from crossbreed.search_spaces.boxes import BoxSpace
 from crossbreed.search_spaces.build import SpacePart
@@ -235,6 +236,11 @@ def _check_sources(layout: Layout, structure: Structure) -> None:
             got=f"{len(experts)}: {', '.join(experts)}",
             where="space.operator",
         )
+    if spec.mixes_factors:
+        for tensor in sorted(structure.touched_by_any):
+            ranks = {name: found.get(tensor) for name, found in structure.ranks.items()}
+            touching = (name for name in ranks if tensor in structure.touched[name])
+            check_factors(spec.name, tensor, {name: ranks[name] for name in touching})
     for param in spec.params:
         setting = layout.fixed.get(param.name, param.default)
         known = (BASE, *experts) if param.kind in (ParamKind.NAME, ParamKind.SOURCE) else experts

@@ -264,3 +264,16 @@ def test_a_pickled_adapter_is_refused(
     with pytest.raises(InputError, match="pickle") as caught:
         open_adapter(pickled.path, toy_base)
     assert "adapter_model.safetensors" in caught.value.fix
+
+
+def test_ranks_are_part_of_the_structure(
+    toy_base: Path, toy_experts: dict[str, Path], toy_adapters: dict[str, Path]
+) -> None:
+    paths = toy_adapters | {"full": toy_experts["everything"]}
+    structure = open_sources(str(toy_base), {name: str(path) for name, path in paths.items()}).structure
+    assert {name: {*ranks.values()} for name, ranks in structure.ranks.items()} == {
+        "plain": {4},
+        "stabilised": {8},
+        "full": set(),
+    }
+    assert structure.ranks["plain"].keys() == structure.touched["plain"]
