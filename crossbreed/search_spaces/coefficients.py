@@ -26,7 +26,7 @@ from crossbreed.search_spaces.mix import Mix, mixes_of
 from crossbreed.search_spaces.settings import SpaceInputs
 from crossbreed.sources.naming import depth_of
 from crossbreed.sources.structure import Structure
-from crossbreed.types import BASE, Box, Point, Recipe, Rule, WeightBlock
+from crossbreed.types import BASE, Box, Coordinate, Point, Recipe, Rule, WeightBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +148,10 @@ class CoefficientSpace(BoxSpace):
 
     def _box(self) -> Box:
         low, high = tuple(c.low for c in self._coordinates), tuple(c.high for c in self._coordinates)
+        coordinates = tuple(Coordinate(param=c.key.name, owner=c.key.owner) for c in self._coordinates)
         if self._has_choice:
             low, high = (0.0, *low), (float(len(self._layouts)), *high)
+            coordinates = (Coordinate(param="operator"), *coordinates)
         why_not = self._why_no_weight_blocks()
         return Box(
             low=low,
@@ -157,6 +159,7 @@ class CoefficientSpace(BoxSpace):
             weight_blocks=None if why_not else self._weight_blocks(),
             why_no_weight_blocks=why_not,
             choices=len(self._layouts),
+            coordinates=coordinates,
         )
 
     def _weight_blocks(self) -> tuple[WeightBlock, ...]:

@@ -327,6 +327,7 @@ def test_factors_that_cannot_be_added_are_refused_as_far_as_a_structure_says(
 ) -> None:
     """Also the JSON of a service, whose client has no weights; one that does not say ranks is believed."""
     plain = make_structure(num_layers=2)
+    plain = replace(plain, hashes={name: f"hash-of-{name}" for name in plain.hashes})
     said = {name: dict.fromkeys(plain.touched[name], rank) if rank else {} for name, rank in ranks.items()}
     structure = Structure.from_json(replace(plain, ranks=said).to_json())
     for operator in ("lora_factors", ["ties", "lora_factors"]):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import InputError
-from crossbreed.sources import Adapter, Checkpoint, SourceLocation
+from crossbreed.sources import Adapter, Checkpoint, SourceLocation, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
