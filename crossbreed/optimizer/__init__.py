@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
     from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
     from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
+    from crossbreed.optimizer.nevergrad import Nevergrad, NevergradConfig, NevergradOptions
     from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
     from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
@@ -56,6 +57,9 @@ __all__ = [
     "M2n2",
     "M2n2Config",
     "M2n2Options",
+    "Nevergrad",
+    "NevergradConfig",
+    "NevergradOptions",
     "Nsga2",
     "Nsga2Config",
     "Nsga2Options",
@@ -82,6 +86,7 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
             "crossbreed.optimizer.frank_wolfe": ["FrankWolfe", "FrankWolfeConfig", "FrankWolfeOptions"],
             "crossbreed.optimizer.gp": ["Gp", "GpConfig", "GpOptions"],
             "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
+            "crossbreed.optimizer.nevergrad": ["Nevergrad", "NevergradConfig", "NevergradOptions"],
             "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],
             "crossbreed.optimizer.random_search": ["RandomConfig", "RandomOptions", "RandomSearch"],
         },

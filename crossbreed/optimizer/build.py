@@ -72,6 +72,7 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
         "frank_wolfe": "crossbreed.optimizer.frank_wolfe:PART",
         "gp": "crossbreed.optimizer.gp:PART",
         "m2n2": "crossbreed.optimizer.m2n2:PART",
+        "nevergrad": "crossbreed.optimizer.nevergrad:PART",
         "nsga2": "crossbreed.optimizer.nsga2:PART",
         "object": "crossbreed.optimizer.python_object:PART",
         "random": "crossbreed.optimizer.random_search:PART",
