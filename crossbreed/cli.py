@@ -1,10 +1,12 @@
 """The command line: parses arguments, calls `crossbreed.runs`, and maps errors to exit codes."""
 
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -19,11 +21,28 @@ if TYPE_CHECKING:
     from crossbreed.runs.events import Event, Listener
 
 app = typer.Typer(
-    help="Breeds merged language models: search over merge recipes, scored on your own items.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"crossbreed {version('crossbreed')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Breeds merged language models: search over merge recipes, scored on your own items."""
+
 
 SpecPath = Annotated[
     Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC.yaml", autocompletion=completing.specs)
@@ -46,7 +65,7 @@ def run(
     with _shown(doing=f"reading {spec}") as show:
         from crossbreed.runs import load_spec, run  # seconds
 
-        loaded = load_spec(spec, overrides)
+        loaded = load_spec(spec, overrides, with_items=True)
         run(loaded, out or Path("runs") / loaded.name, on_event=show)
 
 
@@ -67,7 +86,7 @@ def check(
 
     if resolved and (as_json or answer):
         raise InputError("--resolved prints the spec, as YAML, and answers nothing", expected="--resolved alone")
-    loaded = load_spec(spec, set_ or [])
+    loaded = load_spec(spec, set_ or [], with_items=not resolved)
     if resolved:
         typer.echo(dump_spec(loaded), nl=False)
         return
@@ -102,7 +121,12 @@ def show(
     from crossbreed.runs.results.show import show_json, show_text, show_trial
 
     if trial is not None and as_json:
-        raise InputError("--json shows all trials", expected="--json, or --trial N", got="both")
+        raise InputError(
+            "--json shows all trials",
+            expected="--json, or --trial N",
+            got="both",
+            fix=f"for items and answers: crossbreed export {shlex.quote(str(run))} --csv items.csv --items",
+        )
     if (answers and trial is None) or (wrong and not answers):
         raise InputError("answers are of one trial", expected="--trial N --answers, with or without --wrong")
     if trial is not None:
@@ -158,7 +182,8 @@ def export(
     """Write the trials of a run for other tools."""
     from crossbreed.runs.exports.export import export_run
 
-    for file in export_run(run, optuna=optuna, csv=csv, parquet=parquet, items=items):
+    with_note = partial(typer.echo, err=True)
+    for file in export_run(run, optuna=optuna, csv=csv, parquet=parquet, items=items, on_note=with_note):
         typer.echo(f"wrote {file}")
 
 
@@ -259,7 +284,7 @@ def evaluate(
         from crossbreed.runs import load_spec
         from crossbreed.runs.evaluate import evaluate  # seconds
 
-        found = evaluate(model, load_spec(spec, set_ or []), split=split)
+        found = evaluate(model, load_spec(spec, set_ or [], with_items=True), split=split)
     if as_json:
         _print_json(found.to_json())
     else:
@@ -316,9 +341,9 @@ def init(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of specs, for editors."""
-    from crossbreed.runs.spec.json_schema import spec_schema
+    from crossbreed.runs.spec.json_schema import schema_text
 
-    _print_json(spec_schema())
+    typer.echo(schema_text(), nl=False)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 CrossbreedError
 ├── InputError          (ValueError)    the user's input is invalid: exit 2
 │   ├── Mistakes                        several of them, found together
+│   ├── MoreMistakes                    how many more there are
 │   └── MissingExtra    (ImportError)   an optional package is not installed: exit 2
 ├── MachineError        (RuntimeError)  an engine, a worker, a disk: exit 1
 │   ├── EngineError                     could not measure: the trial is FAILED
@@ -21,10 +22,10 @@ _MOST_CHARACTERS = (400, 300, 300, 240, 1000)
 """Of a message's five parts: together one screen."""
 _MOST_LINES = 8
 """Of a part."""
-_MOST_MISTAKES = 8
-"""Told in full, two lines each."""
-_MOST_NAMED = 4
-"""Told in a line each, after those."""
+_MOST_MISTAKES = 16
+"""Named in one message."""
+_MOST_LINES_OF_MISTAKES = 23
+"""Of that message: the first mistakes have a second line with the rest, as far as there is room."""
 _HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
 _MOST_HASHES = 8
 """Of a line, that do not count as its characters."""
@@ -41,6 +42,9 @@ class InputError(CrossbreedError, ValueError):
 
     The message is one screen: the problem, what was expected, what was got, where, and how to fix it.
     """
+
+    count: int = 1
+    """The mistakes that it stands for."""
 
     def __init__(self, problem: str, *, expected: str = "", got: str = "", where: str = "", fix: str = "") -> None:
         parts = (problem, expected, got, where, fix)
@@ -65,7 +69,8 @@ class Mistakes(InputError):
 
     def __init__(self, errors: Sequence[InputError], *, where: str = "") -> None:
         self._errors = tuple(errors)
-        super().__init__(f"{len(self.errors)} mistakes", where=where)
+        self.count = sum(error.count for error in self._errors)
+        super().__init__(f"{self.count} mistakes", where=where)
 
     @property
     def errors(self) -> tuple[InputError, ...]:
@@ -73,15 +78,26 @@ class Mistakes(InputError):
         return self._errors
 
     def __str__(self) -> str:
-        told = [line for number, error in enumerate(self.errors[:_MOST_MISTAKES], 1) for line in _told(number, error)]
-        named = self.errors[_MOST_MISTAKES : _MOST_MISTAKES + _MOST_NAMED]
-        told += [_told(number, error)[0] for number, error in enumerate(named, _MOST_MISTAKES + 1)]
-        left = len(self.errors) - _MOST_MISTAKES - len(named)
-        more = [f"... and {left} more"] if left > 0 else []
+        named = [_told(number, error) for number, error in enumerate(self.errors[:_MOST_MISTAKES], 1)]
+        left = sum(error.count for error in self.errors[_MOST_MISTAKES:])
+        more = [f"... and {left} more"] if left else []
+        room = _MOST_LINES_OF_MISTAKES - 1 - len(named) - len(more)
+        told = [line for i, lines in enumerate(named) for line in (lines if i < room else lines[:1])]
         return "\n".join([self.problem + f" in {self.where}" * bool(self.where), *told, *more])
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild_mistakes, (self.errors, self.where)
+
+
+class MoreMistakes(InputError):
+    """So many mistakes more, which are not named."""
+
+    def __init__(self, count: int, *, where: str) -> None:
+        super().__init__(f"and {count} more mistakes there" if count > 1 else "and one more mistake there", where=where)
+        self.count = count
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_more, (self.count, self.where)
 
 
 class Collector:
@@ -100,8 +116,15 @@ class Collector:
     2. and that
     """
 
-    def __init__(self) -> None:
-        self._errors: list[InputError] = []
+    def __init__(self, *, at_most: int | None = None, of: str = "") -> None:
+        """Has no error yet.
+
+        Args:
+            at_most: Errors to keep; more are counted.
+            of: What is said to hold those.
+        """
+        self._errors: dict[str, InputError] = {}
+        self._at_most, self._of, self._num_more = at_most, of, 0
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -113,19 +136,25 @@ class Collector:
 
     def note(self, error: InputError) -> None:
         """Notes an error, or each of several."""
-        self._errors += error.errors
+        for one in error.errors:
+            if self._at_most is None or len(self._errors) < self._at_most:
+                self._errors.setdefault(str(one), one)
+            elif str(one) not in self._errors:
+                self._num_more += one.count
 
     @property
     def errors(self) -> tuple[InputError, ...]:
         """What was noted, once each."""
-        return tuple({str(error): error for error in self._errors}.values())
+        more = [MoreMistakes(self._num_more, where=self._of)] if self._num_more else []
+        return (*self._errors.values(), *more)
 
     def require_none(self, *, where: str = "") -> None:
         """Raises what was noted: the error itself, if it is one; several as Mistakes."""
-        if len(self.errors) > 1:
-            raise Mistakes(self.errors, where=where)
-        if self.errors:
-            raise self.errors[0]
+        errors = self.errors
+        if len(errors) > 1:
+            raise Mistakes(errors, where=where)
+        if errors:
+            raise errors[0]
 
 
 class MissingExtra(InputError, ImportError):
@@ -207,6 +236,10 @@ def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, wher
     return kind(problem, expected=expected, got=got, where=where, fix=fix)
 
 
+def _rebuild_more(count: int, where: str) -> MoreMistakes:
+    return MoreMistakes(count, where=where)
+
+
 def _rebuild_mistakes(errors: Sequence[InputError], where: str) -> Mistakes:
     return Mistakes(errors, where=where)
 
@@ -226,7 +259,16 @@ def _cut_to(text: str, at_most: int) -> str:
 def first_line(error: BaseException, *, at_most: int | None = 300) -> str:
     """Returns the first line of a library's error message; what is longer than `at_most` ends in dots."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if at_most is None or len(line) <= at_most else f"{line[: at_most - 4]} ..."
+    return line if at_most is None else excerpt(line, at_most=at_most)
+
+
+def excerpt(text: str, *, at_most: int) -> str:
+    """Returns a text of at most so many characters: a longer one ends in dots.
+
+    >>> excerpt("what is longer", at_most=11)
+    'what is ...'
+    """
+    return text if len(text) <= at_most else f"{text[: at_most - 4]} ..."
 
 
 def require(module: str, *, extra: str) -> None:

@@ -346,6 +346,8 @@ class Score:
     """Task -> values; empty unless OK (or STOPPED: those answered until then)."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task -> generated texts, in item order."""
+    margins: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Task -> nats from a tie, in item order; only of tasks that know it."""
     slopes: tuple[float, ...] | None = None
     """Slopes of the calibration loss, one per coordinate; None if the optimizer needs none, or the gradient failed."""
     fingerprint: str | None = None

@@ -489,3 +489,26 @@ def test_random_changes_never_end_in_a_traceback(name: str, place: Place) -> Non
             said = str(error)
         assert len(said) <= 2000
         assert len(said.splitlines()) <= 25
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_mistakes_of_keys_values_and_items_come_at_once(place: Place, command: str) -> None:
+    raw = yaml.safe_load(place.spec.read_text())
+    raw["sead"], raw["workers"]["retries"] = 3, -1
+    raw["fitness"]["objectives"] = [{"task": "green"}]
+    place.spec.write_text(yaml.safe_dump(raw))
+    path = place.folder / "red.jsonl"
+    path.write_text(path.read_text() + "[]\n" + '{"id": "x", "q": "red 0", "a": "0"}\n{"a": "1"}\n')
+    code, err = place.call(command, "spec.yaml")
+    lines = [line for line in err.splitlines() if re.match(r"\d+\. ", line)]
+    assert (code, len(lines)) == (2, 6), err
+    for said in (
+        "unknown key `sead`",
+        "`workers.retries` is wrong",
+        "unknown task `green`",
+        "red.jsonl, line 13",
+        "red.jsonl, lines 1 and 14",
+        "red.jsonl, line 15",
+    ):
+        assert sum(said in line for line in lines) == 1, (said, err)
+    assert not (place.folder / "runs").exists()

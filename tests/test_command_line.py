@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from typer.models import ArgumentInfo, OptionInfo
+from typer.models import ArgumentInfo, CommandInfo, OptionInfo
+from typer.testing import CliRunner
 
 from crossbreed.cli import app
 
@@ -15,7 +17,8 @@ FROZEN = Path(__file__).parent / "golden/command_line.txt"
 
 def command_line() -> str:
     """Every command with its arguments and options: names, types, defaults, help."""
-    commands = app.registered_commands
+    assert app.registered_callback is not None
+    commands = [CommandInfo(name="OPTION", callback=app.registered_callback.callback), *app.registered_commands]
     return "\n".join(line for command in commands for line in described(command.name, command.callback))
 
 
@@ -49,6 +52,11 @@ def shown(kind: Any) -> str:
 
 def default(parameter: inspect.Parameter) -> str:
     return "required" if parameter.default is parameter.empty else f"default {parameter.default!r}"
+
+
+def test_the_version_is_the_packages() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout) == (0, f"crossbreed {version('crossbreed')}\n")
 
 
 def test_command_line_is_frozen() -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from crossbreed.config import Config
-from crossbreed.errors import InputError, first_line
+from crossbreed.errors import InputError, excerpt, first_line
 from crossbreed.fitness.values import FieldValue, is_unicode
 from crossbreed.randomness import spawn
 from crossbreed.types import canonical_json, content_id
@@ -56,7 +56,7 @@ def check_items(items: Sequence[Item], *, task: str) -> None:
             raise InputError(
                 "two items of a task have the same id",
                 expected="a unique id for each item",
-                got=f"`{item_id[:80]}` twice",
+                got=f"`{excerpt(item_id, at_most=80)}` twice",
                 where=item.place(task),
             )
         seen.add(item_id)

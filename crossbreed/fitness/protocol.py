@@ -48,14 +48,13 @@ class Generate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loglikelihood:
-    """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token."""
+    """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token.
+
+    The prompt is text, since the boundary is found there: a prompt in tokens is scored by a Generate.
+    """
 
     prompt: Prompt
     continuation: str
-
-    def __post_init__(self) -> None:
-        if self.prompt.token_ids is not None:
-            raise ValueError("the boundary of a continuation is found in text: let a Generate score a prompt in tokens")
 
 
 Request: TypeAlias = Generate | Loglikelihood

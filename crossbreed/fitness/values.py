@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from pydantic import JsonValue
 
+from crossbreed.errors import excerpt
+
 FieldValue: TypeAlias = JsonValue
 """The value of an item's field; in a CSV file, always text."""
 
@@ -84,7 +86,7 @@ def text_of(value: object, *, by_value: bool = False) -> str:
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, list | tuple):
-        raise ValueError(f"a list: {str(value)[:80]}")
+        raise ValueError(f"a list: {excerpt(str(value), at_most=80)}")
     if isinstance(value, dict):
-        raise ValueError(f"an object: {str(value)[:80]}")
+        raise ValueError(f"an object: {excerpt(str(value), at_most=80)}")
     raise ValueError(f"a {type(value).__name__}")

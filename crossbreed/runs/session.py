@@ -17,14 +17,14 @@ from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.record.worker_counts import forgetting_counts
 from crossbreed.runs.results.derived import write_derived
+from crossbreed.runs.results.outlook import outlook
+from crossbreed.runs.results.progress import Progress
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.results.winner import choose_winner, finalists, reported
 from crossbreed.runs.search.loop import Loop
-from crossbreed.runs.search.outlook import outlook
 from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.search.pool import LazyPool, Pool
-from crossbreed.runs.search.progress import Progress
 from crossbreed.runs.spec import dump_spec
 from crossbreed.runs.workers.start import start_pool
 from crossbreed.types import Trial
@@ -155,6 +155,7 @@ class Session:
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
+            margins=self._folder.margins("report", winner),
         )
 
 

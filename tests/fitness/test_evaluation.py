@@ -15,9 +15,7 @@ from crossbreed.fitness import (
     Generate,
     GenerateTask,
     Item,
-    Loglikelihood,
     PerplexityTask,
-    Prompt,
     Request,
     Response,
     SearchItems,
@@ -133,8 +131,3 @@ def test_a_text_that_no_file_can_hold_is_a_bug_of_the_task(text: object) -> None
 def test_an_engine_that_loses_answers_is_not_believed() -> None:
     with pytest.raises(EngineError, match="1 responses to 2 requests"):
         evaluate_tasks(Parrot(num_lost=1), TASKS, OFFERED)
-
-
-def test_a_continuation_has_its_prompt_in_text() -> None:
-    with pytest.raises(ValueError, match="boundary"):
-        Loglikelihood(prompt=Prompt(text="", token_ids=(1,)), continuation="x")

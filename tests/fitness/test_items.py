@@ -1,5 +1,6 @@
 import csv
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, Mistakes
 from crossbreed.fitness import Item, SplitConfig, check_disjoint, load_items, split_items
+from crossbreed.fitness.item_files import BadItems
 
 RECORDS = [{"id": "a", "q": "one", "n": "1"}, {"id": "b", "q": "two", "n": "2"}]
 ITEMS = [Item(id=f"i{n:03}", fields={"n": n, "level": n % 4 == 0}) for n in range(100)]
@@ -58,6 +60,37 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: s
         load_items(tmp_path / "x.jsonl")
     assert caught.value.problem == problem
     assert caught.value.where.endswith(where)
+
+
+def test_a_broken_file_of_json_names_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"q": 1}\n{"q": }\n')
+    with pytest.raises(InputError) as caught:
+        load_items(tmp_path / "x.jsonl")
+    assert (caught.value.got, caught.value.where[-6:]) == ("Expecting value, at column 7", "line 2")
+
+
+def test_an_excerpt_shows_that_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(
+        '{"q": "' + "a" * 90 + '"}\n[' + "1, " * 90 + "2]\n" + '{"q": "' + "a" * 90 + '"}\n'
+    )
+    with pytest.raises(Mistakes) as caught:
+        load_items(tmp_path / "x.jsonl")
+    assert [error.got[-12:] for error in caught.value.errors] == [" 1, 1, 1 ...", "a ...` twice"]
+
+
+def test_all_bad_lines_of_a_file_are_told_up_to_five(tmp_path: Path) -> None:
+    for name, good, bad in (("x.jsonl", '{"q": "%d"}', "%d"), ("x.csv", "%d,", "%d")):
+        lines = ["q,"] * (name == "x.csv") + [(bad if i in (2, 5, 6, 7, 8, 9, 10) else good) % i for i in range(12)]
+        (tmp_path / name).write_text("\n".join(lines))
+        with pytest.raises(BadItems) as caught:
+            load_items(tmp_path / name)
+        first = 2 if name == "x.csv" else 1
+        assert [error.where.rpartition(" ")[2] for error in caught.value.errors[:5]] == [
+            str(first + i) for i in (2, 5, 6, 7, 8)
+        ]
+        assert caught.value.errors[5].problem == "and 2 more mistakes there"
+        assert len(caught.value.legible) == 5
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,16 @@ def test_length_decides_how_options_compare() -> None:
     assert (answer.text, answer.value) == ("Paris, the city of light", 1)
 
 
+@pytest.mark.parametrize(
+    ("normalize", "margin"), [("none", 8.0), ("tokens", 0.0), ("characters", 24 * (-12 / 24 + 4 / 4))]
+)
+def test_a_margin_is_in_nats_of_the_whole_answer(normalize: Any, margin: float) -> None:
+    """How far the likelihood of the chosen option must fall for the other to be taken, whatever divides it."""
+    responses = [said(logprobs=[-4.0]), said(logprobs=[-4.0, -4.0, -4.0])]
+    answer = choice(normalize=normalize).score(CAPITAL, responses)
+    assert answer.margin == pytest.approx(margin)
+
+
 @pytest.mark.parametrize("gold", [0, "0", "Rome"])
 def test_a_gold_option_is_an_index_or_a_text(gold: object) -> None:
     item = Item(id="1", fields={**CAPITAL.fields, "a": gold})  # type: ignore[dict-item]

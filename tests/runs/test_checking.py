@@ -294,8 +294,8 @@ def test_the_minutes_are_compared_with_the_budget() -> None:
         (
             COST,
             [
-                "2 s a trial, as measured on 40 trials of a run; about 4.2 min with",
-                "the budget of 10 min is enough: the search takes about 3.7 min",
+                "2 s a trial, as measured on 40 trials of a run; about 4:13 with",
+                "the budget of 10 min is enough: the search takes about 3:40",
             ],
         ),
         (replace(COST, budget_s=60), ["the budget of 1 min ends the search after about 30 trials"]),

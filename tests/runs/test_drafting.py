@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from crossbreed.cli import app
 from crossbreed.errors import InputError
-from crossbreed.runs import check_spec, load_spec
+from crossbreed.runs import build_plan, check_spec, load_spec
 from crossbreed.runs.drafting.draft import Draft, write_draft
 from crossbreed.runs.spec import Spec
 from crossbreed.testing.toys import make_adapter, make_checkpoint
@@ -87,6 +87,22 @@ def test_questions_with_numbers(folder: Path, toy_base: Path, plain: list[str]) 
     assert list(spec.sources.experts) == ["plain", "stabilised"]
     assert "#   sums: metric number (likely: every gold is a number)" in draft.text
     assert yaml.safe_load(draft.text)["fitness"]["tasks"][0]["items"] == str(folder / "sums.jsonl")
+
+
+def test_items_that_are_left_unused_are_said(folder: Path, toy_base: Path, plain: list[str]) -> None:
+    others = [item | {"question": f"Other {item['question']}"} for item in questions(60)]
+    few, many = lines(folder / "few.jsonl", others), lines(folder / "many.jsonl", questions(401))
+    alone, both = drafted(toy_base, plain, many)[1], drafted(toy_base, plain, few, many, out="both.yaml")[1]
+    for draft, name, left, report in ((alone, "spec.yaml", 63, "313"), (both, "both.yaml", 341, "0.55")):
+        [said] = [remark for remark in draft.remarks if "not used" in remark.what]
+        assert said.what == f"many: {left} of 401 items are not used"
+        assert f"`report: {report}`" in said.why
+        better = load_spec(name, [f"fitness.split.report={report}"])
+        used = sum(len(found["many"].items) for found in build_plan(better).items.values())
+        assert used > 401 - left
+    assert not [
+        remark for remark in drafted(toy_base, plain, few, out="few.yaml")[1].remarks if "not used" in remark.what
+    ]
 
 
 def test_multiple_choice_as_mmlu_has_it(folder: Path, toy_base: Path, plain: list[str]) -> None:

@@ -1,6 +1,7 @@
 """`crossbreed export`: a run's trials in CSV, Parquet and Optuna are what its journal holds."""
 
 import csv
+import shlex
 import sqlite3
 import sys
 import time
@@ -8,9 +9,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from in_process import exit_code_of
 from pyarrow import parquet
 from toy_runs import SKILLS, write_spec
 from typer.testing import CliRunner
@@ -98,6 +101,45 @@ def test_a_row_for_each_item_that_was_answered(finished: Path, tmp_path: Path) -
     assert all(row["answer"] for row in rows), "the fake engine generates a text for every item"
     red = [row["value"] for row in rows if (row["number"], row["split"], row["task"]) == (3, "search", "red")]
     assert tuple(red) == opened.history.scores["search", 3].tasks["red"].values
+
+
+def test_an_item_has_its_question_where_that_is_at_hand(finished: Path, tmp_path: Path) -> None:
+    def rows(name: str) -> tuple[list[Any], list[str]]:
+        notes = list[str]()
+        export_run(finished, parquet=tmp_path / name, items=True, on_note=notes.append)
+        return parquet.read_table(tmp_path / name).to_pylist(), notes
+
+    task = load_spec(finished / "spec.yaml").fitness.tasks[0]
+    items = {item.id: item for item in task.load_items()}
+    found, notes = rows("all.parquet")
+    assert notes == []
+    for row in found:
+        assert row["question"]
+        assert row["gold"]
+        if row["task"] == task.name:
+            item = items[row["item"]]
+            assert (row["question"], row["gold"]) == (task.question(item), task.shown(item))
+    file = Path(task.items)
+    kept = file.read_text()
+    file.write_text(kept.replace("red", "crimson"))
+    try:
+        found, notes = rows("changed.parquet")
+    finally:
+        file.write_text(kept)
+    assert {row["task"] for row in found if row["question"] is None} == {task.name}
+    assert notes == [
+        f"the columns question and gold are empty for {task.name}: the item file is gone or has changed since"
+    ]
+
+
+def test_what_shows_no_trial_as_json_names_the_export(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code_of("show", finished, "--trial", "1", "--json") == 2
+    advice = capsys.readouterr().err.partition("crossbreed export ")[2].split("\n")[0]
+    assert exit_code_of("export", *shlex.split(advice)) == 0
+    assert (tmp_path / "items.csv").exists()
 
 
 def test_every_status_is_a_row(odd: Run) -> None:

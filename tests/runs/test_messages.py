@@ -1,6 +1,7 @@
 """What a wrong spec is told: the key as `--set` takes it, what was expected there, and one thing at a time."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def test_every_mistake_is_told_with_its_key_and_line(tmp_path: Path) -> None:
             ("unknown metric `numbr`", "fitness.tasks.0.metric", 12),
             ("unknown key `promptt`", "fitness.tasks.0", 12),
             ("`fitness.split.report` is missing", "", 15),
+            ("`fitness.tasks` is wrong", "", 11),
         )
     ]
 
@@ -141,12 +143,12 @@ def test_several_mistakes_fit_a_screen(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(WRONG)
     lines = str(mistakes_of(path)).splitlines()
-    assert lines[0] == f"10 mistakes in {path}"
+    assert lines[0] == f"11 mistakes in {path}"
     assert len(lines) < 24
-    assert lines[-1].startswith("10. `fitness.split.report` is missing")
+    assert lines[-2].startswith("11. `fitness.tasks` is wrong: two tasks have the name 't'")
     path.write_text(WRONG + "".join(f"  key{i}: 1\n" for i in range(100)))
     lines = str(mistakes_of(path)).splitlines()
-    assert (len(lines) < 24, lines[-1]) == (True, "... and 98 more")
+    assert (len(lines) < 24, lines[-2][:4], lines[-1]) == (True, "16. ", "... and 95 more")
 
 
 def test_mistakes_survive_pickling() -> None:
@@ -240,6 +242,70 @@ def test_mistakes_of_file_and_overrides_are_told_together(spec: Path) -> None:
 
 def test_a_wrong_spec_is_not_printed_whole() -> None:
     assert told(artifacts={"grams": {}}).got == ""
+
+
+def test_what_stands_behind_refused_keys_and_values_is_told_with_them(tmp_path: Path) -> None:
+    """What concerns several keys is checked, too, where others are wrong."""
+    raw = yaml.safe_load(SPEC)
+    raw["sead"] = 1
+    raw["fitness"]["tasks"][0] |= {"metric": "numbr", "max_tokens": 0, "chunck": 3}
+    raw["fitness"]["objectives"] = [{"task": "u"}]
+    raw["space"] = {"operator": "ties"}
+    raw["artifacts"] = {"grams": {"itms": 3}}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    assert sorted(error.problem.split(":")[0] for error in mistakes_of(tmp_path / "spec.yaml").errors) == [
+        "`artifacts.grams` collects Grams that `ties` does not read",
+        "`fitness.tasks.0.max_tokens` is wrong",
+        "an objective names the unknown task `u`",
+        "unknown key `chunck`",
+        "unknown key `itms`",
+        "unknown key `sead`",
+        "unknown metric `numbr`",
+    ]
+
+
+def test_a_value_that_is_only_guessed_is_not_told(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    raw["presett"] = "m2n2"
+    raw["fitness"]["tasks"][0] |= {"metric": 3, "pattern": "x"}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    problems = [error.problem.split(":")[0] for error in mistakes_of(tmp_path / "spec.yaml").errors]
+    assert sorted(problems) == ["`fitness.tasks.0.metric` must be a text", "unknown key `presett`"]
+
+
+def test_mistakes_of_items_are_told_beside_those_of_the_spec(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SPEC)
+    task = raw["fitness"]["tasks"][0] | {"prompt": "{q}", "answer": "a"}
+    raw["fitness"]["tasks"] = [
+        task | {"max_tokens": 0},  # asks the same as with its default
+        task | {"name": "u", "items": "y.jsonl", "prompt": 3},  # asks what is not known
+        task | {"name": "v", "items": "z.jsonl", "anser": "b"},
+        {"name": "w", "kind": "generat", "items": "none.jsonl"},
+    ]
+    good = "".join(f'{{"q": "{i}", "a": "{i}"}}\n' for i in range(3))
+    (tmp_path / "x.jsonl").write_text(good + '{"q": 1\n{"a": 5}\n[]\n' + '{"q": "7", "a": null}\n' * 2)
+    (tmp_path / "y.jsonl").write_text(good + "".join(f"{i}\n" for i in range(9)))
+    (tmp_path / "z.jsonl").write_text(good)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(Mistakes) as caught:
+        load_spec(tmp_path / "spec.yaml", with_items=True)
+    lines = [
+        (re.sub("`[0-9a-f]+`", "`...`", error.problem.split(":")[0]), error.where.rpartition("/")[2])
+        for error in caught.value.errors
+        if "jsonl" in error.where
+    ]
+    assert lines == [
+        ("a line is not JSON", "x.jsonl, line 4"),
+        ("a line is not a JSON object", "x.jsonl, line 6"),
+        ("two items have the same content", "x.jsonl, lines 7 and 8"),
+        ("item `...` has no field `q`", "x.jsonl, line 5"),
+        ("the answer of item `...` can never be given", "x.jsonl, line 7"),
+        *[("a line is not a JSON object", f"y.jsonl, line {line}") for line in range(4, 9)],
+        ("and 4 more mistakes there", "y.jsonl"),
+        ("the items cannot be read", "none.jsonl"),
+    ]
+    assert str(caught.value).startswith("19 mistakes in ")
+    assert len(str(caught.value).splitlines()) < 24
 
 
 def test_what_only_follows_from_another_mistake_is_not_told(tmp_path: Path) -> None:

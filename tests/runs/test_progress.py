@@ -5,8 +5,8 @@ from simulated import MEAN, failed, search
 
 from crossbreed.runs.events import TrialDone
 from crossbreed.runs.record.history import History
+from crossbreed.runs.results.progress import Progress
 from crossbreed.runs.search.pace import Budget, Pace
-from crossbreed.runs.search.progress import Progress
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
 

@@ -38,6 +38,22 @@ def test_promised_shape(report: Report) -> None:
     assert found["ideal"]["gap"].keys() == {"mean", "low", "high", "n"}
 
 
+def test_near_ties_of_the_winner_are_counted(report: Report) -> None:
+    assert report_json(report)["near_ties"] == {}
+    assert not any("of a tie" in line for line in sentences(report))
+    trials = search()
+    near = make_report(
+        trials=trials,
+        winner=WINNER,
+        scores=scores_on("report", reported(trials, [MEAN], WINNER)),
+        objectives=[MEAN],
+        margins={"sums": {"a": 0.0, "b": 0.049, "c": 0.05, "d": 3.0}, "french": {}},
+    )
+    assert report_json(near)["near_ties"] == {"sums": {"near": 2, "n": 4, "nats": 0.05}}
+    [said] = [line for line in sentences(near) if "of a tie" in line]
+    assert said.endswith("2 of 4 in sums.")
+
+
 def test_differences_are_paired_on_the_report_items(report: Report) -> None:
     trials = search()
     scores = scores_on("report", reported(trials, [MEAN], WINNER))

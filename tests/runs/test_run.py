@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import shutil
 from contextlib import closing
 from functools import partial
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from toy_runs import journal_of, records_of, trials_of, write_spec
+from in_process import exit_code_of
+from toy_runs import SKILLS, journal_of, records_of, trials_of, write_spec
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, dump_spec, load_spec, publish_run, report_on, run
@@ -93,6 +95,50 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
     assert show_json(tmp_path)["state"] == "finished"
     asked, expected = ([r for r in journal_of(path) if r["kind"] == "ask"] for path in (tmp_path, finished))
     assert asked == expected
+
+
+def test_an_interrupted_run_shows_the_command_that_goes_on_and_no_time_left(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    stopped(finished, folder, after="tell", number=9)
+    text = show_text(folder)
+    assert "more, finalists and report" not in text
+    assert show_json(folder)["seconds_left"] is None
+    [advice] = [line for line in text.splitlines() if line.startswith("to go on: ")]
+    assert exit_code_of(*shlex.split(advice)[4:]) == 0
+    assert show_json(folder)["state"] == "finished"
+    assert "to go on: " not in show_text(folder)
+
+
+def test_near_ties_of_options_are_in_the_report(tmp_path: Path) -> None:
+    task = {"kind": "choice", "prompt": "{q}", "choices": "o", "answer": "a"}
+    tasks = [task | {"name": skill, "items": f"{skill}.jsonl"} for skill in SKILLS]
+    experts = {"one": Path("fake/one"), "two": Path("fake/two")}
+    engine = {"kind": "fake_recipes"}
+    path = write_spec(
+        tmp_path, base=Path("fake/base"), experts=experts, trials=2, fitness__tasks=tasks, fitness__engine=engine
+    )
+    for skill in SKILLS:
+        items = [{"id": str(i), "q": f"{skill} {i}", "o": ["x", "yy"], "a": "x"} for i in range(60)]
+        (tmp_path / f"{skill}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    report = run(load_spec(path), tmp_path / "run")
+    assert report.near_ties.keys() == set(SKILLS)
+    assert {n for _, n in report.near_ties.values()} == {24}
+    told = json.loads((tmp_path / "run/report.json").read_text())["near_ties"]
+    assert {task: (found["near"], found["n"]) for task, found in told.items()} == dict(report.near_ties)
+    for kept in (tmp_path / "run/answers").glob("*margins*"):  # an older version kept none
+        kept.unlink()
+    _, older = report_on(tmp_path / "run")
+    assert older.near_ties == {}
+    assert older.winner == report.winner
+
+
+def test_an_interrupted_run_of_a_program_names_no_command(finished: Path, tmp_path: Path) -> None:
+    stopped(finished, tmp_path, after="tell", number=9)
+    raw = yaml.safe_load((tmp_path / "spec.yaml").read_text())
+    raw["optimizer"] = {"kind": "object", "object": "my.Optimizer", "budget": raw["optimizer"]["budget"]}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    assert "to go on: call crossbreed.run with the same objects" in show_text(tmp_path)
 
 
 def test_a_report_does_not_end_a_search_whose_last_candidate_is_out(finished: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from crossbreed.bounded import Begin
-from crossbreed.errors import Collector, EngineError, InputError
+from crossbreed.errors import Collector, EngineError, InputError, excerpt
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import Generate, Prompt, Request
@@ -77,7 +77,7 @@ class Encoder:
                 raise InputError(
                     "a text is too short to score",
                     expected="at least one token after the first",
-                    got=repr(request.continuation)[:80],
+                    got=excerpt(repr(request.continuation), at_most=80),
                 )
         if num_total > self.max_model_len:
             raise TooLong(f"a request needs {num_total} tokens, more than `max_model_len` = {self.max_model_len}")
@@ -105,6 +105,7 @@ class Encoder:
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if prompt.token_ids is not None:
+            assert not continuation, "a prompt in tokens is scored by a Generate"
             return self._known(prompt.token_ids)
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
@@ -246,7 +247,7 @@ def _lengths(asked: _Asked, encoder: Encoder, encoded: Sequence[Sequence[Encoded
         raise InputError(
             f"the answers of {len(too_long)} of {len(task.items)} items can never be given: they are too long",
             expected=f"answers of at most {limit} tokens, the task's `max_tokens`",
-            got=f"{size} tokens in {kind.shown(item)[:80]!r}, the first",
+            got=f"{size} tokens in {excerpt(kind.shown(item), at_most=80)!r}, the first",
             where=item.place(task.name),
             fix=f"max_tokens: {max(size for _, size, _ in too_long) + 1}, or shorter answers",
         )

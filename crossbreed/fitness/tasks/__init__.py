@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import Collector
+from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items
 from crossbreed.fitness.items import check_items
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
@@ -47,17 +48,26 @@ def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
     """Loads the items of every task and renders each once, so that errors surface before any expensive step.
 
     Raises:
-        InputError: a file, an item or a field is invalid; the message names the first of each task.
+        InputError: files, items or fields are invalid; the message names the first few of each task.
     """
     tasks, mistakes = list[Task](), Collector()
     for config in configs:
         with mistakes.noted():
-            task = Task(kind=config, items=config.load_items())
-            check_items(task.items, task=task.name)
-            check_questions(task)
-            tasks.append(task)
+            tasks.append(_loaded(config))
     mistakes.require_none()
     return tasks
+
+
+def _loaded(config: TaskConfig) -> Task:
+    """Returns a task; raises what is wrong with its file and with what its legible items ask, at once."""
+    mistakes = Collector(at_most=MOST_MISTAKES, of=getattr(config, "items", f"task `{config.name}`"))
+    task = Task(kind=config, items=legible_items(config.load_items, mistakes))
+    if task.items or not mistakes.errors:
+        with mistakes.noted():
+            check_items(task.items, task=task.name)
+            check_questions(task)
+    mistakes.require_none()
+    return task
 
 
 __all__ = [

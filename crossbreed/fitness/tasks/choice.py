@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Literal
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError, excerpt
+from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items, require_items
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
@@ -36,16 +37,26 @@ class ChoiceTask(PromptTaskConfig):
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file, and checks that one way of naming the gold option fits all items."""
-        items = super().load_items()
+        mistakes = Collector(at_most=MOST_MISTAKES, of=self.items)
+        items = legible_items(super().load_items, mistakes)
+        with mistakes.noted():
+            self._require_one_way(items, mistakes)
+        return require_items(mistakes, items)
+
+    def _require_one_way(self, items: Sequence[Item], mistakes: Collector) -> None:
         common: frozenset[str] | None = None
         for item in items:
-            ways = frozenset(self._ways(item))
+            ways = frozenset[str]()
+            with mistakes.noted():
+                ways = frozenset(self._ways(item))
+            if not ways:
+                continue
             if common is not None and not common & ways:
                 raise InputError(
                     "the answers of a task name the right option in different ways",
                     expected="one way for all items",
                     got=f"{' or '.join(sorted(common))} up to item `{item.id}`, {' or '.join(sorted(ways))} there: "
-                    f"{self.gold(item)!r}"[:300],
+                    + excerpt(repr(self.gold(item)), at_most=120),
                     where=item.place(self.name, self.answer),
                     fix="write all answers in one way; `gold_is` in the task says which, and refuses the others",
                 )
@@ -53,10 +64,10 @@ class ChoiceTask(PromptTaskConfig):
         if (
             self.gold_is is None
             and common == frozenset({"index"})
+            and not mistakes.errors
             and all(self._gold_index(item) > 0 for item in items)
         ):
             raise self._counted_from_anywhere(items[0])
-        return items
 
     def requests(self, item: Item) -> list[Loglikelihood]:
         """Returns one Loglikelihood per option."""
@@ -70,7 +81,10 @@ class ChoiceTask(PromptTaskConfig):
         return self.requests(item)[self._gold_index(item)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Returns 1 if the gold option is the most likely, else 0; of equally likely options, the first counts."""
+        """Returns 1 if the gold option is the most likely, else 0; of equally likely options, the first counts.
+
+        The margin is in nats of the whole option, whatever its likelihood is divided by: so far rounding must move it.
+        """
         options = self._options(item)
         lengths = {
             "characters": [len(option) for option in options],
@@ -79,7 +93,8 @@ class ChoiceTask(PromptTaskConfig):
         }[self.normalize]
         values = [math.fsum(r.logprobs) / length for r, length in zip(responses, lengths, strict=True)]
         chosen = values.index(max(values))
-        return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen])
+        margin = (values[chosen] - max(values[:chosen] + values[chosen + 1 :])) * lengths[chosen]
+        return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen], margin=margin)
 
     def shown(self, item: Item) -> str:
         """Returns the gold option's text, even if the file gives its index."""
@@ -106,15 +121,15 @@ class ChoiceTask(PromptTaskConfig):
         else:
             values = [item.fields[name] for name in self.choices]
         if not isinstance(values, list) or len(values) < 2:
-            raise self._no_options(item, str(values)[:200])
+            raise self._no_options(item, excerpt(str(values), at_most=200))
         try:
             options = [text_of(value) for value in values]
         except ValueError as error:
             raise self._no_options(item, str(error)) from None
         if not all(map(folded, options)):
-            raise self._no_options(item, f"an empty option in {options}"[:200])
+            raise self._no_options(item, excerpt(f"an empty option in {options}", at_most=200))
         if len(set(map(folded, options))) < len(options):
-            raise self._no_options(item, f"an option twice in {options}"[:200])
+            raise self._no_options(item, excerpt(f"an option twice in {options}", at_most=200))
         return options
 
     def _no_options(self, item: Item, got: str) -> InputError:
@@ -158,7 +173,7 @@ class ChoiceTask(PromptTaskConfig):
             raise InputError(
                 f"the answer of item `{item.id}` can be read in two ways",
                 expected="one option",
-                got=f"{gold!r} for the options {options}: {meant}"[:300],
+                got=excerpt(f"{gold!r} for the options {options}: {meant}", at_most=300),
                 where=item.place(self.name, self.answer),
                 fix=" or ".join(f"`gold_is: {way}`" for way in readings) + " in the task",
             )
@@ -196,7 +211,7 @@ class ChoiceTask(PromptTaskConfig):
             "index_from_1": f"an index from 1 to {len(options)}",
             "letter": f"a letter from A to {ascii_uppercase[: len(options)][-1]}",
         }
-        return ways[self.gold_is][:300]
+        return excerpt(ways[self.gold_is], at_most=300)
 
     def _advice(self, gold: FieldValue, options: Sequence[str]) -> str:
         if self.gold_is is None and str(gold) == str(len(options)):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from crossbreed.config import Config, InputPath, Name
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response
@@ -208,7 +208,7 @@ class PromptTaskConfig(FileTaskConfig):
         return InputError(
             f"the answer of item `{item.id}` can never be given: no response can match it",
             expected=expected,
-            got=got or repr(self.gold(item))[:200],
+            got=got or excerpt(repr(self.gold(item)), at_most=200),
             where=item.place(self.name, self.answer),
             fix=fix or "correct the item, or name the field that holds the answer",
         )
@@ -221,7 +221,7 @@ class PromptTaskConfig(FileTaskConfig):
         return InputError(
             "the prompt has no field: every item would be asked the same",
             expected="a field of the items in braces: {question}",
-            got=repr(self.prompt)[:200],
+            got=excerpt(repr(self.prompt), at_most=200),
             where=f"task `{self.name}`, `prompt`",
             fix=fix,
         )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Prompt, Response
 from crossbreed.fitness.tasks.config import FileTaskConfig
@@ -35,7 +35,7 @@ class PerplexityTask(FileTaskConfig):
             raise InputError(
                 f"item `{item.id}` has no text",
                 expected="a non-empty text",
-                got=repr(text)[:200],
+                got=excerpt(repr(text), at_most=200),
                 where=f"task `{self.name}`, field `{self.text}`",
             )
         return [Loglikelihood(prompt=Prompt(text=""), continuation=text)]

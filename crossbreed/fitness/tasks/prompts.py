@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.values import text_of
 
@@ -34,7 +34,7 @@ def fill_prompt(template: str, item: Item, *, task: str) -> str:
         raise InputError(
             f"the prompt cannot be filled with item `{item.id}`: {error}",
             expected=f"field names in braces; {_BRACES}",
-            got=template[:200],
+            got=excerpt(template, at_most=200),
             where=item.place(task),
             fix=_BRACES,
         ) from None
@@ -83,7 +83,7 @@ def turns_of(item: Item, name: str, *, task: str) -> tuple[tuple[str, str], ...]
         raise InputError(
             f"item `{item.id}` has no chat to answer",
             expected=f"a list of {{role: {' | '.join(_ROLES)}, content: text}}, `system` only first, `user` last",
-            got=f"{str(value)[:150]}{ends}",
+            got=f"{excerpt(str(value), at_most=150)}{ends}",
             where=item.place(task, name),
             fix="move the model's last turn into the field of the answer" if ends else "correct the item",
         )

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError, excerpt
+from crossbreed.fitness.item_files import MOST_MISTAKES
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig
@@ -36,28 +37,49 @@ def check_questions(task: Task) -> None:
     """Checks that every item of a task asks the model something, and no two the same.
 
     Raises:
-        InputError: one asks nothing, or in something else than texts; or two ask the same: the message names both.
+        InputError: items ask nothing, or in something else than texts; or two ask the same: the message names both.
+            What is wrong with all items in the same way is said once.
     """
     first: dict[str, Item] = {}
+    mistakes = Collector(at_most=MOST_MISTAKES, of=f"task `{task.name}`")
+    kinds, refused = set[tuple[str, ...]](), list[InputError]()
     for item in task.items:
-        requests = list(task.requests(item))
-        _check_requests(requests, item, task=task.name)
-        key = "\n".join((*_systems(requests), _rendered(requests)))
-        if key not in first:
-            first[key] = item
-            continue
-        other = first[key]
-        golds = [task.kind.shown(one) for one in (other, item)]
-        differ = folded(golds[0]) != folded(golds[1])
-        raise InputError(
-            "two items ask the model the same" + ", with different answers" * differ,
-            expected="a prompt of its own for each item: the same one could be in two splits at once",
-            got=f"`{other.id}` and `{item.id}`: {key[:120]!r}" + f", answers {golds[0]!r} and {golds[1]!r}" * differ,
-            where="; ".join(filter(None, (f"task `{task.name}`", other.where, item.where))),
-            fix="delete one"
-            + " and give the other the list of right answers, or show what tells them apart" * differ
-            + "; other fields (an index, a source) do not make a question another",
-        )
+        try:
+            requests = list(task.requests(item))
+            _check_requests(requests, item, task=task.name)
+            key = "\n".join((*_systems(requests), _rendered(requests)))
+            other = first.setdefault(key, item)
+            if other is not item:
+                raise _asked_twice(task, other, item, key)
+        except InputError as error:
+            mistakes.note(error)
+            refused.append(error)
+            kinds.add(tuple(text.replace(f"`{item.id}`", "") for text in (error.problem, error.expected, error.fix)))
+    if len(refused) == len(task.items) > 1 and len(kinds) == 1:
+        raise _of_all(refused)
+    mistakes.require_none()
+
+
+def _of_all(refused: Sequence[InputError]) -> InputError:
+    """Returns the error of the first item, where all have it: the task may be wrong, and not each item."""
+    first = refused[0]
+    got = f"all {len(refused)} items alike" + f"; the first: {first.got}" * bool(first.got)
+    return type(first)(first.problem, expected=first.expected, got=got, where=first.where, fix=first.fix)
+
+
+def _asked_twice(task: Task, other: Item, item: Item, key: str) -> InputError:
+    golds = [task.kind.shown(one) for one in (other, item)]
+    differ = folded(golds[0]) != folded(golds[1])
+    return InputError(
+        "two items ask the model the same" + ", with different answers" * differ,
+        expected="a prompt of its own for each item: the same one could be in two splits at once",
+        got=f"`{other.id}` and `{item.id}`: {excerpt(key, at_most=120)!r}"
+        + f", answers {golds[0]!r} and {golds[1]!r}" * differ,
+        where="; ".join(filter(None, (f"task `{task.name}`", other.where, item.where))),
+        fix="delete one"
+        + " and give the other the list of right answers, or show what tells them apart" * differ
+        + "; other fields (an index, a source) do not make a question another",
+    )
 
 
 def own_kind(task: Task) -> Kind:

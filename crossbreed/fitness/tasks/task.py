@@ -18,6 +18,8 @@ class Answer:
     """Finite: a model whose log-probabilities are not is INVALID before a task judges it."""
     text: str
     """The generated text or chosen option, for display."""
+    margin: float | None = None
+    """The nats by which the answer's log-likelihood exceeds what another answer needs to be taken; None: not known."""
 
 
 class Kind(Protocol):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from crossbreed.errors import printable
 from crossbreed.runs.checking.cost import Cost
 from crossbreed.runs.checking.questions import Example, TaskFindings
+from crossbreed.runs.record.phase import duration
 
 if TYPE_CHECKING:
     from crossbreed.runs.check import Findings
@@ -50,25 +51,14 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
         return
     by = f"{cost.rate.num_trials} trials of a run" if cost.rate.num_trials else "the first answers of the base"
     at_once = f", {cost.num_workers} workers" if cost.num_workers > 1 else ""
-    yield f"  time    {_duration(one)} a trial{at_once}, as measured on {by}" + (
-        f"; about {_duration(total)} with selection and report" if total is not None else ""
+    yield f"  time    {one:.3g} s a trial{at_once}, as measured on {by}" + (
+        f"; about {duration(total)} with selection and report" if total is not None else ""
     )
     if cost.budget_s is not None:
         allowed = cost.num_in_budget
-        fits = f"is enough: the search takes about {_duration(cost.seconds('search') or 0.0)}"
+        fits = f"is enough: the search takes about {duration(cost.seconds('search') or 0.0)}"
         ends = f"ends the search after about {allowed} trials"
         yield f"          the budget of {cost.budget_s / 60:g} min {fits if allowed is None else ends}"
-
-
-def _duration(seconds: float) -> str:
-    """Returns a time as people say it.
-
-    >>> _duration(0.034), _duration(7.25), _duration(200), _duration(9000)
-    ('0.034 s', '7.2 s', '3.3 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"
 
 
 def _groups_lines(findings: "Findings") -> list[str]:
@@ -90,7 +80,7 @@ def _task_lines(task: TaskFindings) -> Iterator[str]:
     splits = ", ".join(f"{number} {split}" for split, number in task.num_split.items())
     yield f"{task.name}: {_count(task.num_items, 'item')} ({splits}), {task.metric}"
     if task.lengths:
-        yield f"  prompts {_range(task.lengths.prompts)} tokens; all fit into {task.lengths.context} with their answers"
+        yield f"  prompts {_tokens(task.lengths.prompts)}; all fit into {task.lengths.context} with their answers"
     if task.gold_values:
         yield f"  golds   {_golds(task)}"
     if parts := list(_guesses(task)):
@@ -114,7 +104,7 @@ def _golds(task: TaskFindings) -> str:
     limit = task.lengths.max_tokens
     number = "all" if fit == len(task.lengths.golds) else f"{fit} of {len(task.lengths.golds)}"
     fits = "" if fit is None else f"{number} fit into max_tokens: {limit}; "
-    return f"{_range(task.lengths.golds)} tokens; {fits}{scores}"
+    return f"{_tokens(task.lengths.golds)}; {fits}{scores}"
 
 
 def _guesses(task: TaskFindings) -> Iterator[str]:
@@ -174,9 +164,9 @@ def _labelled(label: str, text: str) -> Iterator[str]:
     yield from (" " * len(label) + line for line in lines[1:])
 
 
-def _range(sizes: Sequence[int]) -> str:
+def _tokens(sizes: Sequence[int]) -> str:
     low, high = min(sizes), max(sizes)
-    return str(low) if low == high else f"{low} to {high}"
+    return _count(low, "token") if low == high else f"{low} to {high} tokens"
 
 
 def _percent(share: float) -> str:

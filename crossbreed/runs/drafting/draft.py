@@ -3,7 +3,7 @@
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ def _spec(sources: Sources, guesses: Mapping[str, Guess]) -> tuple[dict[str, Any
     if num_items < _FEW_ITEMS:
         why = f"{num_items} items in the smallest file: only large differences will be seen"
         remarks.append(Remark(what=f"split {split}", sure="a guess", why=why))
+    remarks += _unused(guesses, split)
     engine = engine_for(
         dtype=sources.structure.dtype,
         context_tokens=_context(longest, Encoder(sources.base.path).max_model_len),
@@ -199,6 +200,23 @@ def _split(num_items: int) -> dict[str, int]:
         split[name] = max(1, min(most, num_items // part, left - (len(_SPLIT) - len(split) - 1)))
         left -= split[name]
     return split
+
+
+def _unused(guesses: Mapping[str, Guess], split: Mapping[str, int]) -> Iterator[Remark]:
+    """Yields which files have more items than the split takes, and a report split that takes nearly all."""
+    sizes = {name: len(guess.items) for name, guess in guesses.items()}
+    searched = split["search"] + split["select"]
+    if len(set(sizes.values())) == 1:
+        report = f"{min(sizes.values()) - searched}"
+    else:  # a share of each file, which is no count too large for the smallest
+        report = f"{math.floor(100 * (1 - searched / min(sizes.values()))) / 100:g}"
+    for name, size in sizes.items():
+        if left := size - sum(split.values()):
+            why = (
+                f"the split takes {sum(split.values())}; `report: {report}` in it uses more, at the end of a run alone"
+            )
+            remark = f"{left} of {size} items are not used"
+            yield _told(name, Remark(what=remark, sure="sure", why=why))
 
 
 def _is_items(given: str) -> bool:

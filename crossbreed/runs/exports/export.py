@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crossbreed.errors import InputError, MachineError, require
 from crossbreed.runs.exports.tables import Cell, Table, item_table, trial_table
+from crossbreed.runs.results.answers import Questions, questions_in
 from crossbreed.runs.results.show import Run, open_run
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def export_run(
     csv: Path | None = None,
     parquet: Path | None = None,
     items: bool = False,
+    on_note: Callable[[str], object] = lambda note: None,
 ) -> list[Path]:
     """Writes the trials of a run, running or over, to new files.
 
@@ -39,6 +41,7 @@ def export_run(
         csv: A CSV file, a row for each trial.
         parquet: A Parquet file with the same rows.
         items: In CSV and Parquet, a row for each item that a trial answered instead.
+        on_note: Told what cannot be had.
 
     Returns:
         The files.
@@ -70,6 +73,10 @@ def export_run(
     if parquet is not None:
         require("pyarrow", extra="parquet")
     run = open_run(path)
+    if items and (lost := sorted(run.minimized.keys() - _questions(run).tasks)):
+        on_note(
+            f"the columns question and gold are empty for {', '.join(lost)}: the item file is gone or has changed since"
+        )
     for target, write in writers.items():
         _write_whole(target, partial(write, run))
     return list(writers)
@@ -81,7 +88,11 @@ def _coordinates(run: Run) -> tuple[str, ...]:
 
 
 def _table(run: Run, *, items: bool) -> Table:
-    return item_table(run) if items else trial_table(run, _coordinates(run))
+    return item_table(run, _questions(run)) if items else trial_table(run, _coordinates(run))
+
+
+def _questions(run: Run) -> Questions:
+    return questions_in(run.folder, run.folder.begun())
 
 
 def _sqlite_file(url: str) -> Path:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from math import fsum
 from typing import Literal, TypeAlias, get_args
 
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.answers import Questions
 from crossbreed.runs.results.show import PHASES, Run
 from crossbreed.types import Trial
 
@@ -56,8 +58,8 @@ def _trial_row(run: Run, trial: Trial, tasks: Sequence[str], num_coordinates: in
     )
 
 
-def item_table(run: Run) -> Table:
-    """Returns a row for each item that a trial answered, on every split, with the text where one was generated."""
+def item_table(run: Run, questions: Questions | None = None) -> Table:
+    """Returns a row for each item that a trial answered, on every split, with what was asked where that is at hand."""
     columns: dict[str, CellType] = {
         "number": "int",
         "split": "text",
@@ -65,12 +67,15 @@ def item_table(run: Run) -> Table:
         "item": "text",
         "value": "float",
         "answer": "text",
+        "question": "text",
+        "gold": "text",
     }
-    return Table(columns=columns, rows=_item_rows(run))
+    return Table(columns=columns, rows=_item_rows(run, questions or Questions(())))
 
 
-def _item_rows(run: Run) -> Iterator[tuple[Cell, ...]]:
+def _item_rows(run: Run, questions: Questions) -> Iterator[tuple[Cell, ...]]:
     splits: tuple[SplitName, ...] = get_args(SplitName)
+    find = cache(questions.find)
     for number in sorted(run.history.trials):
         for split in splits:
             score = run.history.scores.get((split, number))
@@ -80,7 +85,9 @@ def _item_rows(run: Run) -> Iterator[tuple[Cell, ...]]:
             for task, scores in score.tasks.items():
                 texts = said.get(task, {})
                 for item, value in zip(scores.item_ids, scores.values, strict=True):
-                    yield number, split, task, item, value, texts.get(item)
+                    asked = find(task, item)
+                    shown = (None, None) if asked is None else (asked.question, asked.gold or None)
+                    yield number, split, task, item, value, texts.get(item), *shown
 
 
 def objective_names(run: Run) -> list[str]:

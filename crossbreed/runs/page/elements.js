@@ -34,10 +34,12 @@ const bounds = found =>
   isNumber(found?.low) && isNumber(found?.high) ? `[${fixed(found.low)}, ${fixed(found.high)}]` : "";
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
+/** Returns a time as the terminal shows it: 1:01, 2:02:05. */
 function duration(seconds) {
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+  const whole = Math.max(0, Math.round(seconds));
+  const two = value => String(value).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
 /** Returns the name of what proposed a trial, without the words of the journal. */

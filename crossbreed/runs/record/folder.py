@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,14 +122,17 @@ class RunFolder:
         return first if isinstance(first, RunRecord) else None
 
     def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
-        """Stores the generated texts, for `show --trial N --answers`."""
-        if score.texts:
-            path = self._answers(split, number)
+        """Stores the generated texts, for `show --trial N --answers`; of the report, how far they are from ties too."""
+        self._keep(self._answers(split, number), score, score.texts)
+        if split == "report":
+            self._keep(self._margins(split, number), score, score.margins)
+
+    def _keep(self, path: Path, score: Score, told: Mapping[str, Sequence[object]]) -> None:
+        """Writes what is told of the items of tasks, if anything is."""
+        if told:
             if not path.parent.is_dir():
                 path.parent.mkdir(exist_ok=True)
-            payload = {
-                task: dict(zip(score.tasks[task].item_ids, texts, strict=True)) for task, texts in score.texts.items()
-            }
+            payload = {task: dict(zip(score.tasks[task].item_ids, one, strict=True)) for task, one in told.items()}
             write_atomically(path, _zipped(payload))
 
     def answers(self, split: SplitName, number: int) -> dict[str, dict[str, str]]:
@@ -150,6 +153,17 @@ class RunFolder:
                 fix="remove the file: scores are in the journal",
             ) from error
         return loaded
+
+    def margins(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it."""
+        try:
+            loaded = json.loads(gzip.decompress(self._margins(split, number).read_bytes()))
+            return {
+                task: {item: float(margin) for item, margin in found.items() if margin is not None}
+                for task, found in loaded.items()
+            }
+        except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error):
+            return {}
 
     def keep_structure(self, structure: Structure) -> None:
         """Stores the names and shapes of the sources' tensors, so that recipes can be shown where no source is."""
@@ -207,6 +221,9 @@ class RunFolder:
 
     def _answers(self, split: SplitName, number: int) -> Path:
         return self.path / "answers" / f"{number:06d}.{split}.json.gz"
+
+    def _margins(self, split: SplitName, number: int) -> Path:
+        return self.path / "answers" / f"{number:06d}.{split}.margins.json.gz"
 
 
 def _zipped(value: Any) -> bytes:  # any JSON value

@@ -64,6 +64,11 @@ class Questions:
         """Nothing is rendered before it is asked for."""
         self._tasks = {task.name: (task, {item.id: item for item in task.items}) for task in tasks}
 
+    @property
+    def tasks(self) -> frozenset[str]:
+        """The names of those whose items are at hand."""
+        return frozenset(self._tasks)
+
     def find(self, task: str, item_id: str) -> Asked | None:
         """Returns what an item asks; None where it is not at hand."""
         loaded, items = self._tasks.get(task, (None, {}))

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from crossbreed.errors import InputError
 from crossbreed.fitness import ENGINES, AnyTaskConfig, TaskConfig
 from crossbreed.fitness.engines.registry import Takes
+from crossbreed.runs.objects import has_objects
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.spec import load_spec
@@ -35,6 +36,8 @@ class Header:
     """The optimizer's trials; None if they are not limited, or not known."""
     minutes: float | None = None
     """The search time; None if it is not limited, or not known."""
+    is_of_program: bool = False
+    """Whether parts of it are objects of a Python program."""
 
 
 def read_header(folder: RunFolder) -> Header:
@@ -58,6 +61,7 @@ def read_header(folder: RunFolder) -> Header:
         minimized=spec.fitness.minimized,
         budget=budget,
         minutes=spec.optimizer.budget.minutes,
+        is_of_program=has_objects(spec),
     )
 
 

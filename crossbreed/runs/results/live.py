@@ -9,8 +9,8 @@ from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.record.phase import Phase, PhaseNote, duration, read_phase
 from crossbreed.runs.results.header import Header
 from crossbreed.runs.results.lead import Lead, Leads
+from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.outlook import outlook
 from crossbreed.runs.search.pace import Budget, Pace
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
@@ -28,7 +28,7 @@ class Outlook:
     trial_s: float | None
     """Seconds a trial so far."""
     left_s: float | None
-    """Estimated seconds to the end of the search."""
+    """Estimated seconds to the end of the search; None if no driver runs."""
     leads: tuple[Lead, ...]
     told: tuple[str, ...]
     """What the baselines say."""
@@ -49,8 +49,8 @@ class Outlook:
         }
 
 
-def outlook_of(followed: FollowedRun, known: Header) -> Outlook:
-    """Returns what a journal says of the rest of its run."""
+def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outlook:
+    """Returns what a journal says of the rest of its run; of the time left, only if a driver goes on with it."""
     history = followed.history
     leads = Leads(known.objectives)
     for trial in history.trials.values():
@@ -62,9 +62,9 @@ def outlook_of(followed: FollowedRun, known: Header) -> Outlook:
         num_done=len(history.trials),
         num_wanted=pace.num_wanted(history),
         trial_s=pace.trial_s(history),
-        left_s=None if history.is_finished else pace.left_s(history),
+        left_s=pace.left_s(history) if goes_on and not history.is_finished else None,
         leads=leads.now(),
-        told=tuple(outlook(history, known.objectives, pace)),
+        told=tuple(outlook(history, known.objectives, pace if goes_on else None)),
     )
 
 

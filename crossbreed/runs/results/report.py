@@ -22,6 +22,8 @@ from crossbreed.runs.spec.objectives import Objective, Scalar
 from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
 REPORT_SCHEMA = 1
+NEAR_A_TIE = 0.05
+"""Nats. In low precision, log-probabilities of the same weights differ as much between engines and batches."""
 RowKind: TypeAlias = BaselineKind | Literal["winner"]
 
 
@@ -119,6 +121,8 @@ class Report:
     """Whether the search is complete. False: it was interrupted, and can be resumed."""
     unmeasured: Mapping[str, str]
     """Baseline without a row -> the reason."""
+    near_ties: Mapping[str, tuple[int, int]]
+    """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -136,6 +140,7 @@ def make_report(
     is_over: bool = True,
     takes: Takes = "weights",
     left_out: Mapping[int, str] = MappingProxyType({}),
+    margins: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> Report:
     """Returns the report of a run.
 
@@ -148,6 +153,7 @@ def make_report(
         is_over: Whether the search is complete.
         takes: What the engine takes.
         left_out: Number of a trial that has no score on the report split -> why.
+        margins: Task -> item -> nats from a tie of the winner's answer, where that is known.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -206,6 +212,11 @@ def make_report(
             for b in baselines
             if (number := b.trial.number) not in measured
         },
+        near_ties={
+            task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
+            for task, found in margins.items()
+            if found
+        },
     )
 
 
@@ -224,6 +235,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "trials": {status.value: n for status, n in report.num_trials.items()},
         "is_over": report.is_over,
         "unmeasured": dict(report.unmeasured),
+        "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
 
 

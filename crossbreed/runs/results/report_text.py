@@ -8,7 +8,7 @@ from rich.text import Text
 
 from crossbreed.errors import printable
 from crossbreed.runs.results.numbers import number, row_label, with_interval
-from crossbreed.runs.results.report import Report
+from crossbreed.runs.results.report import NEAR_A_TIE, Report
 from crossbreed.runs.results.statistics import LEVEL
 from crossbreed.runs.results.verdict import verdict_of
 
@@ -50,6 +50,12 @@ def sentences(report: Report) -> list[str]:
     lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
     if alike := _alike(report):
         lines.append(f"Every model here has the same score in {', '.join(alike)}, which tells nothing about the merge.")
+    if report.near_ties:
+        near = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in report.near_ties.items())
+        lines.append(
+            f"Answers of the winner within {NEAR_A_TIE:g} nats of a tie, which may differ in another engine, batch or "
+            f"dtype: {near}."
+        )
     lines += [f"No row for {row_label(name)}: {why}." for name, why in report.unmeasured.items()]
     return lines
 

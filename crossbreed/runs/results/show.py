@@ -1,5 +1,6 @@
 """`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class Run:
     state: State
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
+    is_of_program: bool = False
+    """Whether parts of it are objects of a Python program, without which no command goes on with it."""
     phase: PhaseNote | None = None
     """What that driver does at the moment."""
     outlook: Outlook | None = None
@@ -73,13 +76,18 @@ def open_run(path: Path, *, with_recipes: bool = True) -> Run:
     known = read_header(folder)
     followed = FollowedRun(folder.journal, with_recipes=with_recipes)
     followed.catch_up()
-    return run_of(folder, known, followed.history, outlook=outlook_of(followed, known))
+    return run_of(folder, known, followed.history, outlook=outlook_of(followed, known, goes_on=is_driven(folder)))
+
+
+def is_driven(folder: RunFolder) -> bool:
+    """Returns whether a driver runs, which opens its sources before it locks the journal."""
+    return is_locked(folder.journal) or read_phase(folder.path) is not None
 
 
 def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
     """Returns a run of which spec and journal have been read."""
     has_journal, phase = is_locked(folder.journal), read_phase(folder.path)
-    is_running = has_journal or phase is not None  # a driver opens its sources before it locks the journal
+    is_running = has_journal or phase is not None
     state: State = "running" if is_running else "finished" if history.is_finished else "interrupted"
     return Run(
         folder=folder,
@@ -89,6 +97,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         objectives=known.objectives,
         minimized=known.minimized,
         state=state,
+        is_of_program=known.is_of_program,
         workers=read_counts(folder.path) if has_journal else None,
         phase=phase,
         outlook=outlook,
@@ -143,6 +152,7 @@ def text_of(run: Run) -> str:
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
         *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
+        *([f"to go on: {_how_to_go_on(run)}"] if run.state == "interrupted" else []),
         *(run.outlook.sentences if run.outlook else []),
     ]
     if not run.trials:
@@ -158,6 +168,12 @@ def text_of(run: Run) -> str:
     vouchings = {vouching for trial in ok if (vouching := vouching_of(trial.score, run.takes))}
     lines += [f"weights: {vouching}" for vouching in sorted(vouchings - {Vouching.FINGERPRINTED})]
     return "\n".join(lines)
+
+
+def _how_to_go_on(run: Run) -> str:
+    if run.is_of_program:
+        return "call crossbreed.run with the same objects and this folder"
+    return f"crossbreed run {shlex.quote(str(run.folder.spec))} --out {shlex.quote(str(run.folder.path))}"
 
 
 def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = False) -> str:

@@ -7,7 +7,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.live import Outlook, opening, outlook_of
-from crossbreed.runs.results.show import Run, run_of, show_text, text_of
+from crossbreed.runs.results.show import Run, is_driven, run_of, show_text, text_of
 
 
 class OngoingRun:
@@ -18,7 +18,7 @@ class OngoingRun:
         self.folder = RunFolder(path)
         self.followed = FollowedRun(self.folder.journal, with_recipes=with_recipes)
         self._header: tuple[tuple[int, int, int], Header] | None = None
-        self._outlook: tuple[tuple[Header, int], Outlook] | None = None
+        self._outlook: tuple[tuple[Header, int, bool], Outlook] | None = None
 
     def now(self) -> Run:
         """Returns the run as it is now.
@@ -29,9 +29,10 @@ class OngoingRun:
         known = self._known()
         self.followed.catch_up()
         history = self.followed.history
-        key = known, len(history.scores)
+        goes_on = is_driven(self.folder)
+        key = known, len(history.scores), goes_on
         if self._outlook is None or self._outlook[0] != key:
-            self._outlook = key, outlook_of(self.followed, known)
+            self._outlook = key, outlook_of(self.followed, known, goes_on=goes_on)
         return run_of(self.folder, known, history, outlook=self._outlook[1])
 
     def _known(self) -> Header:

@@ -7,6 +7,7 @@ It is what pydantic knows of the settings models, for people's files instead of 
 - With a `preset`, a section need not have what the preset may fill in.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -109,3 +110,8 @@ def _name(registry: Registry[Any], of_others: bool) -> Schema:
 def _open(names: list[str]) -> Schema:
     """Returns the schema of a name: editors offer these, and let others through."""
     return {"anyOf": [{"enum": names}, {"type": "string"}]}
+
+
+def schema_text(*, of_others: bool = True) -> str:
+    """Returns the schema as the command and docs/spec.schema.json have it; see `spec_schema`."""
+    return json.dumps(spec_schema(of_others=of_others), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

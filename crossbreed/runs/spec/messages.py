@@ -29,6 +29,7 @@ def explain(
     mistakes: Collector,
     *,
     present: Collection[str] = (),
+    guessed: Collection[Keys] = (),
 ) -> None:
     """Notes every mistake of an invalid spec, in the order of the file's lines.
 
@@ -40,14 +41,16 @@ def explain(
         places: Where its keys stand.
         mistakes: Where they are noted.
         present: Top-level keys that are not missing, although `raw` lacks them.
+        guessed: Keys that are not as the user wrote them: nothing is said of them and of what holds them.
     """
     by_key: dict[Keys, list[ErrorDetails]] = {}
     found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # for want of another key
-    excused = {(*one["loc"][:-1], _meant(one)) for one in found if _cause(one)} | {(key,) for key in present}
+    excused = {(*one["loc"][:-1], _meant(one)) for one in found if cause_of(one)} | {(key,) for key in present}
     for one in found:
         if one["type"] != "missing" or one["loc"] not in excused:
-            key = (*_keys(one["loc"], raw), *_unread(one))
-            by_key.setdefault(key, []).append(one)
+            key = (*keys_of(one["loc"], raw), *_unread(one))
+            if not any(key in (keys, keys[:-1]) for keys in guessed):
+                by_key.setdefault(key, []).append(one)
     told = [(key, said) for key, several in by_key.items() for said in _explained(key, several, raw, places)]
     for _, said in sorted(told, key=lambda one: places.line(one[0]) or 0):
         mistakes.note(said)
@@ -57,18 +60,18 @@ def _explained(
     key: Keys, found: Sequence[ErrorDetails], raw: Mapping[str, Any], places: Places
 ) -> Iterator[InputError]:
     """Yields the mistakes at one key: each of our own, or pydantic's as one."""
-    causes = [(one, cause) for one in found if (cause := _cause(one))]
+    causes = [(one, cause) for one in found if (cause := cause_of(one))]
     for one, cause in causes:
         for error in cause.errors:
-            yield _placed(error, (*_keys(one["loc"], raw),), one, raw, places)
+            yield _placed(error, (*keys_of(one["loc"], raw),), one, raw, places)
     if not causes:
         yield _of_pydantic(key, found, places)
 
 
 def _placed(cause: InputError, key: Keys, found: ErrorDetails, raw: Mapping[str, Any], places: Places) -> InputError:
     """Returns an error of our own parsing with the place of its key."""
-    inner = tuple(_keys(cause.where.split("."), raw)) if cause.where else ()
-    if _is_unknown_key(found):  # it stands in the section that should have another
+    inner = tuple(keys_of(cause.where.split("."), raw)) if cause.where else ()
+    if is_unknown_key(found):  # it stands in the section that should have another
         place, key = places.of(found["loc"]), key[:-1]
     else:
         key = inner if len(inner) > len(key) or not key else key
@@ -129,21 +132,22 @@ def _unquoted(found: ErrorDetails) -> bool | None:
     return given if meant and isinstance(given, bool) else None
 
 
-def _cause(found: ErrorDetails) -> InputError | None:
+def cause_of(found: ErrorDetails) -> InputError | None:
     """Returns the InputError that one of our validators raised, if any."""
     cause = found.get("ctx", {}).get("error")
     return cause if isinstance(cause, InputError) else None
 
 
-def _is_unknown_key(found: ErrorDetails) -> bool:
-    cause = _cause(found)
+def is_unknown_key(found: ErrorDetails) -> bool:
+    """Returns whether what is wrong is that no such key is known."""
+    cause = cause_of(found)
     return cause is not None and cause.problem == f"unknown key `{found['loc'][-1] if found['loc'] else ''}`"
 
 
 def _meant(found: ErrorDetails) -> str:
     """Returns the key that a misspelt one stands for, if that is what is wrong."""
-    cause = _cause(found)
-    return cause.fix.split("`")[1] if cause and _is_unknown_key(found) and "`" in cause.fix else ""
+    cause = cause_of(found)
+    return cause.fix.split("`")[1] if cause and is_unknown_key(found) and "`" in cause.fix else ""
 
 
 def _unread(found: ErrorDetails) -> Keys:
@@ -151,7 +155,7 @@ def _unread(found: ErrorDetails) -> Keys:
     return found["loc"][-1:] if found["type"] == "missing" else ()
 
 
-def _keys(location: Sequence[int | str], raw: Any) -> Iterator[int | str]:  # any part of a spec
+def keys_of(location: Sequence[int | str], raw: Any) -> Iterator[int | str]:  # any part of a spec
     """Yields the keys that lead to a location in the input, without those that pydantic adds for union members."""
     for part in location:
         if isinstance(raw, Sequence) and isinstance(part, str) and part.isdecimal() and not isinstance(raw, str):

@@ -21,6 +21,7 @@ from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
 from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.runs.spec.places import Places
 from crossbreed.runs.spec.presets import PRESET, fill_in
+from crossbreed.runs.spec.second_look import as_meant, note_items
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.text_files import read_text
 from crossbreed.types import BASE, Dtype
@@ -230,12 +231,13 @@ class Spec(Config):
         return artifacts
 
 
-def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, with_items: bool = False) -> Spec:
     """Reads a spec file.
 
     Args:
         path: YAML; relative paths in it are relative to its folder.
         overrides: `dotted.key=value`, the value as YAML.
+        with_items: Whether the items of an invalid spec are read, too, to tell what is wrong with them beside the rest.
 
     Raises:
         InputError: it cannot be read or is invalid; the message names the key.
@@ -249,7 +251,8 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Sp
     for override in overrides:
         with mistakes.noted():
             changed[apply_override(raw, override)] = f"--set {override}"
-    return _parse(raw, path.parent, Places(str(path), text=text, overrides=changed), mistakes)
+    places = Places(str(path), text=text, overrides=changed)
+    return _parse(raw, path.parent, places, mistakes, with_items=with_items)
 
 
 def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "spec") -> Spec:
@@ -266,7 +269,9 @@ def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "s
     return _parse(raw, folder, Places(where), Collector())
 
 
-def _parse(raw: Mapping[str, Any], folder: Path, places: Places, mistakes: Collector) -> Spec:
+def _parse(
+    raw: Mapping[str, Any], folder: Path, places: Places, mistakes: Collector, *, with_items: bool = False
+) -> Spec:
     """Returns the spec; raises all that is wrong with it, and what was wrong before, at once."""
     spec: Spec | None = None
     filled, present = dict(raw), tuple[str, ...]()
@@ -280,6 +285,13 @@ def _parse(raw: Mapping[str, Any], folder: Path, places: Places, mistakes: Colle
         spec = Spec.model_validate(filled, context={"folder": folder})
     except ValidationError as error:
         explain(error, filled, places, mistakes, present=present)
+        meant = as_meant(error, filled)
+        try:
+            Spec.model_validate(meant.spec, context={"folder": folder})
+        except ValidationError as behind:
+            explain(behind, meant.spec, places, mistakes, present=present, guessed=meant.guessed)
+        if with_items:
+            note_items(meant, folder, mistakes)
     mistakes.require_none(where=places.where)
     assert spec is not None, "what is wrong was told"
     return spec

@@ -77,6 +77,7 @@ class Worker:
             status=Status.OK,
             tasks=answers.tasks,
             texts=answers.texts,
+            margins=answers.margins,
             slopes=slopes,
             fingerprint=adopted.fingerprint,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),

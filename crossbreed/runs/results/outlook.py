@@ -9,14 +9,14 @@ from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.spec.objectives import Objective
 
 
-def outlook(history: History, objectives: tuple[Objective, ...], pace: Pace) -> list[str]:
-    """Returns the sentences, once the baselines are measured; none before."""
+def outlook(history: History, objectives: tuple[Objective, ...], pace: Pace | None) -> list[str]:
+    """Returns the sentences, once the baselines are measured; none before. Without a pace, none of the time left."""
     baselines = [t for t in history.all_trials if t.candidate.proposed_by.is_baseline]
     if not any(t.candidate.proposed_by.kind == "uniform" for t in baselines):
         return []
     num_report = {task: len(ids) for task, ids in history.item_ids.get("report", {}).items()}
     found = findings(history.all_trials, objectives, num_report=num_report)
-    return [*found, *_rest(history, pace)]
+    return [*found, *(_rest(history, pace) if pace else ())]
 
 
 def _rest(history: History, pace: Pace) -> list[str]:
