@@ -54,14 +54,6 @@ class TestCmaEs(OptimizerConformance):
         return CmaEs
 
 
-def with_densities(inputs: SearchInputs) -> SearchInputs:
-    """The same box, of which every second coordinate is a density and the others are weights."""
-    coordinates = tuple(
-        Coordinate(param=("weight", "density")[i % 2], owner=f"expert {i // 2}") for i in range(inputs.box.dim)
-    )
-    return replace(inputs, domain=replace(inputs.box, weight_blocks=None, coordinates=coordinates))
-
-
 class TestEvoMergingOfWeights(OptimizerConformance):
     """On a box of weights, its second stage alone, with a larger step for a search of 600 trials."""
 
@@ -79,7 +71,7 @@ class TestEvoMerging(OptimizerConformance):
 
     def build(self, inputs: SearchInputs, *, trials: int) -> EvoMerging:
         options = EvoMergingOptions(population=10, density_penalty=0.01, weight_penalty=0.01)
-        boxed = inputs if isinstance(inputs.domain, Genomes) else with_densities(inputs)
+        boxed = inputs if isinstance(inputs.domain, Genomes) else make_golden.with_densities(inputs)
         return EvoMerging(boxed, options, trials=trials)
 
     def test_it_finds_the_known_optimum(self, make: MakeOptimizer) -> None:
