@@ -24,7 +24,7 @@ from crossbreed.types import ParamValue, Rule
 
 EXPERTS = ("a", "b", "c")
 MERGE = ToyMerge.of_adapters(EXPERTS)
-quick = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=8, deadline=None)
 weights = st.fixed_dictionaries(dict.fromkeys(EXPERTS, st.floats(-1.5, 1.5).map(lambda w: round(w, 6))))
 densities = st.fixed_dictionaries(dict.fromkeys(EXPERTS, st.integers(0, 1024).map(lambda step: step / 1024)))
 shapes = st.sampled_from([MATRIX, EMBEDDING])

@@ -54,14 +54,6 @@ class TestCmaEs(OptimizerConformance):
         return CmaEs
 
 
-class TestEvoMergingOfWeights(OptimizerConformance):
-    """On a box of weights, its second stage alone, with a larger step for a search of 600 trials."""
-
-    @pytest.fixture
-    def make(self) -> MakeOptimizer:
-        return lambda inputs: EvoMerging(inputs, EvoMergingOptions(population=10, weight_penalty=0.0))
-
-
 class TestEvoMerging(OptimizerConformance):
     sphere_regret: ClassVar[float] = 0.01  # with its penalties
 
@@ -543,6 +535,14 @@ def test_evo_merging_looks_for_the_best_anew_in_its_second_stage() -> None:
         trials=60,
     )
     assert {point[3:] for point in lost[20:]} == {(1.0, 1.0, 1.0)}
+
+
+def test_evo_merging_of_weights_alone_is_its_second_stage() -> None:
+    problem = Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
+    options = EvoMergingOptions(population=10, weight_penalty=0.0)
+    points = drive(EvoMerging(make_inputs(), options, trials=10), partial(ok, problem), trials=600)
+    assert problem(max(points, key=problem))[0] > -1e-6
+    assert np.mean(points[:10], axis=0) == pytest.approx([0.25] * 4, abs=0.1)
 
 
 def test_evo_merging_refuses_what_it_cannot_search() -> None:
