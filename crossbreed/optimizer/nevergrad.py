@@ -7,8 +7,10 @@ they were told of workers, told all of them in order, and asked again at once, w
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from threading import Thread
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -144,7 +146,7 @@ class Nevergrad(Generational):
                 self._sample()
 
     def _sample(self) -> None:
-        self._candidates = [self._optimizer.ask() for _ in range(self._options.num_workers)]
+        self._candidates = [_in_daemon(self._optimizer.ask) for _ in range(self._options.num_workers)]
         self._generation = Generation([from_unit(self._box, candidate.value) for candidate in self._candidates])
 
     @contextmanager
@@ -161,6 +163,23 @@ class Nevergrad(Generational):
             self._states = np.random.get_state(), random.getstate()  # noqa: NPY002
             np.random.set_state(kept[0])  # noqa: NPY002
             random.setstate(kept[1])
+
+
+def _in_daemon(ask: Callable[[], Any]) -> Any:
+    """Returns what a function returns in a daemon thread: the threads that it starts are daemons then.
+
+    Others would keep a process from ending as long as they wait to be told.
+    """
+    future = Future[Any]()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def _build(inputs: SearchInputs, options: NevergradOptions, random_state: np.random.RandomState, trials: int) -> Any:

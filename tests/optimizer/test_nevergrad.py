@@ -1,5 +1,6 @@
 """nevergrad's optimizers against the laws; run where the extra `nevergrad` is installed."""
 
+import threading
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -56,6 +57,15 @@ def test_lorahub_s_search_is_the_start_and_a_step_along_each_axis_at_first() -> 
         again.tell(evaluate(number, point))
     assert again.ask(30) == points[30]
     assert again.ask(31) is None
+
+
+def test_no_thread_of_an_algorithm_keeps_a_process_from_ending() -> None:
+    before = {*threading.enumerate()}
+    optimizer = Nevergrad(make_inputs(), NevergradOptions(name="Cobyla"), trials=40)
+    assert optimizer.ask(0) is not None
+    started = {*threading.enumerate()} - before
+    assert started
+    assert all(thread.daemon for thread in started)
 
 
 def test_the_penalty_is_of_the_weights_alone() -> None:
