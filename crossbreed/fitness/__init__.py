@@ -25,6 +25,7 @@ from crossbreed.fitness.engines.library import engine_code, library_call
 from crossbreed.fitness.evaluation import Evaluation, evaluate_tasks
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import (
+    CONTENT_ID,
     AnyItems,
     Item,
     ReportItems,
@@ -33,6 +34,7 @@ from crossbreed.fitness.items import (
     Split,
     SplitConfig,
     check_disjoint,
+    looks_hashed,
     split_items,
 )
 from crossbreed.fitness.lengths import TaskLengths
@@ -76,6 +78,7 @@ from crossbreed.fitness.tasks import (
 )
 
 __all__ = [
+    "CONTENT_ID",
     "ENGINES",
     "METRICS",
     "SHOWN_KEYS",
@@ -133,6 +136,7 @@ __all__ = [
     "library_call",
     "load_items",
     "load_tasks",
+    "looks_hashed",
     "own_kind",
     "questions_of",
     "reference_config",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from crossbreed.errors import Collector, InputError, Mistakes, excerpt, first_line, require
-from crossbreed.fitness.items import Item
+from crossbreed.fitness.items import Item, content_of
 from crossbreed.fitness.values import FieldValue, Written
 from crossbreed.json_text import parse_json
 from crossbreed.text_files import NotRegularError, require_regular
-from crossbreed.types import canonical_json, content_id
+from crossbreed.types import content_id
 
 _MAX_DIGITS = 4000
 """Longer integers are no answers; Python refuses to print those above 4300 digits."""
@@ -122,7 +122,7 @@ def _identified(fields: Mapping[str, FieldValue], path: Path, line: int) -> tupl
     """Returns the id and the content of an item as texts."""
     given = fields.get("id")
     try:
-        text = canonical_json({k: v for k, v in fields.items() if k != "id"})
+        text = content_of(fields)
         item_id = content_id(text) if given is None else str(given)
         content_id(item_id)
     except (TypeError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 Search, selection and report items are three types: a function that takes `SearchItems` cannot be passed report items.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,20 @@ class Item:
     def place(self, task: str, name: str = "") -> str:
         """Returns where a field of the item stands, for messages."""
         return ", ".join(filter(None, (f"task `{task}`", name and f"field `{name}`", self.where)))
+
+
+CONTENT_ID = re.compile("[0-9a-f]{12}")
+"""The id of an item whose file gives none: the hash of its content, the same in every file."""
+
+
+def content_of(fields: Mapping[str, FieldValue]) -> str:
+    """Returns what the hash of an item's content is of: all fields but its id."""
+    return canonical_json({key: value for key, value in fields.items() if key != "id"})
+
+
+def looks_hashed(item: Item) -> bool:
+    """Returns whether an item's own id looks like the hash of its content, and is not."""
+    return bool(CONTENT_ID.fullmatch(item.id)) and item.id != content_id(content_of(item.fields))
 
 
 def check_items(items: Sequence[Item], *, task: str) -> None:
@@ -170,7 +185,7 @@ def check_disjoint(splits: Mapping[str, Split], questions: Mapping[str, Question
     """
 
     def keys(task: str, item: Item) -> list[str]:
-        return [_content(item), *(questions[task](item) if task in questions else ())]
+        return [content_of(item.fields), *(questions[task](item) if task in questions else ())]
 
     seen = {
         key: (task, item)
@@ -190,10 +205,6 @@ def check_disjoint(splits: Mapping[str, Split], questions: Mapping[str, Question
                         where="; ".join(dict.fromkeys(filter(None, (item.where, used.where)))) or "fitness.tasks",
                         fix="give both tasks the same file and the same `stratify`, or remove the item from one file",
                     )
-
-
-def _content(item: Item) -> str:
-    return canonical_json({key: value for key, value in item.fields.items() if key != "id"})
 
 
 def _offered(items: Sequence[Item], *, seed: int, task: str, stratify: str | None) -> tuple[Item, ...]:

@@ -58,6 +58,7 @@ def run(
     spec = with_objects(spec, optimizer=optimizer, engine=engine, tasks=tasks)
     folder = RunFolder(Path(out))
     is_new = folder.create()
+    spec = _with_kept_warm_starts(spec, folder)
     with folder.logging_bugs(), phase_noted(folder.path, on_event) as tell:
         try:
             with _opening(tell):
@@ -121,6 +122,16 @@ def report_on(
             report = session.report_trial(trial)
             tell(Note(text=f"trial {trial}: {with_interval(report.winner.value)} on the report items"))
             return plan, report
+
+
+def _with_kept_warm_starts(spec: Spec, folder: RunFolder) -> Spec:
+    """Returns the spec with the run's own copies of warm starts whose files are gone."""
+    copies = map(folder.warm_start, range(len(spec.warm_start)))
+    found = [
+        str(copy) if copy.exists() and not os.path.exists(path) else path  # no error for 300 letters
+        for path, copy in zip(spec.warm_start, copies, strict=True)
+    ]
+    return spec.model_copy(update={"warm_start": tuple(found)})
 
 
 @contextmanager

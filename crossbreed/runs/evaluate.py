@@ -77,6 +77,8 @@ def evaluate(
     try:
         adopted = candidate_engine.adopt(recipe)
         found = evaluate_tasks(adopted.handle, loaded, split_tasks(spec, loaded)[split])
+        if weights:
+            weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     finally:
         candidate_engine.close()
     return Evaluated(

@@ -111,6 +111,8 @@ class Session:
     def report_trial(self, number: int) -> Report:
         """Returns the run's report as if this trial were the winner: only it and the baselines answer what is missing.
 
+        It does not end the run: which of the finalists wins may still be open.
+
         Raises:
             InputError: the trial has no value.
         """
@@ -118,7 +120,6 @@ class Session:
         self._evaluate("report", reported(self._reproducible, self._plan.objectives, number))
         if why := {**self._loop.irreproducible, **self._loop.unmeasurable("report")}.get(number):
             raise MachineError(why)
-        self._loop.end()
         return self._report(number)
 
     def _evaluate(self, split: SplitName, wanted: Sequence[Trial]) -> None:
@@ -175,7 +176,9 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
         folder.keep_structure(plan.structure)
-        write_atomically(folder.spec, dump_spec(plan.spec).encode())
+        kept = folder.keep_warm_starts([recipe for _, recipe in plan.warm_starts])
+        frozen = plan.spec.model_copy(update={"warm_start": kept})
+        write_atomically(folder.spec, dump_spec(frozen).encode())
         with (
             forgetting_counts(folder.path),
             _logged(folder, plan, journal, on_event) as heard,

@@ -14,6 +14,8 @@ TODAY = date(2024, 7, 26)
 """What chat templates that write the date are told, so that a prompt is the same on every day. Templates that fall back
 on a date of their own fall back on this one."""
 TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FILES = ("additional_chat_templates/default.jinja", TEMPLATE_FILE)
+"""The files with a folder's template, in the order in which transformers prefers them."""
 _USER = {"role": "user", "content": "How many are two and two?"}
 _CHATS = ([_USER], [{"role": "system", "content": "Be brief."}, _USER])
 
@@ -54,8 +56,9 @@ def template_of(folder: Path) -> str | None:
     Raises:
         InputError: tokenizer_config.json cannot be read.
     """
-    if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
+    for name in TEMPLATE_FILES:
+        if (folder / name).is_file():
+            return (folder / name).read_text(encoding="utf-8", errors="replace")
     found = read_json_if_there(folder / CONFIG).get("chat_template")
     if isinstance(found, list):  # several by name
         named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}

@@ -27,8 +27,16 @@ from crossbreed.sources.vocabulary import end_tokens
 from crossbreed.types import BASE
 
 Expert: TypeAlias = Checkpoint | Adapter
-_SIDE_ENDINGS = (".json", ".jinja", ".model")
-"""The endings of the files that configuration and tokenizer are read from."""
+_SIDE_FILES = (
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "vocab.txt",
+    "merges.txt",
+)
+"""The files that configuration and tokenizer are read from."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -142,7 +150,7 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
 
 
 def _side_files(folder: Path) -> dict[MappedFile, str]:
-    paths = (path for path in sorted(folder.iterdir()) if path.suffix in _SIDE_ENDINGS and path.is_file())
+    paths = sorted(path for pattern in _SIDE_FILES for path in folder.glob(pattern) if path.is_file())
     return {MappedFile(path=path, state=FileState.of(path)): _content_hash(path) for path in paths}
 
 

@@ -29,6 +29,8 @@ FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "tekken
 _TOKEN_FILES = ("*.model", "*.tiktoken")
 """Other files that hold tokens."""
 _BESIDE_THEM = ("merges.txt", "special_tokens_map.json", "added_tokens.json")
+_ALSO_READ = (CONFIG, "config.json", "chat_template.jinja", "additional_chat_templates/*.jinja")
+"""What else a loaded tokenizer holds: templates, and entries that change no tokens of a text."""
 _INERT = {
     *("chat_template", "model_max_length", "max_length", "padding_side", "truncation_side", "padding", "truncation"),
     *("stride", "name_or_path", "processor_class", "model_input_names", "backend", "is_local", "local_files_only"),
@@ -145,7 +147,7 @@ def shared_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: as `load_tokenizer`.
     """
-    return _loaded(folder, signature(folder))
+    return _loaded(folder, signature(folder), _digests(folder, _ALSO_READ))
 
 
 def reading_texts(call: Callable[[Begin], Result], *folders: Path) -> Result:
@@ -223,7 +225,7 @@ def _other_reading(base: Path, expert: Path, unmet: Collection[str], begin: Begi
 
 
 @lru_cache(maxsize=4)
-def _loaded(folder: Path, signature: Signature) -> Tokenizer:
+def _loaded(folder: Path, signature: Signature, others: Signature) -> Tokenizer:
     return load_tokenizer(folder)
 
 
@@ -246,6 +248,11 @@ def signature(folder: Path) -> Signature:
         counted = {key: value for key, value in read_json(folder / CONFIG).items() if key not in _INERT}
         digests.append((CONFIG, _digest(json.dumps(counted, sort_keys=True).encode())))
     return tuple(digests)
+
+
+def _digests(folder: Path, patterns: Sequence[str]) -> Signature:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return tuple((path.relative_to(folder).as_posix(), _digest(path.read_bytes())) for path in paths)
 
 
 def _digest(content: bytes) -> str:

@@ -16,11 +16,13 @@ from crossbreed.cli import app
 from crossbreed.errors import InputError
 from crossbreed.runs import load_spec, report_on, run
 from crossbreed.runs.events import Event, TrialDone
+from crossbreed.runs.exports.export import export_run
 from crossbreed.runs.plan import build_plan
 from crossbreed.runs.publishing.publish_run import _recorded
-from crossbreed.runs.results.compare import compare, comparison_json, comparison_text
-from crossbreed.runs.results.show import open_run
+from crossbreed.runs.results.compare import _number, compare, comparison_json, comparison_text
+from crossbreed.runs.results.show import open_run, show_text
 from crossbreed.runs.results.statistics import paired_difference
+from crossbreed.runs.results.watch import Watched
 from crossbreed.runs.results.winner import finalists, recorded_winner
 from crossbreed.types import ItemScores
 
@@ -88,6 +90,78 @@ def test_an_interrupted_run_has_the_winner_of_its_report_until_it_goes_on(spec: 
     history = open_run(out).history
     del history.scores["select", finalists(history.ok_trials, open_run(out).objectives)[-1].number]
     assert recorded_winner(history, open_run(out).objectives) is None
+
+
+def test_a_report_on_a_trial_makes_it_no_winner_of_finalists_that_are_still_to_be_measured(
+    spec: Path, runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The run was killed after the first of them, and its budget is spent."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "spec.yaml").write_bytes((runs[0] / "spec.yaml").read_bytes())
+    lines = (runs[0] / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    kept = 1 + next(i for i, line in enumerate(lines) if json.loads(line).get("split") == "select")
+    (out / "journal.jsonl").write_bytes(b"".join(lines[:kept]))
+    number = json.loads(lines[kept - 1])["number"]
+    report_on(out, trial=number)
+    assert not open_run(out).history.is_finished
+    assert _winner(out) is None
+    with pytest.raises(InputError, match="no winner yet"):
+        compare([str(out), f"{out}:base"])
+    assert run(load_spec(spec), out).winner.number == _winner(runs[0])
+    assert open_run(out).history.is_finished
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("minimize: null", "minimize: true"),
+        ("mean:\n    - red\n", "mean:\n"),
+        ("- red\n    - blue", "- blue\n    - red"),
+    ],
+)
+def test_a_spec_that_was_edited_in_the_run_folder_renames_no_value(
+    runs: tuple[Path, Path], tmp_path: Path, before: str, after: str
+) -> None:
+    out = shutil.copytree(runs[0], tmp_path / "run")
+    written = (out / "spec.yaml").read_text()
+    assert before in written
+    (out / "spec.yaml").write_text(written.replace(before, after))
+    watched = Watched(out)
+    for look in (lambda: show_text(out), watched.look, lambda: export_run(out, csv=tmp_path / "trials.csv")):
+        with pytest.raises(InputError, match="not the one that its run was started with"):
+            look()
+    with pytest.raises(InputError, match="not the one that its run was started with"):
+        compare([str(out), str(runs[1])])
+    (out / "spec.yaml").write_text(written)
+    assert "mean of red, blue" in watched.look()[0]
+
+
+def test_an_expert_with_another_model_s_name_is_not_taken_for_it(tmp_path: Path) -> None:
+    experts = {"winner": Path("fake/one"), "4": Path("fake/two")}
+    out, written = tmp_path / "run", {"base": Path("fake/base"), "experts": experts, "fitness__engine": ENGINE}
+    report = run(load_spec(write_spec(tmp_path, trials=1, **written)), out)
+    (found,) = compare([str(out), f"{out}:expert:winner"])
+    assert (found.first.trial, found.second.trial) == (report.winner.number, 1)
+    opened = open_run(out)
+    with pytest.raises(InputError, match="no model"):
+        _number(opened, "9" * 5000)
+    assert [_number(opened, name) for name in ("expert:winner", "1", "expert:4", "4")] == [1, 1, 2, 4]
+
+
+def test_equal_ids_of_another_file_are_other_items_though_they_look_like_hashes(tmp_path: Path) -> None:
+    outs = []
+    for name, mark in (("first", ""), ("second", "!")):
+        written = {"base": Path("fake/base"), "experts": EXPERTS, "fitness__engine": ENGINE}
+        spec = write_spec(tmp_path / name, trials=1, **written)
+        for skill in SKILLS:
+            items = [{"id": f"{i:012}", "q": f"{skill} {i}{mark}", "a": str(i)} for i in range(60)]
+            (tmp_path / name / f"{skill}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        outs.append(tmp_path / name / "run")
+        run(load_spec(spec), outs[-1])
+    with pytest.raises(InputError, match="no report items in common"):
+        compare([*map(str, outs)])
+    assert compare([str(outs[0]), f"{outs[0]}:base"])[0].notes == ()
 
 
 def _winner(path: Path) -> int | None:

@@ -13,6 +13,7 @@ from toy_runs import journal_of, records_of, write_spec
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
+from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.kernels.linalg.sketch import Sketch
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
@@ -90,6 +91,24 @@ def test_they_are_collected_once_and_made_again_alike(
     other = load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": {"items": 5}}))
     assert prepare_grams(build_plan(other)).weights.grams.hash != first.weights.grams.hash
     assert set(files) < {path.name for path in cache.glob("*.safetensors")}
+
+
+def test_those_of_a_file_that_changed_meanwhile_are_not_kept(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later runs of these sources would take them for theirs."""
+    own = {name: shutil.copytree(path, tmp_path / name) for name, path in toy_adapters.items()}
+    plan = build_plan(load_spec(spec(tmp_path, toy_base, own)))
+    observe = TransformersEngine.activations
+
+    def meanwhile(self: TransformersEngine, *arguments: Any) -> None:
+        observe(self, *arguments)
+        next(iter(plan.weights.sources.experts["plain"].shards)).path.touch()
+
+    monkeypatch.setattr(TransformersEngine, "activations", meanwhile)
+    with pytest.raises(InputError, match="changed while it was in use"):
+        prepare_grams(plan)
+    assert not list(cache.glob("*.safetensors"))
 
 
 def test_a_file_that_was_cut_off_is_collected_again(

@@ -78,6 +78,15 @@ def test_an_end_holds_until_the_next_ask() -> None:
     assert not fold([*records, ask(1)]).is_finished
 
 
+def test_an_end_holds_until_a_trial_that_failed_is_measured() -> None:
+    """It may be the winner."""
+    again = tell(0, status=Status.FAILED)
+    records: list[Record] = [RUN, ask(0), again, ask(1), tell(1, 1.0, 0.0), EndRecord(), again]
+    assert fold(records).is_finished
+    assert not fold([*records, tell(0, 1.0, 1.0)]).is_finished
+    assert fold([*records, tell(0, 1.0, 1.0), EndRecord()]).is_finished
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [

@@ -140,6 +140,20 @@ def test_a_chat_template_is_chosen(
     assert said == written
 
 
+@pytest.mark.parametrize("numerics", ["mergekit", "accurate"])
+def test_the_chosen_template_stands_wherever_transformers_looks_first(
+    numerics: str, toys: dict[str, str], merge: Merge, tmp_path: Path
+) -> None:
+    models = [str(shutil.copytree(toys[name], tmp_path / name)) for name in ("a", "b")]
+    for model in models:
+        other = Path(model) / "additional_chat_templates" / "default.jinja"
+        other.parent.mkdir()
+        other.write_text("other: {{ messages[0].content }}")
+    out = merge(of("linear", *models, parameters={"weight": 1}, chat_template="chatml"), numerics)
+    said = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert said == "<|im_start|>user\nhi<|im_end|>\n"
+
+
 def test_a_base_that_is_an_adapter_is_written_first(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:
     base = f"{toys['base']}+{toys['p']}"
     config = of("ties", toys["a"], base_model=base, parameters={"weight": 1})

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simulated import MEAN, scores_on, search
@@ -17,6 +18,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness.engines.registry import FakeConfig
 from crossbreed.runs import check_spec, load_spec, publish_run, report_on, run
 from crossbreed.runs.events import EngineStarting, Event, SplitStarting, TrialDone
+from crossbreed.runs.publishing import contents
 from crossbreed.runs.results.report import make_report
 from crossbreed.runs.results.report_text import sentences
 from crossbreed.runs.results.show import open_run
@@ -199,6 +201,29 @@ def test_no_file_that_is_published_names_a_folder_of_its_publisher(
     assert json.loads(texts["tokenizer_config.json"])["eos_token"] == "<eos>", "the rest is kept"
     assert b"path/to/full" in texts["mergekit_config.yml"]
     assert not [event for event in records_of(run_folder) if event.get("split") not in (None, "search")]
+
+
+def test_a_tokenizer_that_changed_while_weights_were_written_is_not_published(
+    run_folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = base / "tokenizer.json"
+    before, write = file.read_bytes(), contents.write_shards
+
+    def meanwhile(*arguments: Any) -> None:
+        write(*arguments)
+        file.write_bytes(before + b" ")
+
+    monkeypatch.setattr(contents, "write_shards", meanwhile)
+    arguments: dict[str, Any] = {"trial": LAST, "with_scores": False, "licence": "mit", "engine": engine(base)}
+    try:
+        with pytest.raises(InputError, match="changed while it was in use"):
+            publish_run(run_folder, tmp_path / "model", **arguments)
+    finally:
+        file.write_bytes(before)
+    assert not (tmp_path / "model").exists()
+    assert not any(record["kind"] == "publish" for record in records_of(run_folder))
+    with pytest.raises(InputError, match="name too long"):
+        publish_run(run_folder, tmp_path / ("n" * 300), **arguments)
 
 
 def test_a_file_without_paths_is_copied_as_it_is(run_folder: Path, base: Path, tmp_path: Path) -> None:

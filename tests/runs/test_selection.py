@@ -121,6 +121,17 @@ def test_a_broken_merge_does_not_decide_which_scalar_is_the_best() -> None:
     assert best_tuned_scalar({0: told[0]}) is None
 
 
+def test_an_expert_s_name_is_its_own() -> None:
+    """Else a report had two rows of one name, and its verdict took one for the other."""
+    names = ("sums", "uniform", "tuned_scalar", "winner", "12", "expert:12")
+    trials = [trial(i, f"baseline:expert:{name}", 0.5, 0.5) for i, name in enumerate(names)]
+    uniform = trial(6, "baseline:uniform", 0.5, 0.5)
+    found = [baseline.name for baseline in named_baselines([*trials, uniform], [MEAN])]
+    assert found[:2] == ["sums", "expert:uniform"]
+    assert len(set(found)) == 8, "uniform is the best tuned scalar, too"
+    assert not {"winner", "12"} & set(found)
+
+
 def test_reported_are_the_baselines_and_the_winner() -> None:
     trials = [*search(), failed(99, "baseline:expert:roman")]
     assert [b.name for b in named_baselines(trials, [MEAN])] == ["base", "sums", "french", "uniform", "tuned_scalar"]

@@ -1,6 +1,7 @@
 """Warm starts in any form that people have: under other names, as a configuration of mergekit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from toy_runs import write_spec
 
 from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
-from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.plan import Plan
 from crossbreed.types import Recipe, Rule
 
@@ -54,6 +55,26 @@ def test_a_configuration_of_mergekit_is_one(tmp_path: Path, toy_base: Path, toy_
     assert {frozenset(rule.params["weight"].items()) for rule in recipe.rules} == {
         frozenset({("attention", 0.25), ("everything", 0.75)})
     }
+
+
+def test_a_run_outlives_the_files_of_its_warm_starts(tmp_path: Path) -> None:
+    """They may be another run's: it goes on, and is reported, and published, wherever its folder is."""
+    spec, out = tmp_path / "spec", tmp_path / "run"
+    changes: dict[str, Any] = {"base": Path("fake/base"), "experts": {"one": Path("fake/one"), "two": Path("fake/two")}}
+    changes |= {"fitness__engine": {"kind": "fake_recipes"}, "trials": 2}
+    hashes = build_plan(load_spec(write_spec(spec, **changes))).structure.hashes
+    warm = recipe_in(tmp_path, {"mine": hashes["base"], "one": hashes["one"], "two": hashes["two"]}, {"one": 0.25})
+    loaded = load_spec(write_spec(spec, warm_start=[str(warm)], **changes))
+    whole = run(loaded, out)
+    warm.unlink()
+    assert run(loaded, out).winner == whole.winner
+    moved = out.rename(tmp_path / "moved")
+    assert report_on(moved)[1].winner == whole.winner
+    longer = load_spec(moved / "spec.yaml", ["optimizer.budget.trials=4"])
+    assert sum(run(longer, moved).num_trials.values()) == sum(whole.num_trials.values()) + 2
+    recipe_in(tmp_path, {"mine": hashes["base"], "one": hashes["one"], "two": hashes["two"]}, {"one": 0.5})
+    with pytest.raises(InputError, match="started with another spec"):
+        run(loaded, moved)
 
 
 def test_models_that_the_spec_does_not_have_are_refused(

@@ -1,12 +1,13 @@
 """A worker sends what changed, and the fingerprint is that of all the weights."""
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
 from toy_runs import write_spec
 
-from crossbreed.errors import EngineError, SwapError
+from crossbreed.errors import EngineError, InputError, InvalidWeights, SwapError
 from crossbreed.fitness import Request, Response
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.kernels import Fingerprinted, materialize
@@ -74,6 +75,29 @@ def test_what_is_sent_is_what_changed_and_scores_are_the_same(plan: Plan, sent: 
         alone = Worker(plan).evaluate(job(candidate))
         assert (score.tasks, score.texts, score.fingerprint) == (alone.tasks, alone.texts, alone.fingerprint)
     assert len({score.fingerprint for score in scores}) == 3
+
+
+@pytest.mark.parametrize("is_finite", [True, False])
+def test_what_was_scored_while_a_file_changed_is_no_score(
+    plan: Plan, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch, *, is_finite: bool
+) -> None:
+    """Nor are its weights INVALID: nobody knows whose they were."""
+    adopt, shard = FakeEngine.adopt, next(iter(plan.weights.sources.experts["plain"].shards)).path
+    before = shard.stat()
+
+    def meanwhile(self: FakeEngine, recipe: Recipe, weights: WeightStream, **kept: Collection[str]) -> CurrentHandle:
+        os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        if not is_finite:
+            raise InvalidWeights("the merge holds NaN or Inf")
+        return adopt(self, recipe, weights, **kept)
+
+    worker = Worker(plan)
+    monkeypatch.setattr(FakeEngine, "adopt", meanwhile)
+    try:
+        with pytest.raises(InputError, match="changed while it was in use"):
+            worker.evaluate(job(recipe(plan, up_proj=0.5)))
+    finally:
+        os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.mark.parametrize("is_closable", [True, False])

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from crossbreed.errors import InputError
+from crossbreed.fitness import Prompt
+from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.sources import Sources, open_sources
 from crossbreed.sources.chat_templates import other_chat, render_chat, template_of
 from crossbreed.sources.tokenization import appended_tokens, load_tokenizer, num_appended, other_reading, token_ids
@@ -212,6 +214,12 @@ def test_templates_are_compared_by_what_they_write(
 def test_a_template_is_found_wherever_transformers_looks_for_it(base: Path, tmp_path: Path) -> None:
     folder = save(tmp_path / "model", tokenizer())
     assert template_of(folder) == TEMPLATE
+    other = folder / "additional_chat_templates" / "default.jinja"  # where both are, transformers reads this one
+    other.parent.mkdir()
+    other.write_text("{{ messages[0].content }}")
+    assert render_chat(load_tokenizer(folder), [{"role": "user", "content": "Two?"}]) == "Two?"
+    assert template_of(folder) == "{{ messages[0].content }}"
+    shutil.rmtree(other.parent)
     (folder / "chat_template.jinja").unlink()
     config = json.loads((folder / "tokenizer_config.json").read_text())
     for stored in (TEMPLATE, [{"name": "tool_use", "template": "x"}, {"name": "default", "template": TEMPLATE}]):
@@ -220,6 +228,14 @@ def test_a_template_is_found_wherever_transformers_looks_for_it(base: Path, tmp_
         assert other_chat(base, folder) is None
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": None}))
     assert template_of(folder) is None
+
+
+def test_a_template_that_was_edited_is_the_one_that_chats_are_written_with(tmp_path: Path) -> None:
+    """In one process, too: what a run records of its template is what it asks."""
+    folder, prompt = save(tmp_path / "model", tokenizer()), Prompt(text="Two?", chat=True)
+    assert "Two?" in Encoder(folder, max_model_len=99).shown(prompt)
+    (folder / "chat_template.jinja").write_text("What is {{ messages[0].content }}")
+    assert Encoder(folder, max_model_len=99).shown(prompt) == "What is Two?"
 
 
 def test_a_template_that_raises_says_its_own_words(tmp_path: Path) -> None:

@@ -114,6 +114,11 @@ def write_checkpoint(
 
 
 def write_contents(contents: Contents, merge: Merge, out: Path) -> str:
-    """Writes planned contents with a merge's weights; returns the fingerprint, raises as `write_checkpoint`."""
+    """Writes planned contents with a merge's weights; returns the fingerprint, raises as `write_checkpoint`.
+
+    A file of the sources that changed since they were opened is an InputError, too.
+    """
     with new_folders({out: contents.num_bytes}) as folders:
-        return contents.write(folders[out], merge.stream_factory, merge.fingerprint)
+        fingerprint = contents.write(folders[out], merge.stream_factory, merge.fingerprint)
+        merge.sources.require_unchanged()  # a tokenizer that is copied must be the one that was scored with
+        return fingerprint

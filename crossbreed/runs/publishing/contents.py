@@ -113,6 +113,7 @@ class Contents:
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name)
             for name, text in self.texts.items():
+                (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text(text, encoding="utf-8")
             record = self._record_text(stream.value, file_records(folder))
             (folder / RECORD_FILE).write_text(record, encoding="utf-8")

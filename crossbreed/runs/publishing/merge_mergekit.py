@@ -21,7 +21,7 @@ from crossbreed.runs.publishing.contents import (
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE
 from crossbreed.runs.record.versions import versions
 from crossbreed.sources import Structure
-from crossbreed.sources.chat_templates import TEMPLATE_FILE
+from crossbreed.sources.chat_templates import TEMPLATE_FILE, TEMPLATE_FILES
 from crossbreed.sources.hashes import require_unchanged
 from crossbreed.sources.layer_lists import LayerOrigin, config_of_layers, depth_of_config
 from crossbreed.sources.naming import has_token_rows, numbered_lists
@@ -79,10 +79,11 @@ def _checked(stream: WeightStream, models: Collection[OpenModel]) -> WeightStrea
                 require_unchanged(part.shards)
 
 
-def chat_template(config: MergeConfig, folders: Iterable[Path]) -> dict[str, str]:
-    """Returns the file with the chat template that a configuration chooses; nothing if it chooses none."""
+def chat_template(config: MergeConfig, folders: Collection[Path]) -> dict[str, str]:
+    """Returns the files with the chat template that a configuration chooses; nothing if it chooses none."""
     text = chosen_template(config.chat_template, folders)
-    return {} if text is None else {TEMPLATE_FILE: text}
+    others = (name for name in TEMPLATE_FILES if any((folder / name).is_file() for folder in folders))
+    return {} if text is None else {TEMPLATE_FILE: text, **dict.fromkeys(others, text)}
 
 
 def _num_rows(model: OpenModel) -> int:

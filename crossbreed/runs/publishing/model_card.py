@@ -99,7 +99,7 @@ class CardInfo:
             seed=spec.seed,
             trial=history.trials[number],
             num_trials=len(history.trials),
-            is_over=history.is_finished,
+            is_over=report.is_over if report else history.is_finished,
             report=report,
             engine=spec.fitness.engine.identity(),
             objectives=plan.objectives,

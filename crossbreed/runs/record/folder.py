@@ -16,16 +16,18 @@ from typing import Any
 
 from crossbreed.durable import naming, write_atomically
 from crossbreed.errors import CrossbreedError, InputError
+from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.phase import PHASE_FILE, read_phase
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.sources.structure import Structure
-from crossbreed.types import Score
+from crossbreed.types import Recipe, Score
 
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
 """The beginning of the note on an exception whose traceback is in log.txt."""
+_WARM_STARTS = "warm_starts"
 _LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt", PHASE_FILE)
 
 
@@ -169,6 +171,20 @@ class RunFolder:
         """Stores the names and shapes of the sources' tensors, so that recipes can be shown where no source is."""
         if not self._structure.exists():
             write_atomically(self._structure, _zipped(structure.to_json()))
+
+    def warm_start(self, index: int) -> Path:
+        """Returns the path of the run's own copy of a warm start."""
+        return self.path / _WARM_STARTS / f"{index:06d}.yaml"
+
+    def keep_warm_starts(self, recipes: Sequence[Recipe]) -> tuple[str, ...]:
+        """Stores the warm starts, whose files may be another run's and change; returns their paths in the folder."""
+        paths = tuple(map(self.warm_start, range(len(recipes))))
+        for path, recipe in zip(paths, recipes, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            content = dump_recipe(recipe).encode()
+            if not path.exists() or path.read_bytes() != content:
+                write_atomically(path, content)
+        return tuple(path.relative_to(self.path).as_posix() for path in paths)
 
     def structure(self) -> Structure | None:
         """Returns what `keep_structure` stored; None if there is nothing, or nothing that can be read."""

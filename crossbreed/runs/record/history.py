@@ -37,7 +37,7 @@ class History:
     elapsed_s: float = 0.0
     """Search time, over all resumes."""
     is_finished: bool = False
-    """Whether the last `ask` is followed by an `end`."""
+    """Whether an `end` follows the last `ask`, and what was measured on the search split."""
     published: list[PublishRecord] = field(default_factory=list)
     """Published trials and their folders, newest last."""
 
@@ -105,7 +105,11 @@ class History:
                 objectives=record.objectives,
                 provenance={name: str(value) for name, value in known.items() if value is not None},
             )
-            (self.failed.add if score.status is Status.FAILED else self.failed.discard)(number)
+            if score.status is Status.FAILED:
+                self.failed.add(number)
+            else:
+                self.failed.discard(number)
+                self.is_finished = False  # measured late, it may be the winner
         self.scores[split, number] = score
 
     def other_weights(self, number: int, score: Score) -> str | None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Task
+from crossbreed.fitness import Task, looks_hashed
 from crossbreed.runs.record.records import ItemIds, RunClock, RunRecord, without_clock
 from crossbreed.runs.record.versions import versions
 from crossbreed.runs.spec import Spec
@@ -57,6 +57,7 @@ def run_record(
         warm_starts=tuple(warm_starts),
         coordinates=coordinates,
         contents={task.name: task.contents_id for task in tasks},
+        own_ids=tuple(task.name for task in tasks if any(map(looks_hashed, task.items))),
         items=items,
         artifacts=artifacts,
         host=host,
@@ -134,7 +135,7 @@ def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Pat
 
 
 def _comparable(record: RunRecord) -> dict[str, Any]:
-    return dict(_leaves(without_clock(replace(record, host={})) | {"schema": None}))
+    return dict(_leaves(without_clock(replace(record, host={}, own_ids=())) | {"schema": None}))
 
 
 def identity_of(spec: Spec) -> dict[str, Any]:

@@ -21,15 +21,35 @@ def recorded_objectives(run: RunRecord) -> Sequence[tuple[Objective, ...]]:
     What is better is known to the tasks, which need not be installed where a journal is read. Empty if the record says
     nothing of objectives.
     """
-    fitness = run.spec.get("fitness")
-    if not isinstance(fitness, Mapping) or "objectives" not in fitness:
-        return ()
-    tasks = [task.get("name") for task in _listed(fitness.get("tasks")) if isinstance(task, Mapping)]
+    either = [objectives_as_recorded(run, dict.fromkeys(_names(run), less)) for less in (False, True)]
+    return [objectives for objectives in either if objectives is not None]
+
+
+def objectives_as_recorded(run: RunRecord, minimized: Mapping[str, bool]) -> tuple[Objective, ...] | None:
+    """Returns the objectives of a run as its first record has them; None if it says nothing of them.
+
+    Args:
+        run: The first record.
+        minimized: Task -> whether less of its metric is better; if a task is not known, more is.
+    """
+    directions = {name: minimized.get(name, False) for name in _names(run)} | dict(minimized)
+    if "objectives" not in _fitness(run):
+        return None
     try:
         configs = _CONFIGS.validate_json(json.dumps(to_json(run)["spec"]["fitness"]["objectives"]))
-        return [build_objectives(configs, dict.fromkeys(map(str, tasks), less)) for less in (False, True)]
+        return build_objectives(configs, directions)
     except (ValidationError, InputError):
-        return ()
+        return None
+
+
+def _names(run: RunRecord) -> list[str]:
+    """Returns the names of the tasks, in the order of the spec."""
+    return [str(task.get("name")) for task in _listed(_fitness(run).get("tasks")) if isinstance(task, Mapping)]
+
+
+def _fitness(run: RunRecord) -> Mapping[str, object]:
+    fitness = run.spec.get("fitness")
+    return fitness if isinstance(fitness, Mapping) else {}
 
 
 def first_disagreement(

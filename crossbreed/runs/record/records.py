@@ -105,6 +105,9 @@ class RunRecord:
     """Names of the coordinates, in the order of every `point`."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Task -> hash of its items' content."""
+    own_ids: tuple[str, ...] = ()
+    """Tasks with items whose own ids look like a hash of their content, and are none. Not written if empty; older
+    versions did not record it."""
     items: ItemIds
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> content hash. Not written if empty."""
@@ -335,7 +338,7 @@ def to_json(record: Record) -> dict[str, Any]:
     """Returns a record as the JSON object that is written."""
     value: dict[str, Any] = _RECORD.dump_python(record, mode="json")
     if isinstance(record, RunRecord):
-        for name in ("artifacts", "host"):
+        for name in ("artifacts", "host", "own_ids"):
             if not value[name]:
                 del value[name]
     if isinstance(record, TellRecord):

@@ -3,7 +3,7 @@
 It reads journals and answers nothing.
 """
 
-import re
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
+from crossbreed.fitness import CONTENT_ID
 from crossbreed.parsing import any_of, shown, suggestion
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.numbers import number, with_interval
 from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
-from crossbreed.runs.results.winner import named_baselines, recorded_winner
+from crossbreed.runs.results.winner import WINNER, named_baselines, recorded_winner
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import ItemScores, Score, Status
 
 COMPARISON_SCHEMA = 1
-WINNER = "winner"
+_MOST_DIGITS = 18
+"""Of a trial's number; Python reads no number of thousands."""
 _NO_QUESTION = ("name", "chunk", "stratify")
 """The settings of a task that change neither what is asked nor how an answer is scored."""
-_CONTENT_ID = re.compile("[0-9a-f]{12}")
-"""The id of an item whose file gives none: a hash of its content, the same in every file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +194,8 @@ def _shared_items(first: Model, second: Model) -> tuple[dict[str, frozenset[str]
         ids = [frozenset(model.tasks[task].item_ids) for model in (first, second)]
         shared[task] = ids[0] & ids[1]
         if first.begun.contents.get(task) != second.begun.contents.get(task):
-            shared[task] = frozenset(filter(_CONTENT_ID.fullmatch, shared[task]))
+            has_own = any(task in model.begun.own_ids for model in (first, second))
+            shared[task] = frozenset() if has_own else frozenset(filter(CONTENT_ID.fullmatch, shared[task]))
         if ids[0] != ids[1]:
             notes.append(
                 f"{task}: {len(shared[task])} report items are in both runs, of {len(ids[0])} of the first and "
@@ -263,10 +264,14 @@ def _model(text: str, opened: dict[Path, Run]) -> Model:
 
 
 def _split(text: str) -> tuple[Path, str]:
-    folder, colon, name = text.rpartition(":")
-    if colon and not Path(text).exists():
-        return Path(folder), name
-    if not Path(text).exists() and "/" not in text:
+    if os.path.exists(text):  # no error for 300 letters
+        return Path(text), WINNER
+    parts = text.split(":")
+    for cut in range(len(parts) - 1, 0, -1):  # a name may have colons, and a folder too
+        folder = ":".join(parts[:cut])
+        if cut == 1 or os.path.exists(folder):
+            return Path(folder), ":".join(parts[cut:])
+    if "/" not in text:
         raise InputError(
             f"`{text}` is not a run folder",
             expected="RUN, or RUN:MODEL for a baseline or a trial of a run",
@@ -282,7 +287,7 @@ def _number(run: Run, name: str) -> int:
     named = {b.name: b.trial.number for b in named_baselines(history.ok_trials, run.objectives)}
     if name in named:
         return named[name]
-    if name.isdecimal():
+    if name.isdecimal() and len(name) <= _MOST_DIGITS:
         return history.publishable(int(name), where=where).number
     if name != WINNER:
         names = (WINNER, *named)

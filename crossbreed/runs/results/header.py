@@ -13,6 +13,8 @@ from crossbreed.fitness import ENGINES, AnyTaskConfig, TaskConfig
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.objects import has_objects
 from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.recomputed import objectives_as_recorded
+from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
@@ -40,12 +42,35 @@ class Header:
     """Whether parts of it are objects of a Python program."""
 
 
-def read_header(folder: RunFolder) -> Header:
+def read_header(folder: RunFolder, begun: RunRecord | None) -> Header:
     """Reads a run's spec, or as much of it as can be read without the plug-ins that it names.
 
+    Args:
+        folder: The run folder.
+        begun: The first record of its journal; None if it is not written yet.
+
     Raises:
-        InputError: the spec is damaged, or does not tell which values are better.
+        InputError: the spec is damaged, does not tell which values are better, or has other objectives than the
+            journal: then what the journal holds would be shown under wrong names.
     """
+    known = _read_header(folder)
+    recorded = objectives_as_recorded(begun, known.minimized) if begun else None
+    if recorded is not None and recorded != known.objectives:
+        raise InputError(
+            "the spec of this run folder is not the one that its run was started with",
+            expected=_named(recorded),
+            got=_named(known.objectives),
+            where=f"{folder.spec}, fitness.objectives",
+            fix="give `crossbreed run` the run's own spec and this folder as --out, which writes the file again",
+        )
+    return known
+
+
+def _named(objectives: Sequence[Objective]) -> str:
+    return "; ".join(objective.name + " (less is better)" * objective.minimize for objective in objectives)
+
+
+def _read_header(folder: RunFolder) -> Header:
     try:
         spec = load_spec(folder.spec)
     except InputError as error:

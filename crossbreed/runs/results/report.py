@@ -15,7 +15,9 @@ from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
     TUNED_SCALAR,
     UNIFORM,
+    WINNER,
     named_baselines,
+    row_name,
     search_scalar,
 )
 from crossbreed.runs.spec.objectives import Objective, Scalar
@@ -32,7 +34,7 @@ class Row:
     """One model on the report split."""
 
     name: str
-    """The expert's name, or the kind."""
+    """`winner`, or a baseline's `row_name`."""
     kind: RowKind
     number: int
     """The trial's number."""
@@ -189,7 +191,7 @@ def make_report(
     plain = [r for r in rows if r.kind != TUNED_SCALAR]
     best = max(plain, key=lambda r: scalar.utility(r.value.mean), default=None)
     tuned = next((r for r in rows if r.kind == TUNED_SCALAR), None)
-    crowned = row(winning, "winner", "winner")
+    crowned = row(winning, WINNER, "winner")
     return Report(
         winner=crowned,
         baselines=tuple(rows),
@@ -202,7 +204,7 @@ def make_report(
         is_over=is_over,
         num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
         unmeasured={
-            by.name or by.label: t.score.status + _why(t.score)
+            row_name(by): t.score.status + _why(t.score)
             for t in trials
             if t.score.status is not Status.OK and (by := t.candidate.proposed_by).is_baseline
         }

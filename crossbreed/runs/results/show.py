@@ -73,9 +73,9 @@ def open_run(path: Path, *, with_recipes: bool = True) -> Run:
             better is not installed.
     """
     folder = RunFolder(path).existing()
-    known = read_header(folder)
     followed = FollowedRun(folder.journal, with_recipes=with_recipes)
     followed.catch_up()
+    known = read_header(folder, followed.begun)
     return run_of(folder, known, followed.history, outlook=outlook_of(followed, known, goes_on=is_driven(folder)))
 
 

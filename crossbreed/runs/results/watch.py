@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
+from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.live import Outlook, opening, outlook_of
 from crossbreed.runs.results.show import Run, is_driven, run_of, show_text, text_of
@@ -17,7 +18,7 @@ class OngoingRun:
         """Nothing is read yet; `with_recipes` is as for `open_run`."""
         self.folder = RunFolder(path)
         self.followed = FollowedRun(self.folder.journal, with_recipes=with_recipes)
-        self._header: tuple[tuple[int, int, int], Header] | None = None
+        self._header: tuple[tuple[int, int, int], RunRecord | None, Header] | None = None
         self._outlook: tuple[tuple[Header, int, bool], Outlook] | None = None
 
     def now(self) -> Run:
@@ -26,8 +27,9 @@ class OngoingRun:
         Raises:
             InputError: it is not a run folder, or its spec or journal is damaged.
         """
-        known = self._known()
+        self.folder.existing()
         self.followed.catch_up()
+        known = self._known()
         history = self.followed.history
         goes_on = is_driven(self.folder)
         key = known, len(history.scores), goes_on
@@ -37,14 +39,14 @@ class OngoingRun:
 
     def _known(self) -> Header:
         """Returns what the spec says, which may have another budget since the run goes on."""
-        self.folder.existing()
         stamp = (0, 0, 0)
         with suppress(OSError):
             stat = self.folder.spec.stat()
             stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
-        if self._header is None or self._header[0] != stamp:
-            self._header = stamp, read_header(self.folder)
-        return self._header[1]
+        begun = self.followed.begun
+        if self._header is None or self._header[0] != stamp or self._header[1] is not begun:
+            self._header = stamp, begun, read_header(self.folder, begun)
+        return self._header[2]
 
 
 class Watched:

@@ -18,10 +18,11 @@ from crossbreed.runs.record.history import History
 from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, build_scalar
-from crossbreed.types import BaselineKind, Score, Status, Trial
+from crossbreed.types import BaselineKind, ProposedBy, Score, Status, Trial
 
 NUM_FINALISTS = 8
-UNIFORM, TUNED_SCALAR = "uniform", "tuned_scalar"
+UNIFORM, TUNED_SCALAR, WINNER = "uniform", "tuned_scalar", "winner"
+_EXPERT = "expert:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Baseline:
 
     trial: Trial
     name: str
-    """The expert's name, or the kind."""
+    """See `row_name`."""
     kind: BaselineKind
 
 
@@ -113,9 +114,16 @@ def named_baselines(trials: Iterable[Trial], objectives: Sequence[Objective]) ->
     for trial in trials:
         match trial.candidate.proposed_by.kind:
             case "base" | "expert" | "uniform" as kind:
-                found.append(Baseline(trial=trial, name=trial.candidate.proposed_by.name or kind, kind=kind))
+                found.append(Baseline(trial=trial, name=row_name(trial.candidate.proposed_by), kind=kind))
     tuned = tuned_scalar_trial(trials, objectives)
     return [*found, Baseline(trial=tuned, name=TUNED_SCALAR, kind="tuned_scalar")] if tuned else found
+
+
+def row_name(baseline: ProposedBy) -> str:
+    """Returns the expert's name, after `expert:` where it would be another model's name or a trial's; or the label."""
+    name = baseline.name
+    is_taken = name in (UNIFORM, TUNED_SCALAR, WINNER) or name.isdecimal() or name.startswith(_EXPERT)
+    return name if name and not is_taken else baseline.label
 
 
 def reported(trials: Sequence[Trial], objectives: Sequence[Objective], winner: int) -> list[Trial]:

@@ -129,6 +129,7 @@ def _collect(
                         where=plan.spec.sources.experts[expert.name],
                         fix="" if config.dtype == "float32" else "set `artifacts.grams.dtype: float32`",
                     ) from None
+                weights.sources.require_unchanged()  # the file is believed by every later run of these sources
                 sums.write(expert.path)
         finally:
             engine.close()

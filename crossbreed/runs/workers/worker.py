@@ -52,12 +52,21 @@ class Worker:
 
         Raises:
             MachineError: it could not be measured (usually an EngineError); the caller decides on retries.
+            InputError: a file of the sources changed, before or meanwhile: then nobody knows what was scored.
         """
+        self._require_unchanged()
+        score = self._evaluated(job)
+        self._require_unchanged()
+        return score
+
+    def _require_unchanged(self) -> None:
+        if self._plan.weights:
+            self._plan.weights.sources.require_unchanged()
+
+    def _evaluated(self, job: Job) -> Score:
         start = time.perf_counter()
         recipe = job.recipe
         assert recipe is not None, "an engine answers with merged weights"
-        if self._plan.weights:
-            self._plan.weights.sources.require_unchanged()
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
