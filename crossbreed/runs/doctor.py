@@ -19,7 +19,8 @@ _NEEDED = {
     "pyarrow": "Parquet items",
 }
 """Module -> its purpose in runs; parts declare their own needs."""
-_OPTIONAL = {"pyarrow"}
+_OPTIONAL = {"pyarrow", "nevergrad"}
+"""What hardly anybody needs: missing, it is no problem."""
 
 
 def examine() -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _functions_fault(operator: str) -> InputError | None:
 def _version(name: str) -> str | None:
     if not is_installed(name):
         return None
-    for distribution in metadata.packages_distributions().get(name, [name]):
+    for distribution in metadata.packages_distributions().get(name, []):
         return metadata.version(distribution)
     return "unknown"
 

@@ -1,8 +1,8 @@
 """Tasks. A kind of task turns an item into requests, and the responses into one value.
 
 `generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
-`perplexity` measures how likely a text is, `remote` is scored by the engine itself. A new kind is a file with a
-`TaskConfig`, named below or as an entry point of another package (docs/plugins.md).
+`likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `remote` is scored by the engine
+itself. A new kind is a file with a `TaskConfig`, named below or as an entry point of another package (docs/plugins.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
 from crossbreed.fitness.tasks.gold import gold_answer, right_request
+from crossbreed.fitness.tasks.likelihood import LikelihoodTask
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
@@ -31,6 +32,7 @@ TASKS = Registry[type[TaskConfig]](
     {
         "generate": "crossbreed.fitness.tasks.generate:GenerateTask",
         "choice": "crossbreed.fitness.tasks.choice:ChoiceTask",
+        "likelihood": "crossbreed.fitness.tasks.likelihood:LikelihoodTask",
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
         "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
@@ -90,6 +92,7 @@ __all__ = [
     "FileTaskConfig",
     "GenerateTask",
     "Kind",
+    "LikelihoodTask",
     "Metric",
     "PerplexityTask",
     "PromptTaskConfig",

@@ -194,7 +194,7 @@ class Spec(Config):
     warm_start: tuple[InputPath, ...] = ()
     """Files of recipes or of mergekit's configurations, to evaluate after the baselines. The search starts from the
     best merge among the baselines and these that the space can express, or the point nearest to it; `m2n2` breeds from
-    the experts alone and only compares these."""
+    the experts alone and `evo_merging` starts at equal weights: they only compare these."""
 
     @model_validator(mode="before")
     @classmethod
