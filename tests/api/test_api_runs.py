@@ -15,8 +15,9 @@ from faults_transport import KINDS, Faulty, SimulatedClock
 from crossbreed.errors import InputError, MachineError, ServiceOutage
 from crossbreed.fitness.engines.api.config import ApiConfig
 from crossbreed.recipes import load_recipe
+from crossbreed.runs import check_spec, load_spec, run
 from crossbreed.runs import evaluate as evaluating
-from crossbreed.runs import load_spec, run
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import to_json, without_clock
 
@@ -308,3 +309,15 @@ def test_names_of_sources_are_no_models(tmp_path: Path) -> None:
     del raw["sources"]
     with pytest.raises(InputError, match="`sources` is missing"):
         load_spec(written(tmp_path, raw))
+
+
+def test_check_tells_what_is_known_of_a_task_elsewhere(tmp_path: Path) -> None:
+    raw = raw_spec(tmp_path)
+    raw["fitness"]["tasks"].append({"kind": "remote", "name": "secret", "chunk": 5})
+    found = check_spec(spec_over(written(tmp_path, raw), FakeService()), answer=True)
+    assert [task.num_items for task in found.tasks] == [24, 24, 24, 60]
+    remote = found.tasks[-1]
+    assert remote.example.prompt == ""
+    assert remote.base_values
+    assert json.dumps(found.to_json())
+    assert "secret" in findings_text(found)

@@ -73,7 +73,7 @@ class RemoteTask(TaskConfig):
                 expected="a value for each item: search, selection and report need items of their own",
                 got=f"one value of weight {found.count}",
                 where=where,
-                fix="ask the provider for values of items, or for three tasks",
+                fix="ask the provider for values of items (`serve.detail: items`)",
             )
         self._items = found.items
 
