@@ -65,4 +65,5 @@ PART = EnginePart(
     takes="adapter",
     make="crossbreed.fitness.engines.lora_server.engine:LoraServerEngine",
     needs=("openai", "torch", "transformers"),
+    extra="torch,api",
 )
