@@ -8,6 +8,7 @@ from crossbreed.fitness import wire
 from crossbreed.runs.workers.candidate_engine import Adopted
 from crossbreed.service.accounts import Account
 from crossbreed.service.core import Service
+from crossbreed.service.logs import said
 from crossbreed.service.refusals import Refusal
 from crossbreed.types import Recipe
 
@@ -47,5 +48,5 @@ def _written(service: Service, recipe: Recipe, out: Path, fingerprint: str | Non
     try:
         return write_checkpoint(merge, out)
     except InputError as error:  # the provider's disk is no mistake of the client's
-        _LOG.error("a checkpoint was not written", extra={"reason": str(error)})
+        _LOG.error("a checkpoint was not written", extra=said(reason=str(error)))
         raise MachineError("the checkpoint was not written") from error

@@ -21,7 +21,7 @@ from crossbreed.errors import CrossbreedError, InputError, InvalidWeights, Machi
 from crossbreed.fitness import wire
 from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine
 from crossbreed.service.fair_queue import FairQueue, Full
-from crossbreed.service.logs import frames_of
+from crossbreed.service.logs import frames_of, said
 from crossbreed.service.refusals import Refusal, bad_request, told
 from crossbreed.types import Recipe
 
@@ -224,9 +224,9 @@ class EngineThread:
 def _described(error: BaseException, job: _Job | None) -> dict[str, object]:
     """Returns what the log may have of an error: a fault's message is the engine's, a bug's may hold a prompt."""
     is_ours = isinstance(error, CrossbreedError | MachineError) or is_fault(error)
-    return {
-        "model": job.recipe.id if job else None,
-        "error": type(error).__name__,
-        "reason": str(error)[:500] if is_ours else None,
-        "at": None if is_ours else frames_of(error),
-    }
+    return said(
+        model=job.recipe.id if job else None,
+        error=type(error).__name__,
+        reason=str(error)[:500] if is_ours else None,
+        at=None if is_ours else frames_of(error),
+    )

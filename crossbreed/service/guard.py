@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crossbreed.fitness import wire
 from crossbreed.json_text import parse_json
 from crossbreed.service.accounts import Accounts
-from crossbreed.service.logs import frames_of
+from crossbreed.service.logs import frames_of, said
 from crossbreed.service.metrics import Metrics
 from crossbreed.service.refusals import Refusal, bad_request
 
@@ -69,7 +69,7 @@ class Watched:
                 late = Refusal(503, "the service stops", code=wire.OVERLOADED, retry_after_s=_STOPPED_RETRY_S)
                 await late.response()(scope, receive, sending)
         except Exception as error:  # a bug: its message may hold a prompt, so only its place is logged
-            _LOG.error("a bug", extra={"error": type(error).__name__, "at": frames_of(error)})
+            _LOG.error("a bug", extra=said(error=type(error).__name__, at=frames_of(error)))
             if not status:  # raised around the application, which answers for what is raised inside
                 fault = Refusal(500, "a fault of the service; its log says where", code="internal_error")
                 await fault.response()(scope, receive, sending)
@@ -79,7 +79,7 @@ class Watched:
             self._metrics.count(path, method, status, seconds)
             if path not in UNCOUNTED:
                 fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
-                _LOG.info("request", extra={**fields, **facts})
+                _LOG.info("request", extra=said(**fields, **facts))
 
 
 class Known:
@@ -127,8 +127,8 @@ class Bounded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        said = Headers(scope=scope).get("content-length", "0")
-        if not said.isdecimal() or int(said[:20]) > self._max_bytes:
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > self._max_bytes:
             raise self._too_large()
         try:
             body = await asyncio.wait_for(self._read(receive), self._seconds)

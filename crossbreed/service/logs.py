@@ -9,22 +9,27 @@ from datetime import UTC, datetime
 
 _NAMES = {"crossbreed.service": logging.INFO, "uvicorn.error": logging.WARNING}
 """Log -> from which level on it is written."""
-_OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FIELDS = "crossbreed_fields"
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record and the fields that its `extra` adds."""
+    """Writes a record with the fields that `said` adds, and no others: libraries add their own to every record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        fields = {name: value for name, value in vars(record).items() if name not in _OWN and value is not None}
+        fields = getattr(record, _FIELDS, {})
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
-            **fields,
+            **{name: value for name, value in fields.items() if value is not None},
         }
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def said(**fields: object) -> dict[str, object]:
+    """Returns what a record's `extra` is, for `JsonLines` to write."""
+    return {_FIELDS: fields}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from faults_transport import KINDS, Faulty, SimulatedClock
 from crossbreed.errors import InputError, MachineError, ServiceOutage
 from crossbreed.fitness.engines.api.config import ApiConfig
 from crossbreed.recipes import load_recipe
-from crossbreed.runs import check_spec, load_spec, run
+from crossbreed.runs import build_plan, check_spec, dump_spec, load_spec, run
 from crossbreed.runs import evaluate as evaluating
 from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.record.journal import read
@@ -69,7 +69,7 @@ def test_a_run_over_all_sources_of_the_service(finished: Path) -> None:
     assert all(len(found) > 3 for found in values.values()), "the weights change what is measured"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_no_fault_changes_a_trial_or_loses_one(seed: int, path: Path, finished: Path, tmp_path: Path) -> None:
     service, clock = FakeService(), SimulatedClock()
     faulty = Faulty(service, clock, service.restart, seed=seed, share=0.35, most=FAULTS_OF_EACH_SEED)
@@ -122,6 +122,7 @@ def test_an_hour_s_retry_after_stops_the_run_with_one_message_and_it_goes_on(
     assert journal_of(tmp_path / "run") == journal_of(finished)
 
 
+@pytest.mark.slow
 def test_a_patient_run_waits_the_hour_and_says_so(path: Path, tmp_path: Path) -> None:
     service, clock = FakeService(), SimulatedClock()
     hour = Faulty(service, clock, service.restart, seed=5, share=0.05, most=2, kinds=("hour",))
@@ -280,11 +281,11 @@ def sources(changed: Any) -> Callable[[Path], Path]:
 
 def test_some_of_the_sources_in_an_order_of_one_s_own(tmp_path: Path) -> None:
     path = sources({"base": "base", "experts": ["three", "one"]})(tmp_path)
-    run(spec_over(path, FakeService()), tmp_path / "run")
-    record = to_json(next(iter(read(tmp_path / "run/journal.jsonl"))))
-    assert {*record["sources"]} == {"base", "one", "three"}
-    again = load_spec(tmp_path / "run/spec.yaml")
-    assert again.sources.told == ("base", {"three": "three", "one": "one"})
+    plan = build_plan(spec_over(path, FakeService()))
+    assert plan.structure.experts == ("three", "one")
+    assert {*plan.run_record().sources} == {"base", "one", "three"}
+    (tmp_path / "again.yaml").write_text(dump_spec(plan.spec))
+    assert load_spec(tmp_path / "again.yaml").sources == plan.spec.sources
 
 
 @pytest.mark.parametrize(

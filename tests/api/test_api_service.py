@@ -120,6 +120,7 @@ def trials_of(out: Path) -> dict[int, Any]:
     return {n: (trial.recipe.id, {t: s.values for t, s in trial.score.tasks.items()}) for n, trial in trials.items()}
 
 
+@pytest.mark.slow
 def test_trials_are_those_of_local_weights(folder: Path, local: Path, served: AppTransport) -> None:
     path = spec_at(folder, "api", None, API)
     run(spec_over(path, served), folder / "api")
@@ -165,6 +166,7 @@ def test_chunks_are_answered_as_by_the_engine_behind_the_service(served: AppTran
     remote.close()
 
 
+@pytest.mark.slow
 def test_the_provider_s_task_and_its_checkpoints(folder: Path, served: AppTransport) -> None:
     path = spec_at(folder, "secrets", None, API)
     raw = yaml.safe_load(path.read_text())

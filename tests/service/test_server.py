@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from service_client import write_spec
+from service_client import recipe_of, write_spec
 
 KEY = "a-key-of-alice-0123456789"
 SERVE = (
@@ -41,7 +41,8 @@ class Served:
                 text=True,
             )
         assert self.process.stdout is not None
-        self.line = self.process.stdout.readline()
+        lines = iter(self.process.stdout.readline, "")  # vLLM prints, too
+        self.line = next((line for line in lines if "/v1: " in line), "")
         found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.line)
         assert found, self.log.read_text()
         self.port = int(found[1])
@@ -161,3 +162,28 @@ def test_sigterm_answers_what_was_asked_and_ends(served: Served) -> None:
     assert KEY not in written
     assert "secret" not in written
     assert "Traceback" not in written
+
+
+@pytest.mark.engine
+def test_vllm_is_served_from_its_thread(tmp_path: Path, toy_base: Path, toy_experts: dict[str, Path]) -> None:
+    """Two merges by turns: each is answered as at first, and the process ends as it should."""
+    engine = "{kind: vllm, dtype: float32, max_model_len: 256, kv_cache_gb: 0.2}"
+    spec = write_spec(tmp_path, base=toy_base, experts=toy_experts, serve=SERVE, tasks="")
+    spec.write_text(spec.read_text().replace("{kind: transformers}", engine))
+    running = Served(spec)
+    try:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        api = httpx2.Client(base_url=f"http://127.0.0.1:{running.port}", headers=headers, timeout=120)
+        recipes = [recipe_of(api, weight) for weight in (0.2, 0.8)]
+        models = [api.post("/v1/merges", json={"recipe": recipe}).json()["id"] for recipe in recipes]
+        first: dict[str, object] = {}
+        for model in models * 3:
+            question = {"model": model, "prompt": ["one", "two"], "max_tokens": 4, "temperature": 0, "logprobs": 1}
+            choices = api.post("/v1/completions", json={**question, "prompt_logprobs": 0}).json()["choices"]
+            assert first.setdefault(model, choices) == choices
+        assert first[models[0]] != first[models[1]]
+        running.process.terminate()
+        assert running.process.wait(60) == 0
+    finally:
+        running.process.kill()
+        running.process.wait()

@@ -1,5 +1,6 @@
 """A service around an engine that takes recipes: no weights and no tokenizer here; and the same over TLS."""
 
+import re
 import ssl
 import subprocess
 import threading
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 
 import httpx2
 import pytest
@@ -14,12 +16,14 @@ import uvicorn
 from service_client import account, merge, refused
 from starlette.testclient import TestClient
 
+from crossbreed.errors import EngineError, MachineError
 from crossbreed.runs.spec.provider import load_provider_spec
 from crossbreed.service import chunks
 from crossbreed.service.accounts import Accounts
 from crossbreed.service.app import build_app
 from crossbreed.service.core import Service
-from crossbreed.service.server import listening, settings_of
+from crossbreed.service.provider import Provider
+from crossbreed.service.server import listening, serve_spec, settings_of
 from crossbreed.service.serving import opened_service
 
 SPEC = """
@@ -120,3 +124,36 @@ def test_a_certificate_makes_it_https(service: Service, tmp_path: Path) -> None:
         finally:
             server.should_exit = True
             running.join()
+
+
+def test_a_service_whose_engine_breaks_ends_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor starts it again: wrong answers would be worse than none."""
+    monkeypatch.setenv("ALICE_KEY", KEY)
+    (tmp_path / "fake.yaml").write_text(
+        f"{SPEC}serve: {{port: 0, tokens: {{a: {{key_env: ALICE_KEY, rights: [answers]}}}}}}"
+    )
+    spec, lines, ended = load_provider_spec(tmp_path / "fake.yaml"), Queue[str](), list[BaseException]()
+
+    def serving() -> None:
+        try:
+            serve_spec(spec, on_start=lines.put)
+        except MachineError as error:
+            ended.append(error)
+
+    running = threading.Thread(target=serving)
+    running.start()
+    url = str(re.search(r"http://\S+(?=/v1)", lines.get(timeout=60))[0])
+
+    def broken(*_: object) -> None:
+        raise EngineError("no memory on /secret/path")
+
+    monkeypatch.setattr(chunks, "finite_answers", broken)
+    monkeypatch.setattr(Provider, "probe", broken)
+    monkeypatch.setattr(Provider, "start", broken)
+    question, headers = {"model": "base", "prompt": "a"}, {"Authorization": f"Bearer {KEY}"}
+    message = refused(httpx2.post(f"{url}/v1/completions", json=question, headers=headers), 500, "engine_error")
+    assert "secret" not in message
+    running.join(30)
+    assert [str(error) for error in ended] == [
+        "the engine broke and did not start again, so the service has ended: no memory on /secret/path"
+    ]

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from crossbreed.service.app import build_api, build_app
 from crossbreed.service.core import Service
-from crossbreed.service.logs import JsonLines
+from crossbreed.service.logs import JsonLines, said
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 PATHS = [
@@ -223,3 +223,15 @@ def test_every_path_says_how_it_is_refused(opened: Service) -> None:
     for path, methods in build_api(opened).openapi()["paths"].items():
         for method in methods.values():
             assert {"400", "401", "403", "404", "408", "413", "422", "429", "503"} <= set(method["responses"]), path
+
+
+def test_libraries_add_nothing_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Ray and vLLM put fields of their own into every record of the process."""
+    logging.getLogger("crossbreed.service").warning("x", extra={**said(client="alice", model=None), "_ray": "secret"})
+    [record] = caplog.records
+    line = json.loads(JsonLines().format(record))
+    assert {name: value for name, value in line.items() if name != "time"} == {
+        "level": "warning",
+        "event": "x",
+        "client": "alice",
+    }
