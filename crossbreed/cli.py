@@ -306,28 +306,15 @@ def merge(
 
 @app.command()
 def regress(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            help="A spec; or a base and its experts, without any items: the experts write texts themselves.",
-            metavar="SPEC.yaml | MODEL EXPERT...",
-        ),
-    ],
+    models: Annotated[list[str], typer.Argument(help="Or a base and experts.", metavar="SPEC.yaml | MODEL EXPERT...")],
     out: Out,
     set_: Overrides = None,
 ) -> None:
-    """Write a merge by regression, layer by layer, without a search."""
+    """Write a merge by regression, layer by layer, without a search; without a spec, experts write their texts."""
     with _shown() as show:
-        from crossbreed.runs.regression.writing import regress, regress_without_data
+        from crossbreed.runs.regression.writing import write_regression
 
-        if len(models) == 1:
-            from crossbreed.runs import load_spec
-
-            regress(load_spec(Path(models[0]), set_ or []), out, on_event=show)
-        elif set_:
-            raise InputError("--set changes a spec", expected="regress SPEC.yaml --set ...", got="models")
-        else:
-            regress_without_data(models[0], models[1:], out, on_event=show)
+        write_regression(models, out, overrides=set_ or [], on_event=show)
 
 
 @app.command()

@@ -16,11 +16,23 @@ from crossbreed.runs.publishing.folders import require_unused
 from crossbreed.runs.regression.artifact import making_of, regression_of
 from crossbreed.runs.regression.making import Making
 from crossbreed.runs.regression.texts import Asked
-from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec import Spec, load_spec
 from crossbreed.runs.spec.regression import RegressionConfig, SamplesConfig
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import open_sources
 from crossbreed.types import REGRESSION
+
+
+def write_regression(
+    models: Sequence[str], out: Path, *, overrides: Sequence[str] = (), on_event: Listener = ignore
+) -> None:
+    """Writes what the command line names: one spec, or a base and its experts; raises as the functions below."""
+    if len(models) == 1:
+        regress(load_spec(models[0], overrides), out, on_event=on_event)
+    elif overrides:
+        raise InputError("--set changes a spec", expected="regress SPEC.yaml --set ...", got="models")
+    else:
+        regress_without_data(models[0], models[1:], out, on_event=on_event)
 
 
 def regress(spec: Spec, out: Path, *, on_event: Listener = ignore) -> None:
