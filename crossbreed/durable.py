@@ -39,6 +39,16 @@ def _umask() -> int:
     return mask
 
 
+def written_as(name: str) -> str:
+    """Returns the name that a file was to get, if it is what a kill in `write_atomically` leaves; else its own.
+
+    >>> written_as(".phase.json-a1b2c3d4"), written_as("phase.json")
+    ('phase.json', 'phase.json')
+    """
+    final, dash, _ = name.removeprefix(".").rpartition("-")
+    return final if dash and name.startswith(".") else name
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces `path` in one step: readers see the old or the new content, even after a power cut."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
