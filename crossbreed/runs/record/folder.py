@@ -25,7 +25,7 @@ from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Recipe, Score
 
-_TEXTS = TypeAdapter(dict[str, dict[str, str | None]])
+_TEXTS = TypeAdapter(dict[str, dict[str, str]])
 """What a file of answers has: task -> item id -> text."""
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
