@@ -107,7 +107,8 @@ class Contents:
             if expected_fingerprint not in (None, stream.value):
                 raise MachineError(
                     f"the weights made now ({stream.value[:16]}) are not the weights that were scored "
-                    f"({str(expected_fingerprint)[:16]}), so their scores would not be valid"
+                    f"({str(expected_fingerprint)[:16]}), so their scores would not be valid: publish with the same "
+                    "sources, versions of crossbreed and torch, and processor as in the search (docs/numerics.md)"
                 )
             for name, file in self.copies.items():
                 (folder / name).parent.mkdir(exist_ok=True)
