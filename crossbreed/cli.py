@@ -20,11 +20,7 @@ from crossbreed.types import Dtype
 if TYPE_CHECKING:
     from crossbreed.runs.events import Event, Listener
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _print_version(is_asked: bool) -> None:

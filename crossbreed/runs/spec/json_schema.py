@@ -5,12 +5,14 @@ It is what pydantic knows of the settings models, for people's files instead of 
 - A section with a `kind` is checked by the settings of that kind. Kinds, metrics and operators that are not installed
   here may be those of another package: they are let through, and `crossbreed check` knows better.
 - With a `preset`, a section need not have what the preset may fill in.
+- An engine that names its own sources may be used without `sources`.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from crossbreed.fitness import ENGINES
 from crossbreed.optimizer import OPTIMIZERS
 from crossbreed.registry import Registry
 from crossbreed.runs.spec.listing import REGISTRIES
@@ -47,10 +49,18 @@ def spec_schema(*, of_others: bool = True) -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **opened,
         "title": "A run of crossbreed",
-        "required": [name for name in found["required"] if name not in _FILLED_IN],
+        "required": [name for name in found["required"] if name not in (*_FILLED_IN, "sources")],
+        "anyOf": [{"required": ["sources"]}, _names_sources(of_others)],
         "if": {"required": [PRESET]},
         "else": {"required": list(_FILLED_IN), "properties": sections},
     }
+
+
+def _names_sources(of_others: bool) -> Schema:
+    """Returns what holds where `sources` may be left out: the engine knows them by names of its own."""
+    engines = list(ENGINES if of_others else ENGINES.ours)
+    kinds = [kind for kind in engines if getattr(ENGINES[kind].config, "names_sources", False)]
+    return {"properties": {"fitness": {"properties": {"engine": {"properties": {"kind": {"enum": kinds}}}}}}}
 
 
 def _with_all(section: Schema, definitions: Mapping[str, Schema], of_others: bool) -> Schema:
