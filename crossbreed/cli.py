@@ -1,20 +1,20 @@
-"""The command line: parses arguments, calls `crossbreed.runs`, and maps errors to exit codes."""
+"""The command line: parses arguments and calls `crossbreed.runs`; `cli_exit` maps errors to exit codes."""
 
 import json
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from crossbreed import completing
-from crossbreed.errors import CrossbreedError, InputError
-from crossbreed.stopping import STOPPED, Stop
+from crossbreed.cli_exit import end
+from crossbreed.errors import InputError
+from crossbreed.stopping import Stop
 from crossbreed.types import Dtype
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN", au
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="Output folder, new or empty.")]
+As = Annotated[Literal["checkpoint", "adapter"], typer.Option("--as", help="A checkpoint, or a LoRA adapter.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Of an adapter: cut each matrix to this rank.")]
 
 
 @app.command()
@@ -207,6 +209,32 @@ def dashboard(
 
 
 @app.command()
+def serve(
+    spec: SpecPath,
+    host: Annotated[str | None, typer.Option(help="The address to listen at; default: the spec's.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one; default: the spec's.")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Serve merges of the spec's sources to clients, who see answers and no weights, until Ctrl-C."""
+    from crossbreed.terminal import Terminal
+
+    given = [f"serve.{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None]
+    with _stop.as_end(), ExitStack() as starting:
+        starting.enter_context(Terminal(sys.stderr, doing=f"opening {spec}"))
+        from crossbreed.runs.spec.provider import load_provider_spec
+        from crossbreed.service import require_packages
+
+        require_packages()
+        from crossbreed.service.server import serve_spec  # seconds
+
+        def on_start(line: str) -> None:
+            starting.close()
+            typer.echo(line)
+
+        serve_spec(load_provider_spec(spec, [*(set_ or []), *given]), on_start=on_start)
+
+
+@app.command()
 def publish(
     run: RunPath,
     out: Out,
@@ -217,21 +245,28 @@ def publish(
     licence: Annotated[str | None, typer.Option(help="Licence id, if the parents' licences differ.")] = None,
     push: Annotated[str | None, typer.Option(help="ORG/NAME on the hub; created as private.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: show what would be uploaded.")] = False,
+    form: As = "checkpoint",
+    rank: Rank = None,
 ) -> None:
-    """Write the winner as an ordinary checkpoint with a model card."""
-    from crossbreed.runs import publish_run
+    """Write the winner as an ordinary checkpoint, or a LoRA adapter, with a model card."""
+    from crossbreed.runs.publishing.elsewhere import is_elsewhere, publish_elsewhere
 
+    options: dict[str, Any] = {"licence": licence, "push_to": push, "dry_run": dry_run, "form": form, "rank": rank}
     with _shown() as show:
-        publish_run(
-            run,
-            out,
-            trial=trial,
-            with_scores=not no_report,
-            licence=licence,
-            push_to=push,
-            dry_run=dry_run,
-            on_event=show,
-        )
+        if is_elsewhere(run):
+            given = {
+                "--no-report": no_report,
+                "--licence": licence,
+                "--push": push,
+                "--dry-run": dry_run,
+                "--rank": rank,
+            }
+            given["--as"] = form != "checkpoint"
+            publish_elsewhere(run, out, trial=trial, refused=[flag for flag in given if given[flag]], on_event=show)
+            return
+        from crossbreed.runs import publish_run
+
+        publish_run(run, out, trial=trial, with_scores=not no_report, **options, on_event=show)
 
 
 @app.command()
@@ -257,16 +292,16 @@ def merge(
         list[str] | None,
         typer.Option(help="A key of config.json, or tokenizer, in which models may differ from the base."),
     ] = None,
+    form: As = "checkpoint",
+    rank: Rank = None,
 ) -> None:
     """Write the checkpoints of recipes or mergekit YAML files, several of them in one pass."""
     from crossbreed.runs import merge_recipe, merge_recipes
 
-    options = {"sources": source or [], "accept": accept or []}
+    options: dict[str, Any] = {"sources": source or [], "accept": accept or [], "form": form, "rank": rank}
     with _shown() as show:
-        if len(recipes) == 1:
-            merge_recipe(recipes[0], out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
-        else:
-            merge_recipes(recipes, out, **options, numerics=numerics, lora_dtype=lora_merge_dtype, on_event=show)
+        options |= {"numerics": numerics, "lora_dtype": lora_merge_dtype, "on_event": show}
+        merge_recipe(recipes[0], out, **options) if len(recipes) == 1 else merge_recipes(recipes, out, **options)
 
 
 @app.command()
@@ -394,74 +429,8 @@ def _shown(*, doing: str = "") -> "Iterator[Listener]":
 
 
 def main() -> None:
-    """Runs the command; exit codes: 0 done, 1 machine, engine or bug, 2 the user's input, 130 Ctrl-C or SIGTERM."""
-    _stop.listen()
-    streams = sys.stdout, sys.stderr
-    try:
-        try:
-            code = _called()
-        finally:
-            _stop.end()
-    except BrokenPipeError:
-        code = 0  # whoever read the output has what was wanted, as `head` does
-    except InputError as error:
-        code = _fail(2, str(error))
-    except (CrossbreedError, OSError) as error:
-        code = _fail(1, str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        resumes = sys.argv[1:2] in (["run"], ["report"], ["publish"])
-        code = _fail(STOPPED, f"stopped; the same command {'resumes' if resumes else 'begins anew'}")
-    except Exception as error:
-        show = getattr(error, "show", None)  # click's own: a wrong option or argument
-        if show is None:
-            code = _bug(error)
-        else:
-            show()
-            code = 2
-    _flush(*streams)
-    sys.exit(code or 0)
-
-
-def _called() -> int | None:
-    try:
-        code: int | None = app(standalone_mode=False)
-    except SystemExit as ended:  # typer's own, where a pipe is closed
-        if isinstance(ended.__context__, BrokenPipeError):
-            return 0
-        raise
-    if code == STOPPED:
-        raise KeyboardInterrupt  # which typer has converted to an exit code
-    return code
-
-
-def _flush(*streams: TextIO | None) -> None:
-    """Flushes the output, which may be closed or go to a process that has ended."""
-    for stream in streams:
-        if stream is not None:
-            try:
-                stream.flush()
-            except OSError:
-                from crossbreed.terminal import let_go
-
-                let_go(stream)
-
-
-def _fail(code: int, message: str) -> int:
-    with suppress(OSError):  # the log has it
-        typer.echo(f"crossbreed: {message}", err=True)
-    return code
-
-
-def _bug(error: Exception) -> int:
-    """Prints which log has the traceback, or the traceback itself if no run was open."""
-    from crossbreed.runs.record.folder import TRACEBACK_IS_IN
-
-    logged = next((note for note in getattr(error, "__notes__", ()) if note.startswith(TRACEBACK_IS_IN)), None)
-    if logged is None:
-        traceback.print_exception(error)
-        return 1
-    what = next(iter(str(error).splitlines()), "")
-    return _fail(1, f"a bug, {type(error).__name__}: {what[:200]}; {logged}")
+    """Runs the command; see `cli_exit` for the exit codes."""
+    end(partial(app, standalone_mode=False), _stop)
 
 
 def _print_json(value: Any) -> None:  # any JSON value

@@ -7,6 +7,7 @@ CrossbreedError
 │   └── MissingExtra    (ImportError)   an optional package is not installed: exit 2
 ├── MachineError        (RuntimeError)  an engine, a worker, a disk: exit 1
 │   ├── EngineError                     could not measure: the trial is FAILED
+│   ├── ServiceOutage                   a service is away: the run ends, no trial FAILED, and the same command goes on
 │   └── SwapError                       the engine does not answer with the weights it was given
 └── InvalidWeights      (ValueError)    NaN or Inf in merged weights or logits: the trial is INVALID
 
@@ -169,6 +170,10 @@ class EngineError(MachineError):
     """An engine could not answer. Never a score: the trial is retried as set in the Spec, then FAILED."""
 
 
+class ServiceOutage(MachineError):
+    """A service is away for longer than the run waits. It ends the run at once: no other attempt would fare better."""
+
+
 class SwapError(MachineError):
     """The canary failed: after a swap the engine does not answer with the weights it was given."""
 
@@ -179,8 +184,15 @@ class InvalidWeights(CrossbreedError, ValueError):
 
 FAULTS = (MachineError, OSError, MemoryError)
 """What an attempt may raise and be made again, unless it is one of `NO_FAULTS`."""
-NO_FAULTS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""OSErrors that code causes by naming a wrong path: they would be raised again."""
+NO_FAULTS = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ServiceOutage,
+)
+"""OSErrors that code causes by naming a wrong path, and outages of services: they would be raised again."""
 
 
 def is_fault(error: BaseException) -> bool:

@@ -14,6 +14,8 @@ Matcher: TypeAlias = Callable[[str], bool]
 """Tells whether a text matches."""
 MAX_CHARACTERS = 4 << 20
 """Names of all tensors of the largest models, each as an alternative."""
+_MOST_KEPT = 4096
+"""Characters of a pattern that is compiled once for all who ask."""
 
 
 def full_matcher(pattern: str) -> Matcher:
@@ -25,12 +27,17 @@ def full_matcher(pattern: str) -> Matcher:
     Raises:
         ValueError: it is no pattern of the dialect, or larger than any that a recipe needs.
     """
-    return _compiled(pattern, r"\A(?:", r")\z")
+    return _compiler(pattern)(pattern, r"\A(?:", r")\z")
 
 
 def part_matcher(pattern: str) -> Matcher:
     """Returns the function that tells whether a part of a text matches; raises as `full_matcher`."""
-    return _compiled(pattern, "", "")
+    return _compiler(pattern)(pattern, "", "")
+
+
+def _compiler(pattern: str) -> Callable[[str, str, str], Matcher]:
+    """Returns what compiles a pattern: a stranger's long ones, which take megabytes, are not kept."""
+    return _compiled if not isinstance(pattern, str) or len(pattern) <= _MOST_KEPT else _compiled.__wrapped__
 
 
 @lru_cache(maxsize=1024)

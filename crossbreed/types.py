@@ -137,6 +137,16 @@ Proposal: TypeAlias = Point | Birth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinate:
+    """What a coordinate of a box is."""
+
+    param: str
+    """What is stepped along, such as `weight` or `ln density`."""
+    owner: str | None = None
+    """The expert (or the base) whose it is; None: of a whole group, or of all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
     """The domain of a search by points."""
 
@@ -152,6 +162,8 @@ class Box:
     """The reason, for messages; None if there are weight blocks."""
     choices: int = 1
     """Number of equal intervals of the first coordinate, each of which stands for an alternative; 1: it is a number."""
+    coordinates: tuple[Coordinate, ...] = ()
+    """What each coordinate is; empty: not known."""
 
     @property
     def dim(self) -> int:

@@ -42,6 +42,7 @@ from crossbreed.fitness.protocol import (
     Request,
     Response,
     StartsOnHost,
+    Truth,
     WeightEngine,
 )
 from crossbreed.sources.naming import layer_of, may_be_head
@@ -212,21 +213,7 @@ class _Canary:
             truth = engine.truth_of(other_weights(self.a()), texts)
         except EngineError as error:
             return str(error)
-        rounding = mean_gap(truth.rounded, truth.exact)
-        if not math.isfinite(rounding) or any(map(math.isnan, chain(*truth.exact))):
-            return "its own are NaN or infinite"
-        if rounding > MAX_ROUNDING:
-            return f"rounding alone changes its own by {rounding:.3g} nats per token, which would hide a fault"
-        found, num_tokens = tuple(answer.logprobs for answer in answers), sum(map(len, truth.exact))
-        median_factor = 1 + MEDIAN_SPREAD / num_tokens**0.5
-        for kind, gap_of, factor in (("average", mean_gap, ROUNDING_FACTOR), ("median", median_gap, median_factor)):
-            limit = max(TRUTH_TOLERANCE, factor * gap_of(truth.rounded, truth.exact))
-            if (gap := gap_of(found, truth.exact)) > limit:  # never NaN
-                raise self._error(
-                    "the engine does not answer as transformers does with the same weights, "
-                    f"by {gap:.3g} nats per token in the {kind} (at most {limit:.3g} expected)"
-                )
-        return ""
+        return compare_with_truth(answers, truth, advice=self.advice)
 
     def _answers_of_other_weights(self, requests: Sequence[Request]) -> tuple[list[Response], str]:
         """Returns the answers with weights that all differ, or none and the reason."""
@@ -243,10 +230,33 @@ class _Canary:
         return self.engine.adopt(recipe, ((name, tensor) for name, tensor in weights if name not in kept), kept=kept)
 
     def _require_alike(self, some: Sequence[Response], others: Sequence[Response], limit: float, problem: str) -> None:
-        _require_alike(some, others, limit, problem, self.advice)
+        require_alike(some, others, limit, problem, self.advice)
 
     def _error(self, problem: str) -> SwapError:
         return SwapError(f"{problem}; {self.advice}")
+
+
+def compare_with_truth(answers: Sequence[Response], truth: Truth, *, advice: str) -> str:
+    """Compares scored texts with what another library says of them; returns why that says nothing, if so.
+
+    Raises:
+        SwapError: they differ by more than rounding explains.
+    """
+    rounding = mean_gap(truth.rounded, truth.exact)
+    if not math.isfinite(rounding) or any(map(math.isnan, chain(*truth.exact))):
+        return "its own are NaN or infinite"
+    if rounding > MAX_ROUNDING:
+        return f"rounding alone changes its own by {rounding:.3g} nats per token, which would hide a fault"
+    found, num_tokens = tuple(answer.logprobs for answer in answers), sum(map(len, truth.exact))
+    median_factor = 1 + MEDIAN_SPREAD / num_tokens**0.5
+    for kind, gap_of, factor in (("average", mean_gap, ROUNDING_FACTOR), ("median", median_gap, median_factor)):
+        limit = max(TRUTH_TOLERANCE, factor * gap_of(truth.rounded, truth.exact))
+        if (gap := gap_of(found, truth.exact)) > limit:  # never NaN
+            raise SwapError(
+                "the engine does not answer as transformers does with the same weights, "
+                f"by {gap:.3g} nats per token in the {kind} (at most {limit:.3g} expected); {advice}"
+            )
+    return ""
 
 
 def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
@@ -269,7 +279,7 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
     handle = engine.adopt(recipe_b)
     second, vouched_b = ask(handle, probes), handle.fingerprint
     after_b = f"after another recipe {_STALE_CACHE}"
-    _require_alike(second, ask(handle, without_cache(probes)), limit, after_b, _SERVICE_ADVICE)
+    require_alike(second, ask(handle, without_cache(probes)), limit, after_b, _SERVICE_ADVICE)
     if second == first and can_move(first):  # texts alone, and what is certain, may agree
         raise SwapError(f"two different recipes give the same answers; {_SERVICE_ADVICE}")
     if vouched_a is not None and vouched_b == vouched_a:
@@ -277,7 +287,7 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
 
     handle = engine.adopt(recipe_a)
     again = "the same recipe, adopted again, gives different answers"
-    _require_alike(first, ask(handle, probes), limit, again, _SERVICE_ADVICE)
+    require_alike(first, ask(handle, probes), limit, again, _SERVICE_ADVICE)
     if handle.fingerprint != vouched_a:
         raise SwapError(
             f"the same recipe, adopted again, has fingerprint {handle.fingerprint} instead of {vouched_a}; "
@@ -285,9 +295,10 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
         )
 
 
-def _require_alike(
+def require_alike(
     some: Sequence[Response], others: Sequence[Response], limit: float, problem: str, advice: str
 ) -> None:
+    """Raises SwapError where two lists of answers are further apart than the limit."""
     if (gap := distance(some, others)) > limit:
         raise SwapError(f"{problem}, by {gap:.3g} nats per token (at most {limit:.3g} expected); {advice}")
 

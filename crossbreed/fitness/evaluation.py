@@ -1,14 +1,16 @@
 """Evaluates a candidate on items and keeps every answer: one value per item, in the order of the split."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
+from crossbreed.errors import EngineError
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
-from crossbreed.fitness.protocol import Handle, Response
-from crossbreed.fitness.tasks import Task
+from crossbreed.fitness.protocol import Handle, Response, ScoresItems
+from crossbreed.fitness.tasks import Answer, Task, own_kind
+from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores
 
@@ -49,8 +51,7 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
         values, answers, distances = list[float](), list[str](), list[float | None]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
-            for item, responses in zip(chunk, _ask(handle, task, chunk), strict=True):
-                answer = task.score(item, responses)
+            for item, answer, responses in _answered(handle, task, chunk):
                 values.append(_finite(answer.value, task=task.name, item=item.id))
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
@@ -84,6 +85,19 @@ def _text(text: object, *, task: str, item: str) -> str:
     if not isinstance(text, str) or not is_unicode(text):
         raise ValueError(f"task `{task}`, item `{item}`: the answer's text is not a Unicode text: {text!r}"[:300])
     return text
+
+
+def _answered(handle: Handle, task: Task, chunk: Sequence[Item]) -> Iterator[tuple[Item, Answer, Sequence[Response]]]:
+    """Yields the items of a chunk, each scored, with the responses to it; a remote task's engine scores itself."""
+    if isinstance(own_kind(task), RemoteTask):
+        if not isinstance(handle, ScoresItems):
+            raise EngineError(f"task `{task.name}` is remote, and the engine scores no tasks")
+        values = handle.score_items(task.name, [item.id for item in chunk])
+        for item, value in zip(chunk, values, strict=True):
+            yield item, Answer(value=value, text=""), ()
+        return
+    for item, responses in zip(chunk, _ask(handle, task, chunk), strict=True):
+        yield item, task.score(item, responses), responses
 
 
 def _ask(handle: Handle, task: Task, chunk: Sequence[Item]) -> list[list[Response]]:

@@ -1,12 +1,14 @@
 """The engine protocols: requests in, responses out. An engine is independent of search, tasks and scores.
 
-There are two kinds. A `WeightEngine` takes a candidate's tensors. A `RecipeEngine` takes the recipe and makes the
-weights out of our reach: behind a service, for example. An engine's registration declares its kind
-(`EnginePart.takes`), so that a run without weights never imports a tensor library.
+There are three kinds. A `WeightEngine` takes a candidate's tensors. An `AdapterEngine` holds the base, and takes what
+the candidate adds to it as a LoRA adapter. A `RecipeEngine` takes the recipe and makes the weights out of our reach:
+behind a service, for example. An engine's registration declares its kind (`EnginePart.takes`), so that a run without
+weights never imports a tensor library.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from crossbreed.types import Recipe, WeightStream
@@ -114,6 +116,23 @@ class Handle(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresItems(Handle, Protocol):
+    """A candidate whose engine also scores tasks of its own, whose items are seen by nobody else (`kind: remote`)."""
+
+    def score_items(self, task: str, items: Sequence[str]) -> list[float]:
+        """Returns the value of each item, in order.
+
+        Args:
+            task: the engine's name of the task.
+            items: ids, one chunk of them.
+
+        Raises:
+            EngineError: it could not score them (the trial is FAILED).
+        """
+        ...
+
+
 class RecipeHandle(Handle, Protocol):
     """A candidate whose weights were made elsewhere."""
 
@@ -147,6 +166,75 @@ class RecipeEngine(Engine, Protocol):
         ...
 
 
+class AdapterEngine(Engine, Protocol):
+    """An engine that has the base loaded, and adopts adapters of it."""
+
+    @property
+    def room(self) -> Path:
+        """The folder in which adapters are written, where the engine can read them."""
+        ...
+
+    def base(self) -> Handle:
+        """Returns the base itself, without an adapter."""
+        ...
+
+    def adopt(self, recipe: Recipe, folder: Path) -> Handle:
+        """Loads an adapter under a name that no other ever had, and lets go of the one adopted before.
+
+        Args:
+            recipe: the recipe of the adapter.
+            folder: a new folder in `room`, with adapter_config.json and adapter_model.safetensors; stays until another
+                has been adopted.
+
+        Raises:
+            EngineError: the engine could not load it (the trial is FAILED).
+            InvalidWeights: its answers are NaN or infinite, if that is known by now.
+        """
+        ...
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a run lets its engines use."""
+
+    seed: int = 0
+    """Of the run."""
+    folder: Path | None = None
+    """Where an engine may keep what it was answered, so that a run that goes on does not ask it again."""
+    say: Callable[[str], None] = _say_nothing
+    """Tells the user something, at once and in log.txt."""
+
+
+@runtime_checkable
+class UsesRun(Engine, Protocol):
+    """An engine that uses what is around it."""
+
+    notes: tuple[str, ...]
+    """What it cannot do here, a sentence each; for log.txt, with the canary's notes. Known once it has begun."""
+
+    def begin(self, around: Surroundings) -> None:
+        """Is called once, before the first candidate."""
+        ...
+
+
+@runtime_checkable
+class Publishes(RecipeEngine, Protocol):
+    """An engine that can have a candidate written where its weights are."""
+
+    def publish(self, recipe: Recipe) -> tuple[str, str]:
+        """Writes a checkpoint over there; returns its name there and the fingerprint of the written weights.
+
+        Raises:
+            InputError: the engine may not.
+            EngineError: it could not.
+        """
+        ...
+
+
 class WeightEngine(Engine, Protocol):
     """An engine that adopts weights."""
 
@@ -175,7 +263,7 @@ class WeightEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class EndsAnswers(WeightEngine, Protocol):
+class EndsAnswers(Engine, Protocol):
     """An engine that generates token by token, and can be told which tokens end an answer."""
 
     def end_at(self, token_ids: Collection[int]) -> None:
@@ -214,7 +302,7 @@ class StartsOnHost(WeightEngine, Protocol):
 
 
 @runtime_checkable
-class Checkable(WeightEngine, Protocol):
+class Checkable(Engine, Protocol):
     """An engine whose answers another library can check."""
 
     advice: str

@@ -132,6 +132,8 @@ class TokenizeQuestion(Message):
     """For a prompt. A chat template has its own."""
     add_generation_prompt: bool = True
     """For a conversation."""
+    continuation: str = ""
+    """For a conversation, beyond vLLM's words: how the answer begins."""
 
 
 class Tokens(Message):

@@ -94,6 +94,24 @@ def materialize_many(
     return releasing_pages(stream, sources.base, sources.experts) if once else stream
 
 
+def programs(
+    recipe: Recipe,
+    sources: Sources,
+    cache: SourceCache | None = None,
+    *,
+    without: Collection[str] = (),
+    artifacts: Collection[InputGrams] = (),
+) -> Iterator[tuple[str, Program]]:
+    """Yields what merging each tensor comes to, sorted by name, without those that no rule changes.
+
+    The arguments and errors are those of `materialize`.
+    """
+    merge = _Merge(recipe, sources, cache or SourceCache(budget_bytes=_CACHE_OF_ONE_BYTES), artifacts)
+    merge.check()
+    found = ((name, merge.program(name)) for name in sorted(sources.base.tensors.keys() - without))
+    return ((name, program) for name, program in found if program is not None)
+
+
 def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[InputGrams] = ()) -> None:
     """Refuses, before any weight is read, a recipe that could not be merged.
 

@@ -48,7 +48,7 @@ def turning(operator: Operator, inputs: TensorInputs, rule: Rule) -> Program:
 
 
 def _turned(value: torch.Tensor | LowRank) -> torch.Tensor | LowRank:
-    return replace(value, a_RN=value.b_MR.T, b_MR=value.a_RN.T) if isinstance(value, LowRank) else value.T
+    return value.turned if isinstance(value, LowRank) else value.T
 
 
 def _contiguous(expert: ExpertTensor) -> ExpertTensor:

@@ -2,7 +2,8 @@
 
 `ask` returns proposals (points of a box, or births of genomes) and `tell` takes outcomes. An optimizer is independent
 of models, recipes and tasks, reads no clock and no global random state, and is restored after a crash by repeating the
-same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `frank_wolfe` for one
+same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `evo_merging`
+for densities and weights of adapters, `frank_wolfe` for one
 whose slopes along the experts' deltas can be computed, `nsga2` for several, `random` for comparison; `m2n2` searches
 genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a name in `build.py` or an
 entry point of another package (docs/plugins.md), and a subclass of
@@ -28,9 +29,11 @@ from crossbreed.optimizer.protocol import (
 
 if TYPE_CHECKING:
     from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
+    from crossbreed.optimizer.evo_merging import EvoMerging, EvoMergingConfig, EvoMergingOptions
     from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
     from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
     from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
+    from crossbreed.optimizer.nevergrad import Nevergrad, NevergradConfig, NevergradOptions
     from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
     from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
@@ -42,6 +45,9 @@ __all__ = [
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
+    "EvoMerging",
+    "EvoMergingConfig",
+    "EvoMergingOptions",
     "FrankWolfe",
     "FrankWolfeConfig",
     "FrankWolfeOptions",
@@ -51,6 +57,9 @@ __all__ = [
     "M2n2",
     "M2n2Config",
     "M2n2Options",
+    "Nevergrad",
+    "NevergradConfig",
+    "NevergradOptions",
     "Nsga2",
     "Nsga2Config",
     "Nsga2Options",
@@ -73,9 +82,11 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
         __name__,
         {
             "crossbreed.optimizer.cma_es": ["CmaEs", "CmaEsConfig", "CmaEsOptions"],
+            "crossbreed.optimizer.evo_merging": ["EvoMerging", "EvoMergingConfig", "EvoMergingOptions"],
             "crossbreed.optimizer.frank_wolfe": ["FrankWolfe", "FrankWolfeConfig", "FrankWolfeOptions"],
             "crossbreed.optimizer.gp": ["Gp", "GpConfig", "GpOptions"],
             "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
+            "crossbreed.optimizer.nevergrad": ["Nevergrad", "NevergradConfig", "NevergradOptions"],
             "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],
             "crossbreed.optimizer.random_search": ["RandomConfig", "RandomOptions", "RandomSearch"],
         },

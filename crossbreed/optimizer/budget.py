@@ -1,4 +1,7 @@
-"""The budget of a search. Parsed beside every optimizer's options but enforced by the run: no optimizer reads it."""
+"""The budget of a search. Parsed beside every optimizer's options but enforced by the run.
+
+An optimizer that plans by it says so (`OptimizerConfig.reads_budget`), and it is then frozen at the start.
+"""
 
 from typing import Annotated
 
@@ -8,10 +11,11 @@ from crossbreed.config import Config
 
 
 class BudgetConfig(Config):
-    """The limits of a search: it ends at whichever is reached first. May change on resume."""
+    """The limits of a search: it ends at whichever is reached first. They may change on resume, unless stated."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
-    """Number of candidates that the optimizer proposes; baselines are extra."""
+    """Number of candidates that the optimizer proposes; baselines are extra. Optimizers that plan by this number keep
+    it: `evo_merging` shares it between its stages, and `nevergrad` chooses and schedules algorithms by it."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time, counted across resumes."""
 

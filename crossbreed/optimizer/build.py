@@ -34,6 +34,11 @@ class OptimizerConfig(Config):
         return self.options.slope_kind
 
     @property
+    def reads_budget(self) -> bool:
+        """Whether it plans by `budget.trials`, which may then not change on resume."""
+        return False
+
+    @property
     def renamed(self) -> Mapping[str, str]:
         """Dotted keys of this section that older versions recorded -> what they are called now."""
         return {f"options.{old}": f"options.{new}" for old, new in self.options.renamed.items()}
@@ -63,9 +68,11 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
     "crossbreed.optimizers",
     {
         "cma_es": "crossbreed.optimizer.cma_es:PART",
+        "evo_merging": "crossbreed.optimizer.evo_merging:PART",
         "frank_wolfe": "crossbreed.optimizer.frank_wolfe:PART",
         "gp": "crossbreed.optimizer.gp:PART",
         "m2n2": "crossbreed.optimizer.m2n2:PART",
+        "nevergrad": "crossbreed.optimizer.nevergrad:PART",
         "nsga2": "crossbreed.optimizer.nsga2:PART",
         "object": "crossbreed.optimizer.python_object:PART",
         "random": "crossbreed.optimizer.random_search:PART",

@@ -32,6 +32,10 @@ class Generation:
         self._points[index] = recorded
         return index, own
 
+    def point(self, number: int) -> Point:
+        """Returns the point of a candidate, as it was asked or recorded."""
+        return self._points[self._numbers.index(number)]
+
     def tell(self, outcome: Outcome) -> None:
         """Keeps an outcome until the generation is complete."""
         assert outcome.number in self._numbers, f"candidate {outcome.number} is not of this generation"

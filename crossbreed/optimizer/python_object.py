@@ -24,6 +24,7 @@ class OptimizerObject(OptimizerConfig):
     """The options of a part, which may not change on resume either."""
     _make: MakeOptimizer | None = PrivateAttr(default=None)
     _slope_kind: SlopeKind | None = PrivateAttr(default=None)
+    _reads_budget: bool = PrivateAttr(default=False)
     _renamed: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def hold(self, given: MakeOptimizer | OptimizerPart[Any]) -> None:
@@ -33,7 +34,7 @@ class OptimizerObject(OptimizerConfig):
             return
         config = given.config.model_validate({"kind": kind_of(given), "budget": self.budget})
         self._make = lambda inputs: build_part(given, config, inputs)
-        self._slope_kind = config.slope_kind
+        self._slope_kind, self._reads_budget = config.slope_kind, config.reads_budget
         self._renamed = {_setting(old): _setting(new) for old, new in config.renamed.items()}
 
     def without_object(self) -> "OptimizerObject":
@@ -51,6 +52,11 @@ class OptimizerObject(OptimizerConfig):
     def slope_kind(self) -> SlopeKind | None:
         """That of the part; see OptimizerConfig."""
         return self._slope_kind
+
+    @property
+    def reads_budget(self) -> bool:
+        """That of the part; see OptimizerConfig."""
+        return self._reads_budget
 
     @property
     def renamed(self) -> Mapping[str, str]:

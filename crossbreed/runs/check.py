@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import Collector, InputError
-from crossbreed.fitness import AnyItems, Evaluation, evaluate_tasks
+from crossbreed.fitness import AnyItems, Evaluation, Surroundings, evaluate_tasks
 from crossbreed.runs.checking.cost import Cost, cost_of
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
 from crossbreed.runs.checking.rates import Rate, item_tokens, known_rate, remember_rate
@@ -135,7 +135,8 @@ def _check_memory(plan: Plan, present: int) -> None:
 
 def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
     """Returns the findings with answers of the base, and keeps the time that they took."""
-    candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights)
+    around = Surroundings(seed=plan.spec.seed)
+    candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
     try:
         adopted = candidate_engine.adopt(plan.base_recipe)
         first = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan, at_most=1))  # an engine warms up on it

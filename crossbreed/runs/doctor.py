@@ -19,7 +19,8 @@ _NEEDED = {
     "pyarrow": "Parquet items",
 }
 """Module -> its purpose in runs; parts declare their own needs."""
-_OPTIONAL = {"pyarrow"}
+_OPTIONAL = {"pyarrow", "nevergrad"}
+"""What hardly anybody needs: missing, it is no problem."""
 
 
 def examine() -> dict[str, Any]:
@@ -73,6 +74,12 @@ def _needed_by_us() -> frozenset[str]:
     return frozenset(_NEEDED).union(*(getattr(part, "needs", ()) for part in parts))
 
 
+def _of_own_extras() -> frozenset[str]:
+    """The modules of parts with an extra of their own, which names itself where such a part is used."""
+    parts = [registry[name] for registry in REGISTRIES.values() for name in registry.ours]
+    return frozenset[str]().union(*(part.needs for part in parts if getattr(part, "extra", "")))
+
+
 def _plugins() -> Iterator[dict[str, Any]]:
     """Yields the parts of other packages, with the error if one cannot be imported."""
     for registry in REGISTRIES.values():
@@ -102,7 +109,7 @@ def _functions_fault(operator: str) -> InputError | None:
 def _version(name: str) -> str | None:
     if not is_installed(name):
         return None
-    for distribution in metadata.packages_distributions().get(name, [name]):
+    for distribution in metadata.packages_distributions().get(name, []):
         return metadata.version(distribution)
     return "unknown"
 
@@ -133,7 +140,7 @@ def _problems(packages: dict[str, str | None], purposes: dict[str, str]) -> list
     problems = [
         f"{name} is missing ({purposes[name]}): {extras if name in ours else 'install what brings it'}"
         for name, version in packages.items()
-        if version is None and name not in _OPTIONAL
+        if version is None and name not in _OPTIONAL | _of_own_extras()
     ]
     problems += [plugin["problem"] for plugin in _plugins() if plugin["problem"]]
     if is_installed("torchvision") and (packages["torch"] or "").endswith("+cpu"):

@@ -147,12 +147,17 @@ def _opening(tell: Listener) -> Iterator[None]:
 
 
 def _how_to_go_on(spec: Spec, folder: RunFolder, history: History, *, is_over: bool) -> Iterator[str]:
-    """Yields the command that doubles what ended the search; none if the optimizer had nothing left to ask."""
+    """Yields the command that doubles what ended the search.
+
+    None if the optimizer had nothing left to ask, or if it has spent the trials that it planned by.
+    """
     budget = spec.optimizer.budget
     asked = {number for number, found in history.candidates.items() if found.proposed_by.kind == "optimizer"}
     num_trials, minutes = len(asked - history.failed), history.elapsed_s / 60
     reached = dict[str, int]()
     if budget.trials is not None and num_trials >= budget.trials:
+        if spec.optimizer.reads_budget:
+            return
         reached["trials"] = 2 * num_trials
     if budget.minutes is not None and (minutes >= budget.minutes or not (reached or is_over)):  # or in between trials
         reached["minutes"] = ceil(2 * max(minutes, budget.minutes))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import RecipeEngineConfig, evaluate_tasks, load_tasks
+from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.plan import described_sources, split_tasks
@@ -68,12 +68,14 @@ def evaluate(
     """
     spec = with_objects(spec, engine=engine, tasks=tasks)
     recipe, weights = _opened(model, spec)
-    loaded, kind = load_tasks(spec.fitness.tasks), spec.fitness.engine
+    kind = spec.fitness.engine
+    served = kind.served_items() if isinstance(kind, RecipeEngineConfig) else {}
+    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind)
     if weights:
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:
         weights.check_lengths(loaded, context_tokens=kind.context_tokens, calibration=False)
-    candidate_engine = start_candidate_engine(spec.fitness.engine, weights)
+    candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
     try:
         adopted = candidate_engine.adopt(recipe)
         found = evaluate_tasks(adopted.handle, loaded, split_tasks(spec, loaded)[split])
@@ -93,12 +95,19 @@ def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe,
     engine, sources = spec.fitness.engine, spec.sources
     if isinstance(engine, RecipeEngineConfig):
         if isinstance(model, Recipe):
-            structure = described_sources(engine, sources.base, sources.experts)
+            structure = described_sources(engine, *sources.told)
             require_sources(model, structure, what="the recipe", where=f"recipe {model.id}")
             return model, None
         raise InputError(
             "the spec's engine takes recipes, so it cannot evaluate a checkpoint",
             expected="an engine that takes weights",
+            got=f"fitness.engine.kind: {engine.kind}",
+            fix="name another one: --set fitness.engine.kind=KIND",
+        )
+    if isinstance(engine, AdapterEngineConfig) and not isinstance(model, Recipe):
+        raise InputError(
+            "the spec's engine answers with a base of its own and adapters of it, so it cannot evaluate a checkpoint",
+            expected="an engine that takes weights, or a recipe of the spec's sources",
             got=f"fitness.engine.kind: {engine.kind}",
             fix="name another one: --set fitness.engine.kind=KIND",
         )

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import Collector, InputError, first_line
 from crossbreed.fitness import (
+    AdapterEngineConfig,
     AnyItems,
     RecipeEngineConfig,
+    RemoteTask,
     Request,
     Split,
     Task,
@@ -152,6 +155,8 @@ class Plan:
             steps += f"  warm    {path}: {place_of(recipe, self.space)}\n"
         size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
         made = size if self.weights else "made by the engine"
+        if isinstance(self.spec.fitness.engine, AdapterEngineConfig):
+            made = f"an adapter of at most rank {self.spec.fitness.engine.max_rank} per candidate"
         return (
             f"{self.spec.name}: {experts} experts, {self.space.describe()}, {optimizer}\n{steps}"
             f"  search  {initial} and {until}, {num_items['search']} items each\n"
@@ -168,8 +173,10 @@ class Plan:
 
     @property
     def merged_bytes(self) -> int:
-        """Size of one candidate's tensors on this machine."""
-        return self.weights.merged_bytes(self.dtype) if self.weights else 0
+        """Size of one candidate's tensors on this machine; 0 where it is only an adapter, or made elsewhere."""
+        if self.weights is None or isinstance(self.spec.fitness.engine, AdapterEngineConfig):
+            return 0
+        return self.weights.merged_bytes(self.dtype)
 
     def proposer(self) -> Proposer:
         """Returns a new proposer."""
@@ -228,13 +235,14 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         MissingExtra: the engine takes weights, and the packages for merging them are not installed.
         InputError: the run would fail later, as far as this can be known now.
     """
-    mistakes, weights = Collector(), None
+    mistakes, weights, is_described = Collector(), None, False
     with mistakes.noted():
         structure, weights = _open(spec)
+        is_described = True
         dtype = _dtype(spec, structure)
         if weights and searches:
             _check_base(spec, weights)
-    tasks = _load_tasks(spec, mistakes)
+    tasks = _load_tasks(spec, mistakes, is_described=is_described)
     with mistakes.noted():
         items = split_tasks(spec, tasks)
     if weights:
@@ -290,7 +298,7 @@ def _dtype(spec: Spec, structure: Structure) -> str:
             "merges cannot be written in the dtype of the base's weights",
             expected=" or ".join(DTYPES),
             got=dtype,
-            where=spec.sources.base,
+            where=spec.sources.base or "the engine's base",
             fix="set `dtype:` in the spec",
         )
     return dtype
@@ -303,12 +311,24 @@ def _check_base(spec: Spec, weights: "Weights") -> None:
         weights.check_reference(observed=spec.artifacts.grams is not None)
 
 
-def _load_tasks(spec: Spec, mistakes: Collector) -> list[Task]:
-    """Returns the tasks that can be loaded, and notes what is wrong with the others."""
-    tasks = list[Task]()
+def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[Task]:
+    """Returns the tasks that can be loaded, and notes what is wrong with the others.
+
+    Args:
+        spec: The spec.
+        mistakes: Where that is noted.
+        is_described: Whether the engine has described its sources: else nothing is known of its tasks.
+    """
+    engine, tasks = spec.fitness.engine, list[Task]()
+    served = engine.served_items() if is_described and isinstance(engine, RecipeEngineConfig) else {}
     for config in spec.fitness.tasks:
+        if is_described or not isinstance(config, RemoteTask):
+            with mistakes.noted():
+                tasks += load_tasks([config], served, engine=engine.kind)
+    if is_described and isinstance(engine, RecipeEngineConfig):
         with mistakes.noted():
-            tasks += load_tasks([config])
+            first = {task.name: request for task in tasks for request in islice(_first_requests([task]), 1)}
+            engine.check_requests(first)
     return tasks
 
 
@@ -340,7 +360,7 @@ def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
             raise _needs_weights(spec, "`artifacts.grams` needs weights", where="artifacts.grams")
         if spec.optimizer.slope_kind is not None:
             raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
-        return described_sources(engine, spec.sources.base, spec.sources.experts), None
+        return described_sources(engine, *spec.sources.told), None
     require_tensors()
     from crossbreed.runs.weights import open_weights
 
@@ -377,6 +397,8 @@ def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | Non
     if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
         for recipe in space.examples:
             weights.check(recipe)
+            if isinstance(spec.fitness.engine, AdapterEngineConfig):
+                weights.check_adapter(recipe, rank=spec.fitness.engine.max_rank)
     return space
 
 

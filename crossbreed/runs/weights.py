@@ -31,8 +31,9 @@ from crossbreed.kernels import (
 from crossbreed.kernels.input_grams import GRAMS, InputGrams
 from crossbreed.mergekit import MergeConfig
 from crossbreed.mergekit.recipe import recipe_of
+from crossbreed.runs.adapter import check_adapter
 from crossbreed.runs.gram_files import artifacts_of, keep
-from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.sources.host import host_hashes
 from crossbreed.sources.naming import is_projection
@@ -120,6 +121,10 @@ class Weights:
         """Raises InputError if a recipe cannot be merged; reads no weights."""
         check_recipe(recipe, self.sources, self.artifacts)
 
+    def check_adapter(self, recipe: Recipe, *, rank: int) -> None:
+        """Raises InputError if a recipe changes tensors that an adapter cannot change."""
+        check_adapter(recipe, self.sources, rank=rank, artifacts=self.artifacts)
+
     def materialize(self, recipe: Recipe, *, without: Collection[str] = ()) -> WeightStream:
         """Returns the recipe's weights as a lazy stream; see `kernels.materialize`."""
         stream = materialize(recipe, self.sources, self.cache, without=without, artifacts=self.artifacts)
@@ -176,7 +181,13 @@ class Weights:
 
 def open_weights(spec: Spec) -> Weights:
     """Opens the sources of a spec; raises InputError if one is missing, broken or does not match the base."""
-    return Weights(sources=open_sources(spec.sources.base, spec.sources.experts, accept=spec.sources.accept))
+    assert isinstance(spec.sources, SourcesConfig), "an engine that takes weights has no sources of its own"
+    return open_sources_of(spec.sources)
+
+
+def open_sources_of(sources: SourcesConfig) -> Weights:
+    """Opens what the section `sources` names; raises as `open_weights`."""
+    return Weights(sources=open_sources(sources.base, sources.experts, accept=sources.accept))
 
 
 def checkpoint_weights(model: str) -> Weights:

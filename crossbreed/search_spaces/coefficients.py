@@ -14,6 +14,7 @@ from statistics import fmean
 from crossbreed.errors import InputError
 from crossbreed.parsing import suggestion
 from crossbreed.recipes.operators import ParamKind
+from crossbreed.recipes.operators.factors import check_factors
 from crossbreed.search_spaces.axes import Key
 from crossbreed.search_spaces.boxes import BoxSpace
 from crossbreed.search_spaces.build import SpacePart
@@ -25,7 +26,7 @@ from crossbreed.search_spaces.mix import Mix, mixes_of
 from crossbreed.search_spaces.settings import SpaceInputs
 from crossbreed.sources.naming import depth_of
 from crossbreed.sources.structure import Structure
-from crossbreed.types import BASE, Box, Point, Recipe, Rule, WeightBlock
+from crossbreed.types import BASE, Box, Coordinate, Point, Recipe, Rule, WeightBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +148,10 @@ class CoefficientSpace(BoxSpace):
 
     def _box(self) -> Box:
         low, high = tuple(c.low for c in self._coordinates), tuple(c.high for c in self._coordinates)
+        coordinates = tuple(Coordinate(param=c.key.name, owner=c.key.owner) for c in self._coordinates)
         if self._has_choice:
             low, high = (0.0, *low), (float(len(self._layouts)), *high)
+            coordinates = (Coordinate(param="operator"), *coordinates)
         why_not = self._why_no_weight_blocks()
         return Box(
             low=low,
@@ -156,6 +159,7 @@ class CoefficientSpace(BoxSpace):
             weight_blocks=None if why_not else self._weight_blocks(),
             why_no_weight_blocks=why_not,
             choices=len(self._layouts),
+            coordinates=coordinates,
         )
 
     def _weight_blocks(self) -> tuple[WeightBlock, ...]:
@@ -235,6 +239,11 @@ def _check_sources(layout: Layout, structure: Structure) -> None:
             got=f"{len(experts)}: {', '.join(experts)}",
             where="space.operator",
         )
+    if spec.mixes_factors:
+        for tensor in sorted(structure.touched_by_any):
+            ranks = {name: found.get(tensor) for name, found in structure.ranks.items()}
+            touching = (name for name in ranks if tensor in structure.touched[name])
+            check_factors(spec.name, tensor, {name: ranks[name] for name in touching})
     for param in spec.params:
         setting = layout.fixed.get(param.name, param.default)
         known = (BASE, *experts) if param.kind in (ParamKind.NAME, ParamKind.SOURCE) else experts

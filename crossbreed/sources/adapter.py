@@ -43,6 +43,13 @@ class LowRank:
     b_MR: torch.Tensor
     scale: float
     """alpha / R, or alpha / sqrt(R) when rank-stabilised."""
+    transposed: bool = False
+    """Whether the base stores the matrix transposed: a_RN is then what the adapter calls B, and b_MR its A."""
+
+    @property
+    def turned(self) -> "LowRank":
+        """The factors of the transposed delta."""
+        return replace(self, a_RN=self.b_MR.T, b_MR=self.a_RN.T, transposed=not self.transposed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,6 @@ class _Target:
     """Of factors A and B in the file."""
     stored: LowRank
     """Oriented as the base's tensor, in the dtype of the file."""
-    transposed: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,6 +133,11 @@ class Adapter:
         )
 
     @property
+    def ranks(self) -> dict[str, int]:
+        """Tensor that it touches -> rank of its factors."""
+        return {name: len(self._targets[name].stored.a_RN) for name in sorted(self.touched)}
+
+    @property
     def why_idle(self) -> str:
         """Which of its parts is zero, where it touches nothing."""
         if not any(target.stored.scale for target in self._targets.values()):
@@ -142,8 +153,8 @@ class Adapter:
         """Content hash over targets, factors and scales: what the deltas depend on, and nothing else."""
         digests = {name: value for path, held in self.shards.items() for name, value in digests_of(path, held).items()}
         return hash_of(
-            f"{name} {' '.join(digests[factor] for factor in target.names)} {target.stored.scale!r} {target.transposed}"
-            for name, target in self._targets.items()
+            f"{name} {' '.join(digests[factor] for factor in one.names)} {one.stored.scale!r} {one.stored.transposed}"
+            for name, one in self._targets.items()
         )
 
 
@@ -225,10 +236,8 @@ def _open_target(one: Factors, name: str, weights: Weights, config: AdapterConfi
             fix="keep weights and adapter_config.json of one training run together",
         )
     transposed = one.is_embedding or _is_transposed(name, (len(b_MR), a_RN.shape[1]), config, base)
-    if transposed:  # (B A)^T = A^T B^T
-        a_RN, b_MR = b_MR.T, a_RN.T
-    stored = LowRank(a_RN=a_RN, b_MR=b_MR, scale=config.scale(one.module))
-    target = _Target(names=one.names, stored=stored, transposed=transposed)
+    given = LowRank(a_RN=a_RN, b_MR=b_MR, scale=config.scale(one.module))
+    target = _Target(names=one.names, stored=given.turned if transposed else given)
     if target.shape != base.tensors[name].shape:
         raise InputError(
             f"the adapter is for another base: its change of `{name}` has another shape",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError
 from crossbreed.sources.adapter_advice import Advice, refusal
@@ -14,6 +15,9 @@ from crossbreed.sources.adapter_config import AdapterConfig
 from crossbreed.sources.checkpoint import Checkpoint
 from crossbreed.sources.model_config import load_config, named_class
 from crossbreed.sources.naming import HEAD, is_end, spellings
+
+if TYPE_CHECKING:
+    import torch
 
 _FACTOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\."
@@ -113,8 +117,8 @@ def resolve(one: Factors, base: Checkpoint, config: AdapterConfig, *, ties: bool
     )
 
 
-def _modules_in_memory(base: Checkpoint) -> frozenset[str]:
-    """What transformers calls the modules of the base once it is loaded; nothing where it cannot build it."""
+def model_in_memory(base: Checkpoint) -> "torch.nn.Module | None":
+    """Returns the base as transformers builds it, without weights; None where it cannot."""
     import torch
     import transformers
 
@@ -122,10 +126,18 @@ def _modules_in_memory(base: Checkpoint) -> frozenset[str]:
     try:
         config = load_config(base.path)
         with torch.device("meta"):
-            model = kind(config) if kind is not None else transformers.AutoModelForCausalLM.from_config(config)
+            model: torch.nn.Module = (
+                kind(config) if kind is not None else transformers.AutoModelForCausalLM.from_config(config)
+            )
     except Exception:  # the model is not to be run, only asked for names
-        return frozenset()
-    return frozenset(name for name, _ in model.named_modules())
+        return None
+    return model
+
+
+def _modules_in_memory(base: Checkpoint) -> frozenset[str]:
+    """What transformers calls the modules of the base once it is loaded; nothing where it cannot build it."""
+    model = model_in_memory(base)
+    return frozenset() if model is None else frozenset(name for name, _ in model.named_modules())
 
 
 def _broken(problem: str, folder: Path) -> InputError:

@@ -219,6 +219,7 @@ def _structure(base: Checkpoint, experts: Mapping[str, Expert]) -> Structure:
         touched={name: expert.touched for name, expert in experts.items()},
         hashes={BASE: base.hash, **{name: expert.hash for name, expert in experts.items()}},
         tied=base.tied,
+        ranks={name: expert.ranks if isinstance(expert, Adapter) else {} for name, expert in experts.items()},
     )
 
 

@@ -4,15 +4,16 @@ It travels as JSON, so that a service can say what it can merge and keep the wei
 
     {"schema": 1,
      "base": {"hash": "4f2a...", "tied": true, "tensors": {"model.norm.weight": {"shape": [576], "dtype": "bfloat16"}}},
-     "experts": [{"name": "french", "hash": "90c1...", "touched": ["model.norm.weight"]}]}
+     "experts": [{"name": "french", "hash": "90c1...", "touched": ["model.norm.weight"], "ranks": {}}]}
 
-Experts are a list, for their order counts. Parsing is strict: whatever is odd is refused here, never met by a space.
+Experts are a list, for their order counts. `ranks` is optional. Parsing is strict: whatever is odd is refused here,
+never met by a space.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeVar
 
@@ -50,6 +51,9 @@ class Structure:
     """Source name (`base` and experts) -> content hash."""
     tied: bool
     """lm_head is the input embedding."""
+    ranks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Expert name -> tensor that it touches -> rank of its factors; of a full checkpoint none. An expert that is absent
+    is not known to be the one or the other."""
 
     @property
     def touched_by_any(self) -> frozenset[str]:
@@ -101,6 +105,7 @@ def _dump(structure: Structure) -> dict[str, Any]:
         "base": {"hash": structure.hashes[BASE], "tied": structure.tied, "tensors": tensors},
         "experts": [
             {"name": name, "hash": structure.hashes[name], "touched": sorted(touched)}
+            | ({"ranks": dict(sorted(structure.ranks[name].items()))} if name in structure.ranks else {})
             for name, touched in structure.touched.items()
         ],
     }
@@ -116,16 +121,19 @@ def _parse(value: Any, *, where: str) -> Structure:
     tensors = _tensors(base["tensors"], where=f"{where_base}.tensors")
     hashes = {BASE: _name(base["hash"], where=f"{where_base}.hash")}
     touched: dict[str, frozenset[str]] = {}
+    ranks: dict[str, dict[str, int]] = {}
     for index, expert in enumerate(_of(list, value["experts"], where=f"{where}.experts")):
         at = f"{where}.experts[{index}]"
-        _require_exactly(expert, "name", "hash", "touched", where=at)
+        require_keys(expert, ("name", "hash", "touched", "ranks"), needed=("name", "hash", "touched"), where=at)
         name = _name(expert["name"], where=f"{at}.name")
         if name in hashes:
             raise _wrong("two sources have one name", "a name for each; `base` is the base's", name, f"{at}.name")
         hashes[name] = _name(expert["hash"], where=f"{at}.hash")
         touched[name] = _touched(expert["touched"], tensors, where=f"{at}.touched")
+        if "ranks" in expert:
+            ranks[name] = _ranks(expert["ranks"], touched[name], where=f"{at}.ranks")
     tied = _of(bool, base["tied"], where=f"{where_base}.tied")
-    return Structure(tensors=tensors, touched=touched, hashes=hashes, tied=tied)
+    return Structure(tensors=tensors, touched=touched, hashes=hashes, tied=tied, ranks=ranks)
 
 
 def _tensors(value: Any, *, where: str) -> dict[str, TensorInfo]:
@@ -162,6 +170,21 @@ def _touched(value: Any, tensors: Mapping[str, TensorInfo], *, where: str) -> fr
     if len(set(names)) < len(names):
         raise _wrong("a tensor is listed twice", "each once", sorted(names), where)
     return frozenset(names)
+
+
+def _ranks(value: Any, touched: frozenset[str], *, where: str) -> dict[str, int]:
+    ranks = dict(sorted(_of(dict, value, where=where).items()))
+    if ranks and ranks.keys() != touched:
+        raise _wrong(
+            "the ranks are not those of the tensors that the expert touches",
+            "a rank for each, or none for a full checkpoint",
+            sorted(map(str, ranks.keys() ^ touched))[0],
+            where,
+        )
+    for name, rank in ranks.items():
+        if type(rank) is not int or rank < 1:
+            raise _wrong("a rank is no number of rows", "a whole number from 1 up", rank, f"{where}[{name}]")
+    return ranks
 
 
 def _name(value: Any, *, where: str) -> str:

@@ -63,6 +63,16 @@ class ToyMerge:
             made[expert] = {name: _changed(base[name], seed=seed) for name, seed in zip(base, seeds, strict=True)}
         return cls(base=base, experts={expert: made[expert] for expert in experts})
 
+    @classmethod
+    def of_adapters(cls, experts: Sequence[str]) -> "ToyMerge":
+        """Returns adapters of one rank, of the matrix and of the embedding, which is stored transposed."""
+        base = {name: _normal(shape, seed=seed) for seed, (name, shape) in enumerate(SHAPES.items())}
+        made: dict[str, dict[str, Value]] = {
+            expert: {MATRIX: _adapter(seed=100 * seed), EMBEDDING: _adapter(seed=100 * seed + 50, name=EMBEDDING)}
+            for seed, expert in enumerate(experts, 1)
+        }
+        return cls(base=base, experts=made)
+
     def inputs(
         self,
         name: str,
@@ -197,6 +207,7 @@ def _changed(base: torch.Tensor, *, seed: int) -> torch.Tensor:
     return base + 0.1 * torch.randn(base.shape, generator=generator) * is_changed
 
 
-def _adapter(*, seed: int, rank: int = 3) -> LowRank:
-    rows, columns = SHAPES[MATRIX]
-    return LowRank(a_RN=_normal((rank, columns), seed=seed), b_MR=_normal((rows, rank), seed=seed + 1), scale=0.05)
+def _adapter(*, seed: int, rank: int = 3, name: str = MATRIX) -> LowRank:
+    rows, columns = SHAPES[name]
+    a_RN, b_MR = _normal((rank, columns), seed=seed), _normal((rows, rank), seed=seed + 1)
+    return LowRank(a_RN=a_RN, b_MR=b_MR, scale=0.05, transposed=name == EMBEDDING)

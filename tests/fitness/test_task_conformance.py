@@ -12,7 +12,7 @@ import pytest
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Request, Response
-from crossbreed.fitness.tasks import Answer, ChoiceTask, GenerateTask, PerplexityTask, Task
+from crossbreed.fitness.tasks import Answer, ChoiceTask, GenerateTask, LikelihoodTask, PerplexityTask, Task
 from crossbreed.testing.tasks import TaskConformance, response
 
 SUMS = tuple(
@@ -81,6 +81,17 @@ class TestPerplexity(TaskConformance):
     def task(self) -> Task:
         items = tuple(Item(id=text[:4], fields={"text": text}) for text in ("Once upon a time", "É\nà", "one two"))
         return Task(kind=PerplexityTask(kind="perplexity", name="prose", items=""), items=items)
+
+
+class TestLikelihood(TaskConformance):
+    high: ClassVar[float] = math.inf
+
+    @pytest.fixture
+    def task(self) -> Task:
+        kind = LikelihoodTask(kind="likelihood", name="golds", items="", prompt="{q}:", answer="a")
+        return Task(
+            kind=kind, items=tuple(Item(id=q, fields={"q": q, "a": a}) for q, a in (("1", "É"), ("2", "b c"), ("3", 7)))
+        )
 
 
 class _Counting(GenerateTask):

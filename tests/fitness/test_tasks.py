@@ -15,6 +15,7 @@ from crossbreed.fitness import (
     Generate,
     GenerateTask,
     Item,
+    LikelihoodTask,
     Loglikelihood,
     PerplexityTask,
     Prompt,
@@ -218,6 +219,23 @@ def test_a_gold_that_is_no_option_is_refused(gold: object) -> None:
 def test_options_that_are_none_are_refused(options: object) -> None:
     with pytest.raises(InputError, match="no list of options"):
         choice().requests(Item(id="1", fields={"q": "", "options": options, "a": 0}))  # type: ignore[dict-item]
+
+
+def test_likelihood_is_nats_a_token_of_the_gold_answer() -> None:
+    """The answer follows a space where the prompt does not end with one; a chat's template begins it."""
+    task = LikelihoodTask(kind="likelihood", name="t", items="x", prompt="Q: {q}\nA:", answer="a")
+    item = Item(id="1", fields={"q": "one", "a": [" un ", "une"]})
+    [request] = task.requests(item)
+    assert (request.prompt.text, request.continuation) == ("Q: one\nA:", " un")
+    response = Response(text="", token_ids=(1, 2), logprobs=(-0.5, -1.5), prompt_tokens=3)
+    assert task.score(item, [response]).value == 1.0
+    assert not task.higher_is_better
+    chat = task.model_copy(update={"chat_template": True})
+    assert chat.requests(item)[0].continuation == "un"
+    with pytest.raises(InputError, match="not empty"):
+        task.requests(Item(id="2", fields={"q": "one", "a": " "}))
+    with pytest.raises(InputError, match="field"):
+        task.model_copy(update={"prompt": "A:"}).requests(item)
 
 
 def test_perplexity_is_nats_a_token_and_lower_is_better() -> None:

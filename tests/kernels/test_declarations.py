@@ -8,6 +8,7 @@ from crossbreed.kernels.reference import REFERENCES
 from crossbreed.kernels.reference.tensor import Tensor
 from crossbreed.recipes.operators import OPERATOR_SPECS, ParamKind
 from crossbreed.search_spaces.layout import Layout
+from crossbreed.sources import LowRank
 from crossbreed.types import BASE, ParamValue, Rule
 
 EXPERTS = ("a", "b", "c")
@@ -20,7 +21,10 @@ def merged_delta(operator: str, experts: tuple[str, ...], **params: ParamValue) 
         name: base + 0.3 * torch.randn(12, 16, generator=generator) * (torch.rand(12, 16, generator=generator) < 0.6)
         for name in experts
     }
-    inputs = inputs_of_tensors(base, full)
+    lows = {
+        name: LowRank(a_RN=torch.randn(2, 16, generator=generator), b_MR=full[name][:, :2], scale=0.5) for name in full
+    }
+    inputs = inputs_of_tensors(base, lows if OPERATOR_SPECS[operator].mixes_factors else full)
     return REFERENCES[operator](Tensor.of(inputs), Rule(match=".*", operator=operator, params=params)) - base
 
 

@@ -11,13 +11,17 @@ from crossbreed.kernels.materialize import program_of
 from crossbreed.kernels.reference import materialize_fp64, merged_fp64
 from crossbreed.kernels.reference.tensor import Tensor
 from crossbreed.recipes.operators import OPERATOR_SPECS
-from crossbreed.sources import Sources, layer_of, open_sources
+from crossbreed.sources import LowRank, Sources, layer_of, open_sources
 from crossbreed.testing.toys import make_checkpoint
 from crossbreed.types import ParamValue, Rule
 
 generator = torch.Generator().manual_seed(0)
 BASE = torch.randn(24, 40, generator=generator)
 VALUES = [BASE + scale * torch.randn(24, 40, generator=generator) for scale in (0.3, 0.5)]
+ADAPTERS = [
+    LowRank(a_RN=torch.randn(2, 40, generator=generator), b_MR=torch.randn(24, 2, generator=generator), scale=scale)
+    for scale in (0.3, 0.5)
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def test_each_layer_has_its_factor_and_what_is_in_none_has_alpha(deep: Sources) 
 def test_any_operator_has_it(operator: str, depth: float | None) -> None:
     spec = OPERATOR_SPECS[operator]
     _, most = spec.num_experts
-    experts = dict(zip("ab"[:most], VALUES, strict=False))
+    experts = dict(zip("ab"[:most], ADAPTERS if spec.mixes_factors else VALUES, strict=False))
     needed = {param.name: 0.5 for param in spec.params if param.required} | {"lines_alpha": 0.5, "lines_beta": 0.7}
     params = {key: "a" if key == "source" else value for key, value in needed.items()}
     inputs, rule = inputs_of_tensors(BASE, experts, depth=depth), Rule(match=".*", operator=operator, params=params)

@@ -5,17 +5,40 @@ A change meant to keep results keeps these files; one meant to alter them alters
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from crossbreed.optimizer import CmaEs, FrankWolfe, FrankWolfeOptions, Gp, M2n2, M2n2Options, Nsga2, RandomSearch
+from crossbreed.optimizer import (
+    CmaEs,
+    EvoMerging,
+    EvoMergingOptions,
+    FrankWolfe,
+    FrankWolfeOptions,
+    Gp,
+    M2n2,
+    M2n2Options,
+    Nsga2,
+    RandomSearch,
+    SearchInputs,
+)
 from crossbreed.testing import breeders
 from crossbreed.testing.optimizers import MakeOptimizer, Sphere, Spheres, drive, make_inputs, ok
-from crossbreed.types import Point
+from crossbreed.types import Coordinate, Point
 
+
+def with_densities(inputs: SearchInputs) -> SearchInputs:
+    """The same box, of which every second coordinate is a density and the others are weights."""
+    coordinates = tuple(
+        Coordinate(param=("weight", "density")[i % 2], owner=f"expert {i // 2}") for i in range(inputs.box.dim)
+    )
+    return replace(inputs, domain=replace(inputs.box, weight_blocks=None, coordinates=coordinates))
+
+
+STAGES = EvoMergingOptions(population=8)
 DIFFERENCES = FrankWolfeOptions(slopes="differences", variant="soft", vertex_scale=2.0, steps=(0.5, 1.0))
 OPTIMIZERS: dict[str, tuple[MakeOptimizer, int]] = {
     "cma_es": (CmaEs, 1),
+    "evo_merging": (lambda inputs: EvoMerging(with_densities(inputs), STAGES, trials=60), 1),
     "frank_wolfe": (FrankWolfe, 1),
     "frank_wolfe_differences": (lambda inputs: FrankWolfe(inputs, DIFFERENCES), 1),
     "gp": (Gp, 1),

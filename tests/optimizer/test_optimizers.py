@@ -19,6 +19,8 @@ from crossbreed.optimizer import (
     AnyOptimizerConfig,
     CmaEs,
     CmaEsOptions,
+    EvoMerging,
+    EvoMergingOptions,
     Gp,
     GpOptions,
     Nsga2,
@@ -41,7 +43,7 @@ from crossbreed.testing.optimizers import (
     make_inputs,
     ok,
 )
-from crossbreed.types import Box, Outcome, Point, Status
+from crossbreed.types import Box, Coordinate, Genomes, Outcome, Point, Status
 
 CONFIG: TypeAdapter[OptimizerConfig] = TypeAdapter(AnyOptimizerConfig)
 
@@ -50,6 +52,22 @@ class TestCmaEs(OptimizerConformance):
     @pytest.fixture
     def make(self) -> MakeOptimizer:
         return CmaEs
+
+
+class TestEvoMerging(OptimizerConformance):
+    sphere_regret: ClassVar[float] = 0.01  # with its penalties
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return partial(self.build, trials=self.trials)  # both stages in what is looked at call by call
+
+    def build(self, inputs: SearchInputs, *, trials: int) -> EvoMerging:
+        options = EvoMergingOptions(population=10, density_penalty=0.01, weight_penalty=0.01)
+        boxed = inputs if isinstance(inputs.domain, Genomes) else make_golden.with_densities(inputs)
+        return EvoMerging(boxed, options, trials=trials)
+
+    def test_it_finds_the_known_optimum(self, make: MakeOptimizer) -> None:
+        super().test_it_finds_the_known_optimum(partial(self.build, trials=self.sphere_trials))
 
 
 class TestGp(OptimizerConformance):
@@ -471,3 +489,73 @@ def test_options_reach_the_optimizer() -> None:
 def test_wrong_settings_are_named(raw: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CONFIG.validate_python(raw)
+
+
+def adapters_inputs(*, num_experts: int = 3) -> SearchInputs:
+    """The box that `lora_factors` has with one group: weights, then densities."""
+    low, high = (-1.5,) * num_experts + (0.0,) * num_experts, (1.5,) * num_experts + (1.0,) * num_experts
+    coordinates = tuple(
+        Coordinate(param=param, owner=f"expert {i}") for param in ("weight", "density") for i in range(num_experts)
+    )
+    box = Box(low=low, high=high, coordinates=coordinates)
+    return replace(make_inputs(dim=2 * num_experts), domain=box)
+
+
+@pytest.mark.parametrize(("trials", "first"), [(40, 20), (60, 20), (100, 40), (1200, 400)])
+def test_evo_merging_searches_densities_for_a_third_and_then_weights(trials: int, first: int) -> None:
+    """With the best densities by penalised value; more so where nothing else counts than the penalty."""
+    value = Outcome(number=0, status=Status.OK, values=(0.5,))
+    points = drive(
+        EvoMerging(adapters_inputs(), trials=trials), lambda n, _: replace(value, number=n), trials=trials, workers=4
+    )
+    weights, densities = [point[:3] for point in points], [point[3:] for point in points]
+    assert set(weights[:first]) == {(1 / 3,) * 3}
+    assert set(densities[first:]) == {min(densities[:first], key=sum)}
+    assert len(set(densities[:first])) == first
+    assert len(set(weights[first:])) == trials - first
+    start = [(np.mean(densities[:20], axis=0), 1.0), (np.mean(weights[first : first + 20], axis=0), 1 / 3)]
+    assert all(np.allclose(found, meant, atol=0.1) for found, meant in start)
+
+
+def test_evo_merging_looks_for_the_best_anew_in_its_second_stage() -> None:
+    """A stage without a measured candidate leaves its coordinates where they were."""
+
+    problem = Sphere(optimum=(0.5, -0.5, 1.0, 0.0, 0.0, 0.0))
+
+    def evaluate(number: int, point: Point) -> Outcome:
+        lost = Outcome(number=number, status=Status.FAILED, values=None)
+        return lost if number < 20 else ok(problem, number, point)
+
+    points = drive(EvoMerging(adapters_inputs(), trials=600), evaluate, trials=600)
+    assert len({point[3:] for point in points[200:]}) == 1
+    assert max(points, key=problem)[:3] == pytest.approx((0.5, -0.5, 1.0), abs=0.1)
+    lost = drive(
+        EvoMerging(adapters_inputs(), trials=60),
+        lambda number, _: Outcome(number=number, status=Status.FAILED, values=None),
+        trials=60,
+    )
+    assert {point[3:] for point in lost[20:]} == {(1.0, 1.0, 1.0)}
+
+
+def test_evo_merging_of_weights_alone_is_its_second_stage() -> None:
+    problem = Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
+    options = EvoMergingOptions(population=10, weight_penalty=0.0)
+    points = drive(EvoMerging(make_inputs(), options, trials=10), partial(ok, problem), trials=600)
+    assert problem(max(points, key=problem))[0] > -1e-6
+    assert np.mean(points[:10], axis=0) == pytest.approx([0.25] * 4, abs=0.1)
+
+
+def test_evo_merging_refuses_what_it_cannot_search() -> None:
+    config = CONFIG.validate_python({"kind": "evo_merging", "budget": {"trials": 40}})
+    assert config.reads_budget
+    build_optimizer(config, adapters_inputs())
+    few = CONFIG.validate_python({"kind": "evo_merging", "budget": {"trials": 39}})
+    with pytest.raises(InputError, match="less than a generation"):
+        build_optimizer(few, adapters_inputs())
+    inputs = adapters_inputs()
+    scales = (*inputs.box.coordinates[:-1], Coordinate(param="scale"))
+    with pytest.raises(InputError, match="other coordinates") as caught:
+        build_optimizer(config, replace(inputs, domain=replace(inputs.box, coordinates=scales)))
+    assert caught.value.got == "`scale`"
+    with pytest.raises(ValidationError, match="give `budget"):
+        CONFIG.validate_python({"kind": "evo_merging", "budget": {"minutes": 5}})

@@ -3,10 +3,13 @@
 import shlex
 from pathlib import Path
 
+import pytest
+import yaml
 from toy_runs import records_of, write_spec
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
+from crossbreed.errors import InputError
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.driver import _how_to_go_on
 from crossbreed.runs.events import Event, Note
@@ -67,3 +70,35 @@ def test_a_search_that_has_nothing_left_to_ask_is_not_advised(tmp_path: Path) ->
     for budget in ({"trials": 5}, {"minutes": 60}):
         wanted = load_spec(fake_spec(tmp_path / "spec", **budget))
         assert [*_how_to_go_on(wanted, folder, history, is_over=True)] == []
+
+
+def evo_spec(folder: Path, **budget: float) -> Path:
+    return write_spec(
+        folder,
+        base=Path("fake/base"),
+        experts=EXPERTS,
+        fitness__engine={"kind": "fake_recipes"},
+        space={"kind": "coefficients", "operator": "lora_factors"},
+        optimizer={"kind": "evo_merging", "budget": budget, "options": {"population": 4}},
+    )
+
+
+def test_a_budget_that_was_planned_by_stays_and_its_search_is_gone_on_with_by_a_new_run(tmp_path: Path) -> None:
+    spec, told = evo_spec(tmp_path / "spec", trials=12), list[Event]()
+    run(load_spec(spec), tmp_path / "run", on_event=told.append)
+    assert "to go on" not in str(told[-1])
+    asked = [record["point"] for record in records_of(tmp_path / "run") if record.get("point")]
+    assert {len(point) for point in asked} == {4}
+    assert (len({(*point[:2],) for point in asked[:4]}), len({(*point[2:],) for point in asked[4:]})) == (1, 1)
+    before = records_of(tmp_path / "run")
+    for trials in (24, 8):
+        with pytest.raises(InputError, match="plans by its budget") as caught:
+            run(load_spec(evo_spec(tmp_path / "other", trials=trials)), tmp_path / "run")
+        assert "trials: 12" in caught.value.expected
+    run(load_spec(evo_spec(tmp_path / "spec", trials=12, minutes=9)), tmp_path / "run")
+    assert records_of(tmp_path / "run")[: len(before)] == before
+    recipe = next((tmp_path / "run/recipes").iterdir())
+    raw = yaml.safe_load(evo_spec(tmp_path / "spec", trials=24).read_text()) | {"warm_start": [str(recipe)]}
+    spec.write_text(yaml.safe_dump(raw))
+    run(load_spec(spec), tmp_path / "longer")
+    assert any(record.get("origin") == "warm_start:0" for record in records_of(tmp_path / "longer"))

@@ -10,6 +10,7 @@ from toy_runs import write_spec
 from crossbreed.errors import InputError
 from crossbreed.runs import build_plan, load_spec
 from crossbreed.runs.spec.presets import PRESETS, fill_in
+from crossbreed.testing.toys import make_adapter
 
 
 @pytest.fixture
@@ -23,9 +24,14 @@ def bare(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_all_that_a_spec_lacks(name: str, bare: Path) -> None:
-    plan = build_plan(load_spec(bare, [f"preset={name}"]))
+def test_a_preset_is_all_that_a_spec_lacks(name: str, bare: Path, toy_base: Path, tmp_path: Path) -> None:
     sections: dict[str, Any] = PRESETS[name]({})
+    if sections["optimizer"]["kind"] == "nevergrad":
+        pytest.importorskip("nevergrad")
+    overrides = [f"preset={name}"]
+    if sections["space"].get("operator") == "lora_factors":  # wants adapters of one rank
+        overrides += [f"sources.experts.stabilised={make_adapter(tmp_path / 'twin', base=toy_base, seed=9)}"]
+    plan = build_plan(load_spec(bare, overrides))
     assert plan.spec.space.kind == sections["space"]["kind"]
     assert plan.spec.optimizer.kind == sections["optimizer"]["kind"]
     assert plan.budget.trials == sections["optimizer"]["budget"]["trials"]

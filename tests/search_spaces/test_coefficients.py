@@ -1,6 +1,7 @@
 """The coefficient space: the laws for every operator, which tensors get which coordinates, and what is refused."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from crossbreed.recipes import parse_recipe
 from crossbreed.recipes.operators import OPERATOR_SPECS, ParamKind
 from crossbreed.search_spaces import CoefficientsConfig, CoefficientSpace, SearchSpace
 from crossbreed.search_spaces.layout import Layout
+from crossbreed.sources.structure import Structure
 from crossbreed.testing.spaces import SHARES, SpaceConformance, make_structure, point_at
 
 
@@ -305,3 +307,33 @@ def test_a_group_s_slope_is_the_sum_of_its_tensors() -> None:
         assert [slopes[block[expert]] for expert in group.experts] == [
             num_tensors * 10.0**place for place in range(len(group.experts))
         ]
+
+
+# Operators on factors
+
+
+@pytest.mark.parametrize(
+    ("ranks", "problem"),
+    [
+        ({}, None),
+        ({"french": 4}, None),
+        ({"french": 4, "sums": 4}, None),
+        ({"french": 4, "sums": 8}, "ranks differ"),
+        ({"french": 4, "sums": 0}, "`sums` has none"),
+    ],
+)
+def test_factors_that_cannot_be_added_are_refused_as_far_as_a_structure_says(
+    ranks: dict[str, int], problem: str | None
+) -> None:
+    """Also the JSON of a service, whose client has no weights; one that does not say ranks is believed."""
+    plain = make_structure(num_layers=2)
+    plain = replace(plain, hashes={name: f"hash-of-{name}" for name in plain.hashes})
+    said = {name: dict.fromkeys(plain.touched[name], rank) if rank else {} for name, rank in ranks.items()}
+    structure = Structure.from_json(replace(plain, ranks=said).to_json())
+    for operator in ("lora_factors", ["ties", "lora_factors"]):
+        config = CoefficientsConfig(operator=operator, params={"weight": (-1.0, 1.0), "density": (0.5, 1.0)})
+        if problem is None:
+            CoefficientSpace(config, inputs_of(structure))
+        else:
+            with pytest.raises(InputError, match=problem):
+                CoefficientSpace(config, inputs_of(structure))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import InputError
-from crossbreed.sources import Adapter, Checkpoint, SourceLocation
+from crossbreed.sources import Adapter, Checkpoint, SourceLocation, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -264,3 +264,16 @@ def test_a_pickled_adapter_is_refused(
     with pytest.raises(InputError, match="pickle") as caught:
         open_adapter(pickled.path, toy_base)
     assert "adapter_model.safetensors" in caught.value.fix
+
+
+def test_ranks_are_part_of_the_structure(
+    toy_base: Path, toy_experts: dict[str, Path], toy_adapters: dict[str, Path]
+) -> None:
+    paths = toy_adapters | {"full": toy_experts["everything"]}
+    structure = open_sources(str(toy_base), {name: str(path) for name, path in paths.items()}).structure
+    assert {name: {*ranks.values()} for name, ranks in structure.ranks.items()} == {
+        "plain": {4},
+        "stabilised": {8},
+        "full": set(),
+    }
+    assert structure.ranks["plain"].keys() == structure.touched["plain"]

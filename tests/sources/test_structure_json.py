@@ -27,7 +27,15 @@ def structures(draw: st.DrawFn) -> Structure:
     experts = draw(st.lists(words.filter(lambda name: name != "base"), unique=True, max_size=3))
     touched = {name: draw(st.frozensets(st.sampled_from(sorted(tensors)))) for name in experts}
     hashes = {name: draw(words) for name in ("base", *experts)}
-    return Structure(tensors=dict(sorted(tensors.items())), touched=touched, hashes=hashes, tied=draw(st.booleans()))
+    kinds = {name: draw(st.sampled_from(["unknown", "full", "adapter"])) for name in experts}
+    ranks = {
+        name: {tensor: draw(st.integers(1, 64)) for tensor in touched[name]} if kind == "adapter" else {}
+        for name, kind in kinds.items()
+        if kind != "unknown"
+    }
+    return Structure(
+        tensors=dict(sorted(tensors.items())), touched=touched, hashes=hashes, tied=draw(st.booleans()), ranks=ranks
+    )
 
 
 @given(structures())
@@ -90,6 +98,11 @@ def setting(value: Any, *path: str | int) -> Callable[[dict[str, Any]], Any]:
         (setting(["ids", "ids"], "experts", 0, "touched"), "listed twice"),
         (setting([None], "experts", 0, "touched"), "experts[0].touched"),
         (setting("ids", "experts", 0, "touched"), "a list"),
+        (setting(4, "experts", 0, "ranks"), "an object"),
+        (setting({"ids": 4}, "experts", 0, "ranks"), "a rank for each"),
+        (setting({"model.norm.weight": 0}, "experts", 0, "ranks"), "from 1 up"),
+        (setting({"model.norm.weight": True}, "experts", 0, "ranks"), "from 1 up"),
+        (setting(8, "experts", 0, "rank"), "did you mean `ranks`"),
     ],
 )
 def test_what_is_odd_is_refused_by_its_place(spoil: Callable[[Any], Any], said: str) -> None:

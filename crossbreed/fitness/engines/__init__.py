@@ -8,6 +8,7 @@ To add one, satisfy a protocol of `crossbreed.fitness.protocol`, declare its set
 
 from crossbreed.fitness.engines.registry import (
     ENGINES,
+    AdapterEngineConfig,
     AnyEngineConfig,
     EngineConfig,
     EnginePart,
@@ -15,6 +16,7 @@ from crossbreed.fitness.engines.registry import (
     RecipeEngineConfig,
     TransformersConfig,
     VllmConfig,
+    build_adapter_engine,
     build_engine,
     build_recipe_engine,
     reference_config,
@@ -23,6 +25,7 @@ from crossbreed.fitness.engines.registry import (
 
 __all__ = [
     "ENGINES",
+    "AdapterEngineConfig",
     "AnyEngineConfig",
     "EngineConfig",
     "EnginePart",
@@ -30,6 +33,7 @@ __all__ = [
     "RecipeEngineConfig",
     "TransformersConfig",
     "VllmConfig",
+    "build_adapter_engine",
     "build_engine",
     "build_recipe_engine",
     "reference_config",

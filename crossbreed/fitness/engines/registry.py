@@ -12,14 +12,15 @@ from pydantic import Field, field_validator
 from crossbreed.config import Config
 from crossbreed.errors import MissingExtra, is_installed, require
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import EndsAnswers, RecipeEngine, WeightEngine
+from crossbreed.fitness.protocol import AdapterEngine, EndsAnswers, RecipeEngine, Request, WeightEngine
+from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.objects import OBJECT, RECIPE_OBJECT
 from crossbreed.registry import OURS, Registry, Tagged, resolve
 from crossbreed.sources.causal import require_causal
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Dtype
 
-Takes: TypeAlias = Literal["weights", "recipe"]
+Takes: TypeAlias = Literal["weights", "adapter", "recipe"]
 """What an engine takes."""
 
 
@@ -57,17 +58,38 @@ class EngineConfig(Config):
 class RecipeEngineConfig(EngineConfig, ABC):
     """Base of the settings of engines that take recipes."""
 
+    names_sources: ClassVar[bool] = False
+    """Whether sources are the engine's own names. Then a spec lists the names of experts, or has no `sources`; else it
+    names models: local folders and hub ids."""
+
+    publishes: ClassVar[bool] = False
+    """Whether the engine can write a candidate where its weights are: then it is a `Publishes`."""
+
     @abstractmethod
     def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
         """Returns the structure of the sources: shapes and hashes, as `Structure.from_json` reads them from a service.
 
         Args:
-            base: The base, as the spec names it.
-            experts: Expert name -> expert, as the spec names it.
+            base: The base, as the spec names it; empty if it does not.
+            experts: Expert name -> expert, as the spec names it; empty: all that the engine has.
 
         Raises:
             InputError: the engine does not have one of them.
             EngineError: the engine could not be reached.
+        """
+
+    def served_items(self) -> Mapping[str, ServedItems]:
+        """Returns the tasks that the engine scores itself, for `kind: remote`. Called after `describe_sources`."""
+        return {}
+
+    def check_requests(self, requests: Mapping[str, Request]) -> None:
+        """Refuses tasks that the engine cannot answer. Called after `describe_sources`.
+
+        Args:
+            requests: Task -> one of its requests.
+
+        Raises:
+            InputError: naming each such task.
         """
 
 
@@ -87,6 +109,20 @@ class TokenizingConfig(EngineConfig):
         """See EngineConfig."""
         require("transformers", extra="torch")
         require_causal(host)
+
+
+class AdapterEngineConfig(EngineConfig):
+    """Base of the settings of engines that take adapters."""
+
+    max_rank: Annotated[int, Field(ge=1)]
+    """Largest rank of an adapter's matrix. A candidate that needs more, or is no sum of adapters, is cut to it."""
+    max_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest part of a candidate's change that a cut may lose (relative Frobenius norm over all matrices). The run
+    stops at a candidate that would lose more; it may go on with another value."""
+
+    def identity(self) -> dict[str, Any]:
+        """See EngineConfig."""
+        return self.model_dump(mode="json", exclude={"max_loss"})
 
 
 class VllmConfig(TokenizingConfig):
@@ -140,28 +176,37 @@ class FakeConfig(EngineConfig):
     """Number of the answer that fails, counted from 1."""
 
 
+_SETTINGS: Mapping[Takes, type[EngineConfig]] = {"recipe": RecipeEngineConfig, "adapter": AdapterEngineConfig}
+"""What an engine takes -> the base of its settings."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePart:
     """The registration of an engine."""
 
     config: type[EngineConfig]
-    """Its settings; a RecipeEngineConfig if it takes recipes."""
+    """Its settings; a RecipeEngineConfig if it takes recipes, an AdapterEngineConfig if it takes adapters."""
     takes: Takes
-    """What `adopt` takes: weights (a WeightEngine) or the recipe alone (a RecipeEngine)."""
+    """What `adopt` takes: weights (a WeightEngine), an adapter (an AdapterEngine) or the recipe alone (a
+    RecipeEngine)."""
     make: str
-    """`module:attribute`, imported when an engine is started. Called with the settings and, if the engine takes
-    weights, the host folder."""
+    """`module:attribute`, imported when an engine is started. Called with the settings and, unless the engine
+    takes recipes, the host folder."""
     needs: tuple[str, ...] = ()
     """Modules that it imports and that the core does not depend on."""
+    extra: str = ""
+    """The extra of its package that brings them; empty: those of engines that hold weights."""
     is_fake: bool = False
     """Whether its answers are made up: such scores are not published."""
 
     def __post_init__(self) -> None:
-        if issubclass(self.config, RecipeEngineConfig) is not (self.takes == "recipe"):
-            raise TypeError(
-                "the settings of an engine are a RecipeEngineConfig if, and only if, it takes recipes: "
-                f"{self.config.__name__}"
-            )
+        for takes, base in _SETTINGS.items():
+            if issubclass(self.config, base) is not (self.takes == takes):
+                article = "an" if takes == "adapter" else "a"
+                raise TypeError(
+                    f"the settings of an engine are {article} {base.__name__} if, and only if, it takes {takes}s: "
+                    f"{self.config.__name__}"
+                )
 
 
 VLLM = EnginePart(
@@ -184,8 +229,10 @@ ENGINES = Registry[EnginePart](
     {
         "vllm": f"{__name__}:VLLM",
         "transformers": f"{__name__}:TRANSFORMERS",
+        "api": "crossbreed.fitness.engines.api.config:PART",
         "fake": f"{__name__}:FAKE",
         "fake_recipes": "crossbreed.testing.fake_recipes:PART",
+        "lora_server": "crossbreed.fitness.engines.lora_server.settings:PART",
         "object": "crossbreed.fitness.engines.python_object:PART",
         "recipe_object": "crossbreed.fitness.engines.python_object:RECIPE_PART",
     },
@@ -219,17 +266,28 @@ def build_engine(
         InputError: the engine does not have such a setting.
         EngineError: it does not start; covers all exceptions of its package.
     """
-    assert ENGINES[config.kind].takes == "weights", f"{config.kind} takes recipes"
-    engine = cast(WeightEngine, _start(config, Path(host)))
-    if isinstance(engine, EndsAnswers):
-        engine.end_at(end_token_ids)
-    return engine
+    assert ENGINES[config.kind].takes == "weights", f"{config.kind} takes no weights"
+    return cast(WeightEngine, _ending(_start(config, Path(host)), end_token_ids))
+
+
+def build_adapter_engine(
+    config: EngineConfig, host: str | os.PathLike[str], *, end_token_ids: Collection[int] = ()
+) -> AdapterEngine:
+    """Starts an engine that takes adapters; arguments and errors are those of `build_engine`."""
+    assert ENGINES[config.kind].takes == "adapter", f"{config.kind} takes no adapters"
+    return cast(AdapterEngine, _ending(_start(config, Path(host)), end_token_ids))
 
 
 def build_recipe_engine(config: EngineConfig) -> RecipeEngine:
     """Starts an engine that takes recipes; the errors are those of `build_engine`."""
-    assert ENGINES[config.kind].takes == "recipe", f"{config.kind} takes weights"
+    assert ENGINES[config.kind].takes == "recipe", f"{config.kind} takes no recipes"
     return cast(RecipeEngine, _start(config))
+
+
+def _ending(engine: object, token_ids: Collection[int]) -> object:
+    if isinstance(engine, EndsAnswers):
+        engine.end_at(token_ids)
+    return engine
 
 
 _EXTRAS = "pip install 'crossbreed[cpu]' or 'crossbreed[cuda]'; for `transformers` alone 'crossbreed[torch]'"
@@ -252,11 +310,13 @@ def require_code(config: EngineConfig) -> object:
 
 
 def _missing(kind: str, package: str, problem: str) -> MissingExtra:
+    extra = ENGINES[kind].extra
+    ours = f"pip install '{OURS}[{extra}]'" if extra else _EXTRAS
     return MissingExtra(
         f"the engine `{kind}` {problem}",
         got=f"{ENGINES[kind].make}, which {package} brings",
         where="fitness.engine.kind",
-        fix=_EXTRAS if package == OURS else f"install what {package} needs for it; `crossbreed doctor` says what it is",
+        fix=ours if package == OURS else f"install what {package} needs for it; `crossbreed doctor` says what it is",
     )
 
 

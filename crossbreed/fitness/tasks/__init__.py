@@ -1,11 +1,12 @@
 """Tasks. A kind of task turns an item into requests, and the responses into one value.
 
 `generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
-`perplexity` measures how likely a text is. A new kind is a file with a `TaskConfig`, named below or as an entry point
-of another package (docs/plugins.md).
+`likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `remote` is scored by the engine
+itself. A new kind is a file with a `TaskConfig`, named below or as an entry point of another package (docs/plugins.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import Collector
@@ -15,10 +16,12 @@ from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
 from crossbreed.fitness.tasks.gold import gold_answer, right_request
+from crossbreed.fitness.tasks.likelihood import LikelihoodTask
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.tasks.questions import check_questions, own_kind, questions_of
+from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
@@ -29,7 +32,9 @@ TASKS = Registry[type[TaskConfig]](
     {
         "generate": "crossbreed.fitness.tasks.generate:GenerateTask",
         "choice": "crossbreed.fitness.tasks.choice:ChoiceTask",
+        "likelihood": "crossbreed.fitness.tasks.likelihood:LikelihoodTask",
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
+        "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
     },
     hidden=(OBJECT,),
@@ -42,8 +47,15 @@ AnyTaskConfig: TypeAlias = Annotated[TaskConfig, Tagged(TASKS, lambda kind: kind
 """A field that takes the settings of a task of any registered kind."""
 
 
-def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
+def load_tasks(
+    configs: Sequence[TaskConfig], served: Mapping[str, ServedItems] = MappingProxyType({}), *, engine: str = ""
+) -> list[Task]:
     """Loads the items of every task and renders each once, so that errors surface before any expensive step.
+
+    Args:
+        configs: The tasks' settings.
+        served: The tasks that the engine scores itself.
+        engine: Its kind, for messages.
 
     Raises:
         InputError: files, items or fields are invalid; the message names the first few of each task.
@@ -51,6 +63,8 @@ def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
     tasks, mistakes = list[Task](), Collector()
     for config in configs:
         with mistakes.noted():
+            if isinstance(config, RemoteTask):
+                config.take(served, engine)
             tasks.append(_loaded(config))
     mistakes.require_none()
     return tasks
@@ -78,9 +92,11 @@ __all__ = [
     "FileTaskConfig",
     "GenerateTask",
     "Kind",
+    "LikelihoodTask",
     "Metric",
     "PerplexityTask",
     "PromptTaskConfig",
+    "RemoteTask",
     "Task",
     "TaskConfig",
     "fill_prompt",

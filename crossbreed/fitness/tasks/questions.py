@@ -8,6 +8,7 @@ from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.prompts import folded
+from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import Kind, Task
 from crossbreed.fitness.values import is_unicode
 
@@ -22,6 +23,8 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
     in whatever frame and case.
     """
     kind = own_kind(task)
+    if isinstance(kind, RemoteTask):
+        return frozenset()  # the ids are compared
     if not isinstance(kind, PromptTaskConfig):
         return frozenset((_rendered(task.requests(item)),))
     options = sorted(folded(r.continuation) for r in task.requests(item) if isinstance(r, Loglikelihood))
@@ -34,12 +37,14 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
 
 
 def check_questions(task: Task) -> None:
-    """Checks that every item of a task asks the model something, and no two the same.
+    """Checks that every item of a task asks the model something, and no two the same; of a remote task's, none is seen.
 
     Raises:
         InputError: items ask nothing, or in something else than texts; or two ask the same: the message names both.
             What is wrong with all items in the same way is said once.
     """
+    if isinstance(own_kind(task), RemoteTask):
+        return
     first: dict[str, Item] = {}
     mistakes = Collector(at_most=MOST_MISTAKES, of=f"task `{task.name}`")
     kinds, refused = set[tuple[str, ...]](), list[InputError]()

@@ -29,6 +29,8 @@ class Tensor:
     """Expert name -> tensor, sorted by content hash."""
     hashes: Mapping[str, str]
     """Expert name -> content hash, of those that change the tensor."""
+    factors: Mapping[str, LowRank]
+    """Expert name -> factors, of the adapters that change the tensor."""
     model: Callable[[], Iterator["Tensor"]]
     """All floating-point tensors of the merge, sorted by name."""
     grams: Mapping[str, torch.Tensor]
@@ -48,6 +50,7 @@ class Tensor:
             base=base,
             experts=experts | {expert.name: full_tensor(expert, base) for expert in inputs.experts},
             hashes={expert.name: expert.hash for expert in inputs.experts},
+            factors={e.name: e.value for e in inputs.experts if isinstance(e.value, LowRank)},
             model=lambda: map(cls.of, inputs.model()),
             grams=_grams(inputs),
         )
@@ -56,7 +59,8 @@ class Tensor:
     def turned(self) -> "Tensor":
         """The transposed matrices."""
         experts = {name: value.T for name, value in self.experts.items()}
-        return replace(self, base=self.base.T, experts=experts, is_stored_transposed=False)
+        factors = {name: low.turned for name, low in self.factors.items()}
+        return replace(self, base=self.base.T, experts=experts, factors=factors, is_stored_transposed=False)
 
     @property
     def deltas(self) -> dict[str, torch.Tensor]:

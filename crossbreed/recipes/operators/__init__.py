@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
-from crossbreed.recipes.operators import columns, geometry, linear, pcb, regression, selection, sparse, spectral
+from crossbreed.recipes.operators import (
+    columns,
+    factors,
+    geometry,
+    linear,
+    pcb,
+    regression,
+    selection,
+    sparse,
+    spectral,
+)
 from crossbreed.recipes.operators.part import OperatorPart
 from crossbreed.recipes.operators.spec import (
     DEPTH_PROFILE,
@@ -43,7 +53,7 @@ __all__ = [
     "weight",
 ]
 
-_FAMILIES = (linear, sparse, selection, pcb, geometry, columns, spectral, regression)
+_FAMILIES = (linear, sparse, selection, pcb, geometry, columns, spectral, regression, factors)
 _OURS: dict[str, OperatorPart] = {part.spec.name: part for module in _FAMILIES for part in module.PARTS}
 
 

@@ -142,6 +142,8 @@ class OperatorSpec:
     by_inputs: bool = False
     """Whether a matrix's columns are a Linear's inputs to it: it is given GPT-2's, which are stored the other way
     round, transposed."""
+    mixes_factors: bool = False
+    """Whether it reads the factors of LoRA adapters: every expert must be one, of the same rank in each tensor."""
     num_experts: tuple[int, int | None] = (0, None)
     """Minimum and maximum number of experts in a recipe."""
     grams: ReadsGrams | None = None

@@ -38,7 +38,8 @@ class Example:
     task: str
     item_id: str
     prompt: str
-    """Through the chat template, with system message, examples and the special tokens before it."""
+    """Through the chat template, with system message, examples and the special tokens before it; empty if a provider
+    asks it."""
     prompt_tokens: int | None
     """None where the engine has a tokenizer of its own."""
     options: tuple[Option, ...]
@@ -174,7 +175,7 @@ def _example(plan: Plan, task: Task, golds: Mapping[str, Answer | None], lengths
     return Example(
         task=task.name,
         item_id=item.id,
-        prompt=_shown(plan, requests[0].prompt, is_known=lengths is not None),
+        prompt=_shown(plan, requests[0].prompt, is_known=lengths is not None) if requests else "",
         prompt_tokens=lengths.prompts[place] if lengths else None,
         options=tuple(Option(text=one.continuation, is_right=one == right and len(scored) > 1) for one in scored),
         gold=task.kind.shown(item),

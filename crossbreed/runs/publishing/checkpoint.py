@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from crossbreed.runs.adapter import RecipeAdapter
+from crossbreed.runs.publishing.adapter_contents import AdapterContents, adapter_contents
 from crossbreed.runs.publishing.contents import CARD, MAX_SHARD_BYTES, Contents, checkpoint_contents
 from crossbreed.runs.publishing.folders import new_folders
 from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, CardInfo, choose_licence, model_card, source_infos
@@ -113,7 +115,45 @@ def write_checkpoint(
     return write_contents(contents, merge, out)
 
 
-def write_contents(contents: Contents, merge: Merge, out: Path) -> str:
+def card_adapter(
+    made: RecipeAdapter,
+    merge: Merge,
+    out: Path,
+    *,
+    info: CardInfo,
+    title: str | None = None,
+    licence: str | None = None,
+    is_scored: bool = False,
+) -> AdapterContents:
+    """Returns the contents of a folder with a merge's adapter, and a card.
+
+    Args:
+        made: The adapter.
+        merge: The merge.
+        out: As for `publish_checkpoint`, like the arguments below.
+        info: The run, for the card, without a report if the adapter is another model than what was scored.
+        title: The card's title.
+        licence: The hub's id of the licence.
+        is_scored: Whether adapters were scored in this run.
+    """
+    parents = source_infos(merge.recipe, merge.sources)
+    chosen = choose_licence(parents, licence)
+    readme = model_card(
+        title=title or out.resolve().name,
+        parents=parents,
+        licence=chosen,
+        info=info,
+        coefficients=coefficient_map(merge.recipe, merge.sources.structure),
+        in_mergekit=False,
+        notes=merge.sources.notes,
+        accepted=merge.sources.accept,
+        adapter=made,
+    )
+    record = {"licence": chosen, **info.to_json()}
+    return adapter_contents(made, merge.sources, record=record, extra={CARD: readme}, is_scored=is_scored)
+
+
+def write_contents(contents: Contents | AdapterContents, merge: Merge, out: Path) -> str:
     """Writes planned contents with a merge's weights; returns the fingerprint, raises as `write_checkpoint`.
 
     A file of the sources that changed since they were opened is an InputError, too.

@@ -197,7 +197,7 @@ def checkpoint_contents(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Contents:
     """Returns the contents of a recipe's checkpoint; `extra` are further texts, the others as in `write_checkpoint`."""
-    parents = {parent.name: _source_record(parent) for parent in source_infos(recipe, sources)}
+    parents = {parent.name: source_record(parent) for parent in source_infos(recipe, sources)}
     copies = files_to_copy(sources.base.path)
     known = {
         "schema": PUBLISHED_SCHEMA,
@@ -276,7 +276,8 @@ def _generation_config(sources: Sources) -> dict[str, str]:
     return {GENERATION_CONFIG: as_copied_json({**stated, "eos_token_id": ends[0] if len(ends) == 1 else ends})}
 
 
-def _source_record(parent: SourceInfo) -> dict[str, str | None]:
+def source_record(parent: SourceInfo) -> dict[str, str | None]:
+    """Returns what `crossbreed.json` says of a source."""
     return {"hub_id": parent.hub_id, "revision": parent.revision, "hash": parent.hash, "licence": parent.licence}
 
 

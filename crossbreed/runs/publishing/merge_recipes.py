@@ -18,8 +18,10 @@ from crossbreed.mergekit import MergeConfig, read_config
 from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.recipes import load_recipe, require_matches, require_weights
+from crossbreed.runs.adapter import recipe_adapter
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
 from crossbreed.runs.gram_files import artifacts_of
+from crossbreed.runs.publishing.adapter_contents import AdapterContents, Form, adapter_contents, require_form
 from crossbreed.runs.publishing.contents import Contents, checkpoint_contents, import_readers
 from crossbreed.runs.publishing.folders import new_folders, require_unused
 from crossbreed.runs.publishing.merge_mergekit import chat_template, merge_as_mergekit
@@ -40,6 +42,8 @@ def merge_recipe(
     numerics: Literal["accurate", "mergekit"] = "accurate",
     lora_dtype: Dtype | None = None,
     accept: Sequence[str] = (),
+    form: Form = "checkpoint",
+    rank: int | None = None,
     on_event: Listener = ignore,
 ) -> None:
     """Writes the checkpoint of a recipe file, or of a mergekit configuration.
@@ -51,6 +55,8 @@ def merge_recipe(
         numerics: `accurate`, or `mergekit` for a configuration.
         lora_dtype: With mergekit's numerics, the dtype in which adapters are merged into their models.
         accept: Keys in which models may differ from the base, as for `open_sources`. Mergekit's numerics compare none.
+        form: What is written: a checkpoint, or a LoRA adapter of the base.
+        rank: Of an adapter: the largest rank of a matrix. None: what the sum of the experts' adapters has.
         on_event: As for `run`.
 
     Raises:
@@ -58,7 +64,16 @@ def merge_recipe(
             not on this machine.
         InvalidWeights: the merge contains NaN or Inf.
     """
-    _merge({out: path}, on_event, sources=sources, numerics=numerics, lora_dtype=lora_dtype, accept=accept)
+    _merge(
+        {out: path},
+        on_event,
+        sources=sources,
+        numerics=numerics,
+        lora_dtype=lora_dtype,
+        accept=accept,
+        form=form,
+        rank=rank,
+    )
 
 
 def merge_recipes(
@@ -69,6 +84,8 @@ def merge_recipes(
     numerics: Literal["accurate", "mergekit"] = "accurate",
     lora_dtype: Dtype | None = None,
     accept: Sequence[str] = (),
+    form: Form = "checkpoint",
+    rank: int | None = None,
     on_event: Listener = ignore,
 ) -> None:
     """Writes the checkpoint of each file to the folder in `out` with the file's name, without its suffix.
@@ -84,6 +101,8 @@ def merge_recipes(
         numerics: As for `merge_recipe`.
         lora_dtype: As for `merge_recipe`.
         accept: As for `merge_recipe`.
+        form: As for `merge_recipe`.
+        rank: As for `merge_recipe`.
         on_event: As for `run`.
 
     Raises:
@@ -100,7 +119,16 @@ def merge_recipes(
                 fix="rename one of them",
             )
         targets[target] = path
-    _merge(targets, on_event, sources=sources, numerics=numerics, lora_dtype=lora_dtype, accept=accept)
+    _merge(
+        targets,
+        on_event,
+        sources=sources,
+        numerics=numerics,
+        lora_dtype=lora_dtype,
+        accept=accept,
+        form=form,
+        rank=rank,
+    )
 
 
 def _merge(
@@ -111,12 +139,17 @@ def _merge(
     numerics: str,
     lora_dtype: Dtype | None,
     accept: Sequence[str],
+    form: Form,
+    rank: int | None,
 ) -> None:
     """Writes folder <- file; raises InputErrors before the first byte is written."""
     configs = {path: read_config(path) for path in targets.values()}
     is_accurate = numerics == "accurate"
     if lora_dtype is not None and (is_accurate or None in configs.values()):
         raise InputError("--lora-merge-dtype has no effect with accurate numerics", expected="no --lora-merge-dtype")
+    require_form(form, rank)
+    if form == "adapter" and not is_accurate:
+        raise InputError("mergekit's numerics make checkpoints alone", expected="--numerics accurate, or no --as")
     if accept and not is_accurate:
         raise InputError("--accept has no effect with mergekit's numerics", expected="no --accept")
     if sources and None not in configs.values():
@@ -137,7 +170,10 @@ def _merge(
     with TemporaryDirectory() as scratch:
         if is_accurate:
             files = {out: (path, configs[path]) for out, path in targets.items()}
-            passes = _accurate_passes(files, _folders_of(sources), accept)
+            passes = _accurate_passes(files, _folders_of(sources), accept, form, rank)
+            for one in passes:
+                for text in one.notes:
+                    on_event(Note(text=text))
         else:
             passes = [
                 _mergekit_pass(out, path, configs[path], Path(scratch), lora_dtype) for out, path in targets.items()
@@ -172,10 +208,12 @@ def _unused(config: MergeConfig, *, is_accurate: bool) -> Iterator[str]:
 class _Pass:
     """Merges that are made in one pass over their sources, already validated."""
 
-    contents: Mapping[Path, Contents]
+    contents: Mapping[Path, Contents | AdapterContents]
     """Output folder -> its contents other than weights."""
     rows: Callable[[], Iterator[Row]]
     """Makes the weights."""
+    notes: tuple[str, ...] = ()
+    """What to say of it."""
 
     def write(self, folders: Mapping[Path, Path]) -> dict[Path, str]:
         """Fills the temporary folders (output -> temporary); returns the fingerprints."""
@@ -188,7 +226,11 @@ class _Pass:
 
 
 def _accurate_passes(
-    files: Mapping[Path, tuple[Path, MergeConfig | None]], folders: Mapping[str, str], accept: Sequence[str]
+    files: Mapping[Path, tuple[Path, MergeConfig | None]],
+    folders: Mapping[str, str],
+    accept: Sequence[str],
+    form: Form,
+    rank: int | None,
 ) -> list[_Pass]:
     @cache
     def opened(base: str, experts: tuple[tuple[str, str], ...]) -> Sources:
@@ -214,6 +256,12 @@ def _accurate_passes(
             got=f"--source {surplus[0]}={folders[surplus[0]]}",
             fix=suggestion(surplus[0], named),
         )
+    if form == "adapter":
+        return [
+            _adapter_pass(out, recipe, sources, artifacts[out], rank)
+            for (sources, _), recipes in together.items()
+            for out, recipe in recipes.items()
+        ]
     return [
         _Pass(
             contents={
@@ -226,6 +274,17 @@ def _accurate_passes(
         )
         for (sources, _), recipes in together.items()
     ]
+
+
+def _adapter_pass(
+    out: Path, recipe: Recipe, sources: Sources, artifacts: Sequence[InputGrams], rank: int | None
+) -> _Pass:
+    made = recipe_adapter(recipe, sources, rank=rank, artifacts=artifacts)
+    return _Pass(
+        contents={out: adapter_contents(made, sources)},
+        rows=partial(_rows, [recipe], sources, artifacts),
+        notes=(f"{out}: {made.summary}",),
+    )
 
 
 def _rows(recipes: Sequence[Recipe], sources: Sources, artifacts: Sequence[InputGrams]) -> Iterator[Row]:

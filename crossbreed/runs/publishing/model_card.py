@@ -9,6 +9,7 @@ from typing import Any, Self
 from huggingface_hub import EvalResult, ModelCardData
 
 from crossbreed.errors import InputError, printable
+from crossbreed.runs.adapter import RecipeAdapter
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.records import Record, RunRecord
@@ -188,6 +189,7 @@ def model_card(
     in_mergekit: bool,
     notes: Sequence[str] = (),
     accepted: Sequence[str] = (),
+    adapter: RecipeAdapter | None = None,
 ) -> str:
     """Returns README.md.
 
@@ -200,11 +202,14 @@ def model_card(
         in_mergekit: Whether mergekit can express the recipe, so that there is a `mergekit_config.yml`.
         notes: Differences between the parents and the base, whose configuration and tokenizer this model has.
         accepted: The differences that `crossbreed merge` must be told to accept.
+        adapter: What is published, if it is no checkpoint.
     """
+    tags = ["lora"] * (adapter is not None) + ["merge"] + ["mergekit"] * in_mergekit
     parts = [
-        f"---\n{_front_matter(title, parents, licence, info, in_mergekit)}\n---",
+        f"---\n{_front_matter(title, parents, licence, info, tags, is_adapter=adapter is not None)}\n---",
         f"# {_plain(title)}",
         _opening(parents, info),
+        *([_adapter(adapter, parents[0])] if adapter else []),
         "## Scores",
         _scores(info, info.report) if info.report else "Not measured on held-out items.",
         "## Parents",
@@ -212,12 +217,14 @@ def model_card(
         "## Coefficients",
         _coefficients(coefficients),
         "## Reproduce",
-        _reproduce(parents, info.trial.recipe, in_mergekit, accepted),
+        _reproduce(parents, info.trial.recipe, in_mergekit, accepted, adapter),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info: CardInfo, in_mergekit: bool) -> str:
+def _front_matter(
+    title: str, parents: Sequence[SourceInfo], licence: str, info: CardInfo, tags: list[str], *, is_adapter: bool
+) -> str:
     tasks = info.report.winner.tasks if info.report else {}
     results = [
         EvalResult(
@@ -235,11 +242,11 @@ def _front_matter(title: str, parents: Sequence[SourceInfo], licence: str, info:
     data = ModelCardData(
         license=licence if licence in _HUB_LICENCES else "other",
         license_name=None if licence in _HUB_LICENCES else licence,
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["merge", "mergekit"] if in_mergekit else ["merge"],
-        base_model=list(dict.fromkeys(p.hub_id for p in parents if p.hub_id)) or None,
-        base_model_relation="merge",
+        tags=tags,
+        base_model=list(dict.fromkeys(p.hub_id for p in parents[: 1 if is_adapter else None] if p.hub_id)) or None,
+        base_model_relation="adapter" if is_adapter else "merge",
         model_name=title,
         eval_results=results,
     )
@@ -256,6 +263,22 @@ def _opening(parents: Sequence[SourceInfo], info: CardInfo) -> str:
     return (
         f"A merge of {experts} into their common base, bred by crossbreed: trial {info.trial.number} of the run "
         f"`{info.name}`, which scored {searched}."
+    )
+
+
+def _adapter(made: RecipeAdapter, base: SourceInfo) -> str:
+    what = f"This is a LoRA adapter of {_plain(base.name)}, "
+    if made.is_exact:
+        what += f"of rank {made.rank}. It holds the merge's own sum of adapters: nothing is left out."
+    else:
+        what += (
+            f"cut to rank {made.rank}: it lacks {made.error:.2%} of the merge's change (relative Frobenius norm; "
+            "`crossbreed.json` has it for each matrix), so scores of the merge are not its own."
+        )
+    return (
+        f"{what}\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({(base.hub_id or base.public_reference)!r})\n"
+        'model = PeftModel.from_pretrained(base, "this folder")\n```'
     )
 
 
@@ -311,11 +334,19 @@ def _coefficients(found: CoefficientMap) -> str:
     return _table(heads, rows)
 
 
-def _reproduce(parents: Sequence[SourceInfo], recipe: Recipe, in_mergekit: bool, accepted: Sequence[str]) -> str:
+def _reproduce(
+    parents: Sequence[SourceInfo],
+    recipe: Recipe,
+    in_mergekit: bool,
+    accepted: Sequence[str],
+    adapter: RecipeAdapter | None,
+) -> str:
     sources = " ".join(
         f"--source {shlex.quote(p.name)}={f'{p.hub_id}@{p.revision}' if p.hub_id else 'FOLDER'}" for p in parents
     )
     sources += "".join(f" --accept {key}" for key in accepted)
+    if adapter:
+        sources += " --as adapter" + ("" if adapter.is_exact else f" --rank {adapter.rank}")
     text = (
         "`crossbreed.json` contains the fingerprint of these weights; the recipe reproduces them bit for bit:\n\n"
         f"```\ncrossbreed merge {RECIPE_FILE} --out merged {sources}\n```"

@@ -1,17 +1,20 @@
 """Publishes the winner of a run, or another trial, as a folder with a model card."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import ENGINES
+from crossbreed.fitness import ENGINES, AdapterEngineConfig
+from crossbreed.runs.adapter import check_adapter, recipe_adapter
 from crossbreed.runs.driver import report_on
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, with_objects
 from crossbreed.runs.plan import Plan, build_plan
-from crossbreed.runs.publishing.checkpoint import Merge, card_contents, write_contents
+from crossbreed.runs.publishing.adapter_contents import AdapterContents, Form, require_form
+from crossbreed.runs.publishing.checkpoint import Merge, card_adapter, card_contents, write_contents
+from crossbreed.runs.publishing.contents import Contents
 from crossbreed.runs.publishing.folders import require_unused
 from crossbreed.runs.publishing.hub_upload import push, upload_listing
 from crossbreed.runs.publishing.manifest import published_folder
@@ -39,6 +42,8 @@ def publish_run(
     licence: str | None = None,
     push_to: str | None = None,
     dry_run: bool = False,
+    form: Form = "checkpoint",
+    rank: int | None = None,
     optimizer: GivenOptimizer | None = None,
     engine: GivenEngine | None = None,
     tasks: Sequence[GivenTask] | None = None,
@@ -54,6 +59,9 @@ def publish_run(
         licence: The hub's id of the licence, if the parents do not state a common one.
         push_to: Hub repository to upload to; created as private.
         dry_run: With `push_to`: evaluate, write and upload nothing; only say what would be answered and uploaded.
+        form: What is written: a checkpoint, or a LoRA adapter of the base.
+        rank: Of an adapter: the largest rank of a matrix. None: what the sum of the experts' adapters has, or what
+            the run's own adapters were cut to.
         optimizer: As for `report_on`.
         engine: As for `report_on`.
         tasks: As for `report_on`.
@@ -67,8 +75,15 @@ def publish_run(
     if dry_run and not push_to:
         raise InputError("--dry-run lists what --push would upload", expected="--push ORG/NAME", got="no --push")
 
+    require_form(form, rank)
+
     def check(plan: Plan) -> None:  # raises input errors before an engine is started for the report
-        choose_licence(source_infos(plan.initial_candidates()[-1][1], _weights_of(plan).sources), licence)
+        of_all = plan.initial_candidates()[-1][1]
+        choose_licence(source_infos(of_all, _weights_of(plan).sources), licence)
+        require_scored_form(plan, form, rank)
+        if form == "adapter":
+            weights = _weights_of(plan)
+            check_adapter(of_all, weights.sources, rank=rank_of(plan, rank), artifacts=weights.artifacts)
         if with_scores:
             _require_real_scores(plan)
         if published_folder(out) is None:
@@ -95,7 +110,19 @@ def publish_run(
     merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
     assert fingerprint is not None, "a scored trial has a fingerprint"
     published = published_folder(out)
-    contents = card_contents(merge, out, info=info, licence=licence)
+    card: Callable[..., Contents | AdapterContents] = card_contents
+    if form == "adapter":
+        made = recipe_adapter(
+            merge.recipe, merge.sources, rank=rank_of(plan, rank), artifacts=_weights_of(plan).artifacts
+        )
+        on_event(Note(text=made.summary))
+        is_scored = takes_of(plan.spec.fitness.engine) == "adapter"
+        if not (made.is_exact or is_scored):
+            on_event(Note(text="the scores of the merge are not the adapter's, and its card has none"))
+            info, fingerprint = replace(info, report=None), made.fingerprint
+            with_scores = False
+        card = partial(card_adapter, made, is_scored=is_scored)
+    contents = card(merge, out, info=info, licence=licence)
     noted = PublishRecord(number=number, fingerprint=fingerprint, clock=PublishClock(folder=str(out.resolve())))
     if published and published.fingerprint == fingerprint:
         published.require_says(contents.record, has_scores=with_scores)
@@ -103,7 +130,7 @@ def publish_run(
         earlier = [one for one in records if isinstance(one, PublishRecord) and one.fingerprint == fingerprint]
         titles = {Path(one.clock.folder).name for one in earlier} if contents.has_other_card(published) else ()
         for title in titles:  # the folder was renamed since: its card has its first name
-            renamed = card_contents(merge, out, info=info, title=title, licence=licence)
+            renamed = card(merge, out, info=info, title=title, licence=licence)
             contents = contents if renamed.has_other_card(published) else renamed
         contents.require_written(published, fingerprint)
         if noted not in records and not dry_run:  # a kill came between folder and journal, or the folder was moved
@@ -121,6 +148,26 @@ def publish_run(
         on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
+
+
+def rank_of(plan: Plan, rank: int | None) -> int | None:
+    """Returns the rank of the adapter to publish: the run's own, if adapters were scored."""
+    engine = plan.spec.fitness.engine
+    return engine.max_rank if isinstance(engine, AdapterEngineConfig) else rank
+
+
+def require_scored_form(plan: Plan, form: Form, rank: int | None) -> None:
+    """Refuses to publish something else than what the run's engine was given."""
+    engine = plan.spec.fitness.engine
+    if isinstance(engine, AdapterEngineConfig) and (form != "adapter" or rank not in (None, engine.max_rank)):
+        raise InputError(
+            "the engine of this run answered with adapters, so it is an adapter that was scored",
+            expected="--as adapter, without --rank",
+            got=f"--as {form}" + (f" --rank {rank}" if rank else ""),
+            where="fitness.engine.kind",
+            fix="crossbreed publish RUN --as adapter --out DIR; for a checkpoint, which no engine has scored: "
+            "crossbreed merge DIR/recipe.yaml",
+        )
 
 
 def _merge_of(plan: Plan, trial: Trial) -> Merge:

@@ -21,6 +21,8 @@ def publish_notes(plan: Plan) -> tuple[str, ...]:
         notes.append(f"--licence will be asked for: {error.problem} ({error.got})")
     if local := [parent.name for parent in parents if parent.hub_id is None]:
         notes.append(f"{', '.join(local)} will be named as local folders, without their paths: they have no hub ids")
+    if ENGINES[kind].takes == "adapter":
+        notes.append("adapters are what is scored: `publish` needs --as adapter")
     if ENGINES[kind].is_fake:
         notes.append(f"the answers of the engine `{kind}` are made up: `publish` needs --no-report")
     return tuple(notes)

@@ -15,10 +15,13 @@ from crossbreed.runs.spec import Spec
 from crossbreed.types import canonical_json, content_id
 
 _MOST_OF_A_VALUE = 60
+_PLANNED = "spec.optimizer.budget.trials"
+"""The budget of an optimizer that plans by it."""
 _NOT_IDENTITY: Any = {
     "name": True,
     "workers": True,
     "log": True,
+    "serve": True,
     "optimizer": {"budget"},
     "sources": {"base", "experts"},  # identified by content hashes, not by paths
     "warm_start": True,  # identified by the recipes' hashes
@@ -101,6 +104,15 @@ def check_same_run(
             where=str(where),
             fix="put them back as they were, or choose another --out",
         )
+    if differing == [_PLANNED]:
+        raise InputError(
+            f"the optimizer `{before['spec.optimizer.kind']}` plans by its budget, which stays as it was at the start",
+            expected=f"optimizer.budget.trials: {before[_PLANNED]}",
+            got=f"{now[_PLANNED]}",
+            where=str(where),
+            fix="set it back; or choose another --out for a new run, and add the recipe of this run's winner "
+            "(in its folder `recipes`) to `warm_start`",
+        )
     if differing:
         lines = [
             f"{key.removeprefix('spec.')}: {_short(before.get(key, 'absent'))} -> {_short(now.get(key, 'absent'))}"
@@ -140,6 +152,8 @@ def _comparable(record: RunRecord) -> dict[str, Any]:
 def identity_of(spec: Spec) -> dict[str, Any]:
     """Returns the settings that must not change on resume."""
     identity = spec.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    if spec.optimizer.reads_budget:
+        identity["optimizer"]["budget"] = {"trials": spec.optimizer.budget.trials}
     identity["fitness"]["engine"] = spec.fitness.engine.identity()
     identity["fitness"]["tasks"] = [task.identity() for task in spec.fitness.tasks]
     return identity

@@ -11,7 +11,7 @@ class Vouching(StrEnum):
     """The source of a fingerprint."""
 
     FINGERPRINTED = "fingerprinted"
-    """crossbreed made the weights and computed the fingerprint."""
+    """crossbreed made the weights, or the adapter, and computed the fingerprint."""
     ENGINE = "as the engine says"
     """The engine made the weights and reported the fingerprint."""
     NONE = "not vouched for"
@@ -46,6 +46,6 @@ def vouching_of(score: Score, takes: Takes | None) -> Vouching | None:
         return None
     if takes is None:
         return Vouching.UNKNOWN
-    if takes == "weights":
+    if takes != "recipe":
         return Vouching.FINGERPRINTED
     return Vouching.NONE if score.fingerprint is None else Vouching.ENGINE

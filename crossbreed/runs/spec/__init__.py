@@ -1,11 +1,11 @@
 """The spec: the settings of a run. Each section is declared beside the part that it configures."""
 
+from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
 from crossbreed.runs.spec.spec import (
     ArtifactsConfig,
     FitnessConfig,
     GramsConfig,
     SlopesConfig,
-    SourcesConfig,
     Spec,
     WorkersConfig,
     dump_spec,
@@ -17,6 +17,7 @@ __all__ = [
     "ArtifactsConfig",
     "FitnessConfig",
     "GramsConfig",
+    "NamedSourcesConfig",
     "SlopesConfig",
     "SourcesConfig",
     "Spec",

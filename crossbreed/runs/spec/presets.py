@@ -71,6 +71,30 @@ def bmm(given: Mapping[str, Any]) -> RawSpec:
     return filled
 
 
+def evo_merging(given: Mapping[str, Any]) -> RawSpec:
+    """Densities, then weights of LoRA adapters' factors, by CMA-ES (Evo-Merging, arXiv 2509.12951).
+
+    The paper's loss is the cross-entropy of the right answers (tasks of kind `likelihood`); here any objective will do,
+    and the penalties are in its units. A candidate is measured on all search items, where the paper draws 300 anew.
+    """
+    space = {"kind": "coefficients", "operator": "lora_factors"}
+    return fill({"space": space, "optimizer": {"kind": "evo_merging", "budget": {"trials": 1200}}}, given)
+
+
+def lorahub(given: Mapping[str, Any]) -> RawSpec:
+    """Weights of LoRA adapters' factors, by nevergrad's NGOpt in 40 trials (LoraHub, arXiv 2307.13269).
+
+    As in the paper's code, whose loss is the cross-entropy of five examples (a task of kind `likelihood`, `split:
+    {search: 5, ...}`) plus 0.05 times the mean magnitude of the weights; the paper has their sum. Which adapters take
+    part is the user's choice, where the paper draws 20 of 196.
+    """
+    space = {"kind": "coefficients", "operator": "lora_factors", "weight": [-1.5, 1.5], "params": {"density": 1.0}}
+    options = {"name": "NGOpt", "start": 0.0, "weight_penalty": 0.05}
+    return fill(
+        {"space": space, "optimizer": {"kind": "nevergrad", "budget": {"trials": 40}, "options": options}}, given
+    )
+
+
 PRESETS = Registry[Preset](
     "preset",
     "crossbreed.presets",
@@ -79,6 +103,8 @@ PRESETS = Registry[Preset](
         "m2n2": f"{__name__}:m2n2",
         "frank_wolfe": f"{__name__}:frank_wolfe",
         "bmm": f"{__name__}:bmm",
+        "evo_merging": f"{__name__}:evo_merging",
+        "lorahub": f"{__name__}:lorahub",
     },
     part=cast(type, Callable),
 )

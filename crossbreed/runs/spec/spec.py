@@ -1,37 +1,48 @@
 """The Spec: everything needed to repeat a run, composed of the settings that the parts declare (docs/spec.md)."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from crossbreed.config import Config, InputPath, ModelId, Name, refused
+from crossbreed.config import Config, InputPath, Name, refused
 from crossbreed.errors import Collector, InputError
-from crossbreed.fitness import SHOWN_KEYS, AnyEngineConfig, AnyTaskConfig, SplitConfig, TaskConfig
+from crossbreed.fitness import (
+    SHOWN_KEYS,
+    AnyEngineConfig,
+    AnyTaskConfig,
+    SplitConfig,
+    TaskConfig,
+)
 from crossbreed.optimizer import AnyOptimizerConfig
 from crossbreed.parsing import shown, suggestion
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.runs.loggers.config import LogConfig
 from crossbreed.runs.spec.grams_check import why_grams_are_missing, why_grams_are_unread
-from crossbreed.runs.spec.messages import explain
+from crossbreed.runs.spec.messages import Keys, explain
 from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
 from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.runs.spec.places import Places
-from crossbreed.runs.spec.presets import PRESET, fill_in
+from crossbreed.runs.spec.presets import PRESET, RawSpec, fill_in
 from crossbreed.runs.spec.second_look import as_meant, note_items
+from crossbreed.runs.spec.serve import ServeConfig
+from crossbreed.runs.spec.sources import AnySources, marked
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.text_files import read_text
-from crossbreed.types import BASE, Dtype
+from crossbreed.types import Dtype
 from crossbreed.yaml_files import MAX_BYTES, read_yaml
-
-
-def _names_no_base(experts: dict[str, str]) -> dict[str, str]:
-    if BASE in experts:
-        raise ValueError("`base` names the base; give the expert another name")
-    return experts
 
 
 def _names_a_folder(name: str) -> str:
@@ -40,24 +51,12 @@ def _names_a_folder(name: str) -> str:
     return name
 
 
-def _unique(tasks: list[TaskConfig]) -> list[TaskConfig]:
+def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
+    """Returns tasks of which no two have one name; raises ValueError for others."""
     names = [task.name for task in tasks]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two tasks have the name {doubled[0]!r}")
     return tasks
-
-
-class SourcesConfig(Config):
-    """The models to merge."""
-
-    base: ModelId
-    """The model that the experts were fine-tuned from: a local folder, or a hub id with optional `@revision`."""
-    experts: Annotated[dict[Name, ModelId], Field(min_length=1), AfterValidator(_names_no_base)]
-    """Name -> full checkpoint or PEFT LoRA adapter."""
-    accept: tuple[str, ...] = ()
-    """Differences from the base that experts may have: keys of config.json (`rope_parameters`, for example),
-    `tokenizer`, `chat_template`. Merges are evaluated and published with the
-    base's configuration, tokenizer and chat template."""
 
 
 class SlopesConfig(Config):
@@ -82,7 +81,7 @@ class FitnessConfig(Config):
 
     engine: AnyEngineConfig
     """The engine that runs the merged models."""
-    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(_unique)]
+    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(unique_names)]
     """The tasks on which candidates are scored."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(validate_default=True)] = ()
     """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
@@ -174,8 +173,8 @@ class Spec(Config):
     """The name in titles and model cards, and the default run folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The seed of the run; every random stream is spawned from it by name."""
-    sources: SourcesConfig
-    """The base and its experts."""
+    sources: AnySources
+    """The base and its experts. May be left out where the engine has sources of its own names, as `api` has."""
     space: AnySpaceConfig
     """The recipes that may be proposed."""
     optimizer: AnyOptimizerConfig
@@ -188,12 +187,20 @@ class Spec(Config):
     """The workers that evaluate candidates."""
     log: LogConfig | None = None
     """A logger that shows the run as it goes, besides its own folder (docs/export.md). May change on resume."""
+    serve: ServeConfig | None = None
+    """The merge service that `crossbreed serve` makes of sources and engine (docs/api.md). May change on resume."""
     dtype: Literal["auto", Dtype] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: tuple[InputPath, ...] = ()
     """Files of recipes or of mergekit's configurations, to evaluate after the baselines. The search starts from the
     best merge among the baselines and these that the space can express, or the point nearest to it; `m2n2` breeds from
-    the experts alone and only compares these."""
+    the experts alone and `evo_merging` starts at equal weights: they only compare these."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_are_the_engine_s(cls, given: Any) -> Any:  # whatever pydantic is given
+        """Marks sources that are names of the engine's; they may be left out."""
+        return marked(given) if isinstance(given, Mapping) else given
 
     @classmethod
     def known_keys(cls) -> Collection[str]:
@@ -242,6 +249,23 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, wi
     Raises:
         InputError: it cannot be read or is invalid; the message names the key.
     """
+    return parse_spec_file(read_spec_file(path, overrides), with_items=with_items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecFile:
+    """The content of a spec file with its overrides, before it is parsed."""
+
+    raw: dict[str, Any]
+    folder: Path
+    """The folder that relative paths are relative to."""
+    places: Places
+    mistakes: Collector
+    """What is wrong with the overrides."""
+
+
+def read_spec_file(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SpecFile:
+    """Reads a spec file; see `load_spec`."""
     path = Path(path)
     text = read_text(path, what="the spec", max_bytes=MAX_BYTES)
     raw = _read(text, where=str(path))
@@ -252,7 +276,12 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, wi
         with mistakes.noted():
             changed[apply_override(raw, override)] = f"--set {override}"
     places = Places(str(path), text=text, overrides=changed)
-    return _parse(raw, path.parent, places, mistakes, with_items=with_items)
+    return SpecFile(raw=raw, folder=path.parent, places=places, mistakes=mistakes)
+
+
+def parse_spec_file(file: SpecFile, *, with_items: bool = False) -> Spec:
+    """Parses what was read; see `load_spec`."""
+    return _parse(file.raw, file.folder, file.places, file.mistakes, with_items=with_items)
 
 
 def parse_spec(raw: Mapping[str, Any], *, folder: Path = Path(), where: str = "spec") -> Spec:
@@ -286,15 +315,29 @@ def _parse(
     except ValidationError as error:
         explain(error, filled, places, mistakes, present=present)
         meant = as_meant(error, filled)
-        try:
+        with noting(meant.spec, places, mistakes, present=present, guessed=meant.guessed):
             Spec.model_validate(meant.spec, context={"folder": folder})
-        except ValidationError as behind:
-            explain(behind, meant.spec, places, mistakes, present=present, guessed=meant.guessed)
         if with_items:
             note_items(meant, folder, mistakes)
     mistakes.require_none(where=places.where)
     assert spec is not None, "what is wrong was told"
     return spec
+
+
+@contextmanager
+def noting(
+    raw: RawSpec,
+    places: Places,
+    mistakes: Collector,
+    *,
+    present: Collection[str] = (),
+    guessed: Collection[Keys] = (),
+) -> Iterator[None]:
+    """Notes what is wrong with settings that are parsed in the block; see `explain`."""
+    try:
+        yield
+    except ValidationError as error:
+        explain(error, raw, places, mistakes, present=present, guessed=guessed)
 
 
 def dump_spec(spec: Spec) -> str:

@@ -1,26 +1,36 @@
-"""The adoption of candidates by a worker's engine: by their changed weights, or by their recipes."""
+"""The adoption of candidates by a worker's engine: by their changed weights, as adapters, or by their recipes."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from crossbreed.errors import EngineError
 from crossbreed.fitness import (
+    AdapterEngineConfig,
+    Engine,
     EngineConfig,
     Handle,
     RecipeEngine,
     Request,
+    Surroundings,
+    UsesRun,
     WeightEngine,
+    build_adapter_engine,
     build_engine,
     build_recipe_engine,
     check_recipes,
     check_swap,
 )
+from crossbreed.runs.search.pool import closed_on_error
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
+
+E = TypeVar("E", bound=Engine)
+
+_NOTHING_AROUND = Surroundings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,8 @@ class Adopted:
     """The fingerprint of its weights: computed here, or vouched for by the engine."""
     seconds: Mapping[str, float]
     """Phase -> seconds spent on building it."""
+    remark: str | None = None
+    """What its scores have to be read with."""
 
 
 class CandidateEngine(Protocol):
@@ -58,13 +70,27 @@ class CandidateEngine(Protocol):
         ...
 
 
-def start_candidate_engine(config: EngineConfig, weights: "Weights | None") -> CandidateEngine:
-    """Starts an engine, with the sources' weights if it takes weights."""
+def start_candidate_engine(
+    config: EngineConfig, weights: "Weights | None", around: Surroundings = _NOTHING_AROUND
+) -> CandidateEngine:
+    """Starts an engine, with the sources' weights unless it takes recipes, and what is around it if it uses that."""
     if weights is None:
-        return CandidateEngineByRecipe(build_recipe_engine(config))
-    return CandidateEngineByWeights(
-        build_engine(config, weights.host, end_token_ids=weights.sources.end_token_ids), weights
-    )
+        return CandidateEngineByRecipe(_begun(build_recipe_engine(config), around))
+    end_token_ids = weights.sources.end_token_ids
+    if isinstance(config, AdapterEngineConfig):
+        from crossbreed.runs.workers.adapter_engine import CandidateEngineByAdapter  # needs torch
+
+        adapter_engine = build_adapter_engine(config, weights.host, end_token_ids=end_token_ids)
+        return CandidateEngineByAdapter(_begun(adapter_engine, around), config, weights)
+    engine = build_engine(config, weights.host, end_token_ids=end_token_ids)
+    return CandidateEngineByWeights(_begun(engine, around), weights)
+
+
+def _begun(engine: E, around: Surroundings) -> E:
+    if isinstance(engine, UsesRun):
+        with closed_on_error(engine):
+            engine.begin(around)
+    return engine
 
 
 class CandidateEngineByRecipe:
@@ -89,7 +115,7 @@ class CandidateEngineByRecipe:
     def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
         """See CandidateEngine."""
         check_recipes(self.engine, recipe_a, recipe_b, requests)
-        return ()
+        return self.engine.notes if isinstance(self.engine, UsesRun) else ()
 
     def close(self) -> None:
         """See CandidateEngine."""

@@ -126,7 +126,7 @@ def _collect(
                     raise InputError(
                         f"expert `{expert.name}` has no Grams: {error}",
                         expected=f"finite activations in {config.dtype}",
-                        where=plan.spec.sources.experts[expert.name],
+                        where=plan.spec.sources.told[1][expert.name],
                         fix="" if config.dtype == "float32" else "set `artifacts.grams.dtype: float32`",
                     ) from None
                 weights.sources.require_unchanged()  # the file is believed by every later run of these sources

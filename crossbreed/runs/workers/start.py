@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from crossbreed.fitness import Surroundings
 from crossbreed.runs.events import EngineStarting, Listener, Note, PhaseStarting, WorkersReady, ignore
 from crossbreed.runs.objects import for_workers
 from crossbreed.runs.plan import Plan, build_plan
@@ -55,7 +56,13 @@ def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Lo
     """
     workers, began_s = plan.spec.workers, time.monotonic()
     on_event(EngineStarting(executor=workers.executor))
-    make = partial(start_worker, for_workers(plan.spec), plan.run_record(), kept.resolve())
+    is_local = workers.executor == "local"
+    around = Surroundings(
+        seed=plan.spec.seed,
+        folder=folder.resolve() / "requests",
+        say=(lambda text: on_event(Note(text=text))) if is_local else log,
+    )
+    make = partial(start_worker, for_workers(plan.spec), plan.run_record(), kept.resolve(), around)
 
     def on_count(counts: WorkerCounts) -> None:
         with suppress(OSError):  # a full disk ends no run for a number that only `show` reads
@@ -65,7 +72,7 @@ def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Lo
         on_event(PhaseStarting(phase=phase))
 
     pool: Pool
-    if workers.executor == "local":
+    if is_local:
         pool = LocalPool(
             make, retries=workers.retries, timeout_s=workers.timeout, log=log, on_count=on_count, on_phase=on_phase
         )
@@ -87,13 +94,15 @@ def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Lo
     return pool
 
 
-def start_worker(spec: Spec, planned: RunRecord, kept: Path | None = None) -> Evaluator:
+def start_worker(
+    spec: Spec, planned: RunRecord, kept: Path | None = None, around: Surroundings | None = None
+) -> Evaluator:
     """Builds the plan anew; refuses files that changed since the driver read them, or are others on this machine.
 
     The pool verifies the worker.
     """
     plan = prepare_artifacts(build_plan(spec, searches=False), begun=planned, kept=kept)
-    check_same_run(planned, plan.run_record(), where=spec.sources.base)
+    check_same_run(planned, plan.run_record(), where=spec.sources.told[0] or "the engine's sources")
     ours = plan.run_record().clock.versions
     others = {name: version for name, version in ours.items() if planned.clock.versions.get(name) != version}
-    return Worker(plan, other_versions=others)
+    return Worker(plan, other_versions=others, around=around)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import evaluate_tasks
+from crossbreed.fitness import Surroundings, evaluate_tasks
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job, closed_on_error
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine
@@ -24,9 +24,16 @@ _CANARY_ITEMS = 8
 class Worker:
     """Evaluates jobs one at a time. Runs in the driver's process or inside a Ray actor."""
 
-    def __init__(self, plan: Plan, *, other_versions: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        other_versions: Mapping[str, str] = MappingProxyType({}),
+        around: Surroundings | None = None,
+    ) -> None:
         self._plan, self.other_versions = plan, other_versions
-        self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights)
+        around = around or Surroundings(seed=plan.spec.seed)
+        self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
@@ -90,7 +97,7 @@ class Worker:
             slopes=slopes,
             fingerprint=adopted.fingerprint,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
-            error=fault,
+            error=fault or adopted.remark,
         )
 
     def close(self) -> None:

@@ -1,0 +1,142 @@
+"""The settings of the engine `api`: a merge service, asked by the names of its sources. Imports no client."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PrivateAttr
+
+from crossbreed.errors import Collector, InputError, require
+from crossbreed.fitness import wire
+from crossbreed.fitness.engines.api.settings import ServiceSettings
+from crossbreed.fitness.engines.registry import EnginePart, RecipeEngineConfig
+from crossbreed.fitness.items import Item
+from crossbreed.fitness.protocol import Loglikelihood, Request
+from crossbreed.fitness.tasks.remote import ServedItems
+from crossbreed.parsing import any_of, suggestion
+from crossbreed.sources.structure import Structure
+from crossbreed.types import BASE
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from crossbreed.fitness.engines.api.pace import Clock
+    from crossbreed.fitness.engines.api.transport import Transport
+
+
+class ApiConfig(ServiceSettings, RecipeEngineConfig):
+    """A merge service (`crossbreed serve`): it holds the weights, and takes recipes over the names of its sources.
+
+    Needs neither torch nor weights. `sources:` in the spec are names, or are left out: then all that it has are merged.
+    """
+
+    kind: Literal["api"]
+    names_sources: ClassVar[bool] = True
+    publishes: ClassVar[bool] = True
+    _served: wire.Sources | None = PrivateAttr(default=None)
+    _http: "httpx2.BaseTransport | None" = PrivateAttr(default=None)
+    _clock: "Clock | None" = PrivateAttr(default=None)
+
+    def over(self, http: "httpx2.BaseTransport", clock: "Clock | None" = None) -> "ApiConfig":
+        """Replaces the network, and the machine's time, for tests; returns these settings."""
+        self._http, self._clock = http, clock
+        return self
+
+    def connect(self) -> "Transport":
+        """Returns a connection; nothing is asked yet.
+
+        Raises:
+            MissingExtra: the client is not installed.
+            InputError: the key is not in the environment.
+        """
+        require("openai", extra="api")
+        from crossbreed.fitness.engines.api.transport import Transport
+
+        return Transport(self, http=self._http, clock=self._clock)
+
+    def describe_sources(self, base: str, experts: Mapping[str, str]) -> Structure:
+        """Asks the service; all its experts, unless some are named. See RecipeEngineConfig."""
+        transport = self.connect()
+        try:
+            self._served, structure = transport.get("/v1/sources", read_sources)
+        finally:
+            transport.close()
+        if base not in ("", BASE):
+            raise self._unknown(base, (BASE,), where="sources.base")
+        mistakes = Collector()
+        for name in experts:
+            if name not in structure.touched:
+                mistakes.note(self._unknown(name, structure.experts, where="sources.experts"))
+        mistakes.require_none()
+        return _restricted(structure, tuple(experts) or structure.experts)
+
+    def served_items(self) -> dict[str, ServedItems]:
+        """Returns the provider's own tasks, as it named them when it was asked for its sources."""
+        assert self._served is not None, "sources are described first"
+        return {
+            task.name: ServedItems(
+                higher_is_better=task.higher_is_better,
+                count=task.count,
+                items=None
+                if task.items is None
+                else tuple(Item(id=one, fields={"task": task.name, "item": one}) for one in task.items),
+            )
+            for task in self._served.tasks
+        }
+
+    def check_requests(self, requests: Mapping[str, Request]) -> None:
+        """Refuses tasks that need what the key has no right to. See RecipeEngineConfig."""
+        assert self._served is not None, "sources are described first"
+        abilities, mistakes = self._served.abilities, Collector()
+        for task, request in requests.items():
+            needs = "logprobs" if isinstance(request, Loglikelihood) else "answers"
+            if needs not in abilities.rights:
+                what = "log-probabilities" if needs == "logprobs" else "texts"
+                mistakes.note(
+                    InputError(
+                        f"task `{task}` needs {what}, to which the service gives no right",
+                        expected=f"the right `{needs}`",
+                        got=f"{', '.join(abilities.rights) or 'no right at all'}, at {self.url}",
+                        where=f"fitness.tasks, `{task}`",
+                        fix="use tasks that need less (`generate` needs texts alone, `remote` scores), or ask the "
+                        "provider for the right",
+                    )
+                )
+        mistakes.require_none()
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings but for address and pace: the service may move."""
+        return self.lasting()
+
+    def _unknown(self, name: str, known: tuple[str, ...], *, where: str) -> InputError:
+        return InputError(
+            f"the service has no source `{name}`",
+            expected=any_of(known),
+            got=name,
+            where=f"{where}, {self.url}",
+            fix=suggestion(name, known) or "leave `sources` out to merge all that it has",
+        )
+
+
+def read_sources(value: Any) -> tuple[wire.Sources, Structure]:  # JSON
+    """Returns what `/v1/sources` says."""
+    found = wire.Sources.model_validate(value)
+    return found, Structure.from_json(found.structure, where="/v1/sources, structure")
+
+
+def _restricted(structure: Structure, experts: tuple[str, ...]) -> Structure:
+    """Returns the structure with these experts alone, in this order."""
+    return Structure(
+        tensors=structure.tensors,
+        touched={name: structure.touched[name] for name in experts},
+        hashes={name: structure.hashes[name] for name in (BASE, *experts)},
+        tied=structure.tied,
+    )
+
+
+PART = EnginePart(
+    config=ApiConfig,
+    takes="recipe",
+    make="crossbreed.fitness.engines.api.engine:ApiEngine",
+    needs=("openai",),
+    extra="api",
+)

@@ -1,0 +1,182 @@
+"""What a provider offers: sources, an engine to start and to verify, tasks, and the sources as models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import (
+    EngineConfig,
+    Generate,
+    Item,
+    Loglikelihood,
+    Prompt,
+    RecipeEngineConfig,
+    Request,
+    Task,
+    load_tasks,
+    require_code,
+)
+from crossbreed.fitness.wire import InnerProducts
+from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.plan import described_sources, split_tasks
+from crossbreed.runs.spec import SourcesConfig
+from crossbreed.runs.spec.provider import Provided
+from crossbreed.runs.spec.serve import ServeConfig
+from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine
+from crossbreed.service.answers import finite_answers
+from crossbreed.service.texts import Texts
+from crossbreed.sources import Structure, require_tensors
+from crossbreed.types import BASE, Recipe
+
+if TYPE_CHECKING:
+    from crossbreed.runs.weights import Weights
+
+_PROBES: tuple[Request, ...] = (
+    Generate(prompt=Prompt(text="The capital of France is"), max_tokens=8),
+    Loglikelihood(prompt=Prompt(text="Two and two are"), continuation=" four, and three and three are six."),
+    Generate(prompt=Prompt(text="Once upon a time, there was"), max_tokens=8),
+)
+"""What the engine is verified with, besides some of the tasks' own questions."""
+_MOST_PROBES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """What answers were found to depend on, when the engine started."""
+
+    deterministic: bool
+    batch_invariant: bool
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Provider:
+    """Opened sources and everything that the service knows of them."""
+
+    config: ServeConfig
+    engine: EngineConfig
+    structure: Structure
+    weights: "Weights | None"
+    """None if the engine takes recipes."""
+    tasks: Mapping[str, Task]
+    items: Mapping[str, tuple[Item, ...]]
+    """Task -> the items that are scored."""
+    texts: Texts | None
+    """None if the engine does not use the base's tokenizer."""
+    sources: Mapping[str, Recipe]
+    """Source name -> the recipe of the source itself."""
+    notes: tuple[str, ...] = ()
+    """What could not be verified."""
+    repeats: Repeats = field(default_factory=lambda: Repeats(deterministic=False, batch_invariant=False))
+    """Measured when the engine starts."""
+    products: InnerProducts | None = None
+    """Once they were asked for."""
+
+    @property
+    def base_recipe(self) -> Recipe:
+        """The recipe of the base."""
+        return self.sources[BASE]
+
+    def start(self) -> CandidateEngine:
+        """Starts the engine; verifies it with base and uniform merge, as before a run.
+
+        Raises:
+            EngineError: it does not start.
+            SwapError: it does not answer with the weights it was given.
+        """
+        engine = start_candidate_engine(self.engine, self.weights)
+        try:
+            requests, experts = self._probes(), self.structure.experts
+            weights = {name: 1.0 / len(experts) for name in experts}
+            uniform = weighted_deltas(weights, hashes=self.structure.hashes, dtype=self.base_recipe.dtype)
+            self.notes = engine.canary(self.base_recipe, uniform, requests)
+            self.repeats = _repeats(engine.adopt(self.base_recipe), requests)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    def probe(self, adopted: Adopted) -> None:
+        """Asks the base for an answer; raises EngineError or InvalidWeights if there is none."""
+        finite_answers(adopted, self._probes()[:2])
+
+    def require_unchanged(self) -> None:
+        """Raises MachineError if the sources' files have changed since they were opened."""
+        if self.weights:
+            self.weights.sources.require_unchanged()
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises InputError if a recipe cannot be merged; reads no weights."""
+        if self.weights:
+            self.weights.check(recipe)
+
+    def inner_products(self) -> InnerProducts:
+        """Returns the inner products of each tensor that some expert changes."""
+        assert self.weights is not None, "asked of weights alone"
+        if self.products is None:
+            names = sorted(self.structure.touched_by_any)
+            self.products = InnerProducts(
+                tensors={name: self.weights.inner_products([name]).tolist() for name in names}
+            )
+        return self.products
+
+    def _probes(self) -> list[Request]:
+        """Returns a few requests, the tasks' own first."""
+        of_tasks = [
+            r for name, task in self.tasks.items() for item in self.items[name][:2] for r in task.requests(item)
+        ]
+        return [*of_tasks[: _MOST_PROBES - len(_PROBES)], *_PROBES]
+
+
+def open_provider(spec: Provided) -> Provider:
+    """Opens sources and tasks.
+
+    Raises:
+        MissingExtra: a package is not installed.
+        InputError: a source, a task or the engine's settings are wrong.
+    """
+    engine, weights = spec.engine, None
+    require_code(engine)
+    if isinstance(engine, RecipeEngineConfig):
+        structure = described_sources(engine, *spec.sources.told)
+    else:
+        require_tensors()
+        from crossbreed.runs.weights import open_sources_of
+
+        assert isinstance(spec.sources, SourcesConfig), "an engine that takes weights has no sources of its own"
+        weights = open_sources_of(spec.sources)
+        weights.sources.require_changes()
+        structure = weights.structure
+        engine.check_base(weights.host, weights.shapes)
+    tasks = load_tasks(spec.tasks)
+    if weights and engine.tokenizes_on_host:
+        weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)
+    items = split_tasks(spec.run, tasks)["search"] if spec.run else {task.name: task for task in tasks}
+    dtype = structure.dtype if spec.dtype == "auto" else spec.dtype
+    of_sources = {BASE: dict[str, float](), **{name: {name: 1.0} for name in structure.experts}}
+    return Provider(
+        config=spec.serve,
+        engine=engine,
+        structure=structure,
+        weights=weights,
+        tasks={task.name: task for task in tasks},
+        items={name: tuple(found.items) for name, found in items.items()},
+        texts=_texts(weights.host, engine) if weights and engine.tokenizes_on_host else None,
+        sources={
+            name: weighted_deltas(weight, hashes=structure.hashes, dtype=dtype) for name, weight in of_sources.items()
+        },
+    )
+
+
+def _texts(host: Path, engine: EngineConfig) -> Texts:
+    if engine.context_tokens is not None and engine.context_tokens < 2:
+        raise InputError("the engine's context is too short to answer in", where="fitness.engine")
+    return Texts(host, max_model_len=engine.context_tokens)
+
+
+def _repeats(adopted: Adopted, requests: Sequence[Request]) -> Repeats:
+    """Asks the same in one chunk, again, and one by one."""
+    first, again = finite_answers(adopted, requests), finite_answers(adopted, requests)
+    alone = [finite_answers(adopted, [request])[0] for request in requests]
+    return Repeats(deterministic=first == again, batch_invariant=first == again == alone)

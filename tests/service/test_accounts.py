@@ -1,0 +1,80 @@
+"""Keys, rights, budgets and rates."""
+
+import subprocess
+import sys
+
+import pytest
+
+from crossbreed.errors import InputError
+from crossbreed.runs.spec.serve import TokenConfig
+from crossbreed.service.accounts import Account, Bucket, accounts_of
+from crossbreed.service.refusals import Refusal
+
+KEYS = {"ALICE_KEY": "a" * 24, "BOB_KEY": "b" * 24}
+
+
+def token(name: str, **settings: object) -> TokenConfig:
+    return TokenConfig.model_validate({"key_env": name, "rights": ["answers"], **settings})
+
+
+def test_a_key_finds_its_client_and_no_other() -> None:
+    accounts = accounts_of({"alice": token("ALICE_KEY"), "bob": token("BOB_KEY")}, KEYS)
+    assert accounts.of("Bearer " + "a" * 24).name == "alice"
+    assert accounts.of("bearer  " + "b" * 24).name == "bob"
+    for header in (None, "", "Bearer", "Bearer ", "Bearer " + "a" * 23, "Basic " + "a" * 24, "Bearer \udcff", "a" * 24):
+        with pytest.raises(Refusal) as refusal:
+            accounts.of(header)
+        assert refusal.value.status == 401
+    assert "a" * 24 not in repr(accounts)
+
+
+def test_keys_come_from_the_environment_and_are_secret() -> None:
+    for environment, word in (({}, "nothing"), ({"ALICE_KEY": "short"}, "5 characters")):
+        with pytest.raises(InputError, match=word) as error:
+            accounts_of({"alice": token("ALICE_KEY")}, environment)
+        assert "export ALICE_KEY=" in error.value.fix
+    with pytest.raises(InputError, match="same key"):
+        accounts_of({"alice": token("ALICE_KEY"), "bob": token("ALICE_KEY")}, KEYS)
+    assert accounts_of({}, {}).of(None).name == "anyone"
+
+
+def test_budgets_are_spent_by_what_was_used() -> None:
+    account = Account(name="alice", rights=("answers",), merges=1, requests=2, tokens=100)
+    with account.spending(80) as spent:
+        assert account.tokens == 20, "set aside while it is not known"
+        with pytest.raises(Refusal, match="20 left"), account.spending(21):
+            pass
+        spent.tokens = 30
+    assert account.tokens == 70
+    with pytest.raises(ZeroDivisionError), account.spending(70):
+        raise ZeroDivisionError
+    assert account.tokens == 70, "what failed costs nothing"
+    account.count_merge()
+    with pytest.raises(Refusal) as refusal:
+        account.count_merge()
+    assert (refusal.value.status, refusal.value.code) == (403, "budget_spent")
+
+
+def test_rates_say_how_long_to_wait() -> None:
+    now = [0.0]
+    bucket = Bucket(60, clock=lambda: now[0])
+    account = Account(name="alice", rights=(), request_rate=bucket)
+    for _ in range(60):
+        account.count_request()
+    with pytest.raises(Refusal) as refusal:
+        account.count_request()
+    assert (refusal.value.status, refusal.value.retry_after_s) == (429, 1.0)
+    assert int(refusal.value.response().headers["Retry-After"]) >= 1
+    now[0] = 1.0
+    account.count_request()
+    now[0] = 61.0
+    assert bucket.wait_s(1000) == 0.0, "more than a minute's worth waits for a full bucket, not for ever"
+
+
+def test_the_advice_makes_a_key() -> None:
+    with pytest.raises(InputError) as error:
+        accounts_of({"alice": token("ALICE_KEY")}, {})
+    command = error.value.fix.replace("python", sys.executable, 1)
+    done = subprocess.run(["bash", "-c", f"{command}; echo $ALICE_KEY"], capture_output=True, text=True, check=True)
+    key = done.stdout.strip()
+    assert accounts_of({"alice": token("ALICE_KEY")}, {"ALICE_KEY": key}).of(f"Bearer {key}").name == "alice"
