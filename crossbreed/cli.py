@@ -305,6 +305,19 @@ def merge(
 
 
 @app.command()
+def regress(
+    models: Annotated[list[str], typer.Argument(help="Or a base and experts.", metavar="SPEC.yaml | MODEL EXPERT...")],
+    out: Out,
+    set_: Overrides = None,
+) -> None:
+    """Write a merge by regression, layer by layer, without a search; without a spec, experts write their texts."""
+    with _shown() as show:
+        from crossbreed.runs.regression.writing import write_regression
+
+        write_regression(models, out, overrides=set_ or [], on_event=show)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     spec: Annotated[Path, typer.Option(help="The spec with tasks, splits and engine.")],

@@ -35,6 +35,8 @@ along its coefficient; the cosine with its delta; or the cosine with its weights
 
 BASE = "base"
 """The name of the base in the recipes and sources of a run; no expert may have it."""
+REGRESSION = "regression"
+"""What the recipes of a run call the regression that it has made, a source beside the experts."""
 RECIPE_SCHEMA = 1
 
 
@@ -187,12 +189,12 @@ DomainType: TypeAlias = type[Box] | type[Genomes]
 
 BaselineKind: TypeAlias = Literal["base", "expert", "uniform", "tuned_scalar"]
 """The kinds of merges that need no search."""
-_BASELINE, _WARM_START = "baseline:", "warm_start:"
+_BASELINE, _MADE, _WARM_START = "baseline:", "made:", "warm_start:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposedBy:
-    """The origin of a candidate: a kind of baseline, a warm start of the spec, or the optimizer.
+    """The origin of a candidate: a kind of baseline, what the run made, a warm start, or the optimizer.
 
     The journal keeps its text, `str(...)`, under the key `origin`.
 
@@ -200,9 +202,9 @@ class ProposedBy:
     ('baseline:tuned_scalar:1.5', 2)
     """
 
-    kind: BaselineKind | Literal["warm_start", "optimizer"]
+    kind: BaselineKind | Literal["made", "warm_start", "optimizer"]
     name: str = ""
-    """The name of the expert, or the kind of the optimizer."""
+    """The name of the expert or of what was made, or the kind of the optimizer."""
     scalar: float | None = None
     """The factor s of a tuned scalar: the base plus s times the mean of all deltas."""
     index: int | None = None
@@ -217,6 +219,8 @@ class ProposedBy:
         """
         if text.startswith(_WARM_START):
             return cls(kind="warm_start", index=int(text.removeprefix(_WARM_START)))
+        if text.startswith(_MADE):
+            return cls(kind="made", name=text.removeprefix(_MADE))
         if not text.startswith(_BASELINE):
             return cls(kind="optimizer", name=text)
         match text.split(":", 2)[1:]:
@@ -241,6 +245,8 @@ class ProposedBy:
                 return f"expert:{self.name}"
             case "tuned_scalar":
                 return f"tuned_scalar:{self.scalar:g}"
+            case "made":
+                return f"{_MADE}{self.name}"
             case "warm_start":
                 return f"{_WARM_START}{self.index}"
             case "optimizer":
@@ -255,7 +261,7 @@ class ProposedBy:
     @property
     def is_baseline(self) -> bool:
         """Whether the candidate needs no search."""
-        return self.kind not in ("warm_start", "optimizer")
+        return self.kind not in ("made", "warm_start", "optimizer")
 
     @property
     def is_single_model(self) -> bool:

@@ -59,6 +59,7 @@ from crossbreed.fitness.protocol import (
     Surroundings,
     UsesRun,
     WeightEngine,
+    Writing,
 )
 from crossbreed.fitness.tasks import (
     METRICS,
@@ -139,6 +140,7 @@ __all__ = [
     "UsesRun",
     "VllmConfig",
     "WeightEngine",
+    "Writing",
     "build_adapter_engine",
     "build_engine",
     "build_recipe_engine",

@@ -362,3 +362,19 @@ class Observable(WeightEngine, Protocol):
             EngineError: the model has no such module, or cannot run.
         """
         ...
+
+
+@runtime_checkable
+class Writing(WeightEngine, Protocol):
+    """An engine that also writes many texts at once, where no score depends on them."""
+
+    def write(self, requests: Sequence[Generate]) -> list[Response]:
+        """Answers with the weights adopted last; a text may depend by rounding on those beside it.
+
+        Returns:
+            Responses with whole texts, a stop string included, and without log-probabilities.
+
+        Raises:
+            EngineError: it could not.
+        """
+        ...

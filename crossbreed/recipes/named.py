@@ -1,11 +1,15 @@
 """Named recipes of the literature that need no operator of their own: rules over existing operators."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from crossbreed.errors import InputError
-from crossbreed.sources.naming import layers_pattern
+from crossbreed.recipes.operators import OPERATOR_SPECS, ParamKind
+from crossbreed.sources.naming import layers_pattern, names_pattern
 from crossbreed.sources.structure import Structure
-from crossbreed.types import BASE, Recipe, Rule
+from crossbreed.types import BASE, ParamValue, Recipe, Rule
+
+ANCHOR = "tsv_m"
+"""The operator around which a regression does best."""
 
 
 def weighted_deltas(weights: Mapping[str, float], *, hashes: Mapping[str, str], dtype: str) -> Recipe:
@@ -18,6 +22,35 @@ def weighted_deltas(weights: Mapping[str, float], *, hashes: Mapping[str, str], 
     """
     rules = (Rule(match=".*", operator="task_arithmetic", params={"weight": weights}),) if weights else ()
     return Recipe(base=BASE, sources=hashes, rules=rules, dtype=dtype)
+
+
+def scaled_merge(
+    operator: str, scale: float, *, experts: Sequence[str], matrices: Collection[str]
+) -> tuple[Rule, Rule]:
+    """Returns the rules of an operator's merge of all experts, its delta scaled; what is no matrix has their mean.
+
+    Args:
+        operator: Takes a weight of each expert, and no other parameter that it could not do without.
+        scale: The factor, or, where the operator has none, the weight of every expert.
+        experts: All of them.
+        matrices: Names of the tensors that the operator merges.
+    """
+    has_scale = OPERATOR_SPECS[operator].param("scale") is not None
+    weights, mean = (dict.fromkeys(experts, each) for each in (1.0 if has_scale else scale, 1.0 / len(experts)))
+    params: dict[str, ParamValue] = {"weight": weights, **({"scale": scale} if has_scale else {})}
+    return Rule(match=names_pattern(matrices), operator=operator, params=params), _sum(".*", mean)
+
+
+def why_no_scaled_merge(operator: str) -> str | None:
+    """Returns why an operator does not do for `scaled_merge`; None if it does."""
+    spec = OPERATOR_SPECS[operator]
+    needed = [param.name for param in spec.params if param.required and param.name != "weight"]
+    weight = spec.param("weight")
+    if weight is None or weight.kind is not ParamKind.EXPERT or needed:
+        return "it takes " + (", ".join(needed) or "no weights of experts")
+    if spec.num_experts[1] is not None or spec.degree == 0:
+        return "its merge of any number of experts cannot be scaled"
+    return "it reads Grams" if spec.reads_grams({}) == "must" else None
 
 
 def layer_swapping(

@@ -155,7 +155,7 @@ def _how_to_go_on(spec: Spec, folder: RunFolder, history: History, *, is_over: b
     asked = {number for number, found in history.candidates.items() if found.proposed_by.kind == "optimizer"}
     num_trials, minutes = len(asked - history.failed), history.elapsed_s / 60
     reached = dict[str, int]()
-    if budget.trials is not None and num_trials >= budget.trials:
+    if budget.trials and num_trials >= budget.trials:
         if spec.optimizer.reads_budget:
             return
         reached["trials"] = 2 * num_trials

@@ -3,11 +3,10 @@
 They cannot be made again bit by bit on another processor, so a run folder holds those that it was begun with.
 """
 
-import shutil
 from pathlib import Path
 
 from crossbreed.cache import cache_folder, is_ours
-from crossbreed.durable import naming, sync, write_atomically
+from crossbreed.durable import copy_atomically, write_atomically
 from crossbreed.errors import InputError
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.types import Recipe
@@ -47,26 +46,20 @@ def stored(wanted: str, *, kept: Path | None = None) -> InputGrams | None:
         places.append((_readable, sorted(kept.glob(f"{wanted}-*.safetensors"))))  # whoever wrote them: see the hash
     for open_, paths in places:
         grams = open_(*paths) if paths else None
-        if grams is not None and grams.hash == wanted:
+        if grams is not None and _hash_of(grams) == wanted:
             return grams
     return None
 
 
 def keep(grams: InputGrams, into: Path) -> None:
-    """Copies an artifact into a folder where `stored` finds it, unless it is there."""
+    """Copies an artifact into a folder where `stored` finds it, unless it is there, whole."""
     into.mkdir(parents=True, exist_ok=True)
-    for index, shard in enumerate(sorted(shard.path for shard in grams.shards)):
-        target = into / f"{grams.hash}-{index}.safetensors"
-        if target.exists():
-            continue
-        part = target.with_suffix(".part")
-        try:
-            with naming(target):
-                shutil.copyfile(shard, part)
-                sync(part)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+    shards = sorted(shard.path for shard in grams.shards)
+    targets = [into / f"{grams.hash}-{index}.safetensors" for index in range(len(shards))]
+    held = _readable(*targets)
+    if held is None or _hash_of(held) != grams.hash:
+        for shard, target in zip(shards, targets, strict=True):
+            copy_atomically(shard, target)
 
 
 def opened(*paths: Path) -> InputGrams | None:
@@ -77,6 +70,14 @@ def opened(*paths: Path) -> InputGrams | None:
 def _readable(*paths: Path) -> InputGrams | None:
     try:
         return InputGrams.open(*paths)
+    except InputError:
+        return None
+
+
+def _hash_of(grams: InputGrams) -> str | None:
+    """Returns the content hash; None if a damaged file has none, since it holds NaN."""
+    try:
+        return grams.hash
     except InputError:
         return None
 

@@ -27,23 +27,24 @@ from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
-from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.baselines import baselines
 from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.search.proposer import Proposer
-from crossbreed.runs.search.warm_starts import check_warm_starts, place_of, warm_starts
+from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space, require_slopes
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Box, Point, ProposedBy, Recipe, SlopeKind
+from crossbreed.types import Point, ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
     from crossbreed.kernels.input_grams import InputGrams
     from crossbreed.runs.weights import Weights
+    from crossbreed.sources import Sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +86,40 @@ class Plan:
         return self.space.names
 
     @property
+    def experts(self) -> tuple[str, ...]:
+        """The names of the experts, without what the run has made of them."""
+        return tuple(name for name in self.structure.experts if name not in self.made_hashes)
+
+    @property
     def base_recipe(self) -> Recipe:
         """The recipe of the base itself."""
         return weighted_deltas({}, hashes=self.structure.hashes, dtype=self.dtype)
 
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
-        """Returns baselines and warm starts, which are evaluated before the optimizer's candidates."""
-        return [*baselines(self.structure.hashes, dtype=self.dtype), *self.warm_starts]
+        """Returns baselines, what the run has made, and warm starts: all before the optimizer's candidates."""
+        plain = baselines(self.structure.hashes, dtype=self.dtype, experts=self.experts)
+        given = (
+            (by, replace(recipe, sources={**recipe.sources, **self.made_hashes})) for by, recipe in self.warm_starts
+        )
+        return [*plain, *self._made(), *given]
+
+    @property
+    def made_hashes(self) -> dict[str, str]:
+        """What the run has made as sources: name -> content hash."""
+        made = self.weights.sources.made if self.weights else ()
+        return {name: self.structure.hashes[name] for name in made}
+
+    def _made(self) -> Iterator[tuple[ProposedBy, Recipe]]:
+        """Yields what the run has made before it searches, each alone."""
+        for name in self.weights.sources.made if self.weights else ():
+            recipe = weighted_deltas({name: 1.0}, hashes=self.structure.hashes, dtype=self.dtype)
+            yield ProposedBy(kind="made", name=name), recipe
+
+    @property
+    def num_initial(self) -> int:
+        """Their number, with what is still to be made."""
+        is_missing = self.spec.artifacts.regression is not None and not self.made_hashes
+        return len(self.initial_candidates()) + is_missing
 
     def with_grams(self, grams: "InputGrams") -> "Plan":
         """Returns the plan with these Grams, for merging the candidates."""
@@ -100,6 +128,13 @@ class Plan:
         plan = replace(self, space=_space(self.spec, self.structure, self.dtype, weights), weights=weights)
         plan._check_warm_starts()
         return plan
+
+    def with_sources(self, sources: "Sources") -> "Plan":
+        """Returns the plan with these sources: its own, and those that it has made of them."""
+        assert self.weights is not None, "sources have weights"
+        weights = replace(self.weights, sources=sources)
+        space = _space(self.spec, weights.structure, self.dtype, weights)
+        return replace(self, space=space, structure=weights.structure, weights=weights)
 
     @property
     def renamed_settings(self) -> dict[str, str]:
@@ -130,46 +165,7 @@ class Plan:
 
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
-        num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in self.items.items()}
-        experts, optimizer = len(self.structure.experts), self.spec.optimizer.label
-        budget = self.spec.optimizer.budget
-        limits = {"trials": budget.trials, "minutes": budget.minutes}
-        until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
-        initial = f"{len(self.initial_candidates()) - len(self.warm_starts)} baselines"
-        if self.warm_starts:
-            initial += f", {len(self.warm_starts)} warm starts"
-        steps, grams, slopes = "", self.spec.artifacts.grams, self.spec.fitness.slopes
-        if grams is not None:
-            names = [task.name for task in self.tasks]
-            read = [task for expert in self.structure.experts for task in grams.tasks_of(expert, names)]
-            number = self._calibration_items(read, at_most=grams.items)
-            steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {number}\n"
-        if self.slope_kind is not None:
-            read = [task for task, share in self.objectives[0].shares.items() if share]
-            number = self._calibration_items(read, at_most=slopes.items)
-            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {number}\n"
-        if isinstance(self.space.domain, Box) and (choices := self.space.domain.choices) > 1:
-            steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
-            steps += "from the best of them\n"
-        for path, (_, recipe) in zip(self.spec.warm_start, self.warm_starts, strict=True):
-            steps += f"  warm    {path}: {place_of(recipe, self.space)}\n"
-        size = f"{self.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
-        made = size if self.weights else "made by the engine"
-        if isinstance(self.spec.fitness.engine, AdapterEngineConfig):
-            made = f"an adapter of at most rank {self.spec.fitness.engine.max_rank} per candidate"
-        return (
-            f"{self.spec.name}: {experts} experts, {self.space.describe()}, {optimizer}\n{steps}"
-            f"  search  {initial} and {until}, {num_items['search']} items each\n"
-            f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
-            f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
-            f"  weights {made}"
-        )
-
-    def _calibration_items(self, tasks: Sequence[str], *, at_most: int) -> str:
-        """Returns how many search items of these tasks are read: no split has more than it has."""
-        counts = {min(at_most, len(self.items["search"][task].items)) for task in tasks}
-        span = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts, default=0)}"
-        return f"{span} items per task"
+        return plan_text(self)
 
     @property
     def merged_bytes(self) -> int:
@@ -192,12 +188,12 @@ class Plan:
         """Returns the journal's first record, which identifies the run."""
         return run_record(
             self.spec,
-            sources=self.structure.hashes,
+            sources={name: hash_ for name, hash_ in self.structure.hashes.items() if name not in self.made_hashes},
             warm_starts=[recipe.id for _, recipe in self.warm_starts],
             coordinates=self.coordinates,
             tasks=self.tasks,
             items=self.item_ids,
-            artifacts=self.weights.artifact_hashes if self.weights else {},
+            artifacts={**(self.weights.artifact_hashes if self.weights else {}), **self.made_hashes},
             host=self.weights.host_hashes if self.weights else {},
         )
 
@@ -307,7 +303,7 @@ def _dtype(spec: Spec, structure: Structure) -> str:
 def _check_base(spec: Spec, weights: "Weights") -> None:
     """Refuses a base that no engine of the spec can start from."""
     spec.fitness.engine.check_base(weights.host, weights.shapes)
-    if spec.artifacts.grams is not None or spec.optimizer.slope_kind is not None:
+    if spec.needs_reference:
         weights.check_reference(observed=spec.artifacts.grams is not None)
 
 
@@ -343,7 +339,7 @@ def _lengths(spec: Spec, weights: "Weights | None", tasks: Sequence[Task]) -> di
     return weights.check_lengths(
         tasks,
         context_tokens=engine.context_tokens,
-        calibration=spec.optimizer.slope_kind is not None or spec.artifacts.grams is not None,
+        calibration=spec.needs_reference,
     )
 
 
@@ -356,8 +352,8 @@ def _first_requests(tasks: Sequence[Task]) -> Iterator[Request]:
 def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
     engine = spec.fitness.engine
     if isinstance(engine, RecipeEngineConfig):
-        if spec.artifacts.grams is not None:
-            raise _needs_weights(spec, "`artifacts.grams` needs weights", where="artifacts.grams")
+        for name in spec.artifacts.wanted:
+            raise _needs_weights(spec, f"`artifacts.{name}` needs weights", where=f"artifacts.{name}")
         if spec.optimizer.slope_kind is not None:
             raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
         return described_sources(engine, *spec.sources.told), None

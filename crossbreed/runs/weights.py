@@ -33,6 +33,7 @@ from crossbreed.mergekit import MergeConfig
 from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.runs.adapter import check_adapter
 from crossbreed.runs.gram_files import artifacts_of, keep
+from crossbreed.runs.made_sources import keep_made, with_made_of
 from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
 from crossbreed.sources.host import host_hashes
@@ -82,6 +83,7 @@ class Weights:
         """Copies the artifacts into a folder, unless they are there."""
         if self.grams is not None:
             keep(self.grams, into)
+        keep_made(self.sources, into)
 
     def recipe_of(self, config: MergeConfig) -> Recipe:
         """Returns a mergekit configuration as a recipe; its models are opened where it says they are."""
@@ -197,7 +199,9 @@ def checkpoint_weights(model: str) -> Weights:
 
 def recipe_weights(recipe: Recipe, spec: Spec) -> Weights:
     """Opens the sources and artifacts of a recipe of a spec's sources; raises the errors of `open_weights`."""
-    return replace(open_weights(spec), grams=next(iter(artifacts_of(recipe)), None))
+    opened = open_weights(spec)
+    sources = with_made_of(recipe, opened.sources)
+    return replace(opened, sources=sources, grams=next(iter(artifacts_of(recipe)), None))
 
 
 def _guarded(stream: WeightStream, failure: str) -> WeightStream:

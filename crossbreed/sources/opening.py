@@ -5,7 +5,7 @@ weights of any are read. Sources may be stored in different floating-point dtype
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -52,6 +52,8 @@ class Sources:
     """The differences between the experts' files and the base's; merges have the base's."""
     accept: tuple[str, ...] = ()
     """The differences that the spec accepts by name."""
+    made: frozenset[str] = frozenset()
+    """The experts that a run has made of the others; they are nobody's fine-tunes."""
     side_files: Mapping[MappedFile, str] = field(default_factory=dict)
     """What configurations and tokenizers were read from, and its content hash."""
 
@@ -147,6 +149,18 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
     )
     sources.require_unchanged()  # while one was hashed, another may have been written over
     return sources
+
+
+def with_made(sources: Sources, name: str, folder: Path) -> Sources:
+    """Returns the sources with one more expert, a checkpoint that a run has made of them.
+
+    Raises:
+        InputError: it is broken, or no merge of these sources.
+    """
+    made, _ = open_expert(name, locate(str(folder)), sources.base, accept=sources.accept)
+    experts = {**sources.experts, name: made}
+    structure = _structure(sources.base, experts)
+    return replace(sources, experts=experts, structure=structure, made=sources.made | {name})
 
 
 def _side_files(folder: Path) -> dict[MappedFile, str]:

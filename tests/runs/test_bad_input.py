@@ -1,11 +1,13 @@
 """Bad input through the command line: the right exit code, one screen, no traceback, the run folder intact."""
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from in_process import exit_code_of
 from safetensors.torch import load_file, save_file
 from toy_runs import journal_of, start, write_spec
 
+from crossbreed.durable import written_as
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs.record.phase import PHASE_FILE, PhaseNote
 from crossbreed.runs.results.show import show_json
 from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.toys import make_adapter, make_checkpoint
@@ -260,6 +264,50 @@ def test_a_folder_that_holds_only_the_lock_of_a_killed_start(cli: Cli, spec: Pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").touch()
     assert cli("run", spec, "--out", tmp_path / "run")[0] == 0
+
+
+def test_a_folder_that_holds_only_half_of_a_file_of_a_killed_start(
+    cli: Cli, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves of the note on the phase, which comes before the journal."""
+
+    def killed(self: PhaseNote, folder: Path) -> None:
+        tempfile.mkstemp(dir=folder, prefix=f".{PHASE_FILE}-")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PhaseNote, "write", killed)
+        assert cli("run", spec, "--out", tmp_path / "run")[0] == 130
+    [left] = [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    assert written_as(left) == PHASE_FILE
+    assert cli("run", spec, "--out", tmp_path / "run")[0] == 0
+
+
+def test_a_run_that_was_killed_before_its_spec_was_written(
+    cli: Cli, spec: Path, finished: Path, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(finished / "journal.jsonl", begun)
+    for command in ("report", "show"):
+        code, error = cli(command, begun)
+        assert (code, "give `crossbreed run` the run's own spec" in error) == (2, True)
+    assert cli("run", spec, "--out", begun)[0] == 0
+    assert cli("show", begun)[0] == 0
+
+
+def test_answers_that_are_none_are_refused_with_what_to_do(cli: Cli, finished: Path) -> None:
+    paths = [finished / "answers" / name for name in ("000000.search.json.gz", "000000.report.json.gz")]
+    show = ("show", finished, "--trial", 0, "--answers")
+    for told in ("[]", '{"red": []}', '{"red": null}', '{"red": {"red-1": 5}}', "not json"):
+        for path in paths:
+            path.write_bytes(gzip.compress(told.encode()))
+        code, error = cli(*show)
+        assert (code, "the answers of a trial cannot be read" in error) == (2, True)
+    assert cli("report", finished)[0] == 2
+    for path in paths:
+        path.unlink()  # as it says
+    assert cli(*show)[0] == cli("report", finished)[0] == 0
 
 
 def test_an_engine_that_measures_nothing_leaves_nothing_behind(cli: Cli, spec: Path, tmp_path: Path) -> None:

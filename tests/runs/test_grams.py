@@ -14,10 +14,11 @@ from toy_runs import journal_of, records_of, write_spec
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.transformers import TransformersEngine
+from crossbreed.kernels.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg.sketch import Sketch
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
-from crossbreed.runs.gram_files import artifacts_of
+from crossbreed.runs.gram_files import artifacts_of, install, keep, stored
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.workers import grams
 from crossbreed.runs.workers.grams import prepare_grams
@@ -127,6 +128,32 @@ def test_a_file_that_was_cut_off_is_collected_again(
     assert prepare_grams(build_plan(loaded)).weights.grams.hash == first.weights.grams.hash
     assert other.stat().st_mtime_ns == untouched
     assert [grams.hash for grams in artifacts_of(recipe)] == [first.weights.grams.hash]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another number", "NaN"])
+def test_a_damaged_copy_is_replaced(tmp_path: Path, cache: Path, damage: str) -> None:
+    """In the cache, where merges look for it, and in the run's folder, which outlives the cache."""
+    cache.mkdir(parents=True)
+    files = []
+    for expert in ("one", "other"):
+        sums = InputGramSums()
+        sums.add(expert, QUERY, torch.ones(3, 4))
+        sums.write(cache / f"{expert}.safetensors")
+        files.append(cache / f"{expert}.safetensors")
+    made, kept = InputGrams.open(*files), tmp_path / "run"
+    keep(made, kept)
+    install(made)
+    for folder in (kept, cache):
+        copy = folder / f"{made.hash}-0.safetensors"
+        content = copy.read_bytes()
+        copy.unlink()  # it is mapped: not to be changed where it lies
+        end = {"cut off": b"", "another number": b"\0\0\0\0", "NaN": b"\xff\xff\xff\xff"}[damage]
+        copy.write_bytes(content[:-4] + end)
+    assert stored(made.hash, kept=kept) is None
+    keep(made, kept)
+    assert stored(made.hash, kept=kept) is not None
+    install(made)
+    assert all((folder / f"{made.hash}-0.safetensors").read_bytes() == content for folder in (kept, cache))
 
 
 def test_a_recipe_names_them_and_the_space_knows_its_own(

@@ -94,6 +94,13 @@ def test_scalar_survives_equal_baselines() -> None:
     assert build_scalar(objectives, [(0.5, 0.5), (0.5, 0.5)]).value({"sums": 0.75, "french": 0.5}) == 0.125
 
 
+def test_scalar_keeps_its_direction_where_equal_baselines_are_to_be_undercut() -> None:
+    objectives = build_objectives([ObjectiveConfig(task="sums"), ObjectiveConfig(task="prose")], MINIMIZED)
+    scalar = build_scalar(objectives, [(0.25, 2.0), (0.75, 2.0)])
+    values = [scalar.value({"sums": 0.5, "prose": nats}) for nats in (1.0, 2.0, 3.0)]
+    assert values == [0.75, 0.25, -0.25]
+
+
 def _scores(**values: tuple[float, ...]) -> dict[str, ItemScores]:
     return {
         task: ItemScores(item_ids=tuple(f"{task}-{i}" for i in range(len(given))), values=given)

@@ -18,6 +18,7 @@ from crossbreed.fitness.engines.library import BUGS, engine_code, library_call, 
 from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
+from crossbreed.fitness.engines.writing import write_together
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, ScoredPrompt, Truth
 from crossbreed.sources.model_config import load_config
 from crossbreed.types import Recipe, WeightStream
@@ -133,6 +134,12 @@ class TransformersEngine:
                 hooks.callback(module.register_forward_pre_hook(show).remove)
             for request in requests:
                 self._model(self._tensor(self._encoder.encode(request).token_ids), use_cache=False)
+
+    @torch.inference_mode()
+    def write(self, requests: Sequence[Generate]) -> list[Response]:
+        """Answers many requests together; see `Writing`."""
+        with engine_code("transformers did not write"):
+            return write_together(requests, self._encoder, self._model, self._run, has_cache=self._has_cache)
 
     def close(self) -> None:
         """Frees the model."""

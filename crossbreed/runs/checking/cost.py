@@ -76,12 +76,12 @@ class Cost:
 def cost_of(plan: Plan, rate: Rate | None) -> Cost:
     """Returns the work of a plan, as far as it is known."""
     trials, workers = plan.budget.trials, plan.spec.workers
-    initial = len(plan.initial_candidates())
+    initial = plan.num_initial
     return Cost(
         num_models={
             "search": None if trials is None else initial + trials,
             "select": NUM_FINALISTS,
-            "report": len(plan.structure.experts) + 4,
+            "report": len(plan.experts) + 4,
         },
         items={split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()},
         tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,

@@ -30,6 +30,13 @@ def findings_text(findings: "Findings") -> str:
         memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
         lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
         lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
+    if (config := plan.spec.artifacts.regression) is not None:
+        from crossbreed.runs.regression.memory import num_tokens, walk_bytes
+
+        lines.append(
+            f"  walk    {walk_bytes(plan, config) / 1e9:.2f} GB beside the sources while the regression is made, "
+            f"on about {num_tokens(plan, config):,} tokens"
+        )
     lines += [f"  note    {note}" for note in findings.notes]
     for note in findings.publish_notes:
         lines += _labelled("  publish ", note)

@@ -90,7 +90,7 @@ def make_draft(
     experts, items = [given for given in experts if not _is_items(given)], [*items, *beside]
     if not experts:
         raise InputError("there is no expert to merge", expected="init MODEL EXPERT... --items FILE", where="EXPERT...")
-    names = _names([_last(expert) for expert in experts], [_last_but_one(expert) for expert in experts])
+    names = expert_names(experts)
     tasks = _names([path.stem for path in items], [path.resolve().parent.name for path in items])
     mistakes = Collector()
     with mistakes.noted():
@@ -227,6 +227,11 @@ def _is_chat(experts: Sequence[str]) -> bool:
     """Returns whether some expert brings a chat template: then it was trained on chats, or on top of a chat model."""
     folders = [expanded(expert) for expert in experts]
     return any(template_of(folder) is not None for folder in folders if folder.is_dir())
+
+
+def expert_names(experts: Sequence[str]) -> list[str]:
+    """Returns a name for each of some folders or hub ids, all of them different."""
+    return _names([_last(expert) for expert in experts], [_last_but_one(expert) for expert in experts])
 
 
 def _last(source: str) -> str:

@@ -107,7 +107,8 @@ class Contents:
             if expected_fingerprint not in (None, stream.value):
                 raise MachineError(
                     f"the weights made now ({stream.value[:16]}) are not the weights that were scored "
-                    f"({str(expected_fingerprint)[:16]}), so their scores would not be valid"
+                    f"({str(expected_fingerprint)[:16]}), so their scores would not be valid: publish with the same "
+                    "sources, versions of crossbreed and torch, and processor as in the search (docs/numerics.md)"
                 )
             for name, file in self.copies.items():
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -257,6 +258,7 @@ def _texts(recipe: Recipe, sources: Sources) -> dict[str, str]:
         "config.json": as_copied_json(in_dtype(without_paths(sources.base.config), recipe.dtype)),
         RECIPE_FILE: dump_recipe(recipe),
     }
+    texts |= {f"{name}.json": (sources.experts[name].path / f"{name}.json").read_text() for name in sources.made}
     mergekit = mergekit_config(recipe, sources)
     return texts | _generation_config(sources) | ({MERGEKIT_FILE: mergekit} if mergekit else {})
 
@@ -287,6 +289,8 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
     It is made to be published: a source that is no hub's has a placeholder for its path.
     """
     parents = source_infos(recipe, sources)
+    if len(parents) < len(recipe.sources):  # a source is the run's own, and in nobody's hands
+        return None
     paths = {parent.name: parent.public_reference for parent in parents}
     adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
     must_be_listed = bool(adapters) or passes_layers_through(recipe)

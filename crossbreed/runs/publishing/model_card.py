@@ -132,7 +132,7 @@ class CardInfo:
 
 
 def source_infos(recipe: Recipe, sources: Sources) -> list[SourceInfo]:
-    """Returns the base, then the experts, by their names in the recipe."""
+    """Returns the base, then the experts, by their names in the recipe; what the run made of them has no parents."""
     opened: dict[str, Checkpoint | Adapter] = {BASE: sources.base, **sources.experts}
     by_hash = {source.hash: source for source in reversed(opened.values())}
 
@@ -141,7 +141,9 @@ def source_infos(recipe: Recipe, sources: Sources) -> list[SourceInfo]:
         named = sources.base if name == recipe.base else opened.get(name)
         return named if named is not None and named.hash == wanted else by_hash[wanted]
 
-    names = sorted(recipe.sources, key=lambda name: name != recipe.base)
+    made = {sources.structure.hashes[name] for name in sources.made}
+    parents = (name for name, wanted in recipe.sources.items() if wanted not in made)
+    names = sorted(parents, key=lambda name: name != recipe.base)
     return [_source_info(name, found(name, recipe.sources[name])) for name in names]
 
 

@@ -10,6 +10,7 @@ from crossbreed.fitness import ENGINES, AdapterEngineConfig
 from crossbreed.runs.adapter import check_adapter, recipe_adapter
 from crossbreed.runs.driver import report_on
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
+from crossbreed.runs.made_sources import made_source
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, with_objects
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.adapter_contents import AdapterContents, Form, require_form
@@ -30,7 +31,7 @@ from crossbreed.runs.results.winner import recorded_winner, reported
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.weights import Weights
 from crossbreed.runs.workers.start import prepare_artifacts
-from crossbreed.types import Status, Trial
+from crossbreed.types import REGRESSION, Status, Trial
 
 
 def publish_run(
@@ -100,7 +101,9 @@ def publish_run(
         spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
         plan = build_plan(spec, searches=False)
         check(plan)
-        if not dry_run:
+        if dry_run:  # nothing is made; what the run has made is in its folder
+            plan = _with_made(plan, folder)
+        else:
             plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
         number = _recorded(plan, path, trial, is_dry=dry_run)
         if dry_run and with_scores:
@@ -148,6 +151,13 @@ def publish_run(
         on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
+
+
+def _with_made(plan: Plan, folder: RunFolder) -> Plan:
+    begun, sources = folder.begun(), _weights_of(plan).sources
+    wanted = begun.artifacts.get(REGRESSION) if begun else None
+    found = None if wanted is None else made_source(sources, wanted, folder.artifacts)
+    return plan if found is None else plan.with_sources(found)
 
 
 def rank_of(plan: Plan, rank: int | None) -> int | None:
@@ -205,7 +215,8 @@ def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int
     """Returns the number of the trial to publish, without evaluating; a dry run compares no artifacts."""
     records = list(read(RunFolder(path).journal))
     if records and isinstance(records[0], RunRecord):
-        plan.require_begun(replace(records[0], artifacts={}) if is_dry else records[0], where=path)
+        made = plan.run_record().artifacts
+        plan.require_begun(replace(records[0], artifacts=made) if is_dry else records[0], where=path)
     history = fold(records)
     if trial is None:
         if winner := recorded_winner(history, plan.objectives):

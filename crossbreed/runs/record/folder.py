@@ -14,8 +14,10 @@ from pathlib import Path
 from traceback import format_exc
 from typing import Any
 
-from crossbreed.durable import naming, write_atomically
-from crossbreed.errors import CrossbreedError, InputError
+from pydantic import TypeAdapter
+
+from crossbreed.durable import naming, write_atomically, written_as
+from crossbreed.errors import CrossbreedError, InputError, first_line
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.phase import PHASE_FILE, read_phase
@@ -23,6 +25,8 @@ from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Recipe, Score
 
+_TEXTS = TypeAdapter(dict[str, dict[str, str]])
+"""What a file of answers has: task -> item id -> text."""
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
@@ -59,7 +63,7 @@ class RunFolder:
         if (
             self.path.is_dir()
             and not self.journal.exists()
-            and any(p.name not in _LEFT_BY_A_FAILED_START for p in self.path.iterdir())
+            and any(written_as(p.name) not in _LEFT_BY_A_FAILED_START for p in self.path.iterdir())
         ):
             raise InputError(
                 "the output folder is not empty and is not a run",
@@ -104,6 +108,13 @@ class RunFolder:
                 where=str(self.path),
                 fix="name the folder that `crossbreed run` wrote: its --out, or runs/NAME",
             )
+        if not self.spec.exists():
+            raise InputError(
+                "the run has no spec: it was stopped as it began, or the file is gone",
+                expected=f"a {self.spec.name}",
+                where=str(self.path),
+                fix="give `crossbreed run` the run's own spec and this folder as --out, which writes the file again",
+            )
         self._require_files()
         return self
 
@@ -145,16 +156,15 @@ class RunFolder:
         """
         path = self._answers(split, number)
         try:
-            loaded: dict[str, dict[str, str]] = json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+            return _TEXTS.validate_json(gzip.decompress(path.read_bytes())) if path.exists() else {}
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(
                 "the answers of a trial cannot be read",
                 expected="the gzipped JSON that the run wrote",
-                got=str(error) or type(error).__name__,
+                got=first_line(error),
                 where=str(path),
                 fix="remove the file: scores are in the journal",
             ) from error
-        return loaded
 
     def margins(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
         """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it."""

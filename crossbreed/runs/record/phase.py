@@ -22,6 +22,7 @@ class Phase(StrEnum):
     SOURCES = "opening sources"
     HASHING = "hashing"
     GRAMS = "preparing Grams"
+    REGRESSION = "regression"
     PLACING = "waiting for a place on the cluster"
     ENGINE = "starting engine"
     CANARY = "canary"

@@ -144,7 +144,7 @@ class AskRecord:
     kind: Literal["ask"] = "ask"
     number: _Number
     origin: str
-    """The text of what proposed it: `baseline:NAME`, `warm_start:N`, or the optimizer's kind."""
+    """The text of what proposed it: `baseline:NAME`, `made:NAME`, `warm_start:N`, or the optimizer's kind."""
     point: tuple[float, ...] | None
     parents: tuple[_Number, ...] = ()
     birth: SeedBirth | CrossBirth | None = None

@@ -13,7 +13,7 @@ from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.search.baselines import baselines
 from crossbreed.runs.search.pace import Budget, Pace
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import Trial
+from crossbreed.types import REGRESSION, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ def _num_initial(followed: FollowedRun) -> int:
     asked = sum(c.proposed_by.kind != "optimizer" for c in candidates.values())
     if asked < len(candidates) or run is None or not run.sources:
         return asked
-    return len(run.warm_starts) + sum(1 for _ in baselines(run.sources, dtype="float32"))
+    made = REGRESSION in run.artifacts
+    return len(run.warm_starts) + made + sum(1 for _ in baselines(run.sources, dtype="float32"))
 
 
 def opening(path: Path) -> PhaseNote | None:

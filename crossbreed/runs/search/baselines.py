@@ -1,7 +1,7 @@
 """The recipes that every run scores first: the merges that need no search."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from crossbreed.recipes.named import weighted_deltas
@@ -11,14 +11,17 @@ TUNED_SCALARS = (0.5, 1.0, 1.5, 2.0, 3.0)
 """The global factors s of W0 + (s/N) sum of deltas; s = 1 is `uniform`."""
 
 
-def baselines(hashes: Mapping[str, str], *, dtype: str) -> Iterator[tuple[ProposedBy, Recipe]]:
+def baselines(
+    hashes: Mapping[str, str], *, dtype: str, experts: Sequence[str] | None = None
+) -> Iterator[tuple[ProposedBy, Recipe]]:
     """Yields origin and recipe of the base, each expert, uniform and the tuned scalars, whatever the space's operator.
 
     Args:
         hashes: Source name -> content hash; `base` and the experts.
         dtype: The dtype to which merged tensors are rounded.
+        experts: The experts that are merged; default: all.
     """
-    experts = [name for name in hashes if name != BASE]
+    experts = experts or [name for name in hashes if name != BASE]
     scaled = partial(weighted_deltas, hashes=hashes, dtype=dtype)
     yield ProposedBy(kind="base"), scaled({})
     if len(experts) > 1:  # with one expert, uniform is the expert

@@ -133,9 +133,14 @@ class Normalized(Measure):
         return "mean of normalised objectives"
 
     def over(self, means: Mapping[str, Floats]) -> Floats:
-        """Returns the scalar at every position of the means. A model that beats every baseline is above 1."""
-        spans = [best - worst or 1.0 for worst, best in zip(self.worst, self.best, strict=True)]
-        parts = zip(self.objectives, self.worst, spans, strict=True)
+        """Returns the scalar at every position of the means. A model that beats every baseline is above 1.
+
+        Where all baselines are equal, the unit is the objective's own.
+        """
+        parts = [
+            (objective, worst, best - worst or objective.utility(1.0))
+            for objective, worst, best in zip(self.objectives, self.worst, self.best, strict=True)
+        ]
         return np.asarray(np.mean([(o.over(means) - worst) / span for o, worst, span in parts], axis=0))
 
 

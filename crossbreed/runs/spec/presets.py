@@ -71,6 +71,32 @@ def bmm(given: Mapping[str, Any]) -> RawSpec:
     return filled
 
 
+def regression(given: Mapping[str, Any]) -> RawSpec:
+    """Regression layer by layer around TSV-M on search items with their answers, and no search (our own).
+
+    Half of the targets are the experts' own outputs, as nobody's paper has them; the rest is RegMean++ (arXiv
+    2508.03121) with an anchor. Settings were chosen on selection items of SmolLM2's example.
+    """
+    return _without_search({"items": 48}, given)
+
+
+def data_free(given: Mapping[str, Any]) -> RawSpec:
+    """Regression layer by layer on texts that each expert writes itself, and no search (our own).
+
+    The items of the spec are only scored. `crossbreed regress MODEL EXPERT...` does the same without a spec.
+    """
+    return _without_search({"items": 0, "samples": {}}, given)
+
+
+def _without_search(settings: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:
+    usual = {
+        "space": {"kind": "coefficients", "operator": "task_arithmetic", "weight": [-0.5, 1.5]},
+        "optimizer": {"kind": "cma_es", "budget": {"trials": 0}},
+        "artifacts": {"regression": settings},
+    }
+    return fill(usual, given)
+
+
 def evo_merging(given: Mapping[str, Any]) -> RawSpec:
     """Densities, then weights of LoRA adapters' factors, by CMA-ES (Evo-Merging, arXiv 2509.12951).
 
@@ -103,6 +129,8 @@ PRESETS = Registry[Preset](
         "m2n2": f"{__name__}:m2n2",
         "frank_wolfe": f"{__name__}:frank_wolfe",
         "bmm": f"{__name__}:bmm",
+        "regression": f"{__name__}:regression",
+        "data_free": f"{__name__}:data_free",
         "evo_merging": f"{__name__}:evo_merging",
         "lorahub": f"{__name__}:lorahub",
     },

@@ -36,12 +36,13 @@ from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
 from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.runs.spec.places import Places
 from crossbreed.runs.spec.presets import PRESET, RawSpec, fill_in
+from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.spec.second_look import as_meant, note_items
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.spec.sources import AnySources, marked
 from crossbreed.search_spaces import AnySpaceConfig
 from crossbreed.text_files import read_text
-from crossbreed.types import Dtype
+from crossbreed.types import REGRESSION, Dtype
 from crossbreed.yaml_files import MAX_BYTES, read_yaml
 
 
@@ -144,6 +145,14 @@ class ArtifactsConfig(Config):
 
     grams: GramsConfig | None = None
     """Grams of inputs. None: they are not collected, and operators that read Grams cannot be used."""
+    regression: RegressionConfig | None = None
+    """A merge by regression, layer by layer, which recipes name `regression`, and which is scored before the search.
+    None: there is none."""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names of those that are."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
 
 class WorkersConfig(Config):
@@ -202,6 +211,11 @@ class Spec(Config):
         """Marks sources that are names of the engine's; they may be left out."""
         return marked(given) if isinstance(given, Mapping) else given
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether transformers has to run the models, beside the engine that scores."""
+        return bool(self.artifacts.wanted) or self.optimizer.slope_kind is not None
+
     @classmethod
     def known_keys(cls) -> Collection[str]:
         """Returns the keys of a file; that of the preset is none of a parsed spec."""
@@ -219,23 +233,42 @@ class Spec(Config):
                 if problem := why_invalid(space.operators, space.operator_params):
                     raise InputError(problem, where="artifacts.grams" if grams else "artifacts")
         sources, fitness = info.data.get("sources"), info.data.get("fitness")
-        named: tuple[tuple[str, list[str], list[str]], ...]
-        named = () if grams is None or sources is None else (("expert", [*grams.tasks], [*sources.experts]),)
-        if grams is not None and fitness is not None:
-            tasks = [name for names in grams.tasks.values() for name in names]
-            named = (*named, ("task", tasks, [task.name for task in fitness.tasks]))
-        for kind, names, known in named:
-            for unknown in sorted(set(names) - set(known)):
+        experts = [] if sources is None else [*sources.experts]
+        tasks = [] if fitness is None else [task.name for task in fitness.tasks]
+        for where, kind, names, known in _named_by(artifacts, experts, tasks):
+            for unknown in sorted(set(names) - set(known)) if known else ():
                 mistakes.note(
                     InputError(
-                        f"`artifacts.grams.tasks` names the unknown {kind} `{unknown}`; known are {', '.join(known)}",
-                        where="artifacts.grams.tasks",
+                        f"`{where}` names the unknown {kind} `{unknown}`; known are {', '.join(known)}",
+                        where=where,
                         fix=suggestion(unknown, known),
                     )
                 )
+        if artifacts.regression is not None and REGRESSION in experts:
+            mistakes.note(
+                InputError(
+                    f"`{REGRESSION}` names what this run makes, in recipes",
+                    expected="an expert of another name",
+                    where=f"sources.experts.{REGRESSION}",
+                    fix="rename the expert",
+                )
+            )
         if mistakes.errors:
             raise refused(mistakes.errors)
         return artifacts
+
+
+def _named_by(
+    artifacts: ArtifactsConfig, experts: Sequence[str], tasks: Sequence[str]
+) -> Iterator[tuple[str, str, Collection[str], Sequence[str]]]:
+    """Yields which experts and tasks are named where, and which there are."""
+    for key, config in (("grams", artifacts.grams), ("regression", artifacts.regression)):
+        if config is not None:
+            where = f"artifacts.{key}.tasks"
+            yield where, "expert", [*config.tasks], experts
+            yield where, "task", [name for names in config.tasks.values() for name in names], tasks
+    if artifacts.regression is not None:
+        yield "artifacts.regression.prompts", "task", [*artifacts.regression.prompts], tasks
 
 
 def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, with_items: bool = False) -> Spec:

@@ -19,12 +19,13 @@ from crossbreed.runs.workers.attempts import Log
 from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.runs.workers.worker import Worker
+from crossbreed.types import REGRESSION
 
 
 def prepare_artifacts(
     plan: Plan, on_event: Listener = ignore, *, begun: RunRecord | None = None, kept: Path | None = None
 ) -> Plan:
-    """Returns the plan with the artifacts of its spec; see `workers.grams`.
+    """Returns the plan with the artifacts of its spec; see `workers.grams` and `regression.artifact`.
 
     Args:
         plan: A new plan.
@@ -32,12 +33,16 @@ def prepare_artifacts(
         begun: The first record of the run, if it is not new.
         kept: The folder in which the run keeps artifacts.
     """
-    if plan.spec.artifacts.grams is None:
-        return plan
-    from crossbreed.runs.workers.grams import prepare_grams  # needs torch
+    recorded = begun.artifacts if begun else {}
+    if plan.spec.artifacts.grams is not None:
+        from crossbreed.runs.workers.grams import prepare_grams  # needs torch
 
-    recorded = begun.artifacts.get("grams") if begun else None
-    return prepare_grams(plan, on_event=on_event, recorded=recorded, kept=kept)
+        plan = prepare_grams(plan, on_event=on_event, recorded=recorded.get("grams"), kept=kept)
+    if plan.spec.artifacts.regression is not None:
+        from crossbreed.runs.regression.artifact import prepare_regression
+
+        plan = prepare_regression(plan, on_event=on_event, recorded=recorded.get(REGRESSION), kept=kept)
+    return plan
 
 
 def start_pool(plan: Plan, folder: Path, kept: Path, on_event: Listener, log: Log) -> Pool:

@@ -1,0 +1,63 @@
+"""A plan in words: what a run prepares, searches and reports, before it starts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from crossbreed.fitness import AdapterEngineConfig
+from crossbreed.runs.results.winner import NUM_FINALISTS
+from crossbreed.runs.search.warm_starts import place_of
+from crossbreed.types import Box
+
+if TYPE_CHECKING:
+    from crossbreed.runs.plan import Plan
+
+
+def plan_text(plan: "Plan") -> str:
+    """Returns the plan and cost of the run as text, to show before it starts."""
+    num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()}
+    experts, optimizer = len(plan.experts), plan.spec.optimizer.label
+    budget = plan.spec.optimizer.budget
+    limits = {"trials": budget.trials, "minutes": budget.minutes}
+    until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    num_others = len(plan.warm_starts) + len(plan.made_hashes)
+    initial = f"{len(plan.initial_candidates()) - num_others} baselines"
+    if plan.warm_starts:
+        initial += f", {len(plan.warm_starts)} warm starts"
+    steps, grams, slopes = "", plan.spec.artifacts.grams, plan.spec.fitness.slopes
+    regression = plan.spec.artifacts.regression
+    if grams is not None:
+        names = [task.name for task in plan.tasks]
+        read = [task for expert in plan.experts for task in grams.tasks_of(expert, names)]
+        number = _calibration_items(plan, read, at_most=grams.items)
+        steps += f"  prepare Grams of each expert, transformers in {grams.dtype}, {number}\n"
+    if regression is not None:
+        initial += ", a regression"
+        steps += f"  prepare a regression, transformers in {regression.dtype}, {regression.describe()}; "
+        steps += f"its checkpoint stays in the run folder: {plan.merged_bytes / 1e9:.2f} GB\n"
+    if plan.slope_kind is not None:
+        read = [task for task, share in plan.objectives[0].shares.items() if share]
+        number = _calibration_items(plan, read, at_most=slopes.items)
+        steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {number}\n"
+    if isinstance(plan.space.domain, Box) and (choices := plan.space.domain.choices) > 1:
+        steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
+        steps += "from the best of them\n"
+    for path, (_, recipe) in zip(plan.spec.warm_start, plan.warm_starts, strict=True):
+        steps += f"  warm    {path}: {place_of(recipe, plan.space)}\n"
+    size = f"{plan.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
+    made = size if plan.weights else "made by the engine"
+    if isinstance(plan.spec.fitness.engine, AdapterEngineConfig):
+        made = f"an adapter of at most rank {plan.spec.fitness.engine.max_rank} per candidate"
+    return (
+        f"{plan.spec.name}: {experts} experts, {plan.space.describe()}, {optimizer}\n{steps}"
+        f"  search  {initial} and {until}, {num_items['search']} items each\n"
+        f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
+        f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
+        f"  weights {made}"
+    )
+
+
+def _calibration_items(plan: "Plan", tasks: Sequence[str], *, at_most: int) -> str:
+    """Returns how many search items of these tasks are read: no split has more than it has."""
+    counts = {min(at_most, len(plan.items["search"][task].items)) for task in tasks}
+    span = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts, default=0)}"
+    return f"{span} items per task"

@@ -1,0 +1,80 @@
+"""The merge of a regression as an artifact: a checkpoint that a run makes before it searches, and a source of its own.
+
+It is a folder like any other full checkpoint's, with the base's configuration and tokenizer, and `regression.json`, the
+rule that it was made by. It lies in the cache folder of the machine (`CROSSBREED_CACHE`) under its content hash, and
+the run's folder has a copy: forward passes round otherwise on other processors, and it cannot be made again there.
+Recipes name it `regression`, by its content hash, beside base and experts: so every space, operator and engine takes it
+as one more expert.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from crossbreed.cache import is_ours
+from crossbreed.durable import write_atomically
+from crossbreed.errors import require
+from crossbreed.runs.events import Listener, ignore
+from crossbreed.runs.gram_files import folder
+from crossbreed.runs.made_sources import keep_made, made_source
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.regression.making import Making
+from crossbreed.runs.regression.texts import asked_of
+from crossbreed.runs.spec.regression import RegressionConfig
+from crossbreed.sources import Sources
+from crossbreed.sources.hashes import hash_of
+from crossbreed.types import REGRESSION, canonical_json
+
+
+def prepare_regression(
+    plan: Plan, *, on_event: Listener = ignore, recorded: str | None = None, kept: Path | None = None
+) -> Plan:
+    """Returns the plan with the regression of its spec as a source: that of the run, this machine's, or a new one.
+
+    Args:
+        plan: A new plan.
+        on_event: Called before it is made, and as layers are solved.
+        recorded: The content hash of the one that the run was begun with; None for a new run.
+        kept: The folder of the run's artifacts.
+
+    Raises:
+        InputError: there are no texts for an expert, or the model cannot be walked over.
+        EngineError: transformers could not run the model.
+    """
+    config = plan.spec.artifacts.regression
+    if config is None:
+        return plan
+    assert plan.weights is not None, "a plan with a regression has weights"
+    if recorded and (found := made_source(plan.weights.sources, recorded, folder(), kept)):
+        keep_made(found, folder())
+        return plan.with_sources(found)
+    return plan.with_sources(regression_of(making_of(plan, config), on_event))
+
+
+def making_of(plan: Plan, config: RegressionConfig) -> Making:
+    """Returns what the regression of a plan is made from."""
+    assert plan.weights is not None, "a plan with a regression has weights"
+    return Making(
+        weights=plan.weights,
+        config=config,
+        asked={name: asked_of(plan, config, name) for name in plan.spec.sources.experts},
+        dtype=plan.dtype,
+        max_model_len=plan.spec.fitness.max_model_len,
+    )
+
+
+def regression_of(making: Making, on_event: Listener) -> Sources:
+    """Returns the sources with their regression: from the cache of this machine, or newly made."""
+    require("transformers", extra="torch")
+    note = folder() / f"{hash_of([canonical_json(making.rule())])}.{REGRESSION}"
+    sources = making.weights.sources
+    if note.exists() and is_ours(note) and (found := made_source(sources, note.read_text(), folder())):
+        return found
+    folder().mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder()) as new:
+        made = making.make(Path(new), on_event)
+        keep_made(made, folder())
+    content = made.structure.hashes[REGRESSION]
+    write_atomically(note, content.encode())
+    found = made_source(sources, content, folder())
+    assert found is not None, "it was written a moment ago"
+    return found

@@ -1,0 +1,145 @@
+"""Making a regression: the experts write or read their texts, the walk solves, and a checkpoint folder is written."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import Writing, build_engine, reference_config
+from crossbreed.fitness.engines.encoder import Encoder
+from crossbreed.kernels import SourceCache
+from crossbreed.patterns import part_matcher
+from crossbreed.recipes.named import scaled_merge, weighted_deltas
+from crossbreed.runs.events import Listener, PhaseStarting
+from crossbreed.runs.record.phase import Phase
+from crossbreed.runs.regression.memory import CACHE_BYTES
+from crossbreed.runs.regression.texts import Asked
+from crossbreed.runs.regression.walk import Settings, Text, walk
+from crossbreed.runs.spec.regression import RegressionConfig
+from crossbreed.runs.weights import Weights
+from crossbreed.sources import Sources
+from crossbreed.sources.hashes import hash_of
+from crossbreed.sources.opening import with_made
+from crossbreed.types import BASE, REGRESSION, Recipe, canonical_json
+
+_SCHEMA = 1
+"""The version of the rule. Increment it with every change of what is computed."""
+_SIDE_ENDINGS = (".json", ".jinja", ".model", ".txt")
+"""Of the files of configurations and tokenizers."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Making:
+    """All that a regression is made from."""
+
+    weights: Weights
+    """Base and experts."""
+    config: RegressionConfig
+    asked: Mapping[str, Asked]
+    """Expert -> what it is asked for."""
+    dtype: str
+    """Of the result."""
+    max_model_len: int | None = None
+    """Longest text, in tokens; None: what the model allows."""
+
+    def rule(self) -> dict[str, Any]:
+        """Returns what says how to make it again, as JSON. Of the texts it has hashes, not the user's items."""
+        encoder = self._encoder()
+        return {
+            "schema": _SCHEMA,
+            "sources": dict(self.weights.structure.hashes),
+            "host": self.weights.host_hashes,
+            "settings": self.config.model_dump(mode="json", exclude={"tasks", "prompts"}),
+            "dtype": self.dtype,
+            "texts": {name: hash_of([canonical_json(one.rule(encoder))]) for name, one in self.asked.items()},
+            "threads": torch.get_num_threads(),  # on which rounding depends
+            "versions": {package: version(package) for package in ("torch", "transformers")},
+        }
+
+    def make(self, new: Path, on_event: Listener) -> Sources:
+        """Makes it in an empty folder, and returns the sources with it.
+
+        Raises:
+            InputError: there are no texts for an expert, or the model cannot be walked over.
+            EngineError: transformers could not run the model.
+            InvalidWeights: NaN or Inf came up.
+        """
+        on_event(PhaseStarting(phase=Phase.REGRESSION, detail="calibration texts"))
+        texts, sources, anchor = self._texts(), self.weights.sources, self.anchor()
+        for number in range(self.config.passes):
+            cache = SourceCache(budget_bytes=CACHE_BYTES)
+            opened, path = replace(self.weights, sources=sources, cache=cache), new / str(number)
+            stream = walk(opened, texts, anchor, self._settings(), on_layer=partial(_tell, on_event))
+            self._write(path, dict(stream))
+            sources = with_made(self.weights.sources, REGRESSION, path)
+            anchor = weighted_deltas({REGRESSION: 1.0}, hashes=sources.structure.hashes, dtype=self.dtype)
+        return sources
+
+    def anchor(self) -> Recipe:
+        """Returns the merge around which matrices are solved. What is no matrix has the mean of the deltas."""
+        rules = scaled_merge(
+            self.config.anchor, self.config.anchor_scale, experts=[*self.asked], matrices=self.weights.projections
+        )
+        return Recipe(base=BASE, sources=self.weights.structure.hashes, rules=rules, dtype=self.dtype)
+
+    def _settings(self) -> Settings:
+        config, matchers = self.config, [part_matcher(pattern) for pattern in self.config.modules]
+        return Settings(
+            ridge=config.ridge,
+            own=config.own,
+            answer_weight=config.answer_weight,
+            in_row_space=config.row_space,
+            tokens=config.tokens,
+            dtype=getattr(torch, config.dtype),
+            device=config.device,
+            is_solved=lambda name: not matchers or any(matches(name) for matches in matchers),
+        )
+
+    def _texts(self) -> dict[str, list[Text]]:
+        """Has each expert write what is asked for."""
+        config, weights, found = self.config, self.weights, dict[str, list[Text]]()
+        settings = reference_config(dtype=config.dtype, device=config.device, context_tokens=self.max_model_len)
+        engine = build_engine(settings, weights.host, end_token_ids=weights.sources.end_token_ids)
+        assert isinstance(engine, Writing), "the reference engine writes"
+        encoder = self._encoder()
+        encoder.end_at(weights.sources.end_token_ids)
+        try:
+            for name, one in self.asked.items():
+                recipe = weighted_deltas({name: 1.0}, hashes=weights.structure.hashes, dtype="float32")
+                engine.adopt(recipe, weights.materialize_once(recipe))
+                found[name] = one.texts(engine.write, encoder)
+                if not found[name]:
+                    raise InputError(
+                        f"there are no calibration texts for expert `{name}`",
+                        expected="items or prompts of one of its tasks, or samples",
+                        where="artifacts.regression",
+                        fix="set `artifacts: {regression: {samples: {}}}`, or prompts for one of its tasks",
+                    )
+        finally:
+            engine.close()
+        return found
+
+    def _encoder(self) -> Encoder:
+        return Encoder(self.weights.host, max_model_len=self.max_model_len)
+
+    def _write(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Writes a checkpoint folder with the base's configuration and tokenizer, and the rule."""
+        path.mkdir()
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, path / "model.safetensors", metadata={"format": "pt"})
+        for file in sorted(self.weights.host.iterdir()):
+            if file.suffix in _SIDE_ENDINGS and ".safetensors." not in file.name and file.is_file():
+                shutil.copyfile(file, path / file.name)
+        (path / f"{REGRESSION}.json").write_text(json.dumps(self.rule(), indent=2) + "\n")
+
+
+def _tell(on_event: Listener, layer: int, number: int) -> None:
+    on_event(PhaseStarting(phase=Phase.REGRESSION, detail=f"layer {layer} of {number}"))

@@ -1,0 +1,68 @@
+"""What a regression needs of memory while it is made, from shapes and the lengths of texts alone."""
+
+from collections import defaultdict
+from math import prod
+
+from crossbreed.runs.plan import Plan
+from crossbreed.runs.spec.regression import RegressionConfig
+from crossbreed.runs.weights import BYTES
+from crossbreed.sources.naming import is_projection, is_stored_transposed, layer_of
+
+CACHE_BYTES = 64 << 20
+"""Of what merges of the same sources find out, for the next ones: in a walk, each matrix is made once."""
+_SUM_BYTES = 8
+"""Of a number of the sums, which are fp64."""
+
+
+def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
+    """Returns the most memory that the walk takes, beside the sources, which are mapped.
+
+    Without the process itself, and without texts that experts write.
+    """
+    assert plan.weights is not None, "a plan with a regression has weights"
+    width, model_type = BYTES[config.dtype], plan.weights.sources.base.config.get("model_type")
+    layers = defaultdict[int, list[tuple[int, int]]](list)
+    sizes = defaultdict[int, int](int)
+    outside = 0
+    for name, info in plan.structure.tensors.items():
+        layer = layer_of(name)
+        if layer is None:
+            outside += prod(info.shape)
+            continue
+        sizes[layer] += prod(info.shape)
+        if is_projection(name, info.shape):
+            rows, columns = info.shape[::-1] if is_stored_transposed(name, model_type) else info.shape
+            layers[layer].append((rows, columns))
+    tokens, hidden = num_tokens(plan, config), _hidden(plan)
+    models = 2 if config.own == 1 else 1 + len(plan.experts)
+    weights = width * max(sizes.values(), default=0) * models
+    outputs = max((sum(rows for rows, _ in one) for one in layers.values()), default=0)
+    texts = width * (tokens * (2 * hidden + outputs) + config.tokens * 2 * outputs)  # of all, and of a batch meanwhile
+    sums = max((_solving(one) for one in layers.values()), default=0)
+    return plan.merged_bytes + width * 2 * outside + weights + texts + sums + CACHE_BYTES
+
+
+def _solving(matrices: list[tuple[int, int]]) -> int:
+    """The Gram and its factor, and the cross terms and changes of the matrices that may share them."""
+    by_columns = defaultdict[int, int](int)
+    for rows, columns in matrices:
+        by_columns[columns] = max(by_columns[columns], rows)
+    return max(_SUM_BYTES * (2 * columns * columns + 4 * rows * columns) for columns, rows in by_columns.items())
+
+
+def num_tokens(plan: Plan, config: RegressionConfig) -> int:
+    """Tokens of search items with their answers; of prompts and samples nothing is known but their number."""
+    total, names = 0, [task.name for task in plan.tasks]
+    for expert in plan.experts:
+        for task in plan.tasks:
+            if task.name in config.tasks_of(expert, names) and task.name in plan.lengths:
+                totals = plan.lengths[task.name].totals
+                total += sum(totals[item.id] for item in plan.items["search"][task.name].items[: config.items])
+        total += 0 if config.samples is None else 2 * config.samples.texts * config.samples.max_tokens
+    return total
+
+
+def _hidden(plan: Plan) -> int:
+    """The width of hidden states: of a norm inside the layers."""
+    widths = [info.shape[0] for name, info in plan.structure.tensors.items() if len(info.shape) == 1 and "norm" in name]
+    return max(widths, default=0)
