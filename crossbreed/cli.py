@@ -369,14 +369,16 @@ def init(
     ],
     items: Annotated[list[Path], typer.Option("--items", help="A file of items, a task; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", help="The spec to write; never one that exists.")] = Path("spec.yaml"),
-    answer_field: Annotated[str | None, typer.Option(help="The field of the gold answer.")] = None,
-    prompt_field: Annotated[str | None, typer.Option(help="The field of the question.")] = None,
+    answer_field: Annotated[
+        list[str] | None, typer.Option(help="The field of the gold answer; may be repeated for other files.")
+    ] = None,
+    prompt_field: Annotated[list[str] | None, typer.Option(help="The field of the question; likewise.")] = None,
 ) -> None:
     """Write a first spec that runs, guessed from models and items."""
     from crossbreed.runs.drafting.draft import write_draft
     from crossbreed.runs.drafting.text import str_of
 
-    draft = write_draft(model, experts, items=items, out=out, answer=answer_field, prompt=prompt_field)
+    draft = write_draft(model, experts, items=items, out=out, answers=answer_field or (), prompts=prompt_field or ())
     for remark in draft.remarks:
         typer.echo(f"guessed  {str_of(remark)}", err=True)
     typer.echo(f"{out}: `crossbreed check {out}` shows what will be asked; `crossbreed run {out}` starts", err=True)

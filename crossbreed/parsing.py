@@ -50,9 +50,18 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def visible(name: str) -> str:
+    """Returns a name for messages: in quotes if blanks at its ends would not be seen.
+
+    >>> visible("answer"), visible("answer "), visible("")
+    ('answer', "'answer '", "''")
+    """
+    return name if name and name == name.strip() else repr(name)
+
+
 def any_of(names: Iterable[object]) -> str:
     """Returns the names as a list for messages."""
-    texts = [str(name)[:_MOST_OF_A_NAME] for name in names]
+    texts = [visible(str(name)[:_MOST_OF_A_NAME]) for name in names]
     more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
     return (", ".join(texts[:_MOST_NAMES]) or "nothing") + more
 

@@ -40,7 +40,7 @@ def headings(page: Path) -> set[str]:
 FILE = re.compile(r"[\w./-]+\.(py|hpp|cpp|md)|\w[\w/]*/")
 """What names a file or a folder of the tree; other files that pages name lie in run folders."""
 DOTTED = re.compile(r"crossbreed(\.\w+)+")
-MADE_BY_USERS = {"README.md"}
+MADE_BY_USERS = {"README.md", "answers/"}
 """Files of run folders and models that look like files of the tree."""
 NO_NAMES = {"crossbreed.json"}
 """Files that look like names in full."""

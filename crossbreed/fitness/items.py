@@ -5,7 +5,7 @@ Search, selection and report items are three types: a function that takes `Searc
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, TypeAlias
@@ -15,6 +15,7 @@ from pydantic import Field
 from crossbreed.config import Config
 from crossbreed.errors import InputError, excerpt, first_line
 from crossbreed.fitness.values import FieldValue, is_unicode
+from crossbreed.parsing import any_of
 from crossbreed.randomness import spawn
 from crossbreed.types import canonical_json, content_id
 
@@ -230,11 +231,31 @@ def field_of(item: Item, name: str, *, task: str) -> FieldValue:
         InputError: the item has no such field; the message lists its fields.
     """
     if name not in item.fields:
-        raise InputError(
-            f"item `{item.id}` has no field `{name}`",
-            expected=f"the field `{name}` in every item",
-            got=", ".join(sorted(item.fields)) or "no fields",
-            where=item.place(task),
-            fix="correct the field's name in the task, or the item",
-        )
+        raise no_field(item, name, task=task)
     return item.fields[name]
+
+
+def no_field(item: Item, name: str, *, task: str, also: str = "") -> InputError:
+    """Returns the error for a field that an item does not have; it lists those that it has.
+
+    Args:
+        item: The item.
+        name: The field.
+        task: The task that names it.
+        also: What else may be wrong, for the advice.
+    """
+    return InputError(
+        f"item `{item.id}` has no field `{name}`",
+        expected=f"the field `{name}` in every item",
+        got=any_of(sorted(item.fields)) if item.fields else "no fields",
+        where=item.place(task),
+        fix=_other_spelling(name, item.fields) or f"correct the field's name in the task, or the item{also}",
+    )
+
+
+def _other_spelling(name: str, names: Iterable[str]) -> str:
+    """Returns what to write where a field differs in case or in blanks at its ends alone; else nothing."""
+    found = next((other for other in names if other.strip().casefold() == name.strip().casefold()), None)
+    if found is None:
+        return ""
+    return f"the file has it as {canonical_json(found)}: write it so in the task, or rename it there"

@@ -88,6 +88,30 @@ def test_a_gold_that_is_no_text_is_refused_with_its_line(tmp_path: Path, gold: s
     assert caught.value.where == f"task `t`, field `a`, {path}, line 2"
 
 
+@pytest.mark.parametrize("name", ["a ", " a", "\u00a0a", "A"])
+def test_a_field_that_looks_like_another_is_named_so_that_one_sees_it(tmp_path: Path, name: str) -> None:
+    path = lines(tmp_path, json.dumps({"q ": "1 + 1", name: "2"}))
+    prompt = "{q } ="
+    with pytest.raises(InputError, match="no field `a`") as caught:
+        load_tasks([generate(path, prompt=prompt)])
+    written = json.dumps(name, ensure_ascii=False)
+    assert caught.value.fix == f"the file has it as {written}: write it so in the task, or rename it there"
+    assert (repr(name) if name != "A" else "A") in caught.value.got.split(", ")
+    answer = read_yaml(written, what="answer", where="x")
+    assert first_of(generate(path, prompt=prompt, answer=answer)) == ("1 + 1 =", "2")
+    with pytest.raises(InputError, match="no field `q`") as caught:
+        load_tasks([generate(path, answer=name)])
+    assert caught.value.fix.startswith('the file has it as "q ": ')
+
+
+def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
+    path = lines(tmp_path, "q;a", "Germany;83,2", "Malta;0,5", name="x.csv")
+    with pytest.raises(InputError) as caught:
+        load_tasks([generate(path, metric="number")])
+    assert caught.value.fix == "a comma divides thousands: write decimals after a point, as in 83.2"
+    assert caught.value.got == "all 2 items alike; the first: '83,2'"
+
+
 @pytest.mark.parametrize("value", ["null", "true", "{}", "[1]"])
 def test_a_field_that_is_no_text_is_not_shown(tmp_path: Path, value: str) -> None:
     with pytest.raises(InputError, match="cannot be shown in the prompt") as caught:

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def questions(number: int = 40, **more: Any) -> list[dict[str, Any]]:
     return [{"question": phrase, "answer": str(i * 7), **more} for i, phrase in enumerate(phrases(number, 4))]
 
 
-def drafted(base: Path, experts: list[str], *items: Path, out: str = "spec.yaml", **named: str) -> tuple[Spec, Draft]:
+def drafted(
+    base: Path, experts: list[str], *items: Path, out: str = "spec.yaml", **named: Sequence[str]
+) -> tuple[Spec, Draft]:
     draft = write_draft(str(base), experts, items=items, out=Path(out), **named)
     assert Path(out).read_text(encoding="utf-8") == draft.text
     spec = load_spec(out)
@@ -68,7 +71,7 @@ def drafted(base: Path, experts: list[str], *items: Path, out: str = "spec.yaml"
     return spec, draft
 
 
-def refused(base: Path | str, experts: list[str], *items: Path, **named: str) -> InputError:
+def refused(base: Path | str, experts: list[str], *items: Path, **named: Sequence[str]) -> InputError:
     with pytest.raises(InputError) as caught:
         write_draft(str(base), experts, items=items, out=Path("spec.yaml"), **named)
     assert not Path("spec.yaml").exists()
@@ -206,8 +209,39 @@ def test_no_gold(folder: Path, toy_base: Path, plain: list[str]) -> None:
     said = refused(toy_base, plain, path)
     assert said.problem == "which field holds the gold answer?"
     assert said.fix == "add --answer-field level, or another of them"
-    spec, _ = drafted(toy_base, plain, path, answer="level")
+    spec, _ = drafted(toy_base, plain, path, answers=["level"])
     assert spec.fitness.tasks[0].answer == "level"
+
+
+def test_files_whose_golds_have_other_names(folder: Path, toy_base: Path, plain: list[str]) -> None:
+    counts = lines(folder / "x.jsonl", [{"word": p, "n": i} for i, p in enumerate(phrases(40, 4))])
+    cities = lines(folder / "y.jsonl", [{"land": p, "city ": p[:4]} for p in phrases(40, 3)])
+    assert "'city ': " in refused(toy_base, plain, cities).got, "a blank that cannot be seen is in quotes"
+    out = [f"--answer-field={name}" for name in ("n", "city ")]
+    done = CliRunner().invoke(app, ["init", str(toy_base), *plain, "--items", str(counts), str(cities), *out])
+    assert done.exit_code == 0, done.stderr
+    assert [task.answer for task in load_spec("spec.yaml").fitness.tasks] == ["n", "city "]
+
+
+@pytest.mark.parametrize(
+    ("gold", "metric"),
+    [
+        ("{n}", "number"),
+        ("{n} km", "number"),
+        ("it is {n}. #### {n}", "number"),
+        ("${n},000.50", "number"),
+        ("{n}e3", "number"),
+        ("B{n}", "exact_match"),
+        ("{month} {n}", "exact_match"),
+    ],
+)
+def test_numbers_are_compared_as_such_where_nothing_else_tells_golds_apart(
+    folder: Path, toy_base: Path, plain: list[str], gold: str, metric: str
+) -> None:
+    months = ("May", "June")
+    items = [{"q": p, "a": gold.format(n=i + 1, month=months[i % 2])} for i, p in enumerate(phrases(40, 4))]
+    spec, _ = drafted(toy_base, plain, lines(folder / "x.jsonl", items))
+    assert spec.fitness.tasks[0].metric == metric
 
 
 @pytest.mark.parametrize("gap", [None, "", ...])
@@ -225,12 +259,12 @@ def test_no_question(folder: Path, toy_base: Path, plain: list[str]) -> None:
     items = [{"left": p, "right": p[::-1], "answer": str(i)} for i, p in enumerate(phrases(40, 4))]
     path = lines(folder / "x.jsonl", items)
     assert refused(toy_base, plain, path).fix == "add --prompt-field left, or another of them"
-    spec, _ = drafted(toy_base, plain, path, prompt="right")
+    spec, _ = drafted(toy_base, plain, path, prompts=["right"])
     assert spec.fitness.tasks[0].prompt == "Question: {right}\nAnswer:"
     Path("spec.yaml").unlink()
-    assert "did you mean" in refused(toy_base, plain, path, prompt="rigth").fix
+    assert "did you mean" in refused(toy_base, plain, path, prompts=["rigth"]).fix
     other = lines(folder / "y.jsonl", questions())
-    spec, _ = drafted(toy_base, plain, path, other, prompt="right")  # of no account where there is none
+    spec, _ = drafted(toy_base, plain, path, other, prompts=["right"])  # of no account where there is none
     assert [task.prompt for task in spec.fitness.tasks] == [
         f"Question: {{{f}}}\nAnswer:" for f in ("right", "question")
     ]

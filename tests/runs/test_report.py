@@ -168,6 +168,19 @@ def test_text_names_every_row_and_says_what_it_means(report: Report) -> None:
     assert "No bred merge beat" not in text
 
 
+def test_no_name_is_cut_in_a_narrow_terminal(report: Report) -> None:
+    long = replace(report, scalar=replace(MEAN, tasks=(*MEAN.tasks, "capitals", "letters", "history", "chats")))
+    buffer = io.StringIO()
+    Console(file=buffer, width=50).print(summary(long))
+    text = buffer.getvalue()
+    assert "\u2026" not in text
+    assert all(name in text for name in long.scalar.tasks)
+    table = text.partition("Report split")[2].partition("\n\n")[0]
+    assert f"{report.winner.value.mean:.3f} [" in table
+    assert "uniform" in table
+    assert max(map(len, text.splitlines())) <= 50
+
+
 def test_text_says_when_nothing_bred_won() -> None:
     trials = search()
     scores = scores_on("report", reported(trials, [MEAN], 3))

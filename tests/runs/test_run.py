@@ -3,6 +3,7 @@ import re
 import shlex
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from toy_runs import SKILLS, journal_of, records_of, trials_of, write_spec
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs import build_plan, dump_spec, load_spec, publish_run, report_on, run
 from crossbreed.runs.events import Event, TrialDone
+from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.results.report_text import caveats
 from crossbreed.runs.results.show import show_json, show_text, show_trial
@@ -162,6 +164,14 @@ def test_another_spec_on_the_folder_is_refused(finished: Path, spec: Path) -> No
         run(load_spec(spec, ["space.groups.layers=4"]), finished)
     assert "space.groups.layers: 2 -> 4" in str(caught.value)
     assert (finished / "journal.jsonl").read_bytes() == before
+
+
+def test_items_that_have_changed_are_named_by_their_task(spec: Path) -> None:
+    begun = build_plan(load_spec(spec)).run_record()
+    changed = replace(begun, contents={**begun.contents, "red": "0" * 12})
+    with pytest.raises(InputError, match="started with other items") as caught:
+        check_same_run(begun, changed, where="run")
+    assert caught.value.got == "those of red have changed"
 
 
 def test_scores_are_of_the_items_that_the_journal_names(finished: Path) -> None:

@@ -1,6 +1,11 @@
 """Answers in rows: what a person reads on a terminal."""
 
-from crossbreed.runs.results.answers import AnswerRow, Asked, rows_text
+import pytest
+
+from crossbreed.fitness import ChoiceTask, GenerateTask, Item, PerplexityTask, Task, TaskConfig
+from crossbreed.runs.results.answers import AnswerRow, Asked, Questions, rows_text
+
+ASKED = {"name": "t", "items": "-", "prompt": "{q}:", "answer": "a"}
 
 
 def row(value: float, *, answer: str | None = "17", less_is_better: bool = False, item_id: str = "a") -> AnswerRow:
@@ -48,3 +53,20 @@ def test_what_moves_a_cursor_is_shown_as_text() -> None:
 def test_what_is_not_at_hand_is_left_out() -> None:
     found = AnswerRow(task="t", item_id="i", asked=None, answers=(None,), values=(0.0,), less_is_better=False)
     assert text(found) == "t: 0 of 1 right\n  wrong  i"
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "shown"),
+    [
+        (GenerateTask(kind="generate", **ASKED), ["Kyiv", "Kiev", "Kyiv "], "Kyiv | Kiev"),
+        (GenerateTask(kind="generate", metric="number", **ASKED), [46, "46.5"], "46 | 46.5"),
+        (GenerateTask(kind="generate", **ASKED), "Kyiv", "Kyiv"),
+        (ChoiceTask(kind="choice", choices="o", **ASKED), "B", "Riga"),
+        (PerplexityTask(kind="perplexity", name="t", items="-", text="q"), "", ""),
+    ],
+)
+def test_all_right_answers_are_shown_beside_the_one_that_was_given(kind: TaskConfig, gold: object, shown: str) -> None:
+    item = Item(id="a", fields={"q": "Where", "a": gold, "o": ["Kyiv", "Riga"]})  # type: ignore[dict-item]
+    asked = Questions([Task(kind=kind, items=(item,))]).find("t", "a")
+    assert asked is not None
+    assert asked.gold == shown

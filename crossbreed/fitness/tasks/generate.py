@@ -13,6 +13,8 @@ from crossbreed.fitness.tasks.metrics import METRICS, check_pattern
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.registry import Named
 
+_DECIMAL_COMMA = re.compile(r"[-+\u2212]?\d+,\d+")
+
 
 class GenerateTask(PromptTaskConfig):
     """A prompt whose greedy answer is compared with a gold text."""
@@ -102,7 +104,9 @@ class GenerateTask(PromptTaskConfig):
                 fix="remove it from `stop`, or from the item",
             )
         if not whole:
-            raise self.unscorable(item, expected=f"an answer that `metric: {self.metric}` can match")
+            comma = metric.by_value and _DECIMAL_COMMA.fullmatch(self._texts(item)[0].strip())
+            fix = "a comma divides thousands: write decimals after a point, as in 83.2" if comma else ""
+            raise self.unscorable(item, expected=f"an answer that `metric: {self.metric}` can match", fix=fix)
         return tuple(whole)
 
     def _stops(self, item: Item) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from crossbreed.fitness.items import Item
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.metrics import METRICS
 from crossbreed.fitness.tasks.prompts import is_chat
-from crossbreed.parsing import any_of, shown, suggestion
+from crossbreed.parsing import any_of, shown, suggestion, visible
 
 Settings: TypeAlias = dict[str, Any]
 Sureness: TypeAlias = Literal["sure", "likely", "a guess"]
@@ -51,6 +51,8 @@ _OPTIONS = re.compile(r"(?:(?:option|choice|answer|ending|opt|sol)[ _-]?)?([a-h]
 """A column that holds one option, as `A`, `option_b` or `choice1`."""
 _UNWRITABLE = set(".[]{}!:")
 """Characters of a field's name that mean something else in a prompt."""
+_NUMERAL = re.compile(r"(?<![^\W\d_])\d[\d.,'\u2019_]*(?:[eE][-+\u2212]?\d+)?")
+"""Digits that no letter stands before."""
 _LONG_WORDS = 30
 """A gold of more words is a text, which no answer equals."""
 
@@ -74,13 +76,13 @@ class Guess:
     remarks: tuple[Remark, ...]
 
 
-def guess_task(path: Path, *, answer: str | None, prompt: str | None, in_chats: bool) -> Guess:
+def guess_task(path: Path, *, answers: Sequence[str], prompts: Sequence[str], in_chats: bool) -> Guess:
     """Guesses the kind and settings of a task from its items.
 
     Args:
         path: The file.
-        answer: The field of the gold answer, if the user has named it; of no account in a file without it.
-        prompt: The field of the question, likewise.
+        answers: Fields of gold answers that the user has named: the first that the file has is its own.
+        prompts: Fields of questions, likewise.
         in_chats: Whether prompts should go through the chat template.
 
     Raises:
@@ -89,7 +91,7 @@ def guess_task(path: Path, *, answer: str | None, prompt: str | None, in_chats: 
     """
     items = load_items(path)
     fields = _Fields(path, items)
-    answer, prompt = (name if name in fields.names else None for name in (answer, prompt))
+    answer, prompt = (next((name for name in named if name in fields.names), None) for named in (answers, prompts))
     if (found := _options(fields, answer)) is not None:
         settings, gold = found
         asked, remarks = _asked(fields, prompt, gold=gold, others=_listed(settings["choices"]), in_chats=in_chats)
@@ -152,11 +154,11 @@ class _Fields:
         return [field for name in names for field in among if field.casefold() == name]
 
     def question(self, problem: str, flag: str, among: Sequence[str]) -> InputError:
-        first = self.items[0].fields
+        first = {visible(name): shown(self.items[0].fields[name])[:60] for name in self.names}
         return InputError(
             problem,
             expected=f"{flag} FIELD",
-            got="; ".join(f"{name}: {shown(first[name])[:60]}" for name in self.names)[:280] or "no common field",
+            got="; ".join(f"{name}: {value}" for name, value in first.items())[:280] or "no common field",
             where=str(self.path),
             fix=f"add {flag} {next(iter(among), 'FIELD')}" + ", or another of them" * (len(among) > 1),
         )
@@ -356,10 +358,21 @@ def _text(fields: _Fields, context: Sequence[str], question: str, in_chats: bool
     return f"{place}\nAnswer:" if context else f"Question: {place}\nAnswer:"
 
 
+def _unit(gold: str) -> str | None:
+    """Returns the words beside the number of a gold answer; None if the digits are part of a word: `B12`.
+
+    >>> _unit("48 / 2 = 24 #### 24 km"), _unit("1.5e3"), _unit("B12"), _unit("May 5")
+    ('km', '', None, 'may')
+    """
+    rest = _NUMERAL.sub(" ", gold.rpartition("####")[2])
+    return None if re.search(r"\d", rest) else " ".join(re.findall(r"[^\W\d_]+", rest)).casefold()
+
+
 def _metric(fields: _Fields, gold: str) -> tuple[str, str]:
     """Returns the metric of generated answers, and why."""
     texts = [str(one) for value in fields.values(gold) for one in (value if isinstance(value, list) else [value])]
-    if all(METRICS["number"].can_match(text) for text in texts):
+    units = set(map(_unit, texts))
+    if len(units) == 1 and None not in units and all(METRICS["number"].can_match(text) for text in texts):
         return "number", "every gold is a number"
     if max(len(text.split()) for text in texts) > _LONG_WORDS:
         return "exact_match", "but some golds are long texts, which no answer equals: shorten them, or rank options"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossbreed.errors import InputError, excerpt
-from crossbreed.fitness.items import Item, field_of
+from crossbreed.fitness.items import Item, field_of, no_field
 from crossbreed.fitness.values import text_of
 
 _ROLES = ("system", "user", "assistant")
@@ -151,15 +151,14 @@ class _Filler(string.Formatter):
 
     def _unknown(self, name: str) -> InputError:
         is_literal = not name.isidentifier() and not any(name in other for other in self._item.fields if name)
-        written = "{}" if name.isdigit() else "{" + name + "...}"
+        if not is_literal:
+            return no_field(self._item, name, task=self._task, also=f"; or {_BRACES}")
         return InputError(
-            "the prompt has a brace that begins no field"
-            if is_literal
-            else f"item `{self._item.id}` has no field `{name}`",
-            expected=f"a field of the item in braces; {_BRACES}" if is_literal else f"the field `{name}` in every item",
-            got=written if is_literal else ", ".join(sorted(self._item.fields)) or "no fields",
+            "the prompt has a brace that begins no field",
+            expected=f"a field of the item in braces; {_BRACES}",
+            got="{}" if name.isdigit() else "{" + name + "...}",
             where=self._item.place(self._task),
-            fix=_BRACES if is_literal else f"correct the field's name in the task, or the item; or {_BRACES}",
+            fix=_BRACES,
         )
 
 

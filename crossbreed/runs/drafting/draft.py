@@ -44,8 +44,8 @@ def write_draft(
     *,
     items: Sequence[Path],
     out: Path,
-    answer: str | None = None,
-    prompt: str | None = None,
+    answers: Sequence[str] = (),
+    prompts: Sequence[str] = (),
 ) -> Draft:
     """Writes a first spec to a new file, once it has passed `check`.
 
@@ -54,8 +54,8 @@ def write_draft(
         experts: Checkpoints or adapters.
         items: Files of items, a task each.
         out: The file.
-        answer: The field of the gold answer, in files that have it; None: it is guessed.
-        prompt: The field of the question, likewise.
+        answers: Fields of gold answers, each for the files that have it; for others it is guessed.
+        prompts: Fields of questions, likewise.
 
     Raises:
         InputError: the file exists, a model or file is of no use, or the files do not say which field is which.
@@ -65,7 +65,7 @@ def write_draft(
         raise InputError("the file exists, and init writes over nothing", got=str(out), where="--out", fix=fix)
     if not out.parent.is_dir():
         raise InputError("there is no such folder", got=str(out.parent), where="--out", fix="make it, or name another")
-    draft = make_draft(model, experts, items=items, folder=out.parent, answer=answer, prompt=prompt)
+    draft = make_draft(model, experts, items=items, folder=out.parent, answers=answers, prompts=prompts)
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(draft.text)
@@ -81,8 +81,8 @@ def make_draft(
     *,
     items: Sequence[Path],
     folder: Path,
-    answer: str | None = None,
-    prompt: str | None = None,
+    answers: Sequence[str] = (),
+    prompts: Sequence[str] = (),
 ) -> Draft:
     """Returns the spec that `write_draft` writes into a folder; the errors are the same."""
     require("transformers", extra="torch")
@@ -95,13 +95,13 @@ def make_draft(
     mistakes = Collector()
     with mistakes.noted():
         sources = open_sources(model, dict(zip(names, experts, strict=True)))
-    for flag, field in (("--answer-field", answer), ("--prompt-field", prompt)):
-        if field is not None:
+    for flag, fields in (("--answer-field", answers), ("--prompt-field", prompts)):
+        for field in fields:
             require_field(field, items, flag=flag)
     guesses: dict[str, Guess] = {}
     for name, path in zip(tasks, items, strict=True):
         with mistakes.noted():
-            guesses[name] = guess_task(path, answer=answer, prompt=prompt, in_chats=_is_chat(experts))
+            guesses[name] = guess_task(path, answers=answers, prompts=prompts, in_chats=_is_chat(experts))
     mistakes.require_none()
     raw, remarks = _spec(sources, guesses)
     called = folder.resolve().name

@@ -8,6 +8,7 @@ from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Task, looks_hashed
+from crossbreed.parsing import any_of
 from crossbreed.runs.record.records import ItemIds, RunClock, RunRecord, without_clock
 from crossbreed.runs.record.versions import versions
 from crossbreed.runs.spec import Spec
@@ -93,6 +94,15 @@ def check_same_run(
             got=f"{now[differing[0]]}: another processor or version of torch rounds differently",
             where=str(where),
             fix="set CROSSBREED_CACHE to the cache folder of the machine that started the run, or choose another --out",
+        )
+    changed = [key.removeprefix("contents.") for key in differing if key.startswith("contents.")]
+    if changed and all(key.startswith(("contents.", "items.")) for key in differing):
+        raise InputError(
+            "this run folder was started with other items",
+            expected="the items of each task as they were",
+            got=f"those of {any_of(changed)} have changed",
+            where=str(where),
+            fix="put them back as they were, or choose another --out",
         )
     if differing == [_PLANNED]:
         raise InputError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import InputError, printable
-from crossbreed.fitness import Item, Loglikelihood, PromptTaskConfig, Task
+from crossbreed.fitness import Item, Loglikelihood, PromptTaskConfig, Task, TaskConfig
 from crossbreed.fitness.tasks import own_kind
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
@@ -22,7 +22,7 @@ class Asked:
     question: str
     """Without examples and system message."""
     gold: str
-    """Empty if the task has no right answer to show."""
+    """All right answers, with ` | ` between them. Empty if the task has none to show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,10 +170,16 @@ def _lines(row: AnswerRow) -> Iterator[str]:
 def _asked(task: Task, item: Item) -> Asked:
     kind = own_kind(task)
     if isinstance(kind, PromptTaskConfig):
-        return Asked(question=kind.question(item), gold=kind.shown(item))
+        return Asked(question=kind.question(item), gold=_golds(task, item))
     first = next(iter(task.requests(item)), None)
     if first is None:
-        return Asked(question="", gold=task.kind.shown(item))
+        return Asked(question="", gold=_golds(task, item))
     turns = [text for _, text in first.prompt.turns] + [first.prompt.text]
     shown = "\n".join(filter(None, turns)) or (first.continuation if isinstance(first, Loglikelihood) else "")
-    return Asked(question=shown, gold=task.kind.shown(item))
+    return Asked(question=shown, gold=_golds(task, item))
+
+
+def _golds(task: Task, item: Item) -> str:
+    kind = own_kind(task)
+    texts = kind.right_texts(item) if isinstance(kind, TaskConfig) else ()
+    return " | ".join(dict.fromkeys(texts)) or task.kind.shown(item)

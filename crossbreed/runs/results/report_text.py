@@ -1,5 +1,6 @@
 """The report in a terminal: one table, then its interpretation in a few sentences."""
 
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Group
@@ -93,10 +94,12 @@ def summary(report: Report) -> Group:
     """Returns the output of `crossbreed report`: the verdict, the table, and what it says."""
     tasks = list(report.winner.tasks)
     table = Table(title="Report split", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column(Text(printable(report.scalar.name)), justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")  # a name that is cut may be another's
+    objective = wrap(printable(report.scalar.name), len(with_interval(report.winner.value)))
+    table.add_column(Text("\n".join(objective)), justify="right", no_wrap=True)
     for task in tasks:
-        table.add_column(Text(printable(f"{task} (n={report.winner.tasks[task].n})")), justify="right")
+        name = Text(printable(f"{task} (n={report.winner.tasks[task].n})"))
+        table.add_column(name, justify="right", overflow="fold")
     for row in report.rows:
         style = "bold" if row.kind == "winner" else ""
         cells = [number(row.tasks[task].mean) for task in tasks]
