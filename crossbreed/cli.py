@@ -333,7 +333,7 @@ def evaluate(
         _print_json(found.to_json())
     else:
         for name, task in found.tasks.items():
-            typer.echo(f"{name:20} {task.mean:.4f}  [{task.low:.4f}, {task.high:.4f}]  n={task.n}")
+            typer.echo(f"{name:20} {task.mean:.4f}  [{task.low:.4f}, {task.high:.4f}]  {task.n} {split} items")
 
 
 @app.command("list")

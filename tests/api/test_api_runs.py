@@ -189,6 +189,7 @@ def test_the_key_is_in_no_file_and_no_message(path: Path, tmp_path: Path, monkey
     assert "export SERVICE_KEY" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_alone_cannot_be_answered_fails_and_the_others_do_not(path: Path, tmp_path: Path) -> None:
     service, clock, broken = FakeService(), SimulatedClock(), set[str]()
 

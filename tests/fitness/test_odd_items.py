@@ -112,6 +112,15 @@ def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
     assert caught.value.got == "all 2 items alike; the first: '83,2'"
 
 
+@pytest.mark.parametrize("question", ["", "  ", "\\u00a0"])
+def test_an_item_that_asks_nothing_is_refused(tmp_path: Path, question: str) -> None:
+    path = lines(tmp_path, '{"q": "1 + 1", "c": "", "a": "2"}', f'{{"q": "{question}", "c": "", "a": "3"}}')
+    with pytest.raises(InputError, match="asks nothing") as caught:
+        load_tasks([generate(path)])
+    assert caught.value.where == f"task `t`, field `q`, {path}, line 2"
+    assert first_of(generate(lines(tmp_path, '{"q": "1 + 1", "c": "", "a": "2"}'), prompt="{c}{q} ="))[0] == "1 + 1 ="
+
+
 @pytest.mark.parametrize("value", ["null", "true", "{}", "[1]"])
 def test_a_field_that_is_no_text_is_not_shown(tmp_path: Path, value: str) -> None:
     with pytest.raises(InputError, match="cannot be shown in the prompt") as caught:

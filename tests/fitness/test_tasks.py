@@ -52,7 +52,7 @@ def test_a_generate_task_asks_once_and_judges() -> None:
 
 
 def test_stops_are_the_users_or_a_newline_for_golds_of_one_line() -> None:
-    poem = Item(id="1", fields={"q": "", "a": "two\nlines"})
+    poem = Item(id="1", fields={"q": "A poem", "a": "two\nlines"})
     [request] = generate(metric="contains").requests(poem)
     assert isinstance(request, Generate)
     assert request.stop == ()

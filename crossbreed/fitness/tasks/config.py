@@ -164,10 +164,20 @@ class PromptTaskConfig(FileTaskConfig):
             raise self._without_field(f"fields are written {{{name}}}, not {{{{{name}}}}}")
         return fill_prompt(self.prompt, item, task=self.name)
 
-    def require_fields(self) -> None:
-        """Raises InputError if the prompt has no field, for kinds in which nothing else tells items apart."""
-        if self.messages is None and not field_names(self.prompt):
+    def require_question(self, item: Item) -> None:
+        """Raises InputError if the prompt says nothing of the item, for kinds in which nothing else tells items apart."""
+        if self.messages is not None:
+            return
+        if not (names := field_names(self.prompt)):
             raise self._without_field("name the field of the question in the prompt: {question}")
+        if not any(value.strip() for value in self.shown_values(item)):
+            raise InputError(
+                f"item `{item.id}` asks nothing",
+                expected=f"a text in {' or '.join(f'`{name}`' for name in names)}",
+                got="nothing, or blanks alone",
+                where=item.place(self.name, names[0]),
+                fix="fill it in, or remove the item",
+            )
 
     def shown_values(self, item: Item) -> list[str]:
         """Returns the texts of the fields in the prompt, or the turns."""

@@ -54,7 +54,7 @@ class GenerateTask(PromptTaskConfig):
         """Returns one Generate."""
         self._reachable(item)
         prompt = self.render(item)
-        self.require_fields()
+        self.require_question(item)
         return [Generate(prompt=prompt, max_tokens=self.max_tokens, stop=self._stops(item))]
 
     def needed(self, item: Item) -> tuple[str, ...]:

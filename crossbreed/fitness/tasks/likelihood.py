@@ -30,7 +30,7 @@ class LikelihoodTask(PromptTaskConfig):
 
     def requests(self, item: Item) -> list[Loglikelihood]:
         """Returns one Loglikelihood, of the gold answer."""
-        self.require_fields()
+        self.require_question(item)
         return [self.calibration(item)]
 
     def calibration(self, item: Item) -> Loglikelihood:
