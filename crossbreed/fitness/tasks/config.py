@@ -165,7 +165,7 @@ class PromptTaskConfig(FileTaskConfig):
         return fill_prompt(self.prompt, item, task=self.name)
 
     def require_question(self, item: Item) -> None:
-        """Raises InputError if the prompt says nothing of the item, for kinds in which nothing else tells them apart."""
+        """Raises InputError if the prompt says nothing of the item, for kinds in which nothing else tells."""
         if self.messages is not None:
             return
         if not (names := field_names(self.prompt)):
