@@ -137,6 +137,24 @@ def test_back_again_is_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        (status(404, says="which?", word="model_not_found"), ModelForgotten),
+        (status(422, says="a NaN", word="invalid_weights"), InvalidWeights),
+        (status(403, says="no", word="no_right"), InputError),
+    ],
+)
+def test_a_service_that_comes_back_with_a_refusal_is_back(refusal: httpx2.Response, error: type[Exception]) -> None:
+    line = Line(*[REFUSED] * (OPENS_AFTER + 1), refusal, OK)
+    with pytest.raises(error):
+        line.ask()
+    seconds = line.clock.seconds
+    assert line.ask() == 1, "a service that was restarted has forgotten its merges: they are posted again"
+    assert line.clock.seconds == seconds
+    assert "answers again" in line.said[-1]
+
+
+@pytest.mark.parametrize(
     ("after", "seconds"),
     [
         ("7", 7),

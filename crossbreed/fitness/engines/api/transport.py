@@ -154,16 +154,23 @@ class Transport:
         while True:
             if (away_s := self._breaker.enter(until=until)) > 0:
                 self._give_up(away_s, self._last_away)
-            with self._slots:
-                found = self._attempt(method, path, body, read)
+            try:
+                with self._slots:
+                    found = self._attempt(method, path, body, read)
+            except BaseException:  # a refusal in the service's own words is an answer; others wait for what it found
+                self._answered()
+                raise
             if not isinstance(found, Fault):
-                self._has_answered = True
-                if self._breaker.answered():
-                    self.say(f"the service at {self.settings.url} answers again")
+                self._answered()
                 return found
             faults.append(found)
             self._wait_after(faults, began_s)
             self._wait_for_pace(tokens)
+
+    def _answered(self) -> None:
+        self._has_answered = True
+        if self._breaker.answered():
+            self.say(f"the service at {self.settings.url} answers again")
 
     def _attempt(self, method: Method, path: str, body: Any, read: Callable[[Any], T]) -> T | Fault:  # JSON
         """Makes one attempt. Nothing that it raises has a cause: a library's error may quote headers."""
