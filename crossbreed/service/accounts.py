@@ -48,6 +48,10 @@ class Bucket:
         self._level -= units
         return 0.0
 
+    def owe(self, units: float) -> None:
+        """Takes units that are used already: whoever comes next waits for them too."""
+        self._level -= units
+
 
 @dataclass(slots=True, kw_only=True)
 class Account:
@@ -71,13 +75,24 @@ class Account:
         """Counts a request; raises Refusal if it is one too many."""
         self._take("requests", 1, self.request_rate)
 
-    def count_merge(self) -> None:
-        """Counts a merge; raises Refusal if it is one too many."""
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """Counts the merge that the block makes; one that the engine did not come to costs nothing.
+
+        Raises:
+            Refusal: it is one too many.
+        """
         self._take("merges", 1, None)
+        try:
+            yield
+        except Refusal as refusal:
+            if self.merges is not None and refusal.code != wire.INVALID_WEIGHTS:
+                self.merges += 1
+            raise
 
     @contextmanager
     def spending(self, tokens: int) -> "Iterator[Spent]":
-        """Sets aside the most tokens that a request can take; at the end, only what it took is spent.
+        """Sets aside the tokens that a request can take; at the end, what it took is spent, be it less or more.
 
         Raises:
             Refusal: they are more than is left.
@@ -89,11 +104,13 @@ class Account:
         finally:
             if self.tokens is not None:
                 self.tokens += tokens - spent.tokens
+            if self.token_rate is not None and spent.tokens > tokens:
+                self.token_rate.owe(spent.tokens - tokens)
 
     def _take(self, what: str, units: int, rate: Bucket | None) -> None:
         left: int | None = getattr(self, what)
         if left is not None and left < units:
-            raise Refusal(403, f"your token's budget of {what} is spent: {left} left", code=wire.BUDGET_SPENT)
+            raise Refusal(403, f"your token's budget of {what} is spent: {max(0, left)} left", code=wire.BUDGET_SPENT)
         if rate is not None and (wait_s := rate.wait_s(units)) > 0:
             raise Refusal(429, f"too many {what} a minute", code=wire.RATE_LIMITED, retry_after_s=wait_s)
         if left is not None:

@@ -50,6 +50,12 @@ def prompt_of(service: Service, ids: Sequence[int]) -> Prompt:
     return Prompt(text="", token_ids=tuple(ids))
 
 
+def check_count(service: Service, num_prompts: int) -> None:
+    """Raises Refusal if a chunk has too many prompts: before any of them is made tokens of."""
+    if num_prompts > service.config.chunk:
+        raise bad_request(f"one request has at most {service.config.chunk} prompts, got {num_prompts}", param="prompt")
+
+
 def check_length(service: Service, prompt: Prompt, max_tokens: int) -> None:
     """Raises Refusal if prompt and answer do not fit the model's context, or the service's limit."""
     if max_tokens > service.config.max_tokens:
@@ -71,8 +77,6 @@ async def answered(
     Raises:
         Refusal: it is beyond a limit or a budget, or the engine could not answer.
     """
-    if len(asked) > service.config.chunk:
-        raise bad_request(f"one request has at most {service.config.chunk} prompts, got {len(asked)}", param="prompt")
     requests = [
         Generate(
             prompt=one.prompt,

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from crossbreed.fitness import Prompt, Response
 from crossbreed.service.accounts import Account
-from crossbreed.service.chunks import Asked, Wanted, answered, check_length, prompt_of, tokens_of
+from crossbreed.service.chunks import Asked, Wanted, answered, check_count, check_length, prompt_of, tokens_of
 from crossbreed.service.core import Service
 from crossbreed.service.questions import CompletionQuestion
 from crossbreed.service.refusals import bad_request
@@ -75,6 +75,7 @@ async def complete(service: Service, account: Account, question: CompletionQuest
         raise bad_request(f"at most {service.config.alternatives} alternatives are listed here, got {most}")
     scores_prompt = question.prompt_logprobs is not None or (question.echo and question.logprobs is not None)
     model = service.merges.find(question.model, owner=account.name)
+    check_count(service, len(question.prompts))
     asked = await _asked(service, question)
     if not scores_prompt and not question.echo and any(not one.max_tokens for one in asked):
         raise bad_request("`max_tokens: 0` asks for nothing", param="max_tokens")

@@ -35,7 +35,7 @@ async def evaluate(service: Service, account: Account, question: wire.Evaluation
         raise Refusal(404, f"there is no task of this name; there are: {known}", code="task_not_found", param="task")
     items, values = _items(service, task, question.items), list[float]()
     fingerprint = model.fingerprint
-    with account.spending(0) as spent:
+    with account.spending(1) as spent:  # how many it takes is known when it is done
         for start in range(0, len(items), task.kind.chunk):
             chunk = items[start : start + task.kind.chunk]
             found, tokens, fingerprint = await _scored(service, account, model.recipe, task, chunk)

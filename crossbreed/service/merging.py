@@ -43,8 +43,8 @@ async def make_merge(service: Service, account: Account, question: wire.MergeQue
     recipe = await service.in_thread(_checked, service, question)
     served = service.merges.known(recipe, owner=account.name)
     if served is None:
-        account.count_merge()
-        fingerprint = await service.ask(recipe, lambda adopted: adopted.fingerprint, account)
+        with account.merging():
+            fingerprint = await service.ask(recipe, lambda adopted: adopted.fingerprint, account)
         served = service.merges.remember(recipe, fingerprint, owner=account.name)
     return _merge(served)
 

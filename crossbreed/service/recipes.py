@@ -21,9 +21,14 @@ from crossbreed.types import BASE, ParamValue, Recipe
 
 _GROWS = re.compile(r"\{|\(\?(?!:)|\\[wWDSpPbB]")
 """A few characters of a pattern that stand for thousands of states: counts, flags, classes of all of Unicode."""
-_WIDE = re.compile(r"\\[ds]|\[\^|\.")
+_WIDE = re.compile(r"\\[ds]|\[:?\^|\.|[^\x00-\x7f]")
 _MOST_WIDE, _MOST_WIDE_TOGETHER = 64, 8000
-"""Of `.`, `\\d`, `\\s` and `[^...]` in one pattern, and in a recipe: compiling that many takes half a second."""
+"""Of `.`, `\\d`, `\\s`, `[^...]` and what is not ASCII in one pattern, and in a recipe: compiling that many takes half a
+second."""
+
+
+_NO_COEFFICIENTS = frozenset({"seed"})
+"""Parameters that are as good as any other, whatever number they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,8 @@ class RecipeRules:
                     f"{where}: with these parameters `{rule.operator}` needs Grams, and this service has none"
                 )
             low, high = self.limits.coefficients
-            for name, value in _numbers(rule.params):
+            params = {name: value for name, value in rule.params.items() if name not in _NO_COEFFICIENTS}
+            for name, value in _numbers(params):
                 if not low <= value <= high:
                     raise _refused(f"{where}: `{name}` must be from {low:g} to {high:g}, got {value:g}")
         return recipe
@@ -121,7 +127,7 @@ def _check_pattern(pattern: str) -> int:
     return num_wide
 
 
-_WIDE_NAMES = "`.`, `\\d`, `\\s` and `[^...]`"
+_WIDE_NAMES = "`.`, `\\d`, `\\s`, `[^...]` and characters beyond ASCII"
 
 
 def _numbers(params: Mapping[str, ParamValue]) -> Iterator[tuple[str, float]]:

@@ -49,9 +49,23 @@ def test_budgets_are_spent_by_what_was_used() -> None:
     with pytest.raises(ZeroDivisionError), account.spending(70):
         raise ZeroDivisionError
     assert account.tokens == 70, "what failed costs nothing"
-    account.count_merge()
-    with pytest.raises(Refusal) as refusal:
-        account.count_merge()
+    with account.spending(10) as spent:
+        spent.tokens = 100
+    assert account.tokens == -30, "what was used is spent, be it more"
+    with pytest.raises(Refusal, match=": 0 left"), account.spending(0):
+        pass
+
+
+def test_a_merge_that_the_engine_did_not_come_to_costs_nothing() -> None:
+    account = Account(name="alice", rights=("answers",), merges=2)
+    for code, left in (("overloaded", 2), ("engine_error", 2), ("invalid_weights", 1)):
+        with pytest.raises(Refusal), account.merging():
+            raise Refusal(503, "no", code=code)
+        assert account.merges == left
+    with account.merging():
+        pass
+    with pytest.raises(Refusal) as refusal, account.merging():
+        pass
     assert (refusal.value.status, refusal.value.code) == (403, "budget_spent")
 
 
@@ -68,6 +82,9 @@ def test_rates_say_how_long_to_wait() -> None:
     now[0] = 1.0
     account.count_request()
     now[0] = 61.0
+    bucket.owe(60)
+    assert bucket.wait_s(30) == 30.0
+    now[0] = 121.0
     assert bucket.wait_s(1000) == 0.0, "more than a minute's worth waits for a full bucket, not for ever"
 
 

@@ -53,6 +53,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "back-reference": (ruled(match=r"(a)\1"), "regular expression"),
     "broken pattern": (ruled(match="("), "regular expression"),
     "pattern is no text": (ruled(match=["a"]), "regular expression"),
+    "many negated ASCII classes": (ruled(match="[[:^alpha:]]" * 65), "more than"),
+    "many classes beyond ASCII": (ruled(match="[!-\U0010fffe]" * 65), "more than"),
     "many wide": (ruled(match="." * 1000), "more than"),
     "NaN": (ruled(params={"weight": {"one": float("nan")}}), "finite"),
     "infinite": (ruled(params={"weight": {"one": float("inf")}}), "finite"),
@@ -90,6 +92,8 @@ def test_limits_are_the_providers() -> None:
     assert own.parse(ruled(**ties)).rules[0].operator == "ties"
     with pytest.raises(Refusal, match="from 0 to 1"):
         own.parse(ruled(**{**ties, "params": {"weight": {"one": -0.5}, "density": 0.5}}))
+    seeded = {"operator": "dare_ties", "params": {"weight": 0.5, "density": 0.5, "seed": 4_000_000_000}}
+    assert rules().parse(ruled(**seeded)).rules[0].params["seed"] == 4e9, "a seed is no coefficient"
     with pytest.raises(Refusal, match="at most 1 rules"):
         own.parse(recipe(rules=recipe()["rules"] * 2))
     assert rules().operators == tuple(OPERATORS)

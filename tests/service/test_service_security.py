@@ -10,9 +10,11 @@ import pytest
 from service_client import Connect, account, hashes_of, merge, recipe_of, refused
 from starlette.testclient import TestClient
 
+from crossbreed.service.accounts import Bucket
 from crossbreed.service.app import build_api, build_app
 from crossbreed.service.core import Service
 from crossbreed.service.logs import JsonLines, said
+from crossbreed.service.texts import Texts
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 PATHS = [
@@ -69,6 +71,40 @@ def test_budgets_end_and_rates_wait(connect: Connect) -> None:
     client = connect(account("few", ALICE, requests=1), key=ALICE)
     assert client.get("/v1/models").status_code == 200
     refused(client.get("/v1/models"), 403, "budget_spent", "requests")
+
+
+def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect) -> None:
+    alice = account("alice", ALICE, merges=1)
+    in_vain = connect(alice, key=ALICE, answer_s=1e-9)
+    for _ in range(3):
+        refused(in_vain.post("/v1/merges", json={"recipe": recipe_of(in_vain, 0.31)}), 503, "overloaded")
+    assert merge(connect(alice, key=ALICE), 0.31)
+
+
+def test_evaluations_spend_budgets_and_rates(connect: Connect) -> None:
+    client, question = connect(account("poor", ALICE, tokens=3), key=ALICE), {"model": "base", "task": "text"}
+    assert client.post("/v1/evaluations", json=question).status_code == 200
+    refused(client.post("/v1/evaluations", json=question), 403, "budget_spent", "tokens")
+    refused(connect(account("none", ALICE, tokens=0), key=ALICE).post("/v1/evaluations", json=question), 403)
+    client = connect(account("slow", ALICE, token_rate=Bucket(10)), key=ALICE)
+    assert client.post("/v1/evaluations", json=question).status_code == 200
+    refused(client.post("/v1/evaluations", json=question), 429, "rate_limited", "tokens")
+
+
+def test_a_chunk_that_is_too_large_is_refused_before_it_is_tokenized(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(chunk=2)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("tokenized")
+
+    monkeypatch.setattr(Texts, "tokens", never)
+    monkeypatch.setattr(Texts, "require_known", never)
+    for prompts in (["a"] * 3, [[1]] * 3):
+        refused(
+            client.post("/v1/completions", json={"model": "base", "prompt": prompts}), 400, word="at most 2 prompts"
+        )
 
 
 def test_what_is_too_large_is_not_read(connect: Connect) -> None:
