@@ -122,7 +122,7 @@ class Merge(Message):
     """The content hash of the merged weights, as the service computes it."""
 
 
-class TokenizeQuestion(Message):
+class TokenizeQuestion(Question):
     """`POST /tokenize`, as on vLLM's server: of a prompt, or of a conversation through the chat template."""
 
     model: str | None = None

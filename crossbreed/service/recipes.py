@@ -23,8 +23,7 @@ _GROWS = re.compile(r"\{|\(\?(?!:)|\\[wWDSpPbB]")
 """A few characters of a pattern that stand for thousands of states: counts, flags, classes of all of Unicode."""
 _WIDE = re.compile(r"\\[ds]|\[:?\^|\.|[^\x00-\x7f]")
 _MOST_WIDE, _MOST_WIDE_TOGETHER = 64, 8000
-"""Of `.`, `\\d`, `\\s`, `[^...]` and what is not ASCII in one pattern, and in a recipe: compiling that many takes half a
-second."""
+"""Of parts that stand for many states, in one pattern and in a recipe: compiling that many takes half a second."""
 
 
 _NO_COEFFICIENTS = frozenset({"seed"})

@@ -167,7 +167,8 @@ def test_tokens_are_told_as_the_engine_makes_them(client: TestClient, opened: Se
         assert tuple(found["tokens"]) == encoder.encode(asked).token_ids
         assert (found["count"], found["max_model_len"]) == (len(found["tokens"]), encoder.max_model_len)
     assert client.post("/tokenize", json={"prompt": "ab"}).json()["tokens"] == list(opened.texts.tokens("ab"))
-    for wrong in ({}, {"prompt": "a", **chat}, {"messages": []}, {"messages": [{"role": "user"}]}):
+    of_another_template = {"messages": chat["messages"], "chat_template": "{{ messages }}"}
+    for wrong in ({}, {"prompt": "a", **chat}, {"messages": []}, {"messages": [{"role": "user"}]}, of_another_template):
         refused(client.post("/tokenize", json=wrong), 400)
 
 
