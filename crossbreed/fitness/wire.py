@@ -5,7 +5,7 @@ vLLM's server has them. The rest is here, so that both sides read one definition
 `{"error": {"message", "type", "param", "code"}}`; the codes that a client decides by are below.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -127,7 +127,7 @@ class TokenizeQuestion(Question):
 
     model: str | None = None
     prompt: str | None = None
-    messages: tuple[dict[str, str], ...] | None = None
+    messages: Annotated[tuple[dict[str, str], ...], Field(fail_fast=True)] | None = None
     add_special_tokens: bool = True
     """For a prompt. A chat template has its own."""
     add_generation_prompt: bool = True
@@ -149,7 +149,7 @@ class EvaluationQuestion(Question):
 
     model: str
     task: str
-    items: tuple[str, ...] | None = None
+    items: Annotated[tuple[str, ...], Field(fail_fast=True)] | None = None
     """Ids of items; None: all of them."""
 
 

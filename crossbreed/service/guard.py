@@ -26,15 +26,16 @@ OPEN_PATHS = frozenset({"/health"})
 UNCOUNTED = OPEN_PATHS | {"/metrics"}
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 _MOST_HEADERS = 100
+_MOST_KEYS = 100
 _STOPPED_RETRY_S = 5.0
-
-
 _LARGE = 1 << 16
 """Bytes of a body that takes longer than others should wait for."""
 
 
 def _parse(body: bytes) -> None:
-    parse_json(body.decode())
+    value: object = parse_json(body.decode())
+    if isinstance(value, dict) and len(value) > _MOST_KEYS:  # each unknown one would be a mistake to tell
+        raise ValueError(f"more than {_MOST_KEYS} keys")
 
 
 class Watched:

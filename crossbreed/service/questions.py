@@ -1,4 +1,7 @@
-"""What may be asked in OpenAI's words. What would change an answer and is not offered is refused, never ignored."""
+"""What may be asked in OpenAI's words. What would change an answer and is not offered is refused, never ignored.
+
+Lists are read up to their first mistake: a body may hold millions, and each would be told.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
@@ -8,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 _LARGEST_SEED = 2**63 - 1
 _MOST_STOPS, _LONGEST_STOP = 64, 1000
 
-TokenIds: TypeAlias = Annotated[list[StrictInt], Field(min_length=1)]
+TokenIds: TypeAlias = Annotated[list[StrictInt], Field(fail_fast=True, min_length=1)]
 Zero: TypeAlias = Annotated[float, Field(ge=0, le=0)]
 One: TypeAlias = Annotated[float, Field(ge=1, le=1)]
 Stop: TypeAlias = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
-Stops: TypeAlias = Annotated[list[Stop], Field(max_length=_MOST_STOPS)]
+Stops: TypeAlias = Annotated[list[Stop], Field(fail_fast=True, max_length=_MOST_STOPS)]
 MaxTokens: TypeAlias = Annotated[int, Field(ge=0)]
 
 
@@ -70,16 +73,21 @@ class ChunkExtension(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    max_tokens: list[Annotated[int, Field(ge=1)]] | None = None
+    max_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(fail_fast=True)] | None = None
     """One for each prompt, instead of the request's."""
-    stop: list[Stops] | None = None
+    stop: Annotated[list[Stops], Field(fail_fast=True)] | None = None
     """The texts that end each answer, instead of the request's."""
 
 
 class CompletionQuestion(OpenAIQuestion):
     """`POST /v1/completions`. A list of prompts is one chunk, answered in one engine call."""
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(fail_fast=True, min_length=1)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1)]
+    )
     """Texts or tokens."""
     max_tokens: MaxTokens | None = None
     """Most tokens of an answer. None: 16, as OpenAI's. 0, with `echo` or `prompt_logprobs`: none."""
@@ -133,7 +141,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
 
     @property
@@ -145,7 +153,7 @@ class ChatMessage(BaseModel):
 class ChatQuestion(OpenAIQuestion):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
     """The conversation; the last turn is the user's."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of the answer. None: 512, or as many as fit."""

@@ -5,15 +5,19 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
+from pydantic import BaseModel, ValidationError
 from service_client import Connect, account, hashes_of, merge, recipe_of, refused
 from starlette.testclient import TestClient
 
+from crossbreed.fitness import wire
 from crossbreed.service.accounts import Bucket
 from crossbreed.service.app import build_api, build_app
 from crossbreed.service.core import Service
 from crossbreed.service.logs import JsonLines, said
+from crossbreed.service.questions import ChatQuestion, CompletionQuestion
 from crossbreed.service.texts import Texts
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
@@ -73,11 +77,39 @@ def test_budgets_end_and_rates_wait(connect: Connect) -> None:
     refused(client.get("/v1/models"), 403, "budget_spent", "requests")
 
 
-def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect) -> None:
-    alice = account("alice", ALICE, merges=1)
-    in_vain = connect(alice, key=ALICE, answer_s=1e-9)
-    for _ in range(3):
-        refused(in_vain.post("/v1/merges", json={"recipe": recipe_of(in_vain, 0.31)}), 503, "overloaded")
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (CompletionQuestion, {"prompt": [[1], "a"] * 1000}),
+        (CompletionQuestion, {"stop": [""] * 1000}),
+        (CompletionQuestion, {"crossbreed": {"max_tokens": [0] * 1000, "stop": [[""]] * 1000}}),
+        (ChatQuestion, {"messages": [{}] * 1000}),
+        (wire.EvaluationQuestion, {"task": "sums", "items": [1] * 1000}),
+        (wire.TokenizeQuestion, {"messages": [1] * 1000}),
+    ],
+)
+def test_of_a_million_mistakes_a_few_are_found(model: type[BaseModel], changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError) as error:
+        model.model_validate({"model": "base", "prompt": "a", **changes} if "messages" not in changes else changes)
+    assert error.value.error_count() < 9
+
+
+def test_an_object_of_many_keys_is_refused(client: TestClient) -> None:
+    question = {"model": "base", "prompt": "a", **{f"k{n}": 0 for n in range(100)}}
+    refused(client.post("/v1/completions", json=question), 400, word="more than 100 keys")
+
+
+def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect, opened: Service) -> None:
+    alice, is_free = account("alice", ALICE, merges=1), Event()
+    in_vain = connect(alice, key=ALICE, answer_s=0.05)
+    recipe = recipe_of(in_vain, 0.31)
+    busy = opened.engine.submit(opened.provider.base_recipe, lambda adopted: is_free.wait(60), owner="test")
+    try:
+        for _ in range(3):
+            refused(in_vain.post("/v1/merges", json={"recipe": recipe}), 503, "overloaded")
+    finally:
+        is_free.set()
+    assert busy.result()
     assert merge(connect(alice, key=ALICE), 0.31)
 
 
