@@ -1,8 +1,10 @@
 """The engine `api` by itself: the laws of engines, what it reads, and what it does with a service's means."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fake_service import BEGIN, STRUCTURE, FakeService
 from pydantic import ValidationError
@@ -45,6 +47,16 @@ def test_what_a_spec_s_engine_says_of_itself() -> None:
     assert PART.needs == ("openai",)
     config = ApiConfig(kind="api", url="https://one.test/v1/", patience=1, key_env="K", requests_per_minute=3)
     assert config.identity() == ApiConfig(kind="api", url="http://two.test").identity() == {"kind": "api"}
+
+
+def test_the_client_knows_the_ranks_of_the_service_s_adapters() -> None:
+    [first, second, *_] = STRUCTURE.experts
+    ranks = {name: dict.fromkeys(STRUCTURE.touched[name], rank) for name, rank in ((first, 4), (second, 8))}
+    told = FakeService().reply("/v1/sources", None, None)[1] | {"structure": replace(STRUCTURE, ranks=ranks).to_json()}
+    service = httpx2.MockTransport(lambda request: httpx2.Response(200, json=told))
+    config = ApiConfig(kind="api", url="http://service.test").over(service)
+    assert config.describe_sources("", {}).ranks == ranks, "by which `lora_factors` is refused before a run"
+    assert config.describe_sources("", {second: second}).ranks == {second: ranks[second]}
 
 
 def test_a_chunk_is_one_body_with_the_tokens_of_a_local_engine() -> None:

@@ -1,6 +1,7 @@
 """The settings of the engine `api`: a merge service, asked by the names of its sources. Imports no client."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PrivateAttr
@@ -125,11 +126,11 @@ def read_sources(value: Any) -> tuple[wire.Sources, Structure]:  # JSON
 
 def _restricted(structure: Structure, experts: tuple[str, ...]) -> Structure:
     """Returns the structure with these experts alone, in this order."""
-    return Structure(
-        tensors=structure.tensors,
+    return replace(
+        structure,
         touched={name: structure.touched[name] for name in experts},
         hashes={name: structure.hashes[name] for name in (BASE, *experts)},
-        tied=structure.tied,
+        ranks={name: structure.ranks[name] for name in experts if name in structure.ranks},
     )
 
 
