@@ -34,11 +34,10 @@ async def publish(service: Service, account: Account, question: wire.PublishQues
 def _written(service: Service, recipe: Recipe, out: Path, fingerprint: str | None) -> str:
     """Returns the fingerprint of a written checkpoint; it is that of the weights that answer."""
     from crossbreed.runs.publishing.checkpoint import Merge, write_checkpoint  # needs torch
+    from crossbreed.runs.publishing.manifest import published_folder
 
     weights = service.provider.weights
     assert weights is not None, "a service without weights writes none"
-    if fingerprint is not None and (out / "crossbreed.json").is_file():
-        return fingerprint  # folders appear complete or not at all
     merge = Merge(
         recipe=recipe,
         sources=weights.sources,
@@ -46,6 +45,8 @@ def _written(service: Service, recipe: Recipe, out: Path, fingerprint: str | Non
         fingerprint=fingerprint,
     )
     try:
+        if (found := published_folder(out)) and found.fingerprint == fingerprint:
+            return found.fingerprint  # folders appear complete or not at all
         return write_checkpoint(merge, out)
     except InputError as error:  # the provider's disk is no mistake of the client's
         _LOG.error("a checkpoint was not written", extra=said(reason=str(error)))

@@ -145,7 +145,7 @@ class FakeService(httpx2.BaseTransport):
             asked = Generate(prompt=Prompt(text=text), max_tokens=limit, stop=tuple(stop))
             said = respond(asked, quality)
             choice: dict[str, Any] = {"index": index, "text": said.text, "finish_reason": "stop"}
-            choice |= {"token_ids": said.token_ids, "logprobs": None}
+            choice |= {"token_ids": said.token_ids, "prompt_token_ids": ids, "logprobs": None}
             if "logprobs" in body:
                 choice["logprobs"] = {"token_logprobs": said.logprobs, "top_logprobs": None}
             if "prompt_logprobs" in body:

@@ -122,7 +122,9 @@ def answer(**changes: Any) -> dict[str, Any]:
     table = [None, {"6": {"logprob": -1.5, "rank": 2}}, {"7": {"logprob": -0.5}, "9": {"logprob": -0.1}}]
     said = {"token_logprobs": [-0.25, 0.0], "top_logprobs": [{"token_id:3": -0.25}, {"token_id:4": 0.0}]}
     first = {"index": 0, "text": "ab", "finish_reason": "length", "token_ids": [3, 4], "logprobs": said}
+    first["prompt_token_ids"] = [5, 6]
     second = {"index": 1, "text": "c", "finish_reason": "length", "token_ids": [8], "prompt_logprobs": table}
+    second["prompt_token_ids"] = [5, 6, 7]
     return {"model": "m", "choices": [first | changes.pop("first", {}), second | changes], "more": 1}
 
 
@@ -145,6 +147,7 @@ def test_a_right_answer_is_read() -> None:
         {"token_ids": [1, 2, 3]},
         {"token_ids": ["1"]},
         {"prompt_token_ids": [5, 6]},
+        {"prompt_token_ids": None},
         {"prompt_logprobs": None},
         {"prompt_logprobs": [None, {"6": {"logprob": -1.5}}]},
         {"prompt_logprobs": [{"5": {"logprob": -1}}, {"6": {"logprob": -1.5}}, {"7": {"logprob": -1}}]},

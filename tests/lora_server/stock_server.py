@@ -146,6 +146,7 @@ class StockServer:
             "index": index,
             "text": self._tokenizer.decode(made, skip_special_tokens=True),
             "token_ids": made,
+            "prompt_token_ids": ids,
             "finish_reason": ended,
             "logprobs": {"token_logprobs": logprobs, "top_logprobs": None},
             "prompt_logprobs": places if body.get("prompt_logprobs") is not None else None,

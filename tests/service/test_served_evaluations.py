@@ -86,6 +86,9 @@ def test_a_checkpoint_is_what_answered(client: TestClient, opened: Service) -> N
     written = (folder / "crossbreed.json").stat().st_mtime_ns
     assert client.post("/v1/checkpoints", json={"model": model}).json()["name"] == found.name
     assert (folder / "crossbreed.json").stat().st_mtime_ns == written
+    record = json.loads((folder / "crossbreed.json").read_text())
+    (folder / "crossbreed.json").write_text(json.dumps({**record, "fingerprint": "of other weights"}))
+    refused(client.post("/v1/checkpoints", json={"model": model}), 500, "engine_error")
 
 
 def test_checkpoints_need_their_right_and_a_folder(connect: Connect) -> None:

@@ -127,7 +127,8 @@ class _Choice(_Part):
     finish_reason: Literal["stop", "length"]
     token_ids: list[Annotated[int, Field(ge=0)]]
     logprobs: _Logprobs | None = None
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: list[int]
+    """An answer says what it answers: one that was kept for another request is known by it."""
     prompt_logprobs: list[dict[str, _Scored] | None] | None = None
 
 
@@ -160,8 +161,8 @@ def read_completion(value: Any, asked: Sequence[Asked], *, model: str, with_logp
 
 
 def _response(choice: _Choice, asked: Asked, *, with_logprobs: bool) -> Response:
-    if choice.prompt_token_ids is not None and tuple(choice.prompt_token_ids) != asked.token_ids:
-        raise WrongAnswer("the tokens of another prompt")
+    if tuple(choice.prompt_token_ids) != asked.token_ids:
+        raise WrongAnswer("an answer to another prompt")
     if len(choice.token_ids) > asked.max_tokens or (choice.text and not choice.token_ids):
         raise WrongAnswer(f"{len(choice.token_ids)} tokens for a text of at most {asked.max_tokens}")
     request = asked.request
