@@ -60,6 +60,8 @@ class Abilities(Message):
     """How many of the most likely tokens can be listed at each place."""
     chunk: int
     """Most prompts in one request."""
+    host: str = ""
+    """Content hash of what changes answers and is no weight: tokenizer, configuration, templates. Empty: not said."""
 
 
 class Limits(Message):

@@ -20,6 +20,7 @@ def sources(service: Service, account: Account) -> wire.Sources:
         max_model_len=service.texts.max_model_len if service.texts else provider.engine.context_tokens,
         alternatives=config.alternatives if "logprobs" in account.rights else 0,
         chunk=config.chunk,
+        host=provider.host_hash,
     )
     return wire.Sources(
         structure=provider.structure.to_json(),

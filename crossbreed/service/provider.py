@@ -28,7 +28,7 @@ from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, s
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import BASE, Recipe
+from crossbreed.types import BASE, Recipe, canonical_json, content_id
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -77,6 +77,11 @@ class Provider:
     def base_recipe(self) -> Recipe:
         """The recipe of the base."""
         return self.sources[BASE]
+
+    @property
+    def host_hash(self) -> str:
+        """Content hash of tokenizer, configuration and templates; empty if the engine alone knows them."""
+        return content_id(canonical_json(self.weights.host_hashes)) if self.weights else ""
 
     def start(self) -> CandidateEngine:
         """Starts the engine; verifies it with base and uniform merge, as before a run.

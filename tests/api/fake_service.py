@@ -44,6 +44,8 @@ class FakeService(httpx2.BaseTransport):
     key: str | None = None
     chunk: int = 64
     only_aggregates: bool = False
+    host: str = "0123456789ab"
+    """Of the tokenizer, configuration and templates."""
     salt: str = ""
     """Changes fingerprints: the provider has other weights now."""
     made: dict[str, FakeRecipeHandle] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class FakeService(httpx2.BaseTransport):
                 "max_model_len": 2048,
                 "alternatives": 5,
                 "chunk": self.chunk,
+                "host": self.host,
             },
             "limits": {"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100},
             "tasks": tasks if "scores" in self.rights else [],

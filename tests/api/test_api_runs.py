@@ -168,6 +168,23 @@ def test_a_candidate_goes_on_in_the_middle_of_a_task(
     assert again.count("/v1/tokenize") < untroubled.count("/v1/tokenize")
 
 
+def test_a_service_whose_tokenizer_has_changed_ends_a_run(path: Path, tmp_path: Path) -> None:
+    out, service = tmp_path / "run", FakeService()
+
+    class Ending(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            if service.count("/v1/completions") == 60:
+                raise Ended
+            return service.handle_request(request)
+
+    with pytest.raises(Ended):
+        run(spec_over(path, Ending()), out)
+    begun = journal_of(out)
+    with pytest.raises(InputError, match="tokenizer, configuration or chat template has changed"):
+        run(spec_over(path, FakeService(host="ba9876543210")), out)
+    assert journal_of(out) == begun
+
+
 def chunks_of(service: FakeService, model: str) -> int:
     return sum(where == "/v1/completions" and body["model"] == model for where, body in service.asked)
 

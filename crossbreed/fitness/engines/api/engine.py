@@ -6,8 +6,10 @@ the service has forgotten is posted again; what it once answered a candidate is 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+from crossbreed.durable import write_atomically
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.abilities import probe
@@ -49,8 +51,24 @@ class ApiEngine:
         self._around = around
         self.transport.use(seed=around.seed, say=around.say)
         if around.folder is not None:
+            self._require_same_host(around.folder / "host")
             self.tokens.keep_in(around.folder / "tokens.jsonl")
         self.notes = tuple(probe(self.abilities, self._asking_base))
+
+    def _require_same_host(self, file: Path) -> None:
+        """Refuses to go on where the service's tokenizer, configuration or templates are not those of the beginning."""
+        begun, now = file.read_text() if file.exists() else "", self.abilities.host
+        if begun and now and begun != now:
+            raise InputError(
+                "the service's tokenizer, configuration or chat template has changed since this run began",
+                expected=begun,
+                got=now,
+                where=self.config.url,
+                fix="begin a new run with another `--out`: its answers would not compare with these",
+            )
+        if now:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, now.encode())
 
     def adopt(self, recipe: Recipe) -> "ApiHandle":
         """Has the service make the merge."""
