@@ -113,9 +113,9 @@ def test_what_an_engine_takes_is_known_without_its_module() -> None:
         "fake": "weights",
         "fake_recipes": "recipe",
     }
-    with pytest.raises(AssertionError, match="takes recipes"):
+    with pytest.raises(AssertionError, match="takes no weights"):
         build_engine(CONFIG, Path())
-    with pytest.raises(AssertionError, match="takes weights"):
+    with pytest.raises(AssertionError, match="takes no recipes"):
         build_recipe_engine(FakeConfig(kind="fake"))
 
 

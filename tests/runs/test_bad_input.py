@@ -78,7 +78,7 @@ def changed(spec: Path, key: str, value: Any) -> Path:
         ("space.weight", [1.5, -0.5], "lower bound must come first"),
         ("space.operator", "task_aritmetic", "did you mean `task_arithmetic`"),
         ("space.groups", {"layers": 99, "modules": ["mlp"]}, "99"),
-        ("optimizer.budget", {"trials": 0}, "budget"),
+        ("optimizer.budget", {"trials": -1}, "budget"),
         ("optimizer.budget", {}, "budget"),
         ("seeed", 3, "did you mean `seed`"),
         ("optimizer.options.sigma", 0.1, "did you mean `sigma0`"),

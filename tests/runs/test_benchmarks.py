@@ -8,10 +8,9 @@ from toy_runs import write_spec
 
 from benchmarks import anchors, distractors, results
 from crossbreed.runs import build_plan, load_spec, run
-from crossbreed.runs.spec.presets import PRESETS
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", results.METHODS)
 def test_a_preset_searches_the_zoo_for_both_objectives(preset: str) -> None:
     mean, worst = (results.spec_of(f"{preset}-{objective}", minutes=5) for objective in results.OBJECTIVES)
     assert mean.model_copy(update={"name": worst.name, "fitness": worst.fitness}) == worst

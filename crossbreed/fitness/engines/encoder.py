@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from crossbreed.bounded import Begin
@@ -50,7 +50,7 @@ class Encoder:
         self.max_model_len = max_model_len or _context_length(host)
         self.eos_ids = _own_ends(host, self.tokenizer.eos_token_id)
         self._num_appended = num_appended(self.tokenizer)
-        self._num_known = _vocabulary_size(host)
+        self._host = host
 
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too, besides the host's own."""
@@ -112,12 +112,17 @@ class Encoder:
         ids = self.tokenizer(self._chat(prompt) + continuation, add_special_tokens=False).input_ids
         return ids
 
+    @cached_property
+    def _num_tokens(self) -> int:
+        """The number of rows of the embedding that the model's configuration states."""
+        return int(load_config(self._host).get_text_config().vocab_size)
+
     def _known(self, ids: Sequence[int]) -> list[int]:
         """Returns token ids as they are given; raises InputError if the model has no such token."""
-        if strays := [token for token in ids if not 0 <= token < self._num_known]:
+        if strays := [token for token in ids if not 0 <= token < self._num_tokens]:
             raise InputError(
                 "a prompt has a token that the model does not have",
-                expected=f"token ids from 0 to {self._num_known - 1}",
+                expected=f"token ids from 0 to {self._num_tokens - 1}",
                 got=str(strays[0]),
             )
         if not ids:
@@ -276,11 +281,6 @@ def _context_length(host: Path) -> int:
             fix="set it in the spec: `fitness: {engine: {max_model_len: 2048}}`",
         )
     return length
-
-
-def _vocabulary_size(host: Path) -> int:
-    """Returns the number of rows of the embedding that the model's configuration states."""
-    return int(load_config(host).get_text_config().vocab_size)
 
 
 def _own_ends(host: Path, eos_id: int | None) -> frozenset[int]:
