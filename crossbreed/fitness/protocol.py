@@ -30,6 +30,13 @@ class Prompt:
     token_ids: tuple[int, ...] | None = None
     """The input in tokens, used as it is, instead of all of the above."""
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The turns of a chat, as chat templates take them."""
+        system = () if self.system is None else (("system", self.system),)
+        turns = (*system, *self.turns, ("user", self.text))
+        return [{"role": role, "content": content} for role, content in turns]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:

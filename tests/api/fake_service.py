@@ -1,17 +1,14 @@
 """A merge service without models: the words of docs/api.md around the engine that takes recipes in tests.
 
-Tokens are bytes, after one that begins every text. It is a transport for the client, in this process, or a server on
-loopback for another one.
+Tokens are bytes, after one that begins every text. It is a transport for the client, in this process; `json_server`
+serves it to another one.
 """
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -200,35 +197,3 @@ def scored(ids: list[int], quality_at: Callable[[str], float]) -> list[dict[str,
         surprise = luck(f"{ids[: end + 1]} {quality:.1f}")
         found.append({str(ids[end]): {"logprob": -0.01 - 5 * surprise, "rank": 1}})
     return found
-
-
-@contextmanager
-def serving(service: FakeService) -> Iterator[str]:
-    """Serves on a free port for as long as the block runs, and gives the address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"] or 0)
-            body = json.loads(self.rfile.read(length) or b"null")
-            status, answer = service.reply(self.path, body, self.headers["Authorization"])
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

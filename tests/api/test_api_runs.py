@@ -142,19 +142,25 @@ class Ended(Exception):
     """The process is gone."""
 
 
+class Ending(httpx2.BaseTransport):
+    """The process ends in the middle of a candidate."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._service.count("/v1/completions") == 60:
+            raise Ended
+        return self._service.handle_request(request)
+
+
 def test_a_candidate_goes_on_in_the_middle_of_a_task(
     path: Path, finished: Path, untroubled: FakeService, tmp_path: Path
 ) -> None:
     service, out = FakeService(), tmp_path / "run"
 
-    class Ending(httpx2.BaseTransport):
-        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-            if service.count("/v1/completions") == 60:
-                raise Ended
-            return service.handle_request(request)
-
     with pytest.raises(Ended):
-        run(spec_over(path, Ending()), out)
+        run(spec_over(path, Ending(service)), out)
     [half] = [file for file in (out / "requests").glob("*.jsonl") if file.name != "tokens.jsonl"]
     kept = half.read_text()
     num_kept = kept.count('"key"')
@@ -171,14 +177,8 @@ def test_a_candidate_goes_on_in_the_middle_of_a_task(
 def test_a_service_whose_tokenizer_has_changed_ends_a_run(path: Path, tmp_path: Path) -> None:
     out, service = tmp_path / "run", FakeService()
 
-    class Ending(httpx2.BaseTransport):
-        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-            if service.count("/v1/completions") == 60:
-                raise Ended
-            return service.handle_request(request)
-
     with pytest.raises(Ended):
-        run(spec_over(path, Ending()), out)
+        run(spec_over(path, Ending(service)), out)
     begun = journal_of(out)
     with pytest.raises(InputError, match="tokenizer, configuration or chat template has changed"):
         run(spec_over(path, FakeService(host="ba9876543210")), out)

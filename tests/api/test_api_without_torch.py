@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from api_specs import raw_spec, written
-from fake_service import KEY, FakeService, serving
+from fake_service import KEY, FakeService
+from json_server import serving
 
 BLOCKED = ("torch", "vllm", "transformers", "ray", "safetensors", "tokenizers", "triton", "huggingface_hub", "fastapi")
 COMMAND = """
@@ -42,7 +43,7 @@ def call(*arguments: object, blocked: tuple[str, ...] = BLOCKED, code: int = 0) 
 def test_the_whole_way_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_KEY", KEY)
     out = tmp_path / "run"
-    with serving(FakeService(key=KEY)) as url:
+    with serving(FakeService(key=KEY).reply) as url:
         spec = written(tmp_path, raw_spec(tmp_path, url=url, key_env="SERVICE_KEY"))
         assert "weights made by the engine" in call("check", spec)
         assert "base: " in call("check", spec, "--answer")

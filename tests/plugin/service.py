@@ -1,12 +1,10 @@
 """A merge service for the engine `merge_service`: HTTP around the engine that takes recipes in tests."""
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from json_server import serving
 
 from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request
 from crossbreed.recipes import parse_recipe
@@ -40,29 +38,7 @@ def read_request(body: dict[str, Any]) -> Request:
     return kinds[body.pop("kind")](**{**body, "prompt": Prompt(**body["prompt"])})
 
 
-@contextmanager
-def serve() -> Iterator[str]:
+def serve() -> AbstractContextManager[str]:
     """Serves on a free port for as long as the block runs, and gives the address."""
     service = Service()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = json.dumps(getattr(service, self.path.strip("/"))(body)).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing: pytest shows what a test has to say."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(lambda path, body, _: (200, getattr(service, path.strip("/"))(body)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crossbreed.bounded import Begin
 from crossbreed.errors import Collector, EngineError, InputError, excerpt
+from crossbreed.fitness.engines.boundary import num_prompt_tokens
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.lengths import TaskLengths
 from crossbreed.fitness.protocol import Generate, Prompt, Request
@@ -71,14 +72,8 @@ class Encoder:
             ids, num_prompt, num_total = prompt_ids, len(prompt_ids), len(prompt_ids) + request.max_tokens
         else:
             ids = self._tokens(request.prompt, request.continuation)
-            num_prompt = max(1, _num_common(prompt_ids, ids))  # nothing predicts the first token
+            num_prompt = num_prompt_tokens(prompt_ids, ids, continuation=request.continuation)
             num_total = len(ids) + 1  # engines generate at least one
-            if num_prompt >= len(ids):
-                raise InputError(
-                    "a text is too short to score",
-                    expected="at least one token after the first",
-                    got=excerpt(repr(request.continuation), at_most=80),
-                )
         if num_total > self.max_model_len:
             raise TooLong(f"a request needs {num_total} tokens, more than `max_model_len` = {self.max_model_len}")
         return Encoded(token_ids=tuple(ids), num_prompt=num_prompt, num_total=num_total)
@@ -130,9 +125,6 @@ class Encoder:
         return list(ids)
 
     def _chat(self, prompt: Prompt) -> str:
-        system = () if prompt.system is None else (("system", prompt.system),)
-        turns = (*system, *prompt.turns, ("user", prompt.text))
-        messages = [{"role": role, "content": content} for role, content in turns]
         if self.tokenizer.chat_template is None:
             raise InputError(
                 "the base has no chat template",
@@ -140,7 +132,7 @@ class Encoder:
                 where=str(self.tokenizer.name_or_path),
                 fix="set `chat_template: false` in the tasks, or use a base that has one",
             )
-        return render_chat(self.tokenizer, messages)
+        return render_chat(self.tokenizer, prompt.messages)
 
 
 def check_tasks(
@@ -264,11 +256,6 @@ def _lengths(asked: _Asked, encoder: Encoder, encoded: Sequence[Sequence[Encoded
         totals=totals,
         cut_golds=cut,
     )
-
-
-def _num_common(some: Sequence[int], others: Sequence[int]) -> int:
-    pairs = zip(some, others, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(some), len(others)))
 
 
 def _context_length(host: Path) -> int:

@@ -1,32 +1,20 @@
 """Tasks that measure how likely the gold answer is: the cross-entropy that papers on adapters minimise."""
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Response
+from crossbreed.fitness.protocol import Loglikelihood
 from crossbreed.fitness.tasks.config import PromptTaskConfig
-from crossbreed.fitness.tasks.task import Answer
+from crossbreed.fitness.tasks.nats import NatsPerToken
 
 
-class LikelihoodTask(PromptTaskConfig):
+class LikelihoodTask(NatsPerToken, PromptTaskConfig):
     """Mean negative log-likelihood per token of the gold answer after the prompt, in nats: lower is better.
 
     A smooth loss, where the share of right answers of a few examples is a step. Of several golds, the first counts.
     """
 
     kind: Literal["likelihood"]
-
-    @property
-    def metric_name(self) -> str:
-        """See Kind."""
-        return "nats per token"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """False: a likely answer has fewer nats."""
-        return False
 
     def requests(self, item: Item) -> list[Loglikelihood]:
         """Returns one Loglikelihood, of the gold answer."""
@@ -48,8 +36,3 @@ class LikelihoodTask(PromptTaskConfig):
     def shown(self, item: Item) -> str:
         """Returns the first gold."""
         return self.golds(item)[0]
-
-    def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Returns the nats per token."""
-        [response] = responses
-        return Answer(value=-math.fsum(response.logprobs) / len(response.logprobs), text="")

@@ -1,32 +1,20 @@
 """Tasks that measure how likely a text is to the model: an indicator of what a merge forgets."""
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Prompt, Response
+from crossbreed.fitness.protocol import Loglikelihood, Prompt
 from crossbreed.fitness.tasks.config import FileTaskConfig
-from crossbreed.fitness.tasks.task import Answer
+from crossbreed.fitness.tasks.nats import NatsPerToken
 
 
-class PerplexityTask(FileTaskConfig):
+class PerplexityTask(NatsPerToken, FileTaskConfig):
     """Mean negative log-likelihood per token, in nats: lower is better. Its exponential is the perplexity."""
 
     kind: Literal["perplexity"]
     text: str = "text"
     """The field that holds the text."""
-
-    @property
-    def metric_name(self) -> str:
-        """See Kind."""
-        return "nats per token"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """False: a likely text has fewer nats."""
-        return False
 
     def requests(self, item: Item) -> list[Loglikelihood]:
         """Returns one Loglikelihood, of the text after an empty prompt."""
@@ -44,8 +32,3 @@ class PerplexityTask(FileTaskConfig):
         """Returns the same Loglikelihood as `requests`."""
         [request] = self.requests(item)
         return request
-
-    def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Returns the nats per token."""
-        [response] = responses
-        return Answer(value=-math.fsum(response.logprobs) / len(response.logprobs), text="")

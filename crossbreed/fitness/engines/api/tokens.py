@@ -11,6 +11,7 @@ from crossbreed.fitness.engines.api.appending import append_line, key_of, read_l
 from crossbreed.fitness.engines.api.completions import Asked
 from crossbreed.fitness.engines.api.faults import WrongAnswer
 from crossbreed.fitness.engines.api.transport import Transport
+from crossbreed.fitness.engines.boundary import num_prompt_tokens
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt
 
 
@@ -66,13 +67,7 @@ class Tokens:
             if not first:
                 raise InputError("a prompt has no token", expected="a text", got=repr(request.prompt.text)[:80])
             return Asked(request=request, token_ids=first, num_prompt=len(first))
-        num_prompt = max(1, _num_common(first, last))  # nothing predicts the first token
-        if num_prompt >= len(last):
-            raise InputError(
-                "a text is too short to score",
-                expected="at least one token after the first",
-                got=repr(request.continuation)[:80],
-            )
+        num_prompt = num_prompt_tokens(first, last, continuation=request.continuation)
         return Asked(request=request, token_ids=last, num_prompt=num_prompt)
 
 
@@ -88,10 +83,7 @@ def _questions(request: Generate | Loglikelihood) -> list[dict[str, Any]]:
 def _body(prompt: Prompt, continuation: str) -> dict[str, Any]:
     if not prompt.chat:
         return {"prompt": prompt.text + continuation}
-    system = () if prompt.system is None else (("system", prompt.system),)
-    turns = (*system, *prompt.turns, ("user", prompt.text))
-    messages = [{"role": role, "content": content} for role, content in turns]
-    return {"messages": messages, **({"continuation": continuation} if continuation else {})}
+    return {"messages": prompt.messages, **({"continuation": continuation} if continuation else {})}
 
 
 def _read(value: Any) -> tuple[int, ...]:  # JSON
@@ -99,8 +91,3 @@ def _read(value: Any) -> tuple[int, ...]:  # JSON
     if found.count != len(found.tokens) or any(token < 0 for token in found.tokens):
         raise WrongAnswer(f"{len(found.tokens)} tokens where {found.count} are counted")
     return found.tokens
-
-
-def _num_common(some: Sequence[int], others: Sequence[int]) -> int:
-    pairs = zip(some, others, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(some), len(others)))
