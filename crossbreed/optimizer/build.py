@@ -20,7 +20,7 @@ class OptimizerConfig(Config):
     """The `optimizer` section of a spec. A kind narrows `options` to its own; its docstring describes the kind."""
 
     kind: str
-    budget: BudgetConfig
+    budget: BudgetConfig = BudgetConfig()
     options: Options = Options()
 
     @property
@@ -36,6 +36,11 @@ class OptimizerConfig(Config):
     @property
     def reads_budget(self) -> bool:
         """Whether it plans by `budget.trials`, which may then not change on resume."""
+        return False
+
+    @property
+    def ends_itself(self) -> bool:
+        """Whether it has nothing left to ask at some point, so that its search ends without a budget."""
         return False
 
     @property
@@ -57,6 +62,8 @@ class OptimizerPart(Generic[C]):
     """Builds it; raises InputError for inputs that it does not support, for instance several objectives."""
     searches: DomainType | None
     """The domain that it searches: points of a box, or births of genomes; None if known only when it is built."""
+    space: str = ""
+    """The kind of space that a stage of its kind searches unless the spec names one; empty: a spec names one."""
     paper: str = ""
     """The paper that describes it, for display."""
     needs: tuple[str, ...] = ()

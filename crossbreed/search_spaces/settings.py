@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from crossbreed.config import Config
 from crossbreed.search_spaces.axes import ParamSetting
 from crossbreed.sources.structure import Structure
+from crossbreed.types import Recipe
 
 InnerProducts: TypeAlias = Callable[[Sequence[str]], NDArray[np.float64]]
 """Names of tensors -> [V, V]: inner products of base and deltas, in the spec's order, summed over the tensors."""
@@ -33,6 +34,14 @@ class SpaceConfig(Config):
         """Parameters of those operators that the spec fixes or searches."""
         return MappingProxyType({})
 
+    @property
+    def is_around_recipe(self) -> bool:
+        """Whether the space lies around one recipe: it is then built once the best before its search is known.
+
+        Its coordinates (their number, names and bounds) may not depend on that recipe: a journal names them first.
+        """
+        return False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceInputs:
@@ -46,3 +55,6 @@ class SpaceInputs:
     """Computes inner products of the sources; not called before the space is built. None if no weights can be read."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """The artifacts that the run prepared for its recipes: name -> content hash."""
+    around: Recipe | None = None
+    """The recipe around which a space with `is_around_recipe` lies: the best so far; before that is known, the uniform
+    merge stands in for it. None for other spaces."""
