@@ -285,6 +285,8 @@ class Candidate:
     proposed_by: ProposedBy
     proposal: Proposal | None = None
     """None for baselines and warm starts, which may lie outside the space."""
+    stage: int = 0
+    """The number of the search that proposed it, where a run has several; 0 for what is scored before them."""
 
     @property
     def point(self) -> Point | None:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from crossbreed.lazy import attributes
 from crossbreed.optimizer.budget import BudgetConfig
-from crossbreed.optimizer.build import OPTIMIZERS, AnyOptimizerConfig, OptimizerConfig, OptimizerPart, build_optimizer
+from crossbreed.optimizer.build import (
+    OF_OPTIMIZER,
+    OPTIMIZERS,
+    AnyOptimizerConfig,
+    OptimizerConfig,
+    OptimizerPart,
+    build_optimizer,
+)
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import (
     Breeder,
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
 __all__ = [
+    "OF_OPTIMIZER",
     "OPTIMIZERS",
     "AnyOptimizerConfig",
     "Breeder",

@@ -90,7 +90,9 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
 )
 """Kind -> part."""
 
-AnyOptimizerConfig: TypeAlias = Annotated[OptimizerConfig, Tagged(OPTIMIZERS, lambda part: part.config)]
+OF_OPTIMIZER = Tagged(OPTIMIZERS, lambda part: part.config)
+"""Annotates a field that takes the settings of any registered optimizer."""
+AnyOptimizerConfig: TypeAlias = Annotated[OptimizerConfig, OF_OPTIMIZER]
 """A field that takes the settings of any registered optimizer."""
 
 

@@ -9,7 +9,7 @@ experts' weights. The genomes of `VectorSpace` are plain arrays. A new space is 
 """
 
 from crossbreed.search_spaces.boxes import BoxSpace
-from crossbreed.search_spaces.build import SPACES, AnySpaceConfig, SpacePart, build_space
+from crossbreed.search_spaces.build import OF_SPACE, SPACES, AnySpaceConfig, SpacePart, build_space
 from crossbreed.search_spaces.coefficients import CoefficientSpace
 from crossbreed.search_spaces.coefficients_config import CoefficientsConfig
 from crossbreed.search_spaces.genomes import GenomeSpace
@@ -28,6 +28,7 @@ from crossbreed.search_spaces.settings import InnerProducts, SpaceConfig, SpaceI
 from crossbreed.search_spaces.vector import VectorSpace
 
 __all__ = [
+    "OF_SPACE",
     "SPACES",
     "AnySpaceConfig",
     "BoxSpace",

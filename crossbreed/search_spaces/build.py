@@ -35,7 +35,9 @@ SPACES = Registry[SpacePart[Any]](
 )
 """Kind -> part."""
 
-AnySpaceConfig: TypeAlias = Annotated[SpaceConfig, Tagged(SPACES, lambda part: part.config, default="coefficients")]
+OF_SPACE = Tagged(SPACES, lambda part: part.config, default="coefficients")
+"""Annotates a field that takes the settings of any registered space."""
+AnySpaceConfig: TypeAlias = Annotated[SpaceConfig, OF_SPACE]
 """A field that takes the settings of any registered space; `kind` defaults to `coefficients`."""
 
 

@@ -1,0 +1,141 @@
+"""A search of a run, ready to begin: its space, its optimizer, its own limits."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from crossbreed.fitness import AdapterEngineConfig
+from crossbreed.optimizer import Optimizer, OptimizerConfig, SearchInputs, build_optimizer
+from crossbreed.randomness import spawn
+from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.search.asking import Search
+from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec.stages import SearchSettings
+from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space
+from crossbreed.sources.structure import Structure
+from crossbreed.types import Point, Recipe
+
+if TYPE_CHECKING:
+    from crossbreed.runs.weights import Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A search, and all that its optimizer is built from but the start."""
+
+    settings: SearchSettings
+    inputs: SpaceInputs
+    """What its space is built from."""
+    space: SearchSpace
+    """The space; of one around a recipe, that around the uniform merge, which has the same coordinates."""
+    stream: tuple[str, ...]
+    """The name of its optimizer's random stream."""
+    num_objectives: int
+    item_weights: tuple[float, ...]
+    seed: int
+
+    @property
+    def number(self) -> int:
+        """As the journal has it."""
+        return self.settings.number
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The settings of the optimizer."""
+        return self.settings.optimizer
+
+    @property
+    def budget(self) -> Budget:
+        """Its own limits."""
+        own = self.settings.own
+        return Budget(trials=own.trials, seconds=None if own.minutes is None else own.minutes * 60)
+
+    @property
+    def search(self) -> Search:
+        """The search, as the proposer begins it."""
+        return Search(
+            number=self.number,
+            optimizer=self.optimizer.kind,
+            space_around=self.space_around,
+            make_optimizer=self.make_optimizer,
+        )
+
+    def space_around(self, recipe: Recipe | None) -> SearchSpace:
+        """Returns the space; around this recipe, if it is of that kind."""
+        if recipe is None or not self.settings.space.is_around_recipe:
+            return self.space
+        return build_space(self.settings.space, replace(self.inputs, around=recipe))
+
+    def make_optimizer(self, space: SearchSpace, start: Point | None, tuned_scalar: float | None) -> Optimizer:
+        """Returns a new optimizer.
+
+        Raises:
+            InputError: it cannot search this space for these objectives.
+        """
+        inputs = SearchInputs(
+            domain=space.domain,
+            num_objectives=self.num_objectives,
+            start=start,
+            rng=spawn(self.seed, *self.stream),
+            tuned_scalar=tuned_scalar,
+            item_weights=self.item_weights,
+        )
+        return build_optimizer(self.optimizer, inputs)
+
+
+def build_stages(
+    spec: Spec,
+    structure: Structure,
+    dtype: str,
+    weights: "Weights | None",
+    *,
+    num_objectives: int,
+    item_weights: tuple[float, ...],
+) -> tuple[Stage, ...]:
+    """Builds the searches of a spec, and checks early, not after the baselines, that their operators can merge.
+
+    Args:
+        spec: The run's spec.
+        structure: The structure of its sources.
+        dtype: Of merges.
+        weights: The sources, unless the engine takes recipes.
+        num_objectives: Number of objectives.
+        item_weights: See `SearchInputs`.
+
+    Raises:
+        InputError: a space does not fit the sources.
+    """
+    hashes = {name: hash_ for name, hash_ in structure.hashes.items()}
+    experts = structure.experts
+    uniform = weighted_deltas(dict.fromkeys(experts, 1.0 / len(experts)), hashes=hashes, dtype=dtype)
+    inputs = SpaceInputs(
+        structure=structure,
+        dtype=dtype,
+        inner_products=weights.inner_products if weights else None,
+        artifacts=weights.artifact_hashes if weights else {},
+    )
+    built = []
+    for place, settings in enumerate(spec.searches):
+        its = replace(inputs, around=uniform) if settings.space.is_around_recipe else inputs
+        space = build_space(settings.space, its)
+        if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
+            _check_examples(space, spec, weights)
+        built.append(
+            Stage(
+                settings=settings,
+                inputs=its,
+                space=space,
+                stream=("optimizer",) if place == 0 else ("optimizer", str(settings.number)),
+                num_objectives=num_objectives,
+                item_weights=item_weights,
+                seed=spec.seed,
+            )
+        )
+    return tuple(built)
+
+
+def _check_examples(space: SearchSpace, spec: Spec, weights: "Weights") -> None:
+    for recipe in space.examples:
+        weights.check(recipe)
+        if isinstance(spec.fitness.engine, AdapterEngineConfig):
+            weights.check_adapter(recipe, rank=spec.fitness.engine.max_rank)
