@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from crossbreed.lazy import attributes
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.build import OPTIMIZERS, AnyOptimizerConfig, OptimizerConfig, OptimizerPart, build_optimizer
-from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.options import CalibrationNeeds, LossKind, Options
 from crossbreed.optimizer.protocol import (
     Breeder,
+    CalibrationLoss,
     Optimizer,
     Replayable,
     SearchInputs,
@@ -42,6 +43,8 @@ __all__ = [
     "AnyOptimizerConfig",
     "Breeder",
     "BudgetConfig",
+    "CalibrationLoss",
+    "CalibrationNeeds",
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
@@ -54,6 +57,7 @@ __all__ = [
     "Gp",
     "GpConfig",
     "GpOptions",
+    "LossKind",
     "M2n2",
     "M2n2Config",
     "M2n2Options",
