@@ -24,9 +24,10 @@ from crossbreed.optimizer.build import (
     OptimizerPart,
     build_optimizer,
 )
-from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.options import CalibrationNeeds, LossKind, Options
 from crossbreed.optimizer.protocol import (
     Breeder,
+    CalibrationLoss,
     Optimizer,
     Replayable,
     SearchInputs,
@@ -50,6 +51,8 @@ __all__ = [
     "AnyOptimizerConfig",
     "Breeder",
     "BudgetConfig",
+    "CalibrationLoss",
+    "CalibrationNeeds",
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
@@ -62,6 +65,7 @@ __all__ = [
     "Gp",
     "GpConfig",
     "GpOptions",
+    "LossKind",
     "M2n2",
     "M2n2Config",
     "M2n2Options",

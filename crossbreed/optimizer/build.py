@@ -9,7 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.objects import OBJECT
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.covering import covering
-from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.options import CalibrationNeeds, Options
 from crossbreed.optimizer.protocol import Optimizer, SearchInputs
 from crossbreed.parsing import any_of
 from crossbreed.registry import Registry, Tagged
@@ -32,6 +32,11 @@ class OptimizerConfig(Config):
     def slope_kind(self) -> SlopeKind | None:
         """How outcomes' slopes are to compare a gradient with experts; None: outcomes need no slopes."""
         return self.options.slope_kind
+
+    @property
+    def calibration(self) -> CalibrationNeeds | None:
+        """The calibration loss that it is to be built with (`SearchInputs.calibration`); None: it needs none."""
+        return self.options.calibration
 
     @property
     def reads_budget(self) -> bool:

@@ -35,10 +35,10 @@ class SpaceConfig(Config):
         return MappingProxyType({})
 
     @property
-    def is_around_recipe(self) -> bool:
-        """Whether the space lies around one recipe: it is then built once the best before its search is known.
+    def is_around(self) -> bool:
+        """Whether its points are changes of a recipe, `SpaceInputs.around`: it is built again once that is known.
 
-        Its coordinates (their number, names and bounds) may not depend on that recipe: a journal names them first.
+        Its coordinates (number, names, bounds) do not depend on the recipe: a journal names them before it is known.
         """
         return False
 
@@ -56,5 +56,4 @@ class SpaceInputs:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """The artifacts that the run prepared for its recipes: name -> content hash."""
     around: Recipe | None = None
-    """The recipe around which a space with `is_around_recipe` lies: the best so far; before that is known, the uniform
-    merge stands in for it. None for other spaces."""
+    """The recipe that a space is around, if it `is_around` one; None: the space's own default."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import Optimizer, OptimizerConfig, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
-from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.search.asking import Search
 from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.spec import Spec
@@ -27,7 +26,7 @@ class Stage:
     inputs: SpaceInputs
     """What its space is built from."""
     space: SearchSpace
-    """The space; of one around a recipe, that around the uniform merge, which has the same coordinates."""
+    """The space; of one around a recipe, that around its default, which has the same coordinates."""
     stream: tuple[str, ...]
     """The name of its optimizer's random stream."""
     num_objectives: int
@@ -62,7 +61,7 @@ class Stage:
 
     def space_around(self, recipe: Recipe | None) -> SearchSpace:
         """Returns the space; around this recipe, if it is of that kind."""
-        if recipe is None or not self.settings.space.is_around_recipe:
+        if recipe is None or not self.settings.space.is_around:
             return self.space
         return build_space(self.settings.space, replace(self.inputs, around=recipe))
 
@@ -105,9 +104,6 @@ def build_stages(
     Raises:
         InputError: a space does not fit the sources.
     """
-    hashes = {name: hash_ for name, hash_ in structure.hashes.items()}
-    experts = structure.experts
-    uniform = weighted_deltas(dict.fromkeys(experts, 1.0 / len(experts)), hashes=hashes, dtype=dtype)
     inputs = SpaceInputs(
         structure=structure,
         dtype=dtype,
@@ -116,14 +112,13 @@ def build_stages(
     )
     built = []
     for place, settings in enumerate(spec.searches):
-        its = replace(inputs, around=uniform) if settings.space.is_around_recipe else inputs
-        space = build_space(settings.space, its)
+        space = build_space(settings.space, inputs)
         if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
             _check_examples(space, spec, weights)
         built.append(
             Stage(
                 settings=settings,
-                inputs=its,
+                inputs=inputs,
                 space=space,
                 stream=("optimizer",) if place == 0 else ("optimizer", str(settings.number)),
                 num_objectives=num_objectives,
