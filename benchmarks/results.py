@@ -21,8 +21,8 @@ from crossbreed.runs.spec.presets import PRESETS
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 OBJECTIVES = ("mean", "worst")
-METHODS = tuple(preset for preset in PRESETS if preset not in ("evo_merging", "lorahub"))
-"""What can be compared by the minutes: the others plan by a number of trials."""
+METHODS = tuple(preset for preset in PRESETS if preset not in ("evo_merging", "lorahub", "best", "forward_only", "api"))
+"""What can be compared by the minutes: the others plan by a number of trials, alone or in stages."""
 NAMES = tuple(f"{preset}-{objective}" for preset in METHODS for objective in OBJECTIVES)
 RECIPES = Path(__file__).parents[1] / "docs/recipes"
 HEAD = """| method | for | mean of skills | worst skill | over the best baseline | items | minutes | bred | winner |

@@ -23,23 +23,24 @@ from crossbreed.fitness import (
     require_code,
     split_items,
 )
-from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
-from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.made_sources import making_s
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.search.pace import Limits, limits_of
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
-from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space, require_slopes
+from crossbreed.runs.stages.naming import StageName, stage_names
+from crossbreed.runs.stages.stage import Stage, build_stages
+from crossbreed.search_spaces import SearchSpace, require_slopes
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Point, ProposedBy, Recipe, SlopeKind
+from crossbreed.types import ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
     from crossbreed.kernels.input_grams import InputGrams
@@ -59,7 +60,8 @@ class Plan:
     tasks: list[Task]
     items: Mapping[SplitName, Mapping[str, AnyItems]]
     """Split -> task -> items."""
-    space: SearchSpace
+    stages: tuple[Stage, ...]
+    """The searches, in their order."""
     objectives: tuple[Objective, ...]
     dtype: str
     warm_starts: tuple[tuple[ProposedBy, Recipe], ...]
@@ -67,10 +69,14 @@ class Plan:
     """Task -> lengths of its items, once `measured`; empty if the engine does not use the base's tokenizer."""
 
     @property
-    def budget(self) -> Budget:
-        """The limits of the search."""
-        budget = self.spec.optimizer.budget
-        return Budget(trials=budget.trials, seconds=None if budget.minutes is None else budget.minutes * 60)
+    def limits(self) -> Limits:
+        """The limits of the searches, together and alone."""
+        return limits_of(self.spec)
+
+    @property
+    def stage_names(self) -> tuple[StageName, ...]:
+        """The names of the stages; none in a run without a list of them."""
+        return stage_names(self.spec.model_dump(mode="json", include={"stages"}))
 
     @property
     def item_ids(self) -> ItemIds:
@@ -81,9 +87,14 @@ class Plan:
         }
 
     @property
+    def space(self) -> SearchSpace | None:
+        """The space of the first search; None if nothing is searched."""
+        return self.stages[0].space if self.stages else None
+
+    @property
     def coordinates(self) -> tuple[str, ...]:
-        """Names of the box's coordinates; empty for genomes."""
-        return self.space.names
+        """Names of the coordinates of its box; empty for genomes."""
+        return self.space.names if self.space else ()
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -109,6 +120,13 @@ class Plan:
         made = self.weights.sources.made if self.weights else ()
         return {name: self.structure.hashes[name] for name in made}
 
+    @property
+    def made_s(self) -> dict[str, float]:
+        """What the run has made as sources: name -> seconds of making it, where that was noted."""
+        sources = self.weights.sources if self.weights else None
+        found = {name: making_s(sources.experts[name].path) for name in sources.made} if sources else {}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}
+
     def _made(self) -> Iterator[tuple[ProposedBy, Recipe]]:
         """Yields what the run has made before it searches, each alone."""
         for name in self.weights.sources.made if self.weights else ():
@@ -118,14 +136,14 @@ class Plan:
     @property
     def num_initial(self) -> int:
         """Their number, with what is still to be made."""
-        is_missing = self.spec.artifacts.regression is not None and not self.made_hashes
+        is_missing = self.spec.regression is not None and not self.made_hashes
         return len(self.initial_candidates()) + is_missing
 
     def with_grams(self, grams: "InputGrams") -> "Plan":
         """Returns the plan with these Grams, for merging the candidates."""
         assert self.weights is not None, "Grams are of weights"
         weights = replace(self.weights, grams=grams)
-        plan = replace(self, space=_space(self.spec, self.structure, self.dtype, weights), weights=weights)
+        plan = replace(self, weights=weights)._restaged()
         plan._check_warm_starts()
         return plan
 
@@ -133,19 +151,25 @@ class Plan:
         """Returns the plan with these sources: its own, and those that it has made of them."""
         assert self.weights is not None, "sources have weights"
         weights = replace(self.weights, sources=sources)
-        space = _space(self.spec, weights.structure, self.dtype, weights)
-        return replace(self, space=space, structure=weights.structure, weights=weights)
+        return replace(self, structure=weights.structure, weights=weights)._restaged()
+
+    def _restaged(self) -> "Plan":
+        """Returns the plan with the searches of its present sources and artifacts."""
+        return replace(self, stages=_stages(self.spec, self.structure, self.dtype, self.weights, self.items))
 
     @property
     def renamed_settings(self) -> dict[str, str]:
         """Keys of a run record that older versions wrote -> the keys that this one writes."""
-        renamed = self.spec.optimizer.renamed.items()
-        return {f"spec.optimizer.{old}": f"spec.optimizer.{new}" for old, new in renamed}
+        renamed = dict[str, str]()
+        for search in self.spec.searches:
+            at = f"spec.stages.{search.number}.optimizer" if self.spec.stages else "spec.optimizer"
+            renamed |= {f"{at}.{old}": f"{at}.{new}" for old, new in search.optimizer.renamed.items()}
+        return renamed
 
-    @property
-    def slope_kind(self) -> SlopeKind | None:
-        """The kind of slopes that the optimizer needs; None: none."""
-        return self.spec.optimizer.slope_kind
+    def slope_kind(self, stage: int) -> SlopeKind | None:
+        """Returns the kind of slopes that the optimizer of a search needs; None: none."""
+        found = (one.optimizer.slope_kind for one in self.stages if one.number == stage)
+        return next(found, None)
 
     def measured(self) -> "Plan":
         """Returns the plan with the lengths of its items.
@@ -159,9 +183,11 @@ class Plan:
             require_code(engine)
         return replace(self, lengths=_lengths(self.spec, self.weights, self.tasks))
 
-    def check_optimizer(self) -> None:
-        """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""
-        self._make_optimizer(None, None)
+    def check_optimizers(self, mistakes: Collector) -> None:
+        """Notes, before the baselines, each optimizer that cannot search its space for these objectives."""
+        for stage in self.stages:
+            with mistakes.noted():
+                stage.make_optimizer(stage.space, None, None)
 
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
@@ -176,13 +202,8 @@ class Plan:
 
     def proposer(self) -> Proposer:
         """Returns a new proposer."""
-        return Proposer(
-            space=self.space,
-            seed=self.spec.seed,
-            initial_candidates=self.initial_candidates(),
-            make_optimizer=self._make_optimizer,
-            optimizer=self.spec.optimizer.kind,
-        )
+        searches = [stage.search for stage in self.stages]
+        return Proposer(seed=self.spec.seed, initial_candidates=self.initial_candidates(), searches=searches)
 
     def run_record(self) -> RunRecord:
         """Returns the journal's first record, which identifies the run."""
@@ -191,6 +212,7 @@ class Plan:
             sources={name: hash_ for name, hash_ in self.structure.hashes.items() if name not in self.made_hashes},
             warm_starts=[recipe.id for _, recipe in self.warm_starts],
             coordinates=self.coordinates,
+            more_coordinates={str(stage.number): stage.space.names for stage in self.stages[1:]},
             tasks=self.tasks,
             items=self.item_ids,
             artifacts={**(self.weights.artifact_hashes if self.weights else {}), **self.made_hashes},
@@ -206,18 +228,6 @@ class Plan:
         are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         check_warm_starts(recipes, self.weights, are_complete=are_complete)
-
-    def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer:
-        num_items = {task: len(ids) for task, ids in self.item_ids["search"].items()}
-        inputs = SearchInputs(
-            domain=self.space.domain,
-            num_objectives=len(self.objectives),
-            start=start,
-            rng=spawn(self.spec.seed, "optimizer"),
-            tuned_scalar=tuned_scalar,
-            item_weights=item_weights(self.objectives, num_items),
-        )
-        return build_optimizer(self.spec.optimizer, inputs)
 
 
 def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
@@ -249,7 +259,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
                 weights.sources.require_one_chat_template()
     _require_none(mistakes, spec, weights, tasks, searches=searches)
     with mistakes.noted():
-        space = _space(spec, structure, dtype, weights)
+        stages = _stages(spec, structure, dtype, weights, items)
     with mistakes.noted():
         given = tuple(warm_starts(spec.warm_start, structure, weights))
     _require_none(mistakes, spec, weights, tasks, searches=searches)
@@ -259,17 +269,17 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         weights=weights,
         tasks=tasks,
         items=items,
-        space=space,
+        stages=stages,
         objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
         dtype=dtype,
         warm_starts=given,
     )
     if searches:
-        with mistakes.noted():
-            plan.check_optimizer()
-    if plan.slope_kind is not None:
-        with mistakes.noted():
-            require_slopes(plan.space)
+        plan.check_optimizers(mistakes)
+    for stage in plan.stages:
+        if stage.optimizer.slope_kind is not None:
+            with mistakes.noted():
+                require_slopes(stage.space)
     with mistakes.noted():
         plan._check_warm_starts()
     _require_none(mistakes, spec, weights, tasks, searches=searches)
@@ -352,10 +362,13 @@ def _first_requests(tasks: Sequence[Task]) -> Iterator[Request]:
 def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
     engine = spec.fitness.engine
     if isinstance(engine, RecipeEngineConfig):
-        for name in spec.artifacts.wanted:
-            raise _needs_weights(spec, f"`artifacts.{name}` needs weights", where=f"artifacts.{name}")
-        if spec.optimizer.slope_kind is not None:
-            raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
+        for where, wanted in (("artifacts.grams", spec.artifacts.grams), (spec.place_of_regression, spec.regression)):
+            if wanted is not None:
+                raise _needs_weights(spec, f"`{where}` needs weights", where=where)
+        for search in spec.searches:
+            if search.optimizer.slope_kind is not None or search.optimizer.calibration is not None:
+                where = f"stages.{search.number}.optimizer" if spec.stages else "optimizer.options"
+                raise _needs_weights(spec, "the optimizer's gradients need weights", where=where)
         return described_sources(engine, *spec.sources.told), None
     require_tensors()
     from crossbreed.runs.weights import open_weights
@@ -381,21 +394,18 @@ def described_sources(engine: RecipeEngineConfig, base: str, experts: Mapping[st
     raise InputError("an engine does not describe its sources", expected="a Structure", got=got, where=where)
 
 
-def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | None") -> SearchSpace:
-    """Builds the space, and checks early, not after the baselines, that its operators can merge these sources."""
-    inputs = SpaceInputs(
-        structure=structure,
-        dtype=dtype,
-        inner_products=weights.inner_products if weights else None,
-        artifacts=weights.artifact_hashes if weights else {},
-    )
-    space = build_space(spec.space, inputs)
-    if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
-        for recipe in space.examples:
-            weights.check(recipe)
-            if isinstance(spec.fitness.engine, AdapterEngineConfig):
-                weights.check_adapter(recipe, rank=spec.fitness.engine.max_rank)
-    return space
+def _stages(
+    spec: Spec,
+    structure: Structure,
+    dtype: str,
+    weights: "Weights | None",
+    items: Mapping[SplitName, Mapping[str, AnyItems]],
+) -> tuple[Stage, ...]:
+    """Builds the searches; see `build_stages`."""
+    objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
+    num_items = {task: len(found.items) for task, found in items["search"].items()}
+    weighted = item_weights(objectives, num_items)
+    return build_stages(spec, structure, dtype, weights, num_objectives=len(objectives), item_weights=weighted)
 
 
 def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:

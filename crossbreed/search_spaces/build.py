@@ -29,6 +29,7 @@ SPACES = Registry[SpacePart[Any]](
     {
         "coefficients": "crossbreed.search_spaces.coefficients:PART",
         "lineage": "crossbreed.search_spaces.lineage:PART",
+        "scales": "crossbreed.search_spaces.scales:PART",
     },
     part=SpacePart,
     config=SpaceConfig,

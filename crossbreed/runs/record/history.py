@@ -43,6 +43,8 @@ class History:
     """The number of the search that asked last; None while none has."""
     num_asked: Counter[int] = field(default_factory=Counter)
     """Stage -> candidates that its optimizer asked for."""
+    num_told: Counter[int] = field(default_factory=Counter)
+    """Stage -> those of them that have a score on the search split."""
     began_s: dict[int, float] = field(default_factory=dict)
     """Stage -> search time at its first ask."""
     published: list[PublishRecord] = field(default_factory=list)
@@ -109,6 +111,8 @@ class History:
         if split == "search":
             if number in self.trials and number not in self.failed:
                 raise ValueError(f"a second score of candidate {number} on the search split")
+            if number not in self.trials and self.candidates[number].proposed_by.kind == "optimizer":
+                self.num_told[self.candidates[number].stage] += 1
             clock = record.clock
             self.elapsed_s = max(self.elapsed_s, clock.elapsed or 0.0)
             known = {"attempts": clock.attempts, "worker": clock.worker}

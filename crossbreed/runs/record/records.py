@@ -151,7 +151,7 @@ class AskRecord:
     parents: tuple[_Number, ...] = ()
     birth: SeedBirth | CrossBirth | None = None
     stage: _Number = 0
-    """Position in the spec's `stages` of the search that proposed it. Not written if 0; older versions had one search."""
+    """The search that proposed it, by its position in the spec's `stages`. Not written if 0, as without stages."""
     recipe: _Recipe | None
 
     def __post_init__(self) -> None:

@@ -257,7 +257,14 @@ class Loop:
         genome = self._proposer.genome(candidate.number) if candidate.recipe is None else None
         trial = self._history.trials.get(candidate.number)
         searched = trial.score.fingerprint if trial and split != "search" else None
-        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome, fingerprint=searched)
+        return Job(
+            number=candidate.number,
+            split=split,
+            recipe=candidate.recipe,
+            genome=genome,
+            stage=candidate.stage if candidate.proposed_by.kind == "optimizer" else None,
+            fingerprint=searched,
+        )
 
     def _is_measured(self, split: SplitName, number: int) -> bool:
         score = self._history.scores.get((split, number))

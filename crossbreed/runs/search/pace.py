@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from crossbreed.optimizer import BudgetConfig
 from crossbreed.runs.record.history import History
+from crossbreed.runs.spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +17,11 @@ class Budget:
     """The optimizer's trials that could be measured; baselines are extra."""
     seconds: float | None = None
     """Search time, over all resumes."""
+
+    @classmethod
+    def of(cls, config: BudgetConfig) -> Self:
+        """Returns the budget that a spec has."""
+        return cls(trials=config.trials, seconds=None if config.minutes is None else config.minutes * 60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +66,15 @@ class Limits:
 
     def is_last_spent(self, history: History) -> bool:
         """Returns whether the last search has reached its own limits, or there is none to begin."""
-        last = next(reversed(self.own), None)
-        return last is None or (history.stage == last and self.is_stage_spent(last, history, history.elapsed_s))
+        if not self.own:
+            return True
+        last = [*self.own][-1]
+        return history.stage == last and self.is_stage_spent(last, history, history.elapsed_s)
+
+
+def limits_of(spec: Spec) -> Limits:
+    """Returns the limits of a spec's searches, together and alone."""
+    return Limits(whole=Budget.of(spec.limits), own={search.number: Budget.of(search.own) for search in spec.searches})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ own and goes on from there.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from crossbreed.errors import InputError
 from crossbreed.runs.search.asking import Asking, Search, described, other_than
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.search_spaces import Genome

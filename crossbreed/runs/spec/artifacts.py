@@ -10,7 +10,7 @@ from crossbreed.errors import InputError
 from crossbreed.parsing import suggestion
 from crossbreed.runs.spec.grams_check import why_grams_are_wrong
 from crossbreed.runs.spec.regression import RegressionConfig
-from crossbreed.runs.spec.stages import RegressionStageConfig, StageConfig
+from crossbreed.runs.spec.stages import RegressionStageConfig
 from crossbreed.search_spaces import SpaceConfig
 from crossbreed.types import REGRESSION, Dtype
 
@@ -55,7 +55,7 @@ class ArtifactsConfig(Config):
 def mistakes_in_artifacts(
     artifacts: ArtifactsConfig,
     *,
-    stages: Sequence[StageConfig],
+    stages: Sequence[Config],
     spaces: Sequence[SpaceConfig],
     experts: Sequence[str],
     tasks: Sequence[str],

@@ -44,7 +44,6 @@ from crossbreed.runs.spec.stages import (
     AnyStageConfig,
     RegressionStageConfig,
     SearchSettings,
-    StageConfig,
     mistakes_in,
     searches_in,
 )
@@ -197,8 +196,13 @@ class Spec(Config):
     @property
     def regression(self) -> RegressionConfig | None:
         """The regression that is made before the search, as an artifact or a stage."""
-        made = (stage for stage in self.stages if isinstance(stage, RegressionStageConfig))
-        return next(made, self.artifacts.regression)
+        staged = (stage.settings for stage in self.stages if isinstance(stage, RegressionStageConfig))
+        return next(staged, self.artifacts.regression)
+
+    @property
+    def place_of_regression(self) -> str:
+        """The dotted key of its settings."""
+        return "artifacts.regression" if self.artifacts.regression is not None else "stages.0"
 
     @property
     def needs_reference(self) -> bool:
@@ -213,7 +217,7 @@ class Spec(Config):
 
     @field_validator("stages")
     @classmethod
-    def _stages_end(cls, stages: tuple[StageConfig, ...], info: ValidationInfo) -> tuple[StageConfig, ...]:
+    def _stages_end(cls, stages: tuple[Config, ...], info: ValidationInfo) -> tuple[Config, ...]:
         if "budget" in info.data and (mistakes := [*mistakes_in(stages, info.data["budget"])]):
             raise refused(mistakes)
         return stages
@@ -244,7 +248,8 @@ class Spec(Config):
             raise InputError("`budget` at the top is of `stages`, and there are none", where="budget", fix=fix)
         if not (optimizer.budget.is_limited or optimizer.ends_itself):
             said = "budget" in optimizer.model_fields_set
-            raise refusal("optimizer", [_endless() if said else InitErrorDetails(type="missing", loc=("budget",))])
+            missing = InitErrorDetails(type="missing", loc=("budget",), input=None)
+            raise refusal("optimizer", [_endless() if said else missing])
         return optimizer
 
     @field_validator("artifacts")
@@ -374,7 +379,8 @@ def noting(
 
 def dump_spec(spec: Spec) -> str:
     """Returns the spec as YAML with every default written out."""
-    return _dump(spec.model_dump(mode="json"))
+    absent = {"space", "optimizer"} if spec.stages else {"stages", "budget"}
+    return _dump(spec.model_dump(mode="json", exclude=absent))
 
 
 def _dump(raw: Any) -> str:  # any JSON value

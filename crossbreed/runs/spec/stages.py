@@ -25,6 +25,7 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.optimizer import OPTIMIZERS, AnyOptimizerConfig, BudgetConfig, OptimizerConfig
 from crossbreed.parsing import any_of, shown, suggestion, type_name, unknown_key
+from crossbreed.registry import Named
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.search_spaces import OF_SPACE, AnySpaceConfig, SpaceConfig
 from crossbreed.types import REGRESSION
@@ -39,6 +40,11 @@ class RegressionStageConfig(RegressionConfig):
     """
 
     kind: Literal["regression"] = "regression"
+
+    @property
+    def settings(self) -> RegressionConfig:
+        """The same as an artifact's."""
+        return RegressionConfig.model_validate(self.model_dump(exclude={"kind"}))
 
 
 class SearchStageConfig(Config):
@@ -76,12 +82,14 @@ class SearchStageConfig(Config):
 class OptimizerStageConfig(Config):
     """A search by its optimizer's kind: short for a stage of `kind: search`."""
 
-    kind: str
-    """One of the optimizers; `space`, `options` and `budget` are as in a search by it."""
+    kind: Annotated[str, Named(OPTIMIZERS)]
+    """The optimizer."""
     space: Annotated[SpaceConfig | None, OF_SPACE] = None
     """None: the space that the optimizer searches by itself, if it has one."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    """The optimizer's options."""
     budget: BudgetConfig = BudgetConfig()
+    """As in a stage of `kind: search`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -133,7 +141,6 @@ def _written_out(stage: Any, info: ValidationInfo) -> Any:  # of one of the thre
     return SearchStageConfig.model_validate(given, context=info.context)
 
 
-StageConfig: TypeAlias = RegressionStageConfig | SearchStageConfig
 AnyStageConfig: TypeAlias = Annotated[
     Annotated[RegressionStageConfig, Tag("regression")]
     | Annotated[SearchStageConfig, Tag("search")]
@@ -142,7 +149,7 @@ AnyStageConfig: TypeAlias = Annotated[
     BeforeValidator(_has_kind),
     AfterValidator(_written_out),
 ]
-"""An element of a list of stages; parsed, it is a `StageConfig`."""
+"""An element of a list of stages; parsed, it is one of the first two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +165,7 @@ class SearchSettings:
     """The limits of this search alone."""
 
 
-def searches_in(stages: Sequence[StageConfig]) -> Iterator[SearchSettings]:
+def searches_in(stages: Sequence[Config]) -> Iterator[SearchSettings]:
     """Yields the searches of a list of stages."""
     for number, stage in enumerate(stages):
         if isinstance(stage, SearchStageConfig):
@@ -166,7 +173,7 @@ def searches_in(stages: Sequence[StageConfig]) -> Iterator[SearchSettings]:
             yield SearchSettings(number=number, space=stage.space, optimizer=optimizer, own=stage.budget)
 
 
-def mistakes_in(stages: Sequence[StageConfig], budget: BudgetConfig) -> Iterator[InputError]:
+def mistakes_in(stages: Sequence[Config], budget: BudgetConfig) -> Iterator[InputError]:
     """Yields what is wrong with a list of stages as a whole: their order, and searches that would never end."""
     for number, stage in enumerate(stages):
         if isinstance(stage, RegressionStageConfig) and number > 0:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageName:
     """A stage among the others.

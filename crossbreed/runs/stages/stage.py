@@ -7,7 +7,6 @@ from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import Optimizer, OptimizerConfig, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.runs.search.asking import Search
-from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.stages import SearchSettings
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space
@@ -42,12 +41,6 @@ class Stage:
     def optimizer(self) -> OptimizerConfig:
         """The settings of the optimizer."""
         return self.settings.optimizer
-
-    @property
-    def budget(self) -> Budget:
-        """Its own limits."""
-        own = self.settings.own
-        return Budget(trials=own.trials, seconds=None if own.minutes is None else own.minutes * 60)
 
     @property
     def search(self) -> Search:
