@@ -37,7 +37,7 @@ from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
 from crossbreed.runs.stages.naming import StageName, stage_names
-from crossbreed.runs.stages.stage import Stage, build_stages
+from crossbreed.runs.stages.stage import Stage, build_stages, placed
 from crossbreed.search_spaces import SearchSpace, require_slopes
 from crossbreed.sources import Structure, require_tensors
 from crossbreed.types import ProposedBy, Recipe, SlopeKind
@@ -186,7 +186,7 @@ class Plan:
     def check_optimizers(self, mistakes: Collector) -> None:
         """Notes, before the baselines, each optimizer that cannot search its space for these objectives."""
         for stage in self.stages:
-            with mistakes.noted():
+            with mistakes.noted(), placed(self.spec, stage.number):
                 stage.make_optimizer(stage.space, None, None)
 
     def describe(self) -> str:
@@ -278,7 +278,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         plan.check_optimizers(mistakes)
     for stage in plan.stages:
         if stage.optimizer.slope_kind is not None:
-            with mistakes.noted():
+            with mistakes.noted(), placed(spec, stage.number):
                 require_slopes(stage.space)
     with mistakes.noted():
         plan._check_warm_starts()

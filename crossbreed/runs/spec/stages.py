@@ -18,6 +18,7 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -53,11 +54,11 @@ class SearchStageConfig(Config):
     kind: Literal["search"] = "search"
     space: AnySpaceConfig
     """The recipes that may be proposed."""
-    optimizer: AnyOptimizerConfig
-    """The optimizer; its `budget` is the stage's, which stands beside it."""
     budget: BudgetConfig = BudgetConfig()
     """The limits of this stage, counted from its own first trial. Empty: `budget` at the top, which limits all stages
     together, or the optimizer itself ends it. An optimizer that plans by its trials needs them here."""
+    optimizer: AnyOptimizerConfig
+    """The optimizer; its `budget` is the stage's, which stands beside it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +73,13 @@ class SearchStageConfig(Config):
             )
         rest = {key: value for key, value in optimizer.items() if key != "budget"}
         return {**given, "optimizer": rest, "budget": optimizer["budget"]}
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _knows_its_budget(cls, given: Any, info: ValidationInfo) -> Any:  # whatever pydantic is given
+        budget: BudgetConfig | None = info.data.get("budget")
+        known = isinstance(given, Mapping) and budget is not None and budget.is_limited
+        return {**given, "budget": budget} if known else given
 
     @field_serializer("optimizer", mode="wrap")
     def _without_budget(self, optimizer: Any, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -169,8 +177,7 @@ def searches_in(stages: Sequence[Config]) -> Iterator[SearchSettings]:
     """Yields the searches of a list of stages."""
     for number, stage in enumerate(stages):
         if isinstance(stage, SearchStageConfig):
-            optimizer = stage.optimizer.model_copy(update={"budget": stage.budget})
-            yield SearchSettings(number=number, space=stage.space, optimizer=optimizer, own=stage.budget)
+            yield SearchSettings(number=number, space=stage.space, optimizer=stage.optimizer, own=stage.budget)
 
 
 def mistakes_in(stages: Sequence[Config], budget: BudgetConfig) -> Iterator[InputError]:
@@ -185,14 +192,7 @@ def mistakes_in(stages: Sequence[Config], budget: BudgetConfig) -> Iterator[Inpu
                 fix="move it to the front, or remove it; its anchor is an operator (`anchor`), not a trial",
             )
     for search in searches_in(stages):
-        if search.optimizer.reads_budget and search.own.trials is None:
-            yield InputError(
-                f"the optimizer `{search.optimizer.kind}` plans by its trials",
-                expected="`budget: {trials: ...}` of its own",
-                where=f"stages.{search.number}",
-                fix="add it to the stage",
-            )
-        elif not (search.own.is_limited or budget.is_limited or search.optimizer.ends_itself):
+        if not (search.own.is_limited or budget.is_limited or search.optimizer.ends_itself):
             yield InputError(
                 "a search without a budget never ends",
                 expected="`budget: {trials: ...}` or `budget: {minutes: ...}`",

@@ -1,8 +1,11 @@
 """A search of a run, ready to begin: its space, its optimizer, its own limits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from crossbreed.errors import InputError
 from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import Optimizer, OptimizerConfig, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
@@ -105,9 +108,11 @@ def build_stages(
     )
     built = []
     for place, settings in enumerate(spec.searches):
-        space = build_space(settings.space, inputs)
+        with placed(spec, settings.number):
+            space = build_space(settings.space, inputs)
         if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
-            _check_examples(space, spec, weights)
+            with placed(spec, settings.number):
+                _check_examples(space, spec, weights)
         built.append(
             Stage(
                 settings=settings,
@@ -120,6 +125,20 @@ def build_stages(
             )
         )
     return tuple(built)
+
+
+@contextmanager
+def placed(spec: Spec, number: int) -> Iterator[None]:
+    """Says of an error in the block which of several stages it is of."""
+    try:
+        yield
+    except InputError as error:
+        if not spec.stages:
+            raise
+        where = ", ".join(filter(None, (f"stages.{number}", error.where)))
+        raise type(error)(
+            error.problem, expected=error.expected, got=error.got, where=where, fix=error.fix
+        ) from error.__cause__
 
 
 def _check_examples(space: SearchSpace, spec: Spec, weights: "Weights") -> None:
