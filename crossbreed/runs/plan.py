@@ -23,7 +23,7 @@ from crossbreed.fitness import (
     require_code,
     split_items,
 )
-from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
+from crossbreed.optimizer import CalibrationLoss, Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
@@ -207,6 +207,15 @@ class Plan:
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         check_warm_starts(recipes, self.weights, are_complete=are_complete)
 
+    def _calibration(self) -> CalibrationLoss | None:
+        """The loss that the optimizer is built with; it starts no model before it is called."""
+        needs = self.spec.optimizer.calibration
+        if needs is None:
+            return None
+        from crossbreed.runs.calibration.loss import MergeLoss
+
+        return MergeLoss(self, self.space, needs)
+
     def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer:
         num_items = {task: len(ids) for task, ids in self.item_ids["search"].items()}
         inputs = SearchInputs(
@@ -216,6 +225,7 @@ class Plan:
             rng=spawn(self.spec.seed, "optimizer"),
             tuned_scalar=tuned_scalar,
             item_weights=item_weights(self.objectives, num_items),
+            calibration=self._calibration(),
         )
         return build_optimizer(self.spec.optimizer, inputs)
 
@@ -354,7 +364,7 @@ def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
     if isinstance(engine, RecipeEngineConfig):
         for name in spec.artifacts.wanted:
             raise _needs_weights(spec, f"`artifacts.{name}` needs weights", where=f"artifacts.{name}")
-        if spec.optimizer.slope_kind is not None:
+        if spec.optimizer.slope_kind is not None or spec.optimizer.calibration is not None:
             raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
         return described_sources(engine, *spec.sources.told), None
     require_tensors()

@@ -214,7 +214,8 @@ class Spec(Config):
     @property
     def needs_reference(self) -> bool:
         """Whether transformers has to run the models, beside the engine that scores."""
-        return bool(self.artifacts.wanted) or self.optimizer.slope_kind is not None
+        needs = (self.optimizer.slope_kind, self.optimizer.calibration)
+        return bool(self.artifacts.wanted) or any(need is not None for need in needs)
 
     @classmethod
     def known_keys(cls) -> Collection[str]:
