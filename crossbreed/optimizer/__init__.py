@@ -2,11 +2,11 @@
 
 `ask` returns proposals (points of a box, or births of genomes) and `tell` takes outcomes. An optimizer is independent
 of models, recipes and tasks, reads no clock and no global random state, and is restored after a crash by repeating the
-same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `evo_merging`
-for densities and weights of adapters, `frank_wolfe` for one
-whose slopes along the experts' deltas can be computed, `gradient` for thousands of coefficients, `nsga2` for several, `random` for comparison; `m2n2` searches
-genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a name in `build.py` or an
-entry point of another package (docs/plugins.md), and a subclass of
+same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `evo_merging` for
+densities and weights of adapters, `frank_wolfe` for one whose slopes along the experts' deltas can be computed,
+`gradient` for thousands of coefficients with a calibration loss, `nsga2` for several objectives, `random` for
+comparison; `m2n2` searches genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a
+name in `build.py` or an entry point of another package (docs/plugins.md), and a subclass of
 `crossbreed.testing.optimizers.OptimizerConformance` or `crossbreed.testing.breeders.BreederConformance`.
 
 The optimizers themselves are imported on first use: their libraries take longer than all else that reads a spec.

@@ -64,9 +64,7 @@ class GradientOptions(Options):
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "GradientOptions":
         if self.warmup >= self.steps:
-            raise ValueError(
-                f"`warmup` must be less than `steps`: expected at most {self.steps - 1}, got {self.warmup}"
-            )
+            raise ValueError(f"`warmup` must be less than `steps` ({self.steps}), got {self.warmup}")
         return self
 
 
@@ -116,10 +114,10 @@ class Gradient:
         return _as_point(self._point)
 
     def replay(self, number: int, recorded: Proposal) -> Point | None:
-        """See `Replayable`: goes the same steps, and on from the recorded point."""
+        """See `Replayable`: takes the same steps, and goes on from the recorded point."""
         assert isinstance(recorded, tuple), "a box is searched by points"
+        self._is_over = False  # it went on
         own = self.ask(number)
-        self._is_over = self._is_over and own is None
         self._point = np.array(recorded)
         return own or recorded
 
