@@ -59,7 +59,9 @@ class GradientOptions(Options):
     @property
     def calibration(self) -> CalibrationNeeds:
         """The loss that it goes down."""
-        return CalibrationNeeds(loss=self.loss, items=self.items, held_out=self.held_out)
+        size = "all items" if self.batch is None else f"{self.batch} items per task"
+        about = f"{self.steps} steps of {size}, a trial every {self.steps_per_trial}"
+        return CalibrationNeeds(loss=self.loss, items=self.items, held_out=self.held_out, about=about)
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "GradientOptions":

@@ -19,7 +19,7 @@ from crossbreed.cache import cache_folder, is_ours
 from crossbreed.durable import write_atomically
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
-from crossbreed.runs.calibration.questions import Question, experts_of
+from crossbreed.runs.calibration.questions import Question, experts_of, num_held_out
 from crossbreed.runs.workers.gradients import calibrated
 from crossbreed.search_spaces import SearchSpace, require_terms
 from crossbreed.sources.hashes import hash_of
@@ -134,10 +134,7 @@ class MergeLoss:
 
 
 def _held_out(number: int, part: float, *, seed: int, task: str) -> frozenset[int]:
-    """Returns which of a task's items are held out: at least one of several, never all."""
-    if part == 0 or number < 2:
-        return frozenset()
-    chosen = spawn(seed, "held-out items", task).permutation(number)[: min(number - 1, max(1, round(part * number)))]
+    chosen = spawn(seed, "held-out items", task).permutation(number)[: num_held_out(number, part)]
     return frozenset(map(int, chosen))
 
 

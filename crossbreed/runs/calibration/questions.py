@@ -25,6 +25,11 @@ class Question:
         return self.task.calibration(self.item)
 
 
+def num_held_out(number: int, part: float) -> int:
+    """Returns how many of a task's items are held out: at least one of several, never all."""
+    return 0 if part == 0 or number < 2 else min(number - 1, max(1, round(part * number)))
+
+
 def experts_of(task: Task, plan: "Plan") -> Sequence[str]:
     """Returns the experts of a task: the one with its name, or those without a task of their name, or all."""
     names = [one.name for one in plan.tasks]
