@@ -27,6 +27,7 @@ from crossbreed.optimizer import CalibrationLoss, Optimizer, SearchInputs, build
 from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
@@ -174,13 +175,13 @@ class Plan:
             return 0
         return self.weights.merged_bytes(self.dtype)
 
-    def proposer(self) -> Proposer:
-        """Returns a new proposer."""
+    def proposer(self, on_event: Listener = ignore) -> Proposer:
+        """Returns a new proposer; what an optimizer computes between its proposals is told to the listener."""
         return Proposer(
             space=self.space,
             seed=self.spec.seed,
             initial_candidates=self.initial_candidates(),
-            make_optimizer=self._make_optimizer,
+            make_optimizer=partial(self._make_optimizer, on_event=on_event),
             optimizer=self.spec.optimizer.kind,
         )
 
@@ -207,16 +208,18 @@ class Plan:
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         check_warm_starts(recipes, self.weights, are_complete=are_complete)
 
-    def _calibration(self) -> CalibrationLoss | None:
+    def _calibration(self, on_event: Listener) -> CalibrationLoss | None:
         """The loss that the optimizer is built with; it starts no model before it is called."""
         needs = self.spec.optimizer.calibration
         if needs is None:
             return None
         from crossbreed.runs.calibration.loss import MergeLoss
 
-        return MergeLoss(self, self.space, needs)
+        return MergeLoss(self, self.space, needs, on_event=on_event)
 
-    def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer:
+    def _make_optimizer(
+        self, start: Point | None, tuned_scalar: float | None, on_event: Listener = ignore
+    ) -> Optimizer:
         num_items = {task: len(ids) for task, ids in self.item_ids["search"].items()}
         inputs = SearchInputs(
             domain=self.space.domain,
@@ -225,7 +228,7 @@ class Plan:
             rng=spawn(self.spec.seed, "optimizer"),
             tuned_scalar=tuned_scalar,
             item_weights=item_weights(self.objectives, num_items),
-            calibration=self._calibration(),
+            calibration=self._calibration(on_event),
         )
         return build_optimizer(self.spec.optimizer, inputs)
 

@@ -20,6 +20,7 @@ from crossbreed.durable import write_atomically
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
 from crossbreed.runs.calibration.questions import Question, experts_of, num_held_out
+from crossbreed.runs.events import Listener, Note, ignore
 from crossbreed.runs.workers.gradients import calibrated
 from crossbreed.search_spaces import SearchSpace, require_terms
 from crossbreed.sources.hashes import hash_of
@@ -36,13 +37,22 @@ _SCHEMA = 1
 class MergeLoss:
     """The loss at the points of a space, one task's items after the other's."""
 
-    def __init__(self, plan: "Plan", space: SearchSpace, needs: CalibrationNeeds) -> None:
+    def __init__(
+        self, plan: "Plan", space: SearchSpace, needs: CalibrationNeeds, *, on_event: Listener = ignore
+    ) -> None:
         """Chooses the items; no model is started.
+
+        Args:
+            plan: The run's plan.
+            space: The space that is searched.
+            needs: What the optimizer asks for.
+            on_event: Called with what is computed.
 
         Raises:
             InputError: the merges of the space are no sums, or a task has no right answers.
         """
-        self._plan, self._space, self._needs = plan, require_terms(space), needs
+        self._plan, self._space, self._needs, self._on_event = plan, require_terms(space), needs, on_event
+        self._losses, self._num_slopes = list[float](), 0
         self._questions, self._held, self._tasks = list[Question](), list[Question](), list[tuple[int, ...]]()
         for task, share in calibrated(plan.tasks, plan.objectives[0]):
             items = plan.items["search"][task.name].items[: needs.items]
@@ -72,6 +82,7 @@ class MergeLoss:
             return np.array([loss, *found])
 
         loss, *found = self._remembered(["slopes", [*point], [*items]], find)
+        self._losses.append(float(loss))
         return float(loss), np.array(found)
 
     def held_out(self, point: Point) -> float | None:
@@ -81,9 +92,21 @@ class MergeLoss:
 
         def find() -> NDArray[np.float64]:
             numbers = range(len(self._questions), len(self._questions) + len(self._held))
-            return np.array([self._model.loss(point, numbers, slopes=False)[0]])
+            loss, _ = self._model.loss(point, numbers, slopes=False)
+            self._tell(loss)
+            return np.array([loss])
 
-        return float(self._remembered(["held out", [*point]], find)[0])
+        found = float(self._remembered(["held out", [*point]], find)[0])
+        self._num_slopes, self._losses = self._num_slopes + len(self._losses), []
+        return found
+
+    def _tell(self, held_out: float) -> None:
+        """Says what the loss was since the last time, and is on held-out items: apart from each other by over-fitting."""
+        if self._losses:
+            first, last = self._num_slopes + 1, self._num_slopes + len(self._losses)
+            text = f"calibration loss {np.mean(self._losses):.4f} in steps {first} to {last}, "
+            text += f"then {held_out:.4f} on {len(self._held)} held-out items"
+            self._on_event(Note(text=text))
 
     @cached_property
     def _model(self) -> "CalibrationModel":
