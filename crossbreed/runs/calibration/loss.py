@@ -101,7 +101,7 @@ class MergeLoss:
         return found
 
     def _tell(self, held_out: float) -> None:
-        """Says what the loss was since the last time, and is on held-out items: apart from each other by over-fitting."""
+        """Says what the loss was since the last time, and is on held-out items: over-fitting sets them apart."""
         if self._losses:
             first, last = self._num_slopes + 1, self._num_slopes + len(self._losses)
             text = f"calibration loss {np.mean(self._losses):.4f} in steps {first} to {last}, "
