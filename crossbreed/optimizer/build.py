@@ -83,6 +83,7 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
         "evo_merging": "crossbreed.optimizer.evo_merging:PART",
         "frank_wolfe": "crossbreed.optimizer.frank_wolfe:PART",
         "gp": "crossbreed.optimizer.gp:PART",
+        "gradient": "crossbreed.optimizer.gradient:PART",
         "m2n2": "crossbreed.optimizer.m2n2:PART",
         "nevergrad": "crossbreed.optimizer.nevergrad:PART",
         "nsga2": "crossbreed.optimizer.nsga2:PART",

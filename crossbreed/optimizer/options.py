@@ -24,6 +24,8 @@ class CalibrationNeeds:
     """Maximum number of search items per task; None: all."""
     held_out: float
     """The part of them that is held out."""
+    about: str
+    """What the optimizer does with it, for people."""
 
 
 class Options(Config):

@@ -23,8 +23,10 @@ from crossbreed.fitness import (
     require_code,
     split_items,
 )
+from crossbreed.optimizer import CalibrationLoss, CalibrationNeeds
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.made_sources import making_s
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
@@ -187,7 +189,7 @@ class Plan:
         """Notes, before the baselines, each optimizer that cannot search its space for these objectives."""
         for stage in self.stages:
             with mistakes.noted(), placed(self.spec, stage.number):
-                stage.make_optimizer(stage.space, None, None)
+                stage.make_optimizer(stage.space, None, None, calibrate=partial(self._calibration, ignore))
 
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
@@ -200,9 +202,9 @@ class Plan:
             return 0
         return self.weights.merged_bytes(self.dtype)
 
-    def proposer(self) -> Proposer:
-        """Returns a new proposer."""
-        searches = [stage.search for stage in self.stages]
+    def proposer(self, on_event: Listener = ignore) -> Proposer:
+        """Returns a new proposer; what an optimizer computes between its proposals is told to the listener."""
+        searches = [stage.search(partial(self._calibration, on_event)) for stage in self.stages]
         return Proposer(seed=self.spec.seed, initial_candidates=self.initial_candidates(), searches=searches)
 
     def run_record(self) -> RunRecord:
@@ -228,6 +230,12 @@ class Plan:
         are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         check_warm_starts(recipes, self.weights, are_complete=are_complete)
+
+    def _calibration(self, on_event: Listener, space: SearchSpace, needs: CalibrationNeeds) -> CalibrationLoss:
+        """Returns the loss that an optimizer is built with; it starts no model before it is called."""
+        from crossbreed.runs.calibration.loss import MergeLoss
+
+        return MergeLoss(self, space, needs, on_event=on_event)
 
 
 def build_plan(spec: Spec, *, searches: bool = True) -> Plan:

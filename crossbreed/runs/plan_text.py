@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import BudgetConfig
+from crossbreed.runs.calibration.questions import num_held_out
 from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.warm_starts import place_of
 from crossbreed.runs.stages.stage import Stage
@@ -38,6 +39,10 @@ def plan_text(plan: "Plan") -> str:
             read = [task for task, share in plan.objectives[0].shares.items() if share]
             number = _calibration_items(plan, read, at_most=slopes.items)
             steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {number}\n"
+        if (needs := stage.optimizer.calibration) is not None:
+            counts = [len(plan.items["search"][task].items[: needs.items]) for task in plan.objectives[0].shares]
+            held = ", ".join(sorted({f"{num_held_out(count, needs.held_out)} of {count}" for count in counts}))
+            steps += f"  slopes  {needs.about}, transformers in {slopes.dtype}; {held} items per task held out\n"
         if isinstance(stage.space.domain, Box) and (choices := stage.space.domain.choices) > 1:
             steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
             steps += "from the best of them\n"

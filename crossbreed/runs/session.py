@@ -38,7 +38,7 @@ class Session:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
         self.history = History(item_ids=plan.item_ids, objectives=(plan.objectives,))
-        proposer = plan.proposer()
+        proposer = plan.proposer(on_event)
         self._num_initial = proposer.num_initial
         self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
         self._progress = Progress(self._pace, plan.objectives, self._stages)

@@ -28,6 +28,7 @@ SPACES = Registry[SpacePart[Any]](
     "crossbreed.spaces",
     {
         "coefficients": "crossbreed.search_spaces.coefficients:PART",
+        "components": "crossbreed.search_spaces.components:PART",
         "lineage": "crossbreed.search_spaces.lineage:PART",
         "scales": "crossbreed.search_spaces.scales:PART",
     },

@@ -136,7 +136,9 @@ def _weights(recipe: Recipe, num_layers: int) -> dict[str, dict[str, float]]:
 
 def _number(params: Mapping[str, ParamValue], name: str, expert: str, default: float) -> float:
     said = params.get(name, default)
-    return float(said.get(expert, default) if isinstance(said, Mapping) else said)
+    number = said.get(expert, default) if isinstance(said, Mapping) else said
+    assert not isinstance(number, tuple), "weight and scale are one number"
+    return float(number)
 
 
 def _hash_of(source: str) -> str:

@@ -37,6 +37,12 @@ def findings_text(findings: "Findings") -> str:
             f"  walk    {walk_bytes(plan, config) / 1e9:.2f} GB beside the sources while the regression is made, "
             f"on about {num_tokens(plan, config):,} tokens"
         )
+    for stage in plan.stages:
+        if (needs := stage.optimizer.calibration) is not None:
+            from crossbreed.runs.calibration.memory import slopes_bytes
+
+            size = slopes_bytes(plan, stage.space, needs) / 1e9
+            lines.append(f"  slopes  about {size:.2f} GB beside the sources for slopes")
     lines += [f"  note    {note}" for note in findings.notes]
     for note in findings.publish_notes:
         lines += _labelled("  publish ", note)

@@ -100,10 +100,8 @@ def _without_search(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Ra
 
 
 def best(given: Mapping[str, Any]) -> RawSpec:
-    """Regression, then CMA-ES over a factor on each band of what it gave: for people with local weights (our own)."""
-    polish = {"space": {"kind": "scales", "groups": {"layers": 3, "modules": ["attention", "mlp"]}}}
-    stages = [{"kind": "regression", "items": 48}, {"kind": "cma_es", **polish, "budget": {"trials": 48}}]
-    return fill({"stages": stages}, given)
+    """Regression, then gradients on rank components around it: for people with local weights (our own)."""
+    return fill({"stages": [{"kind": "regression", "items": 48}, {"kind": "gradient"}]}, given)
 
 
 def forward_only(given: Mapping[str, Any]) -> RawSpec:

@@ -207,7 +207,8 @@ class Spec(Config):
     @property
     def needs_reference(self) -> bool:
         """Whether transformers has to run the models, beside the engine that scores."""
-        asked = self.artifacts.grams, self.regression, *(search.optimizer.slope_kind for search in self.searches)
+        needs = [(search.optimizer.slope_kind, search.optimizer.calibration) for search in self.searches]
+        asked = self.artifacts.grams, self.regression, *(need for both in needs for need in both)
         return any(one is not None for one in asked)
 
     @classmethod

@@ -1,13 +1,21 @@
 """A search of a run, ready to begin: its space, its optimizer, its own limits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import AdapterEngineConfig
-from crossbreed.optimizer import Optimizer, OptimizerConfig, SearchInputs, build_optimizer
+from crossbreed.optimizer import (
+    CalibrationLoss,
+    CalibrationNeeds,
+    Optimizer,
+    OptimizerConfig,
+    SearchInputs,
+    build_optimizer,
+)
 from crossbreed.randomness import spawn
 from crossbreed.runs.search.asking import Search
 from crossbreed.runs.spec import Spec
@@ -18,6 +26,10 @@ from crossbreed.types import Point, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
+
+
+Calibrate: TypeAlias = Callable[[SearchSpace, CalibrationNeeds], CalibrationLoss]
+"""Makes a loss over the points of a space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,28 +57,39 @@ class Stage:
         """The settings of the optimizer."""
         return self.settings.optimizer
 
-    @property
-    def search(self) -> Search:
-        """The search, as the proposer begins it."""
+    def search(self, calibrate: Calibrate) -> Search:
+        """Returns the search, as the proposer begins it."""
         return Search(
             number=self.number,
             optimizer=self.optimizer.kind,
             space_around=self.space_around,
-            make_optimizer=self.make_optimizer,
+            make_optimizer=partial(self.make_optimizer, calibrate=calibrate),
         )
 
     def space_around(self, recipe: Recipe | None) -> SearchSpace:
-        """Returns the space; around this recipe, if it is of that kind."""
+        """Returns the space; around this recipe, if it is of that kind and can be."""
         if recipe is None or not self.settings.space.is_around:
             return self.space
-        return build_space(self.settings.space, replace(self.inputs, around=recipe))
+        try:
+            return build_space(self.settings.space, replace(self.inputs, around=recipe))
+        except InputError:  # it is around others only, and cannot express this one either
+            return self.space
 
-    def make_optimizer(self, space: SearchSpace, start: Point | None, tuned_scalar: float | None) -> Optimizer:
+    def make_optimizer(
+        self, space: SearchSpace, start: Point | None, tuned_scalar: float | None, *, calibrate: Calibrate | None = None
+    ) -> Optimizer:
         """Returns a new optimizer.
+
+        Args:
+            space: The space.
+            start: See `SearchInputs`; `tuned_scalar` too.
+            tuned_scalar: The best tuned scalar.
+            calibrate: Makes the loss that the optimizer asks for, if it does.
 
         Raises:
             InputError: it cannot search this space for these objectives.
         """
+        needs = self.optimizer.calibration
         inputs = SearchInputs(
             domain=space.domain,
             num_objectives=self.num_objectives,
@@ -74,6 +97,7 @@ class Stage:
             rng=spawn(self.seed, *self.stream),
             tuned_scalar=tuned_scalar,
             item_weights=self.item_weights,
+            calibration=None if needs is None or calibrate is None else calibrate(space, needs),
         )
         return build_optimizer(self.optimizer, inputs)
 

@@ -40,14 +40,19 @@ def calibration_of(
 
     Which of several tasks is the worst depends on the candidate, so all tasks of a `worst` count equally.
     """
-    shares = objective.shares
     requests, weights = [], []
-    for task in tasks:
-        chosen = items[task.name].items[:num_items] if shares.get(task.name) else ()
-        sign = -1 if objective.minimize is task.higher_is_better else 1
+    for task, share in calibrated(tasks, objective):
+        chosen = items[task.name].items[:num_items]
         requests += [task.calibration(item) for item in chosen]
-        weights += [sign * shares[task.name] / len(chosen) for _ in chosen]
+        weights += [share / len(chosen) for _ in chosen]
     return Calibration(requests=tuple(requests), weights=tuple(weights))
+
+
+def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, float]]:
+    """Returns the tasks of an objective, each with the weight of its loss: negative if it is to be bad at the task."""
+    shares = objective.shares
+    signs = {task.name: -1 if objective.minimize is task.higher_is_better else 1 for task in tasks}
+    return [(task, signs[task.name] * shares[task.name]) for task in tasks if shares.get(task.name)]
 
 
 class Slopes:
