@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import Collector, InputError, first_line
+from crossbreed.errors import Collector
 from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
@@ -24,10 +24,10 @@ from crossbreed.fitness import (
     split_items,
 )
 from crossbreed.optimizer import CalibrationLoss, CalibrationNeeds
-from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.made_sources import making_s
+from crossbreed.runs.opening import check_base, merge_dtype, open_spec
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
@@ -41,7 +41,7 @@ from crossbreed.runs.spec.objectives import Objective, build_objectives, item_we
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.runs.stages.stage import Stage, build_stages, placed
 from crossbreed.search_spaces import SearchSpace, require_slopes
-from crossbreed.sources import Structure, require_tensors
+from crossbreed.sources import Structure
 from crossbreed.types import ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
@@ -251,11 +251,11 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
     """
     mistakes, weights, is_described = Collector(), None, False
     with mistakes.noted():
-        structure, weights = _open(spec)
+        structure, weights = open_spec(spec)
         is_described = True
-        dtype = _dtype(spec, structure)
+        dtype = merge_dtype(spec, structure)
         if weights and searches:
-            _check_base(spec, weights)
+            check_base(spec, weights)
     tasks = _load_tasks(spec, mistakes, is_described=is_described)
     with mistakes.noted():
         items = split_tasks(spec, tasks)
@@ -304,27 +304,6 @@ def _require_none(
     mistakes.require_none()
 
 
-def _dtype(spec: Spec, structure: Structure) -> str:
-    """Returns the dtype of merges; raises InputError if it cannot be written."""
-    dtype = structure.dtype if spec.dtype == "auto" else spec.dtype
-    if dtype not in DTYPES:
-        raise InputError(
-            "merges cannot be written in the dtype of the base's weights",
-            expected=" or ".join(DTYPES),
-            got=dtype,
-            where=spec.sources.base or "the engine's base",
-            fix="set `dtype:` in the spec",
-        )
-    return dtype
-
-
-def _check_base(spec: Spec, weights: "Weights") -> None:
-    """Refuses a base that no engine of the spec can start from."""
-    spec.fitness.engine.check_base(weights.host, weights.shapes)
-    if spec.needs_reference:
-        weights.check_reference(observed=spec.artifacts.grams is not None)
-
-
 def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[Task]:
     """Returns the tasks that can be loaded, and notes what is wrong with the others.
 
@@ -367,41 +346,6 @@ def _first_requests(tasks: Sequence[Task]) -> Iterator[Request]:
             yield from task.requests(item)
 
 
-def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
-    engine = spec.fitness.engine
-    if isinstance(engine, RecipeEngineConfig):
-        for where, wanted in (("artifacts.grams", spec.artifacts.grams), (spec.place_of_regression, spec.regression)):
-            if wanted is not None:
-                raise _needs_weights(spec, f"`{where}` needs weights", where=where)
-        for search in spec.searches:
-            if search.optimizer.slope_kind is not None or search.optimizer.calibration is not None:
-                where = f"stages.{search.number}.optimizer" if spec.stages else "optimizer.options"
-                raise _needs_weights(spec, "the optimizer's gradients need weights", where=where)
-        return described_sources(engine, *spec.sources.told), None
-    require_tensors()
-    from crossbreed.runs.weights import open_weights
-
-    weights = open_weights(spec)
-    return weights.structure, weights
-
-
-def described_sources(engine: RecipeEngineConfig, base: str, experts: Mapping[str, str]) -> Structure:
-    """Returns what an engine of recipes says of its sources, held to the rules for a service's JSON.
-
-    Raises:
-        InputError: it is no description; the message names what is wrong.
-    """
-    where = f"engine `{engine.kind}`, describe_sources"
-    found: object = engine.describe_sources(base, experts)
-    try:
-        if isinstance(found, Structure):
-            return Structure.from_json(found.to_json(), where=where)
-        got = type(found).__name__
-    except (AttributeError, KeyError, TypeError) as error:
-        got = f"one of which a part is missing or of a wrong type: {type(error).__name__}: {first_line(error)}"
-    raise InputError("an engine does not describe its sources", expected="a Structure", got=got, where=where)
-
-
 def _stages(
     spec: Spec,
     structure: Structure,
@@ -414,16 +358,6 @@ def _stages(
     num_items = {task: len(found.items) for task, found in items["search"].items()}
     weighted = item_weights(objectives, num_items)
     return build_stages(spec, structure, dtype, weights, num_objectives=len(objectives), item_weights=weighted)
-
-
-def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:
-    return InputError(
-        f"{problem}, but the engine takes recipes",
-        expected="an engine that takes weights",
-        got=f"fitness.engine.kind: {spec.fitness.engine.kind}",
-        where=where,
-        fix="use an engine that takes weights, or remove this",
-    )
 
 
 def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, AnyItems]]:

@@ -18,12 +18,13 @@ from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.driver import _how_to_go_on
 from crossbreed.runs.events import Event, Listener, TrialDone, ignore
 from crossbreed.runs.exports.export import export_run
+from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.results.report_text import summary
 from crossbreed.runs.results.show import open_run, show_json, show_text
-from crossbreed.runs.search.pool import Job
+from crossbreed.runs.search.pool import Job, JobResult
 from crossbreed.runs.session import open_session
 from crossbreed.runs.stages.stage import Stage
 from crossbreed.runs.workers.worker import Worker
@@ -313,6 +314,48 @@ def test_what_failed_at_a_boundary_is_made_up_for_before_the_next_stage(
     monkeypatch.undo()
     search(spec, tmp_path / "run", "stages.1.budget.trials=7")
     assert stages_of(tmp_path / "run") == [0] * 7 + [1] * 7, "measured now, they count in the stage that is over"
+
+
+class Several:
+    """A pool of three workers, of which the one that began last answers first."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._worker, self._jobs = Worker(plan), list[Job]()
+
+    @property
+    def idle(self) -> bool:
+        return len(self._jobs) < 3
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def wait(self) -> JobResult:
+        job = self._jobs.pop()
+        return JobResult(job=job, score=self._worker.evaluate(job))
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def test_parallel_workers_wait_at_a_boundary(
+    three: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is answered before a stage begins, so that its start is the best of all; the trials are those of one worker."""
+    monkeypatch.setattr("crossbreed.runs.session._pool", lambda plan, *_: Several(plan))
+    search(three[0], tmp_path / "run")
+    wanted = [record for record in trials_of(three[1]) if record.get("split", "search") == "search"]
+    assert trials_of(tmp_path / "run") == wanted
+    answered, begun = 0, set[int]()
+    for record in records_of(tmp_path / "run"):
+        answered += record["kind"] == "tell"
+        if record["kind"] == "ask" and (stage := record.get("stage", 0)) not in begun:
+            begun.add(stage)
+            assert answered == record["number"], f"stage {stage}"
+    goes_on_from(three[0], tmp_path / "run", (ENDS[1] + 3, ENDS[2] - 2), tmp_path)
 
 
 def test_bred_merges_are_a_stage_of_their_own(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:

@@ -25,7 +25,7 @@ Schema: TypeAlias = dict[str, Any]
 
 _FILLED_IN: Mapping[str, Registry[Any]] = {"space": SPACES, "optimizer": OPTIMIZERS}
 """The sections that presets fill in, and may be without a `kind`."""
-_PRESET_ABOUT = "A method of the literature; `space` and `optimizer` then hold only what differs, or are omitted."
+_PRESET_ABOUT = "A method of the literature; its sections then hold only what differs, or are omitted."
 
 
 def spec_schema(*, of_others: bool = True) -> Schema:
