@@ -114,10 +114,10 @@ def test_one_numbering_and_one_journal(three: tuple[Path, Path]) -> None:
 def test_each_stage_starts_from_the_best_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts, make = [], Stage.make_optimizer
 
-    def noting(self: Stage, space: Any, start: Any, scalar: Any) -> Any:
+    def noting(self: Stage, space: Any, start: Any, scalar: Any, **more: Any) -> Any:
         if start is not None:
             starts.append((self.number, space.decode(start)))
-        return make(self, space, start, scalar)
+        return make(self, space, start, scalar, **more)
 
     monkeypatch.setattr(Stage, "make_optimizer", noting)
     search(staged(tmp_path / "spec", [RANDOM, CMA, POLISH]), tmp_path / "run")
@@ -267,8 +267,8 @@ def stop_after(patch: pytest.MonkeyPatch, *, stage: int, num_asks: int) -> None:
     """Lets the optimizer of a stage have nothing to ask after some asks."""
     make = Stage.make_optimizer
 
-    def limited(self: Stage, *inputs: Any) -> Any:
-        optimizer = make(self, *inputs)
+    def limited(self: Stage, *inputs: Any, **more: Any) -> Any:
+        optimizer = make(self, *inputs, **more)
         if self.number == stage:
             ask, left = optimizer.ask, [None] * num_asks
             optimizer.ask = lambda number: left.pop() or ask(number) if left else None
@@ -344,7 +344,7 @@ class Several:
 def test_parallel_workers_wait_at_a_boundary(
     three: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is answered before a stage begins, so that its start is the best of all; the trials are those of one worker."""
+    """All is answered before a stage begins, so that its start is the best of all. Trials are those of one worker."""
     monkeypatch.setattr("crossbreed.runs.session._pool", lambda plan, *_: Several(plan))
     search(three[0], tmp_path / "run")
     wanted = [record for record in trials_of(three[1]) if record.get("split", "search") == "search"]
