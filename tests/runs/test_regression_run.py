@@ -282,10 +282,10 @@ def test_a_first_stage_makes_it_and_later_ones_polish_it(
     path = spec(tmp_path, toy_base, toy_adapters)
     short = prepare_regression(build_plan(load_spec(path)))
     raw = yaml.safe_load(path.read_text())
-    (settings, space, optimizer) = (raw.pop(key) for key in ("artifacts", "space", "optimizer"))
-    searched = {"kind": "cma_es", "space": space, "budget": {"trials": 2}, "options": optimizer["options"]}
-    polish = searched | {"space": {"kind": "scales", "groups": {"layers": 2}}}
-    raw["stages"] = [{"kind": "regression", **settings["regression"]}, searched, polish]
+    settings, optimizer, _ = (raw.pop(key) for key in ("artifacts", "optimizer", "space"))
+    descent = {"kind": "gradient", "options": {"steps": 2, "steps_per_trial": 1, "batch": 2, "warmup": 0}}
+    polish = {"kind": "search", "space": {"kind": "scales", "groups": {"layers": 2}}, "optimizer": optimizer}
+    raw["stages"] = [{"kind": "regression", **settings["regression"]}, descent, polish]
     path.write_text(yaml.safe_dump(raw))
     text = findings_text(check_spec(load_spec(path)))
     assert "GB beside the sources while the regression is made" in text
@@ -296,14 +296,14 @@ def test_a_first_stage_makes_it_and_later_ones_polish_it(
     asks = [record for record in records if record["kind"] == "ask"]
     assert [(ask["origin"], ask.get("stage", 0)) for ask in asks[-5:]] == [
         ("made:regression", 0),
-        *[("cma_es", 1)] * 2,
+        *[("gradient", 1)] * 2,
         *[("cma_es", 2)] * 2,
     ]
     rows = json.loads((tmp_path / "run/report.json").read_text())["stages"]
     assert [(row["name"], row["trials"]) for row in rows] == [
         ("baselines", 8),
         ("regression", 1),
-        ("cma_es", 2),
+        ("gradient", 2),
         ("cma_es", 2),
     ]
     kept = tmp_path / "run/artifacts" / f"regression-{begun['artifacts']['regression']}"
