@@ -115,4 +115,4 @@ def test_around_what_is_no_sum_is_refused() -> None:
 
 def test_modules_without_changes_are_refused() -> None:
     with pytest.raises(InputError, match="nothing to search"):
-        components(modules=["norm"])
+        components(modules=["embed"])

@@ -71,6 +71,8 @@ class Text:
     """What a measure knows it by."""
 
 
+_PASS = 64
+"""What a pass costs beside its tokens, in tokens."""
 MeasureAnswer: TypeAlias = Callable[[torch.Tensor, Text], torch.Tensor]
 """(logits [A, V] at the answer's tokens, text) -> loss."""
 
@@ -191,13 +193,21 @@ class BranchedEngine(TransformersEngine):
         )
 
 
-def _batches(texts: Sequence[Text], tokens: int) -> Iterator[list[Text]]:
-    """Yields texts of similar length, as many as fit."""
-    batch: list[Text] = []
-    for text in sorted(texts, key=lambda text: len(text.token_ids)):
-        if batch and (len(batch) + 1) * len(text.token_ids) > tokens:
-            yield batch
-            batch = []
-        batch.append(text)
-    if batch:
-        yield batch
+def _batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
+    """Returns texts of similar length together: as few passes and as little padding as cost least, each within a limit.
+
+    A text that is longer than the limit has a pass of its own.
+    """
+    ordered = sorted(texts, key=lambda text: len(text.token_ids))
+    least: list[tuple[int, int]] = [(0, 0)]
+    """For the first texts: what they cost in tokens, and where their last batch begins."""
+    for end, last in enumerate(ordered, start=1):
+        longest = len(last.token_ids)
+        first = max(0, end - max(1, tokens // longest))
+        least.append(min((least[start][0] + (end - start) * longest + _PASS, start) for start in range(first, end)))
+    batches, end = list[list[Text]](), len(ordered)
+    while end:
+        start = least[end][1]
+        batches.append(ordered[start:end])
+        end = start
+    return batches[::-1]
