@@ -56,7 +56,7 @@ def plan_text(plan: "Plan") -> str:
     stages = len(plan.stage_names)
     what = f"{stages} stage{'s' * (stages != 1)}" if stages else ", ".join(_searched(stage) for stage in plan.stages)
     steps += "".join(f"{line}\n" for line in stage_plan(plan))
-    until = limits_text(plan.spec.limits) or ("their own limits" if plan.stages else "no search")
+    until = limits_text(plan.spec.limits) or ("the stages above" if plan.stages else "no search")
     return (
         f"{plan.spec.name}: {experts} experts, {what}\n{steps}"
         f"  search  {initial} and {until}, {num_items['search']} items each\n"

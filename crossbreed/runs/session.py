@@ -57,9 +57,16 @@ class Session:
     def search(self) -> None:
         """Searches until the budget is spent, or the (last) optimizer has nothing left to ask."""
         is_spent = self._loop.search(self._pool, resumed=self._resumed)
-        if not is_spent:
+        if not is_spent and self._is_limited:
             text = "the search ends before its budget: the optimizer has nothing left to ask"
             self._on_event(Note(text=text))
+
+    @property
+    def _is_limited(self) -> bool:
+        """Whether the last search has a budget, which an optimizer may end before."""
+        limits = self._plan.limits
+        last = [limits.whole, *limits.own.values()][-1]
+        return any(limit is not None for budget in (limits.whole, last) for limit in (budget.trials, budget.seconds))
 
     def _watch(self, trial: Trial, history: History) -> None:
         """Tells of each trial, and after the last baseline what they say of the rest."""

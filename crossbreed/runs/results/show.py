@@ -122,7 +122,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
 def show_json(path: Path) -> dict[str, Any]:
     """Returns the documented output of `show --json`."""
     if note := opening(path):
-        nothing: dict[str, Any] = {"objectives": [], "trials": [], "best": [], "archive": []}
+        nothing: dict[str, Any] = {"objectives": [], "stages": [], "trials": [], "best": [], "archive": []}
         return {"schema": 1, "name": path.name, "state": "running", "phase": phase_json(note), **nothing}
     run = open_run(path)
     ok = run.history.ok_trials
