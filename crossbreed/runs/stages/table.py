@@ -81,7 +81,8 @@ def stage_rows(
     select, report = history.scores_of("select"), history.scores_of("report")
     edges = [*sorted(history.began_s.items()), (None, history.elapsed_s)]
     spent = {stage: end - began for (stage, began), (_, end) in pairwise(edges)}
-    made = [trial for trial in history.all_trials if trial.candidate.proposed_by.kind == "made"]
+    trials = history.all_trials
+    made = [t for t in trials if t.candidate.proposed_by.kind == "made" and _stage_of(t, names) is not None]
     before_s = edges[0][1] - math.fsum(map(_seconds, made))
     making_s = math.fsum(_seconds(t) + made_s.get(t.candidate.proposed_by.name, 0.0) for t in made)
     return tuple(
