@@ -60,10 +60,14 @@ The column *searched* is the default treatment in a space whose `params` do not 
 - a value: it is fixed at this value;
 - empty: it keeps its default.
 """
+_TABLES = (METRICS.plural, OPERATORS.plural)
+"""The parts that have a section of their own on the page, whatever their settings."""
 _STYLE = Style(
     value="`{}`".format,
     model=lambda name: f"[{name}](#{name.lower()})",
-    part=lambda plural: f"one of the [{plural}](#{plural})",
+    part=lambda plural: (
+        f"one of the [{plural}](#{plural})" if plural in _TABLES else f"one of `crossbreed list {plural}`"
+    ),
 )
 
 
