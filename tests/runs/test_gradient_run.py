@@ -236,6 +236,9 @@ def test_it_goes_on_from_a_regression(tmp_path: Path, toy_base: Path, toy_adapte
     weights = [rule.params["weight"] for rule in last.rules]
     assert all(weight == {"regression": 1.0} for weight in weights)
     assert all(abs(x) <= 0.11 for x in asks[-1]["point"]), "two steps"
+    [told] = [event for event in events if event.startswith("calibration loss")]
+    assert "in steps 1 to 2, then" in told
+    assert told.endswith("on 2 held-out items")
 
 
 def test_held_out_items_are_in_no_slope(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
