@@ -63,8 +63,9 @@ def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
 class SlopesConfig(Config):
     """Gradients of a loss on search items, for `frank_wolfe` with `slopes: gradient`, and for `gradient`.
 
-    Those of `gradient` are computed in the driver's process (docs/gradient.md), those of `frank_wolfe` by a second, transformers engine beside the one that scores, or by the scoring engine itself if it
-    is a transformers engine of the same dtype on the same device.
+    Those of `gradient` are computed in the driver's process (docs/gradient.md); those of `frank_wolfe` by a second,
+    transformers engine beside the one that scores, or by the scoring engine itself if it is a transformers engine of
+    the same dtype on the same device.
     """
 
     items: Annotated[int, Field(ge=1)] = 32
