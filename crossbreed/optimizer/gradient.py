@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from crossbreed.config import InputPath
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.options import CalibrationNeeds, LossKind, Options
@@ -53,6 +54,9 @@ class GradientOptions(Options):
     """Maximum number of search items per task in the loss: the first ones of the split. None: all."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.125
     """Part of them, task by task, on which no slope is computed; at least one item of a task. 0: none."""
+    prompts: dict[str, InputPath] = Field(default_factory=dict)
+    """Task (of kind `generate`) -> a file of further items without answers: asked as the task asks, and answered by the
+    task's expert itself, greedily. None of them may be a selection or report item."""
     patience: Annotated[int, Field(ge=1)] | None = 3
     """The descent ends if the loss of held-out items has not improved for so many checkpoints. None: it does not."""
 
@@ -61,7 +65,9 @@ class GradientOptions(Options):
         """The loss that it goes down."""
         size = "all items" if self.batch is None else f"{self.batch} items per task"
         about = f"{self.steps} steps of {size}, a trial every {self.steps_per_trial}"
-        return CalibrationNeeds(loss=self.loss, items=self.items, held_out=self.held_out, about=about)
+        return CalibrationNeeds(
+            loss=self.loss, items=self.items, held_out=self.held_out, prompts=self.prompts, about=about
+        )
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "GradientOptions":

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal, TypeAlias
 
@@ -24,6 +24,8 @@ class CalibrationNeeds:
     """Maximum number of search items per task; None: all."""
     held_out: float
     """The part of them that is held out."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Task -> file of further items without answers, which experts answer."""
     about: str
     """What the optimizer does with it, for people."""
 

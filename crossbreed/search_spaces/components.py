@@ -170,10 +170,11 @@ class ComponentSpace(BoxSpace):
             if not self._is_whole(term) and not _is_zero(step):
                 return None
             before, after = ours.numbers.get(term.expert, ()), theirs.numbers.get(term.expert, ())
-            if len(after) > len(term.coordinates):
+            number = len(term.coordinates)
+            before, after = ((*some, *[0.0] * (number - len(some))) for some in (before, after))
+            if before[number:] != after[number:]:
                 return None
-            before, after = ((*some, *[0.0] * (len(term.coordinates) - len(some))) for some in (before, after))
-            point += [step + y - x for x, y in zip(before, after, strict=True)]
+            point += [step + y - x for x, y in zip(before[:number], after[:number], strict=True)]
         if not all(self._agree_elsewhere(tensor, sums[tensor]) for tensor in self._sums_around):
             return None
         return tuple(min(max(x, -self._reach), self._reach) for x in point)
@@ -191,8 +192,7 @@ class ComponentSpace(BoxSpace):
             for expert in group.experts:
                 if expert == REGRESSION:
                     continue
-                least = max(rank, len(self._sums_around[tensor].numbers.get(expert, ())))
-                number = structure.ranks.get(expert, {}).get(tensor) or min(least, *structure.tensors[tensor].shape)
+                number = structure.ranks.get(expert, {}).get(tensor) or min(rank, *structure.tensors[tensor].shape)
                 yield Term(
                     tensor=tensor,
                     expert=expert,

@@ -1,5 +1,6 @@
 """A descent by gradient from spec to published model: real slopes of toy models, resume, and what is told of it."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -236,6 +237,9 @@ def test_it_goes_on_from_a_regression(tmp_path: Path, toy_base: Path, toy_adapte
     weights = [rule.params["weight"] for rule in last.rules]
     assert all(weight == {"regression": 1.0} for weight in weights)
     assert all(abs(x) <= 0.11 for x in asks[-1]["point"]), "two steps"
+    [told] = [event for event in events if event.startswith("calibration loss")]
+    assert "in steps 1 to 2, then" in told
+    assert told.endswith("on 2 held-out items")
 
 
 def test_held_out_items_are_in_no_slope(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
@@ -248,6 +252,25 @@ def test_held_out_items_are_in_no_slope(tmp_path: Path, toy_base: Path, toy_adap
     assert len(read) == len(set(read))
     assert {*read} == searched
     assert loss_of(plan, held_out=0.0).held_out((0.0,) * plan.space.domain.dim) is None
+
+
+def test_experts_answer_prompts_themselves(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    """Beside the items with right answers, and in slopes alone."""
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"q": f"more {i}", "a": ""}) + "\n" for i in range(3)))
+    prompts = {"red": str(tmp_path / "more.jsonl")}
+    path = spec_of(tmp_path, toy_base, toy_adapters, optimizer=gradient(prompts=prompts))
+    plan = build_plan(load_spec(path))
+    loss = MergeLoss(plan, plan.space, plan.spec.optimizer.calibration)
+    assert [len(items) for items in loss.tasks] == [7 + 3, 7]
+    point = (0.0,) * plan.space.domain.dim
+    value, slopes = loss.slopes(point, loss.tasks[0][-3:])
+    assert value > 0
+    assert np.linalg.norm(slopes) > 0
+    read = [loss._model._texts[number] for number in loss.tasks[0][-3:]]
+    assert all(len(text.token_ids) > text.num_prompt for [text] in read)
+    alone = loss_of(plan, held_out=0.125)
+    assert alone._folder != loss._folder, "another loss"
+    assert alone.held_out(point) == pytest.approx(loss.held_out(point))
 
 
 def test_check_says_what_it_costs(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
@@ -264,6 +287,8 @@ def test_check_says_what_it_costs(tmp_path: Path, toy_base: Path, toy_adapters: 
         ({"optimizer": gradient(warmup=6)}, "`warmup` must be less than `steps`"),
         ({"optimizer": gradient(held_out=0.9)}, "held_out"),
         ({"optimizer": gradient(loss="hinge")}, "loss"),
+        ({"optimizer": gradient(prompts={"rad": "red.jsonl"})}, "unknown task `rad`"),
+        ({"optimizer": gradient(prompts={"red": "red.jsonl"})}, r"is one of the (select|report) items"),
         ({"space": {"kind": "coefficients", "operator": "ties"}}, "no sums of the experts' deltas"),
         ({"space": {"kind": "lineage"}}, "no sums of the experts' deltas"),
         ({"space": COMPONENTS | {"modules": ["nothing"]}}, "there is nothing to search"),

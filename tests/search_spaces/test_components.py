@@ -99,6 +99,17 @@ def test_it_goes_on_around_its_own_recipes() -> None:
     assert first.encode(second.decode((0.1,) * second.domain.dim)) == pytest.approx([x + 0.1 for x in point])
 
 
+def test_components_beyond_those_searched_stay_as_they_are() -> None:
+    """The coordinates are the same whatever the recipe around which they are."""
+    around = components(SMALL, rank=5).decode((0.5,) * components(SMALL, rank=5).domain.dim)
+    space = components(SMALL, around=around, rank=2)
+    assert space.names == components(SMALL, rank=2).names
+    moved = space.decode((0.25,) * space.domain.dim)
+    assert moved.rules[0].params["components"]["norms"] == (0.75, 0.75, 0.5, 0.5, 0.5)
+    assert space.encode(moved) == (0.25,) * space.domain.dim
+    assert space.encode(components(SMALL, rank=5).decode((0.6,) * components(SMALL, rank=5).domain.dim)) is None
+
+
 def test_recipes_of_coefficients_are_taken_with_their_depth_profile() -> None:
     bands = make_space(groups={"layers": 3}, params={"lines_beta": 0.5})
     recipe = bands.decode(tuple(0.1 * index for index in range(bands.domain.dim)))

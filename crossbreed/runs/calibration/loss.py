@@ -19,7 +19,7 @@ from crossbreed.cache import cache_folder, is_ours
 from crossbreed.durable import write_atomically
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
-from crossbreed.runs.calibration.questions import Question, experts_of, num_held_out
+from crossbreed.runs.calibration.questions import Question, experts_of, num_held_out, prompts_by_task
 from crossbreed.runs.events import Listener, Note, ignore
 from crossbreed.runs.workers.gradients import calibrated
 from crossbreed.search_spaces import SearchSpace, require_terms
@@ -49,11 +49,12 @@ class MergeLoss:
             on_event: Called with what is computed.
 
         Raises:
-            InputError: the merges of the space are no sums, or a task has no right answers.
+            InputError: the merges of the space are no sums, a task has no right answers, or prompts are no such.
         """
         self._plan, self._space, self._needs, self._on_event = plan, require_terms(space), needs, on_event
         self._losses, self._num_slopes = list[float](), 0
         self._questions, self._held, self._tasks = list[Question](), list[Question](), list[tuple[int, ...]]()
+        prompts = prompts_by_task(plan, needs)
         for task, share in calibrated(plan.tasks, plan.objectives[0]):
             items = plan.items["search"][task.name].items[: needs.items]
             held = _held_out(len(items), needs.held_out, seed=plan.spec.seed, task=task.name)
@@ -62,6 +63,9 @@ class MergeLoss:
             self._held += [one for index, one in enumerate(asked) if index in held]
             first = len(self._questions)
             self._questions += [one for index, one in enumerate(asked) if index not in held]
+            self._questions += [
+                Question(task=task, prompt=prompt, weight=weight) for prompt in prompts.get(task.name, ())
+            ]
             self._tasks.append(tuple(range(first, len(self._questions))))
 
     @property
@@ -128,10 +132,7 @@ class MergeLoss:
             "origin": self._space.origin.to_json(),
             "terms": [[t.tensor, t.expert, [*t.coordinates], t.is_whole] for t in self._space.terms],
             "loss": self._needs.loss,
-            "items": [
-                [one.task.name, one.request.prompt.text, one.request.continuation, one.weight]
-                for one in (*self._questions, *self._held)
-            ],
+            "items": [one.rule() for one in (*self._questions, *self._held)],
             "experts": {task.name: experts_of(task, plan) for task in plan.tasks},
             "dtype": slopes.dtype,
             "device": slopes.device,

@@ -1,13 +1,13 @@
 """The model of a calibration loss: the engine with branches, the texts that it reads, and what experts say to them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from crossbreed.fitness import reference_config
+from crossbreed.fitness import Task, reference_config
 from crossbreed.fitness.engines.answer_losses import entropy, jensen_shannon, right_answer
 from crossbreed.fitness.engines.branches import BranchedEngine, Text
 from crossbreed.fitness.engines.encoder import Encoder
@@ -15,7 +15,8 @@ from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.calibration.branches import branches_of
 from crossbreed.runs.calibration.questions import Question, experts_of
-from crossbreed.runs.regression.texts import golds_of
+from crossbreed.runs.regression.texts import answered, golds_of
+from crossbreed.runs.regression.walk import Text as Read
 from crossbreed.search_spaces import HasTerms
 from crossbreed.types import Point
 
@@ -69,15 +70,26 @@ class CalibrationModel:
         recipe = weighted_deltas({expert: 1.0}, hashes=hashes, dtype="float32")
         self._engine.adopt(recipe, self._weights.materialize(recipe))
         for task in self._plan.tasks:
-            mine = [number for number in numbers if self._questions[number].task is task]
-            golds = golds_of(task, [self._questions[number].item for number in mine])
-            for number, read in zip(mine, golds.texts(self._engine.write, self._encoder) if mine else (), strict=True):
+            for number, read in self._answered([n for n in numbers if self._questions[n].task is task], task):
                 index = len(self._experts)
                 text = Text(token_ids=read.token_ids, num_prompt=read.num_prompt, weight=0.0, index=index)
                 self._texts[number].append(text)
                 if self._loss == "agreement":
                     [logits_AV] = self._engine.logits_of((), [text], tokens=self._tokens)
                     self._experts.append(logits_AV.log_softmax(-1).half())
+
+    def _answered(self, numbers: Sequence[int], task: Task) -> Iterator[tuple[int, Read]]:
+        """Yields questions of a task with their right answers, or with those that the expert writes."""
+        write, encoder = self._engine.write, self._encoder
+        items = [(n, item) for n in numbers if (item := self._questions[n].item) is not None]
+        prompts = [(n, prompt) for n in numbers if (prompt := self._questions[n].prompt) is not None]
+        if items:
+            texts: Iterable[Read] = golds_of(task, [item for _, item in items]).texts(write, encoder)
+            yield from ((n, text) for (n, _), text in zip(items, texts, strict=True))
+        if prompts:
+            asked = [prompt for _, prompt in prompts]
+            texts = answered([encoder.encode(one).token_ids for one in asked], asked, write)
+            yield from ((n, text) for (n, _), text in zip(prompts, texts, strict=True))
 
     def _readers(self, question: Question) -> Sequence[str]:
         """The experts that count: for agreement all of the task, else the first, which says how answers end."""

@@ -87,7 +87,7 @@ class Asked:
         found: list[Text] = []
         for golds in self.golds:
             found += golds.texts(write, encoder)
-        found += _answered([encoder.encode(one).token_ids for one in self.prompts], self.prompts, write)
+        found += answered([encoder.encode(one).token_ids for one in self.prompts], self.prompts, write)
         if self.samples is not None:
             found += dict.fromkeys(_samples(self.samples, self.seed, write, encoder))
         return found
@@ -106,7 +106,10 @@ def asked_of(plan: Plan, config: RegressionConfig, expert: str) -> Asked:
             golds_of(task, plan.items["search"][task.name].items[: config.items]) for task in tasks if config.items
         ),
         prompts=tuple(
-            prompt for task in tasks if (path := config.prompts.get(task.name)) for prompt in _prompts(plan, task, path)
+            prompt
+            for task in tasks
+            if (path := config.prompts.get(task.name))
+            for prompt in prompts_of(plan, task, path, "artifacts.regression.prompts")
         ),
         samples=config.samples,
         seed=plan.spec.seed,
@@ -123,9 +126,19 @@ def golds_of(task: Task, items: Sequence[Item]) -> Golds:
     return Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
 
 
-def _prompts(plan: Plan, task: Task, path: str) -> Iterator[Generate]:
-    """Yields the items of a file as a task asks them."""
-    where = f"artifacts.regression.prompts.{task.name}"
+def prompts_of(plan: Plan, task: Task, path: str, setting: str) -> Iterator[Generate]:
+    """Yields the items of a file as a task asks them.
+
+    Args:
+        plan: The run's plan.
+        task: The task.
+        path: The file.
+        setting: What names it in the spec.
+
+    Raises:
+        InputError: the task asks for no text, or one is a selection or report item.
+    """
+    where = f"{setting}.{task.name}"
     kind = own_kind(task)
     if not isinstance(kind, GenerateTask):
         raise InputError(
@@ -165,7 +178,7 @@ def _end_of_answers(asking: Generate, write: Writer, encoder: Encoder) -> _End:
     return _End(token_ids=last) if last and set(last) <= encoder.eos_ids else _End()
 
 
-def _answered(prompts: Sequence[tuple[int, ...]], requests: Sequence[Generate], write: Writer) -> list[Text]:
+def answered(prompts: Sequence[tuple[int, ...]], requests: Sequence[Generate], write: Writer) -> list[Text]:
     """Returns prompts with an expert's own answers."""
     return [
         Text(token_ids=(*prompt, *response.token_ids), num_prompt=len(prompt))
@@ -191,7 +204,7 @@ def _samples(config: SamplesConfig, seed: int, write: Writer, encoder: Encoder) 
                     (*before, *(one.token_ids[:-1] if one.ended == "stop" else one.token_ids))
                     for before, one in zip(written, responses, strict=True)
                 ]
-        yield from _answered(written, [ask(before) for before in written], write)
+        yield from answered(written, [ask(before) for before in written], write)
 
 
 def _written_on(

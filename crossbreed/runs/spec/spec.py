@@ -68,14 +68,15 @@ def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
 
 
 class SlopesConfig(Config):
-    """Gradients of the loss on correct answers, for `frank_wolfe` with `slopes: gradient`.
+    """Gradients of a loss on search items, for `frank_wolfe` with `slopes: gradient`, and for `gradient`.
 
-    They are computed by a second, transformers engine beside the one that scores, or by the scoring engine itself if it
-    is a transformers engine of the same dtype on the same device.
+    Those of `gradient` are computed in the driver's process (docs/gradient.md); those of `frank_wolfe` by a second,
+    transformers engine beside the one that scores, or by the scoring engine itself if it is a transformers engine of
+    the same dtype on the same device.
     """
 
     items: Annotated[int, Field(ge=1)] = 32
-    """Maximum number of search items per task in the loss: the first ones of the split."""
+    """For `frank_wolfe`: maximum number of search items per task in the loss, the first ones of the split."""
     dtype: Dtype = "float32"
     """The dtype in which the model computes and the gradient is accumulated."""
     device: str = "cpu"
