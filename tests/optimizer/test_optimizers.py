@@ -630,7 +630,8 @@ def test_every_item_has_its_turn() -> None:
 
     inputs = make_inputs()
     optimizer = Gradient(
-        replace(inputs, calibration=Noting(inputs.box)), GradientOptions(steps=6, steps_per_trial=6, batch=3)
+        replace(inputs, calibration=Noting(inputs.box, optimum=(0.0,) * 4)),
+        GradientOptions(steps=6, steps_per_trial=6, batch=3),
     )
     optimizer.ask(0)
     assert [len(items) for items in seen] == [6] * 6
