@@ -38,6 +38,7 @@ from crossbreed.optimizer import (
 )
 from crossbreed.optimizer.cma_es import rank_losses
 from crossbreed.testing.optimizers import (
+    Bowls,
     MakeOptimizer,
     OptimizerConformance,
     Sphere,
@@ -571,30 +572,6 @@ def test_evo_merging_refuses_what_it_cannot_search() -> None:
         CONFIG.validate_python({"kind": "evo_merging", "budget": {"minutes": 5}})
 
 
-class Bowls:
-    """A calibration loss over a box: each item has a bowl of its own, and their mean is the problem's."""
-
-    def __init__(self, box: Box, optimum: Point | None = None, *, num_items: int = 12) -> None:
-        middle = [(low + high) / 2 for low, high in zip(box.low, box.high, strict=True)]
-        self._optimum = np.array(middle if optimum is None else optimum)
-        noise = np.random.default_rng(3).standard_normal((num_items, box.dim))
-        self._optima = self._optimum + 0.3 * (noise - noise.mean(0))
-        self.calls = 0
-
-    @property
-    def tasks(self) -> list[list[int]]:
-        half = len(self._optima) // 2
-        return [[*range(half)], [*range(half, len(self._optima))]]
-
-    def slopes(self, point: Point, items: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
-        self.calls += 1
-        away = np.array(point) - self._optima[[*items]]
-        return float((away**2).sum(1).mean()), 2 * away.mean(0)
-
-    def held_out(self, point: Point) -> float:
-        return float(((np.array(point) - self._optimum) ** 2).sum())
-
-
 class TestGradient(OptimizerConformance):
     sphere_regret: ClassVar[float] = 1e-4  # items disagree
 
@@ -609,7 +586,7 @@ class TestGradient(OptimizerConformance):
 def descent(inputs: SearchInputs, **options: Any) -> Gradient:
     settings = {"steps_per_trial": 1, "batch": 2, "patience": None, **options}
     box = inputs.box
-    loss = Bowls(box, (0.1, 0.4, 0.7, 1.0) if box.low == (-0.5,) * 4 else box.high)
+    loss = Bowls(box, optimum=(0.1, 0.4, 0.7, 1.0) if box.low == (-0.5,) * 4 else box.high)
     return Gradient(replace(inputs, calibration=loss), GradientOptions.model_validate(settings))
 
 
@@ -619,7 +596,7 @@ def test_a_descent_is_adam_s() -> None:
     optimizer = descent(inputs, steps=20, warmup=0, decay="none", batch=None, rate=0.03)
     leaf = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     theirs = torch.optim.Adam([leaf], lr=0.03, betas=(0.9, 0.99), eps=1e-12)
-    loss = Bowls(inputs.box, (0.1, 0.4, 0.7, 1.0))
+    loss = Bowls(inputs.box, optimum=(0.1, 0.4, 0.7, 1.0))
     for number in range(20):
         leaf.grad = torch.tensor(loss.slopes(tuple(leaf.tolist()), range(12))[1])
         theirs.step()
@@ -653,7 +630,8 @@ def test_every_item_has_its_turn() -> None:
 
     inputs = make_inputs()
     optimizer = Gradient(
-        replace(inputs, calibration=Noting(inputs.box)), GradientOptions(steps=6, steps_per_trial=6, batch=3)
+        replace(inputs, calibration=Noting(inputs.box, optimum=(0.0,) * 4)),
+        GradientOptions(steps=6, steps_per_trial=6, batch=3),
     )
     optimizer.ask(0)
     assert [len(items) for items in seen] == [6] * 6
