@@ -73,7 +73,7 @@ def stage_plan(plan: "Plan") -> Iterator[str]:
         if (stage := searches.get(name.number)) is None:
             yield f"  {name}: made before the baselines, and scored after them"
         else:
-            until = limits_text(stage.settings.own)
+            until = limits_text(stage.settings.own.model_copy(update={"trials": stage.settings.most_trials}))
             yield f"  {name}: {_searched(stage)}{until and ', '}{until}"
 
 

@@ -248,7 +248,7 @@ class Spec(Config):
         if whole.is_limited:
             fix = "move it into `optimizer`"
             raise InputError("`budget` at the top is of `stages`, and there are none", where="budget", fix=fix)
-        if not (optimizer.budget.is_limited or optimizer.ends_itself):
+        if not (optimizer.budget.is_limited or optimizer.most_trials is not None):
             said = "budget" in optimizer.model_fields_set
             missing = InitErrorDetails(type="missing", loc=("budget",), input=None)
             raise refusal("optimizer", [_endless() if said else missing])
