@@ -11,6 +11,7 @@ from crossbreed.fitness.items import AnyItems, Item
 from crossbreed.fitness.protocol import Handle, Response, ScoresItems
 from crossbreed.fitness.tasks import Answer, Task, own_kind
 from crossbreed.fitness.tasks.remote import RemoteTask
+from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
 from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores
 
@@ -88,15 +89,28 @@ def _text(text: object, *, task: str, item: str) -> str:
 
 
 def _answered(handle: Handle, task: Task, chunk: Sequence[Item]) -> Iterator[tuple[Item, Answer, Sequence[Response]]]:
-    """Yields the items of a chunk, each scored, with the responses to it; a remote task's engine scores itself."""
-    if isinstance(own_kind(task), RemoteTask):
+    """Yields the items of a chunk, each scored, with the responses to it.
+
+    A remote task's engine scores itself. A function that asks for itself got its responses for the whole chunk: they
+    come with the first item.
+    """
+    kind = own_kind(task)
+    if isinstance(kind, RemoteTask):
         if not isinstance(handle, ScoresItems):
             raise EngineError(f"task `{task.name}` is remote, and the engine scores no tasks")
         values = handle.score_items(task.name, [item.id for item in chunk])
         for item, value in zip(chunk, values, strict=True):
             yield item, Answer(value=value, text=""), ()
         return
-    for item, responses in zip(chunk, _ask(handle, task, chunk), strict=True):
+    if isinstance(kind, AsksItself) and not kind.asks:
+        answers, got = kind.evaluate(handle, chunk)
+        yield from zip(chunk, answers, (got, *[()] * (len(chunk) - 1)), strict=True)
+        return
+    asked = _ask(handle, task, chunk)
+    if isinstance(kind, ScoresChunks):
+        yield from zip(chunk, kind.score_chunk(chunk, asked), asked, strict=True)
+        return
+    for item, responses in zip(chunk, asked, strict=True):
         yield item, task.score(item, responses), responses
 
 

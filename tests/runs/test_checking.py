@@ -147,7 +147,7 @@ def test_golds_that_are_always_the_first_option_are_said(spec_with: Any) -> None
     items = [item | {"a": "x", "x": f"x{i}", "y": f"y{i}", "z": f"z{i}"} for i, item in enumerate(questions())]
     [note] = the_task(spec_with(CHOICE, items=items)).notes
     assert note.startswith("every gold is option A: ")
-    assert "shuffle the options" in note
+    assert "`permute: true` in the task" in note
 
 
 @pytest.mark.parametrize(

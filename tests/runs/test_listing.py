@@ -132,7 +132,9 @@ def test_what_cannot_be_called_is_no_preset(tmp_path: Path, monkeypatch: pytest.
 def test_a_clash_of_names_is_listed_beside_ours(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_package(tmp_path, "taker", files={}, entry_points={"crossbreed.metrics": {"number": "taken:PART"}})
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry[object]("metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics:NUMBER"})
+    registry = Registry[object](
+        "metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics.plain:NUMBER"}
+    )
     monkeypatch.setattr(listing, "REGISTRIES", {"metrics": registry})
     monkeypatch.setattr(doctor, "REGISTRIES", {"metrics": registry})
     _, out, _ = cli("metrics")
@@ -171,7 +173,9 @@ def test_parts_of_other_packages_are_listed_with_them_and_broken_ones_say_why(
     entry_points = {"crossbreed.metrics": {"length": "lengths:PART", "width": "widths:PART"}}
     write_package(tmp_path, "lengths", files={"lengths.py": source}, entry_points=entry_points)
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry[object]("metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics:NUMBER"})
+    registry = Registry[object](
+        "metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics.plain:NUMBER"}
+    )
     monkeypatch.setattr(listing, "REGISTRIES", {"metrics": registry})
     code, out, _ = cli("metrics")
     assert code == 0

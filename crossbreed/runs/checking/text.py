@@ -135,6 +135,8 @@ def _example_lines(example: Example) -> Iterator[str]:
     if example.gold:
         tokens = "" if example.gold_tokens is None else f", {_count(example.gold_tokens, 'token')}"
         value = "" if example.gold_value is None else f", score {example.gold_value:g}"
+        if example.gold_parts:
+            value += f" ({', '.join(f'{name} {part:g}' for name, part in example.gold_parts.items())})"
         yield f"  gold: {_quoted(example.gold, _SHOWN_CHARACTERS)}{tokens}{value}"
     if example.value is not None:
         answer = f"{_quoted(example.answer or '', _SHOWN_CHARACTERS)}, " if example.answer or example.gold else ""

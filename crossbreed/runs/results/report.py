@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import MachineError
 from crossbreed.fitness.engines.registry import Takes
+from crossbreed.runs.results.base_rates import BaseRate
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
@@ -123,6 +124,8 @@ class Report:
     """Whether the search is complete. False: it was interrupted, and can be resumed."""
     unmeasured: Mapping[str, str]
     """Baseline without a row -> the reason."""
+    base_rates: Mapping[str, BaseRate]
+    """Task with options -> what is right without reading the question, on the report items."""
     near_ties: Mapping[str, tuple[int, int]]
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
 
@@ -143,6 +146,7 @@ def make_report(
     takes: Takes = "weights",
     left_out: Mapping[int, str] = MappingProxyType({}),
     margins: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    base_rates: Mapping[str, BaseRate] = MappingProxyType({}),
 ) -> Report:
     """Returns the report of a run.
 
@@ -156,6 +160,7 @@ def make_report(
         takes: What the engine takes.
         left_out: Number of a trial that has no score on the report split -> why.
         margins: Task -> item -> nats from a tie of the winner's answer, where that is known.
+        base_rates: Task with options -> its base rates on the report items.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -214,6 +219,7 @@ def make_report(
             for b in baselines
             if (number := b.trial.number) not in measured
         },
+        base_rates=base_rates,
         near_ties={
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
             for task, found in margins.items()
@@ -237,6 +243,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "trials": {status.value: n for status, n in report.num_trials.items()},
         "is_over": report.is_over,
         "unmeasured": dict(report.unmeasured),
+        "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
 

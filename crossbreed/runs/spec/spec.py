@@ -23,6 +23,7 @@ from crossbreed.fitness import (
     SHOWN_KEYS,
     AnyEngineConfig,
     AnyTaskConfig,
+    EngineConfig,
     SplitConfig,
     TaskConfig,
 )
@@ -58,6 +59,26 @@ def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two tasks have the name {doubled[0]!r}")
     return tasks
+
+
+def require_scorable(task: TaskConfig, engine: EngineConfig) -> None:
+    """Raises InputError for a task that an engine does not score."""
+    if task.is_scored_by_engine and not engine.scores_items:
+        raise InputError(
+            f"nobody scores the items of task `{task.name}`",
+            expected="a `function` in the task, or an engine that scores items: `kind: python`",
+            got=f"a task of kind `{task.kind}` without a function, and the engine `{engine.kind}`",
+            where="fitness.tasks",
+            fix="name the function that scores them",
+        )
+    if engine.scores_items and not task.is_scored_by_engine:
+        raise InputError(
+            f"the engine `{engine.kind}` does not answer what task `{task.name}` asks",
+            expected="tasks whose items the engine's function scores: {name: NAME, kind: python, items: FILE}",
+            got=f"kind: {task.kind}",
+            where="fitness.tasks",
+            fix="remove its prompt and function, or use an engine that runs language models",
+        )
 
 
 class SlopesConfig(Config):
@@ -100,6 +121,20 @@ class FitnessConfig(Config):
     def minimized(self) -> dict[str, bool]:
         """Task name -> whether less of its metric is better."""
         return {task.name: not task.higher_is_better for task in self.tasks}
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_the_engine_s(cls, tasks: list[TaskConfig], info: ValidationInfo) -> list[TaskConfig]:
+        """Refuses tasks that this engine cannot score: those that it answers, or those that it scores itself."""
+        engine: EngineConfig | None = info.data.get("engine")
+        mistakes = Collector()
+        for task in tasks:
+            with mistakes.noted():
+                if engine is not None:
+                    require_scorable(task, engine)
+        if mistakes.errors:
+            raise refused(mistakes.errors)
+        return tasks
 
     @field_validator("objectives")
     @classmethod
