@@ -11,7 +11,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from crossbreed.errors import EngineError, InputError
-from crossbreed.fitness import AnyTaskConfig, Item, Request, Response, SearchItems, Task, TaskConfig, evaluate_tasks
+from crossbreed.fitness import (
+    AnyTaskConfig,
+    Item,
+    Request,
+    Response,
+    SearchItems,
+    Task,
+    TaskConfig,
+    evaluate_tasks,
+    load_tasks,
+)
 from crossbreed.fitness.engines.python import PythonConfig, PythonEngine
 from crossbreed.fitness.tasks.python import PythonTask
 from crossbreed.testing.tasks import TaskConformance
@@ -180,7 +190,8 @@ def test_items_are_copies(own: Any) -> None:
 
 def load(made: PythonTask, tmp_path: Path) -> tuple[Item, ...]:
     (tmp_path / "x.jsonl").write_text(json.dumps({"q": "1"}) + "\n")
-    return made.model_copy(update={"items": str(tmp_path / "x.jsonl")}).load_items()
+    [loaded] = load_tasks([made.model_copy(update={"items": str(tmp_path / "x.jsonl")})])
+    return loaded.items
 
 
 @pytest.mark.parametrize(
@@ -262,7 +273,7 @@ def test_a_file_that_changes_meanwhile_scores_nothing_else(own: Any, tmp_path: P
     path = own("def score(answers, items):\n    return [1] * len(items)\n")
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"q": str(n)}) + "\n" for n in range(2)))
     made = task(function=f"{path}:score", prompt="{q} =", items=str(tmp_path / "x.jsonl"))
-    whole = Task(kind=made, items=made.load_items())
+    [whole] = load_tasks([made])
     path.write_text("def score(answers, items):\n    return [2] * len(items)\n")
     found = evaluate_tasks(Parrot(), [whole], {"mine": SearchItems(whole.items)})
     assert found.tasks["mine"].values == (1, 1)

@@ -72,7 +72,9 @@ def load_tasks(
         with mistakes.noted():
             if isinstance(config, RemoteTask):
                 config.take(served, engine)
-            tasks.append(_loaded(config.with_seed(seed)))
+            seeded = config.with_seed(seed)
+            seeded.require()
+            tasks.append(_loaded(seeded))
     mistakes.require_none()
     return tasks
 

@@ -108,6 +108,9 @@ class TaskConfig(Config, ABC):
         """Returns how many options are offered, one of which is right; None if none are."""
         return None
 
+    def require(self) -> None:
+        """Raises InputError unless this machine can score the task: a package or a function is missing, for example."""
+
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed, for kinds that draw something of each item."""
         return self

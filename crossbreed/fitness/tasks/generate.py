@@ -92,11 +92,10 @@ class GenerateTask(PromptTaskConfig):
         """Whether larger values of the metric are better; see Kind."""
         return self._comparison.higher_is_better
 
-    def load_items(self) -> tuple[Item, ...]:
-        """Reads the file; refuses a metric that cannot work here."""
+    def require(self) -> None:
+        """Refuses a metric that cannot work here."""
         for single in self._comparison.singles():
             single.require()
-        return super().load_items()
 
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed."""
@@ -140,15 +139,17 @@ class GenerateTask(PromptTaskConfig):
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Returns the metric's value of the text: the best over all golds; of several texts, what is to be taken."""
         said = [self._without_thinking(response.text) for response in responses]
+        thinking = None if self.thinking is None else sum(map(_cut_tokens, responses, said))
         if self.take == "majority":
             place = most_said([self._comparison.key(text) for text in said])
-            return Answer(value=self._value_of(self._comparison, item, said[place]), text=responses[place].text)
+            value = self._value_of(self._comparison, item, said[place])
+            return Answer(value=value, text=responses[place].text, thinking=thinking)
         values = [self._value_of(self._comparison, item, text) for text in said]
         text = "\n--\n".join(response.text for response in responses)
         if k := self._best_of:
             sign = 1 if self.higher_is_better else -1
-            return Answer(value=sign * best_of([sign * value for value in values], k), text=text)
-        return Answer(value=fsum(values) / len(values), text=text)
+            return Answer(value=sign * best_of([sign * value for value in values], k), text=text, thinking=thinking)
+        return Answer(value=fsum(values) / len(values), text=text, thinking=thinking)
 
     def gold_values(self, item: Item) -> Mapping[str, float]:
         """Returns the values of the first gold, as an answer, by the metrics that are combined."""
@@ -207,3 +208,9 @@ class GenerateTask(PromptTaskConfig):
         if not self.answer or self.thinking is not None:
             return ()
         return ("\n",) * (not any("\n" in gold.strip() for gold in self._texts(item)))
+
+
+def _cut_tokens(response: Response, rest: str) -> int:
+    """Returns how many tokens of a response were cut: by the share of its characters, since tokens have no places."""
+    cut = len(response.text) - len(rest)
+    return round(len(response.token_ids) * cut / max(1, len(response.text)))

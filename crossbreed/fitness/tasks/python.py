@@ -35,7 +35,7 @@ class PythonTask(PromptTaskConfig):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Texts that end an answer, besides the model's end token."""
     _loaded: str = PrivateAttr(default="")
-    """The function with the hash of the source that was loaded with the items."""
+    """The function with the hash of its source, once it was loaded: what changes in the file later changes no score."""
 
     @model_validator(mode="after")
     def _who_scores(self) -> Self:
@@ -68,12 +68,11 @@ class PythonTask(PromptTaskConfig):
         """See Kind."""
         return not self.minimize
 
-    def load_items(self) -> tuple[Item, ...]:
-        """Reads the file of items, and that of the function."""
+    def require(self) -> None:
+        """Loads the function."""
         if self.function is not None:
             found = load_function(self.function, where=self._where)
             self._loaded = f"{self.function.partition('@')[0]}@{found.hash}"
-        return super().load_items()
 
     def requests(self, item: Item) -> list[Generate]:
         """Returns one Generate, or none if the function asks for itself."""

@@ -20,6 +20,8 @@ class Answer:
     """The generated text or chosen option, for display."""
     margin: float | None = None
     """The nats by which the answer's log-likelihood exceeds what another answer needs to be taken; None: not known."""
+    thinking: int | None = None
+    """The tokens that were cut from the answer as thinking; None: the task cuts nothing."""
 
 
 class Kind(Protocol):

@@ -57,6 +57,9 @@ def sentences(report: Report) -> list[str]:
             for task, rate in report.base_rates.items()
         )
         lines.append(f"Right without reading the question: {'; '.join(rates)}.")
+    if report.thinking:
+        thoughts = ", ".join(f"{tokens:.0f} in {task}" for task, tokens in report.thinking.items())
+        lines.append(f"Tokens of thinking in an answer of the winner, on average: {thoughts}.")
     if report.near_ties:
         near = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in report.near_ties.items())
         lines.append(

@@ -98,6 +98,7 @@ class Worker:
             tasks=answers.tasks,
             texts=answers.texts,
             margins=answers.margins,
+            thinking=answers.thinking,
             slopes=slopes,
             fingerprint=adopted.fingerprint,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
