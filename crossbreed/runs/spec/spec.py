@@ -61,7 +61,20 @@ def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
     return tasks
 
 
-def require_scorable(task: TaskConfig, engine: EngineConfig) -> None:
+def scorable(tasks: list[TaskConfig], info: ValidationInfo) -> list[TaskConfig]:
+    """Returns tasks that the engine scores: it answers what they ask, or scores their items itself."""
+    engine: EngineConfig | None = info.data.get("engine")
+    mistakes = Collector()
+    for task in tasks:
+        with mistakes.noted():
+            if engine is not None:
+                _require_scorable(task, engine)
+    if mistakes.errors:
+        raise refused(mistakes.errors)
+    return tasks
+
+
+def _require_scorable(task: TaskConfig, engine: EngineConfig) -> None:
     """Raises InputError for a task that an engine does not score."""
     if task.is_scored_by_engine and not engine.scores_items:
         raise InputError(
@@ -103,7 +116,7 @@ class FitnessConfig(Config):
 
     engine: AnyEngineConfig
     """The engine that runs the merged models."""
-    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(unique_names)]
+    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(unique_names), AfterValidator(scorable)]
     """The tasks on which candidates are scored."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(validate_default=True)] = ()
     """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
@@ -121,20 +134,6 @@ class FitnessConfig(Config):
     def minimized(self) -> dict[str, bool]:
         """Task name -> whether less of its metric is better."""
         return {task.name: not task.higher_is_better for task in self.tasks}
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks_are_the_engine_s(cls, tasks: list[TaskConfig], info: ValidationInfo) -> list[TaskConfig]:
-        """Refuses tasks that this engine cannot score: those that it answers, or those that it scores itself."""
-        engine: EngineConfig | None = info.data.get("engine")
-        mistakes = Collector()
-        for task in tasks:
-            with mistakes.noted():
-                if engine is not None:
-                    require_scorable(task, engine)
-        if mistakes.errors:
-            raise refused(mistakes.errors)
-        return tasks
 
     @field_validator("objectives")
     @classmethod

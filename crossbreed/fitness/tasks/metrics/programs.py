@@ -17,7 +17,6 @@ from crossbreed.fitness.tasks.metrics.metric import Fields, Metric
 from crossbreed.fitness.tasks.metrics.processes import program
 
 _FENCED = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_WAIT_S = 5
 
 
 class Tests(Config):
@@ -30,7 +29,7 @@ class Tests(Config):
     before: str | None = None
     """The field with code that is run before the model's: the beginning of a function that it was asked to complete."""
     seconds: Annotated[int, Field(ge=1, le=600)] = 5
-    """Processor time of one program; it may wait as long again, and a few seconds more."""
+    """Processor time of one program; with waiting, ten times as long."""
     memory_mb: Annotated[int, Field(ge=64)] = 1024
     """Memory of one program."""
 
@@ -56,7 +55,7 @@ def _ends_well(source: str, setting: Tests) -> bool:
             start_new_session=True,
         )
         try:
-            said, _ = process.communicate(source.encode(), timeout=2 * setting.seconds + _WAIT_S)
+            said, _ = process.communicate(source.encode(), timeout=10 * setting.seconds)
         except subprocess.TimeoutExpired:
             said = b""
         finally:
