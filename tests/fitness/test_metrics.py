@@ -277,7 +277,7 @@ TEXTS = st.text(max_size=30) | st.text("aé B.-0,1\n東", max_size=30)
 @pytest.mark.parametrize(
     "name", [name for name in METRICS if HAS[name] and not METRICS[name].has_setting and name != "math"]
 )
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(text=TEXTS, gold=TEXTS)
 def test_any_text_has_a_value_from_0_to_1_and_the_gold_has_1(name: str, text: str, gold: str) -> None:
     metric = METRICS[name]

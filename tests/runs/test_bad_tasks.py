@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from in_process import exit_code_of
-from toy_runs import write_spec
+from toy_runs import journal_of, write_spec
 
 MAX_LINES = 24
 CODE = {"tests": "t", "allow": "running_generated_code"}
@@ -158,6 +158,24 @@ def test_a_function_that_fails_is_the_users_input(
     edit(spec, {**PYTHON, "function": f"own.py:{name}"})
     err = refused(spec, capsys, "--answer")
     assert all(part in err for part in said)
+
+
+def test_a_function_that_fails_or_changes_ends_a_run(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the trial is not told as FAILED, nor as a zero."""
+    out = spec.parent / "run"
+    edit(spec, {**PYTHON, "function": "own.py:zero"})
+    assert exit_code_of("run", spec, "--out", out) == 2
+    assert "line 9: return [1 / 0]" in capsys.readouterr().err
+    assert not [record for record in journal_of(out) if record["kind"] == "tell"]
+    edit(spec, PYTHON)
+    out = spec.parent / "another"
+    assert exit_code_of("run", spec, "--out", out) == 0
+    (spec.parent / "own.py").write_text(OWN + "# changed\n")
+    capsys.readouterr()
+    assert exit_code_of("run", spec, "--out", out) == 2
+    err = capsys.readouterr().err
+    assert "this run folder was started with another spec" in err
+    assert "tasks[0].function: own.py:score@" in err
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,14 @@ def test_a_clash_of_names_is_listed_beside_ours(cli: Cli, tmp_path: Path, monkey
     assert "problem: two packages bring the metric `number`" in shown
 
 
+def test_the_setting_of_a_metric_is_described(cli: Cli) -> None:
+    _, out, _ = cli("metrics", "language")
+    assert "takes: a text or keys code, among" in out
+    assert "code: string, required" in out
+    _, out, _ = cli("metrics", "json_schema")
+    assert "takes: a text or a mapping" in out
+
+
 def test_programs_get_json(cli: Cli) -> None:
     _, out, _ = cli("optimizers", "gp", "--json")
     assert json.loads(out) == describe_part("optimizers", "gp")
