@@ -183,7 +183,7 @@ def _example(plan: Plan, task: Task, golds: Mapping[str, Answer | None], lengths
         task=task.name,
         item_id=item.id,
         prompt=_shown(plan, requests[0].prompt, is_known=lengths is not None) if requests else "",
-        prompt_tokens=lengths.prompts[place] if lengths else None,
+        prompt_tokens=lengths.prompts[place] if lengths and requests else None,
         options=tuple(Option(text=one.continuation, is_right=one == right and len(scored) > 1) for one in scored),
         gold=task.kind.shown(item),
         gold_tokens=lengths.golds[place] if lengths and lengths.golds else None,

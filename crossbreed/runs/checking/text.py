@@ -50,7 +50,9 @@ def findings_text(findings: "Findings") -> str:
 
 def _cost_lines(cost: Cost) -> Iterator[str]:
     trials = cost.num_models["search"]
-    each = f"{cost.items['search']} items" + (f" and about {cost.tokens['search']:,} tokens" if cost.tokens else "")
+    each = f"{cost.items['search']} items" + (
+        f" and about {cost.tokens['search']:,} tokens" if cost.tokens and cost.tokens["search"] else ""
+    )
     yield f"  cost    {'trials' if trials is None else f'{trials} trials'} of {each} each"
     one, total = cost.model_s("search"), cost.total_s
     if cost.rate is None or one is None:
@@ -86,7 +88,7 @@ def _groups_lines(findings: "Findings") -> list[str]:
 def _task_lines(task: TaskFindings) -> Iterator[str]:
     splits = ", ".join(f"{number} {split}" for split, number in task.num_split.items())
     yield f"{task.name}: {_count(task.num_items, 'item')} ({splits}), {task.metric}"
-    if task.lengths:
+    if task.lengths and any(task.lengths.prompts):
         yield f"  prompts {_tokens(task.lengths.prompts)}; all fit into {task.lengths.context} with their answers"
     if task.gold_values:
         yield f"  golds   {_golds(task)}"
