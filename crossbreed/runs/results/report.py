@@ -23,6 +23,7 @@ from crossbreed.runs.results.winner import (
     search_scalar,
 )
 from crossbreed.runs.spec.objectives import Objective, Scalar
+from crossbreed.runs.stages.table import StageRow
 from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
 REPORT_SCHEMA = 1
@@ -129,6 +130,8 @@ class Report:
     """Task with options -> what is right without reading the question, on the report items."""
     thinking: Mapping[str, float]
     """Task that cuts thoughts -> tokens of them in an answer of the winner, on average."""
+    stages: tuple[StageRow, ...]
+    """What the baselines and each stage gave; none in a run without a list of stages."""
     near_ties: Mapping[str, tuple[int, int]]
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
 
@@ -151,6 +154,7 @@ def make_report(
     margins: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     base_rates: Mapping[str, BaseRate] = MappingProxyType({}),
     thinking: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    stages: tuple[StageRow, ...] = (),
 ) -> Report:
     """Returns the report of a run.
 
@@ -166,6 +170,7 @@ def make_report(
         margins: Task -> item -> nats from a tie of the winner's answer, where that is known.
         base_rates: Task with options -> its base rates on the report items.
         thinking: Task -> item -> tokens of the winner's answer that were cut as thinking.
+        stages: What each stage gave.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -226,6 +231,7 @@ def make_report(
         },
         base_rates=base_rates,
         thinking={task: fsum(found.values()) / len(found) for task, found in thinking.items() if found},
+        stages=stages,
         near_ties={
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
             for task, found in margins.items()
@@ -251,6 +257,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "unmeasured": dict(report.unmeasured),
         "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
         "thinking": dict(report.thinking),
+        "stages": [row.to_json() for row in report.stages],
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
 
