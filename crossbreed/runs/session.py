@@ -184,14 +184,14 @@ class Session:
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
             margins=self._folder.margins("report", winner),
+            thinking=self._folder.thinking("report", winner),
+            base_rates=base_rates(self._plan.tasks, self._plan.items["report"]),
             stages=stage_rows(
                 self.history,
                 self._stages,
                 search_scalar(self.history.ok_trials, self._plan.objectives),
                 made_s=self._plan.made_s,
             ),
-            thinking=self._folder.thinking("report", winner),
-            base_rates=base_rates(self._plan.tasks, self._plan.items["report"]),
         )
 
 
