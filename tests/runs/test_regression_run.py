@@ -19,6 +19,7 @@ from crossbreed.recipes import dump_recipe
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import build_plan, check_spec, load_spec, merge_recipe, publish_run, run
 from crossbreed.runs.checking.text import findings_text
+from crossbreed.runs.made_sources import keep_made
 from crossbreed.runs.regression import writing
 from crossbreed.runs.regression.artifact import making_of, prepare_regression
 from crossbreed.runs.regression.texts import asked_of
@@ -27,6 +28,7 @@ from crossbreed.runs.regression.writing import regress, regress_without_data
 from crossbreed.runs.spec.regression import SamplesConfig
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import open_sources
+from crossbreed.sources.opening import with_made
 from crossbreed.testing.tiny_models import ARCHITECTURES
 from crossbreed.testing.toys import byte_tokenizer, load_weights, make_expert
 from crossbreed.types import ProposedBy, Recipe, Rule
@@ -210,6 +212,28 @@ def test_a_warm_start_is_the_merge_that_its_file_says(
     plan = prepare_regression(build_plan(load_spec(path)))
     assert plan.initial_candidates()[-1] == (ProposedBy(kind="warm_start", index=0), given)
     assert plan.num_initial == 8 + 1 + 1
+
+
+def test_what_another_process_keeps_meanwhile_stays(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have its files open, and would take others in their place for sources that were changed."""
+    made = make_expert(tmp_path / "made", base=toy_base, seed=5)
+    sources = with_made(opened(toy_base, toy_adapters).sources, "regression", made)
+    into, inodes = tmp_path / "into", list[int]()
+
+    def while_another_keeps_it(source: Path, target: Path) -> None:
+        if not inodes:
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "copyfile", copyfile)
+                keep_made(sources, into)
+            inodes.extend(path.stat().st_ino for path in into.glob("regression-*/model.safetensors"))
+        copyfile(source, target)
+
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", while_another_keeps_it)
+    keep_made(sources, into)
+    assert [path.stat().st_ino for path in into.glob("*/model.safetensors")] == inodes != []
 
 
 @pytest.mark.slow
