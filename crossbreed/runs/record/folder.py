@@ -135,10 +135,11 @@ class RunFolder:
         return first if isinstance(first, RunRecord) else None
 
     def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
-        """Stores the generated texts, for `show --trial N --answers`; of the report, how far they are from ties too."""
+        """Stores the generated texts, for `show --trial N --answers`; of the report, what else is known of them too."""
         self._keep(self._answers(split, number), score, score.texts)
         if split == "report":
-            self._keep(self._margins(split, number), score, score.margins)
+            self._keep(self._details(split, number, "margins"), score, score.margins)
+            self._keep(self._details(split, number, "thinking"), score, score.thinking)
 
     def _keep(self, path: Path, score: Score, told: Mapping[str, Sequence[object]]) -> None:
         """Writes what is told of the items of tasks, if anything is."""
@@ -168,10 +169,17 @@ class RunFolder:
 
     def margins(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
         """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it."""
+        return self._numbers(self._details(split, number, "margins"))
+
+    def thinking(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some."""
+        return self._numbers(self._details(split, number, "thinking"))
+
+    def _numbers(self, path: Path) -> dict[str, dict[str, float]]:
         try:
-            loaded = json.loads(gzip.decompress(self._margins(split, number).read_bytes()))
+            loaded = json.loads(gzip.decompress(path.read_bytes()))
             return {
-                task: {item: float(margin) for item, margin in found.items() if margin is not None}
+                task: {item: float(number) for item, number in found.items() if number is not None}
                 for task, found in loaded.items()
             }
         except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error):
@@ -248,8 +256,8 @@ class RunFolder:
     def _answers(self, split: SplitName, number: int) -> Path:
         return self.path / "answers" / f"{number:06d}.{split}.json.gz"
 
-    def _margins(self, split: SplitName, number: int) -> Path:
-        return self.path / "answers" / f"{number:06d}.{split}.margins.json.gz"
+    def _details(self, split: SplitName, number: int, what: str) -> Path:
+        return self.path / "answers" / f"{number:06d}.{split}.{what}.json.gz"
 
 
 def _zipped(value: Any) -> bytes:  # any JSON value

@@ -13,7 +13,7 @@ from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATORS
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.fields import Schema, Style, fields, model_name, one_line
 from crossbreed.runs.spec.json_schema import schema_text
-from crossbreed.runs.spec.listing import REGISTRIES, about
+from crossbreed.runs.spec.listing import REGISTRIES, about, setting_of
 from crossbreed.runs.spec.operator_table import Parameter, parameters, takes
 from crossbreed.runs.spec.overrides import RULES as OVERRIDES
 from crossbreed.runs.spec.presets import PRESETS
@@ -36,12 +36,13 @@ VS Code with the YAML extension, or any editor with yaml-language-server, a spec
 
 ## Presets
 
-`preset: NAME` fills in `space` and `optimizer` with a method of the literature. Fields in the file override those of
-the preset; a section of another `kind` replaces the preset's. The presets:
+`preset: NAME` fills in `space` and `optimizer`, or `stages`, with a method of the literature or our own. Fields in the
+file override those of the preset; a section of another `kind`, a budget or a list replaces the preset's. The presets:
 """
 METRICS_INTRO = """## Metrics
 
-The values of `metric` of a `generate` task.
+The values of `metric` of a `generate` task. `crossbreed list metrics NAME` describes the keys of a setting; metrics
+that need a library are in the extra `metrics`.
 
 | metric | better | meaning |
 |---|---|---|"""
@@ -60,10 +61,14 @@ The column *searched* is the default treatment in a space whose `params` do not 
 - a value: it is fixed at this value;
 - empty: it keeps its default.
 """
+_TABLES = (METRICS.plural, OPERATORS.plural)
+"""The parts that have a section of their own on the page, whatever their settings."""
 _STYLE = Style(
     value="`{}`".format,
     model=lambda name: f"[{name}](#{name.lower()})",
-    part=lambda plural: f"one of the [{plural}](#{plural})",
+    part=lambda plural: (
+        f"one of the [{plural}](#{plural})" if plural in _TABLES else f"one of `crossbreed list {plural}`"
+    ),
 )
 
 
@@ -92,7 +97,7 @@ def render() -> str:
 
 _PRESET = {
     "enum": list(PRESETS.ours),
-    "description": "One of the methods above; `space` and `optimizer` then contain only what differs, or are omitted.",
+    "description": "One of the methods above; its sections then contain only what differs, or are omitted.",
 }
 """The one key that is not part of the parsed settings."""
 
@@ -103,8 +108,8 @@ def _preset(name: str) -> str:
 
 def _metric(name: str) -> str:
     better = "more" if METRICS[name].higher_is_better else "less"
-    pattern = " Takes a `pattern`." if METRICS[name].takes_pattern else ""
-    return f"| `{name}` | {better} | {about('metrics', name)}{pattern} |"
+    setting = setting_of(METRICS[name])
+    return f"| `{name}` | {better} | {about('metrics', name)}{f' Takes {setting}.' if setting else ''} |"
 
 
 def _operator(name: str) -> Iterator[str]:
