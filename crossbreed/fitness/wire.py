@@ -62,6 +62,8 @@ class Abilities(Message):
     """Most prompts in one request."""
     host: str = ""
     """Content hash of what changes answers and is no weight: tokenizer, configuration, templates. Empty: not said."""
+    engine: str = ""
+    """Content hash of the engine's settings, on which answers depend too. Empty: not said."""
 
 
 class Limits(Message):
@@ -122,6 +124,9 @@ class Merge(Message):
     """Unix time."""
     fingerprint: str
     """The content hash of the merged weights, as the service computes it."""
+    host: str = ""
+    """As in `Abilities`, like `engine`: the service may be another than when it was asked for its sources."""
+    engine: str = ""
 
 
 class TokenizeQuestion(Question):
@@ -166,6 +171,8 @@ class Evaluation(Message):
     mean: FiniteFloat
     count: int
     """Number of items in the mean."""
+    content: str = ""
+    """Content hash of the task: its items, and how they are asked and scored. Empty: not said."""
 
 
 class PublishQuestion(Question):

@@ -111,10 +111,7 @@ class Plan:
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
         """Returns baselines, what the run has made, and warm starts: all before the optimizer's candidates."""
         plain = baselines(self.structure.hashes, dtype=self.dtype, experts=self.experts)
-        given = (
-            (by, replace(recipe, sources={**recipe.sources, **self.made_hashes})) for by, recipe in self.warm_starts
-        )
-        return [*plain, *self._made(), *given]
+        return [*plain, *self._made(), *self.warm_starts]  # as given: one more source would make another merge of some
 
     @property
     def made_hashes(self) -> dict[str, str]:

@@ -193,7 +193,9 @@ class EngineThread:
         if self._held is None or self._held[0] != job.recipe:
             self._held = None
             self._host.require_unchanged()
-            self._held = (job.recipe, engine.adopt(job.recipe))
+            adopted = engine.adopt(job.recipe)
+            self._host.require_unchanged()  # else nobody knows what it was made of
+            self._held = (job.recipe, adopted)
             self.num_adopted += 1
         result = job.work(self._held[1])
         engine.confirm()

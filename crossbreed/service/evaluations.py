@@ -49,6 +49,7 @@ async def evaluate(service: Service, account: Account, question: wire.Evaluation
         values=tuple(values) if service.config.detail == "items" else None,
         mean=fsum(values) / len(values),
         count=len(values),
+        content=service.provider.contents[question.task],
     )
 
 

@@ -15,7 +15,9 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     Request,
     Task,
+    TaskConfig,
     load_tasks,
+    own_kind,
     require_code,
 )
 from crossbreed.fitness.wire import InnerProducts
@@ -63,6 +65,8 @@ class Provider:
     tasks: Mapping[str, Task]
     items: Mapping[str, tuple[Item, ...]]
     """Task -> the items that are scored."""
+    contents: Mapping[str, str]
+    """Task -> content hash of its items, and of how they are asked and scored."""
     texts: Texts | None
     """None if the engine does not use the base's tokenizer."""
     sources: Mapping[str, Recipe]
@@ -83,6 +87,11 @@ class Provider:
     def host_hash(self) -> str:
         """Content hash of tokenizer, configuration and templates; empty if the engine alone knows them."""
         return content_id(canonical_json(self.weights.host_hashes)) if self.weights else ""
+
+    @property
+    def engine_hash(self) -> str:
+        """Content hash of the engine's settings."""
+        return content_id(canonical_json(self.engine.identity()))
 
     def start(self) -> CandidateEngine:
         """Starts the engine; verifies it with base and uniform merge, as before a run.
@@ -168,11 +177,18 @@ def open_provider(spec: Provided) -> Provider:
         weights=weights,
         tasks={task.name: task for task in tasks},
         items={name: tuple(found.items) for name, found in items.items()},
+        contents={task.name: _content_of(task) for task in tasks},
         texts=_texts(weights.host, engine) if weights and engine.tokenizes_on_host else None,
         sources={
             name: weighted_deltas(weight, hashes=structure.hashes, dtype=dtype) for name, weight in of_sources.items()
         },
     )
+
+
+def _content_of(task: Task) -> str:
+    kind = own_kind(task)
+    settings = kind.identity() if isinstance(kind, TaskConfig) else {}
+    return content_id(canonical_json([settings, task.contents_id]))
 
 
 def _texts(host: Path, engine: EngineConfig) -> Texts:

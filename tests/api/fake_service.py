@@ -43,6 +43,10 @@ class FakeService(httpx2.BaseTransport):
     only_aggregates: bool = False
     host: str = "0123456789ab"
     """Of the tokenizer, configuration and templates."""
+    engine: str = "float32"
+    """Of the engine's settings."""
+    content: str = "first"
+    """Of its tasks."""
     salt: str = ""
     """Changes fingerprints: the provider has other weights now."""
     made: dict[str, FakeRecipeHandle] = field(default_factory=dict)
@@ -99,6 +103,7 @@ class FakeService(httpx2.BaseTransport):
                 "alternatives": 5,
                 "chunk": self.chunk,
                 "host": self.host,
+                "engine": self.engine,
             },
             "limits": {"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100},
             "tasks": tasks if "scores" in self.rights else [],
@@ -113,6 +118,8 @@ class FakeService(httpx2.BaseTransport):
             "object": "crossbreed.merge",
             "created": 1,
             "fingerprint": self._fingerprint(handle),
+            "host": self.host,
+            "engine": self.engine,
         }
 
     def _tokenize(self, body: Any) -> Any:
@@ -165,6 +172,7 @@ class FakeService(httpx2.BaseTransport):
             "values": values,
             "mean": sum(values) / len(values),
             "count": len(values),
+            "content": self.content,
         }
 
     def _publish(self, body: Any) -> Any:

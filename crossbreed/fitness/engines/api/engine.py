@@ -6,13 +6,12 @@ the service has forgotten is posted again; what it once answered a candidate is 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
-from crossbreed.durable import write_atomically
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.abilities import probe
+from crossbreed.fitness.engines.api.begun import ENGINE, HOST, Begun
 from crossbreed.fitness.engines.api.completions import Asked, body_of, grouped, read_completion
 from crossbreed.fitness.engines.api.config import ApiConfig, read_sources
 from crossbreed.fitness.engines.api.faults import ModelForgotten, WrongAnswer
@@ -43,6 +42,7 @@ class ApiEngine:
         self.tokens = Tokens(self.transport)
         self._around = Surroundings()
         self._journal: RequestJournal | None = None
+        self.begun = Begun(config.url)
         sources, _ = self.transport.get("/v1/sources", read_sources)
         self.abilities = sources.abilities
 
@@ -51,24 +51,15 @@ class ApiEngine:
         self._around = around
         self.transport.use(seed=around.seed, say=around.say)
         if around.folder is not None:
-            self._require_same_host(around.folder / "host")
+            self.begun.keep_in(around.folder)
             self.tokens.keep_in(around.folder / "tokens.jsonl")
+        self._require_as_begun(self.abilities)
         self.notes = tuple(probe(self.abilities, self._asking_base))
 
-    def _require_same_host(self, file: Path) -> None:
-        """Refuses to go on where the service's tokenizer, configuration or templates are not those of the beginning."""
-        begun, now = file.read_text() if file.exists() else "", self.abilities.host
-        if begun and now and begun != now:
-            raise InputError(
-                "the service's tokenizer, configuration or chat template has changed since this run began",
-                expected=begun,
-                got=now,
-                where=self.config.url,
-                fix="begin a new run with another `--out`: its answers would not compare with these",
-            )
-        if now:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, now.encode())
+    def _require_as_begun(self, said: wire.Abilities | wire.Merge) -> None:
+        """Refuses to go on where the service is not what it was at the beginning."""
+        for what, now in ((HOST, said.host), (ENGINE, said.engine)):
+            self.begun.require(what, now)
 
     def adopt(self, recipe: Recipe) -> "ApiHandle":
         """Has the service make the merge."""
@@ -81,7 +72,9 @@ class ApiEngine:
     def post_recipe(self, recipe: Recipe) -> wire.Merge:
         """Posts a recipe; returns what the service calls its merge."""
         body = {"recipe": recipe.to_json()}
-        return self.transport.post("/v1/merges", body, partial(_read_merge, expected=wire.MODEL_PREFIX + recipe.id))
+        merge = self.transport.post("/v1/merges", body, partial(_read_merge, expected=wire.MODEL_PREFIX + recipe.id))
+        self._require_as_begun(merge)
+        return merge
 
     def publish(self, recipe: Recipe) -> tuple[str, str]:
         """Has the service write a merge as a checkpoint of its own; see Publishes."""
@@ -177,13 +170,25 @@ class ApiHandle:
         """Returns the provider's values of a task of its own; see ScoresItems."""
         question = {"task": task, "items": list(items)}
         read = partial(_read_values, task=task, items=items, merge=self._merge)
-        return self._journalled(question, "/v1/evaluations", read, tokens=0)
+
+        def accept(found: tuple[list[float], str]) -> None:
+            self.engine.begun.require(f"task `{task}`", found[1])
+
+        return self._journalled(question, "/v1/evaluations", read, tokens=0, accept=accept)[0]
 
     def _complete(self, asked: Sequence[Asked]) -> list[Response]:
         body, read = self.engine.completion(asked, self._merge.id)
         return self._journalled(body, "/v1/completions", read, tokens=sum(one.num_tokens for one in asked))
 
-    def _journalled(self, question: Mapping[str, Any], path: str, read: Callable[[Any], T], *, tokens: int) -> T:
+    def _journalled(
+        self,
+        question: Mapping[str, Any],
+        path: str,
+        read: Callable[[Any], T],
+        *,
+        tokens: int,
+        accept: Callable[[T], None] = lambda _: None,  # before it is noted: later processes would read it
+    ) -> T:
         """Asks, unless an earlier process was answered; posts the recipe again where the service has forgotten it."""
         if (known := self._journal.asked(question, read)) is not None:
             return known
@@ -194,6 +199,7 @@ class ApiHandle:
             except ModelForgotten:
                 self._post_again()
                 continue
+            accept(found)
             self._journal.note(question, answer)
             return found
         raise EngineError(f"the service forgets the merge {self._merge.id} as soon as it has made it")
@@ -219,10 +225,17 @@ def _read_merge(value: Any, *, expected: str) -> wire.Merge:  # JSON
     return merge
 
 
-def _read_values(value: Any, *, task: str, items: Sequence[str], merge: wire.Merge) -> list[float]:  # JSON
+def _read_values(
+    value: Any,
+    *,
+    task: str,
+    items: Sequence[str],
+    merge: wire.Merge,  # JSON
+) -> tuple[list[float], str]:
+    """Returns the values, and the content hash of the task."""
     found = wire.Evaluation.model_validate(value)
     if (found.model, found.task, found.fingerprint) != (merge.id, task, merge.fingerprint):
         raise WrongAnswer(f"the values of `{found.model[:60]}` on `{found.task[:60]}`")
     if found.values is None or len(found.values) != len(items) or found.count != len(items):
         raise WrongAnswer(f"{0 if found.values is None else len(found.values)} values of {len(items)} items")
-    return list(found.values)
+    return list(found.values), found.content
