@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from traceback import format_exc
 
@@ -21,7 +22,7 @@ from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.results.progress import Progress
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
-from crossbreed.runs.results.winner import choose_winner, finalists, reported
+from crossbreed.runs.results.winner import choose_winner, finalists, recorded_winner, reported
 from crossbreed.runs.search.loop import Loop
 from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.search.pool import LazyPool, Pool
@@ -69,8 +70,15 @@ class Session:
 
     def _resumed(self, differing: Sequence[int]) -> None:
         self._tell_differing(differing)
+        self._date_report()
         are_baselines_done = len(self.history.trials) >= self._num_initial
         self._on_event(PhaseStarting(phase=Phase.SEARCH if are_baselines_done else Phase.BASELINES))
+
+    def _date_report(self) -> None:
+        """Has the report of a search that goes on say so: else it would be taken for one of all trials after a stop."""
+        if self.history.is_finished and (winner := recorded_winner(self.history, self._plan.objectives)):
+            report = replace(self._report(winner.number), is_over=False, has_gone_on=True)
+            write_derived(self._plan, self._folder, self.history, report)
 
     def tell(self, event: Event) -> None:
         """Passes an event on to the listener and to log.txt."""
@@ -156,7 +164,7 @@ class Session:
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
-            margins=self._folder.margins("report", winner),
+            margins=self._folder.margins("report", winner, item_ids=self._plan.item_ids["report"]),
         )
 
 
@@ -196,7 +204,7 @@ def _other_versions(begun: RunRecord | None, planned: RunRecord) -> str:
         return ""
     before, now = begun.clock.versions, planned.clock.versions
     return ", ".join(
-        f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
+        f"{name} {before.get(name, 'none')} (now {now.get(name, 'none')})"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     )

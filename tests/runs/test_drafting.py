@@ -217,6 +217,7 @@ def test_files_whose_golds_have_other_names(folder: Path, toy_base: Path, plain:
     counts = lines(folder / "x.jsonl", [{"word": p, "n": i} for i, p in enumerate(phrases(40, 4))])
     cities = lines(folder / "y.jsonl", [{"land": p, "city ": p[:4]} for p in phrases(40, 3)])
     assert "'city ': " in refused(toy_base, plain, cities).got, "a blank that cannot be seen is in quotes"
+    assert refused(toy_base, plain, cities).fix.startswith("add --answer-field 'city '"), "the long one is the question"
     out = [f"--answer-field={name}" for name in ("n", "city ")]
     done = CliRunner().invoke(app, ["init", str(toy_base), *plain, "--items", str(counts), str(cities), *out])
     assert done.exit_code == 0, done.stderr

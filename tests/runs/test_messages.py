@@ -10,6 +10,7 @@ import yaml
 
 from crossbreed.errors import InputError, Mistakes
 from crossbreed.runs import load_spec, parse_spec
+from crossbreed.yaml_files import read_yaml
 
 SPEC = """
 sources: {base: base, experts: {a: a, b: b}}
@@ -228,6 +229,37 @@ def test_a_mistake_of_an_override_is_placed_there(spec: Path, override: str, pro
     assert f"--set {override}" in caught.value.where
     assert str(spec) not in caught.value.where
     assert fix in caught.value.fix
+
+
+COMMA = "a comma divides elements: write decimals after a point, as in 0.5"
+
+
+@pytest.mark.parametrize(
+    ("written", "where", "fix"),
+    [
+        ("space: {weight: [-0,5, 1,5]}", "space.weight in spec.yaml", COMMA),
+        ("space: {weight: [0, 1,5]}", "space.weight in spec.yaml", COMMA),
+        ("space: {operator: ties, params: {scale: [0,5, 1,5]}}", "space.params.scale in spec.yaml", COMMA),
+        ("space:\n  operator: ties\n  params:\n    scale: 0,5", "space.params.scale in spec.yaml", COMMA),
+        ("fitness:\n  split:\n    search: 0,2", "fitness.split.search in spec.yaml", COMMA),
+        ("fitness: {split: {search: 0,2, select: 0,3, report: 0,5}}", "fitness.split", COMMA),
+        (
+            "optimizer: {kind: random, budget: {trials: '1,000'}}",
+            "optimizer.budget.trials in spec.yaml",
+            "a comma divides elements: write 1000, or a decimal after a point",
+        ),
+        ("seed: [1, 2, 3]", "seed in spec.yaml", "see docs/spec.md"),
+        ("space: {weight: [1.5, -0.5]}", "space.weight in spec.yaml", "see docs/spec.md"),
+    ],
+)
+def test_decimal_commas_are_named(written: str, where: str, fix: str) -> None:
+    raw = yaml.safe_load(SPEC)
+    changes = read_yaml(written, what="changes", where="x")
+    for section, value in changes.items():
+        raw[section] = {**raw[section], **value} if isinstance(raw.get(section), dict) else value
+    with pytest.raises(InputError) as caught:
+        parse_spec(raw, folder=Path("/"), where="spec.yaml")
+    assert [(error.where.startswith(where), error.fix) for error in caught.value.errors[:1]] == [(True, fix)]
 
 
 def test_mistakes_of_file_and_overrides_are_told_together(spec: Path) -> None:

@@ -160,7 +160,7 @@ class _Fields:
             expected=f"{flag} FIELD",
             got="; ".join(f"{name}: {value}" for name, value in first.items())[:280] or "no common field",
             where=str(self.path),
-            fix=f"add {flag} {next(iter(among), 'FIELD')}" + ", or another of them" * (len(among) > 1),
+            fix=f"add {flag} {shlex.quote(next(iter(among), 'FIELD'))}" + ", or another of them" * (len(among) > 1),
         )
 
 
@@ -260,8 +260,7 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
             raise _own_turns(fields, ends[0])
         if gap := _gap(fields):
             raise gap
-        asked = fields.named(_QUESTIONS, fields.names)
-        among = [name for name in golds if name not in asked[:1]]
+        among = _likely_golds(fields, golds)
         if not among:
             raise InputError(
                 "no field of the items can be the gold answer",
@@ -272,6 +271,15 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
             )
         raise fields.question("which field holds the gold answer?", "--answer-field", among)
     return named[0], "sure" if len(named) == 1 else "likely"
+
+
+def _likely_golds(fields: _Fields, golds: Sequence[str]) -> list[str]:
+    """Returns the fields that may hold the gold answer, without the question's: where none is named so, the longest."""
+    if asked := fields.named(_QUESTIONS, fields.names)[:1]:
+        return [name for name in golds if name not in asked]
+    lengths = {name: sum(len(str(value)) for value in fields.values(name)) for name in golds}
+    longest = max(lengths, key=lengths.__getitem__, default="")
+    return [*(name for name in golds if name != longest), *(name for name in golds if name == longest)]
 
 
 def _gap(fields: _Fields) -> InputError | None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crossbreed.errors import Collector, InputError
-from crossbreed.parsing import hint_at_boolean, hint_at_exponent, shown
+from crossbreed.parsing import hint_at_boolean, hint_at_commas, hint_at_number, shown
 from crossbreed.runs.spec.places import Places
 
 Keys: TypeAlias = tuple[int | str, ...]
@@ -120,8 +120,15 @@ def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> 
         f"`{dotted}` is wrong: {said}" if dotted else said,
         got=got if dotted else "",
         where=where,
-        fix=hint_at_exponent(found["input"]) or hint_at_boolean(found["input"]) or "see docs/spec.md",
+        fix=_hint(found) or "see docs/spec.md",
     )
+
+
+def _hint(found: ErrorDetails) -> str:
+    """Returns what YAML has made of a value that is wrong, if that is why."""
+    if found["type"] == "invalid_key":  # {search: 0,2}
+        return hint_at_commas(found["input"])
+    return hint_at_number(found["input"], is_long=found["type"] == "too_long") or hint_at_boolean(found["input"])
 
 
 def _unquoted(found: ErrorDetails) -> bool | None:
