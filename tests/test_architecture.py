@@ -22,6 +22,7 @@ GROUND = {
     "types",
     "errors",
     "config",
+    "field_docs",
     "parsing",
     "yaml_files",
     "randomness",

@@ -1,5 +1,6 @@
 """Commands before a run: what a spec asks, what it may name, and a first one."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -83,7 +84,8 @@ def init(
     draft = write_draft(model, experts, items=items, out=out, answers=answer_field or (), prompts=prompt_field or ())
     for remark in draft.remarks:
         typer.echo(f"guessed  {str_of(remark)}", err=True)
-    typer.echo(f"{out}: `crossbreed check {out}` shows what will be asked; `crossbreed run {out}` starts", err=True)
+    path = shlex.quote(str(out))
+    typer.echo(f"{out}: `crossbreed check {path}` shows what will be asked; `crossbreed run {path}` starts", err=True)
 
 
 def schema() -> None:

@@ -94,7 +94,8 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
             "the items are no file", path, expected="a regular file", got=str(error), fix="correct the task's `items`"
         )
     if not records and not mistakes.errors:
-        _fail("there are no items", path, expected="at least one line", got="an empty file")
+        got = "nothing but a header" if path.read_bytes().strip() else "an empty file"
+        _fail("there are no items", path, expected="at least one item", got=got, fix="add items")
     mistakes.among = len(records) + mistakes.count
     return require_items(mistakes, tuple(_distinct(records, path, mistakes)))
 
@@ -179,7 +180,8 @@ def _read_json(path: Path, mistakes: Collector) -> Iterator[Record]:
         _fail("the file cannot be read", path, got=first_line(error), fix="correct it")
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         got = excerpt(text.strip(), at_most=60)
-        _fail("the file holds no list of items", path, expected='[{"question": ..., ...}, ...]', got=got)
+        fix = "write the list alone into the file, or one item a line into a .jsonl file"
+        _fail("the file holds no list of items", path, expected='[{"question": ..., ...}, ...]', got=got, fix=fix)
     yield from enumerate(found, start=1)
 
 
@@ -235,12 +237,16 @@ def _require_cells(row: list[str], names: list[str], path: Path, line: int, *, d
         "a row does not have as many cells as the header",
         path,
         line,
-        expected=excerpt(f"{len(names)} cells: {', '.join(names)}", at_most=200),
-        got=excerpt(f"{len(row)} cells: {row}", at_most=200),
+        expected=excerpt(f"{_cells(names)}: {', '.join(names)}", at_most=200),
+        got=excerpt(f"{_cells(row)}: {row}", at_most=200),
         fix=f"divide header and rows alike: the header is divided by {delimiter!r}, this row by {others[0]!r}"
         if others
         else "quote cells that hold the delimiter",
     )
+
+
+def _cells(row: Sequence[str]) -> str:
+    return f"{len(row)} cell" + "s" * (len(row) != 1)
 
 
 def _columns(path: Path, header: tuple[int, list[str]], rows: Sequence[tuple[int, list[str]]]) -> dict[int, str]:

@@ -8,6 +8,8 @@ from crossbreed.errors import AlikeMistakes, Collector, InputError, Mistakes, Mo
 MOST_MISTAKES = 5
 """Named of one file; more are counted."""
 _ID = re.compile("item `.*?`")
+_OF_PAIRS = "two items"
+"""How a mistake begins that the first of two does not have: it is never of all."""
 _NEARLY_ALL = 0.9
 """The share of items from which on a mistake is of the file, and not of each."""
 
@@ -55,7 +57,8 @@ class ItemMistakes(Collector):
         """Returns mistakes of one kind as they are told: one by one, or as one."""
         first, number = alike[0], len(alike)
         are_all = number == self.among
-        if number == 1 or not (are_all or (number > MOST_MISTAKES and number >= _NEARLY_ALL * self.among)):
+        is_most = number >= _NEARLY_ALL * self.among or first.problem.startswith(_OF_PAIRS)
+        if number == 1 or not (are_all or (number > MOST_MISTAKES and is_most)):
             return alike
         who = f"all {number} items alike" if are_all else f"{number} of {self.among} items alike"
         return [AlikeMistakes(first, count=number, got=who + f"; the first: {first.got}" * bool(first.got))]

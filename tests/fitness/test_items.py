@@ -122,6 +122,10 @@ def test_questions_of_one_id_are_not_deleted(tmp_path: Path) -> None:
     assert (
         caught.value.fix == "they are different questions: give each an `id` of its own, or call this field otherwise"
     )
+    many = [{"id": f"p{i // 4}", "q": f"1 + {i}"} for i in range(40)]
+    with pytest.raises(InputError, match="same id") as caught:
+        load_items(write_jsonl(tmp_path / "y.jsonl", *many))
+    assert (len(caught.value.errors), caught.value.count) == (1, 30)
     otherwise = [{"passage": item["id"], "q": item["q"]} for item in items]
     assert len(load_items(write_jsonl(tmp_path / "x.jsonl", *otherwise))) == 3
 

@@ -213,6 +213,20 @@ def test_no_gold(folder: Path, toy_base: Path, plain: list[str]) -> None:
     assert spec.fitness.tasks[0].answer == "level"
 
 
+def test_numbers_of_items_are_named_last_and_options_are_no_golds(
+    folder: Path, toy_base: Path, plain: list[str]
+) -> None:
+    items = [{"nr": i + 1, "frage": f"Wie heißt {p}?", "stand": p[:4]} for i, p in enumerate(phrases(40, 4))]
+    said = refused(toy_base, plain, lines(folder / "x.jsonl", items))
+    assert said.fix == "add --answer-field stand, or another of them"
+    rows = [{"frage": p, "A": p[:3], "B": p[:4], "C": p[:5], "D": "", "antwort": "A"} for p in phrases(40, 4)]
+    said = refused(toy_base, plain, lines(folder / "y.jsonl", rows))
+    assert said.problem == "the options in the columns A, B, C, D are empty in 40 of 40 items"
+    kept = lines(folder / "z.jsonl", [{key: value for key, value in row.items() if key != "D"} for row in rows])
+    spec, _ = drafted(toy_base, plain, kept, prompts=["frage"])
+    assert (spec.fitness.tasks[0].kind, spec.fitness.tasks[0].answer) == ("choice", "antwort")
+
+
 def test_files_whose_golds_have_other_names(folder: Path, toy_base: Path, plain: list[str]) -> None:
     counts = lines(folder / "x.jsonl", [{"word": p, "n": i} for i, p in enumerate(phrases(40, 4))])
     cities = lines(folder / "y.jsonl", [{"land": p, "city ": p[:4]} for p in phrases(40, 3)])

@@ -130,15 +130,15 @@ class ChoiceTask(PromptTaskConfig):
             raise self._no_options(item, str(error)) from None
         if not all(map(folded, options)):
             fix = "fill it in, or remove the item; `choices: FIELD` takes a list, which may be shorter in some items"
-            raise self._no_options(item, excerpt(str(options), at_most=200), lacks="an empty option", fix=fix)
+            raise self._no_options(item, excerpt(f"an empty option in {options}", at_most=200), fix=fix)
         if len(set(map(folded, options))) < len(options):
             fix = "correct the item, or remove it"
-            raise self._no_options(item, excerpt(str(options), at_most=200), lacks="an option twice", fix=fix)
+            raise self._no_options(item, excerpt(f"an option twice in {options}", at_most=200), fix=fix)
         return options
 
-    def _no_options(self, item: Item, got: str, *, lacks: str = "no list of options", fix: str = "") -> InputError:
+    def _no_options(self, item: Item, got: str, *, fix: str = "") -> InputError:
         return InputError(
-            f"item `{item.id}` has {lacks}",
+            f"item `{item.id}` has no list of options",
             expected="a list of at least two different, non-empty texts or numbers",
             got=got,
             where=f"{item.place(self.name)}, `choices: {self.choices}`",

@@ -49,6 +49,8 @@ _CONTEXTS = ("context", "passage", "document", "article", "paragraph", "input")
 _TEXTS = ("text", "content", "document", "article", "passage", "body", "story", "prose")
 _OPTIONS = re.compile(r"(?:(?:option|choice|answer|ending|opt|sol)[ _-]?)?([a-h]|[0-9])", re.IGNORECASE)
 """A column that holds one option, as `A`, `option_b` or `choice1`."""
+_MANY_OPTIONS = 3
+"""So many columns named as options are options."""
 _UNWRITABLE = set(".[]{}!:")
 """Characters of a field's name that mean something else in a prompt."""
 _NUMERAL = re.compile(r"(?<![^\W\d_])\d[\d.,'\u2019_]*(?:[eE][-+\u2212]?\d+)?")
@@ -149,6 +151,11 @@ class _Fields:
         """Returns the fields that may hold gold answers: texts, numbers, or lists of them."""
         return [name for name in self.names if self.all(name, _is_gold)]
 
+    def is_count(self, name: str) -> bool:
+        """Returns whether a field holds the numbers of the items."""
+        texts = [str(value) for value in self.values(name)]
+        return all(map(str.isdecimal, texts)) and [int(text) - int(texts[0]) for text in texts] == [*range(len(texts))]
+
     def named(self, names: Sequence[str], among: Sequence[str]) -> list[str]:
         """Returns those of the fields that have one of these names, in the order of the names."""
         return [field for name in names for field in among if field.casefold() == name]
@@ -194,7 +201,24 @@ def _options(fields: _Fields, answer: str | None) -> tuple[Settings, str] | None
                 settings |= {} if gold_is is None else {"gold_is": gold_is}
                 if _accepts(settings, fields):
                     return settings, gold
+        _require_filled(choices, fields)
     return None
+
+
+def _require_filled(choices: str | list[str], fields: _Fields) -> None:
+    """Refuses columns that are options by their names and are empty in some items: they are no golds or questions."""
+    if isinstance(choices, str) or len(choices) < _MANY_OPTIONS:
+        return
+    lacking = [item for item in fields.items if any(str(item.fields[name]).strip() == "" for name in choices)]
+    if lacking:
+        empty = [name for name in choices if str(lacking[0].fields[name]).strip() == ""]
+        raise InputError(
+            f"the options in the columns {', '.join(choices)} are empty in {len(lacking)} of {len(fields.items)} items",
+            expected="every option of every item",
+            got=f"nothing in {', '.join(empty)}",
+            where=lacking[0].where,
+            fix="fill them in, remove a column that is empty everywhere, or write the options of each item as a list",
+        )
 
 
 def _candidates(fields: _Fields) -> Iterator[str | list[str]]:
@@ -279,7 +303,7 @@ def _likely_golds(fields: _Fields, golds: Sequence[str]) -> list[str]:
         return [name for name in golds if name not in asked]
     lengths = {name: sum(len(str(value)) for value in fields.values(name)) for name in golds}
     longest = max(lengths, key=lengths.__getitem__, default="")
-    return [*(name for name in golds if name != longest), *(name for name in golds if name == longest)]
+    return sorted(golds, key=lambda name: (name == longest, fields.is_count(name)))
 
 
 def _gap(fields: _Fields) -> InputError | None:

@@ -115,6 +115,10 @@ def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> 
         what, expected = _MUST_BE[found["type"]]
         fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(found["input"])) else ""
         return InputError(f"`{dotted}` must be {what}", expected=expected, got=got, where=where, fix=fix)
+    if found["type"] == "too_long":
+        most = found.get("ctx", {}).get("max_length")
+        fix = _hint(found) or "leave out the others"
+        return InputError(f"`{dotted}` has too many elements", expected=f"{most}", got=got, where=where, fix=fix)
     said = "; or ".join(dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in several))
     return InputError(
         f"`{dotted}` is wrong: {said}" if dotted else said,
