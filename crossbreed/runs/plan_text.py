@@ -18,7 +18,8 @@ def plan_text(plan: "Plan") -> str:
     experts, optimizer = len(plan.experts), plan.spec.optimizer.label
     budget = plan.spec.optimizer.budget
     limits = {"trials": budget.trials, "minutes": budget.minutes}
-    until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    given = ((f"{limit:g}", unit if limit != 1 else unit[:-1]) for unit, limit in limits.items() if limit is not None)
+    until = " or ".join(map(" ".join, given))
     num_others = len(plan.warm_starts) + len(plan.made_hashes)
     initial = f"{len(plan.initial_candidates()) - num_others} baselines"
     if plan.warm_starts:

@@ -219,12 +219,14 @@ def test_numbers_of_items_are_named_last_and_options_are_no_golds(
     items = [{"nr": i + 1, "frage": f"Wie heißt {p}?", "stand": p[:4]} for i, p in enumerate(phrases(40, 4))]
     said = refused(toy_base, plain, lines(folder / "x.jsonl", items))
     assert said.fix == "add --answer-field stand, or another of them"
-    rows = [{"frage": p, "A": p[:3], "B": p[:4], "C": p[:5], "D": "", "antwort": "A"} for p in phrases(40, 4)]
+    rows = [{"frage": f"{p}?", **{k: f"{k} {p}" for k in "ABC"}, "D": "", "antwort": "A"} for p in phrases(40, 4)]
     said = refused(toy_base, plain, lines(folder / "y.jsonl", rows))
-    assert said.problem == "the options in the columns A, B, C, D are empty in 40 of 40 items"
+    assert said.problem == "the columns A, B, C, D look like options: 40 of 40 items lack some"
     kept = lines(folder / "z.jsonl", [{key: value for key, value in row.items() if key != "D"} for row in rows])
     spec, _ = drafted(toy_base, plain, kept, prompts=["frage"])
     assert (spec.fitness.tasks[0].kind, spec.fitness.tasks[0].answer) == ("choice", "antwort")
+    same = lines(folder / "w.jsonl", [row | {"D": row["A"]} for row in rows])
+    assert "an option twice" in refused(toy_base, plain, same).got
 
 
 def test_files_whose_golds_have_other_names(folder: Path, toy_base: Path, plain: list[str]) -> None:

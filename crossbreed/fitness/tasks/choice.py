@@ -114,6 +114,14 @@ class ChoiceTask(PromptTaskConfig):
         """Returns the task's delimiter, or the usual one."""
         return super().delimiter_after(prompt) if self.delimiter is None else self.delimiter
 
+    def why_no_options(self, item: Item) -> InputError | None:
+        """Returns what is wrong with an item's options; None if nothing is."""
+        try:
+            self._options(item)
+        except InputError as error:
+            return error
+        return None
+
     def _options(self, item: Item) -> list[str]:
         values: object
         if isinstance(self.choices, str):

@@ -201,23 +201,24 @@ def _options(fields: _Fields, answer: str | None) -> tuple[Settings, str] | None
                 settings |= {} if gold_is is None else {"gold_is": gold_is}
                 if _accepts(settings, fields):
                     return settings, gold
-        _require_filled(choices, fields)
+        if others:
+            _require_options(choices, others[0], fields)
     return None
 
 
-def _require_filled(choices: str | list[str], fields: _Fields) -> None:
-    """Refuses columns that are options by their names and are empty in some items: they are no golds or questions."""
+def _require_options(choices: str | list[str], gold: str, fields: _Fields) -> None:
+    """Refuses columns that are options by their names and cannot be in some items: they are no golds or questions."""
     if isinstance(choices, str) or len(choices) < _MANY_OPTIONS:
         return
-    lacking = [item for item in fields.items if any(str(item.fields[name]).strip() == "" for name in choices)]
-    if lacking:
-        empty = [name for name in choices if str(lacking[0].fields[name]).strip() == ""]
+    task = ChoiceTask(name="guess", items=str(fields.path), prompt="{x}", kind="choice", choices=choices, answer=gold)
+    refused = [error for item in fields.items if (error := task.why_no_options(item))]
+    if refused:
         raise InputError(
-            f"the options in the columns {', '.join(choices)} are empty in {len(lacking)} of {len(fields.items)} items",
-            expected="every option of every item",
-            got=f"nothing in {', '.join(empty)}",
-            where=lacking[0].where,
-            fix="fill them in, remove a column that is empty everywhere, or write the options of each item as a list",
+            f"the columns {', '.join(choices)} look like options: {len(refused)} of {len(fields.items)} items lack some",
+            expected=refused[0].expected,
+            got=refused[0].got,
+            where=refused[0].where,
+            fix="correct the items; remove a column that is empty everywhere; or give the columns other names",
         )
 
 
