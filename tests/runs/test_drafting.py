@@ -221,7 +221,7 @@ def test_numbers_of_items_are_named_last_and_options_are_no_golds(
     assert said.fix == "add --answer-field stand, or another of them"
     rows = [{"frage": f"{p}?", **{k: f"{k} {p}" for k in "ABC"}, "D": "", "antwort": "A"} for p in phrases(40, 4)]
     said = refused(toy_base, plain, lines(folder / "y.jsonl", rows))
-    assert said.problem == "the columns A, B, C, D look like options: 40 of 40 items lack some"
+    assert said.problem == "the columns A, B, C, D look like options, but 40 of 40 lack some"
     kept = lines(folder / "z.jsonl", [{key: value for key, value in row.items() if key != "D"} for row in rows])
     spec, _ = drafted(toy_base, plain, kept, prompts=["frage"])
     assert (spec.fitness.tasks[0].kind, spec.fitness.tasks[0].answer) == ("choice", "antwort")

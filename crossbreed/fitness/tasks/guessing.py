@@ -214,7 +214,7 @@ def _require_options(choices: str | list[str], gold: str, fields: _Fields) -> No
     refused = [error for item in fields.items if (error := task.why_no_options(item))]
     if refused:
         raise InputError(
-            f"the columns {', '.join(choices)} look like options: {len(refused)} of {len(fields.items)} items lack some",
+            f"the columns {', '.join(choices)} look like options, but {len(refused)} of {len(fields.items)} lack some",
             expected=refused[0].expected,
             got=refused[0].got,
             where=refused[0].where,
