@@ -222,11 +222,11 @@ def test_numbers_of_items_are_named_last_and_options_are_no_golds(
     rows = [{"frage": f"{p}?", **{k: f"{k} {p}" for k in "ABC"}, "D": "", "antwort": "A"} for p in phrases(40, 4)]
     said = refused(toy_base, plain, lines(folder / "y.jsonl", rows))
     assert said.problem == "the columns A, B, C, D look like options, but 40 of 40 lack some"
+    same = lines(folder / "w.jsonl", [row | {"D": row["A"]} for row in rows])
+    assert "an option twice" in refused(toy_base, plain, same).got
     kept = lines(folder / "z.jsonl", [{key: value for key, value in row.items() if key != "D"} for row in rows])
     spec, _ = drafted(toy_base, plain, kept, prompts=["frage"])
     assert (spec.fitness.tasks[0].kind, spec.fitness.tasks[0].answer) == ("choice", "antwort")
-    same = lines(folder / "w.jsonl", [row | {"D": row["A"]} for row in rows])
-    assert "an option twice" in refused(toy_base, plain, same).got
 
 
 def test_files_whose_golds_have_other_names(folder: Path, toy_base: Path, plain: list[str]) -> None:
@@ -373,8 +373,8 @@ def test_the_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         [str(EXAMPLE / f"adapters/{skill}") for skill in skills],
         *(EXAMPLE / f"tasks/{skill}.jsonl" for skill in skills),
     )
-    demo = load_spec(EXAMPLE / "demo.yaml")
-    assert spec.space == demo.space
-    assert spec.optimizer.budget.trials == demo.optimizer.budget.trials
-    assert [task.prompt for task in spec.fitness.tasks] == [task.prompt for task in demo.fitness.tasks]
+    plain = load_spec(EXAMPLE / "cma_es.yaml")
+    assert spec.space == plain.space
+    assert spec.optimizer.budget.trials == plain.optimizer.budget.trials
+    assert [task.prompt for task in spec.fitness.tasks] == [task.prompt for task in plain.fitness.tasks]
     assert spec.fitness.engine.dtype == "bfloat16"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossbreed.errors import InputError, MachineError, require
-from crossbreed.runs.exports.tables import Cell, Table, item_table, trial_table
+from crossbreed.runs.exports.tables import Cell, Coordinates, Table, item_table, trial_table
 from crossbreed.runs.results.answers import Questions, questions_in
 from crossbreed.runs.results.show import Run, open_run
 
@@ -82,9 +82,9 @@ def export_run(
     return list(writers)
 
 
-def _coordinates(run: Run) -> tuple[str, ...]:
+def _coordinates(run: Run) -> Coordinates:
     begun = run.folder.begun()
-    return begun.coordinates if begun else ()  # a run that was killed at its start has an empty journal
+    return Coordinates.of(begun) if begun else Coordinates()  # a run that was killed at its start has an empty journal
 
 
 def _table(run: Run, *, items: bool) -> Table:

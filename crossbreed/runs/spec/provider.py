@@ -19,7 +19,7 @@ from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
 from crossbreed.runs.spec.spec import Spec, noting, parse_spec_file, read_spec_file, unique_names
 from crossbreed.types import Dtype
 
-_OF_A_RUN = (PRESET, "space", "optimizer")
+_OF_A_RUN = (PRESET, "space", "optimizer", "stages")
 
 
 class ProvidedConfig(Config):
