@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -222,8 +223,9 @@ class ProposedBy:
     """Position of the warm start in the spec."""
 
     @classmethod
+    @lru_cache(maxsize=256)
     def parse(cls, text: str) -> "ProposedBy":
-        """Returns the value with this text.
+        """Returns the value with this text; a journal has the same few ones thousands of times.
 
         Raises:
             ValueError: the text names an unknown baseline.

@@ -7,7 +7,9 @@ vLLM's server has them. The rest is here, so that both sides read one definition
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field, FiniteFloat
+
+from crossbreed.field_docs import Documented
 
 SCHEMA = 1
 """The version of these messages."""
@@ -33,10 +35,10 @@ OVERLOADED = "overloaded"
 """503, with Retry-After: too many requests wait."""
 
 
-class Message(BaseModel):
+class Message(Documented):
     """Base of the messages. A newer side may say more than this one knows."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Question(Message):

@@ -132,7 +132,7 @@ def _check_memory(plan: Plan, present: int) -> None:
         raise InputError(
             "the model does not fit this machine's memory",
             expected=f"more than {plan.merged_bytes / 1e9:.1f} GB",
-            got=f"{present / 1e9:.1f} GB",
+            got=f"{present / 1e9:.1f} GB in this machine",
             fix="join a cluster with larger workers: workers.address",
         )
 

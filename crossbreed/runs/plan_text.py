@@ -80,7 +80,8 @@ def stage_plan(plan: "Plan") -> Iterator[str]:
 def limits_text(budget: BudgetConfig) -> str:
     """Returns a budget in words; empty if it has no limit."""
     limits = {"trials": budget.trials, "minutes": budget.minutes}
-    return " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    given = [(limit, unit) for unit, limit in limits.items() if limit is not None]
+    return " or ".join(f"{limit:g} {unit if limit != 1 else unit.removesuffix('s')}" for limit, unit in given)
 
 
 def _searched(stage: Stage) -> str:

@@ -27,7 +27,7 @@ from crossbreed.runs.plan import split_tasks
 from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine
+from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts
 from crossbreed.sources import Structure, require_tensors
@@ -99,13 +99,15 @@ class Provider:
         Raises:
             EngineError: it does not start.
             SwapError: it does not answer with the weights it was given.
+            InputError: no plain merge can be written in the dtype of merges.
         """
         engine = start_candidate_engine(self.engine, self.weights)
         try:
             requests, experts = self._probes(), self.structure.experts
-            weights = {name: 1.0 / len(experts) for name in experts}
-            uniform = weighted_deltas(weights, hashes=self.structure.hashes, dtype=self.base_recipe.dtype)
-            self.notes = engine.canary(self.base_recipe, uniform, requests)
+            mixes = [dict.fromkeys(experts, 1.0 / len(experts)), *({name: 1.0} for name in experts)]
+            hashes, dtype = self.structure.hashes, self.base_recipe.dtype
+            merges = (weighted_deltas(weights, hashes=hashes, dtype=dtype) for weights in mixes)
+            self.notes = verified(engine, self.base_recipe, merges, requests)
             self.repeats = _repeats(engine.adopt(self.base_recipe), requests)
         except BaseException:
             engine.close()

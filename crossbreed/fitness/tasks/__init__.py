@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import Collector
-from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items
+from crossbreed.fitness.item_files import legible_items
+from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import check_items
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
@@ -81,7 +82,7 @@ def load_tasks(
 
 def _loaded(config: TaskConfig) -> Task:
     """Returns a task; raises what is wrong with its file and with what its legible items ask, at once."""
-    mistakes = Collector(at_most=MOST_MISTAKES, of=getattr(config, "items", f"task `{config.name}`"))
+    mistakes = ItemMistakes(of=getattr(config, "items", f"task `{config.name}`"))
     task = Task(kind=config, items=legible_items(config.load_items, mistakes))
     if task.items or not mistakes.errors:
         with mistakes.noted():

@@ -10,7 +10,8 @@ from typing import Literal, Self
 from pydantic import PrivateAttr, model_validator
 
 from crossbreed.errors import Collector, InputError, excerpt
-from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items, require_items
+from crossbreed.fitness.item_files import legible_items, require_items
+from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
@@ -53,8 +54,9 @@ class ChoiceTask(PromptTaskConfig):
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file, and checks that one way of naming the gold option fits all items."""
-        mistakes = Collector(at_most=MOST_MISTAKES, of=self.items)
+        mistakes = ItemMistakes(of=self.items)
         items = legible_items(super().load_items, mistakes)
+        mistakes.among = len(items)
         with mistakes.noted():
             self._require_one_way(items, mistakes)
         return require_items(mistakes, items)
@@ -174,6 +176,14 @@ class ChoiceTask(PromptTaskConfig):
                 fix="write them there, as in `A. {options[0]}`, or `scored: text`",
             )
 
+    def why_no_options(self, item: Item) -> InputError | None:
+        """Returns what is wrong with an item's options; None if nothing is."""
+        try:
+            self._options(item)
+        except InputError as error:
+            return error
+        return None
+
     def _values(self, item: Item) -> list[FieldValue]:
         """Returns the options as they are in the file."""
         values: object
@@ -194,18 +204,21 @@ class ChoiceTask(PromptTaskConfig):
         except ValueError as error:
             raise self._no_options(item, str(error)) from None
         if not all(map(folded, options)):
-            raise self._no_options(item, excerpt(f"an empty option in {options}", at_most=200))
+            fix = "fill it in, or remove the item; `choices: FIELD` takes a list, which may be shorter in some items"
+            raise self._no_options(item, excerpt(f"an empty option in {options}", at_most=200), fix=fix)
         if len(set(map(folded, options))) < len(options):
-            raise self._no_options(item, excerpt(f"an option twice in {options}", at_most=200))
+            fix = "correct the item, or remove it"
+            raise self._no_options(item, excerpt(f"an option twice in {options}", at_most=200), fix=fix)
         return options
 
-    def _no_options(self, item: Item, got: str) -> InputError:
+    def _no_options(self, item: Item, got: str, *, fix: str = "") -> InputError:
         return InputError(
             f"item `{item.id}` has no list of options",
             expected="a list of at least two different, non-empty texts or numbers",
             got=got,
             where=f"{item.place(self.name)}, `choices: {self.choices}`",
-            fix="name the field that holds the list, or the fields that hold one option each; give every item such a "
+            fix=fix
+            or "name the field that holds the list, or the fields that hold one option each; give every item such a "
             "field where all have the same options",
         )
 

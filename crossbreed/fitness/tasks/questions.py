@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from crossbreed.errors import Collector, InputError, excerpt
-from crossbreed.fitness.item_files import MOST_MISTAKES
+from crossbreed.errors import InputError, excerpt
+from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig, TaskConfig
@@ -40,35 +40,20 @@ def check_questions(task: Task) -> None:
 
     Raises:
         InputError: items ask nothing, or in something else than texts; or two ask the same: the message names both.
-            What is wrong with all items in the same way is said once.
     """
     if not _asks(own_kind(task)):
         return
     first: dict[str, Item] = {}
-    mistakes = Collector(at_most=MOST_MISTAKES, of=f"task `{task.name}`")
-    kinds, refused = set[tuple[str, ...]](), list[InputError]()
+    mistakes = ItemMistakes(of=f"task `{task.name}`", among=len(task.items))
     for item in task.items:
-        try:
+        with mistakes.noted():
             requests = list(task.requests(item))
             _check_requests(requests, item, task=task.name)
             key = "\n".join((*_systems(requests), _rendered(requests)))
             other = first.setdefault(key, item)
             if other is not item:
                 raise _asked_twice(task, other, item, key)
-        except InputError as error:
-            mistakes.note(error)
-            refused.append(error)
-            kinds.add(tuple(text.replace(f"`{item.id}`", "") for text in (error.problem, error.expected, error.fix)))
-    if len(refused) == len(task.items) > 1 and len(kinds) == 1:
-        raise _of_all(refused)
     mistakes.require_none()
-
-
-def _of_all(refused: Sequence[InputError]) -> InputError:
-    """Returns the error of the first item, where all have it: the task may be wrong, and not each item."""
-    first = refused[0]
-    got = f"all {len(refused)} items alike" + f"; the first: {first.got}" * bool(first.got)
-    return type(first)(first.problem, expected=first.expected, got=got, where=first.where, fix=first.fix)
 
 
 def _asked_twice(task: Task, other: Item, item: Item, key: str) -> InputError:

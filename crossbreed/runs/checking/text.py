@@ -28,8 +28,9 @@ def findings_text(findings: "Findings") -> str:
     lines = [plan.describe(), *_cost_lines(findings.cost)]
     if gigabytes := plan.merged_bytes / 1e9:
         memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
-        lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
-        lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
+        where = f"of this machine's {memory}" if plan.spec.workers.address is None else "on a machine of the cluster"
+        lines.append(f"  memory  each worker's engine holds {gigabytes:.2f} GB of weights and a cache, {where}")
+        lines.append(f"  disk    publishing takes {gigabytes:.2f} GB; {disk} are free in this folder")
     if (config := plan.spec.regression) is not None:
         from crossbreed.runs.regression.memory import num_tokens, walk_bytes
 

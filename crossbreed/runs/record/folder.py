@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import format_exc
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from crossbreed.durable import naming, write_atomically, written_as
 from crossbreed.errors import CrossbreedError, InputError, first_line
@@ -27,6 +27,8 @@ from crossbreed.types import Recipe, Score
 
 _TEXTS = TypeAdapter(dict[str, dict[str, str]])
 """What a file of answers has: task -> item id -> text."""
+_NUMBERS = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]])
+"""What a file of details has: task -> item id -> a number, of what is known."""
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
@@ -167,23 +169,23 @@ class RunFolder:
                 fix="remove the file: scores are in the journal",
             ) from error
 
-    def margins(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
-        """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it."""
-        return self._numbers(self._details(split, number, "margins"))
+    def margins(
+        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it.
 
-    def thinking(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
-        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some."""
-        return self._numbers(self._details(split, number, "thinking"))
+        Args:
+            split: The split.
+            number: The trial.
+            item_ids: Task -> the items that it has answered; what is told of others is of another run.
+        """
+        return _numbers(self._details(split, number, "margins"), item_ids)
 
-    def _numbers(self, path: Path) -> dict[str, dict[str, float]]:
-        try:
-            loaded = json.loads(gzip.decompress(path.read_bytes()))
-            return {
-                task: {item: float(number) for item, number in found.items() if number is not None}
-                for task, found in loaded.items()
-            }
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error):
-            return {}
+    def thinking(
+        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some; see `margins`."""
+        return _numbers(self._details(split, number, "thinking"), item_ids)
 
     def keep_structure(self, structure: Structure) -> None:
         """Stores the names and shapes of the sources' tensors, so that recipes can be shown where no source is."""
@@ -266,3 +268,15 @@ def _zipped(value: Any) -> bytes:  # any JSON value
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
+
+
+def _numbers(path: Path, item_ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    try:
+        found = _NUMBERS.validate_json(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error):
+        return {}
+    return {
+        task: {item: number for item, number in items.items() if number is not None}
+        for task, items in found.items()
+        if items.keys() == set(item_ids.get(task, ()))
+    }

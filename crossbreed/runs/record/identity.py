@@ -135,7 +135,7 @@ def check_same_run(
         )
     if differing:
         lines = [
-            f"{key.removeprefix('spec.')}: {_short(before.get(key, 'absent'))} -> {_short(now.get(key, 'absent'))}"
+            f"{key.removeprefix('spec.')}: {_short(before.get(key, 'nothing'))} -> {_short(now.get(key, 'nothing'))}"
             for key in differing[:5]
         ]
         raise InputError(
@@ -159,7 +159,7 @@ def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Pat
         raise InputError(
             f"the base's {' and '.join(changed)} changed since this run was started, so answers would differ",
             expected=", ".join(f"{part} {before[part]}" for part in changed),
-            got=", ".join(f"{part} {now.get(part, 'absent')}" for part in changed),
+            got=", ".join(f"{part} {now.get(part, 'none')}" for part in changed),
             where=str(where),
             fix="put the files back (for a hub id, name the revision: ID@COMMIT), or choose another --out",
         )

@@ -24,7 +24,8 @@ class Lead:
     @property
     def brief(self) -> str:
         """Returns the difference with its interval."""
-        return f"{self.by.mean:+.4f} [{self.by.low:+.4f}, {self.by.high:+.4f}]"
+        mean, low, high = (round(value, 4) + 0.0 for value in (self.by.mean, self.by.low, self.by.high))  # no -0.0
+        return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
     def __str__(self) -> str:
         return (

@@ -124,6 +124,8 @@ class Report:
     num_trials: Mapping[Status, int]
     is_over: bool
     """Whether the search is complete. False: it was interrupted, and can be resumed."""
+    has_gone_on: bool
+    """Whether the search has gone on since: then this is of its earlier end."""
     unmeasured: Mapping[str, str]
     """Baseline without a row -> the reason."""
     base_rates: Mapping[str, BaseRate]
@@ -217,6 +219,7 @@ def make_report(
         objectives=tuple(objectives),
         scalar=scalar,
         is_over=is_over,
+        has_gone_on=False,
         num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
         unmeasured={
             row_name(by): t.score.status + _why(t.score)
@@ -254,6 +257,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in report.objectives],
         "trials": {status.value: n for status, n in report.num_trials.items()},
         "is_over": report.is_over,
+        "has_gone_on": report.has_gone_on,
         "unmeasured": dict(report.unmeasured),
         "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
         "thinking": dict(report.thinking),

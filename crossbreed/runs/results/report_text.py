@@ -16,11 +16,16 @@ from crossbreed.runs.stages.text import stage_lines
 
 
 def caveats(report: Report) -> list[str]:
-    """Returns the caveats: an interrupted search, a winner that was not bred, weights that crossbreed has not seen."""
-    lines = []
-    if not report.is_over:
+    """Returns the caveats: a search that was stopped or went on, a winner not bred, weights not seen by crossbreed."""
+    lines, num_trials = [], sum(report.num_trials.values())
+    if report.has_gone_on:
         lines.append(
-            f"The search was interrupted after {sum(report.num_trials.values())} trials: "
+            f"The search has gone on since: this report is of its first {num_trials} trials, and its winner may not be "
+            "the last. `crossbreed run` with the same spec and folder resumes it and writes a new report."
+        )
+    elif not report.is_over:
+        lines.append(
+            f"The search was interrupted after {num_trials} trials: "
             "`crossbreed run` with the same spec and folder resumes it."
         )
     if caveat := report.winner.vouching.caveat:

@@ -10,8 +10,8 @@ from crossbreed.errors import InvalidWeights, MachineError
 from crossbreed.fitness import Surroundings, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job, closed_on_error
-from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine
-from crossbreed.types import Cost, ProposedBy, Recipe, Score, Status
+from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
+from crossbreed.types import Cost, Recipe, Score, Status
 
 if TYPE_CHECKING:
     from crossbreed.runs.workers.gradients import Slopes
@@ -54,8 +54,11 @@ class Worker:
             r for task in self._plan.tasks for item in items[task.name].items[:num_items] for r in task.requests(item)
         )
         requests = list(dict.fromkeys(map(greedy, asked)))  # of samples of one answer, one
-        uniform = dict(self._plan.initial_candidates())[ProposedBy(kind="uniform")]
-        self.notes = self.candidate_engine.canary(self._plan.base_recipe, uniform, requests)
+        merges = [
+            (by, recipe) for by, recipe in self._plan.initial_candidates() if by.is_baseline and by.kind != "base"
+        ]
+        others = [recipe for _, recipe in sorted(merges, key=lambda merge: merge[0].kind != "uniform")]
+        self.notes = verified(self.candidate_engine, self._plan.base_recipe, others, requests)
 
     def evaluate(self, job: Job) -> Score:
         """Has the engine adopt the recipe, and evaluates it on the split's items.
