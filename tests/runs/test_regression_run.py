@@ -350,7 +350,7 @@ def test_a_first_stage_makes_it_and_later_ones_polish_it(
     kept = tmp_path / "run/artifacts" / f"regression-{begun['artifacts']['regression']}"
     assert rows[1]["seconds"] > json.loads((kept / "seconds.json").read_text())["seconds"] > 0
     lines = (tmp_path / "run/journal.jsonl").read_bytes().splitlines(keepends=True)
-    for number in (1 + 2 * 9, 1 + 2 * 11):
+    for number in (1 + 2 * 11,):
         (out := tmp_path / str(number)).mkdir()
         (out / "journal.jsonl").write_bytes(b"".join(lines[:number]))
         run(load_spec(path), out)
