@@ -369,6 +369,8 @@ class Score:
     """Task -> generated texts, in item order."""
     margins: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     """Task -> nats from a tie, in item order; only of tasks that know it."""
+    thinking: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    """Task -> tokens that were cut from each answer as thinking; only of tasks that cut some."""
     slopes: tuple[float, ...] | None = None
     """Slopes of the calibration loss, one per coordinate; None if the optimizer needs none, or the gradient failed."""
     fingerprint: str | None = None

@@ -71,7 +71,7 @@ def evaluate(
     recipe, weights = _opened(model, spec)
     kind = spec.fitness.engine
     served = kind.served_items() if isinstance(kind, RecipeEngineConfig) else {}
-    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind)
+    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind, seed=spec.seed)
     if weights:
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:

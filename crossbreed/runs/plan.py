@@ -317,7 +317,7 @@ def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[
     for config in spec.fitness.tasks:
         if is_described or not isinstance(config, RemoteTask):
             with mistakes.noted():
-                tasks += load_tasks([config], served, engine=engine.kind)
+                tasks += load_tasks([config], served, engine=engine.kind, seed=spec.seed)
     if is_described and isinstance(engine, RecipeEngineConfig):
         with mistakes.noted():
             first = {task.name: request for task in tasks for request in islice(_first_requests([task]), 1)}

@@ -17,6 +17,7 @@ from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.record.worker_counts import forgetting_counts
+from crossbreed.runs.results.base_rates import base_rates
 from crossbreed.runs.results.derived import write_derived
 from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.results.progress import Progress
@@ -197,6 +198,8 @@ class Session:
                 search_scalar(self.history.ok_trials, self._plan.objectives),
                 made_s=self._plan.made_s,
             ),
+            thinking=self._folder.thinking("report", winner, item_ids=self._plan.item_ids["report"]),
+            base_rates=base_rates(self._plan.tasks, self._plan.items["report"]),
         )
 
 

@@ -157,7 +157,7 @@ def open_provider(spec: Provided) -> Provider:
         weights.sources.require_changes()
         structure = weights.structure
         engine.check_base(weights.host, weights.shapes)
-    tasks = load_tasks(spec.tasks)
+    tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
     if weights and engine.tokenizes_on_host:
         weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)
     items = split_tasks(spec.run, tasks)["search"] if spec.run else {task.name: task for task in tasks}

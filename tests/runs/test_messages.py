@@ -309,7 +309,7 @@ def test_a_value_that_is_only_guessed_is_not_told(tmp_path: Path) -> None:
     raw["fitness"]["tasks"][0] |= {"metric": 3, "pattern": "x"}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
     problems = [error.problem.split(":")[0] for error in mistakes_of(tmp_path / "spec.yaml").errors]
-    assert sorted(problems) == ["`fitness.tasks.0.metric` must be a text", "unknown key `presett`"]
+    assert sorted(problems) == ["a metric is a name, or a mapping with one key", "unknown key `presett`"]
 
 
 def test_mistakes_of_items_are_told_beside_those_of_the_spec(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
-from crossbreed.fitness.tasks.config import PromptTaskConfig
+from crossbreed.fitness.tasks.config import PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.prompts import folded
-from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import Kind, Task
 from crossbreed.fitness.values import is_unicode
 
@@ -23,8 +22,8 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
     in whatever frame and case.
     """
     kind = own_kind(task)
-    if isinstance(kind, RemoteTask):
-        return frozenset()  # the ids are compared
+    if not _asks(kind):
+        return frozenset()  # ids and contents are compared
     if not isinstance(kind, PromptTaskConfig):
         return frozenset((_rendered(task.requests(item)),))
     options = sorted(folded(r.continuation) for r in task.requests(item) if isinstance(r, Loglikelihood))
@@ -37,12 +36,12 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
 
 
 def check_questions(task: Task) -> None:
-    """Checks that every item of a task asks the model something, and no two the same; of a remote task's, none is seen.
+    """Checks that every item of a task that makes requests asks the model something, and no two the same.
 
     Raises:
         InputError: items ask nothing, or in something else than texts; or two ask the same: the message names both.
     """
-    if isinstance(own_kind(task), RemoteTask):
+    if not _asks(own_kind(task)):
         return
     first: dict[str, Item] = {}
     mistakes = ItemMistakes(of=f"task `{task.name}`", among=len(task.items))
@@ -70,6 +69,10 @@ def _asked_twice(task: Task, other: Item, item: Item, key: str) -> InputError:
         + " and give the other the list of right answers, or show what tells them apart" * differ
         + "; other fields (an index, a source) do not make a question another",
     )
+
+
+def _asks(kind: Kind) -> bool:
+    return not isinstance(kind, TaskConfig) or kind.asks
 
 
 def own_kind(task: Task) -> Kind:

@@ -37,6 +37,11 @@ class RemoteTask(TaskConfig):
     _items: tuple[Item, ...] = PrivateAttr(default=())
 
     @property
+    def asks(self) -> bool:
+        """False: the engine asks."""
+        return False
+
+    @property
     def higher_is_better(self) -> bool:
         """As the spec says; see Kind."""
         return not self.minimize

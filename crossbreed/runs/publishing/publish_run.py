@@ -24,6 +24,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import PublishClock, PublishRecord, RunRecord
+from crossbreed.runs.results.base_rates import base_rates
 from crossbreed.runs.results.derived import publishing
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
@@ -208,6 +209,7 @@ def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> 
         seed=plan.spec.seed,
         is_over=history.is_finished,
         takes=takes_of(plan.spec.fitness.engine),
+        base_rates=base_rates(plan.tasks, plan.items["report"]),
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import format_exc
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -27,8 +27,10 @@ from crossbreed.types import Recipe, Score
 
 _TEXTS = TypeAdapter(dict[str, dict[str, str]])
 """What a file of answers has: task -> item id -> text."""
-_MARGINS = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]])
-"""What a file of margins has: task -> item id -> nats."""
+_NUMBERS = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]])
+"""What a file of numbers beside answers has: task -> item id -> number."""
+Answered: TypeAlias = Mapping[str, Sequence[str]]
+"""Task -> item ids."""
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
@@ -137,10 +139,11 @@ class RunFolder:
         return first if isinstance(first, RunRecord) else None
 
     def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
-        """Stores the generated texts, for `show --trial N --answers`; of the report, how far they are from ties too."""
+        """Stores the generated texts, for `show --trial N --answers`; of the report, what else is known of them too."""
         self._keep(self._answers(split, number), score, score.texts)
         if split == "report":
-            self._keep(self._margins(split, number), score, score.margins)
+            self._keep(self._details(split, number, "margins"), score, score.margins)
+            self._keep(self._details(split, number, "thinking"), score, score.thinking)
 
     def _keep(self, path: Path, score: Score, told: Mapping[str, Sequence[object]]) -> None:
         """Writes what is told of the items of tasks, if anything is."""
@@ -168,9 +171,7 @@ class RunFolder:
                 fix="remove the file: scores are in the journal",
             ) from error
 
-    def margins(
-        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
-    ) -> dict[str, dict[str, float]]:
+    def margins(self, split: SplitName, number: int, *, item_ids: Answered) -> dict[str, dict[str, float]]:
         """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it.
 
         Args:
@@ -178,12 +179,19 @@ class RunFolder:
             number: The trial.
             item_ids: Task -> the items that it has answered; what is told of others is of another run.
         """
+        return self._numbers(self._details(split, number, "margins"), item_ids)
+
+    def thinking(self, split: SplitName, number: int, *, item_ids: Answered) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some; as for `margins`."""
+        return self._numbers(self._details(split, number, "thinking"), item_ids)
+
+    def _numbers(self, path: Path, item_ids: Answered) -> dict[str, dict[str, float]]:
         try:
-            found = _MARGINS.validate_json(gzip.decompress(self._margins(split, number).read_bytes()))
+            found = _NUMBERS.validate_json(gzip.decompress(path.read_bytes()))
         except (OSError, EOFError, ValueError, zlib.error):
             return {}
         return {
-            task: {item: margin for item, margin in items.items() if margin is not None}
+            task: {item: value for item, value in items.items() if value is not None}
             for task, items in found.items()
             if items.keys() == set(item_ids.get(task, ()))
         }
@@ -259,8 +267,8 @@ class RunFolder:
     def _answers(self, split: SplitName, number: int) -> Path:
         return self.path / "answers" / f"{number:06d}.{split}.json.gz"
 
-    def _margins(self, split: SplitName, number: int) -> Path:
-        return self.path / "answers" / f"{number:06d}.{split}.margins.json.gz"
+    def _details(self, split: SplitName, number: int, what: str) -> Path:
+        return self.path / "answers" / f"{number:06d}.{split}.{what}.json.gz"
 
 
 def _zipped(value: Any) -> bytes:  # any JSON value

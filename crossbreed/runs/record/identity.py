@@ -94,6 +94,7 @@ def check_same_run(
     before = {renamed.get(key, key): value for key, value in before.items()}
     keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
     differing = [key for key in keys if before.get(key) != now.get(key)]
+    differing.sort(key=lambda key: key.startswith("spec.") and key not in before)  # settings that did not exist, last
     if differing and all(key.startswith("artifacts.") and key in before and key in now for key in differing):
         raise InputError(
             f"the {differing[0].removeprefix('artifacts.')} made here are not those with which this run started",

@@ -5,11 +5,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import MachineError
 from crossbreed.fitness.engines.registry import Takes
+from crossbreed.runs.results.base_rates import BaseRate
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
@@ -128,6 +130,10 @@ class Report:
     """Baseline without a row -> the reason."""
     stages: tuple[StageRow, ...]
     """What the baselines and each stage gave; none in a run without a list of stages."""
+    base_rates: Mapping[str, BaseRate]
+    """Task with options -> what is right without reading the question, on the report items."""
+    thinking: Mapping[str, float]
+    """Task that cuts thoughts -> tokens of them in an answer of the winner, on average."""
     near_ties: Mapping[str, tuple[int, int]]
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
 
@@ -149,6 +155,8 @@ def make_report(
     left_out: Mapping[int, str] = MappingProxyType({}),
     margins: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     stages: tuple[StageRow, ...] = (),
+    base_rates: Mapping[str, BaseRate] = MappingProxyType({}),
+    thinking: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> Report:
     """Returns the report of a run.
 
@@ -163,6 +171,8 @@ def make_report(
         left_out: Number of a trial that has no score on the report split -> why.
         margins: Task -> item -> nats from a tie of the winner's answer, where that is known.
         stages: What each stage gave.
+        base_rates: Task with options -> its base rates on the report items.
+        thinking: Task -> item -> tokens of the winner's answer that were cut as thinking.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -223,6 +233,8 @@ def make_report(
             if (number := b.trial.number) not in measured
         },
         stages=stages,
+        base_rates=base_rates,
+        thinking={task: fsum(found.values()) / len(found) for task, found in thinking.items() if found},
         near_ties={
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
             for task, found in margins.items()
@@ -248,6 +260,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "has_gone_on": report.has_gone_on,
         "unmeasured": dict(report.unmeasured),
         "stages": [row.to_json() for row in report.stages],
+        "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
+        "thinking": dict(report.thinking),
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
 

@@ -28,7 +28,6 @@ from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.runs.stages.naming import StageName
 from crossbreed.runs.stages.table import StageRow, stage_rows
-from crossbreed.runs.stages.text import stage_lines
 from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
@@ -186,7 +185,10 @@ def text_of(run: Run, *, width: int | None = None) -> str:
         below.append(f"{left_out} more: --json, or --trial N")
     phases = seconds_by_phase(ok)
     total = sum(phases.values()) or 1.0
-    below += stage_lines(run.stage_rows)
+    if run.stages:
+        from crossbreed.runs.stages.text import stage_lines  # imports what others do without
+
+        below += stage_lines(run.stage_rows)
     below.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
     below.append("time per trial: " + ", ".join(spent))

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import Surroundings, evaluate_tasks
+from crossbreed.fitness import Surroundings, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job, closed_on_error
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
@@ -47,9 +47,13 @@ class Worker:
         """
         items = self._plan.items["search"]
         num_items = max(2, _CANARY_ITEMS // len(self._plan.tasks))
-        requests = [
+        if self._plan.spec.fitness.engine.scores_items:
+            self.notes = ("the engine scores items by itself: what it does with the weights was not verified",)
+            return
+        asked = (
             r for task in self._plan.tasks for item in items[task.name].items[:num_items] for r in task.requests(item)
-        ]
+        )
+        requests = list(dict.fromkeys(map(greedy, asked)))  # of samples of one answer, one
         merges = [
             (by, recipe) for by, recipe in self._plan.initial_candidates() if by.is_baseline and by.kind != "base"
         ]
@@ -96,6 +100,7 @@ class Worker:
             tasks=answers.tasks,
             texts=answers.texts,
             margins=answers.margins,
+            thinking=answers.thinking,
             slopes=slopes,
             fingerprint=adopted.fingerprint,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
