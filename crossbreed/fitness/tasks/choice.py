@@ -149,6 +149,14 @@ class ChoiceTask(PromptTaskConfig):
         """Returns the task's delimiter, or the usual one."""
         return super().delimiter_after(prompt) if self.delimiter is None else self.delimiter
 
+    def why_no_options(self, item: Item) -> InputError | None:
+        """Returns what is wrong with an item's options; None if nothing is."""
+        try:
+            self._options(item)
+        except InputError as error:
+            return error
+        return None
+
     def _order(self, item: Item) -> tuple[int, ...]:
         """Returns the indices of the options in the order in which they are offered."""
         number = len(self._values(item))
@@ -175,14 +183,6 @@ class ChoiceTask(PromptTaskConfig):
                 where=item.place(self.name),
                 fix="write them there, as in `A. {options[0]}`, or `scored: text`",
             )
-
-    def why_no_options(self, item: Item) -> InputError | None:
-        """Returns what is wrong with an item's options; None if nothing is."""
-        try:
-            self._options(item)
-        except InputError as error:
-            return error
-        return None
 
     def _values(self, item: Item) -> list[FieldValue]:
         """Returns the options as they are in the file."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import format_exc
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -28,7 +28,9 @@ from crossbreed.types import Recipe, Score
 _TEXTS = TypeAdapter(dict[str, dict[str, str]])
 """What a file of answers has: task -> item id -> text."""
 _NUMBERS = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]])
-"""What a file of details has: task -> item id -> a number, of what is known."""
+"""What a file of numbers beside answers has: task -> item id -> number."""
+Answered: TypeAlias = Mapping[str, Sequence[str]]
+"""Task -> item ids."""
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
@@ -169,9 +171,7 @@ class RunFolder:
                 fix="remove the file: scores are in the journal",
             ) from error
 
-    def margins(
-        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
-    ) -> dict[str, dict[str, float]]:
+    def margins(self, split: SplitName, number: int, *, item_ids: Answered) -> dict[str, dict[str, float]]:
         """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it.
 
         Args:
@@ -179,13 +179,22 @@ class RunFolder:
             number: The trial.
             item_ids: Task -> the items that it has answered; what is told of others is of another run.
         """
-        return _numbers(self._details(split, number, "margins"), item_ids)
+        return self._numbers(self._details(split, number, "margins"), item_ids)
 
-    def thinking(
-        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
-    ) -> dict[str, dict[str, float]]:
-        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some; see `margins`."""
-        return _numbers(self._details(split, number, "thinking"), item_ids)
+    def thinking(self, split: SplitName, number: int, *, item_ids: Answered) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some; as for `margins`."""
+        return self._numbers(self._details(split, number, "thinking"), item_ids)
+
+    def _numbers(self, path: Path, item_ids: Answered) -> dict[str, dict[str, float]]:
+        try:
+            found = _NUMBERS.validate_json(gzip.decompress(path.read_bytes()))
+        except (OSError, EOFError, ValueError, zlib.error):
+            return {}
+        return {
+            task: {item: value for item, value in items.items() if value is not None}
+            for task, items in found.items()
+            if items.keys() == set(item_ids.get(task, ()))
+        }
 
     def keep_structure(self, structure: Structure) -> None:
         """Stores the names and shapes of the sources' tensors, so that recipes can be shown where no source is."""
@@ -268,15 +277,3 @@ def _zipped(value: Any) -> bytes:  # any JSON value
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
-
-
-def _numbers(path: Path, item_ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    try:
-        found = _NUMBERS.validate_json(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError, zlib.error):
-        return {}
-    return {
-        task: {item: number for item, number in items.items() if number is not None}
-        for task, items in found.items()
-        if items.keys() == set(item_ids.get(task, ()))
-    }
