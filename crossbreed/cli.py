@@ -79,22 +79,10 @@ def check(
     as_json: AsJson = False,
     set_: Overrides = None,
 ) -> None:
-    """Validate a spec in seconds, without an engine, and show what will be asked and what it costs."""
-    from crossbreed.runs import check_spec, dump_spec, load_spec
+    """Validate a spec in seconds, without an engine, and show what will be asked or served, and what it costs."""
+    from crossbreed.cli_check import checked
 
-    if resolved and (as_json or answer):
-        raise InputError("--resolved prints the spec, as YAML, and answers nothing", expected="--resolved alone")
-    loaded = load_spec(spec, set_ or [], with_items=not resolved)
-    if resolved:
-        typer.echo(dump_spec(loaded), nl=False)
-        return
-    from crossbreed.runs.checking.text import findings_text
-
-    findings = check_spec(loaded, answer=answer)
-    if as_json:
-        _print_json(findings.to_json())
-    else:
-        typer.echo(findings_text(findings))
+    typer.echo(checked(spec, set_ or [], answer=answer, resolved=resolved, as_json=as_json))
 
 
 @app.command()
@@ -333,7 +321,8 @@ def evaluate(
         _print_json(found.to_json())
     else:
         for name, task in found.tasks.items():
-            typer.echo(f"{name:20} {task.mean:.4f}  [{task.low:.4f}, {task.high:.4f}]  {task.n} {split} items")
+            bounds = f"{task.low:.4f}, {task.high:.4f}" if task.is_known else "not known"
+            typer.echo(f"{name:20} {task.mean:.4f}  [{bounds}]  {task.n} {split} items")
 
 
 @app.command("list")

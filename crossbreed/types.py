@@ -9,7 +9,7 @@ and of the Trial the archive and, as its Outcome, the optimizer.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -29,6 +29,8 @@ ParamValue: TypeAlias = float | str | bool | Mapping[str, float]
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """The dtypes in which models compute and merges are written."""
+SplitName: TypeAlias = Literal["search", "select", "report"]
+"""A part of a task's items."""
 SlopeKind: TypeAlias = Literal["inner", "cosine", "weight_cosine"]
 """The comparison of a gradient with an expert: the inner product with its delta, which is the derivative of the loss
 along its coefficient; the cosine with its delta; or the cosine with its weights."""
@@ -328,19 +330,65 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What is known of values each of which is the mean of several items that nobody tells apart."""
+
+    counts: tuple[int, ...]
+    """Number of items of each."""
+    errors: tuple[float | None, ...]
+    """Standard error of each, in the words of who asked the items; None: not told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemScores:
     """One task's values, one per item, in the order of evaluation."""
 
     item_ids: tuple[str, ...]
     values: tuple[float, ...]
+    means: Means | None = None
+    """None: each value is an item's own."""
 
     def __post_init__(self) -> None:
         assert len(self.item_ids) == len(self.values)
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of items behind each value."""
+        return (1,) * len(self.values) if self.means is None else self.means.counts
+
+    @property
+    def num_items(self) -> int:
+        """The number of items behind all values."""
+        return sum(self.counts)
+
+    @property
     def mean(self) -> float:
         """Arithmetic mean of the items' values."""
-        return math.fsum(self.values) / len(self.values)
+        if self.means is None or len(self.values) == 1:
+            return math.fsum(self.values) / len(self.values)
+        pairs = zip(self.means.counts, self.values, strict=True)
+        return math.fsum(count * value for count, value in pairs) / self.num_items
+
+    @property
+    def standard_error(self) -> float | None:
+        """That of the mean, where values are means of items and their errors are told."""
+        if self.means is None or None in self.means.errors:
+            return None
+        parts = zip(self.means.counts, self.means.errors, strict=True)
+        return math.hypot(*(count * (error or 0.0) for count, error in parts)) / self.num_items
+
+    def only(self, ids: Collection[str]) -> "ItemScores":
+        """Returns the values of some items."""
+        kept = [place for place, item_id in enumerate(self.item_ids) if item_id in ids]
+        means = self.means and Means(
+            counts=tuple(self.means.counts[place] for place in kept),
+            errors=tuple(self.means.errors[place] for place in kept),
+        )
+        return ItemScores(
+            item_ids=tuple(self.item_ids[place] for place in kept),
+            values=tuple(self.values[place] for place in kept),
+            means=means,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,6 +443,6 @@ class Outcome:
     values: tuple[float, ...] | None
     """None unless OK."""
     items: tuple[float, ...] = ()
-    """The values of all items that the objectives read, more is better; empty unless OK."""
+    """The values of all items that the objectives read, more is better; empty unless OK, and if a task tells none."""
     slopes: tuple[float, ...] | None = None
     """Slopes of a loss to be minimised, one per coordinate; None if no gradient was computed."""

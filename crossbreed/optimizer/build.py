@@ -39,6 +39,11 @@ class OptimizerConfig(Config):
         return False
 
     @property
+    def reads_items(self) -> bool:
+        """Whether it needs the values of items (`Outcome.items`), which some tasks do not tell."""
+        return False
+
+    @property
     def renamed(self) -> Mapping[str, str]:
         """Dotted keys of this section that older versions recorded -> what they are called now."""
         return {f"options.{old}": f"options.{new}" for old, new in self.options.renamed.items()}

@@ -85,7 +85,7 @@ def checked_plan(spec: Spec) -> Plan:
         plan = plan.measured()
     if spec.workers.address is None:  # else other machines hold the candidates
         with mistakes.noted():
-            _check_memory(plan, memory_bytes())
+            require_memory(plan.merged_bytes, memory_bytes())
     mistakes.require_none()
     return plan
 
@@ -122,12 +122,12 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_memory(plan: Plan, present: int) -> None:
+def require_memory(merged_bytes: int, present: int) -> None:
     """Raises InputError unless one candidate, which the engine holds, fits; merging adds one tensor at a time."""
-    if plan.merged_bytes > present:
+    if merged_bytes > present:
         raise InputError(
             "the model does not fit this machine's memory",
-            expected=f"more than {plan.merged_bytes / 1e9:.1f} GB",
+            expected=f"more than {merged_bytes / 1e9:.1f} GB",
             got=f"{present / 1e9:.1f} GB",
             fix="join a cluster with larger workers: workers.address",
         )

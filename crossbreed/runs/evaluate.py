@@ -78,7 +78,7 @@ def evaluate(
     candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
     try:
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, loaded, split_tasks(spec, loaded)[split])
+        found = evaluate_tasks(adopted.handle, loaded, split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split])
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     finally:

@@ -15,10 +15,12 @@ from crossbreed.fitness import (
     RemoteTask,
     Request,
     Split,
+    SplitConfig,
     Task,
     TaskLengths,
     check_disjoint,
     load_tasks,
+    own_split,
     questions_of,
     require_code,
     split_items,
@@ -79,6 +81,12 @@ class Plan:
             split: {name: tuple(item.id for item in items.items) for name, items in tasks.items()}
             for split, tasks in self.items.items()
         }
+
+    @property
+    def mean_counts(self) -> dict[str, dict[str, int]]:
+        """Task of which only means are told -> split -> number of its items."""
+        names = [task.name for task in self.tasks if own_split(task) is not None]
+        return {name: {split: tasks[name].count for split, tasks in self.items.items()} for name in names}
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -161,6 +169,16 @@ class Plan:
 
     def check_optimizer(self) -> None:
         """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""
+        means = self._told_as_means
+        if means and self.spec.optimizer.reads_items:
+            raise InputError(
+                f"optimizer `{self.spec.optimizer.kind}` needs the value of each item, and a task tells only means",
+                expected="tasks whose items are told",
+                got=f"{', '.join(f'`{task}`' for task in means)}, one value for each split",
+                where="optimizer.kind",
+                fix="use another optimizer, such as `kind: cma_es`, or ask the provider for values of items "
+                "(`serve.detail: items`)",
+            )
         self._make_optimizer(None, None)
 
     def describe(self) -> str:
@@ -193,6 +211,7 @@ class Plan:
             coordinates=self.coordinates,
             tasks=self.tasks,
             items=self.item_ids,
+            counts=self.mean_counts,
             artifacts={**(self.weights.artifact_hashes if self.weights else {}), **self.made_hashes},
             host=self.weights.host_hashes if self.weights else {},
         )
@@ -201,6 +220,12 @@ class Plan:
         """Raises InputError unless a journal's first record, of whatever version, identifies this run."""
         recorded = migrated(begun, self.spec, renamed=self.renamed_settings)
         check_same_run(recorded, self.run_record(), where=where)
+
+    @property
+    def _told_as_means(self) -> list[str]:
+        """The tasks of the objectives of which only means are told."""
+        tasks = dict.fromkeys(task for objective in self.objectives for task in objective.tasks)
+        return [task for task in tasks if task in self.mean_counts]
 
     def _check_warm_starts(self) -> None:
         are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)
@@ -215,7 +240,7 @@ class Plan:
             start=start,
             rng=spawn(self.spec.seed, "optimizer"),
             tuned_scalar=tuned_scalar,
-            item_weights=item_weights(self.objectives, num_items),
+            item_weights=() if self._told_as_means else item_weights(self.objectives, num_items),
         )
         return build_optimizer(self.spec.optimizer, inputs)
 
@@ -240,7 +265,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
             _check_base(spec, weights)
     tasks = _load_tasks(spec, mistakes, is_described=is_described)
     with mistakes.noted():
-        items = split_tasks(spec, tasks)
+        items = split_tasks(tasks, spec.fitness.split, seed=spec.seed)
     if weights:
         with mistakes.noted():
             weights.sources.require_changes()
@@ -408,13 +433,22 @@ def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:
     )
 
 
-def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, AnyItems]]:
-    """Splits every task's items, by the spec's seed; returns split -> task -> items."""
+def split_tasks(
+    tasks: Sequence[Task], config: SplitConfig, *, seed: int, where: str = "fitness.split"
+) -> dict[SplitName, dict[str, AnyItems]]:
+    """Splits every task's items, but for those that their provider has split; returns split -> task -> items.
+
+    Args:
+        tasks: The tasks.
+        config: The items of each split.
+        seed: Of the spec.
+        where: The key of the split, for messages.
+    """
     splits, mistakes = dict[str, Split](), Collector()
     for task in tasks:
         with mistakes.noted():
-            splits[task.name] = split_items(
-                task.items, spec.fitness.split, seed=spec.seed, task=task.name, stratify=task.kind.stratify
+            splits[task.name] = own_split(task) or split_items(
+                task.items, config, seed=seed, task=task.name, stratify=task.kind.stratify, where=where
             )
     with mistakes.noted():
         check_disjoint(splits, {task.name: partial(questions_of, task) for task in tasks})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def plan_text(plan: "Plan") -> str:
     """Returns the plan and cost of the run as text, to show before it starts."""
-    num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()}
+    num_items = {split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()}
     experts, optimizer = len(plan.experts), plan.spec.optimizer.label
     budget = plan.spec.optimizer.budget
     limits = {"trials": budget.trials, "minutes": budget.minutes}

@@ -14,7 +14,8 @@ from crossbreed.fitness.wire import Right
 from crossbreed.runs.spec.serve import ALL_RIGHTS, TokenConfig
 from crossbreed.service.refusals import Refusal
 
-_LEAST_KEY = 16
+LEAST_KEY = 16
+"""Characters of a key."""
 _NAMES: Mapping[Right, str] = {
     "answers": "texts",
     "logprobs": "log-probabilities",
@@ -165,10 +166,10 @@ def accounts_of(tokens: Mapping[str, TokenConfig], environment: Mapping[str, str
     for name, config in tokens.items():
         where = f"serve.tokens.{name}.key_env"
         key = (os.environ if environment is None else environment).get(config.key_env, "").strip()
-        if len(key) < _LEAST_KEY:
+        if len(key) < LEAST_KEY:
             raise InputError(
                 "a client's key is not in the environment, or too short to be secret",
-                expected=f"at least {_LEAST_KEY} characters in the environment variable {config.key_env}",
+                expected=f"at least {LEAST_KEY} characters in the environment variable {config.key_env}",
                 got=f"{len(key)} characters" if key else "nothing",
                 where=where,
                 fix=f"export {config.key_env}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')",

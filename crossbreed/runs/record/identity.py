@@ -38,6 +38,7 @@ def run_record(
     coordinates: tuple[str, ...],
     tasks: Sequence[Task],
     items: ItemIds,
+    counts: Mapping[str, Mapping[str, int]],
     artifacts: Mapping[str, str],
     host: Mapping[str, str],
 ) -> RunRecord:
@@ -50,6 +51,7 @@ def run_record(
         coordinates: Names of the space's coordinates.
         tasks: The tasks.
         items: Split -> task -> item ids.
+        counts: Task of which only means are told -> split -> number of its items.
         artifacts: The artifacts for merging candidates: name -> content hash.
         host: Hashes of the base's files other than weights that affect answers: part -> content hash.
     """
@@ -61,6 +63,7 @@ def run_record(
         contents={task.name: task.contents_id for task in tasks},
         own_ids=tuple(task.name for task in tasks if any(map(looks_hashed, task.items))),
         items=items,
+        counts=counts,
         artifacts=artifacts,
         host=host,
         clock=RunClock(versions=versions()),
@@ -146,7 +149,7 @@ def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Pat
 
 
 def _comparable(record: RunRecord) -> dict[str, Any]:
-    return dict(_leaves(without_clock(replace(record, host={}, own_ids=())) | {"schema": None}))
+    return dict(_leaves(without_clock(replace(record, host={}, own_ids=(), counts={})) | {"schema": None}))
 
 
 def identity_of(spec: Spec) -> dict[str, Any]:

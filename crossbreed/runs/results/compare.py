@@ -15,6 +15,7 @@ from crossbreed.fitness import CONTENT_ID
 from crossbreed.parsing import any_of, shown, suggestion
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.numbers import number, with_interval
+from crossbreed.runs.results.report_text import means_notes
 from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
 from crossbreed.runs.results.winner import WINNER, named_baselines, recorded_winner
@@ -155,7 +156,7 @@ def _lines(found: Comparison) -> list[str]:
 
 def _compared(first: Model, second: Model) -> Comparison:
     shared, notes = _shared_items(first, second)
-    a, b = ({task: _only(model.tasks[task], ids) for task, ids in shared.items()} for model in (first, second))
+    a, b = ({task: model.tasks[task].only(ids) for task, ids in shared.items()} for model in (first, second))
     seed = int(str(first.begun.spec.get("seed", 0)))
 
     def line(measure: Objective) -> Line:
@@ -166,6 +167,12 @@ def _compared(first: Model, second: Model) -> Comparison:
     both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks)]
     if others := dict.fromkeys(o.name for o in (*ours, *theirs) if o not in both):
         notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(others)}")
+    means = {
+        task: all(scores[task].standard_error is not None for scores in (a, b))
+        for task in shared
+        if a[task].means or b[task].means
+    }
+    notes += means_notes(means)
     less = first.run.minimized
     tasks = [Objective(kind="task", tasks=(task,), minimize=less.get(task, False)) for task in shared]
     return Comparison(
@@ -242,11 +249,6 @@ def _settings(begun: RunRecord, task: str) -> Mapping[str, Any]:
     tasks = fitness.get("tasks") if isinstance(fitness, dict) else None
     known = (one for one in tasks or () if isinstance(one, dict)) if isinstance(tasks, list) else ()
     return next((one for one in known if one.get("name") == task), {})
-
-
-def _only(scores: ItemScores, ids: frozenset[str]) -> ItemScores:
-    kept = [(i, v) for i, v in zip(scores.item_ids, scores.values, strict=True) if i in ids]
-    return ItemScores(item_ids=tuple(i for i, _ in kept), values=tuple(v for _, v in kept))
 
 
 def _model(text: str, opened: dict[Path, Run]) -> Model:

@@ -24,7 +24,8 @@ class Lead:
     @property
     def brief(self) -> str:
         """Returns the difference with its interval."""
-        return f"{self.by.mean:+.4f} [{self.by.low:+.4f}, {self.by.high:+.4f}]"
+        bounds = f"{self.by.low:+.4f}, {self.by.high:+.4f}" if self.by.is_known else "not known"
+        return f"{self.by.mean:+.4f} [{bounds}]"
 
     def __str__(self) -> str:
         return (

@@ -125,6 +125,8 @@ class Report:
     """Baseline without a row -> the reason."""
     near_ties: Mapping[str, tuple[int, int]]
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
+    means: Mapping[str, bool]
+    """Task of which the provider tells only means -> whether it tells their standard errors."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -218,6 +220,11 @@ def make_report(
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
             for task, found in margins.items()
             if found
+        },
+        means={
+            task: all(tasks[task].standard_error is not None for tasks in measured.values())
+            for task, found in measured[winner].items()
+            if found.means is not None
         },
     )
 

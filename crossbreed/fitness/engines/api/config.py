@@ -80,6 +80,7 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
                 items=None
                 if task.items is None
                 else tuple(Item(id=one, fields={"task": task.name, "item": one}) for one in task.items),
+                splits=task.splits,
             )
             for task in self._served.tasks
         }

@@ -4,7 +4,8 @@ A chunk is one body, so one call of the engine behind the service, with the toke
 the service has forgotten is posted again; what it once answered a candidate is not asked again by a run that goes on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from crossbreed.fitness.engines.api.faults import ModelForgotten, WrongAnswer
 from crossbreed.fitness.engines.api.requests import RequestJournal
 from crossbreed.fitness.engines.api.tokens import Tokens
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings
+from crossbreed.fitness.protocol import Loglikelihood, Request, Response, SplitMean, Surroundings
 from crossbreed.types import BASE, Recipe
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class ApiEngine:
         self.tokens = Tokens(self.transport)
         self._around = Surroundings()
         self._journal: RequestJournal | None = None
+        self._is_asking_anew = False
         sources, _ = self.transport.get("/v1/sources", read_sources)
         self.abilities = sources.abilities
 
@@ -73,10 +75,21 @@ class ApiEngine:
     def adopt(self, recipe: Recipe) -> "ApiHandle":
         """Has the service make the merge."""
         merge = self.post_recipe(recipe)
+        if self._is_asking_anew:
+            return ApiHandle(self, recipe, merge, RequestJournal(None, recipe.id, merge.fingerprint))
         if self._journal is not None:
             self._journal.forget()
         self._journal = RequestJournal(self._around.folder, recipe.id, merge.fingerprint)
         return ApiHandle(self, recipe, merge, self._journal)
+
+    @contextmanager
+    def asking_anew(self) -> Iterator[None]:
+        """Neither reads nor writes what candidates were answered; see Remembers."""
+        before, self._is_asking_anew = self._is_asking_anew, True
+        try:
+            yield
+        finally:
+            self._is_asking_anew = before
 
     def post_recipe(self, recipe: Recipe) -> wire.Merge:
         """Posts a recipe; returns what the service calls its merge."""
@@ -179,6 +192,12 @@ class ApiHandle:
         read = partial(_read_values, task=task, items=items, merge=self._merge)
         return self._journalled(question, "/v1/evaluations", read, tokens=0)
 
+    def score_split(self, task: str, split: str, *, count: int) -> SplitMean:
+        """Returns the provider's mean of a task of its own; see ScoresSplits."""
+        question = {"task": task, "split": split}
+        read = partial(_read_mean, task=task, split=split, count=count, merge=self._merge)
+        return self._journalled(question, "/v1/evaluations", read, tokens=0)
+
     def _complete(self, asked: Sequence[Asked]) -> list[Response]:
         body, read = self.engine.completion(asked, self._merge.id)
         return self._journalled(body, "/v1/completions", read, tokens=sum(one.num_tokens for one in asked))
@@ -217,6 +236,15 @@ def _read_merge(value: Any, *, expected: str) -> wire.Merge:  # JSON
     if merge.id != expected or not merge.fingerprint:
         raise WrongAnswer(f"the merge `{merge.id[:80]}`, not `{expected}`")
     return merge
+
+
+def _read_mean(value: Any, *, task: str, split: str, count: int, merge: wire.Merge) -> SplitMean:  # JSON
+    found = wire.Evaluation.model_validate(value)
+    if (found.model, found.task, found.split, found.fingerprint) != (merge.id, task, split, merge.fingerprint):
+        raise WrongAnswer(f"the mean of `{found.model[:60]}` on `{found.task[:60]}`, split {found.split}")
+    if found.count != count:
+        raise WrongAnswer(f"the mean of {found.count} items, not of {count}")
+    return SplitMean(mean=found.mean, standard_error=found.standard_error)
 
 
 def _read_values(value: Any, *, task: str, items: Sequence[str], merge: wire.Merge) -> list[float]:  # JSON
