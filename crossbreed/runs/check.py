@@ -19,6 +19,7 @@ from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups
 from crossbreed.sources.naming import ModuleType, module_of
+from crossbreed.types import ItemScores
 
 _ANSWERING_S = 60
 """`check --answer` begins no further task after so many seconds."""
@@ -154,10 +155,14 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
         task.answered(
             first.texts[task.name][0],
             first.tasks[task.name].mean,
-            chunks[task.name].tasks[task.name].values if task.name in chunks else (),
+            _values_of_items(chunks[task.name].tasks[task.name]) if task.name in chunks else (),
         )
         for task in tasks
     ]
+
+
+def _values_of_items(scores: ItemScores) -> tuple[float, ...]:
+    return scores.values if scores.means is None else ()
 
 
 def _search_items(plan: Plan, *, at_most: int | None = None) -> dict[str, AnyItems]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossbreed.runs.check import memory_bytes, require_memory
 from crossbreed.runs.spec.provider import Provided
-from crossbreed.runs.spec.serve import ALL_RIGHTS, TokenConfig
+from crossbreed.runs.spec.serve import TokenConfig
 from crossbreed.service.accounts import LEAST_KEY
 from crossbreed.service.address import is_loopback, require_servable
 from crossbreed.service.provider import Provider, Repeats, open_provider
@@ -141,7 +141,7 @@ def _lines(findings: ServiceFindings) -> Iterator[str]:
     for name, token in config.tokens.items():
         yield f"  token   {name} ({token.key_env}): {_rights(token)}"
     if not config.tokens:
-        yield f"  token   none: whoever is on this machine may {', '.join(ALL_RIGHTS)}"
+        yield "  token   none: whoever is on this machine has all rights"
     for name, task in provider.tasks.items():
         told_of = "the value of each"
         if config.detail == "aggregate":

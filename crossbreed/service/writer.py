@@ -58,15 +58,15 @@ class Writer:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def in_slices(engine: EngineThread, make: Callable[[], WeightStream]) -> WeightStream:
-    """Yields a stream that is made on the engine's thread, some tensors at a time."""
+def in_slices(engine: EngineThread, make: Callable[[], WeightStream], *, seconds: float = SLICE_S) -> WeightStream:
+    """Yields a stream that is made on the engine's thread, some tensors at a time: for so long, and one at least."""
     stream = engine.submit_aside(make, owner=ITSELF).result()
-    while part := engine.submit_aside(partial(_slice, stream), owner=ITSELF).result():
+    while part := engine.submit_aside(partial(_slice, stream, seconds), owner=ITSELF).result():
         yield from part
 
 
-def _slice(stream: WeightStream) -> list[tuple[str, "torch.Tensor"]]:
-    part, size, until_s = list[tuple[str, "torch.Tensor"]](), 0, monotonic() + SLICE_S
+def _slice(stream: WeightStream, seconds: float) -> list[tuple[str, "torch.Tensor"]]:
+    part, size, until_s = list[tuple[str, "torch.Tensor"]](), 0, monotonic() + seconds
     for name, tensor in stream:
         part.append((name, tensor))
         size += tensor.nbytes

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
+from statistics import stdev
 from typing import Any
 
 import httpx2
@@ -41,6 +42,10 @@ class FakeService(httpx2.BaseTransport):
     key: str | None = None
     chunk: int = 64
     only_aggregates: bool = False
+    splits: dict[str, int] | None = None
+    """With `only_aggregates`: split -> number of its items."""
+    tells_errors: bool = True
+    """Whether a mean is told with its standard error."""
     host: str = "0123456789ab"
     """Of the tokenizer, configuration and templates."""
     salt: str = ""
@@ -85,6 +90,7 @@ class FakeService(httpx2.BaseTransport):
                 "higher_is_better": True,
                 "count": len(REMOTE),
                 "items": None if self.only_aggregates else REMOTE,
+                "splits": self.splits,
             }
             for name in ("secret", "hidden")
         ]
@@ -155,17 +161,24 @@ class FakeService(httpx2.BaseTransport):
 
     def _evaluate(self, body: Any) -> Any:
         self._require("scores")
-        handle, items = self._handle(body["model"]), body["items"]
+        handle, items = self._handle(body["model"]), body.get("items") or self._split(body["split"])
         values = [float(luck(body["task"] + item) < handle.quality(body["task"])) for item in items]
         fingerprint = self._fingerprint(handle)
         return {
             "model": body["model"],
             "task": body["task"],
             "fingerprint": fingerprint,
-            "values": values,
+            "values": None if self.only_aggregates else values,
             "mean": sum(values) / len(values),
             "count": len(values),
+            "split": body.get("split"),
+            "standard_error": stdev(values) / len(values) ** 0.5 if self.tells_errors else None,
         }
+
+    def _split(self, name: str) -> tuple[str, ...]:
+        assert self.splits is not None
+        before = sum(list(self.splits.values())[: list(self.splits).index(name)])
+        return REMOTE[before : before + self.splits[name]]
 
     def _publish(self, body: Any) -> Any:
         self._require("publish")
