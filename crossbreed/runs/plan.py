@@ -408,18 +408,20 @@ def described_sources(engine: RecipeEngineConfig, base: str, experts: Mapping[st
 
 def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | None") -> SearchSpace:
     """Builds the space, and checks early, not after the baselines, that its operators can merge these sources."""
+    engine = spec.fitness.engine
+    told = engine.inner_products() if isinstance(engine, RecipeEngineConfig) else None
     inputs = SpaceInputs(
         structure=structure,
         dtype=dtype,
-        inner_products=weights.inner_products if weights else None,
+        inner_products=weights.inner_products if weights else told,
         artifacts=weights.artifact_hashes if weights else {},
     )
     space = build_space(spec.space, inputs)
     if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
         for recipe in space.examples:
             weights.check(recipe)
-            if isinstance(spec.fitness.engine, AdapterEngineConfig):
-                weights.check_adapter(recipe, rank=spec.fitness.engine.max_rank)
+            if isinstance(engine, AdapterEngineConfig):
+                weights.check_adapter(recipe, rank=engine.max_rank)
     return space
 
 

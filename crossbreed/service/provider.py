@@ -122,14 +122,14 @@ class Provider:
             self.weights.check(recipe)
 
     def multiply(self, seconds: float) -> None:
-        """Goes on with the inner products of each tensor that some expert changes: for so long, and a tensor at least.
+        """Goes on with the inner products of each tensor: for so long, and a tensor at least.
 
         When all are done, they are in `products`.
         """
         assert self.weights is not None, "asked of weights alone"
         self.require_unchanged()
         until_s = monotonic() + seconds
-        for name in sorted(self.structure.touched_by_any - self._multiplied.keys()):
+        for name in sorted(self.structure.tensors.keys() - self._multiplied.keys()):
             self._multiplied[name] = self.weights.inner_products([name]).tolist()
             if monotonic() >= until_s:
                 return

@@ -65,6 +65,7 @@ class FakeService(httpx2.BaseTransport):
                 raise Refused(401, "invalid_api_key", f"no such key: {authorization}")
             name = {
                 "/v1/sources": self._sources,
+                "/v1/sources/inner_products": self._inner_products,
                 "/v1/merges": self._merge,
                 "/v1/tokenize": self._tokenize,
                 "/v1/completions": self._complete,
@@ -108,6 +109,16 @@ class FakeService(httpx2.BaseTransport):
             },
             "limits": {"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100},
             "tasks": tasks if "scores" in self.rights else [],
+        }
+
+    def _inner_products(self, _: Any) -> Any:
+        self._require("logprobs")
+        sources = ("base", *EXPERTS)
+        return {
+            "tensors": {
+                name: [[luck(name + min(a, b) + max(a, b)) / 4 + 9.0 * (a == b) for b in sources] for a in sources]
+                for name in STRUCTURE.tensors
+            }
         }
 
     def _merge(self, body: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from api_specs import raw_spec, spec_over, written
 from fake_service import FakeService
+from faults_transport import SimulatedClock
 from test_api_runs import Ended, journal_of
 
 from crossbreed.errors import InputError, MachineError
@@ -136,8 +137,10 @@ def test_what_needs_items_is_refused_by_name(tmp_path: Path) -> None:
     ],
 )
 def test_a_mean_of_everything_cannot_be_searched_with(service: FakeService, said: str, tmp_path: Path) -> None:
+    unhurried = spec(tmp_path, service)
+    unhurried.fitness.engine.over(service, SimulatedClock())
     with pytest.raises((InputError, MachineError), match=said.replace(".", r"\.")):
-        run(spec(tmp_path, service), tmp_path / "run")
+        run(unhurried, tmp_path / "run")
 
 
 def test_other_splits_are_another_run(tmp_path: Path) -> None:

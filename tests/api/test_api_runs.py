@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from api_specs import raw_spec, spec_over, written
 from fake_service import EXPERTS, KEY, FakeService
@@ -304,6 +305,25 @@ def test_some_of_the_sources_in_an_order_of_one_s_own(tmp_path: Path) -> None:
     assert {*plan.run_record().sources} == {"base", "one", "three"}
     (tmp_path / "again.yaml").write_text(dump_spec(plan.spec))
     assert load_spec(tmp_path / "again.yaml").sources == plan.spec.sources
+
+
+def test_m2n2_runs_by_the_service_s_inner_products(tmp_path: Path) -> None:
+    """Those of the chosen experts, in their order, asked once."""
+    raw = raw_spec(tmp_path) | {"sources": {"experts": ["three", "one"]}}
+    raw |= {"space": {"kind": "lineage"}, "optimizer": {"kind": "m2n2", "budget": {"trials": 5}}}
+    service = FakeService()
+    spec = spec_over(written(tmp_path, raw), service)
+    run(spec, tmp_path / "run")
+    assert service.count("/v1/sources/inner_products") == 1
+    told = service.reply("/v1/sources/inner_products", None, None)[1]["tensors"]
+    found = spec.fitness.engine.inner_products()  # type: ignore[attr-defined]
+    names = list(told)[:3]
+    expected = sum(np.array(told[name])[np.ix_([0, 3, 1], [0, 3, 1])] for name in names)
+    assert np.array_equal(found(names), expected)
+    raw["fitness"]["tasks"].pop()  # it needs log-probabilities too
+    bare = spec_over(written(tmp_path, raw), FakeService(rights=("answers", "scores")))
+    with pytest.raises(InputError, match="needs the inner products"):
+        run(bare, tmp_path / "bare")
 
 
 @pytest.mark.parametrize(

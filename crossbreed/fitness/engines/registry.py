@@ -2,11 +2,13 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from crossbreed.config import Config
@@ -20,6 +22,7 @@ from crossbreed.sources.causal import require_causal
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Dtype
 
+InnerProducts: TypeAlias = Callable[[Sequence[str]], NDArray[np.float64]]
 Takes: TypeAlias = Literal["weights", "adapter", "recipe"]
 """What an engine takes."""
 
@@ -81,6 +84,13 @@ class RecipeEngineConfig(EngineConfig, ABC):
     def served_items(self) -> Mapping[str, ServedItems]:
         """Returns the tasks that the engine scores itself, for `kind: remote`. Called after `describe_sources`."""
         return {}
+
+    def inner_products(self) -> InnerProducts | None:
+        """Returns a function of tensors' names: their inner products of base and deltas, in the sources' order.
+
+        None: the engine tells none, and no space that needs them can be searched. Called after `describe_sources`.
+        """
+        return None
 
     def check_requests(self, requests: Mapping[str, Request]) -> None:
         """Refuses tasks that the engine cannot answer. Called after `describe_sources`.
