@@ -9,7 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
-from crossbreed.runs.plan import described_sources, split_tasks
+from crossbreed.runs.plan_parts import described_sources, split_tasks
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources

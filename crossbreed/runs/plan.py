@@ -2,33 +2,28 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import Collector, InputError, first_line
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
     RecipeEngineConfig,
     RemoteTask,
     Request,
-    Split,
-    SplitConfig,
     Task,
     TaskLengths,
-    check_disjoint,
     load_tasks,
     own_split,
-    questions_of,
     require_code,
-    split_items,
 )
 from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.plan_parts import described_sources, recipes_of, split_tasks
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
@@ -181,6 +176,11 @@ class Plan:
             )
         self._make_optimizer(None, None)
 
+    def check_recipes(self) -> None:
+        """Refuses, before a run, an engine that does not make its recipes: those without a search, and of the space."""
+        if isinstance(engine := self.spec.fitness.engine, RecipeEngineConfig):
+            engine.check_recipes([*(recipe for _, recipe in self.initial_candidates()), *recipes_of(self.space)])
+
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
         return plan_text(self)
@@ -292,6 +292,8 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
     if searches:
         with mistakes.noted():
             plan.check_optimizer()
+        with mistakes.noted():
+            plan.check_recipes()
     if plan.slope_kind is not None:
         with mistakes.noted():
             require_slopes(plan.space)
@@ -389,23 +391,6 @@ def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
     return weights.structure, weights
 
 
-def described_sources(engine: RecipeEngineConfig, base: str, experts: Mapping[str, str]) -> Structure:
-    """Returns what an engine of recipes says of its sources, held to the rules for a service's JSON.
-
-    Raises:
-        InputError: it is no description; the message names what is wrong.
-    """
-    where = f"engine `{engine.kind}`, describe_sources"
-    found: object = engine.describe_sources(base, experts)
-    try:
-        if isinstance(found, Structure):
-            return Structure.from_json(found.to_json(), where=where)
-        got = type(found).__name__
-    except (AttributeError, KeyError, TypeError) as error:
-        got = f"one of which a part is missing or of a wrong type: {type(error).__name__}: {first_line(error)}"
-    raise InputError("an engine does not describe its sources", expected="a Structure", got=got, where=where)
-
-
 def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | None") -> SearchSpace:
     """Builds the space, and checks early, not after the baselines, that its operators can merge these sources."""
     engine = spec.fitness.engine
@@ -433,30 +418,3 @@ def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:
         where=where,
         fix="use an engine that takes weights, or remove this",
     )
-
-
-def split_tasks(
-    tasks: Sequence[Task], config: SplitConfig, *, seed: int, where: str = "fitness.split"
-) -> dict[SplitName, dict[str, AnyItems]]:
-    """Splits every task's items, but for those that their provider has split; returns split -> task -> items.
-
-    Args:
-        tasks: The tasks.
-        config: The items of each split.
-        seed: Of the spec.
-        where: The key of the split, for messages.
-    """
-    splits, mistakes = dict[str, Split](), Collector()
-    for task in tasks:
-        with mistakes.noted():
-            splits[task.name] = own_split(task) or split_items(
-                task.items, config, seed=seed, task=task.name, stratify=task.kind.stratify, where=where
-            )
-    with mistakes.noted():
-        check_disjoint(splits, {task.name: partial(questions_of, task) for task in tasks})
-    mistakes.require_none()
-    return {
-        "search": {name: split.search for name, split in splits.items()},
-        "select": {name: split.select for name, split in splits.items()},
-        "report": {name: split.report for name, split in splits.items()},
-    }

@@ -39,7 +39,7 @@ class ServiceFindings:
         """What is to be known or done before it is served, one sentence each."""
         config, provider = self.spec.serve, self.provider
         found = [
-            f"{name} is not in the environment with at least {LEAST_KEY} characters: `serve` will ask for it"
+            f"{name} is not in the environment with at least {LEAST_KEY} characters: `serve` does not start without it"
             for name in self.missing_keys
         ]
         if not is_loopback(config.host) and config.ssl_certfile is None:
@@ -132,8 +132,9 @@ def _lines(findings: ServiceFindings) -> Iterator[str]:
     low, high = told.coefficients
     operators = ", ".join(told.operators) if config.limits.operators else f"all {len(told.operators)}"
     yield f"  recipes operators: {operators}; coefficients from {low:g} to {high:g}; {told.rules:,} rules"
-    for name, (smallest, largest) in told.ranges.items():
-        yield f"          {name} from {smallest:g} to {largest:g}"
+    own = [f"{name} from {smallest:g} to {largest:g}" for name, (smallest, largest) in told.ranges.items()]
+    if own:
+        yield f"          no coefficients: {', '.join(own)}"
     yield (
         f"  request {config.chunk} prompts, {config.max_tokens:,} tokens an answer, {config.chunk_tokens:,} tokens in "
         f"all, {config.alternatives} alternatives, {config.body_bytes:,} bytes"
@@ -169,5 +170,9 @@ def _rights(token: TokenConfig) -> str:
         "requests a minute": token.requests_per_minute,
         "tokens a minute": token.tokens_per_minute,
     }
-    bounds = ", ".join(f"{limit:,g} {name}" for name, limit in limits.items() if limit is not None)
+    bounds = ", ".join(
+        f"{limit:,{'' if isinstance(limit, int) else 'g'}} {name}"
+        for name, limit in limits.items()
+        if limit is not None
+    )
     return f"{', '.join(token.rights)}; {bounds or 'no budget'}"

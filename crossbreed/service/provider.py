@@ -21,7 +21,7 @@ from crossbreed.fitness import (
 )
 from crossbreed.fitness.wire import InnerProducts
 from crossbreed.recipes.named import weighted_deltas
-from crossbreed.runs.plan import described_sources, split_tasks
+from crossbreed.runs.plan_parts import described_sources, split_tasks
 from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig

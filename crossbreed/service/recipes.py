@@ -26,8 +26,8 @@ _MOST_WIDE, _MOST_WIDE_TOGETHER = 64, 8000
 """Of parts that stand for many states, in one pattern and in a recipe: compiling that many takes half a second."""
 
 
-_UNBOUNDED = frozenset({"seed"})
-"""Parameters that are as good as any other, whatever number they are."""
+_SEED = "seed"
+"""A parameter of which any number is as good as any other."""
 _LARGEST_COEFFICIENT = 10.0
 """Parameters that an operator's own default or search takes beyond it are no coefficients, but steps or times."""
 
@@ -41,6 +41,8 @@ def own_range(spec: OperatorSpec, name: str) -> tuple[float, float] | None:
     param = spec.param(name)
     if param is None or isinstance(param.default, bool | str):
         return None
+    if name == _SEED:
+        return param.at_least, param.at_most
     low, high = param.search or (param.default, param.default)
     low, high = min(low, param.default), max(high, param.default)
     return (low, high) if max(-low, high) > _LARGEST_COEFFICIENT else None
@@ -95,8 +97,7 @@ class RecipeRules:
                     f"{where}: with these parameters `{rule.operator}` needs Grams, and this service has none"
                 )
             for name, value in rule.params.items():
-                if name not in _UNBOUNDED:
-                    self._check_numbers(OPERATOR_SPECS[rule.operator], name, value, where)
+                self._check_numbers(OPERATOR_SPECS[rule.operator], name, value, where)
         return recipe
 
     def _check_numbers(self, spec: OperatorSpec, param: str, value: ParamValue, where: str) -> None:

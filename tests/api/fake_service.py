@@ -17,6 +17,7 @@ import httpx2
 from crossbreed.fitness import Generate, Prompt
 from crossbreed.fitness.wire import MODEL_PREFIX, Right
 from crossbreed.recipes import parse_recipe
+from crossbreed.recipes.operators import OPERATORS
 from crossbreed.testing.fake_answers import respond
 from crossbreed.testing.fake_recipes import FakeRecipeEngine, FakeRecipeHandle, FakeRecipesConfig
 from crossbreed.types import Recipe
@@ -46,6 +47,9 @@ class FakeService(httpx2.BaseTransport):
     """With `only_aggregates`: split -> number of its items."""
     tells_errors: bool = True
     """Whether a mean is told with its standard error."""
+    limits: dict[str, Any] = field(
+        default_factory=lambda: {"operators": list(OPERATORS.ours), "coefficients": [-10, 10], "rules": 2000}
+    )
     host: str = "0123456789ab"
     """Of the tokenizer, configuration and templates."""
     salt: str = ""
@@ -107,7 +111,7 @@ class FakeService(httpx2.BaseTransport):
                 "chunk": self.chunk,
                 "host": self.host,
             },
-            "limits": {"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100},
+            "limits": self.limits,
             "tasks": tasks if "scores" in self.rights else [],
         }
 

@@ -307,6 +307,33 @@ def test_some_of_the_sources_in_an_order_of_one_s_own(tmp_path: Path) -> None:
     assert load_spec(tmp_path / "again.yaml").sources == plan.spec.sources
 
 
+@pytest.mark.parametrize(
+    ("limits", "space", "said"),
+    [
+        ({"operators": ["linear"]}, {}, "the operator linear\n  got:      `task_arithmetic`"),
+        ({}, {"operator": ["task_arithmetic", "ties"]}, "`ties`"),
+        ({"coefficients": [-0.4, 1.2]}, {"weight": [-0.5, 1.2]}, "`weight` from -0.4 to 1.2\n  got:      -0.5"),
+        ({"coefficients": [-2, 1]}, {"weight": [0, 1.5]}, "`weight` from -2 to 1\n  got:      1.5"),
+        (
+            {"ranges": {"task_arithmetic.weight": [0, 1]}},
+            {"weight": [0, 1.1]},
+            "`weight` from 0 to 1\n  got:      1.1",
+        ),
+        ({"rules": 0}, {}, "make fewer groups"),
+    ],
+)
+def test_what_a_service_does_not_take_is_said_before_a_run(
+    limits: dict[str, Any], space: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    raw = raw_spec(tmp_path)
+    raw["space"] |= space
+    service = FakeService(limits={"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100} | limits)
+    with pytest.raises(InputError, match="the service does not take recipes of this run") as refused:
+        check_spec(spec_over(written(tmp_path, raw), service))
+    assert said in str(refused.value)
+    assert not service.count("/v1/merges")
+
+
 def test_m2n2_runs_by_the_service_s_inner_products(tmp_path: Path) -> None:
     """Those of the chosen experts, in their order, asked once."""
     raw = raw_spec(tmp_path) | {"sources": {"experts": ["three", "one"]}}

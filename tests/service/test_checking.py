@@ -37,7 +37,7 @@ def test_check_says_what_will_be_served(
         "source  base ",
         "source  everything ",
         "operators: swudi, ties; coefficients from -2 to 3; 7 rules",
-        "swudi.time from 10 to 10000",
+        "no coefficients: swudi.time from 10 to 10000, swudi.steps from 10 to 1000",
         "alice (ALICE_KEY): scores, publish; 500 merges, 60 requests a minute",
         "bob (BOB_KEY): answers; no budget",
         "task    sums, exact_match: 5 items, told is the mean of 2 search, 1 select, 2 report",

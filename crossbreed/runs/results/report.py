@@ -244,6 +244,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "trials": {status.value: n for status, n in report.num_trials.items()},
         "is_over": report.is_over,
         "unmeasured": dict(report.unmeasured),
+        "means": dict(report.means),
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
 

@@ -1,6 +1,6 @@
 """The settings of the engine `api`: a merge service, asked by the names of its sources. Imports no client."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ from pydantic import PrivateAttr
 
 from crossbreed.errors import Collector, InputError, require
 from crossbreed.fitness import wire
+from crossbreed.fitness.engines.api.limits import require_within
 from crossbreed.fitness.engines.api.settings import ServiceSettings
 from crossbreed.fitness.engines.registry import EnginePart, InnerProducts, RecipeEngineConfig
 from crossbreed.fitness.items import Item
@@ -17,7 +18,7 @@ from crossbreed.fitness.protocol import Loglikelihood, Request
 from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.sources.structure import Structure
-from crossbreed.types import BASE
+from crossbreed.types import BASE, Recipe
 
 if TYPE_CHECKING:
     import httpx2
@@ -111,6 +112,15 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
             return total
 
         return products
+
+    def check_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Refuses what is beyond the service's limits. See RecipeEngineConfig."""
+        assert self._served is not None, "sources are described first"
+        mistakes = Collector()
+        for recipe in recipes:
+            with mistakes.noted():
+                require_within(recipe, self._served.limits, where=self.url)
+        mistakes.require_none()
 
     def check_requests(self, requests: Mapping[str, Request]) -> None:
         """Refuses tasks that need what the key has no right to. See RecipeEngineConfig."""
