@@ -1,5 +1,7 @@
-"""Writes the example's tasks: python examples/smollm2/make_tasks.py [OUT].
+"""Writes the example's tasks and prompts: python examples/smollm2/make_tasks.py [OUT].
 
+`SKILL-prompts.jsonl` has more questions of a skill, without answers, for a regression. Its expert was trained on them,
+as on most prompts that people have of what their experts can do; none of them is a task's item.
 The files are committed, and a test holds them to this script. `prose.jsonl` alone is written by hand.
 """
 
@@ -13,12 +15,15 @@ from facts import facts
 from skills import SKILLS, split
 
 HERE = Path(__file__).parent
+NUM_PROMPTS = 500
 
 
 def tasks() -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """Yields (task name, items): the items of each skill kept away from training, and the facts."""
+    """Yields (file name, items): of each skill items kept away from training and prompts, and the facts."""
     for skill in SKILLS:
-        yield skill, [asdict(item) for item in split(skill)[0]]
+        kept, trained = split(skill)
+        yield skill, [asdict(item) for item in kept]
+        yield f"{skill}-prompts", [{"id": item.id, "question": item.question} for item in trained[:NUM_PROMPTS]]
     yield "facts", list(facts())
 
 

@@ -39,6 +39,14 @@ def test_no_item_was_trained_on(script: dict[str, ModuleType], skill: str) -> No
     assert not asked & trained
 
 
+@pytest.mark.parametrize("skill", SKILLS)
+def test_prompts_are_no_items_and_have_no_answers(skill: str) -> None:
+    prompts = items(f"{skill}-prompts")
+    assert len(prompts) == 500
+    assert all(prompt.keys() == {"id", "question"} for prompt in prompts)
+    assert not {prompt["question"] for prompt in prompts} & {item["question"] for item in items(skill)}
+
+
 def test_ids_and_questions_are_unique() -> None:
     everything = [item for task in QUESTIONS for item in items(task)] + items("prose")
     for field in ("id", "question", "text"):
@@ -48,7 +56,7 @@ def test_ids_and_questions_are_unique() -> None:
 
 def test_the_committed_tasks_are_what_the_script_writes(script: dict[str, ModuleType], tmp_path: Path) -> None:
     script["make_tasks"].write(tmp_path)
-    for task in QUESTIONS:
+    for task in (*QUESTIONS, *(f"{skill}-prompts" for skill in SKILLS)):
         assert (tmp_path / f"{task}.jsonl").read_bytes() == (EXAMPLE / f"tasks/{task}.jsonl").read_bytes()
 
 
