@@ -187,7 +187,7 @@ class FakeService(httpx2.BaseTransport):
             "mean": sum(values) / len(values),
             "count": len(values),
             "split": body.get("split"),
-            "standard_error": stdev(values) / len(values) ** 0.5 if self.tells_errors else None,
+            "standard_error": stdev(values) / len(values) ** 0.5 if self.tells_errors and len(values) > 1 else None,
         }
 
     def _split(self, name: str) -> tuple[str, ...]:

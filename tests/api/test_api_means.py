@@ -70,11 +70,14 @@ def test_reading_a_run_of_means(tmp_path: Path) -> None:
     assert "items" not in show_trial(out, number, answers=True).partition("recipe")[2], "there are no answers to show"
     assert show_json(out)["state"] == "finished"
     assert "hidden" in show_text(out)
-    list(export_run(out, csv=tmp_path / "items.csv", items=True, on_note=print))
+    notes = list[str]()
+    export_run(out, csv=tmp_path / "items.csv", items=True, on_note=notes.append)
+    assert notes == ["there are no rows for hidden, secret: its provider tells only means"]
     assert len((tmp_path / "items.csv").read_text().splitlines()) == 1, "no item is made up"
     [found] = compare([str(out), f"{out}:base"])
     assert all(line.by.is_known and line.by.n == SPLITS["report"] for line in found.tasks)
     assert "no items: 95% intervals are by these errors, not paired" in comparison_text([found])
+    assert "paired bootstrap" not in comparison_text([found])
     page = (out / "report.html").read_text()
     assert "not paired" in page
 

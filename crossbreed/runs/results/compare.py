@@ -89,6 +89,8 @@ class Comparison:
     tasks: tuple[Line, ...]
     notes: tuple[str, ...]
     """What is left out of the comparison, and why."""
+    is_paired: bool = True
+    """Whether the items of some task are told: those of the others are not paired."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the documented JSON."""
@@ -148,8 +150,9 @@ def _lines(found: Comparison) -> list[str]:
             f"{with_interval(line.by, signed=True):<27}{line.by.n:>6}  {line.verdict}"
             for name, line in zip(names, rows, strict=True)
         ),
-        f"report items that both answered; {LEVEL:.0%} paired bootstrap intervals, stratified by task; "
-        "positive: the first is better",
+        "report items that both answered; "
+        + f"{LEVEL:.0%} paired bootstrap intervals, stratified by task; " * found.is_paired
+        + "positive: the first is better",
         *found.notes,
     ]
 
@@ -181,6 +184,7 @@ def _compared(first: Model, second: Model) -> Comparison:
         objectives=tuple(line(o) for o in both if o.kind != "task"),
         tasks=tuple(map(line, tasks)),
         notes=tuple(notes),
+        is_paired=len(means) < len(shared),
     )
 
 
