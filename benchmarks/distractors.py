@@ -26,9 +26,9 @@ ROWS = {
 
 
 def spec_of(name: str, *, trials: int, split: dict[str, int], engine: dict[str, Any] | None = None) -> Spec:
-    """Returns the demo's spec, with another optimizer, other experts, and perhaps another engine."""
+    """Returns the example's spec, with another optimizer, other experts, and perhaps another engine."""
     kind, num_distractors = ROWS[name]
-    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "demo.yaml").read_text())
+    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
     noise = {f"noise-{n}": f"models/distractors/noise-{n}" for n in range(1, num_distractors + 1)}
     raw["name"], raw["workers"] = name, {"executor": "local"}
     raw["sources"]["experts"] |= noise

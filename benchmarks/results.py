@@ -17,7 +17,7 @@ from benchmarks.tables import is_done, name_of, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
-from crossbreed.runs.spec.presets import PRESETS
+from crossbreed.runs.spec.presets import PRESETS, fill_in
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 OBJECTIVES = ("mean", "worst")
@@ -30,12 +30,14 @@ HEAD = """| method | for | mean of skills | worst skill | over the best baseline
 
 
 def spec_of(name: str, minutes: float) -> Spec:
-    """Returns the demo's spec with a preset's search, and as long as `minutes` allow."""
+    """Returns the example's spec with a preset's search, and as long as `minutes` allow."""
     preset, objective = name.rsplit("-", 1)
-    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "demo.yaml").read_text())
+    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
     tasks = [task["name"] for task in raw["fitness"]["tasks"]]
-    del raw["space"]
-    raw |= {"name": name, "preset": preset, "optimizer": {"budget": {"minutes": minutes}}}
+    del raw["space"], raw["optimizer"]
+    budget = {"budget": {"minutes": minutes}}
+    raw |= {"name": name, "preset": preset}
+    raw |= budget if "stages" in fill_in(raw) else {"optimizer": budget}
     raw["fitness"]["objectives"] = [{objective: tasks}]
     return parse_spec(raw, folder=EXAMPLE)
 

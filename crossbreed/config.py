@@ -24,6 +24,7 @@ from pydantic_core.core_schema import ErrorType
 from crossbreed.cache import expanded
 from crossbreed.errors import InputError, printable
 from crossbreed.parsing import shown, unknown_key
+from crossbreed.patterns import part_matcher
 
 _LONGEST_NAME = 100
 """Longer than any that a table can show."""
@@ -130,6 +131,17 @@ def _resolve_local(value: str, info: ValidationInfo) -> str:
     return local if looks_local or Path(local).exists() else value
 
 
+def _are_patterns(patterns: list[str]) -> list[str]:
+    for pattern in patterns:
+        try:
+            part_matcher(pattern)
+        except ValueError as error:
+            raise ValueError(f"no regular expression over names of tensors: {shown(pattern)} ({error})") from None
+    return patterns
+
+
+TensorPatterns: TypeAlias = Annotated[list[str], AfterValidator(_are_patterns)]
+"""Regular expressions (RE2) that are found anywhere in a tensor's name."""
 Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """A name that can be shown."""
 InputPath: TypeAlias = Annotated[str, AfterValidator(_resolve)]

@@ -9,7 +9,7 @@ and of the Trial the archive and, as its Outcome, the optimizer.
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -24,8 +24,10 @@ WeightBlock: TypeAlias = Mapping[str, int]
 """Coordinates that weight the experts' deltas in the same tensors: expert -> coordinate."""
 WeightStream: TypeAlias = "Iterator[tuple[str, torch.Tensor]]"
 """(checkpoint tensor name, tensor), made lazily, sorted by name, without tied duplicates."""
-ParamValue: TypeAlias = float | str | bool | Mapping[str, float]
-"""A rule's parameter: one value for all sources, or one per source."""
+Numbers: TypeAlias = Mapping[str, tuple[float, ...]]
+"""Source -> several numbers."""
+ParamValue: TypeAlias = float | str | bool | Mapping[str, float] | Numbers
+"""A rule's parameter: one value for all sources, or one per source, or several per source."""
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """The dtypes in which models compute and merges are written."""
@@ -40,6 +42,13 @@ BASE = "base"
 REGRESSION = "regression"
 """What the recipes of a run call the regression that it has made, a source beside the experts."""
 RECIPE_SCHEMA = 1
+
+
+def renamed(value: Mapping[str, float] | Numbers, names: Mapping[str, str]) -> Mapping[str, float] | Numbers:
+    """Returns a parameter for sources with other names; those not in `names` keep theirs."""
+    changed: Any = {names.get(name, name): number for name, number in value.items()}
+    found: Mapping[str, float] | Numbers = changed
+    return found
 
 
 def canonical_json(value: Any) -> str:  # any JSON value
@@ -106,8 +115,10 @@ def _plain(params: Mapping[str, ParamValue]) -> dict[str, Any]:
     }
 
 
-def _canonical(value: float | str | bool) -> float | str | bool:
+def _canonical(value: float | str | bool | tuple[float, ...]) -> float | str | bool | list[float]:
     """Returns the value in canonical form, so that equal parameters have equal text: 1 is 1.0, and -0.0 is 0.0."""
+    if isinstance(value, tuple):
+        return [float(number) + 0.0 for number in value]
     return value if isinstance(value, str | bool) else float(value) + 0.0
 
 
@@ -287,6 +298,8 @@ class Candidate:
     proposed_by: ProposedBy
     proposal: Proposal | None = None
     """None for baselines and warm starts, which may lie outside the space."""
+    stage: int = 0
+    """The number of the search that proposed it, where a run has several; 0 for what is scored before them."""
 
     @property
     def point(self) -> Point | None:
@@ -352,14 +365,9 @@ class ItemScores:
         assert len(self.item_ids) == len(self.values)
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """The number of items behind each value."""
-        return (1,) * len(self.values) if self.means is None else self.means.counts
-
-    @property
     def num_items(self) -> int:
         """The number of items behind all values."""
-        return sum(self.counts)
+        return len(self.values) if self.means is None else sum(self.means.counts)
 
     @property
     def mean(self) -> float:
@@ -376,19 +384,6 @@ class ItemScores:
             return None
         parts = zip(self.means.counts, self.means.errors, strict=True)
         return math.hypot(*(count * (error or 0.0) for count, error in parts)) / self.num_items
-
-    def only(self, ids: Collection[str]) -> "ItemScores":
-        """Returns the values of some items."""
-        kept = [place for place, item_id in enumerate(self.item_ids) if item_id in ids]
-        means = self.means and Means(
-            counts=tuple(self.means.counts[place] for place in kept),
-            errors=tuple(self.means.errors[place] for place in kept),
-        )
-        return ItemScores(
-            item_ids=tuple(self.item_ids[place] for place in kept),
-            values=tuple(self.values[place] for place in kept),
-            means=means,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,8 @@ def values_of(param: ParamSpec) -> st.SearchStrategy[Any]:
         return st.just(0.0)
     value = st.floats(low, high, exclude_min=low == param.above, exclude_max=high == param.below)
     takers = [name for name in SOURCES if name != "base" or param.kind is ParamKind.SOURCE]
+    if param.kind is ParamKind.NUMBERS:
+        return st.dictionaries(st.sampled_from(takers), st.lists(value, max_size=3).map(tuple))
     return value | st.dictionaries(st.sampled_from(takers), value) if param.is_per_source else value
 
 
@@ -142,6 +144,10 @@ def with_params(**changes: Any) -> dict[str, Any]:
     return with_rule(params=VALID["rules"][0]["params"] | changes)
 
 
+def with_components(value: Any) -> dict[str, Any]:
+    return with_rule(operator="rank_components", params={"weight": 0.5, "components": value})
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -175,6 +181,12 @@ def with_params(**changes: Any) -> dict[str, Any]:
         (with_rule(operator="slerp", params={"t": 0.5}), r"number of experts\n.*expected: +1\n.*got: +2: sums, été"),
         (with_rule(operator="nuslerp", params={"weight": 1, "along": "row"}), "one of tensor, rows, columns"),
         (with_rule(operator="passthrough", params={"source": "sum"}), "`source` is not a source"),
+        (with_components(0.5), "a mapping of experts to lists of finite numbers"),
+        (with_components({"sums": 0.5}), "a mapping of experts to lists of finite numbers"),
+        (with_components({"sums": [0.5, float("inf")]}), "a mapping of experts to lists of finite numbers"),
+        (with_components({"sums": ["1e-5"]}), "a mapping of experts to lists of finite numbers"),
+        (with_components({"sum": [0.5]}), "did you mean `sums`"),
+        (with_components({"base": [0.5]}), "unknown key `base`"),
     ],
 )
 def test_what_is_wrong_is_named(wrong: Any, says: str) -> None:

@@ -2,11 +2,11 @@
 
 `ask` returns proposals (points of a box, or births of genomes) and `tell` takes outcomes. An optimizer is independent
 of models, recipes and tasks, reads no clock and no global random state, and is restored after a crash by repeating the
-same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `evo_merging`
-for densities and weights of adapters, `frank_wolfe` for one
-whose slopes along the experts' deltas can be computed, `nsga2` for several, `random` for comparison; `m2n2` searches
-genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a name in `build.py` or an
-entry point of another package (docs/plugins.md), and a subclass of
+same asks and tells. `cma_es` is for one objective, `gp` for one objective with few coordinates, `evo_merging` for
+densities and weights of adapters, `frank_wolfe` for one whose slopes along the experts' deltas can be computed,
+`gradient` for thousands of coefficients with a calibration loss, `nsga2` for several objectives, `random` for
+comparison; `m2n2` searches genomes. A new optimizer is a file with its options, its config, its class and its `PART`, a
+name in `build.py` or an entry point of another package (docs/plugins.md), and a subclass of
 `crossbreed.testing.optimizers.OptimizerConformance` or `crossbreed.testing.breeders.BreederConformance`.
 
 The optimizers themselves are imported on first use: their libraries take longer than all else that reads a spec.
@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING
 
 from crossbreed.lazy import attributes
 from crossbreed.optimizer.budget import BudgetConfig
-from crossbreed.optimizer.build import OPTIMIZERS, AnyOptimizerConfig, OptimizerConfig, OptimizerPart, build_optimizer
-from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.build import (
+    OF_OPTIMIZER,
+    OPTIMIZERS,
+    AnyOptimizerConfig,
+    OptimizerConfig,
+    OptimizerPart,
+    build_optimizer,
+)
+from crossbreed.optimizer.options import CalibrationNeeds, LossKind, Options
 from crossbreed.optimizer.protocol import (
     Breeder,
+    CalibrationLoss,
     Optimizer,
     Replayable,
     SearchInputs,
@@ -32,16 +40,20 @@ if TYPE_CHECKING:
     from crossbreed.optimizer.evo_merging import EvoMerging, EvoMergingConfig, EvoMergingOptions
     from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
     from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
+    from crossbreed.optimizer.gradient import Gradient, GradientConfig, GradientOptions
     from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
     from crossbreed.optimizer.nevergrad import Nevergrad, NevergradConfig, NevergradOptions
     from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
     from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
 
 __all__ = [
+    "OF_OPTIMIZER",
     "OPTIMIZERS",
     "AnyOptimizerConfig",
     "Breeder",
     "BudgetConfig",
+    "CalibrationLoss",
+    "CalibrationNeeds",
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
@@ -54,6 +66,10 @@ __all__ = [
     "Gp",
     "GpConfig",
     "GpOptions",
+    "Gradient",
+    "GradientConfig",
+    "GradientOptions",
+    "LossKind",
     "M2n2",
     "M2n2Config",
     "M2n2Options",
@@ -85,6 +101,7 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
             "crossbreed.optimizer.evo_merging": ["EvoMerging", "EvoMergingConfig", "EvoMergingOptions"],
             "crossbreed.optimizer.frank_wolfe": ["FrankWolfe", "FrankWolfeConfig", "FrankWolfeOptions"],
             "crossbreed.optimizer.gp": ["Gp", "GpConfig", "GpOptions"],
+            "crossbreed.optimizer.gradient": ["Gradient", "GradientConfig", "GradientOptions"],
             "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
             "crossbreed.optimizer.nevergrad": ["Nevergrad", "NevergradConfig", "NevergradOptions"],
             "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],

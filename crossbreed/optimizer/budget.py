@@ -5,7 +5,7 @@ An optimizer that plans by it says so (`OptimizerConfig.reads_budget`), and it i
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from crossbreed.config import Config
 
@@ -20,8 +20,7 @@ class BudgetConfig(Config):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time, counted across resumes."""
 
-    @model_validator(mode="after")
-    def _is_finite(self) -> "BudgetConfig":
-        if self.trials is None and self.minutes is None:
-            raise ValueError("give `trials`, `minutes`, or both: a search without a budget never ends")
-        return self
+    @property
+    def is_limited(self) -> bool:
+        """Whether it ends anything."""
+        return self.trials is not None or self.minutes is not None

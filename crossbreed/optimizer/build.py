@@ -9,7 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.objects import OBJECT
 from crossbreed.optimizer.budget import BudgetConfig
 from crossbreed.optimizer.covering import covering
-from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.options import CalibrationNeeds, Options
 from crossbreed.optimizer.protocol import Optimizer, SearchInputs
 from crossbreed.parsing import any_of
 from crossbreed.registry import Registry, Tagged
@@ -20,7 +20,7 @@ class OptimizerConfig(Config):
     """The `optimizer` section of a spec. A kind narrows `options` to its own; its docstring describes the kind."""
 
     kind: str
-    budget: BudgetConfig
+    budget: BudgetConfig = BudgetConfig()
     options: Options = Options()
 
     @property
@@ -34,6 +34,11 @@ class OptimizerConfig(Config):
         return self.options.slope_kind
 
     @property
+    def calibration(self) -> CalibrationNeeds | None:
+        """The calibration loss that it is to be built with (`SearchInputs.calibration`); None: it needs none."""
+        return self.options.calibration
+
+    @property
     def reads_budget(self) -> bool:
         """Whether it plans by `budget.trials`, which may then not change on resume."""
         return False
@@ -41,6 +46,11 @@ class OptimizerConfig(Config):
     @property
     def reads_items(self) -> bool:
         """Whether it needs the values of items (`Outcome.items`), which some tasks do not tell."""
+        return False
+
+    @property
+    def ends_itself(self) -> bool:
+        """Whether it has nothing left to ask at some point, so that its search ends without a budget."""
         return False
 
     @property
@@ -62,6 +72,8 @@ class OptimizerPart(Generic[C]):
     """Builds it; raises InputError for inputs that it does not support, for instance several objectives."""
     searches: DomainType | None
     """The domain that it searches: points of a box, or births of genomes; None if known only when it is built."""
+    space: str = ""
+    """The kind of space that a stage of its kind searches unless the spec names one; empty: a spec names one."""
     paper: str = ""
     """The paper that describes it, for display."""
     needs: tuple[str, ...] = ()
@@ -76,6 +88,7 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
         "evo_merging": "crossbreed.optimizer.evo_merging:PART",
         "frank_wolfe": "crossbreed.optimizer.frank_wolfe:PART",
         "gp": "crossbreed.optimizer.gp:PART",
+        "gradient": "crossbreed.optimizer.gradient:PART",
         "m2n2": "crossbreed.optimizer.m2n2:PART",
         "nevergrad": "crossbreed.optimizer.nevergrad:PART",
         "nsga2": "crossbreed.optimizer.nsga2:PART",
@@ -88,7 +101,9 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
 )
 """Kind -> part."""
 
-AnyOptimizerConfig: TypeAlias = Annotated[OptimizerConfig, Tagged(OPTIMIZERS, lambda part: part.config)]
+OF_OPTIMIZER = Tagged(OPTIMIZERS, lambda part: part.config)
+"""Annotates a field that takes the settings of any registered optimizer."""
+AnyOptimizerConfig: TypeAlias = Annotated[OptimizerConfig, OF_OPTIMIZER]
 """A field that takes the settings of any registered optimizer."""
 
 

@@ -2,13 +2,32 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import model_validator
 
 from crossbreed.config import Config
 from crossbreed.types import SlopeKind
+
+LossKind: TypeAlias = Literal["cross_entropy", "agreement", "entropy"]
+"""The kinds of calibration losses: of right answers; of the merge and each expert; of the merge alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationNeeds:
+    """The calibration loss that an optimizer is to be built with."""
+
+    loss: LossKind
+    items: int | None
+    """Maximum number of search items per task; None: all."""
+    held_out: float
+    """The part of them that is held out."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Task -> file of further items without answers, which experts answer."""
+    about: str
+    """What the optimizer does with it, for people."""
 
 
 class Options(Config):
@@ -20,6 +39,11 @@ class Options(Config):
     @property
     def slope_kind(self) -> SlopeKind | None:
         """The kind of slopes that outcomes must carry; None: they need no slopes."""
+        return None
+
+    @property
+    def calibration(self) -> CalibrationNeeds | None:
+        """The calibration loss that the optimizer is to be built with (`SearchInputs.calibration`); None: none."""
         return None
 
     @model_validator(mode="before")

@@ -5,14 +5,48 @@ same state, exactly on the same processor and versions. So all randomness comes 
 and nothing depends on the clock.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossbreed.errors import InputError
 from crossbreed.types import Box, Domain, Genomes, Outcome, Point, Proposal
+
+
+class CalibrationLoss(Protocol):
+    """A loss over the points of a box, with its slopes: what an optimizer by gradient goes down.
+
+    It is of search items alone, a part of which is held out: no slope is computed of them. Every method is a function
+    of its arguments, so that calling it again, on the same processor and versions, gives the same bits.
+    """
+
+    @property
+    def tasks(self) -> Sequence[Sequence[int]]:
+        """The items of each task, by the numbers that `slopes` takes; those that are held out are not among them."""
+        ...
+
+    def slopes(self, point: Point, items: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
+        """Returns the loss at a point and its derivative by each coordinate.
+
+        Args:
+            point: A point of the box.
+            items: Some items; of each task, the mean over those that are among them counts with the task's weight.
+
+        Raises:
+            InvalidWeights: the loss or a slope is NaN or infinite.
+        """
+        ...
+
+    def held_out(self, point: Point) -> float | None:
+        """Returns the loss over the items that are held out; None if there are none.
+
+        Raises:
+            InvalidWeights: it is NaN or infinite.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +65,8 @@ class SearchInputs:
     """The factor s of the best global coefficient s/N on the search items; None if none was measured."""
     item_weights: tuple[float, ...] = ()
     """The weight of each of an outcome's items in the objectives; empty: all equal."""
+    calibration: CalibrationLoss | None = None
+    """A loss with slopes, for an optimizer whose config asks for one (`OptimizerConfig.calibration`)."""
 
     @property
     def box(self) -> Box:

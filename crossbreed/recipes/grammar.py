@@ -46,7 +46,20 @@ def load_recipe(path: Path) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Returns the recipe as YAML; `parse_recipe(yaml.safe_load(dump_recipe(r))) == r`, and the ids agree."""
-    return yaml.safe_dump(recipe.to_json(), sort_keys=False)
+    return yaml.dump(recipe.to_json(), Dumper=_Dumper, sort_keys=False, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of numbers in lines: there are thousands of them in a recipe of rank components."""
+
+    def represent_list(self, data: Iterable[Any]) -> yaml.SequenceNode:
+        """See yaml's own."""
+        items = [*data]
+        is_numbers = bool(items) and all(isinstance(item, float) for item in items)
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=is_numbers or None)
+
+
+_Dumper.add_representer(list, _Dumper.represent_list)
 
 
 def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_recorded: bool = False) -> Recipe:
@@ -184,6 +197,8 @@ def _recorded_rule(rule: Mapping[str, Any]) -> Rule:
 
 
 def _widened(value: Any) -> ParamValue:  # a value of Rule.params, as JSON
+    if isinstance(value, Mapping) and any(isinstance(one, list | tuple) for one in value.values()):
+        return {name: tuple(map(float, numbers)) for name, numbers in value.items()}
     if isinstance(value, Mapping):
         return {name: float(number) for name, number in value.items()}
     return value if isinstance(value, bool | str) else float(value)
@@ -214,7 +229,7 @@ def _parse_rule(value: Any, *, base: str, sources: Mapping[str, str], where: str
     needed = [param.name for param in spec.params if param.required]
     params = value.get("params", {})
     require_keys(params, names, needed=needed, where=f"{where}.params")
-    takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: experts}
+    takers = {ParamKind.SOURCE: tuple(sources), ParamKind.EXPERT: experts, ParamKind.NUMBERS: experts}
     rule = Rule(
         match=value["match"],
         operator=spec.name,
@@ -252,6 +267,10 @@ def _parse_param(value: Any, param: ParamSpec, takers: Iterable[str], where: str
     if param.is_per_source and isinstance(value, Mapping):
         require_keys(value, tuple(takers), where=where)
         return {str(name): _number(number, param, f"{where}.{name}") for name, number in value.items()}
+    if param.kind is ParamKind.NUMBERS:
+        _refuse(value, param, where)
+        require_keys(value, tuple(takers), where=where)
+        return {str(name): tuple(map(float, numbers)) for name, numbers in value.items()}
     if isinstance(value, bool | str):
         _refuse(value, param, where)
         return value

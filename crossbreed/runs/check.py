@@ -17,7 +17,7 @@ from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
-from crossbreed.search_spaces import Group, HasGroups
+from crossbreed.search_spaces import Group, HasGroups, SearchSpace
 from crossbreed.sources.naming import ModuleType, module_of
 from crossbreed.types import ItemScores
 
@@ -110,12 +110,16 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,
         notes=plan.weights.sources.notes if plan.weights else (),
-        groups=plan.space.groups if isinstance(plan.space, HasGroups) else (),
+        groups=tuple(dict.fromkeys(group for stage in plan.stages for group in _groups(stage.space))),
         unplaced=tuple(name for name in plan.structure.tensors if module_of(name) is ModuleType.OTHER),
         tasks=tuple(tasks),
         cost=cost_of(plan, known_rate(plan)),
         publish_notes=publish_notes(plan),
     )
+
+
+def _groups(space: SearchSpace) -> tuple[Group, ...]:
+    return space.groups if isinstance(space, HasGroups) else ()
 
 
 def memory_bytes() -> int:

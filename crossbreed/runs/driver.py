@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
+from crossbreed.optimizer import BudgetConfig
 from crossbreed.runs.check import checked_plan
 from crossbreed.runs.checking.rates import Rate, remember_rate
 from crossbreed.runs.events import Listener, Note, PhaseStarting, PlanDescribed, ignore
@@ -151,17 +152,29 @@ def _how_to_go_on(spec: Spec, folder: RunFolder, history: History, *, is_over: b
 
     None if the optimizer had nothing left to ask, or if it has spent the trials that it planned by.
     """
-    budget = spec.optimizer.budget
-    asked = {number for number, found in history.candidates.items() if found.proposed_by.kind == "optimizer"}
-    num_trials, minutes = len(asked - history.failed), history.elapsed_s / 60
-    reached = dict[str, int]()
-    if budget.trials and num_trials >= budget.trials:
-        if spec.optimizer.reads_budget:
+    num_trials, minutes = sum(map(history.num_measured, history.num_asked)), history.elapsed_s / 60
+    reached, last = dict[str, int](), spec.searches[-1] if spec.searches else None
+    if last is not None and not spec.stages:
+        if spec.limits.trials and num_trials >= spec.limits.trials and last.optimizer.reads_budget:
             return
-        reached["trials"] = 2 * num_trials
-    if budget.minutes is not None and (minutes >= budget.minutes or not (reached or is_over)):  # or in between trials
-        reached["minutes"] = ceil(2 * max(minutes, budget.minutes))
+        reached = _doubled("optimizer.budget", spec.limits, num_trials, minutes, is_over=is_over)
+    elif last is not None:
+        reached = _doubled("budget", spec.limits, num_trials, minutes, is_over=is_over)
+        if history.stage == last.number and not last.optimizer.reads_budget:
+            own_minutes = minutes - history.began_s[last.number] / 60
+            num_own = history.num_measured(last.number)
+            reached |= _doubled(f"stages.{last.number}.budget", last.own, num_own, own_minutes, is_over=is_over)
     if reached:
         paths = f"{shlex.quote(str(folder.spec))} --out {shlex.quote(str(folder.path))}"
-        limits = " ".join(f"--set optimizer.budget.{key}={limit}" for key, limit in reached.items())
+        limits = " ".join(f"--set {key}={limit}" for key, limit in reached.items())
         yield f"to go on with more trials: crossbreed run {paths} {limits}"
+
+
+def _doubled(at: str, budget: BudgetConfig, num_trials: int, minutes: float, *, is_over: bool) -> dict[str, int]:
+    """Returns the limits of a budget that were reached, each doubled: dotted key -> value."""
+    reached = dict[str, int]()
+    if budget.trials and num_trials >= budget.trials:
+        reached[f"{at}.trials"] = 2 * num_trials
+    if budget.minutes is not None and (minutes >= budget.minutes or not (reached or is_over)):  # or in between trials
+        reached[f"{at}.minutes"] = ceil(2 * max(minutes, budget.minutes))
+    return reached

@@ -9,11 +9,12 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
-from crossbreed.runs.plan_parts import described_sources, split_tasks
+from crossbreed.runs.opening import described_sources
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.sources import require_tensors
 from crossbreed.types import Recipe

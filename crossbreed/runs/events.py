@@ -14,6 +14,7 @@ from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.lead import Lead
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.verdict import verdict_of
+from crossbreed.runs.stages.progress import StageProgress
 from crossbreed.types import Trial
 
 
@@ -91,10 +92,14 @@ class TrialDone:
     """Seconds a trial so far, without the engine's start."""
     leads: tuple[Lead, ...] = ()
     """For each objective, the best merge that is more than a plain baseline, against the best baseline."""
+    stage: StageProgress | None = None
+    """The stage that the trial is of, and how far it has come; None in a run without stages, and before its first
+    search."""
 
     def __str__(self) -> str:
         total = "" if self.num_wanted is None else f" of {self.num_wanted}"
-        parts = [f"[{self.num_done}{total}]", f"trial {self.trial.number}", str(self.trial.candidate.proposed_by)]
+        parts = [f"[{self.num_done}{total}]", *([str(self.stage)] if self.stage else [])]
+        parts += [f"trial {self.trial.number}", str(self.trial.candidate.proposed_by)]
         parts += [_result(self.trial), *_by_task(self.trial), _best(self.best, self.leads)]
         parts += [f"{self.trial_s:.3g} s a trial"] if self.trial_s is not None else []
         parts.append("" if self.left_s is None else f"about {duration(self.left_s)} left")
@@ -105,7 +110,9 @@ class TrialDone:
         """Returns the text for a narrow terminal."""
         total = "" if self.num_wanted is None else f" of {self.num_wanted}"
         left = "" if self.left_s is None else f"about {duration(self.left_s)} left"
-        parts = [f"[{self.num_done}{total}]", _result(self.trial), _best(self.best, ()), left, *_by_task(self.trial)]
+        at = str(self.stage) if self.stage else ""
+        parts = [f"[{self.num_done}{total}]", at, _result(self.trial), _best(self.best, ()), left]
+        parts += _by_task(self.trial)
         return "  ".join(filter(None, parts))
 
 

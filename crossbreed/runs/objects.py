@@ -64,7 +64,8 @@ def with_objects(
 
 def has_objects(spec: Spec) -> bool:
     """Returns whether some part of the spec is an object, which no file holds."""
-    kinds = (spec.optimizer.kind, spec.fitness.engine.kind, *(task.kind for task in spec.fitness.tasks))
+    optimizers = (search.optimizer.kind for search in spec.searches)
+    kinds = (*optimizers, spec.fitness.engine.kind, *(task.kind for task in spec.fitness.tasks))
     return not {OBJECT, RECIPE_OBJECT}.isdisjoint(kinds)
 
 

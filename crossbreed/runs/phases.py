@@ -45,7 +45,8 @@ class Phases:
                 self.phase, self.text = self._before
             case TrialDone():
                 total = "" if event.num_wanted is None else f" of {event.num_wanted}"
-                self.text = f"{self.phase or Phase.SEARCH}, trial {event.num_done + 1}{total}"
+                following = f"{self.phase or Phase.SEARCH}, trial {event.num_done + 1}{total}"
+                self.text = event.stage.following if event.stage else following
             case SplitStarting():
                 self._begin(Phase.FINALISTS if event.split == "select" else Phase.REPORT)
             case ReportWritten():

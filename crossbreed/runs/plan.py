@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import Collector, InputError
+from crossbreed.errors import Collector
 from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
@@ -19,24 +20,27 @@ from crossbreed.fitness import (
     own_split,
     require_code,
 )
-from crossbreed.optimizer import Optimizer, SearchInputs, build_optimizer
-from crossbreed.randomness import spawn
-from crossbreed.recipes.grammar import DTYPES
+from crossbreed.optimizer import CalibrationLoss, CalibrationNeeds
 from crossbreed.recipes.named import weighted_deltas
-from crossbreed.runs.plan_parts import described_sources, recipes_of, split_tasks
+from crossbreed.runs.events import Listener, ignore
+from crossbreed.runs.made_sources import making_s
+from crossbreed.runs.opening import check_base, merge_dtype, open_spec
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.search.pace import Limits, limits_of
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
-from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space, require_slopes
-from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Point, ProposedBy, Recipe, SlopeKind
+from crossbreed.runs.splits import require_items, split_tasks, told_as_means
+from crossbreed.runs.stages.naming import StageName, stage_names
+from crossbreed.runs.stages.stage import Stage, build_stages, placed
+from crossbreed.search_spaces import SearchSpace, require_slopes
+from crossbreed.sources import Structure
+from crossbreed.types import ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
     from crossbreed.kernels.input_grams import InputGrams
@@ -56,7 +60,8 @@ class Plan:
     tasks: list[Task]
     items: Mapping[SplitName, Mapping[str, AnyItems]]
     """Split -> task -> items."""
-    space: SearchSpace
+    stages: tuple[Stage, ...]
+    """The searches, in their order."""
     objectives: tuple[Objective, ...]
     dtype: str
     warm_starts: tuple[tuple[ProposedBy, Recipe], ...]
@@ -64,10 +69,14 @@ class Plan:
     """Task -> lengths of its items, once `measured`; empty if the engine does not use the base's tokenizer."""
 
     @property
-    def budget(self) -> Budget:
-        """The limits of the search."""
-        budget = self.spec.optimizer.budget
-        return Budget(trials=budget.trials, seconds=None if budget.minutes is None else budget.minutes * 60)
+    def limits(self) -> Limits:
+        """The limits of the searches, together and alone."""
+        return limits_of(self.spec)
+
+    @property
+    def stage_names(self) -> tuple[StageName, ...]:
+        """The names of the stages; none in a run without a list of them."""
+        return stage_names(self.spec.model_dump(mode="json", include={"stages"}))
 
     @property
     def item_ids(self) -> ItemIds:
@@ -84,9 +93,14 @@ class Plan:
         return {name: {split: tasks[name].count for split, tasks in self.items.items()} for name in names}
 
     @property
+    def space(self) -> SearchSpace | None:
+        """The space of the first search; None if nothing is searched."""
+        return self.stages[0].space if self.stages else None
+
+    @property
     def coordinates(self) -> tuple[str, ...]:
-        """Names of the box's coordinates; empty for genomes."""
-        return self.space.names
+        """Names of the coordinates of its box; empty for genomes."""
+        return self.space.names if self.space else ()
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -112,6 +126,13 @@ class Plan:
         made = self.weights.sources.made if self.weights else ()
         return {name: self.structure.hashes[name] for name in made}
 
+    @property
+    def made_s(self) -> dict[str, float]:
+        """What the run has made as sources: name -> seconds of making it, where that was noted."""
+        sources = self.weights.sources if self.weights else None
+        found = {name: making_s(sources.experts[name].path) for name in sources.made} if sources else {}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}
+
     def _made(self) -> Iterator[tuple[ProposedBy, Recipe]]:
         """Yields what the run has made before it searches, each alone."""
         for name in self.weights.sources.made if self.weights else ():
@@ -121,14 +142,14 @@ class Plan:
     @property
     def num_initial(self) -> int:
         """Their number, with what is still to be made."""
-        is_missing = self.spec.artifacts.regression is not None and not self.made_hashes
+        is_missing = self.spec.regression is not None and not self.made_hashes
         return len(self.initial_candidates()) + is_missing
 
     def with_grams(self, grams: "InputGrams") -> "Plan":
         """Returns the plan with these Grams, for merging the candidates."""
         assert self.weights is not None, "Grams are of weights"
         weights = replace(self.weights, grams=grams)
-        plan = replace(self, space=_space(self.spec, self.structure, self.dtype, weights), weights=weights)
+        plan = replace(self, weights=weights)._restaged()
         plan._check_warm_starts()
         return plan
 
@@ -136,19 +157,26 @@ class Plan:
         """Returns the plan with these sources: its own, and those that it has made of them."""
         assert self.weights is not None, "sources have weights"
         weights = replace(self.weights, sources=sources)
-        space = _space(self.spec, weights.structure, self.dtype, weights)
-        return replace(self, space=space, structure=weights.structure, weights=weights)
+        return replace(self, structure=weights.structure, weights=weights)._restaged()
+
+    def _restaged(self) -> "Plan":
+        """Returns the plan with the searches of its present sources and artifacts."""
+        stages = _stages(self.spec, self.structure, self.dtype, self.weights, self.items, self.tasks)
+        return replace(self, stages=stages)
 
     @property
     def renamed_settings(self) -> dict[str, str]:
         """Keys of a run record that older versions wrote -> the keys that this one writes."""
-        renamed = self.spec.optimizer.renamed.items()
-        return {f"spec.optimizer.{old}": f"spec.optimizer.{new}" for old, new in renamed}
+        renamed = dict[str, str]()
+        for search in self.spec.searches:
+            at = f"spec.stages.{search.number}.optimizer" if self.spec.stages else "spec.optimizer"
+            renamed |= {f"{at}.{old}": f"{at}.{new}" for old, new in search.optimizer.renamed.items()}
+        return renamed
 
-    @property
-    def slope_kind(self) -> SlopeKind | None:
-        """The kind of slopes that the optimizer needs; None: none."""
-        return self.spec.optimizer.slope_kind
+    def slope_kind(self, stage: int) -> SlopeKind | None:
+        """Returns the kind of slopes that the optimizer of a search needs; None: none."""
+        found = (one.optimizer.slope_kind for one in self.stages if one.number == stage)
+        return next(found, None)
 
     def measured(self) -> "Plan":
         """Returns the plan with the lengths of its items.
@@ -162,24 +190,20 @@ class Plan:
             require_code(engine)
         return replace(self, lengths=_lengths(self.spec, self.weights, self.tasks))
 
-    def check_optimizer(self) -> None:
-        """Refuses, before the baselines, an optimizer that cannot search this space for these objectives."""
-        means = self._told_as_means
-        if means and self.spec.optimizer.reads_items:
-            raise InputError(
-                f"optimizer `{self.spec.optimizer.kind}` needs the value of each item, and a task tells only means",
-                expected="tasks whose items are told",
-                got=f"{', '.join(f'`{task}`' for task in means)}, one value for each split",
-                where="optimizer.kind",
-                fix="use another optimizer, such as `kind: cma_es`, or ask the provider for values of items "
-                "(`serve.detail: items`)",
-            )
-        self._make_optimizer(None, None)
+    def check_optimizers(self, mistakes: Collector) -> None:
+        """Notes, before the baselines, each optimizer that cannot search its space for these objectives."""
+        means = told_as_means(self.objectives, self.tasks)
+        for stage in self.stages:
+            with mistakes.noted(), placed(self.spec, stage.number):
+                require_items(stage.optimizer, means)
+            with mistakes.noted(), placed(self.spec, stage.number):
+                stage.make_optimizer(stage.space, None, None, calibrate=partial(self._calibration, ignore))
 
     def check_recipes(self) -> None:
-        """Refuses, before a run, an engine that does not make its recipes: those without a search, and of the space."""
+        """Refuses, before a run, an engine that does not make its recipes: of baselines, warm starts and spaces."""
         if isinstance(engine := self.spec.fitness.engine, RecipeEngineConfig):
-            engine.check_recipes([*(recipe for _, recipe in self.initial_candidates()), *recipes_of(self.space)])
+            of_spaces = (recipe for stage in self.stages for recipe in stage.examples_and_ends())
+            engine.check_recipes([*(recipe for _, recipe in self.initial_candidates()), *of_spaces])
 
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
@@ -192,15 +216,10 @@ class Plan:
             return 0
         return self.weights.merged_bytes(self.dtype)
 
-    def proposer(self) -> Proposer:
-        """Returns a new proposer."""
-        return Proposer(
-            space=self.space,
-            seed=self.spec.seed,
-            initial_candidates=self.initial_candidates(),
-            make_optimizer=self._make_optimizer,
-            optimizer=self.spec.optimizer.kind,
-        )
+    def proposer(self, on_event: Listener = ignore) -> Proposer:
+        """Returns a new proposer; what an optimizer computes between its proposals is told to the listener."""
+        searches = [stage.search(partial(self._calibration, on_event)) for stage in self.stages]
+        return Proposer(seed=self.spec.seed, initial_candidates=self.initial_candidates(), searches=searches)
 
     def run_record(self) -> RunRecord:
         """Returns the journal's first record, which identifies the run."""
@@ -209,6 +228,7 @@ class Plan:
             sources={name: hash_ for name, hash_ in self.structure.hashes.items() if name not in self.made_hashes},
             warm_starts=[recipe.id for _, recipe in self.warm_starts],
             coordinates=self.coordinates,
+            more_coordinates={str(stage.number): stage.space.names for stage in self.stages[1:]},
             tasks=self.tasks,
             items=self.item_ids,
             counts=self.mean_counts,
@@ -221,28 +241,16 @@ class Plan:
         recorded = migrated(begun, self.spec, renamed=self.renamed_settings)
         check_same_run(recorded, self.run_record(), where=where)
 
-    @property
-    def _told_as_means(self) -> list[str]:
-        """The tasks of the objectives of which only means are told."""
-        tasks = dict.fromkeys(task for objective in self.objectives for task in objective.tasks)
-        return [task for task in tasks if task in self.mean_counts]
-
     def _check_warm_starts(self) -> None:
         are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         check_warm_starts(recipes, self.weights, are_complete=are_complete)
 
-    def _make_optimizer(self, start: Point | None, tuned_scalar: float | None) -> Optimizer:
-        num_items = {task: len(ids) for task, ids in self.item_ids["search"].items()}
-        inputs = SearchInputs(
-            domain=self.space.domain,
-            num_objectives=len(self.objectives),
-            start=start,
-            rng=spawn(self.spec.seed, "optimizer"),
-            tuned_scalar=tuned_scalar,
-            item_weights=() if self._told_as_means else item_weights(self.objectives, num_items),
-        )
-        return build_optimizer(self.spec.optimizer, inputs)
+    def _calibration(self, on_event: Listener, space: SearchSpace, needs: CalibrationNeeds) -> CalibrationLoss:
+        """Returns the loss that an optimizer is built with; it starts no model before it is called."""
+        from crossbreed.runs.calibration.loss import MergeLoss
+
+        return MergeLoss(self, space, needs, on_event=on_event)
 
 
 def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
@@ -258,11 +266,11 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
     """
     mistakes, weights, is_described = Collector(), None, False
     with mistakes.noted():
-        structure, weights = _open(spec)
+        structure, weights = open_spec(spec)
         is_described = True
-        dtype = _dtype(spec, structure)
+        dtype = merge_dtype(spec, structure)
         if weights and searches:
-            _check_base(spec, weights)
+            check_base(spec, weights)
     tasks = _load_tasks(spec, mistakes, is_described=is_described)
     with mistakes.noted():
         items = split_tasks(tasks, spec.fitness.split, seed=spec.seed)
@@ -274,7 +282,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
                 weights.sources.require_one_chat_template()
     _require_none(mistakes, spec, weights, tasks, searches=searches)
     with mistakes.noted():
-        space = _space(spec, structure, dtype, weights)
+        stages = _stages(spec, structure, dtype, weights, items, tasks)
     with mistakes.noted():
         given = tuple(warm_starts(spec.warm_start, structure, weights))
     _require_none(mistakes, spec, weights, tasks, searches=searches)
@@ -284,19 +292,19 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         weights=weights,
         tasks=tasks,
         items=items,
-        space=space,
+        stages=stages,
         objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
         dtype=dtype,
         warm_starts=given,
     )
     if searches:
-        with mistakes.noted():
-            plan.check_optimizer()
+        plan.check_optimizers(mistakes)
         with mistakes.noted():
             plan.check_recipes()
-    if plan.slope_kind is not None:
-        with mistakes.noted():
-            require_slopes(plan.space)
+    for stage in plan.stages:
+        if stage.optimizer.slope_kind is not None:
+            with mistakes.noted(), placed(spec, stage.number):
+                require_slopes(stage.space)
     with mistakes.noted():
         plan._check_warm_starts()
     _require_none(mistakes, spec, weights, tasks, searches=searches)
@@ -311,27 +319,6 @@ def _require_none(
         with mistakes.noted():
             _lengths(spec, weights, tasks)
     mistakes.require_none()
-
-
-def _dtype(spec: Spec, structure: Structure) -> str:
-    """Returns the dtype of merges; raises InputError if it cannot be written."""
-    dtype = structure.dtype if spec.dtype == "auto" else spec.dtype
-    if dtype not in DTYPES:
-        raise InputError(
-            "merges cannot be written in the dtype of the base's weights",
-            expected=" or ".join(DTYPES),
-            got=dtype,
-            where=spec.sources.base or "the engine's base",
-            fix="set `dtype:` in the spec",
-        )
-    return dtype
-
-
-def _check_base(spec: Spec, weights: "Weights") -> None:
-    """Refuses a base that no engine of the spec can start from."""
-    spec.fitness.engine.check_base(weights.host, weights.shapes)
-    if spec.needs_reference:
-        weights.check_reference(observed=spec.artifacts.grams is not None)
 
 
 def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[Task]:
@@ -376,45 +363,16 @@ def _first_requests(tasks: Sequence[Task]) -> Iterator[Request]:
             yield from task.requests(item)
 
 
-def _open(spec: Spec) -> tuple[Structure, "Weights | None"]:
-    engine = spec.fitness.engine
-    if isinstance(engine, RecipeEngineConfig):
-        for name in spec.artifacts.wanted:
-            raise _needs_weights(spec, f"`artifacts.{name}` needs weights", where=f"artifacts.{name}")
-        if spec.optimizer.slope_kind is not None:
-            raise _needs_weights(spec, "the optimizer's gradients need weights", where="optimizer.options")
-        return described_sources(engine, *spec.sources.told), None
-    require_tensors()
-    from crossbreed.runs.weights import open_weights
-
-    weights = open_weights(spec)
-    return weights.structure, weights
-
-
-def _space(spec: Spec, structure: Structure, dtype: str, weights: "Weights | None") -> SearchSpace:
-    """Builds the space, and checks early, not after the baselines, that its operators can merge these sources."""
-    engine = spec.fitness.engine
-    told = engine.inner_products() if isinstance(engine, RecipeEngineConfig) else None
-    inputs = SpaceInputs(
-        structure=structure,
-        dtype=dtype,
-        inner_products=weights.inner_products if weights else told,
-        artifacts=weights.artifact_hashes if weights else {},
-    )
-    space = build_space(spec.space, inputs)
-    if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
-        for recipe in space.examples:
-            weights.check(recipe)
-            if isinstance(engine, AdapterEngineConfig):
-                weights.check_adapter(recipe, rank=engine.max_rank)
-    return space
-
-
-def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:
-    return InputError(
-        f"{problem}, but the engine takes recipes",
-        expected="an engine that takes weights",
-        got=f"fitness.engine.kind: {spec.fitness.engine.kind}",
-        where=where,
-        fix="use an engine that takes weights, or remove this",
-    )
+def _stages(
+    spec: Spec,
+    structure: Structure,
+    dtype: str,
+    weights: "Weights | None",
+    items: Mapping[SplitName, Mapping[str, AnyItems]],
+    tasks: Sequence[Task],
+) -> tuple[Stage, ...]:
+    """Builds the searches; see `build_stages`."""
+    objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
+    num_items = {task: len(found.items) for task, found in items["search"].items()}
+    weighted = () if told_as_means(objectives, tasks) else item_weights(objectives, num_items)
+    return build_stages(spec, structure, dtype, weights, num_objectives=len(objectives), item_weights=weighted)

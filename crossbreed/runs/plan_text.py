@@ -1,11 +1,14 @@
 """A plan in words: what a run prepares, searches and reports, before it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from crossbreed.fitness import AdapterEngineConfig
+from crossbreed.optimizer import BudgetConfig
+from crossbreed.runs.calibration.questions import num_held_out
 from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.warm_starts import place_of
+from crossbreed.runs.stages.stage import Stage
 from crossbreed.types import Box
 
 if TYPE_CHECKING:
@@ -15,16 +18,13 @@ if TYPE_CHECKING:
 def plan_text(plan: "Plan") -> str:
     """Returns the plan and cost of the run as text, to show before it starts."""
     num_items = {split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()}
-    experts, optimizer = len(plan.experts), plan.spec.optimizer.label
-    budget = plan.spec.optimizer.budget
-    limits = {"trials": budget.trials, "minutes": budget.minutes}
-    until = " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    experts = len(plan.experts)
     num_others = len(plan.warm_starts) + len(plan.made_hashes)
     initial = f"{len(plan.initial_candidates()) - num_others} baselines"
     if plan.warm_starts:
         initial += f", {len(plan.warm_starts)} warm starts"
     steps, grams, slopes = "", plan.spec.artifacts.grams, plan.spec.fitness.slopes
-    regression = plan.spec.artifacts.regression
+    regression = plan.spec.regression
     if grams is not None:
         names = [task.name for task in plan.tasks]
         read = [task for expert in plan.experts for task in grams.tasks_of(expert, names)]
@@ -34,26 +34,58 @@ def plan_text(plan: "Plan") -> str:
         initial += ", a regression"
         steps += f"  prepare a regression, transformers in {regression.dtype}, {regression.describe()}; "
         steps += f"its checkpoint stays in the run folder: {plan.merged_bytes / 1e9:.2f} GB\n"
-    if plan.slope_kind is not None:
-        read = [task for task, share in plan.objectives[0].shares.items() if share]
-        number = _calibration_items(plan, read, at_most=slopes.items)
-        steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {number}\n"
-    if isinstance(plan.space.domain, Box) and (choices := plan.space.domain.choices) > 1:
-        steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
-        steps += "from the best of them\n"
-    for path, (_, recipe) in zip(plan.spec.warm_start, plan.warm_starts, strict=True):
-        steps += f"  warm    {path}: {place_of(recipe, plan.space)}\n"
+    for stage in plan.stages:
+        if stage.optimizer.slope_kind is not None:
+            read = [task for task, share in plan.objectives[0].shares.items() if share]
+            number = _calibration_items(plan, read, at_most=slopes.items)
+            steps += f"  slopes  gradient per trial, transformers in {slopes.dtype}, {number}\n"
+        if (needs := stage.optimizer.calibration) is not None:
+            counts = [len(plan.items["search"][task].items[: needs.items]) for task in plan.objectives[0].shares]
+            held = ", ".join(sorted({f"{num_held_out(count, needs.held_out)} of {count}" for count in counts}))
+            steps += f"  slopes  {needs.about}, transformers in {slopes.dtype}; {held} items per task held out\n"
+        if isinstance(stage.space.domain, Box) and (choices := stage.space.domain.choices) > 1:
+            steps += f"  choice  the first {choices} trials are the best start under each operator; the search goes on "
+            steps += "from the best of them\n"
+    if plan.space is not None:
+        for path, (_, recipe) in zip(plan.spec.warm_start, plan.warm_starts, strict=True):
+            steps += f"  warm    {path}: {place_of(recipe, plan.space)}\n"
     size = f"{plan.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
     made = size if plan.weights else "made by the engine"
     if isinstance(plan.spec.fitness.engine, AdapterEngineConfig):
         made = f"an adapter of at most rank {plan.spec.fitness.engine.max_rank} per candidate"
+    stages = len(plan.stage_names)
+    what = f"{stages} stage{'s' * (stages != 1)}" if stages else ", ".join(_searched(stage) for stage in plan.stages)
+    steps += "".join(f"{line}\n" for line in stage_plan(plan))
+    until = limits_text(plan.spec.limits) or ("the stages above" if plan.stages else "no search")
     return (
-        f"{plan.spec.name}: {experts} experts, {plan.space.describe()}, {optimizer}\n{steps}"
+        f"{plan.spec.name}: {experts} experts, {what}\n{steps}"
         f"  search  {initial} and {until}, {num_items['search']} items each\n"
         f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
         f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
         f"  weights {made}"
     )
+
+
+def stage_plan(plan: "Plan") -> Iterator[str]:
+    """Yields a line for each stage of a run that lists them."""
+    searches = {stage.number: stage for stage in plan.stages}
+    for name in plan.stage_names:
+        if (stage := searches.get(name.number)) is None:
+            yield f"  {name}: made before the baselines, and scored after them"
+        else:
+            until = limits_text(stage.settings.own)
+            yield f"  {name}: {_searched(stage)}{until and ', '}{until}"
+
+
+def limits_text(budget: BudgetConfig) -> str:
+    """Returns a budget in words; empty if it has no limit."""
+    limits = {"trials": budget.trials, "minutes": budget.minutes}
+    return " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+
+
+def _searched(stage: Stage) -> str:
+    around = " around the best before" if stage.settings.space.is_around else ""
+    return f"{stage.space.describe()}{around}, {stage.optimizer.label}"
 
 
 def _calibration_items(plan: "Plan", tasks: Sequence[str], *, at_most: int) -> str:

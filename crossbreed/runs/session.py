@@ -21,11 +21,12 @@ from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.results.progress import Progress
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
-from crossbreed.runs.results.winner import choose_winner, finalists, reported
+from crossbreed.runs.results.winner import choose_winner, finalists, reported, search_scalar
 from crossbreed.runs.search.loop import Loop
 from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.search.pool import LazyPool, Pool
 from crossbreed.runs.spec import dump_spec
+from crossbreed.runs.stages.table import stage_bests, stage_rows
 from crossbreed.runs.workers.start import start_pool
 from crossbreed.types import Trial
 
@@ -37,27 +38,35 @@ class Session:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
         self.history = History(item_ids=plan.item_ids, counts=plan.mean_counts, objectives=(plan.objectives,))
-        proposer = plan.proposer()
+        proposer = plan.proposer(on_event)
         self._num_initial = proposer.num_initial
-        self._pace = Pace(plan.budget, self._num_initial)
-        self._progress = Progress(self._pace, plan.objectives)
+        self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
+        self._progress = Progress(self._pace, plan.objectives, self._stages)
         self._loop = Loop(
             journal=journal,
             history=self.history,
             proposer=proposer,
             objectives=plan.objectives,
-            budget=plan.budget,
+            limits=plan.limits,
             keep_answers=folder.keep_answers,
             watch=self._watch,
+            turned=self._turned,
         )
         self._loop.replay(journal.records[1:])
 
     def search(self) -> None:
-        """Searches until the budget is spent, or the optimizer has nothing left to ask."""
+        """Searches until the budget is spent, or the (last) optimizer has nothing left to ask."""
         is_spent = self._loop.search(self._pool, resumed=self._resumed)
-        if not is_spent:
+        if not is_spent and self._is_limited:
             text = "the search ends before its budget: the optimizer has nothing left to ask"
             self._on_event(Note(text=text))
+
+    @property
+    def _is_limited(self) -> bool:
+        """Whether the last search has a budget, which an optimizer may end before."""
+        limits = self._plan.limits
+        last = [limits.whole, *limits.own.values()][-1]
+        return any(limit is not None for budget in (limits.whole, last) for limit in (budget.trials, budget.seconds))
 
     def _watch(self, trial: Trial, history: History) -> None:
         """Tells of each trial, and after the last baseline what they say of the rest."""
@@ -65,12 +74,26 @@ class Session:
         if len(history.trials) == self._num_initial and trial.number < self._num_initial:
             for text in outlook(history, self._plan.objectives, self._pace):
                 self._on_event(Note(text=text))
-            self._on_event(PhaseStarting(phase=Phase.SEARCH))
+            self._on_event(self._searching(next(iter(self._plan.limits.own), None)))
+
+    def _turned(self, ended: int, begun: int) -> None:
+        """Tells that one stage is over, and why, and that another begins."""
+        is_spent = self._plan.limits.is_stage_spent(ended, self.history, self.history.elapsed_s)
+        why = "its budget is spent" if is_spent else "its optimizer has nothing left to ask"
+        self._on_event(Note(text=f"{self._stages[ended]}, ends: {why}"))
+        self._on_event(self._searching(begun))
+
+    def _searching(self, stage: int | None) -> PhaseStarting:
+        is_named = stage is not None and stage < len(self._stages)
+        return PhaseStarting(phase=Phase.SEARCH, detail=str(self._stages[stage or 0]) if is_named else "")
 
     def _resumed(self, differing: Sequence[int]) -> None:
         self._tell_differing(differing)
-        are_baselines_done = len(self.history.trials) >= self._num_initial
-        self._on_event(PhaseStarting(phase=Phase.SEARCH if are_baselines_done else Phase.BASELINES))
+        if len(self.history.trials) < self._num_initial:
+            self._on_event(PhaseStarting(phase=Phase.BASELINES))
+        else:
+            first = next(iter(self._plan.limits.own), None)
+            self._on_event(self._searching(first if self.history.stage is None else self.history.stage))
 
     def tell(self, event: Event) -> None:
         """Passes an event on to the listener and to log.txt."""
@@ -94,7 +117,10 @@ class Session:
         """
         plan = self._plan
         self._require_measured()
-        self._evaluate("select", finalists(self.history.ok_trials, plan.objectives))
+        scalar = search_scalar(self.history.ok_trials, plan.objectives)
+        chosen = finalists(self.history.ok_trials, plan.objectives)
+        bests = (trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen)
+        self._evaluate("select", [*chosen, *bests])
         while True:
             unmeasurable = self._loop.unmeasurable("report")
             selection = {n: score for n, score in self.history.scores_of("select").items() if n not in unmeasurable}
@@ -157,6 +183,12 @@ class Session:
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
             margins=self._folder.margins("report", winner),
+            stages=stage_rows(
+                self.history,
+                self._stages,
+                search_scalar(self.history.ok_trials, self._plan.objectives),
+                made_s=self._plan.made_s,
+            ),
         )
 
 

@@ -28,14 +28,18 @@ SPACES = Registry[SpacePart[Any]](
     "crossbreed.spaces",
     {
         "coefficients": "crossbreed.search_spaces.coefficients:PART",
+        "components": "crossbreed.search_spaces.components:PART",
         "lineage": "crossbreed.search_spaces.lineage:PART",
+        "scales": "crossbreed.search_spaces.scales:PART",
     },
     part=SpacePart,
     config=SpaceConfig,
 )
 """Kind -> part."""
 
-AnySpaceConfig: TypeAlias = Annotated[SpaceConfig, Tagged(SPACES, lambda part: part.config, default="coefficients")]
+OF_SPACE = Tagged(SPACES, lambda part: part.config, default="coefficients")
+"""Annotates a field that takes the settings of any registered space."""
+AnySpaceConfig: TypeAlias = Annotated[SpaceConfig, OF_SPACE]
 """A field that takes the settings of any registered space; `kind` defaults to `coefficients`."""
 
 

@@ -23,6 +23,7 @@ from crossbreed.search_spaces.distance import largest_difference
 from crossbreed.search_spaces.groups import Group, make_groups
 from crossbreed.search_spaces.layout import Layout, common_ranges
 from crossbreed.search_spaces.mix import Mix, mixes_of
+from crossbreed.search_spaces.protocol import Term
 from crossbreed.search_spaces.settings import SpaceInputs
 from crossbreed.sources.naming import depth_of
 from crossbreed.sources.structure import Structure
@@ -101,6 +102,23 @@ class CoefficientSpace(BoxSpace):
         per_group = [[found[name] for name in group.tensors if name in found] for group in self._groups]
         return tuple(
             math.fsum(per_expert[str(c.key.owner)] for per_expert in per_group[c.group]) for c in self._coordinates
+        )
+
+    @property
+    def origin(self) -> Recipe:
+        """See HasTerms: the base."""
+        return Recipe(base=BASE, sources=self._hashes, rules=(), dtype=self._dtype, artifacts=self._artifacts)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See HasTerms: an expert's delta in each tensor of a group, times its weight there."""
+        if self._why_no_weight_blocks() or not self._layouts[0].spec.is_weighted_sum:
+            return ()
+        return tuple(
+            Term(tensor=name, expert=expert, coordinates=(index,), is_whole=True)
+            for index, coordinate in enumerate(self._coordinates)
+            for name in self._groups[coordinate.group].tensors
+            if name in self._touched[expert := str(coordinate.key.owner)]
         )
 
     def decode(self, point: Point) -> Recipe:

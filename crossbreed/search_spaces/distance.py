@@ -39,14 +39,14 @@ def largest_difference(
     if ours is None or theirs is None:
         return None
     differences = [
-        abs(weight - _weights(their_mix, group, num_layers).get(expert, 0.0))
+        abs(weight - weights_of(their_mix, group, num_layers).get(expert, 0.0))
         for group, our_mix, their_mix in zip(groups, ours, theirs, strict=True)
-        for expert, weight in _weights(our_mix, group, num_layers).items()
+        for expert, weight in weights_of(our_mix, group, num_layers).items()
     ]
     return max(differences, default=None)
 
 
-def _weights(mix: Mix, group: Group, num_layers: int) -> dict[str, float]:
+def weights_of(mix: Mix, group: Group, num_layers: int) -> dict[str, float]:
     """Returns the weight of each expert in a group of one tensor, the factor of its depth included."""
     depth = depth_of(group.tensors[0], num_layers) or 0.0
     alpha, beta = (mix.numbers.get(Key(param.name, None), float(param.default)) for param in DEPTH_PROFILE)

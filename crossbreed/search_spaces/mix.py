@@ -88,6 +88,9 @@ def _mix_of_rule(
                 words[param.name] = spec.word(rule, param.name)
             case ParamKind.NAME:
                 words[param.name] = names[spec.word(rule, param.name)] or ""
+            case ParamKind.NUMBERS:
+                if any(any(of_expert) for of_expert in spec.numbers(rule, param.name).values()):
+                    return None
     if not _is_plain(rule, spec):
         return Mix(operator=spec.name, is_weighted_sum=False, numbers=numbers, words=words)
     total = 1.0

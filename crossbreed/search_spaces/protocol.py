@@ -5,6 +5,7 @@ distinguish points of a box from births of genomes.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -81,6 +82,32 @@ class TakesSlopes(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """Coordinates that multiply parts of one expert's delta of one tensor."""
+
+    tensor: str
+    expert: str
+    coordinates: tuple[int, ...]
+    """The coordinates of the delta's first rank components, in their order; or, if `is_whole`, the one of the delta."""
+    is_whole: bool
+
+
+@runtime_checkable
+class HasTerms(Protocol):
+    """A space whose merges are sums: of one recipe, and of parts of experts' deltas times coordinates."""
+
+    @property
+    def origin(self) -> Recipe:
+        """The recipe to which the terms are added: the merge where all coordinates are 0, be it in the box or not."""
+        ...
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All that coordinates multiply; empty if the settings of this space make merges that are no such sums."""
+        ...
+
+
 @runtime_checkable
 class HasGroups(Protocol):
     """A space whose coordinates are of groups of tensors."""
@@ -98,6 +125,24 @@ class HasDistance(Protocol):
     def distance(self, recipe: Recipe) -> float | None:
         """Returns the largest difference of a weight to the nearest point's recipe; None if there is none."""
         ...
+
+
+def require_terms(space: SearchSpace) -> HasTerms:
+    """Returns the space, if its merges are sums whose terms are multiplied by coordinates.
+
+    Raises:
+        InputError: they are others, so that they have no exact slopes here.
+    """
+    if isinstance(space, HasTerms) and space.terms:
+        return space
+    raise InputError(
+        "the merges of this space are no sums of the experts' deltas, times coordinates",
+        expected="`space: {kind: components}`, or `kind: coefficients` with `operator: task_arithmetic` and nothing "
+        "searched but weights",
+        got=space.describe(),
+        where="space",
+        fix="use one of those, or an optimizer that needs no gradient, such as `cma_es`",
+    )
 
 
 def require_slopes(space: SearchSpace) -> TakesSlopes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from crossbreed.config import Config
 from crossbreed.search_spaces.axes import ParamSetting
 from crossbreed.sources.structure import Structure
+from crossbreed.types import Recipe
 
 InnerProducts: TypeAlias = Callable[[Sequence[str]], NDArray[np.float64]]
 """Names of tensors -> [V, V]: inner products of base and deltas, in the spec's order, summed over the tensors."""
@@ -33,6 +34,14 @@ class SpaceConfig(Config):
         """Parameters of those operators that the spec fixes or searches."""
         return MappingProxyType({})
 
+    @property
+    def is_around(self) -> bool:
+        """Whether its points are changes of a recipe, `SpaceInputs.around`: it is built again once that is known.
+
+        Its coordinates (number, names, bounds) do not depend on the recipe: a journal names them before it is known.
+        """
+        return False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceInputs:
@@ -46,3 +55,5 @@ class SpaceInputs:
     """Computes inner products of the sources; not called before the space is built. None if no weights can be read."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """The artifacts that the run prepared for its recipes: name -> content hash."""
+    around: Recipe | None = None
+    """The recipe that a space is around, if it `is_around` one; None: the space's own default."""

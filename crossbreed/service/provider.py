@@ -21,10 +21,11 @@ from crossbreed.fitness import (
 )
 from crossbreed.fitness.wire import InnerProducts
 from crossbreed.recipes.named import weighted_deltas
-from crossbreed.runs.plan_parts import described_sources, split_tasks
+from crossbreed.runs.opening import described_sources
 from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
+from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts

@@ -159,7 +159,8 @@ _WIDE_NAMES = "`.`, `\\d`, `\\s`, `[^...]` and characters beyond ASCII"
 
 def _numbers(name: str, value: ParamValue) -> Iterator[tuple[str, float]]:
     if isinstance(value, Mapping):
-        yield from ((f"{name}.{source}", number) for source, number in value.items())
+        for source, found in value.items():
+            yield from ((f"{name}.{source}", one) for one in (found if isinstance(found, tuple) else (found,)))
     elif not isinstance(value, bool | str):
         yield name, value
 

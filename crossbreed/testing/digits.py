@@ -27,8 +27,9 @@ from crossbreed.runs.record.history import History
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import RunRecord, SplitName
+from crossbreed.runs.search.asking import Search
 from crossbreed.runs.search.loop import Loop
-from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.search.pace import Limits
 from crossbreed.runs.search.pool import Job
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.spec.objectives import Objective
@@ -177,13 +178,8 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
     space = VectorSpace(seeds)
     inputs = SearchInputs(domain=space.domain, num_objectives=1, start=None, rng=spawn(seed, "optimizer"))
     optimizer = M2n2(inputs, options)
-    proposer = Proposer(
-        space=space,
-        seed=seed,
-        initial_candidates=[],
-        make_optimizer=lambda start, tuned_scalar: optimizer,
-        optimizer="m2n2",
-    )
+    search = Search(optimizer="m2n2", space_around=lambda recipe: space, make_optimizer=lambda *inputs: optimizer)
+    proposer = Proposer(seed=seed, initial_candidates=[], searches=[search])
     history = History(item_ids={split: {TASK: part.ids} for split, part in parts.items()})
     journal = Journal(folder / "journal.jsonl", group_s=GROUP_S)
     try:
@@ -192,7 +188,7 @@ def breed(folder: Path, seeds: Sequence[Genome], options: M2n2Options, *, trials
             history=history,
             proposer=proposer,
             objectives=(Objective(kind="task", tasks=(TASK,)),),
-            budget=Budget(trials=trials, seconds=None),
+            limits=Limits.of(trials=trials, seconds=None),
             keep_answers=lambda split, number, score: None,
             watch=lambda trial, history: None,
         )

@@ -1,9 +1,9 @@
 """An engine that takes recipes, as one behind a service does: answers depend on the coefficients alone.
 
-Its sources are called `fake/NAME` and do not exist. It reads `weight` and `scale` of a rule. A skill's quality is 1
-where every expert's weight equals the skill's target in every layer, and falls off as a Gaussian: one hill, whose top
-`optimum` returns. Targets lie between 0.2 and 0.8 and differ by skill and expert, so that skills compete.
-`fake_answers` says how prompts name a skill and how its quality decides answers.
+Its sources are called `fake/NAME` and do not exist. It reads `weight`, `scale` and `lines_alpha` of a rule. A skill's
+quality is 1 where every expert's weight equals the skill's target in every layer, and falls off as a Gaussian: one
+hill, whose top `optimum` returns. Targets lie between 0.2 and 0.8 and differ by skill and expert, so that skills
+compete. `fake_answers` says how prompts name a skill and how its quality decides answers.
 """
 
 import math
@@ -129,13 +129,16 @@ def _weights(recipe: Recipe, num_layers: int) -> dict[str, dict[str, float]]:
     for name, info in _tensors(num_layers).items():
         if len(info.shape) == 2:
             params = rule.params if (rule := rule_of(name)) else {}
-            found[name] = {e: _number(params, "weight", e, 0.0) * _number(params, "scale", e, 1.0) for e in experts}
+            factors = ("weight", 0.0), ("scale", 1.0), ("lines_alpha", 1.0)
+            found[name] = {e: math.prod(_number(params, key, e, usual) for key, usual in factors) for e in experts}
     return found
 
 
 def _number(params: Mapping[str, ParamValue], name: str, expert: str, default: float) -> float:
     said = params.get(name, default)
-    return float(said.get(expert, default) if isinstance(said, Mapping) else said)
+    number = said.get(expert, default) if isinstance(said, Mapping) else said
+    assert not isinstance(number, tuple), "weight and scale are one number"
+    return float(number)
 
 
 def _hash_of(source: str) -> str:

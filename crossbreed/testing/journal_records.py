@@ -19,7 +19,7 @@ from crossbreed.runs.record.records import (
     TellRecord,
     to_json,
 )
-from crossbreed.types import Recipe, Rule, Status
+from crossbreed.types import ProposedBy, Recipe, Rule, Status
 
 RUN = RunRecord(
     spec={"seed": 7},
@@ -70,13 +70,16 @@ _CROSSES = st.builds(CrossBirth, splits=_TUPLES, weights=_TUPLES, noise=_NUMBERS
 def asks(draw: st.DrawFn) -> AskRecord:
     """Ask records: points, seeds and crosses, with and without a recipe."""
     birth = draw(st.none() | st.builds(SeedBirth, seed=st.integers(0, 9), scale=_NUMBERS) | _CROSSES)
+    origin = draw(st.sampled_from(["baseline:expert:a:b", "baseline:tuned_scalar:0.5", "warm_start:2"]) | _KINDS)
+    is_bred = ProposedBy.parse(origin).kind == "optimizer"
     return AskRecord(
         number=draw(st.integers(0, 99)),
-        origin=draw(st.sampled_from(["baseline:expert:a:b", "baseline:tuned_scalar:0.5", "warm_start:2"]) | _KINDS),
+        origin=origin,
         point=draw(_TUPLES) if birth is None else None,
         parents=(1, 0) if isinstance(birth, CrossBirth) else (),
         birth=birth,
         recipe=draw(st.none() | st.just(RECIPE)),
+        stage=draw(st.integers(0, 3)) if is_bred else 0,
     )
 
 

@@ -31,7 +31,7 @@ from crossbreed.kernels.reference.tensor import Tensor, full_tensor
 from crossbreed.kernels.tensors import TensorInputs
 from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.testing.toy_merges import BASE, MATRIX, SHAPES, ToyMerge, choices, params_of
-from crossbreed.types import ParamValue, Rule
+from crossbreed.types import ParamValue, Rule, renamed
 
 Params = Mapping[str, ParamValue]
 
@@ -117,6 +117,7 @@ class OperatorConformance:
             pytest.skip("its weights are no factors of the delta")
         params = data.draw(params_of(spec, experts)) | {"weight": 0.0}
         params |= {param.name: param.default for param in spec.params if param.kind is ParamKind.CHOICE}
+        params |= _no_numbers(spec)
         if spec.param("normalize"):
             params["normalize"] = False
         inputs = merge.inputs(MATRIX)
@@ -128,12 +129,14 @@ class OperatorConformance:
         self, operator: str, merge: ToyMerge, data: st.DataObject
     ) -> None:
         """Within the stated bound: the base plus s B A, in fp32."""
-        if OPERATOR_SPECS[operator].mixes_factors:
+        spec = OPERATOR_SPECS[operator]
+        if spec.mixes_factors:
             pytest.skip("it merges adapters alone")
         adapted = ToyMerge.make(["p"]) if len(merge.experts) == 1 else merge
         low = adapted.inputs(MATRIX).experts[-1]
         full = full_tensor(low, adapted.base[MATRIX].double()).float()
-        rule = _rule(operator, data.draw(params_of(OPERATOR_SPECS[operator], sorted(adapted.experts))))
+        params = data.draw(params_of(spec, sorted(adapted.experts))) | _no_numbers(spec)  # an adapter's are its ranks'
+        rule = _rule(operator, params)
         inputs = adapted.inputs(MATRIX)
         ours = _valid(inputs, rule)
         theirs = _merged(adapted.with_value("p", MATRIX, full).inputs(MATRIX), rule)
@@ -244,8 +247,12 @@ def _bits(tensor: torch.Tensor) -> list[int]:
 def _renamed(value: ParamValue, names: Mapping[str, str]) -> ParamValue:
     """Returns a parameter for experts with other names."""
     if isinstance(value, Mapping):
-        return {names.get(name, name): number for name, number in value.items()}
+        return renamed(value, names)
     return names.get(value, value) if isinstance(value, str) else value
+
+
+def _no_numbers(spec: OperatorSpec) -> dict[str, ParamValue]:
+    return {param.name: {} for param in spec.params if param.kind is ParamKind.NUMBERS}
 
 
 def _least(spec: OperatorSpec, experts: list[str]) -> dict[str, ParamValue]:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer import Optimizer, SearchInputs, replayed
@@ -70,6 +71,34 @@ class Spheres:
             for chosen in (points, front)
         )
         return float(next(volumes) / next(volumes))
+
+
+class Bowls:
+    """A calibration loss over a box: each item has a bowl of its own, and their mean is around `optimum`.
+
+    For optimizers that go down one: `replace(make_inputs(), calibration=Bowls(...))`.
+    """
+
+    def __init__(self, box: Box, *, optimum: Point, num_items: int = 12) -> None:
+        """Places the bowls of two tasks."""
+        self._optimum = np.array(optimum)
+        noise = np.random.default_rng(3).standard_normal((num_items, box.dim))
+        self._optima = self._optimum + 0.3 * (noise - noise.mean(0))
+
+    @property
+    def tasks(self) -> Sequence[Sequence[int]]:
+        """See CalibrationLoss: two of equal size."""
+        half = len(self._optima) // 2
+        return [range(half), range(half, len(self._optima))]
+
+    def slopes(self, point: Point, items: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
+        """See CalibrationLoss."""
+        away = np.array(point) - self._optima[[*items]]
+        return float((away**2).sum(1).mean()), 2 * away.mean(0)
+
+    def held_out(self, point: Point) -> float | None:
+        """See CalibrationLoss: the distance to the optimum of all items."""
+        return float(((np.array(point) - self._optimum) ** 2).sum())
 
 
 def make_inputs(*, dim: int = 4, num_objectives: int = 1, start: Point | None = None, seed: int = 7) -> SearchInputs:

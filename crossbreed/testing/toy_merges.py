@@ -156,6 +156,8 @@ def choices(param: ParamSpec, experts: Sequence[str]) -> list[ParamValue]:
         case ParamKind.EXPERT | ParamKind.SOURCE:
             low, high = _range(param)
             return [high, *({**dict.fromkeys(experts, high), expert: low} for expert in experts)]
+        case ParamKind.NUMBERS:
+            return [dict.fromkeys(experts, (low, high)) for low, high in ((0.0, 0.0), (0.3, 0.0), (0.0, 0.3))]
     low, high = _range(param)
     return [low, (low + high) / 2 if not param.integer else (low + high) // 2, high]
 
@@ -171,6 +173,9 @@ def _values(param: ParamSpec, experts: Sequence[str]) -> st.SearchStrategy[Param
         case ParamKind.EXPERT | ParamKind.SOURCE:
             owners = (*experts, BASE) if param.kind is ParamKind.SOURCE else experts
             return st.fixed_dictionaries({owner: _numbers(param) for owner in owners})
+        case ParamKind.NUMBERS:
+            several = st.lists(_numbers(param), min_size=1, max_size=3).map(tuple)
+            return st.fixed_dictionaries(dict.fromkeys(experts, several))
     return _numbers(param)
 
 
@@ -194,7 +199,9 @@ def _range(param: ParamSpec) -> tuple[float, float]:
 
 
 def _per_expert(value: ParamValue, experts: Sequence[str]) -> Mapping[str, float]:
-    return value if isinstance(value, Mapping) else dict.fromkeys(experts, float(value))
+    if isinstance(value, Mapping):
+        return {name: number for name, number in value.items() if not isinstance(number, tuple)}
+    return dict.fromkeys(experts, float(value))
 
 
 def _normal(shape: tuple[int, ...], *, seed: int) -> torch.Tensor:

@@ -15,6 +15,8 @@ from crossbreed.optimizer import (
     FrankWolfe,
     FrankWolfeOptions,
     Gp,
+    Gradient,
+    GradientOptions,
     M2n2,
     M2n2Options,
     Nsga2,
@@ -22,7 +24,7 @@ from crossbreed.optimizer import (
     SearchInputs,
 )
 from crossbreed.testing import breeders
-from crossbreed.testing.optimizers import MakeOptimizer, Sphere, Spheres, drive, make_inputs, ok
+from crossbreed.testing.optimizers import Bowls, MakeOptimizer, Sphere, Spheres, drive, make_inputs, ok
 from crossbreed.types import Coordinate, Point
 
 
@@ -34,6 +36,12 @@ def with_densities(inputs: SearchInputs) -> SearchInputs:
     return replace(inputs, domain=replace(inputs.box, weight_blocks=None, coordinates=coordinates))
 
 
+def with_bowls(inputs: SearchInputs) -> Gradient:
+    loss = Bowls(inputs.box, optimum=(0.1, 0.7, 1.0))
+    options = GradientOptions(steps=120, steps_per_trial=2, batch=2, patience=None)
+    return Gradient(replace(inputs, calibration=loss), options)
+
+
 STAGES = EvoMergingOptions(population=8)
 DIFFERENCES = FrankWolfeOptions(slopes="differences", variant="soft", vertex_scale=2.0, steps=(0.5, 1.0))
 OPTIMIZERS: dict[str, tuple[MakeOptimizer, int]] = {
@@ -42,6 +50,7 @@ OPTIMIZERS: dict[str, tuple[MakeOptimizer, int]] = {
     "frank_wolfe": (FrankWolfe, 1),
     "frank_wolfe_differences": (lambda inputs: FrankWolfe(inputs, DIFFERENCES), 1),
     "gp": (Gp, 1),
+    "gradient": (with_bowls, 1),
     "nsga2": (Nsga2, 2),
     "random": (RandomSearch, 1),
 }

@@ -1,17 +1,20 @@
 """Each optimizer against the laws, against its recorded trajectory, and against what makes it itself."""
 
+import itertools
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import make_golden
 import numpy as np
 import optuna
 import pytest
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from crossbreed.errors import InputError, MissingExtra
@@ -23,6 +26,8 @@ from crossbreed.optimizer import (
     EvoMergingOptions,
     Gp,
     GpOptions,
+    Gradient,
+    GradientOptions,
     Nsga2,
     Nsga2Options,
     OptimizerConfig,
@@ -33,6 +38,7 @@ from crossbreed.optimizer import (
 )
 from crossbreed.optimizer.cma_es import rank_losses
 from crossbreed.testing.optimizers import (
+    Bowls,
     MakeOptimizer,
     OptimizerConformance,
     Sphere,
@@ -564,3 +570,75 @@ def test_evo_merging_refuses_what_it_cannot_search() -> None:
     assert caught.value.got == "`scale`"
     with pytest.raises(ValidationError, match="give `budget"):
         CONFIG.validate_python({"kind": "evo_merging", "budget": {"minutes": 5}})
+
+
+class TestGradient(OptimizerConformance):
+    sphere_regret: ClassVar[float] = 1e-4  # items disagree
+
+    @pytest.fixture
+    def make(self) -> MakeOptimizer:
+        return partial(descent, steps=self.sphere_trials, decay="none")
+
+    def test_it_finds_the_known_optimum(self, make: MakeOptimizer) -> None:
+        super().test_it_finds_the_known_optimum(partial(descent, steps=self.sphere_trials))
+
+
+def descent(inputs: SearchInputs, **options: Any) -> Gradient:
+    settings = {"steps_per_trial": 1, "batch": 2, "patience": None, **options}
+    box = inputs.box
+    loss = Bowls(box, optimum=(0.1, 0.4, 0.7, 1.0) if box.low == (-0.5,) * 4 else box.high)
+    return Gradient(replace(inputs, calibration=loss), GradientOptions.model_validate(settings))
+
+
+def test_a_descent_is_adam_s() -> None:
+    """Against torch's, with a batch of all items."""
+    inputs = make_inputs(start=(0.0,) * 4)
+    optimizer = descent(inputs, steps=20, warmup=0, decay="none", batch=None, rate=0.03)
+    leaf = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    theirs = torch.optim.Adam([leaf], lr=0.03, betas=(0.9, 0.99), eps=1e-12)
+    loss = Bowls(inputs.box, optimum=(0.1, 0.4, 0.7, 1.0))
+    for number in range(20):
+        leaf.grad = torch.tensor(loss.slopes(tuple(leaf.tolist()), range(12))[1])
+        theirs.step()
+        assert optimizer.ask(number) == pytest.approx(leaf.tolist(), abs=1e-5)
+    assert optimizer.ask(20) is None, "its steps are done"
+
+
+def test_a_descent_s_rate_warms_up_and_falls_to_0() -> None:
+    points = [(0.0,) * 4]
+    optimizer = descent(make_inputs(start=points[0]), steps=12, warmup=3, rate=0.01, batch=None)
+    points += [point for number in range(12) if (point := ask_point(optimizer, number))]
+    sizes = [max(abs(x - y) for x, y in zip(*pair, strict=True)) for pair in itertools.pairwise(points)]
+    wanted = [0.0025, 0.005, 0.0075, *(0.01 * left / 9 for left in range(9, 0, -1))]
+    assert sizes == pytest.approx(wanted, rel=0.2)
+
+
+def test_a_descent_ends_when_held_out_items_gain_no_more() -> None:
+    """At the optimum, from which the loss of minibatches moves it away."""
+    optimizer = descent(make_inputs(start=(0.1, 0.4, 0.7, 1.0)), steps=500, patience=3, decay="none")
+    asked = [*itertools.takewhile(lambda point: point is not None, map(optimizer.ask, range(500)))]
+    assert len(asked) < 50
+
+
+def test_every_item_has_its_turn() -> None:
+    seen = list[list[int]]()
+
+    class Noting(Bowls):
+        def slopes(self, point: Point, items: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
+            seen.append(sorted(items))
+            return super().slopes(point, items)
+
+    inputs = make_inputs()
+    optimizer = Gradient(
+        replace(inputs, calibration=Noting(inputs.box, optimum=(0.0,) * 4)),
+        GradientOptions(steps=6, steps_per_trial=6, batch=3),
+    )
+    optimizer.ask(0)
+    assert [len(items) for items in seen] == [6] * 6
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert sorted(first + second) == [*range(12)]
+
+
+def test_without_a_loss_a_descent_is_refused() -> None:
+    with pytest.raises(InputError, match="needs a calibration loss"):
+        Gradient(make_inputs())

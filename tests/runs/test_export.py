@@ -25,7 +25,7 @@ from crossbreed.runs import load_spec, run
 from crossbreed.runs.exports import _optuna_rows
 from crossbreed.runs.exports.export import export_run
 from crossbreed.runs.exports.optuna_study import study_trials, write_study
-from crossbreed.runs.exports.tables import item_table, trial_table
+from crossbreed.runs.exports.tables import Coordinates, item_table, trial_table
 from crossbreed.runs.record.checksum import sealed
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
@@ -143,7 +143,7 @@ def test_what_shows_no_trial_as_json_names_the_export(
 
 
 def test_every_status_is_a_row(odd: Run) -> None:
-    table = trial_table(odd, coordinates_of(GOLDEN))
+    table = trial_table(odd, Coordinates(first=coordinates_of(GOLDEN)))
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["status"] for row in rows] == ["OK", "OK", "OK", "FAILED", "INVALID", "STOPPED"]
     assert rows[3]["objective: red"] is rows[3]["task: red"] is None
@@ -154,7 +154,7 @@ def test_every_status_is_a_row(odd: Run) -> None:
 
 def test_two_objectives_of_one_name_are_two_columns(odd: Run) -> None:
     twice = replace(odd, objectives=odd.objectives[:1] * 2)
-    assert [name for name in trial_table(twice, ()).columns if "objective" in name] == [
+    assert [name for name in trial_table(twice, Coordinates()).columns if "objective" in name] == [
         "objective: red",
         "objective: red (2)",
     ]
@@ -179,7 +179,7 @@ def test_optuna_reads_the_run_as_a_study(finished: Path, tmp_path: Path) -> None
 def test_rows_written_at_once_are_what_optuna_writes_itself(
     odd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinates = coordinates_of(GOLDEN)
+    coordinates = Coordinates(first=coordinates_of(GOLDEN))
     write_study(odd, coordinates, tmp_path / "ours.db")
     with closing(sqlite3.connect(tmp_path / "ours.db")) as connection:
         assert _optuna_rows.is_known_schema(connection), "this version of Optuna has other tables: see the module"
@@ -197,7 +197,7 @@ def _told(trial: optuna.trial.FrozenTrial) -> dict[str, object]:
 
 
 def test_states_of_optuna(odd: Run) -> None:
-    states = [trial.state.name for trial in study_trials(odd, coordinates_of(GOLDEN))]
+    states = [trial.state.name for trial in study_trials(odd, Coordinates(first=coordinates_of(GOLDEN)))]
     assert states == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "FAIL", "PRUNED", "RUNNING"]
 
 

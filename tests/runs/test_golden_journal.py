@@ -45,6 +45,17 @@ def test_records_are_written_as_they_were_read(path: Path) -> None:
     assert b"".join(lines) == path.read_bytes()
 
 
+def test_a_journal_of_stages_folds_to_its_searches() -> None:
+    path = GOLDEN / "journal" / "schema-2-stages.jsonl"
+    assert runpy.run_path(str(GOLDEN / "journal" / "make_journal.py"))["lines_of_stages"]() == path.read_bytes()
+    history = fold(read(path))
+    assert [history.candidates[number].stage for number in range(2, 6)] == [0, 1, 1, 3]
+    assert history.stage == 3
+    assert history.num_asked == {0: 1, 1: 2, 3: 1}
+    assert [history.num_measured(stage) for stage in (0, 1, 3)] == [1, 1, 1]
+    assert history.began_s == {0: 1.0, 1: 4.0, 3: 6.0}
+
+
 def test_there_are_recorded_runs() -> None:
     assert len(RECORDED) >= 14
 

@@ -133,7 +133,7 @@ def test_weights_of_tasks_are_those_of_the_objective_whatever_alpha(spec: Path, 
     """Two specialists, each right in all of one task: parents are drawn as the objective values them, 3 to 1."""
     objectives = f"fitness.objectives=[{{mean: {list(SKILLS)}, weights: [3, 1]}}]"
     plan = build_plan(load_spec(spec, [objectives, f"optimizer.options.alpha={alpha}"]))
-    optimizer = plan._make_optimizer(None, None)
+    optimizer = plan.stages[0].make_optimizer(plan.space, None, None)
     num_items = [len(plan.item_ids["search"][skill]) for skill in SKILLS]
     for number in range(2):
         optimizer.ask(number)

@@ -393,7 +393,7 @@ def test_without_transformers_its_engine_is_refused_with_the_extra(
 def test_a_part_keeps_its_options(spec: Path) -> None:
     part = OPTIMIZERS["frank_wolfe"]
     plan = build_plan(with_objects(load_spec(spec), optimizer=part))
-    assert plan.slope_kind == FrankWolfeOptions().slope_kind is not None
+    assert plan.slope_kind(0) == FrankWolfeOptions().slope_kind is not None
     assert "slopes  gradient per trial" in plan.describe()
     recorded = plan.run_record().spec["optimizer"]
     assert (recorded["kind"], recorded["object"]) == ("object", "frank_wolfe")

@@ -26,6 +26,10 @@ def bare(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_all_that_a_spec_lacks(name: str, bare: Path, toy_base: Path, tmp_path: Path) -> None:
     sections: dict[str, Any] = PRESETS[name]({})
+    if "stages" in sections:
+        plan = build_plan(load_spec(bare, [f"preset={name}"]))
+        assert len(plan.stage_names) == len(sections["stages"])
+        return
     if sections["optimizer"]["kind"] == "nevergrad":
         pytest.importorskip("nevergrad")
     overrides = [f"preset={name}"]
@@ -34,7 +38,7 @@ def test_a_preset_is_all_that_a_spec_lacks(name: str, bare: Path, toy_base: Path
     plan = build_plan(load_spec(bare, overrides))
     assert plan.spec.space.kind == sections["space"]["kind"]
     assert plan.spec.optimizer.kind == sections["optimizer"]["kind"]
-    assert plan.budget.trials == sections["optimizer"]["budget"]["trials"]
+    assert plan.limits.trials == sections["optimizer"]["budget"]["trials"]
 
 
 def test_the_user_wins_field_by_field(bare: Path) -> None:
@@ -116,6 +120,9 @@ def test_no_preset_fills_in_nothing() -> None:
 @pytest.mark.parametrize("space", [None, "lineage", []])
 def test_a_space_that_is_none_is_refused_as_without_a_preset(name: str, space: object, bare: Path) -> None:
     bare.write_text(yaml.safe_dump(yaml.safe_load(bare.read_text()) | {"preset": name, "space": space}))
+    if space is None and "stages" in PRESETS[name]({}):
+        assert load_spec(bare).space is None, "its stages have their own"
+        return
     with pytest.raises(InputError, match="space"):
         load_spec(bare)
 

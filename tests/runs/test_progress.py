@@ -6,12 +6,12 @@ from simulated import MEAN, failed, search
 from crossbreed.runs.events import TrialDone
 from crossbreed.runs.record.history import History
 from crossbreed.runs.results.progress import Progress
-from crossbreed.runs.search.pace import Budget, Pace
+from crossbreed.runs.search.pace import Limits, Pace
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
 
 
-def after(trials: list[Trial], *, elapsed_s: float, budget: Budget) -> TrialDone:
+def after(trials: list[Trial], *, elapsed_s: float, budget: Limits) -> TrialDone:
     history = History(item_ids={})
     history.trials.update({trial.number: trial for trial in trials})
     history.elapsed_s = elapsed_s
@@ -19,7 +19,7 @@ def after(trials: list[Trial], *, elapsed_s: float, budget: Budget) -> TrialDone
 
 
 def test_a_trial_is_called_by_its_number_and_counted_apart() -> None:
-    done = after(search()[:5], elapsed_s=50, budget=Budget(trials=11, seconds=None))
+    done = after(search()[:5], elapsed_s=50, budget=Limits.of(trials=11, seconds=None))
     assert (done.trial.number, done.num_done, done.num_wanted) == (4, 5, 15)
     assert str(done).startswith("[5 of 15]  trial 4  ")
 
@@ -27,13 +27,13 @@ def test_a_trial_is_called_by_its_number_and_counted_apart() -> None:
 @pytest.mark.parametrize(
     ("budget", "left_s"),
     [
-        (Budget(trials=11, seconds=None), 100),
-        (Budget(trials=None, seconds=70), 20),
-        (Budget(trials=11, seconds=70), 20),
-        (Budget(trials=11, seconds=700), 100),
+        (Limits.of(trials=11, seconds=None), 100),
+        (Limits.of(trials=None, seconds=70), 20),
+        (Limits.of(trials=11, seconds=70), 20),
+        (Limits.of(trials=11, seconds=700), 100),
     ],
 )
-def test_what_ends_first_says_how_long_it_takes(budget: Budget, left_s: float) -> None:
+def test_what_ends_first_says_how_long_it_takes(budget: Limits, left_s: float) -> None:
     """Ten trials of ten seconds, whatever the engine took to start."""
     assert after(search()[:5], elapsed_s=50, budget=budget).left_s == left_s
 
@@ -43,27 +43,27 @@ def test_a_trial_that_failed_is_made_up_for() -> None:
     trials = [*search()[:17], failed(17, "optimizer:random")]
     history.trials.update({trial.number: trial for trial in trials})
     history.failed.update({2, 17})
-    progress = Progress(Pace(Budget(trials=14, seconds=None), 4), (MEAN,))
+    progress = Progress(Pace(Limits.of(trials=14, seconds=None), 4), (MEAN,))
     assert str(progress.after(trials[-1], history)).startswith("[18 of 19]  ")
 
 
 def test_the_time_left_is_shown_in_minutes() -> None:
-    assert str(after(search()[:5], elapsed_s=50, budget=Budget(trials=11, seconds=None))).endswith("about 1:40 left")
+    assert str(after(search()[:5], elapsed_s=50, budget=Limits.of(trials=11, seconds=None))).endswith("about 1:40 left")
 
 
 def test_a_search_without_a_number_of_trials_names_none() -> None:
-    assert str(after(search()[:5], elapsed_s=1, budget=Budget(trials=None, seconds=9))).startswith("[5]  ")
+    assert str(after(search()[:5], elapsed_s=1, budget=Limits.of(trials=None, seconds=9))).startswith("[5]  ")
 
 
 def test_the_best_so_far_is_named() -> None:
-    done = after(search()[:5], elapsed_s=1, budget=Budget(trials=11, seconds=None))
+    done = after(search()[:5], elapsed_s=1, budget=Limits.of(trials=11, seconds=None))
     assert done.best is not None
     assert done.best.objectives == max(trial.objectives or () for trial in search()[:5])
     assert f"best {done.best.objectives[0]:.4f} (trial {done.best.number})" in str(done)
 
 
 def test_a_failure_shows_its_reason_and_is_no_best() -> None:
-    done = after([failed(0, "baseline:base")], elapsed_s=1, budget=Budget(trials=11, seconds=None))
+    done = after([failed(0, "baseline:base")], elapsed_s=1, budget=Limits.of(trials=11, seconds=None))
     assert done.best is None
     assert "FAILED: the engine died  nothing measured yet" in str(done)
 
@@ -75,7 +75,7 @@ def test_a_trial_is_compared_with_the_best_alone_however_many_there_were(
     compared, utility = list[float](), Objective.utility
     monkeypatch.setattr(Objective, "utility", lambda self, value: compared.append(value) or utility(self, value))
     trials, history = search(num_trials), History(item_ids={})
-    progress = Progress(Pace(Budget(trials=None, seconds=9), 4), (MEAN,))
+    progress = Progress(Pace(Limits.of(trials=None, seconds=9), 4), (MEAN,))
     for number, trial in enumerate(trials, start=1):
         history.trials[trial.number] = trial
         best = progress.after(trial, history).best

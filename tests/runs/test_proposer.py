@@ -7,6 +7,7 @@ import pytest
 from crossbreed.errors import CrossbreedError, InputError
 from crossbreed.optimizer import BudgetConfig, CmaEsConfig, Optimizer, SearchInputs, build_optimizer
 from crossbreed.randomness import spawn
+from crossbreed.runs.search.asking import Search
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.search_spaces import CoefficientsConfig, SearchSpace, SpaceInputs, VectorSpace, build_space
 from crossbreed.sources.structure import Structure, TensorInfo
@@ -43,7 +44,7 @@ def proposer(
     starts: list[Point | None] | None = None,
     origins: tuple[str, str] = ("baseline:uniform", "baseline:tuned_scalar:2"),
 ) -> Proposer:
-    def make(start: Point | None, tuned_scalar: float | None) -> Optimizer:
+    def make(space: SearchSpace, start: Point | None, tuned_scalar: float | None) -> Optimizer:
         if starts is not None:
             starts.append(start)
         inputs = SearchInputs(domain=space.domain, num_objectives=1, start=start, rng=spawn(1, "optimizer"))
@@ -51,7 +52,11 @@ def proposer(
 
     recipes = (uniform(0.25), uniform(0.5))
     initial_candidates = [(ProposedBy.parse(text), recipe) for text, recipe in zip(origins, recipes, strict=True)]
-    return Proposer(space=space, seed=1, initial_candidates=initial_candidates, make_optimizer=make, optimizer="cma_es")
+    return Proposer(seed=1, initial_candidates=initial_candidates, searches=[searching(space, make, "cma_es")])
+
+
+def searching(space: SearchSpace, make: Callable[..., Optimizer], optimizer: str, number: int = 0) -> Search:
+    return Search(optimizer=optimizer, space_around=lambda recipe: space, make_optimizer=make, number=number)
 
 
 def uniform(weight: float) -> Recipe:
@@ -143,13 +148,8 @@ class Couples:
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_genomes_whose_outcome_waits_for_earlier_ones_are_kept(order: tuple[int, int]) -> None:
-    proposing = Proposer(
-        space=VectorSpace([np.zeros(2), np.ones(2)]),
-        seed=1,
-        initial_candidates=[],
-        make_optimizer=lambda start, scalar: Couples(),
-        optimizer="couples",
-    )
+    search = searching(VectorSpace([np.zeros(2), np.ones(2)]), lambda *_: Couples(), "couples")
+    proposing = Proposer(seed=1, initial_candidates=[], searches=[search])
     assert [candidate.number for candidate in asked(proposing)] == [0, 1]
     for number in order:
         proposing.tell(outcome(number))
@@ -174,9 +174,8 @@ class Asking:
 
 
 def ask_for(proposal: Any, space: SearchSpace) -> Candidate | None:
-    return Proposer(
-        space=space, seed=1, initial_candidates=[], make_optimizer=lambda *_: Asking(proposal), optimizer="mine"
-    ).propose()
+    search = searching(space, lambda *_: Asking(proposal), "mine")
+    return Proposer(seed=1, initial_candidates=[], searches=[search]).propose()
 
 
 @pytest.mark.parametrize(

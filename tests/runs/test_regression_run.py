@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from toy_runs import journal_of, write_spec
 from transformers import AutoModelForCausalLM
 
@@ -272,6 +273,49 @@ def test_check_says_what_it_costs(tmp_path: Path, toy_base: Path, toy_adapters: 
     assert "prepare a regression, transformers in float32, up to 4 items per task" in text
     assert "GB beside the sources while the regression is made, on about" in text
     assert "11 trials of 8 items" in text  # 8 baselines, the regression, and 2
+
+
+def test_a_first_stage_makes_it_and_later_ones_polish_it(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    """From a spec to a published model, and from a kill at each boundary to the same journal."""
+    path = spec(tmp_path, toy_base, toy_adapters)
+    short = prepare_regression(build_plan(load_spec(path)))
+    raw = yaml.safe_load(path.read_text())
+    settings, optimizer, _ = (raw.pop(key) for key in ("artifacts", "optimizer", "space"))
+    descent = {"kind": "gradient", "options": {"steps": 2, "steps_per_trial": 1, "batch": 2, "warmup": 0}}
+    polish = {"kind": "search", "space": {"kind": "scales", "groups": {"layers": 2}}, "optimizer": optimizer}
+    raw["stages"] = [{"kind": "regression", **settings["regression"]}, descent, polish]
+    path.write_text(yaml.safe_dump(raw))
+    text = findings_text(check_spec(load_spec(path)))
+    assert "GB beside the sources while the regression is made" in text
+    assert "stage 1 of 3, regression: 1 trial" in text
+    run(load_spec(path), tmp_path / "run")
+    begun, *records = journal_of(tmp_path / "run")
+    assert begun["artifacts"]["regression"] == short.structure.hashes["regression"], "settings alone say what it is"
+    asks = [record for record in records if record["kind"] == "ask"]
+    assert [(ask["origin"], ask.get("stage", 0)) for ask in asks[-5:]] == [
+        ("made:regression", 0),
+        *[("gradient", 1)] * 2,
+        *[("cma_es", 2)] * 2,
+    ]
+    rows = json.loads((tmp_path / "run/report.json").read_text())["stages"]
+    assert [(row["name"], row["trials"]) for row in rows] == [
+        ("baselines", 8),
+        ("regression", 1),
+        ("gradient", 2),
+        ("cma_es", 2),
+    ]
+    kept = tmp_path / "run/artifacts" / f"regression-{begun['artifacts']['regression']}"
+    assert rows[1]["seconds"] > json.loads((kept / "seconds.json").read_text())["seconds"] > 0
+    lines = (tmp_path / "run/journal.jsonl").read_bytes().splitlines(keepends=True)
+    for number in (1 + 2 * 9, 1 + 2 * 11):
+        (out := tmp_path / str(number)).mkdir()
+        (out / "journal.jsonl").write_bytes(b"".join(lines[:number]))
+        run(load_spec(path), out)
+        assert journal_of(out) == [begun, *records]
+    publish_run(tmp_path / "run", tmp_path / "out", trial=asks[-1]["number"], with_scores=False, licence="mit")
+    assert furthest(load_weights(tmp_path / "out"), load_weights(toy_base)) > 0
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,6 @@ def test_means_of_splits_are_pooled_by_their_items() -> None:
     assert pooled.mean == pytest.approx(0.425)
     assert pooled.num_items == 40
     assert pooled.standard_error == pytest.approx(((30 * 0.03) ** 2 + (10 * 0.04) ** 2) ** 0.5 / 40)
-    assert pooled.only(["report"]) == selected
     assert pool({"a": means(0.5, error=None)}, {"a": selected})["a"].standard_error is None
 
 

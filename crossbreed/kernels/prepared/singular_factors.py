@@ -10,7 +10,7 @@ import torch
 
 from crossbreed.kernels.linalg.blas import matmul_by_rows
 from crossbreed.kernels.linalg.decompositions import Factors, qr, svd
-from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
+from crossbreed.kernels.tensors import ExpertTensor, TensorInputs, as_matrix
 from crossbreed.sources import LowRank
 
 
@@ -28,5 +28,5 @@ def singular_factors(expert: ExpertTensor, base: torch.Tensor, rank: int) -> Fac
         core = svd(matmul_by_rows(left_RR, right_RR.T))
         found = Factors(matmul_by_rows(left_MR, core.left_MR), core.values_R, matmul_by_rows(right_NR, core.right_NR))
     else:
-        found = svd(expert.whole_delta(base).double())
+        found = svd(as_matrix(expert.whole_delta(base)).double())
     return Factors(found.left_MR[:, :rank].float(), found.values_R[:rank].float(), found.right_NR[:, :rank].float())

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint
 
 from crossbreed.recipes.operators import (
     columns,
+    components,
     factors,
     geometry,
     linear,
@@ -53,7 +54,7 @@ __all__ = [
     "weight",
 ]
 
-_FAMILIES = (linear, sparse, selection, pcb, geometry, columns, spectral, regression, factors)
+_FAMILIES = (linear, sparse, selection, pcb, geometry, columns, spectral, regression, factors, components)
 _OURS: dict[str, OperatorPart] = {part.spec.name: part for module in _FAMILIES for part in module.PARTS}
 
 

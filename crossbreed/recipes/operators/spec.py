@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from crossbreed.types import ParamValue, Rule
+from crossbreed.types import Numbers, ParamValue, Rule
 
 DENSITY_GRID = 1024
 """Densities are searched in steps of 1/1024: on this grid, a density's threshold is a lookup."""
@@ -28,6 +28,8 @@ class ParamKind(StrEnum):
     """One of a few words, for the rule."""
     NAME = "name"
     """The name of a source, for the rule."""
+    NUMBERS = "numbers"
+    """Several numbers for each expert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,8 @@ class ParamSpec:
                 return None if value in self.options else f"one of {', '.join(self.options)}"
             case ParamKind.NAME:
                 return None if isinstance(value, str) else "the name of a source"
+        if self.kind is ParamKind.NUMBERS:
+            return self._why_no_numbers(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and self._allows(value):
             return None
         bounds = {
@@ -96,6 +100,14 @@ class ParamSpec:
         }
         said = [f" {word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
         return ("a whole number" if self.integer else "a finite number") + " and".join(said)
+
+    def _why_no_numbers(self, value: object) -> str | None:
+        is_valid = isinstance(value, Mapping) and all(
+            isinstance(numbers, list | tuple)
+            and all(isinstance(one, int | float) and not isinstance(one, bool) and self._allows(one) for one in numbers)
+            for numbers in value.values()
+        )
+        return None if is_valid else "a mapping of experts to lists of finite numbers"
 
     def _allows(self, value: float) -> bool:
         if abs(value) > sys.float_info.max or not math.isfinite(value) or (self.integer and value != int(value)):
@@ -186,8 +198,14 @@ class OperatorSpec:
         """Returns a per-source parameter of a rule: source -> value, with defaults filled in."""
         given, default = rule.params.get(name), self._default(name)
         if isinstance(given, Mapping):
-            return {source: float(given.get(source, default)) for source in sources}
+            return {source: _number(given.get(source, default)) for source in sources}
         return dict.fromkeys(sources, float(default if given is None else given))
+
+    def numbers(self, rule: Rule, name: str) -> Numbers:
+        """Returns a parameter of several numbers: expert -> numbers, without experts that have none."""
+        given = rule.params.get(name, {})
+        assert isinstance(given, Mapping), "parse_recipe rejects others"
+        return {expert: value for expert, value in given.items() if isinstance(value, tuple) and value}
 
     def scalar(self, rule: Rule, name: str) -> float:
         """Returns a number (or a flag, as 0 or 1) of a rule, or its default."""
@@ -214,6 +232,11 @@ class OperatorSpec:
         param = self.param(name)
         assert param is not None, f"{self.name} has no parameter {name}"
         return param.default
+
+
+def _number(value: float | bool | str | tuple[float, ...]) -> float:
+    assert not isinstance(value, tuple), "parse_recipe rejects others"
+    return float(value)
 
 
 def weight(kind: ParamKind, about: str) -> ParamSpec:

@@ -1,13 +1,33 @@
 """What a run will cost: trials, items, tokens, and minutes where a rate is known."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crossbreed.runs.checking.rates import Rate, num_tokens
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
+from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.stages.naming import StageName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """The work of one stage of a run."""
+
+    name: StageName
+    num_models: int | None
+    """The most models that it has scored; None: until its minutes, or those of all stages, are over."""
+    budget_s: float | None
+    """Its own limit."""
+    seconds: float | None
+    """The time of scoring them, within its limit; None: not known."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        models = {"models": self.num_models, "budget_seconds": self.budget_s, "seconds": self.seconds}
+        return {**self.name.to_json(), **models}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +46,10 @@ class Cost:
     """The limit of the search."""
     rate: Rate | None
     """None: not measured yet."""
+    stages: tuple[StageName, ...] = ()
+    """The names of its stages; none in a run without a list of them."""
+    own: Mapping[int, Budget] = field(default_factory=dict)
+    """Stage -> the limits of its search."""
 
     def model_s(self, split: SplitName) -> float | None:
         """Returns the seconds in which one model answers a split."""
@@ -50,6 +74,17 @@ class Cost:
         return None if self.rate is None or None in parts else sum(part for part in parts if part is not None)
 
     @property
+    def of_stages(self) -> tuple[StageCost, ...]:
+        """The work of each stage; making a regression is no part of it, but scoring it is."""
+        return tuple(self._of_stage(name) for name in self.stages)
+
+    def _of_stage(self, name: StageName) -> StageCost:
+        own, one = self.own.get(name.number, Budget(trials=1)), self.model_s("search")
+        scoring_s = None if one is None or own.trials is None else one * own.trials / self.num_workers
+        least = min((s for s in (scoring_s, own.seconds) if s is not None), default=None)
+        return StageCost(name=name, num_models=own.trials, budget_s=own.seconds, seconds=least)
+
+    @property
     def num_in_budget(self) -> int | None:
         """The trials that the minutes allow, if they end the search first; None if they do not, or it is not known."""
         one, number = self.model_s("search"), self.num_models["search"]
@@ -70,12 +105,13 @@ class Cost:
             "budget_seconds": self.budget_s,
             "trials_in_budget": self.num_in_budget,
             "measured_trials": self.rate and self.rate.num_trials,
+            "stages": [stage.to_json() for stage in self.of_stages],
         }
 
 
 def cost_of(plan: Plan, rate: Rate | None) -> Cost:
     """Returns the work of a plan, as far as it is known."""
-    trials, workers = plan.budget.trials, plan.spec.workers
+    trials, workers = plan.limits.trials, plan.spec.workers
     initial = plan.num_initial
     return Cost(
         num_models={
@@ -86,6 +122,8 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
         items={split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()},
         tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,
         num_workers=workers.count if isinstance(workers.count, int) and workers.executor == "ray" else 1,
-        budget_s=plan.budget.seconds,
+        budget_s=plan.limits.seconds,
         rate=rate,
+        stages=plan.stage_names,
+        own=plan.limits.own,
     )

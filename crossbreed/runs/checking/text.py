@@ -5,7 +5,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import printable
-from crossbreed.runs.checking.cost import Cost
+from crossbreed.runs.checking.cost import Cost, StageCost
 from crossbreed.runs.checking.questions import Example, TaskFindings
 from crossbreed.runs.record.phase import duration
 
@@ -30,13 +30,19 @@ def findings_text(findings: "Findings") -> str:
         memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
         lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
         lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
-    if (config := plan.spec.artifacts.regression) is not None:
+    if (config := plan.spec.regression) is not None:
         from crossbreed.runs.regression.memory import num_tokens, walk_bytes
 
         lines.append(
             f"  walk    {walk_bytes(plan, config) / 1e9:.2f} GB beside the sources while the regression is made, "
             f"on about {num_tokens(plan, config):,} tokens"
         )
+    for stage in plan.stages:
+        if (needs := stage.optimizer.calibration) is not None:
+            from crossbreed.runs.calibration.memory import slopes_bytes
+
+            size = slopes_bytes(plan, stage.space, needs) / 1e9
+            lines.append(f"  slopes  about {size:.2f} GB beside the sources for slopes")
     lines += [f"  note    {note}" for note in findings.notes]
     for note in findings.publish_notes:
         lines += _labelled("  publish ", note)
@@ -52,6 +58,7 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
     trials = cost.num_models["search"]
     each = f"{cost.items['search']} items" + (f" and about {cost.tokens['search']:,} tokens" if cost.tokens else "")
     yield f"  cost    {'trials' if trials is None else f'{trials} trials'} of {each} each"
+    yield from map(_stage_line, cost.of_stages)
     one, total = cost.model_s("search"), cost.total_s
     if cost.rate is None or one is None:
         yield "  time    not known yet: this engine and base were not measured on this machine; --answer does it"
@@ -66,6 +73,13 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
         fits = f"is enough: the search takes about {duration(cost.seconds('search') or 0.0)}"
         ends = f"ends the search after about {allowed} trials"
         yield f"          the budget of {cost.budget_s / 60:g} min {fits if allowed is None else ends}"
+
+
+def _stage_line(stage: StageCost) -> str:
+    trials = "trials" if stage.num_models is None else _count(stage.num_models, "trial")
+    within = "" if stage.budget_s is None else f" within {stage.budget_s / 60:g} min"
+    about = "" if stage.seconds is None else f", about {duration(stage.seconds)}"
+    return f"          {stage.name}: {trials}{within}{about}"
 
 
 def _groups_lines(findings: "Findings") -> list[str]:

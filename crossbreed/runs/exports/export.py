@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crossbreed.errors import InputError, MachineError, require
 from crossbreed.fitness import RemoteTask
-from crossbreed.runs.exports.tables import Cell, Table, item_table, trial_table
+from crossbreed.runs.exports.tables import Cell, Coordinates, Table, item_table, trial_table
 from crossbreed.runs.results.answers import Questions, questions_in
 from crossbreed.runs.results.header import read_tasks
 from crossbreed.runs.results.show import Run, open_run
@@ -96,9 +96,9 @@ def _note_what_is_missing(run: Run, on_note: Callable[[str], object]) -> None:
         on_note(f"there are no rows for {', '.join(sorted(told_as_means))}: its provider tells only means")
 
 
-def _coordinates(run: Run) -> tuple[str, ...]:
+def _coordinates(run: Run) -> Coordinates:
     begun = run.folder.begun()
-    return begun.coordinates if begun else ()  # a run that was killed at its start has an empty journal
+    return Coordinates.of(begun) if begun else Coordinates()  # a run that was killed at its start has an empty journal
 
 
 def _table(run: Run, *, items: bool) -> Table:

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from crossbreed.optimizer.silence_optuna import silence_optuna
 from crossbreed.runs.exports._optuna_rows import add_trials
-from crossbreed.runs.exports.tables import objective_names, trial_table
+from crossbreed.runs.exports.tables import Coordinates, objective_names, trial_table
 from crossbreed.runs.results.show import Run
 from crossbreed.types import Status
 
@@ -30,7 +30,7 @@ _NO_ATTRIBUTE = ("objective: ", "coefficient: ")
 """Columns of a trial's row that are its values and parameters."""
 
 
-def write_study(run: Run, coordinates: Sequence[str], file: Path) -> None:
+def write_study(run: Run, coordinates: Coordinates, file: Path) -> None:
     """Writes the study to a new file."""
     with silence_optuna():
         options = {
@@ -45,14 +45,11 @@ def write_study(run: Run, coordinates: Sequence[str], file: Path) -> None:
         storage.remove_session()
 
 
-def study_trials(run: Run, coordinates: Sequence[str]) -> list[FrozenTrial]:
+def study_trials(run: Run, coordinates: Coordinates) -> list[FrozenTrial]:
     """Returns the run's candidates as Optuna has trials, by number: those in flight are running."""
     candidates = [candidate for _, candidate in sorted(run.history.candidates.items())]
-    points = [candidate.point for candidate in candidates if candidate.point]
-    spans: dict[str, BaseDistribution] = {
-        name: FloatDistribution(min(values), max(values))
-        for name, values in zip(coordinates, zip(*points, strict=True), strict=bool(points))
-    }
+    points = [coordinates.named(candidate) for candidate in candidates]
+    spans = {name: _span([point[name] for point in points if name in point]) for name in coordinates.names}
     table = trial_table(run, coordinates)
     attributes = {
         row[0]: {
@@ -66,10 +63,14 @@ def study_trials(run: Run, coordinates: Sequence[str]) -> list[FrozenTrial]:
         create_trial(
             state=_STATES[trial.score.status] if trial else TrialState.RUNNING,
             values=trial.objectives if trial else None,
-            params=dict(zip(coordinates, candidate.point, strict=True)) if candidate.point else {},
-            distributions=spans if candidate.point else {},
+            params=point,
+            distributions={name: spans[name] for name in point},
             user_attrs=attributes.get(candidate.number, {}),
         )
-        for candidate in candidates
+        for candidate, point in zip(candidates, points, strict=True)
         for trial in (run.history.trials.get(candidate.number),)
     ]
+
+
+def _span(values: Sequence[float]) -> BaseDistribution:
+    return FloatDistribution(min(values, default=0.0), max(values, default=0.0))

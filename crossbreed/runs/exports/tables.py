@@ -1,16 +1,16 @@
 """A run as tables: a row for each trial, or for each item that a trial answered."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from math import fsum
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Self, TypeAlias, get_args
 
-from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.answers import Questions
 from crossbreed.runs.results.show import PHASES, Run
-from crossbreed.types import Trial
+from crossbreed.types import Candidate, Trial
 
 Cell: TypeAlias = int | float | str | None
 CellType: TypeAlias = Literal["int", "float", "text"]
@@ -24,27 +24,56 @@ class Table:
     rows: Iterator[tuple[Cell, ...]]
 
 
-def trial_table(run: Run, coordinates: Sequence[str]) -> Table:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinates:
+    """The names of the coordinates of a run's searches."""
+
+    first: Sequence[str] = ()
+    """Those of the first search, in the order of its points."""
+    later: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Stage of another search -> its own."""
+
+    @classmethod
+    def of(cls, begun: RunRecord) -> Self:
+        """Returns those that the first record of a journal has."""
+        return cls(
+            first=begun.coordinates, later={int(stage): names for stage, names in begun.more_coordinates.items()}
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, each once: searches of the same space share them."""
+        return list(dict.fromkeys(name for names in (self.first, *self.later.values()) for name in names))
+
+    def named(self, candidate: Candidate) -> dict[str, float]:
+        """Returns the coordinates of a candidate's point; none of baselines, warm starts and births."""
+        names = self.later.get(candidate.stage, self.first)
+        return dict(zip(names, candidate.point, strict=True)) if candidate.point is not None else {}
+
+
+def trial_table(run: Run, coordinates: Coordinates) -> Table:
     """Returns a row for each trial of the search, by number.
 
     Args:
         run: The run.
-        coordinates: The names of its space's coordinates; baselines and warm starts have none.
+        coordinates: Those of its searches; baselines and warm starts have none.
     """
-    tasks = list(run.minimized)
+    tasks, names = list(run.minimized), coordinates.names
     measured = {
         **dict.fromkeys((f"objective: {name}" for name in objective_names(run)), "float"),
         **{f"task: {task}": "float" for task in tasks},
         **{f"seconds: {phase}": "float" for phase in PHASES},
-        **{f"coefficient: {name}": "float" for name in coordinates},
+        **{f"coefficient: {name}": "float" for name in names},
     }
     fixed = {"number": "int", "status": "text", "origin": "text", "recipe": "text", "fingerprint": "text"}
     costs = {"items": "int", "tokens": "int", "seconds": "float", "error": "text"}
     columns: dict[str, CellType] = {**fixed, **costs, **measured}  # type: ignore[dict-item]
-    return Table(columns=columns, rows=(_trial_row(run, trial, tasks, len(coordinates)) for trial in run.trials))
+    return Table(columns=columns, rows=(_trial_row(run, trial, tasks, coordinates, names) for trial in run.trials))
 
 
-def _trial_row(run: Run, trial: Trial, tasks: Sequence[str], num_coordinates: int) -> tuple[Cell, ...]:
+def _trial_row(
+    run: Run, trial: Trial, tasks: Sequence[str], coordinates: Coordinates, names: Sequence[str]
+) -> tuple[Cell, ...]:
     score, candidate = trial.score, trial.candidate
     seconds = [score.cost.seconds.get(phase, 0.0) for phase in PHASES]
     return (
@@ -54,7 +83,7 @@ def _trial_row(run: Run, trial: Trial, tasks: Sequence[str], num_coordinates: in
         *(trial.objectives or (None,) * len(run.objectives)),
         *(score.tasks[task].mean if task in score.tasks else None for task in tasks),
         *seconds,
-        *(candidate.point or (None,) * num_coordinates),
+        *map(coordinates.named(candidate).get, names),
     )
 
 

@@ -49,9 +49,9 @@ class About:
         spec = plan.spec
         settings = {
             "seed": str(spec.seed),
-            "space": f"{spec.space.kind}, {plan.space.describe()}",
-            "operators": ", ".join(spec.space.operators),
-            "optimizer": spec.optimizer.label,
+            "space": "; ".join(f"{stage.settings.space.kind}, {stage.space.describe()}" for stage in plan.stages),
+            "operators": ", ".join(dict.fromkeys(name for search in spec.searches for name in search.space.operators)),
+            "optimizer": ", ".join(search.optimizer.label for search in spec.searches),
             "engine": spec.fitness.engine.kind,
             "dtype": plan.dtype,
             "experts": ", ".join(spec.sources.experts),

@@ -154,6 +154,8 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "told": len(told),
         "asked": len(history.candidates),
         "wanted": run.outlook and run.outlook.num_wanted,
+        "stage": run.outlook and run.outlook.stage and run.outlook.stage.following,
+        "stages": [row.to_json() for row in run.stage_rows],
         "failed": len(history.failed),
         "workers": str(run.workers) if run.workers else None,
         "elapsed_s": history.elapsed_s,

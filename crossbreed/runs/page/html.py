@@ -17,6 +17,7 @@ from crossbreed.runs.results.numbers import row_label, with_interval
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.report_text import caveats, how_measured, sentences
 from crossbreed.runs.results.verdict import verdict_of
+from crossbreed.runs.stages.text import HEADS, MEANING, stage_cells
 
 _SCRIPTS = ("elements", "state", "charts", "plots", "result", "trial", "lists", "page")
 
@@ -67,9 +68,18 @@ def report_markup(report: Report) -> str:
     )
     lines = "".join(f"<li>{escape(line)}</li>" for line in [*caveats(report), *sentences(report)])
     return (
-        f"<p>{escape(str(verdict_of(report)))}</p><table><tr>{heads}</tr>{rows}</table>"
+        f"<p>{escape(str(verdict_of(report)))}</p><table><tr>{heads}</tr>{rows}</table>{_stages(report)}"
         f"<ul>{lines}</ul><p>{escape(how_measured(report))}</p>"
     )
+
+
+def _stages(report: Report) -> str:
+    """Returns the table of what each stage gave; nothing in a run without stages."""
+    if not report.stages:
+        return ""
+    rows = [HEADS, *map(stage_cells, report.stages)]
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>{lines}</table><p>{escape(MEANING)}</p>"
 
 
 @cache

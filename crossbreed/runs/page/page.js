@@ -4,6 +4,7 @@
 const sections = {
   lead: ["Result", drawLead],
   models: ["Models", drawModels],
+  stages: ["Stages", drawStages],
   search: ["Search", drawSearch],
   front: ["Pareto front", drawFront],
   tasks: ["Tasks", drawTasks],
@@ -22,6 +23,7 @@ function drawState() {
   const parts = [
     head.state === "running" ? done : count(trials.number.length, "trial"),
     head.failed && `${head.failed} FAILED (not measured)`,
+    head.state === "running" && head.stage,
     head.workers,
     head.elapsed_s && `${duration(head.elapsed_s)} of search`,
     head.objectives.map(o => `${o.name}${o.minimize ? " (less is better)" : ""}`).join("; "),

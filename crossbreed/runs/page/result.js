@@ -147,6 +147,36 @@ function drawModels(place) {
   );
 }
 
+function drawStages(place) {
+  const rows = report()?.stages ?? head.stages;
+  if (!rows.length) return false;
+  const lines = rows.map(row =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, row.stage === null ? row.name : `${row.stage + 1} ${row.name}`),
+      h("td", {}, String(row.trials)),
+      h("td", {}, duration(row.seconds)),
+      h("td", {}, fixed(row.search), row.best !== null && small(`trial ${row.best}`)),
+      h("td", {}, fixed(row.select), row.finalist !== null && small(`trial ${row.finalist}`)),
+      h("td", {}, fixed(row.report)),
+      h("td", {}, isNumber(row.gap) ? signed(row.gap) : ""),
+    ),
+  );
+  fill(
+    place,
+    h("h2", {}, "What each stage gave"),
+    h("p", {}, STAGES_MEAN),
+    table(["", "trials", "time", "best on search", "its finalist on select", "on report", "gap"], lines, {
+      label: "Stages",
+    }),
+  );
+}
+
+const STAGES_MEAN =
+  "The finalist is a stage's best on search and selection items together; the gap is how much better it is on search " +
+  "items than on report items, or on selection items where it answered no others.";
+
 function drawSearchModels(place) {
   const best = trials.at.get(head.best),
     shown = scored().filter(isBaseline);

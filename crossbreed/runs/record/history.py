@@ -1,5 +1,6 @@
 """The state of a run, folded from its journal: candidates, scores on each split, published trials."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +41,14 @@ class History:
     """Search time, over all resumes."""
     is_finished: bool = False
     """Whether an `end` follows the last `ask`, and what was measured on the search split."""
+    stage: int | None = None
+    """The number of the search that asked last; None while none has."""
+    num_asked: Counter[int] = field(default_factory=Counter)
+    """Stage -> candidates that its optimizer asked for."""
+    num_told: Counter[int] = field(default_factory=Counter)
+    """Stage -> those of them that have a score on the search split."""
+    began_s: dict[int, float] = field(default_factory=dict)
+    """Stage -> search time at its first ask."""
     published: list[PublishRecord] = field(default_factory=list)
     """Published trials and their folders, newest last."""
 
@@ -92,6 +101,12 @@ class History:
     def _ask(self, candidate: Candidate) -> None:
         if candidate.number != len(self.candidates):
             raise ValueError(f"candidate {candidate.number}, expected {len(self.candidates)}")
+        if candidate.proposed_by.kind == "optimizer":
+            if candidate.stage < (self.stage or 0):
+                raise ValueError(f"candidate {candidate.number} of stage {candidate.stage}, after stage {self.stage}")
+            self.stage = candidate.stage
+            self.num_asked[candidate.stage] += 1
+            self.began_s.setdefault(candidate.stage, self.elapsed_s)
         self.candidates[candidate.number] = candidate
         self.is_finished = False
 
@@ -103,6 +118,8 @@ class History:
         if split == "search":
             if number in self.trials and number not in self.failed:
                 raise ValueError(f"a second score of candidate {number} on the search split")
+            if number not in self.trials and self.candidates[number].proposed_by.kind == "optimizer":
+                self.num_told[self.candidates[number].stage] += 1
             clock = record.clock
             self.elapsed_s = max(self.elapsed_s, clock.elapsed or 0.0)
             known = {"attempts": clock.attempts, "worker": clock.worker}
@@ -118,6 +135,12 @@ class History:
                 self.failed.discard(number)
                 self.is_finished = False  # measured late, it may be the winner
         self.scores[split, number] = score
+
+    def num_measured(self, stage: int) -> int:
+        """Returns how many of a stage's candidates count in its budget: all but those that FAILED."""
+        failed = (self.candidates[number] for number in self.failed)
+        lost = sum(c.stage == stage for c in failed if c.proposed_by.kind == "optimizer")
+        return self.num_asked[stage] - lost
 
     def other_weights(self, number: int, score: Score) -> str | None:
         """Returns what to say of a score whose weights are not those of the trial in the search; None if they are.

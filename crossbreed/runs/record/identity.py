@@ -1,5 +1,6 @@
 """The identity of a run: the journal's first record, and the check on resume that it has not changed."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from crossbreed.parsing import any_of
 from crossbreed.runs.record.records import ItemIds, RunClock, RunRecord, without_clock
 from crossbreed.runs.record.versions import versions
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.stages.naming import stage_labels
 from crossbreed.types import canonical_json, content_id
 
 _MOST_OF_A_VALUE = 60
-_PLANNED = "spec.optimizer.budget.trials"
+_PLANNED = re.compile(r"spec\.(optimizer|stages\[\d+\])\.budget\.trials")
 """The budget of an optimizer that plans by it."""
 _NOT_IDENTITY: Any = {
     "name": True,
@@ -23,6 +25,8 @@ _NOT_IDENTITY: Any = {
     "log": True,
     "serve": True,
     "optimizer": {"budget"},
+    "budget": True,
+    "stages": {"__all__": {"budget"}},
     "sources": {"base", "experts"},  # identified by content hashes, not by paths
     "warm_start": True,  # identified by the recipes' hashes
     "fitness": {"tasks"},  # replaced by each task's own identity; items are hashed
@@ -36,6 +40,7 @@ def run_record(
     sources: Mapping[str, str],
     warm_starts: Sequence[str],
     coordinates: tuple[str, ...],
+    more_coordinates: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     tasks: Sequence[Task],
     items: ItemIds,
     counts: Mapping[str, Mapping[str, int]],
@@ -48,7 +53,8 @@ def run_record(
         spec: The run's spec.
         sources: Name -> content hash.
         warm_starts: Hashes of the user's warm-start recipes.
-        coordinates: Names of the space's coordinates.
+        coordinates: Names of the coordinates of the first search's space.
+        more_coordinates: Stage -> those of a later search's.
         tasks: The tasks.
         items: Split -> task -> item ids.
         counts: Task of which only means are told -> split -> number of its items.
@@ -60,6 +66,7 @@ def run_record(
         sources=sources,
         warm_starts=tuple(warm_starts),
         coordinates=coordinates,
+        more_coordinates=more_coordinates,
         contents={task.name: task.contents_id for task in tasks},
         own_ids=tuple(task.name for task in tasks if any(map(looks_hashed, task.items))),
         items=items,
@@ -107,14 +114,26 @@ def check_same_run(
             where=str(where),
             fix="put them back as they were, or choose another --out",
         )
-    if differing == [_PLANNED]:
+    if differing and all(map(_PLANNED.fullmatch, differing)) and differing[0] in before.keys() & now.keys():
+        changed_budget, at = differing[0], differing[0].removesuffix(".budget.trials")
+        kind = before.get(f"{at}.kind" if at.endswith("optimizer") else f"{at}.optimizer.kind")
         raise InputError(
-            f"the optimizer `{before['spec.optimizer.kind']}` plans by its budget, which stays as it was at the start",
-            expected=f"optimizer.budget.trials: {before[_PLANNED]}",
-            got=f"{now[_PLANNED]}",
+            f"the optimizer `{kind}` plans by its budget, which stays as it was at the start",
+            expected=f"{changed_budget.removeprefix('spec.')}: {before[changed_budget]}",
+            got=f"{now[changed_budget]}",
             where=str(where),
             fix="set it back; or choose another --out for a new run, and add the recipe of this run's winner "
             "(in its folder `recipes`) to `warm_start`",
+        )
+    stages = [stage_labels(record.spec) for record in (recorded, planned)]
+    if stages[0] != stages[1] and any(key.startswith("spec.stages") for key in before.keys() | now.keys()):
+        raise InputError(
+            "this run folder was started with other stages",
+            expected=", ".join(stages[0]) or "none",
+            got=", ".join(stages[1]) or "none",
+            where=str(where),
+            fix="put them back (their budgets may change), or choose another --out for a new run, and add the recipe "
+            "of this run's winner (in its folder `recipes`) to `warm_start`",
         )
     if differing:
         lines = [
@@ -155,8 +174,12 @@ def _comparable(record: RunRecord) -> dict[str, Any]:
 def identity_of(spec: Spec) -> dict[str, Any]:
     """Returns the settings that must not change on resume."""
     identity = spec.model_dump(mode="json", exclude=_NOT_IDENTITY)
-    if spec.optimizer.reads_budget:
-        identity["optimizer"]["budget"] = {"trials": spec.optimizer.budget.trials}
+    for key in ("space", "optimizer") if spec.stages else ("stages",):
+        del identity[key]
+    for search in spec.searches:
+        if search.optimizer.reads_budget:
+            section = identity["stages"][search.number] if spec.stages else identity["optimizer"]
+            section["budget"] = {"trials": search.optimizer.budget.trials}
     identity["fitness"]["engine"] = spec.fitness.engine.identity()
     identity["fitness"]["tasks"] = [task.identity() for task in spec.fitness.tasks]
     return identity

@@ -32,7 +32,7 @@ def migrated(recorded: RunRecord, spec: Spec, *, renamed: Mapping[str, str] = Ma
     now = identity_of(spec)
     with suppress(ValidationError, InputError, TypeError):  # else the differences are shown as they are recorded
         said = identity_of(Spec.model_validate(_completed(said, spec.model_dump(mode="json"), now)))
-    if spec.optimizer.slope_kind is None and isinstance(said.get("fitness"), dict):
+    if all(search.optimizer.slope_kind is None for search in spec.searches) and isinstance(said.get("fitness"), dict):
         said["fitness"]["slopes"] = now["fitness"]["slopes"]
     return replace(recorded, spec=said, schema=JOURNAL_SCHEMA)
 
@@ -65,5 +65,8 @@ def _rename(settings: Any, old: list[str], new: list[str]) -> None:
 
 def _parent(settings: Any, path: list[str]) -> dict[str, Any] | None:
     for key in path[:-1]:
-        settings = settings.get(key) if isinstance(settings, dict) else None
+        if isinstance(settings, list):
+            settings = settings[int(key)] if key.isdecimal() and int(key) < len(settings) else None
+        else:
+            settings = settings.get(key) if isinstance(settings, dict) else None
     return settings if isinstance(settings, dict) else None

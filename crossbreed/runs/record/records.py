@@ -105,7 +105,9 @@ class RunRecord:
     warm_starts: tuple[str, ...] = ()
     """Ids of their recipes."""
     coordinates: tuple[str, ...] = ()
-    """Names of the coordinates, in the order of every `point`."""
+    """Names of the coordinates, in the order of every `point`; of several searches, those of the first."""
+    more_coordinates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stage -> the names of its coordinates, of searches after the first. Not written if empty."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Task -> hash of its items' content."""
     own_ids: tuple[str, ...] = ()
@@ -153,6 +155,8 @@ class AskRecord:
     point: tuple[float, ...] | None
     parents: tuple[_Number, ...] = ()
     birth: SeedBirth | CrossBirth | None = None
+    stage: _Number = 0
+    """The search that proposed it, by its position in the spec's `stages`. Not written if 0, as without stages."""
     recipe: _Recipe | None
 
     def __post_init__(self) -> None:
@@ -160,7 +164,8 @@ class AskRecord:
             raise ValueError("a cross needs two parents, all other candidates have none")
         if self.point is not None and self.birth is not None:
             raise ValueError("both a point and a birth")
-        ProposedBy.parse(self.origin)
+        if ProposedBy.parse(self.origin).kind != "optimizer" and self.stage:
+            raise ValueError(f"{self.origin} in stage {self.stage}: it is of no search")
 
     @classmethod
     def of(cls, candidate: Candidate) -> "AskRecord":
@@ -171,6 +176,7 @@ class AskRecord:
             point=candidate.point,
             parents=candidate.parents,
             birth=_written_birth(candidate.birth),
+            stage=candidate.stage,
             recipe=candidate.recipe,
         )
 
@@ -182,6 +188,7 @@ class AskRecord:
             recipe=self.recipe,
             proposed_by=ProposedBy.parse(self.origin),
             proposal=self._proposal,
+            stage=self.stage,
         )
 
     @property
@@ -369,9 +376,11 @@ def to_json(record: Record) -> dict[str, Any]:
     """Returns a record as the JSON object that is written."""
     value: dict[str, Any] = _RECORD.dump_python(record, mode="json")
     if isinstance(record, RunRecord):
-        for name in ("artifacts", "host", "own_ids", "counts"):
+        for name in ("artifacts", "host", "own_ids", "more_coordinates", "counts"):
             if not value[name]:
                 del value[name]
+    if isinstance(record, AskRecord) and not record.stage:
+        del value["stage"]
     if isinstance(record, TellRecord):
         if not value["means"]:
             del value["means"]

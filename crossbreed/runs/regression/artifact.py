@@ -40,7 +40,7 @@ def prepare_regression(
         InputError: there are no texts for an expert, or the model cannot be walked over.
         EngineError: transformers could not run the model.
     """
-    config = plan.spec.artifacts.regression
+    config = plan.spec.regression
     if config is None:
         return plan
     assert plan.weights is not None, "a plan with a regression has weights"

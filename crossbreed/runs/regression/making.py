@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from crossbreed.kernels import SourceCache
 from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import scaled_merge, weighted_deltas
 from crossbreed.runs.events import Listener, PhaseStarting
+from crossbreed.runs.made_sources import note_making
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.regression.memory import CACHE_BYTES
 from crossbreed.runs.regression.texts import Asked
@@ -72,6 +74,7 @@ class Making:
             EngineError: transformers could not run the model.
             InvalidWeights: NaN or Inf came up.
         """
+        began_s = time.monotonic()
         on_event(PhaseStarting(phase=Phase.REGRESSION, detail="calibration texts"))
         texts, sources, anchor = self._texts(), self.weights.sources, self.anchor()
         for number in range(self.config.passes):
@@ -79,6 +82,7 @@ class Making:
             opened, path = replace(self.weights, sources=sources, cache=cache), new / str(number)
             stream = walk(opened, texts, anchor, self._settings(), on_layer=partial(_tell, on_event))
             self._write(path, dict(stream))
+            note_making(path, time.monotonic() - began_s)
             sources = with_made(self.weights.sources, REGRESSION, path)
             anchor = weighted_deltas({REGRESSION: 1.0}, hashes=sources.structure.hashes, dtype=self.dtype)
         return sources

@@ -11,7 +11,17 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Generate, GenerateTask, Loglikelihood, Prompt, Response, Task, load_items, own_kind
+from crossbreed.fitness import (
+    Generate,
+    GenerateTask,
+    Item,
+    Loglikelihood,
+    Prompt,
+    Response,
+    Task,
+    load_items,
+    own_kind,
+)
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.randomness import spawn
 from crossbreed.runs.plan import Plan
@@ -27,19 +37,31 @@ _END_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Golds:
-    """A task's search items with their answers."""
+class Golds:
+    """Some search items of a task with their answers."""
 
     requests: tuple[Loglikelihood, ...]
     asking: Generate | None
     """The first of them as a question: how does the expert end its answer? None: answers are no generated texts."""
+
+    def texts(self, write: Writer, encoder: Encoder) -> Iterator[Text]:
+        """Yields them in tokens, ended as the expert itself ends an answer; asks it once."""
+        end = None if self.asking is None else _end_of_answers(self.asking, write, encoder)
+        for request in self.requests:
+            if end is None:
+                encoded = encoder.encode(request)
+                yield Text(token_ids=encoded.token_ids, num_prompt=encoded.num_prompt)
+                continue
+            text = request.continuation.rstrip("\n") + end.text
+            encoded = encoder.encode(replace(request, continuation=text))
+            yield Text(token_ids=(*encoded.token_ids, *end.token_ids), num_prompt=encoded.num_prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What one expert is asked for its texts."""
 
-    golds: tuple[_Golds, ...]
+    golds: tuple[Golds, ...]
     prompts: tuple[Generate, ...]
     samples: SamplesConfig | None
     seed: int
@@ -64,8 +86,8 @@ class Asked:
         """
         found: list[Text] = []
         for golds in self.golds:
-            found += _with_answers(golds, write, encoder)
-        found += _answered([encoder.encode(one).token_ids for one in self.prompts], self.prompts, write)
+            found += golds.texts(write, encoder)
+        found += answered([encoder.encode(one).token_ids for one in self.prompts], self.prompts, write)
         if self.samples is not None:
             found += dict.fromkeys(_samples(self.samples, self.seed, write, encoder))
         return found
@@ -80,28 +102,43 @@ def asked_of(plan: Plan, config: RegressionConfig, expert: str) -> Asked:
     names = config.tasks_of(expert, [task.name for task in plan.tasks])
     tasks = [task for task in plan.tasks if task.name in names]
     return Asked(
-        golds=tuple(_golds(plan, task, config.items) for task in tasks if config.items),
+        golds=tuple(
+            golds_of(task, plan.items["search"][task.name].items[: config.items]) for task in tasks if config.items
+        ),
         prompts=tuple(
-            prompt for task in tasks if (path := config.prompts.get(task.name)) for prompt in _prompts(plan, task, path)
+            prompt
+            for task in tasks
+            if (path := config.prompts.get(task.name))
+            for prompt in prompts_of(plan, task, path, "artifacts.regression.prompts")
         ),
         samples=config.samples,
         seed=plan.spec.seed,
     )
 
 
-def _golds(plan: Plan, task: Task, number: int) -> _Golds:
-    items = plan.items["search"][task.name].items[:number]
+def golds_of(task: Task, items: Sequence[Item]) -> Golds:
+    """Returns some items of a task with their right answers."""
     asking = None
     if items and isinstance(own_kind(task), GenerateTask):
         [request] = task.requests(items[0])
         assert isinstance(request, Generate), "a task of kind `generate` asks for texts"
         asking = replace(request, max_tokens=request.max_tokens + _END_TOKENS, stop=())
-    return _Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
+    return Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
 
 
-def _prompts(plan: Plan, task: Task, path: str) -> Iterator[Generate]:
-    """Yields the items of a file as a task asks them."""
-    where = f"artifacts.regression.prompts.{task.name}"
+def prompts_of(plan: Plan, task: Task, path: str, setting: str) -> Iterator[Generate]:
+    """Yields the items of a file as a task asks them.
+
+    Args:
+        plan: The run's plan.
+        task: The task.
+        path: The file.
+        setting: What names it in the spec.
+
+    Raises:
+        InputError: the task asks for no text, or one is a selection or report item.
+    """
+    where = f"{setting}.{task.name}"
     kind = own_kind(task)
     if not isinstance(kind, GenerateTask):
         raise InputError(
@@ -124,18 +161,6 @@ def _prompts(plan: Plan, task: Task, path: str) -> Iterator[Generate]:
         yield Generate(prompt=kind.render(item), max_tokens=kind.max_tokens, stop=stop)
 
 
-def _with_answers(golds: _Golds, write: Writer, encoder: Encoder) -> Iterator[Text]:
-    end = None if golds.asking is None else _end_of_answers(golds.asking, write, encoder)
-    for request in golds.requests:
-        if end is None:
-            encoded = encoder.encode(request)
-            yield Text(token_ids=encoded.token_ids, num_prompt=encoded.num_prompt)
-            continue
-        text = request.continuation.rstrip("\n") + end.text
-        encoded = encoder.encode(replace(request, continuation=text))
-        yield Text(token_ids=(*encoded.token_ids, *end.token_ids), num_prompt=encoded.num_prompt)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
     """How an answer ends: in a text, or with a token that is none; neither: it is not known."""
@@ -153,7 +178,7 @@ def _end_of_answers(asking: Generate, write: Writer, encoder: Encoder) -> _End:
     return _End(token_ids=last) if last and set(last) <= encoder.eos_ids else _End()
 
 
-def _answered(prompts: Sequence[tuple[int, ...]], requests: Sequence[Generate], write: Writer) -> list[Text]:
+def answered(prompts: Sequence[tuple[int, ...]], requests: Sequence[Generate], write: Writer) -> list[Text]:
     """Returns prompts with an expert's own answers."""
     return [
         Text(token_ids=(*prompt, *response.token_ids), num_prompt=len(prompt))
@@ -179,7 +204,7 @@ def _samples(config: SamplesConfig, seed: int, write: Writer, encoder: Encoder) 
                     (*before, *(one.token_ids[:-1] if one.ended == "stop" else one.token_ids))
                     for before, one in zip(written, responses, strict=True)
                 ]
-        yield from _answered(written, [ask(before) for before in written], write)
+        yield from answered(written, [ask(before) for before in written], write)
 
 
 def _written_on(

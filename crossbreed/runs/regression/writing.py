@@ -39,7 +39,7 @@ def regress(spec: Spec, out: Path, *, on_event: Listener = ignore) -> None:
     """Writes the regression of a spec as a checkpoint.
 
     Args:
-        spec: Its `artifacts.regression` says how; default: the defaults.
+        spec: Its regression, an artifact or a stage, says how; default: the defaults.
         out: A new or empty folder.
         on_event: As for `run`.
 
@@ -48,7 +48,7 @@ def regress(spec: Spec, out: Path, *, on_event: Listener = ignore) -> None:
         EngineError: transformers could not run the model.
     """
     require_unused(out)
-    _write(making_of(build_plan(spec, searches=False), spec.artifacts.regression or RegressionConfig()), out, on_event)
+    _write(making_of(build_plan(spec, searches=False), spec.regression or RegressionConfig()), out, on_event)
 
 
 def regress_without_data(base: str, experts: Sequence[str], out: Path, *, on_event: Listener = ignore) -> None:

@@ -20,7 +20,7 @@ from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
 from crossbreed.runs.results.winner import WINNER, named_baselines, recorded_winner
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import ItemScores, Score, Status
+from crossbreed.types import ItemScores, Means, Score, Status
 
 COMPARISON_SCHEMA = 1
 _MOST_DIGITS = 18
@@ -159,7 +159,7 @@ def _lines(found: Comparison) -> list[str]:
 
 def _compared(first: Model, second: Model) -> Comparison:
     shared, notes = _shared_items(first, second)
-    a, b = ({task: model.tasks[task].only(ids) for task, ids in shared.items()} for model in (first, second))
+    a, b = ({task: _only(model.tasks[task], ids) for task, ids in shared.items()} for model in (first, second))
     seed = int(str(first.begun.spec.get("seed", 0)))
 
     def line(measure: Objective) -> Line:
@@ -253,6 +253,16 @@ def _settings(begun: RunRecord, task: str) -> Mapping[str, Any]:
     tasks = fitness.get("tasks") if isinstance(fitness, dict) else None
     known = (one for one in tasks or () if isinstance(one, dict)) if isinstance(tasks, list) else ()
     return next((one for one in known if one.get("name") == task), {})
+
+
+def _only(scores: ItemScores, ids: frozenset[str]) -> ItemScores:
+    places = [place for place, item_id in enumerate(scores.item_ids) if item_id in ids]
+    means = scores.means and Means(
+        counts=tuple(scores.means.counts[place] for place in places),
+        errors=tuple(scores.means.errors[place] for place in places),
+    )
+    kept = [(scores.item_ids[place], scores.values[place]) for place in places]
+    return ItemScores(item_ids=tuple(i for i, _ in kept), values=tuple(v for _, v in kept), means=means)
 
 
 def _model(text: str, opened: dict[Path, Run]) -> Model:

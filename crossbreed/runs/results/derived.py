@@ -40,6 +40,7 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
         history=history,
         objectives=plan.objectives,
         minimized=plan.spec.fitness.minimized,
+        stages=plan.stage_names,
         state="finished" if report.is_over else "interrupted",
         workers=None,
     )

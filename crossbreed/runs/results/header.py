@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,8 +16,10 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.recomputed import objectives_as_recorded
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.vouching import takes_of
+from crossbreed.runs.search.pace import Limits, limits_of
 from crossbreed.runs.spec import load_spec
 from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
+from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.yaml_files import read_yaml
 
 _TASKS: TypeAdapter[list[TaskConfig]] = TypeAdapter(list[AnyTaskConfig])
@@ -34,10 +36,10 @@ class Header:
     objectives: tuple[Objective, ...]
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better; without a task's plug-in, as its objectives have it."""
-    budget: int | None = None
-    """The optimizer's trials; None if they are not limited, or not known."""
-    minutes: float | None = None
-    """The search time; None if it is not limited, or not known."""
+    limits: Limits = field(default_factory=lambda: Limits.of(trials=None, seconds=None))
+    """What ends its searches, as far as that is known."""
+    stages: tuple[StageName, ...] = ()
+    """The names of its stages; none of a run without a list of them."""
     is_of_program: bool = False
     """Whether parts of it are objects of a Python program."""
 
@@ -63,7 +65,7 @@ def read_header(folder: RunFolder, begun: RunRecord | None) -> Header:
             where=f"{folder.spec}, fitness.objectives",
             fix="give `crossbreed run` the run's own spec and this folder as --out, which writes the file again",
         )
-    return known
+    return replace(known, stages=stage_names(begun.spec)) if begun else known
 
 
 def _named(objectives: Sequence[Objective]) -> str:
@@ -78,14 +80,12 @@ def _read_header(folder: RunFolder) -> Header:
             return _without_plugins(folder)
         raise error from None
     objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
-    budget = spec.optimizer.budget.trials
     return Header(
         name=spec.name,
         takes=takes_of(spec.fitness.engine),
         objectives=objectives,
         minimized=spec.fitness.minimized,
-        budget=budget,
-        minutes=spec.optimizer.budget.minutes,
+        limits=limits_of(spec),
         is_of_program=has_objects(spec),
     )
 

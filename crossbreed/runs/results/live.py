@@ -11,8 +11,9 @@ from crossbreed.runs.results.header import Header
 from crossbreed.runs.results.lead import Lead, Leads
 from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.search.baselines import baselines
-from crossbreed.runs.search.pace import Budget, Pace
+from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.stages.progress import StageProgress, stage_progress
 from crossbreed.types import REGRESSION, Trial
 
 
@@ -32,6 +33,8 @@ class Outlook:
     leads: tuple[Lead, ...]
     told: tuple[str, ...]
     """What the baselines say."""
+    stage: StageProgress | None = None
+    """The stage that asks; None before the first search, and in a run without stages."""
 
     @property
     def sentences(self) -> list[str]:
@@ -42,6 +45,7 @@ class Outlook:
         """Returns its part of the documented JSON."""
         return {
             "trials_wanted": self.num_wanted,
+            "stage": self.stage and self.stage.to_json(),
             "seconds_a_trial": self.trial_s,
             "seconds_left": self.left_s,
             "leads": [lead.to_json() for lead in self.leads],
@@ -55,8 +59,7 @@ def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outloo
     leads = Leads(known.objectives)
     for trial in history.trials.values():
         leads.add(trial)
-    seconds = None if known.minutes is None else known.minutes * 60
-    pace = Pace(Budget(trials=known.budget, seconds=seconds), num_initial=_num_initial(followed))
+    pace = Pace(known.limits, num_initial=_num_initial(followed))
     return Outlook(
         num_scores=len(history.scores),
         num_done=len(history.trials),
@@ -65,6 +68,7 @@ def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outloo
         left_s=pace.left_s(history) if goes_on and not history.is_finished else None,
         leads=leads.now(),
         told=tuple(outlook(history, known.objectives, pace if goes_on else None)),
+        stage=stage_progress(known.stages, known.limits, history),
     )
 
 
@@ -95,7 +99,7 @@ def phase_line(note: PhaseNote, rest: Outlook | None = None) -> str:
     is_search = note.phase in (Phase.BASELINES, Phase.SEARCH)
     if rest is not None and is_search:
         total = "" if rest.num_wanted is None else f" of {rest.num_wanted}"
-        parts.append(f"trial {rest.num_done + 1}{total}")
+        parts = [rest.stage.following] if rest.stage else [*parts, f"trial {rest.num_done + 1}{total}"]
     parts.append(f"for {duration(note.lasts_s)}")
     if rest is not None and is_search and rest.trial_s is not None:
         parts.append(f"{rest.trial_s:.3g} s a trial")

@@ -1,25 +1,30 @@
 """The progress of a search, as the event after each trial."""
 
+from collections.abc import Sequence
+
 from crossbreed.runs.events import TrialDone
 from crossbreed.runs.record.archive import best_trial
 from crossbreed.runs.record.history import History
 from crossbreed.runs.results.lead import Leads
 from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.stages.naming import StageName
+from crossbreed.runs.stages.progress import stage_progress
 from crossbreed.types import Trial
 
 
 class Progress:
     """Computes progress from the history, trial by trial: the work does not grow with the trials before."""
 
-    def __init__(self, pace: Pace, objectives: tuple[Objective, ...]) -> None:
+    def __init__(self, pace: Pace, objectives: tuple[Objective, ...], stages: Sequence[StageName] = ()) -> None:
         """Starts with nothing known.
 
         Args:
             pace: Of the search.
             objectives: The run's objectives.
+            stages: The names of its stages.
         """
-        self._pace, self._objectives = pace, objectives
+        self._pace, self._objectives, self._stages = pace, objectives, stages
         self._best: Trial | None = None
         self._leads = Leads(objectives)
         self._is_begun = False
@@ -39,4 +44,5 @@ class Progress:
             left_s=self._pace.left_s(history),
             trial_s=self._pace.trial_s(history),
             leads=self._leads.now(),
+            stage=stage_progress(self._stages, self._pace.limits, history),
         )

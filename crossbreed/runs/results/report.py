@@ -21,6 +21,7 @@ from crossbreed.runs.results.winner import (
     search_scalar,
 )
 from crossbreed.runs.spec.objectives import Objective, Scalar
+from crossbreed.runs.stages.table import StageRow
 from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
 REPORT_SCHEMA = 1
@@ -123,6 +124,8 @@ class Report:
     """Whether the search is complete. False: it was interrupted, and can be resumed."""
     unmeasured: Mapping[str, str]
     """Baseline without a row -> the reason."""
+    stages: tuple[StageRow, ...]
+    """What the baselines and each stage gave; none in a run without a list of stages."""
     near_ties: Mapping[str, tuple[int, int]]
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
     means: Mapping[str, bool]
@@ -145,6 +148,7 @@ def make_report(
     takes: Takes = "weights",
     left_out: Mapping[int, str] = MappingProxyType({}),
     margins: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    stages: tuple[StageRow, ...] = (),
 ) -> Report:
     """Returns the report of a run.
 
@@ -158,6 +162,7 @@ def make_report(
         takes: What the engine takes.
         left_out: Number of a trial that has no score on the report split -> why.
         margins: Task -> item -> nats from a tie of the winner's answer, where that is known.
+        stages: What each stage gave.
 
     Raises:
         MachineError: the winner could not be measured on the report split.
@@ -216,6 +221,7 @@ def make_report(
             for b in baselines
             if (number := b.trial.number) not in measured
         },
+        stages=stages,
         near_ties={
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
             for task, found in margins.items()
@@ -245,6 +251,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "is_over": report.is_over,
         "unmeasured": dict(report.unmeasured),
         "means": dict(report.means),
+        "stages": [row.to_json() for row in report.stages],
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
 

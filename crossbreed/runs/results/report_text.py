@@ -13,6 +13,7 @@ from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.report import NEAR_A_TIE, Report
 from crossbreed.runs.results.statistics import LEVEL
 from crossbreed.runs.results.verdict import verdict_of
+from crossbreed.runs.stages.text import stage_lines
 
 
 def caveats(report: Report) -> list[str]:
@@ -130,6 +131,7 @@ def summary(report: Report) -> Group:
         Text(),
         table,
         Text(),
+        *([Text("\n".join(["Stages", *stage_lines(report.stages)])), Text()] if report.stages else []),
         *(Text(line) for line in caveats(report) + sentences(report)),
         Text(how_measured(report), style="dim"),
     )

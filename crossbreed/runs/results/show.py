@@ -25,6 +25,9 @@ from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line, table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.stages.naming import StageName
+from crossbreed.runs.stages.table import StageRow, stage_rows
+from crossbreed.runs.stages.text import stage_lines
 from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
@@ -48,6 +51,8 @@ class Run:
     state: State
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
+    stages: tuple[StageName, ...] = ()
+    """The names of its stages; none of a run without a list of them."""
     is_of_program: bool = False
     """Whether parts of it are objects of a Python program, without which no command goes on with it."""
     phase: PhaseNote | None = None
@@ -59,6 +64,15 @@ class Run:
     def trials(self) -> list[Trial]:
         """The search's trials, by number."""
         return self.history.all_trials
+
+    @property
+    def stage_rows(self) -> tuple[StageRow, ...]:
+        """What each stage gave so far; making a regression is not in its seconds."""
+        if not self.stages:
+            return ()
+        from crossbreed.runs.results.winner import search_scalar  # imports what others do without
+
+        return stage_rows(self.history, self.stages, search_scalar(self.history.ok_trials, self.objectives))
 
 
 def open_run(path: Path, *, with_recipes: bool = True) -> Run:
@@ -93,6 +107,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         folder=folder,
         name=known.name,
         takes=known.takes,
+        stages=known.stages,
         history=history,
         objectives=known.objectives,
         minimized=known.minimized,
@@ -107,7 +122,7 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
 def show_json(path: Path) -> dict[str, Any]:
     """Returns the documented output of `show --json`."""
     if note := opening(path):
-        nothing: dict[str, Any] = {"objectives": [], "trials": [], "best": [], "archive": []}
+        nothing: dict[str, Any] = {"objectives": [], "stages": [], "trials": [], "best": [], "archive": []}
         return {"schema": 1, "name": path.name, "state": "running", "phase": phase_json(note), **nothing}
     run = open_run(path)
     ok = run.history.ok_trials
@@ -120,6 +135,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "phase": phase_json(run.phase),
         **(run.outlook.to_json() if run.outlook else {}),
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
+        "stages": [row.to_json() for row in run.stage_rows],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
         "archive": [trial.number for trial in pareto_front(ok, run.objectives)],
@@ -162,6 +178,7 @@ def text_of(run: Run) -> str:
         lines.append(f"{left_out} more: --json, or --trial N")
     phases = seconds_by_phase(ok)
     total = sum(phases.values()) or 1.0
+    lines += stage_lines(run.stage_rows)
     lines.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
     lines.append("time per trial: " + ", ".join(spent))
@@ -233,6 +250,7 @@ def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:
     return {
         "number": trial.number,
         "origin": str(trial.candidate.proposed_by),
+        "stage": trial.candidate.stage,
         "status": score.status.value,
         "recipe": trial.recipe.to_json(),
         "tasks": {name: scores.mean for name, scores in score.tasks.items()},

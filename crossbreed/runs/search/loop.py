@@ -13,7 +13,7 @@ from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import AskRecord, EndRecord, Record, SplitName, TellClock, TellRecord
 from crossbreed.runs.search.outage import Outage
-from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.search.pace import Limits
 from crossbreed.runs.search.pool import Job, JobResult, Pool
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.stopwatch import Stopwatch
@@ -31,14 +31,27 @@ class Loop:
         history: History,
         proposer: Proposer,
         objectives: tuple[Objective, ...],
-        budget: Budget,
+        limits: Limits,
         keep_answers: Callable[[SplitName, int, Score], None],
         watch: Callable[[Trial, History], None],
+        turned: Callable[[int, int], None] = lambda ended, begun: None,
     ) -> None:
+        """Creates a loop.
+
+        Args:
+            journal: Records what is asked and told.
+            history: The state of the run, without records.
+            proposer: Gives the candidates.
+            objectives: What scores are judged by.
+            limits: End the searches.
+            keep_answers: Stores the texts of a score.
+            watch: Called with each trial.
+            turned: Called between two searches, with the stages of the one that is over and of the one that begins.
+        """
         self._journal, self._history, self._proposer = journal, history, proposer
-        self._objectives, self._budget = objectives, budget
-        self._keep_answers, self._watch = keep_answers, watch
-        self._is_dry = False
+        self._objectives, self._limits = objectives, limits
+        self._keep_answers, self._watch, self._turned = keep_answers, watch, turned
+        self._is_done = False
         self._to_replay: Sequence[Record] = ()
         self._irreproducible: dict[int, str] = {}
         self._unmeasurable: dict[tuple[SplitName, int], str] = {}
@@ -60,8 +73,7 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether the search is complete; False if it was interrupted."""
-        is_spent = self._is_spent(self._history.elapsed_s) and not self._history.pending
-        return self._history.is_finished or self._is_dry or is_spent
+        return self._history.is_finished or self._is_done or self._is_all_spent
 
     def search(self, pool: Pool, *, resumed: Callable[[Sequence[int]], None] = lambda differing: None) -> bool:
         """Runs until nothing is left to ask, for the budget or the optimizer, and all candidates have been evaluated.
@@ -82,7 +94,7 @@ class Loop:
                 although the engine lives.
             InputError: the journal's candidates are not those that this spec can ask.
         """
-        if self._is_spent(self._history.elapsed_s) and not self._history.pending:
+        if self._is_all_spent:
             return True
         self.restore_optimizer()
         resumed(self._proposer.differing)
@@ -103,8 +115,10 @@ class Loop:
                     continue
                 self._submit(proof, pool, stopwatch, outage, is_proof=True)
             if pool.idle and not pool.busy:
-                self._is_dry = not self._is_spent(stopwatch.elapsed_s)
-                return not self._is_dry
+                if self._turns(stopwatch.elapsed_s):
+                    continue
+                self._is_done = True
+                return self._is_spent(stopwatch.elapsed_s) or self._is_stage_spent(stopwatch.elapsed_s)
             result = pool.wait()  # also for a worker that is being replaced, which is neither idle nor busy
             stopwatch.answered(lost_s=result.lost_s / outage.num_workers if result else 0.0)
             if result:
@@ -243,31 +257,55 @@ class Loop:
         genome = self._proposer.genome(candidate.number) if candidate.recipe is None else None
         trial = self._history.trials.get(candidate.number)
         searched = trial.score.fingerprint if trial and split != "search" else None
-        return Job(number=candidate.number, split=split, recipe=candidate.recipe, genome=genome, fingerprint=searched)
+        return Job(
+            number=candidate.number,
+            split=split,
+            recipe=candidate.recipe,
+            genome=genome,
+            stage=candidate.stage if candidate.proposed_by.kind == "optimizer" else None,
+            fingerprint=searched,
+        )
 
     def _is_measured(self, split: SplitName, number: int) -> bool:
         score = self._history.scores.get((split, number))
         return score is not None and score.status is not Status.FAILED
 
     def _ask(self, elapsed_s: float) -> Candidate | None:
-        """Journals the next candidate before any work on it starts; None if there is none, or the budget is spent."""
-        if self._is_spent(elapsed_s):
+        """Journals the next candidate before any work on it starts; None if there is none, or a budget is spent."""
+        if self._is_spent(elapsed_s) or (self._are_initial_asked and self._is_stage_spent(elapsed_s)):
             return None
         candidate = self._proposer.propose()
         if candidate is not None:
             self._write(AskRecord.of(candidate))
         return candidate
 
-    def _is_spent(self, elapsed_s: float) -> bool:
-        num_initial, limit = self._proposer.num_initial, self._budget.trials
-        num_bred = len(self._history.candidates) - num_initial
-        if num_bred < 0:
+    def _turns(self, elapsed_s: float) -> bool:
+        """Begins the next search, where one is over and the limits of all are not reached; nothing is unanswered."""
+        ended = self._proposer.stage
+        if self._is_spent(elapsed_s) or not self._proposer.advance():
             return False
-        if limit is not None and num_bred >= limit:
-            num_bred -= sum(number >= num_initial for number in self._history.failed)
-            if num_bred >= limit:
-                return True
-        return self._budget.seconds is not None and elapsed_s >= self._budget.seconds
+        begun = self._proposer.stage
+        assert ended is not None
+        assert begun is not None
+        self._turned(ended, begun)
+        return True
+
+    @property
+    def _are_initial_asked(self) -> bool:
+        return len(self._history.candidates) >= self._proposer.num_initial
+
+    @property
+    def _is_all_spent(self) -> bool:
+        """Whether, by its journal, nothing is left to be asked or answered."""
+        is_spent = self._is_spent(self._history.elapsed_s) or self._limits.is_last_spent(self._history)
+        return is_spent and self._are_initial_asked and not self._history.pending
+
+    def _is_spent(self, elapsed_s: float) -> bool:
+        return self._are_initial_asked and self._limits.is_spent(self._history, elapsed_s)
+
+    def _is_stage_spent(self, elapsed_s: float) -> bool:
+        stage = self._proposer.stage
+        return stage is None or self._limits.is_stage_spent(stage, self._history, elapsed_s)
 
     def _write(self, record: Record) -> None:
         self._journal.append(record)

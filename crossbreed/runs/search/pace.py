@@ -1,33 +1,95 @@
-"""How many trials a search has in all, what one takes, and how long the rest does."""
+"""How many trials the searches of a run have in all, what one takes, and how long the rest does."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
+from crossbreed.optimizer import BudgetConfig
 from crossbreed.runs.record.history import History
+from crossbreed.runs.spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """The limits of a search. Candidates in flight are still evaluated."""
 
-    trials: int | None
+    trials: int | None = None
     """The optimizer's trials that could be measured; baselines are extra."""
-    seconds: float | None
+    seconds: float | None = None
     """Search time, over all resumes."""
+
+    @classmethod
+    def of(cls, config: BudgetConfig) -> Self:
+        """Returns the budget that a spec has."""
+        return cls(trials=config.trials, seconds=None if config.minutes is None else config.minutes * 60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of a run: those of all its searches together, and each one's own."""
+
+    whole: Budget
+    own: Mapping[int, Budget] = field(default_factory=lambda: {0: Budget()})
+    """Stage -> the limits of its search, in the order of the searches; empty: nothing is searched."""
+
+    @classmethod
+    def of(cls, *, trials: int | None, seconds: float | None) -> Self:
+        """Returns the limits of a run with one search."""
+        return cls(whole=Budget(trials=trials, seconds=seconds))
+
+    @property
+    def trials(self) -> int | None:
+        """The most trials of all optimizers; None if they are not limited."""
+        each = [budget.trials for budget in self.own.values()]
+        total = None if None in each else sum(trials for trials in each if trials is not None)
+        return min((number for number in (self.whole.trials, total) if number is not None), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """The longest search time; None if it is not limited."""
+        return self.whole.seconds
+
+    def is_spent(self, history: History, elapsed_s: float) -> bool:
+        """Returns whether the limits of all searches together are reached; not before all baselines were asked."""
+        if self.whole.seconds is not None and elapsed_s >= self.whole.seconds:
+            return True
+        limit, num_asked = self.whole.trials, sum(history.num_asked.values())
+        return limit is not None and num_asked >= limit and sum(map(history.num_measured, history.num_asked)) >= limit
+
+    def is_stage_spent(self, stage: int, history: History, elapsed_s: float) -> bool:
+        """Returns whether a search has reached its own limits."""
+        own = self.own[stage]
+        if own.seconds is not None and elapsed_s - history.began_s.get(stage, elapsed_s) >= own.seconds:
+            return True
+        limit = own.trials
+        return limit is not None and history.num_asked[stage] >= limit and history.num_measured(stage) >= limit
+
+    def is_last_spent(self, history: History) -> bool:
+        """Returns whether the last search has reached its own limits, or there is none to begin."""
+        if not self.own:
+            return True
+        last = [*self.own][-1]
+        return history.stage == last and self.is_stage_spent(last, history, history.elapsed_s)
+
+
+def limits_of(spec: Spec) -> Limits:
+    """Returns the limits of a spec's searches, together and alone."""
+    return Limits(whole=Budget.of(spec.limits), own={search.number: Budget.of(search.own) for search in spec.searches})
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The pace of a search with a budget."""
+    """The pace of a search with limits."""
 
-    budget: Budget
+    limits: Limits
     num_initial: int
     """The number of baselines and warm starts, which are not part of the budget."""
 
     def num_wanted(self, history: History) -> int | None:
-        """Returns the number of trials in all; what FAILED of the optimizer's is made up for."""
-        if self.budget.trials is None:
+        """Returns the number of trials in all; what FAILED of the optimizers' is made up for."""
+        if (trials := self.limits.trials) is None:
             return None
-        return self.num_initial + self.budget.trials + sum(number >= self.num_initial for number in history.failed)
+        return self.num_initial + trials + sum(number >= self.num_initial for number in history.failed)
 
     def trial_s(self, history: History) -> float | None:
         """Returns the search's time for each trial so far, without the engine's start; None before the first."""
@@ -39,6 +101,6 @@ class Pace:
         num_wanted, trial_s = self.num_wanted(history), self.trial_s(history)
         if num_wanted is not None and trial_s is not None:
             limits.append((num_wanted - len(history.trials)) * trial_s)
-        if self.budget.seconds is not None:
-            limits.append(self.budget.seconds - history.elapsed_s)
+        if self.limits.seconds is not None:
+            limits.append(self.limits.seconds - history.elapsed_s)
         return min(limits, default=None)

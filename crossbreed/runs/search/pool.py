@@ -25,6 +25,8 @@ class Job:
     recipe: Recipe | None
     genome: Genome | None = None
     """The genome to evaluate if there is no recipe."""
+    stage: int | None = None
+    """The search that proposed it; None: it is of none, and needs no slopes."""
     fingerprint: str | None = None
     """The weights that it had in the search. A worker whose processor rounds otherwise may merge others."""
 

@@ -1,117 +1,106 @@
-"""The order of candidates: baselines, warm starts, then the optimizer's proposals.
+"""The order of candidates: baselines, warm starts, then the proposals of one search after another.
 
 Its state is a function of the calls made on it, so that replaying a journal's asks and tells restores it. What was
 asked, was asked: where an optimizer would propose something else on this machine, it takes the recorded proposal as its
 own and goes on from there.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from crossbreed.errors import InputError
-from crossbreed.optimizer import Breeder, Optimizer, replayed
-from crossbreed.runs.record.records import damaged
+from crossbreed.runs.search.asking import Asking, Search, described, other_than
 from crossbreed.runs.search.baselines import best_tuned_scalar
-from crossbreed.runs.search.proposals import check_proposal, is_rounding
-from crossbreed.search_spaces import Genome, SearchSpace
-from crossbreed.types import Box, Candidate, Outcome, Point, ProposedBy, Recipe
+from crossbreed.search_spaces import Genome
+from crossbreed.types import Candidate, Outcome, ProposedBy, Recipe
 
 
 class Proposer:
-    """Numbers the candidates, and tells the optimizer outcomes in the order that it declares."""
+    """Numbers the candidates, and begins each search from the best before it."""
 
     def __init__(
-        self,
-        *,
-        space: SearchSpace,
-        seed: int,
-        initial_candidates: Sequence[tuple[ProposedBy, Recipe]],
-        make_optimizer: Callable[[Point | None, float | None], Optimizer],
-        optimizer: str,
+        self, *, seed: int, initial_candidates: Sequence[tuple[ProposedBy, Recipe]], searches: Sequence[Search]
     ) -> None:
         """Starts before the first candidate.
 
         Args:
-            space: Decodes the optimizer's proposals.
             seed: The run's seed.
-            initial_candidates: Baselines and warm starts, evaluated before the optimizer starts.
-            make_optimizer: Called once, when the outcomes of all initial candidates are known, with the start of the
-                search and the best tuned scalar: see `SearchInputs`.
-            optimizer: Kind of the optimizer, recorded with its candidates.
+            initial_candidates: Baselines and warm starts, evaluated before the first search begins.
+            searches: The searches, in their order.
         """
-        self._space, self._domain, self._decoder = space, space.domain, space.decoder(seed=seed)
-        self._initial, self._make_optimizer = initial_candidates, make_optimizer
-        self._proposed_by = ProposedBy(kind="optimizer", name=optimizer)
-        self._optimizer: Optimizer | None = None
-        self._breeder: Breeder | None = None
-        """The optimizer, if it lists the candidates to which it may still refer."""
-        self._initial_outcomes: dict[int, Outcome] = {}
-        self._waiting: dict[int, Outcome] = {}
-        """Outcomes that arrived before those of earlier candidates, for an optimizer that requires order."""
-        self._held: set[int] = set()
-        """The candidates whose genomes were not freed."""
-        self._unanswered: set[int] = set()
-        """The optimizer's candidates without an outcome yet."""
-        self._num_references: Counter[int] = Counter()
-        """Number -> how often the candidates still to be replayed name it as a parent; only those they name."""
-        self._recorded_parents: set[int] = set()
-        """Those of them that have been replayed: their genomes are kept, whatever the optimizer says."""
-        self.differing: list[int] = []
-        """The replayed candidates that this machine would have proposed otherwise, by more than rounding."""
+        self._seed, self._initial, self._searches = seed, initial_candidates, searches
+        self._place = 0
+        """The place of the present search."""
+        self._asking: Asking | None = None
+        """None where that has not begun."""
+        self._before: list[Asking] = []
+        """The searches that are over: the genomes of their candidates may still be evaluated."""
+        self._known: dict[int, Candidate] = {}
+        """The candidates that later searches may start from."""
+        self._values: dict[int, tuple[float, ...]] = {}
+        """Their objectives, where they were measured."""
+        self._heard: set[int] = set()
+        """The initial candidates that have an outcome."""
+        self._recorded: Sequence[Candidate] = ()
         self._next_number = 0
-        self._next_told = len(initial_candidates)
 
     @property
     def num_initial(self) -> int:
-        """The number of candidates before the optimizer's."""
+        """The number of candidates before the optimizers'."""
         return len(self._initial)
 
+    @property
+    def stage(self) -> int | None:
+        """The number of the present search; None if there is none."""
+        return self._searches[self._place].number if self._searches else None
+
+    @property
+    def differing(self) -> list[int]:
+        """The replayed candidates that this machine would have proposed otherwise, by more than rounding."""
+        return [number for asking in self._begun for number in asking.differing]
+
+    def advance(self) -> bool:
+        """Ends the present search, so that the next one begins; returns False if there is none.
+
+        The caller has seen that nothing is left to be answered.
+        """
+        if self._place + 1 >= len(self._searches):
+            return False
+        if self._asking is not None:
+            self._before.append(self._asking)
+        self._place, self._asking = self._place + 1, None
+        return True
+
     def propose(self) -> Candidate | None:
-        """Returns the next candidate, or None until more results arrive."""
+        """Returns the next candidate, or None until more results arrive, or a search is over."""
         number = self._next_number
-        candidate = self._initial_candidate(number) if number < len(self._initial) else self._ask(number)
+        if number < len(self._initial):
+            candidate: Candidate | None = self._initial_candidate(number)
+        else:
+            asking = self._started()
+            candidate = None if asking is None else asking.ask(number)
         if candidate is not None:
-            self._next_number += 1
+            self._took(candidate)
         return candidate
 
     def genome(self, number: int) -> Genome:
         """Returns the genome of a candidate that has no recipe."""
-        return self._decoder.genome(number)
+        return next(asking for asking in self._begun if asking.holds(number)).genome(number)
 
     def holds(self, number: int) -> bool:
         """Returns whether the genome of a candidate can still be had."""
-        return number in self._held
+        return any(asking.holds(number) for asking in self._begun)
 
     def tell(self, outcome: Outcome) -> None:
-        """Passes on an outcome: at once, or in candidate order if the optimizer requires it.
-
-        Each candidate's first outcome counts: one that FAILED and was measured later is not told again, for the
-        optimizer has gone on.
-        """
+        """Passes on an outcome to the search that it is of; see `Asking.tell`."""
+        if outcome.values is not None:
+            self._values[outcome.number] = outcome.values
         if outcome.number < len(self._initial):
-            if self._optimizer is None:
-                self._initial_outcomes[outcome.number] = outcome
-            return
-        if outcome.number not in self._unanswered:
-            return
-        assert self._optimizer is not None
-        self._unanswered.remove(outcome.number)
-        if self._optimizer.in_order:
-            self._waiting[outcome.number] = outcome
-            while (following := self._waiting.pop(self._next_told, None)) is not None:
-                self._optimizer.tell(following)
-                self._next_told += 1
-        else:
-            self._optimizer.tell(outcome)
-        if self._breeder is not None:
-            kept = self._unanswered.union(self._waiting, self._breeder.parents, self._recorded_parents)
-            self._decoder.retain(kept)
-            self._held &= kept
+            self._heard.add(outcome.number)
+        for asking in self._begun:
+            asking.tell(outcome)
 
     def expect(self, recorded: Iterable[Candidate]) -> None:
         """Prepares for replaying these candidates of a journal, by number: `replay` follows for each."""
-        for candidate in recorded:
-            self._num_references.update(candidate.parents)
+        self._recorded = tuple(recorded)
 
     def replay(self, recorded: Candidate) -> None:
         """Takes a candidate of the journal as proposed.
@@ -123,80 +112,52 @@ class Proposer:
         if number < len(self._initial):
             proposed = self._initial_candidate(number)
             if proposed != recorded:
-                raise _other(recorded, got=_described(proposed))
+                raise other_than(recorded, got=described(proposed))
         else:
-            self._replay_ask(number, recorded)
-        self._next_number += 1
+            while recorded.stage != self.stage and self.advance():
+                pass  # a search is over where the journal has asks of a later one
+            asking = self._started()
+            if asking is None or recorded.stage != self.stage:
+                raise other_than(recorded, got="nothing yet" if asking is None else f"nothing of stage {self.stage}")
+            asking.replay(recorded)
+        self._took(recorded)
 
-    def _replay_ask(self, number: int, recorded: Candidate) -> None:
-        optimizer, proposal, name = self._started(), recorded.proposal, self._proposed_by.name
-        if optimizer is None or proposal is None or recorded.proposed_by != self._proposed_by:
-            raise _other(recorded, got=f"a proposal of `{name}`" if optimizer else "nothing yet")
-        try:
-            check_proposal(proposal, self._domain, optimizer=name, number=number)
-        except (TypeError, ValueError) as error:
-            raise damaged(f"the `ask` of trial {number}", str(error)) from None
-        own = replayed(optimizer, number, proposal)
-        if own is None:
-            raise _other(recorded, got="nothing")
-        if own != proposal and not is_rounding(own, proposal):
-            self.differing.append(number)
-        if not isinstance(self._domain, Box):  # a point is decoded alone, a genome from its parents
-            self._decoder.create(number, proposal)
-            self._held.add(number)
-        for parent in recorded.parents:
-            self._num_references[parent] -= 1
-            if not self._num_references[parent]:
-                self._recorded_parents.discard(parent)
-        if self._num_references[number]:
-            self._recorded_parents.add(number)
-        self._unanswered.add(number)
+    @property
+    def _begun(self) -> list[Asking]:
+        return self._before if self._asking is None else [*self._before, self._asking]
+
+    def _took(self, candidate: Candidate) -> None:
+        self._next_number += 1
+        self._known[candidate.number] = candidate
 
     def _initial_candidate(self, number: int) -> Candidate:
         proposed_by, recipe = self._initial[number]
         return Candidate(number=number, recipe=recipe, proposed_by=proposed_by)
 
-    def _ask(self, number: int) -> Candidate | None:
-        optimizer = self._started()
-        if optimizer is None or (proposal := optimizer.ask(number)) is None:
-            return None
-        check_proposal(proposal, self._domain, optimizer=self._proposed_by.name, number=number)
-        recipe = self._decoder.create(number, proposal)
-        if not isinstance(self._domain, Box):
-            self._held.add(number)
-        self._unanswered.add(number)
-        return Candidate(number=number, recipe=recipe, proposed_by=self._proposed_by, proposal=proposal)
-
-    def _started(self) -> Optimizer | None:
-        """Returns the optimizer; None while an initial candidate has no outcome."""
-        if self._optimizer is None and len(self._initial_outcomes) == len(self._initial):
-            self._optimizer = self._make_optimizer(self._start(), self._tuned_scalar())
-            self._breeder = self._optimizer if isinstance(self._optimizer, Breeder) else None
-        return self._optimizer
+    def _started(self) -> Asking | None:
+        """Returns the present search; None if there is none, and while an initial candidate has no outcome."""
+        if self._asking is None and self._searches and len(self._heard) == len(self._initial):
+            search = self._searches[self._place]
+            ranked = (recipe for number in self._ranked() if (recipe := self._known[number].recipe) is not None)
+            self._asking = search.begin(ranked, self._tuned_scalar(), seed=self._seed, first=self._next_number)
+            self._asking.expect([candidate for candidate in self._recorded if candidate.stage == search.number])
+        return self._asking
 
     def _ranked(self) -> list[int]:
-        """Returns the merges among the initial candidates (single models if no merge was measured), best first.
+        """Returns the merges that were measured (single models if none was), best first.
 
         A lone expert is a corner of the box: good at one skill and bad at the others, and worse in every direction.
-        Among equals, warm starts come first, then the simplest baseline.
+        Among equals, warm starts and what was bred come first, then the simplest baseline.
         """
-        measured = self._measured()
-        merges = {number: v for number, v in measured.items() if not self._initial[number][0].is_single_model}
-        sums = _scaled_sums(merges or measured)
-        return sorted(sums, key=lambda number: (-sums[number], self._initial[number][0].is_baseline, number))
-
-    def _measured(self) -> dict[int, tuple[float, ...]]:
-        """Returns the objectives of the initial candidates that have some."""
-        return {o.number: o.values for o in self._initial_outcomes.values() if o.values is not None}
-
-    def _start(self) -> Point | None:
-        """Returns the point of the best candidate that the space can express."""
-        points = (self._space.encode(self._initial[number][1]) for number in self._ranked())
-        return next((point for point in points if point is not None), None)
+        by = {number: self._known[number].proposed_by for number in self._values}
+        merges = {number: values for number, values in self._values.items() if not by[number].is_single_model}
+        sums = _scaled_sums(merges or self._values)
+        return sorted(sums, key=lambda number: (-sums[number], by[number].is_baseline, number))
 
     def _tuned_scalar(self) -> float | None:
         """Returns the factor s of the best baseline that merges all experts with s/N."""
-        best = best_tuned_scalar({n: (self._initial[n][0], values) for n, values in self._measured().items()})
+        initial = {n: (self._initial[n][0], values) for n, values in self._values.items() if n < len(self._initial)}
+        best = best_tuned_scalar(initial)
         return None if best is None else self._initial[best][0].global_scalar
 
 
@@ -208,19 +169,3 @@ def _scaled_sums(outcomes: Mapping[int, tuple[float, ...]]) -> dict[int, float]:
         number: sum((value - low) / span for value, (low, span) in zip(values, spans, strict=True))
         for number, values in outcomes.items()
     }
-
-
-def _other(recorded: Candidate, *, got: str) -> InputError:
-    return InputError(
-        f"trial {recorded.number} of the journal is not the one that this spec proposes",
-        expected=_described(recorded),
-        got=got,
-        fix="`crossbreed report` and `crossbreed publish` need no optimizer and still work; to search on, use the "
-        "versions of crossbreed and its libraries that started the run (`clock` in the journal's first line), or start "
-        "a new run folder with the best recipes as `warm_start`",
-    )
-
-
-def _described(candidate: Candidate) -> str:
-    where = candidate.proposal
-    return f"{where}" if candidate.recipe is None else f"recipe {candidate.recipe.id} at {where}"

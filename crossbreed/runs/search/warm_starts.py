@@ -15,7 +15,7 @@ from crossbreed.mergekit import read_config
 from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.search_spaces import HasDistance, SearchSpace
 from crossbreed.sources.structure import Structure
-from crossbreed.types import Box, ProposedBy, Recipe
+from crossbreed.types import Box, ProposedBy, Recipe, renamed
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -62,9 +62,7 @@ def _under_our_names(recipe: Recipe, hashes: Mapping[str, str]) -> Recipe:
         replace(
             rule,
             params={
-                key: {names.get(name, name): number for name, number in value.items()}
-                if isinstance(value, Mapping)
-                else value
+                key: renamed(value, names) if isinstance(value, Mapping) else value
                 for key, value in rule.params.items()
             },
         )

@@ -1,10 +1,9 @@
 """The spec: the settings of a run. Each section is declared beside the part that it configures."""
 
+from crossbreed.runs.spec.artifacts import ArtifactsConfig, GramsConfig
 from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
 from crossbreed.runs.spec.spec import (
-    ArtifactsConfig,
     FitnessConfig,
-    GramsConfig,
     SlopesConfig,
     Spec,
     WorkersConfig,

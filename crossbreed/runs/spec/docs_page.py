@@ -40,8 +40,8 @@ editors take a file with `serve`, and without `space`, `optimizer` and `preset`,
 
 ## Presets
 
-`preset: NAME` fills in `space` and `optimizer` with a method of the literature. Fields in the file override those of
-the preset; a section of another `kind` replaces the preset's. The presets:
+`preset: NAME` fills in `space` and `optimizer`, or `stages`, with a method of the literature or our own. Fields in the
+file override those of the preset; a section of another `kind`, a budget or a list replaces the preset's. The presets:
 """
 METRICS_INTRO = """## Metrics
 
@@ -64,10 +64,14 @@ The column *searched* is the default treatment in a space whose `params` do not 
 - a value: it is fixed at this value;
 - empty: it keeps its default.
 """
+_TABLES = (METRICS.plural, OPERATORS.plural)
+"""The parts that have a section of their own on the page, whatever their settings."""
 _STYLE = Style(
     value="`{}`".format,
     model=lambda name: f"[{name}](#{name.lower()})",
-    part=lambda plural: f"one of the [{plural}](#{plural})",
+    part=lambda plural: (
+        f"one of the [{plural}](#{plural})" if plural in _TABLES else f"one of `crossbreed list {plural}`"
+    ),
 )
 
 
@@ -98,7 +102,7 @@ def render() -> str:
 
 _PRESET = {
     "enum": list(PRESETS.ours),
-    "description": "One of the methods above; `space` and `optimizer` then contain only what differs, or are omitted.",
+    "description": "One of the methods above; its sections then contain only what differs, or are omitted.",
 }
 """The one key that is not part of the parsed settings."""
 

@@ -5,6 +5,7 @@ It is what pydantic knows of the settings models, for people's files instead of 
 - A section with a `kind` is checked by the settings of that kind. Kinds, metrics and operators that are not installed
   here may be those of another package: they are let through, and `crossbreed check` knows better.
 - With a `preset`, a section need not have what the preset may fill in.
+- With `stages`, there is neither `space` nor `optimizer`.
 - A file with `serve` and nothing that searches is a provider's (docs/api.md).
 - An engine that names its own sources may be used without `sources`.
 """
@@ -26,7 +27,7 @@ Schema: TypeAlias = dict[str, Any]
 
 _FILLED_IN: Mapping[str, Registry[Any]] = {"space": SPACES, "optimizer": OPTIMIZERS}
 """The sections that presets fill in, and may be without a `kind`."""
-_PRESET_ABOUT = "A method of the literature; `space` and `optimizer` then hold only what differs, or are omitted."
+_PRESET_ABOUT = "A method of the literature; its sections then hold only what differs, or are omitted."
 
 
 def spec_schema(*, of_others: bool = True) -> Schema:
@@ -46,19 +47,22 @@ def spec_schema(*, of_others: bool = True) -> Schema:
         for name, model in found["$defs"].items()
     }
     required = found["$defs"]["FitnessConfig"].pop("required")
+    sections["optimizer"]["required"] = [*sections["optimizer"].get("required", ()), "budget"]
+    stages = found["properties"]["stages"]["items"]
+    stages["anyOf"] = stages.pop("oneOf")  # an optimizer's `kind` may be any text, of another package
     opened: Schema = _opened(found, of_others)
     opened["properties"] = {PRESET: {**_name(PRESETS, of_others), "description": _PRESET_ABOUT}, **opened["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **opened,
         "title": "A run of crossbreed, or a merge service",
-        "required": [name for name in found["required"] if name not in (*_FILLED_IN, "sources")],
+        "required": [name for name in found["required"] if name != "sources"],
         "anyOf": [{"required": ["sources"]}, _names_sources(of_others)],
         "if": {"required": ["serve"], "not": {"anyOf": [{"required": [key]} for key in OF_A_RUN]}},
         "then": _provider_s(),
         "else": {
             "properties": {"fitness": {"required": required}},
-            "if": {"required": [PRESET]},
+            "if": {"anyOf": [{"required": [PRESET]}, {"required": ["stages"]}]},
             "else": {"required": list(_FILLED_IN), "properties": sections},
         },
     }

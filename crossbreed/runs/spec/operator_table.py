@@ -15,6 +15,7 @@ _OF = {
     ParamKind.FLAG: "the group",
     ParamKind.CHOICE: "the group",
     ParamKind.NAME: "the group",
+    ParamKind.NUMBERS: "each expert, several",
 }
 
 

@@ -16,6 +16,8 @@ Preset: TypeAlias = Callable[[Mapping[str, Any]], RawSpec]
 
 PRESET = "preset"
 """The key of a file that names one."""
+_BUDGET = "budget"
+"""The key of limits, which are taken whole."""
 _EITHER_PLACE = {"weight", "density"}
 """Keys that a space may have beside `params` or inside it."""
 _OF_OPERATOR = {"params", *_EITHER_PLACE}
@@ -97,6 +99,28 @@ def _without_search(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Ra
     return fill(usual, given)
 
 
+def best(given: Mapping[str, Any]) -> RawSpec:
+    """Regression, then gradients on rank components around it: for people with local weights (our own)."""
+    return fill({"stages": [{"kind": "regression", "items": 48}, {"kind": "gradient"}]}, given)
+
+
+def forward_only(given: Mapping[str, Any]) -> RawSpec:
+    """CMA-ES over a few coefficients, then over a factor on each band: without activations or gradients (our own)."""
+    return fill({"stages": _coarse_to_fine(120, 40)}, given)
+
+
+def api(given: Mapping[str, Any]) -> RawSpec:
+    """CMA-ES over one weight an expert, then over a factor on each band: for services that bill answers (our own)."""
+    return fill({"stages": _coarse_to_fine(60, 24, layers=None)}, given)
+
+
+def _coarse_to_fine(trials: int, more: int, *, layers: int | None = 3) -> list[RawSpec]:
+    coarse = {"kind": "coefficients", "operator": "task_arithmetic", "groups": {"layers": layers} if layers else {}}
+    fine = {"kind": "scales", "groups": {"layers": 3, "modules": ["attention", "mlp"]}}
+    searches = ((coarse, trials), (fine, more))
+    return [{"kind": "cma_es", "space": space, "budget": {"trials": number}} for space, number in searches]
+
+
 def evo_merging(given: Mapping[str, Any]) -> RawSpec:
     """Densities, then weights of LoRA adapters' factors, by CMA-ES (Evo-Merging, arXiv 2509.12951).
 
@@ -130,6 +154,9 @@ PRESETS = Registry[Preset](
         "frank_wolfe": f"{__name__}:frank_wolfe",
         "bmm": f"{__name__}:bmm",
         "regression": f"{__name__}:regression",
+        "best": f"{__name__}:best",
+        "forward_only": f"{__name__}:forward_only",
+        "api": f"{__name__}:api",
         "data_free": f"{__name__}:data_free",
         "evo_merging": f"{__name__}:evo_merging",
         "lorahub": f"{__name__}:lorahub",
@@ -164,7 +191,7 @@ def fill(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:
         usual: Sections of the preset.
         given: The user's spec.
     """
-    sections = {key: _section(value, given[key]) for key, value in usual.items() if key in given}
+    sections = {key: _section(value, given[key]) for key, value in usual.items() if key in given and key != _BUDGET}
     return {**usual, **given, **sections}
 
 
@@ -191,7 +218,7 @@ def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> RawSpec:
     """Returns the preset's values overridden by the user's, at every depth except inside a budget."""
     both = {
         key: _merged(usual[key], given[key])
-        for key in (usual.keys() & given.keys()) - {"budget"}
+        for key in (usual.keys() & given.keys()) - {_BUDGET}
         if isinstance(usual[key], Mapping) and isinstance(given[key], Mapping)
     }
     return {**usual, **given, **both}

@@ -19,7 +19,7 @@ from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
 from crossbreed.runs.spec.spec import Spec, SpecFile, noting, parse_spec_file, read_spec_file, unique_names
 from crossbreed.types import Dtype
 
-OF_A_RUN = (PRESET, "space", "optimizer")
+OF_A_RUN = (PRESET, "space", "optimizer", "stages")
 """The keys without which a spec is no run's."""
 
 

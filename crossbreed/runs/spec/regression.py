@@ -5,22 +5,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from crossbreed.config import Config, InputPath
-from crossbreed.parsing import shown
-from crossbreed.patterns import part_matcher
+from crossbreed.config import Config, InputPath, TensorPatterns
 from crossbreed.recipes.named import ANCHOR, why_no_scaled_merge
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.registry import Named
 from crossbreed.types import Dtype
-
-
-def _are_patterns(patterns: list[str]) -> list[str]:
-    for pattern in patterns:
-        try:
-            part_matcher(pattern)
-        except ValueError as error:
-            raise ValueError(f"no regular expression over names of tensors: {shown(pattern)} ({error})") from None
-    return patterns
 
 
 def _is_anchor(operator: str) -> str:
@@ -78,7 +67,7 @@ class RegressionConfig(Config):
     row_space: bool = False
     """Whether the change of a matrix stays within the rows of the experts' deltas: of adapters, the result has at most
     the sum of their ranks."""
-    modules: Annotated[list[str], AfterValidator(_are_patterns)] = Field(default_factory=list)
+    modules: TensorPatterns = Field(default_factory=list)
     """Regular expressions (RE2), found anywhere in a tensor's name: the matrices to solve. Empty: all that some expert
     changes."""
     passes: Annotated[int, Field(ge=1)] = 1

@@ -16,8 +16,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticKnownError
 
-from crossbreed.config import Config, InputPath, Name, refused
+from crossbreed.config import Config, InputPath, Name, refusal, refused
 from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import (
     SHOWN_KEYS,
@@ -26,11 +27,10 @@ from crossbreed.fitness import (
     SplitConfig,
     TaskConfig,
 )
-from crossbreed.optimizer import AnyOptimizerConfig
-from crossbreed.parsing import shown, suggestion
-from crossbreed.recipes.operators import OPERATORS
+from crossbreed.optimizer import OF_OPTIMIZER, BudgetConfig, OptimizerConfig
+from crossbreed.parsing import shown
 from crossbreed.runs.loggers.config import LogConfig
-from crossbreed.runs.spec.grams_check import why_grams_are_missing, why_grams_are_unread
+from crossbreed.runs.spec.artifacts import ArtifactsConfig, mistakes_in_artifacts
 from crossbreed.runs.spec.messages import Keys, explain
 from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
 from crossbreed.runs.spec.overrides import apply_override
@@ -40,9 +40,16 @@ from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.spec.second_look import as_meant, note_items
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.spec.sources import AnySources, marked
-from crossbreed.search_spaces import AnySpaceConfig
+from crossbreed.runs.spec.stages import (
+    AnyStageConfig,
+    RegressionStageConfig,
+    SearchSettings,
+    mistakes_in,
+    searches_in,
+)
+from crossbreed.search_spaces import OF_SPACE, SpaceConfig
 from crossbreed.text_files import read_text
-from crossbreed.types import REGRESSION, Dtype
+from crossbreed.types import Dtype
 from crossbreed.yaml_files import MAX_BYTES, read_yaml
 
 
@@ -61,14 +68,15 @@ def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
 
 
 class SlopesConfig(Config):
-    """Gradients of the loss on correct answers, for `frank_wolfe` with `slopes: gradient`.
+    """Gradients of a loss on search items, for `frank_wolfe` with `slopes: gradient`, and for `gradient`.
 
-    They are computed by a second, transformers engine beside the one that scores, or by the scoring engine itself if it
-    is a transformers engine of the same dtype on the same device.
+    Those of `gradient` are computed in the driver's process (docs/gradient.md); those of `frank_wolfe` by a second,
+    transformers engine beside the one that scores, or by the scoring engine itself if it is a transformers engine of
+    the same dtype on the same device.
     """
 
     items: Annotated[int, Field(ge=1)] = 32
-    """Maximum number of search items per task in the loss: the first ones of the split."""
+    """For `frank_wolfe`: maximum number of search items per task in the loss, the first ones of the split."""
     dtype: Dtype = "float32"
     """The dtype in which the model computes and the gradient is accumulated."""
     device: str = "cpu"
@@ -113,48 +121,6 @@ class FitnessConfig(Config):
         return objectives
 
 
-class GramsConfig(Config):
-    """Grams of the inputs of each expert's matrices, teacher-forced on answers to search items.
-
-    Read by operators whose description names the artifact `grams`. Collected with transformers before the search, and
-    kept in the cache folder (`CROSSBREED_CACHE`), where all runs of the same experts and items share them.
-    """
-
-    items: Annotated[int, Field(ge=1)] = 32
-    """Maximum number of search items per task and expert: the first ones of the split."""
-    tasks: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
-    """Expert -> its tasks. Default: the task with the expert's own name, or else all tasks."""
-    dtype: Dtype = "float32"
-    """The dtype in which the experts compute. Grams are float32."""
-    device: str = "cpu"
-    """The device on which the experts compute, as torch names it."""
-    max_columns: Annotated[int, Field(ge=1)] = 4096
-    """For inputs wider than this, only `rank` directions and the diagonal of the Gram are kept."""
-    rank: Annotated[int, Field(ge=1)] = 256
-    """Number of directions kept. Exact for up to that many tokens; beyond, the error in the spectral norm is at most
-    the sum of all eigenvalues but the first k, divided by rank - k, for any k (Frequent Directions). Diagonal and trace
-    are exact."""
-
-    def tasks_of(self, expert: str, tasks: Sequence[str]) -> Sequence[str]:
-        """Returns the tasks on which an expert's Grams are collected."""
-        return self.tasks.get(expert) or ([expert] if expert in tasks else tasks)
-
-
-class ArtifactsConfig(Config):
-    """Artifacts computed before the search."""
-
-    grams: GramsConfig | None = None
-    """Grams of inputs. None: they are not collected, and operators that read Grams cannot be used."""
-    regression: RegressionConfig | None = None
-    """A merge by regression, layer by layer, which recipes name `regression`, and which is scored before the search.
-    None: there is none."""
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The names of those that are."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
-
-
 class WorkersConfig(Config):
     """The workers that evaluate candidates. May change on resume."""
 
@@ -184,10 +150,15 @@ class Spec(Config):
     """The seed of the run; every random stream is spawned from it by name."""
     sources: AnySources
     """The base and its experts. May be left out where the engine has sources of its own names, as `api` has."""
-    space: AnySpaceConfig
-    """The recipes that may be proposed."""
-    optimizer: AnyOptimizerConfig
-    """The optimizer and its budget."""
+    budget: BudgetConfig = BudgetConfig()
+    """The limits of all `stages` together, beside those of each. Without `stages`, `optimizer.budget` has them."""
+    stages: Annotated[tuple[AnyStageConfig, ...], Field(validate_default=True)] = ()
+    """What is made, and what is searched after it, one stage after another (docs/stages.md). Empty: `space` and
+    `optimizer` are the only search."""
+    space: Annotated[SpaceConfig | None, OF_SPACE, Field(validate_default=True)] = None
+    """The recipes that may be proposed. Required without `stages`."""
+    optimizer: Annotated[OptimizerConfig | None, OF_OPTIMIZER, Field(validate_default=True)] = None
+    """The optimizer and its budget. Required without `stages`."""
     fitness: FitnessConfig
     """The tasks, the engine and the objectives."""
     artifacts: Annotated[ArtifactsConfig, Field(validate_default=True)] = ArtifactsConfig()
@@ -212,63 +183,98 @@ class Spec(Config):
         return marked(given) if isinstance(given, Mapping) else given
 
     @property
+    def searches(self) -> tuple[SearchSettings, ...]:
+        """The searches, in their order: those of `stages`, or the one of `space` and `optimizer`."""
+        if self.space is None or self.optimizer is None:
+            return tuple(searches_in(self.stages))
+        return (SearchSettings(number=0, space=self.space, optimizer=self.optimizer, own=BudgetConfig()),)
+
+    @property
+    def limits(self) -> BudgetConfig:
+        """The limits of all searches together."""
+        return self.budget if self.optimizer is None else self.optimizer.budget
+
+    @property
+    def regression(self) -> RegressionConfig | None:
+        """The regression that is made before the search, as an artifact or a stage."""
+        staged = (stage.settings for stage in self.stages if isinstance(stage, RegressionStageConfig))
+        return next(staged, self.artifacts.regression)
+
+    @property
+    def place_of_regression(self) -> str:
+        """The dotted key of its settings."""
+        return "artifacts.regression" if self.artifacts.regression is not None else "stages.0"
+
+    @property
     def needs_reference(self) -> bool:
         """Whether transformers has to run the models, beside the engine that scores."""
-        return bool(self.artifacts.wanted) or self.optimizer.slope_kind is not None
+        needs = [(search.optimizer.slope_kind, search.optimizer.calibration) for search in self.searches]
+        asked = self.artifacts.grams, self.regression, *(need for both in needs for need in both)
+        return any(one is not None for one in asked)
 
     @classmethod
     def known_keys(cls) -> Collection[str]:
         """Returns the keys of a file; that of the preset is none of a parsed spec."""
         return (PRESET, *cls.model_fields)
 
+    @field_validator("stages")
+    @classmethod
+    def _stages_end(cls, stages: tuple[Config, ...], info: ValidationInfo) -> tuple[Config, ...]:
+        if "budget" in info.data and (mistakes := [*mistakes_in(stages, info.data["budget"])]):
+            raise refused(mistakes)
+        return stages
+
+    @field_validator("space", "optimizer", mode="before")
+    @classmethod
+    def _is_in_one_place(cls, given: Any, info: ValidationInfo) -> Any:  # whatever pydantic is given
+        stages = info.data.get("stages")
+        if given is None and stages == ():
+            raise PydanticKnownError("missing")
+        if given is not None and stages:
+            raise InputError(
+                f"`{info.field_name}` stands beside `stages`, each of which has its own",
+                expected="`space` and `optimizer`, or `stages`",
+                where=str(info.field_name),
+                fix="move it into a stage of `kind: search` (a `preset` may have filled it in), or remove `stages`",
+            )
+        return given
+
+    @field_validator("optimizer")
+    @classmethod
+    def _search_ends(cls, optimizer: OptimizerConfig | None, info: ValidationInfo) -> OptimizerConfig | None:
+        if optimizer is None:
+            return None
+        whole = info.data.get("budget", BudgetConfig())
+        if whole.is_limited:
+            fix = "move it into `optimizer`"
+            raise InputError("`budget` at the top is of `stages`, and there are none", where="budget", fix=fix)
+        if not (optimizer.budget.is_limited or optimizer.ends_itself):
+            said = "budget" in optimizer.model_fields_set
+            missing = InitErrorDetails(type="missing", loc=("budget",), input=None)
+            raise refusal("optimizer", [_endless() if said else missing])
+        return optimizer
+
     @field_validator("artifacts")
     @classmethod
-    def _grams_are_there_where_they_are_read(cls, artifacts: ArtifactsConfig, info: ValidationInfo) -> ArtifactsConfig:
-        grams, mistakes = artifacts.grams, Collector()
-        if (space := info.data.get("space")) is not None:
-            with mistakes.noted():
-                for name in space.operators:
-                    OPERATORS.require(name, where="space")
-                why_invalid = why_grams_are_missing if grams is None else why_grams_are_unread
-                if problem := why_invalid(space.operators, space.operator_params):
-                    raise InputError(problem, where="artifacts.grams" if grams else "artifacts")
-        sources, fitness = info.data.get("sources"), info.data.get("fitness")
-        experts = [] if sources is None else [*sources.experts]
-        tasks = [] if fitness is None else [task.name for task in fitness.tasks]
-        for where, kind, names, known in _named_by(artifacts, experts, tasks):
-            for unknown in sorted(set(names) - set(known)) if known else ():
-                mistakes.note(
-                    InputError(
-                        f"`{where}` names the unknown {kind} `{unknown}`; known are {', '.join(known)}",
-                        where=where,
-                        fix=suggestion(unknown, known),
-                    )
-                )
-        if artifacts.regression is not None and REGRESSION in experts:
-            mistakes.note(
-                InputError(
-                    f"`{REGRESSION}` names what this run makes, in recipes",
-                    expected="an expert of another name",
-                    where=f"sources.experts.{REGRESSION}",
-                    fix="rename the expert",
-                )
-            )
-        if mistakes.errors:
-            raise refused(mistakes.errors)
+    def _artifacts_are_read(cls, artifacts: ArtifactsConfig, info: ValidationInfo) -> ArtifactsConfig:
+        stages, sources, fitness = (info.data.get(key) for key in ("stages", "sources", "fitness"))
+        searched = info.data.get("space"), *(search.space for search in searches_in(stages or ()))
+        mistakes = mistakes_in_artifacts(
+            artifacts,
+            stages=stages or (),
+            spaces=[space for space in searched if space is not None],
+            experts=[] if sources is None else [*sources.experts],
+            tasks=[] if fitness is None else [task.name for task in fitness.tasks],
+        )
+        if found := [*mistakes]:
+            raise refused(found)
         return artifacts
 
 
-def _named_by(
-    artifacts: ArtifactsConfig, experts: Sequence[str], tasks: Sequence[str]
-) -> Iterator[tuple[str, str, Collection[str], Sequence[str]]]:
-    """Yields which experts and tasks are named where, and which there are."""
-    for key, config in (("grams", artifacts.grams), ("regression", artifacts.regression)):
-        if config is not None:
-            where = f"artifacts.{key}.tasks"
-            yield where, "expert", [*config.tasks], experts
-            yield where, "task", [name for names in config.tasks.values() for name in names], tasks
-    if artifacts.regression is not None:
-        yield "artifacts.regression.prompts", "task", [*artifacts.regression.prompts], tasks
+def _endless() -> InitErrorDetails:
+    """Returns the error of a budget without limits."""
+    error = ValueError("give `trials`, `minutes`, or both: a search without a budget never ends")
+    return InitErrorDetails(type="value_error", loc=("budget",), input=None, ctx={"error": error})
 
 
 def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, with_items: bool = False) -> Spec:
@@ -342,7 +348,7 @@ def _parse(
     except InputError as error:  # what the preset would have filled in is not missing
         mistakes.note(InputError(error.problem, expected=error.expected, where=places.of([PRESET]), fix=error.fix))
         del filled[PRESET]
-        present = ("space", "optimizer")
+        present = ("space", "optimizer", "stages")
     try:
         spec = Spec.model_validate(filled, context={"folder": folder})
     except ValidationError as error:
@@ -375,7 +381,8 @@ def noting(
 
 def dump_spec(spec: Spec) -> str:
     """Returns the spec as YAML with every default written out."""
-    return _dump(spec.model_dump(mode="json"))
+    absent = {"space", "optimizer"} if spec.stages else {"stages", "budget"}
+    return _dump(spec.model_dump(mode="json", exclude=absent))
 
 
 def _dump(raw: Any) -> str:  # any JSON value

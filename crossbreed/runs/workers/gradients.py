@@ -21,7 +21,7 @@ from crossbreed.fitness import (
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.search_spaces import require_slopes
-from crossbreed.types import Recipe, SlopeKind
+from crossbreed.types import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,30 +40,39 @@ def calibration_of(
 
     Which of several tasks is the worst depends on the candidate, so all tasks of a `worst` count equally.
     """
-    shares = objective.shares
     requests, weights = [], []
-    for task in tasks:
-        chosen = items[task.name].items[:num_items] if shares.get(task.name) else ()
-        sign = -1 if objective.minimize is task.higher_is_better else 1
+    for task, share in calibrated(tasks, objective):
+        chosen = items[task.name].items[:num_items]
         requests += [task.calibration(item) for item in chosen]
-        weights += [sign * shares[task.name] / len(chosen) for _ in chosen]
+        weights += [share / len(chosen) for _ in chosen]
     return Calibration(requests=tuple(requests), weights=tuple(weights))
+
+
+def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, float]]:
+    """Returns the tasks of an objective, each with the weight of its loss: negative if it is to be bad at the task."""
+    shares = objective.shares
+    signs = {task.name: -1 if objective.minimize is task.higher_is_better else 1 for task in tasks}
+    return [(task, signs[task.name] * shares[task.name]) for task in tasks if shares.get(task.name)]
 
 
 class Slopes:
     """An engine that computes gradients, and their calibration."""
 
-    def __init__(self, plan: Plan, kind: SlopeKind, scoring: WeightEngine) -> None:
+    def __init__(self, plan: Plan, scoring: WeightEngine) -> None:
         """Starts an engine, unless the one that scores can be used.
 
         Args:
             plan: The run's plan.
-            kind: The kind of slopes that the optimizer needs.
             scoring: The worker's engine.
         """
         assert plan.weights is not None, "gradients need weights"
-        fitness, self._plan, self._kind, self._weights = plan.spec.fitness, plan, kind, plan.weights
-        self._space = require_slopes(plan.space)
+        fitness, self._plan, self._weights = plan.spec.fitness, plan, plan.weights
+        self._wanted = {
+            stage.number: (require_slopes(stage.space), kind)
+            for stage in plan.stages
+            if (kind := plan.slope_kind(stage.number)) is not None
+        }
+        """Stage -> its space and the kind of slopes that its optimizer needs."""
         config = reference_config(
             dtype=fitness.slopes.dtype,
             device=fitness.slopes.device,
@@ -81,8 +90,8 @@ class Slopes:
         """The number of items per gradient."""
         return len(self._calibration.requests)
 
-    def at(self, recipe: Recipe) -> tuple[float, ...]:
-        """Returns a slope for each coordinate, at the candidate that the worker's engine has adopted.
+    def at(self, recipe: Recipe, stage: int) -> tuple[float, ...]:
+        """Returns a slope for each coordinate, at the candidate of a search that the worker's engine has adopted.
 
         Raises:
             EngineError: the gradient could not be computed, or is not finite.
@@ -96,7 +105,8 @@ class Slopes:
         gradient = self._engine.gradient(
             calibration.requests, calibration.weights, tokens=plan.spec.fitness.slopes.tokens
         )
-        found = self._space.slopes(self._weights.slopes(gradient, self._kind))
+        space, kind = self._wanted[stage]
+        found = space.slopes(self._weights.slopes(gradient, kind))
         if not all(map(math.isfinite, found)):
             raise EngineError(f"the gradient of recipe {recipe.id} is NaN or infinite, although its loss is finite")
         return found

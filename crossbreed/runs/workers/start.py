@@ -38,7 +38,7 @@ def prepare_artifacts(
         from crossbreed.runs.workers.grams import prepare_grams  # needs torch
 
         plan = prepare_grams(plan, on_event=on_event, recorded=recorded.get("grams"), kept=kept)
-    if plan.spec.artifacts.regression is not None:
+    if plan.spec.regression is not None:
         from crossbreed.runs.regression.artifact import prepare_regression
 
         plan = prepare_regression(plan, on_event=on_event, recorded=recorded.get(REGRESSION), kept=kept)

@@ -38,7 +38,6 @@ class Worker:
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
             self._slopes = self._start_slopes()
-            self._num_initial = len(plan.initial_candidates())
 
     def canary(self) -> None:
         """Verifies swapping before any score is trusted; `notes` says what could not be verified.
@@ -83,8 +82,8 @@ class Worker:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
         seconds = {**adopted.seconds, "answer": answered_s - adopted_s}
         num_items, slopes, fault = answers.num_items, None, None
-        if self._slopes and job.split == "search" and job.number >= self._num_initial:
-            slopes, fault = _tried(self._slopes, recipe)
+        if self._slopes and job.split == "search" and job.stage is not None and self._plan.slope_kind(job.stage):
+            slopes, fault = _tried(self._slopes, recipe, job.stage)
             seconds["slopes"] = _since(answered_s)
             num_items += self._slopes.num_items if slopes is not None else 0
         if fault is None:
@@ -107,19 +106,18 @@ class Worker:
                 self._slopes.close()
 
     def _start_slopes(self) -> "Slopes | None":
-        kind = self._plan.slope_kind
-        if kind is None:
+        if not any(self._plan.slope_kind(stage.number) for stage in self._plan.stages):
             return None
         from crossbreed.runs.workers.gradients import Slopes
 
         assert isinstance(self.candidate_engine, CandidateEngineByWeights), "a plan with slopes has weights"
-        return Slopes(self._plan, kind, self.candidate_engine.engine)
+        return Slopes(self._plan, self.candidate_engine.engine)
 
 
-def _tried(slopes: "Slopes", recipe: Recipe) -> tuple[tuple[float, ...] | None, str | None]:
+def _tried(slopes: "Slopes", recipe: Recipe, stage: int) -> tuple[tuple[float, ...] | None, str | None]:
     """Returns the slopes, or the error if there are none: the score is kept even without slopes."""
     try:
-        return slopes.at(recipe), None
+        return slopes.at(recipe, stage), None
     except (MachineError, InvalidWeights) as error:
         return None, f"no slopes: {error}"
 

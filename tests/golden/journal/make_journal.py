@@ -25,6 +25,7 @@ from crossbreed.runs.record.records import (
 from crossbreed.types import Recipe, Rule, Status, canonical_json
 
 PATH, PATH_2 = (Path(__file__).parent / f"schema-{schema}.jsonl" for schema in (1, 2))
+PATH_OF_STAGES = Path(__file__).parent / "schema-2-stages.jsonl"
 SOURCES = {"base": "0" * 32, "red": "1" * 32, "blue": "2" * 32}
 GRAMS = {"grams": "3" * 32}
 
@@ -168,14 +169,34 @@ RECORDS: tuple[Record, ...] = (
 )
 
 
+STAGED = tuple(replace(ask, stage=stage) for ask, stage in zip(ASKS[2:5], (0, 1, 1), strict=True))
+RECORDS_OF_STAGES: tuple[Record, ...] = (
+    replace(RUN, schema=2, more_coordinates={"1": (), "3": ("mlp: factor",)}),
+    *ASKS[:2],
+    *TELLS[:2],
+    *(record for pair in zip(STAGED, TELLS[2:5], strict=True) for record in pair),
+    AskRecord(number=5, origin="cma_es", point=(1.25,), stage=3, recipe=recipe()),
+)
+"""Of a run with several searches: new optional keys of an ask and of the first record."""
+
+
 def lines() -> bytes:
     return b"".join(canonical_json(to_json(record)).encode() + b"\n" for record in RECORDS)
 
 
 def sealed_lines() -> bytes:
     """Of schema 2: each line with a checksum over all up to there."""
+    return _sealed((replace(RUN, schema=2), *RECORDS[1:]))
+
+
+def lines_of_stages() -> bytes:
+    """Of schema 2, with stages."""
+    return _sealed(RECORDS_OF_STAGES)
+
+
+def _sealed(records: tuple[Record, ...]) -> bytes:
     written, before = [], b""
-    for record in (replace(RUN, schema=2), *RECORDS[1:]):
+    for record in records:
         before = sealed(to_json(record), after=before)
         written.append(before + b"\n")
     return b"".join(written)
@@ -184,3 +205,4 @@ def sealed_lines() -> bytes:
 if __name__ == "__main__":
     PATH.write_bytes(lines())
     PATH_2.write_bytes(sealed_lines())
+    PATH_OF_STAGES.write_bytes(lines_of_stages())

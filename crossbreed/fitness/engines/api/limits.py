@@ -1,6 +1,6 @@
 """A recipe held to the limits that a service tells, before the first is sent: the service has the last word."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import wire
@@ -31,8 +31,11 @@ def require_within(recipe: Recipe, limits: wire.Limits, *, where: str) -> None:
 
 
 def _numbers(value: ParamValue) -> Iterator[float]:
-    if not isinstance(value, bool | str):
-        yield from (value,) if isinstance(value, int | float) else value.values()
+    if isinstance(value, Mapping):
+        for found in value.values():
+            yield from found if isinstance(found, tuple) else (found,)
+    elif not isinstance(value, bool | str):
+        yield value
 
 
 def _beyond(expected: str, got: str, fix: str, where: str) -> InputError:

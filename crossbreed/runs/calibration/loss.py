@@ -1,0 +1,166 @@
+"""The calibration loss of a space's merges, with slopes: see `crossbreed.optimizer.CalibrationLoss`.
+
+It is computed in the driver's process, with transformers, on search items alone: a part of each task's is held out.
+What was computed once lies in the cache folder of this machine, under a hash of all that it depends on: replaying a run
+costs no gradient there, and nothing depends on the cache but time.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbreed.cache import cache_folder, is_ours
+from crossbreed.durable import write_atomically
+from crossbreed.optimizer import CalibrationNeeds
+from crossbreed.randomness import spawn
+from crossbreed.runs.calibration.questions import Question, experts_of, num_held_out, prompts_by_task
+from crossbreed.runs.events import Listener, Note, ignore
+from crossbreed.runs.workers.gradients import calibrated
+from crossbreed.search_spaces import SearchSpace, require_terms
+from crossbreed.sources.hashes import hash_of
+from crossbreed.types import Point, canonical_json
+
+if TYPE_CHECKING:
+    from crossbreed.runs.calibration.model import CalibrationModel
+    from crossbreed.runs.plan import Plan
+
+_SCHEMA = 1
+"""The version of what is computed. Increment it with every change."""
+
+
+class MergeLoss:
+    """The loss at the points of a space, one task's items after the other's."""
+
+    def __init__(
+        self, plan: "Plan", space: SearchSpace, needs: CalibrationNeeds, *, on_event: Listener = ignore
+    ) -> None:
+        """Chooses the items; no model is started.
+
+        Args:
+            plan: The run's plan.
+            space: The space that is searched.
+            needs: What the optimizer asks for.
+            on_event: Called with what is computed.
+
+        Raises:
+            InputError: the merges of the space are no sums, a task has no right answers, or prompts are no such.
+        """
+        self._plan, self._space, self._needs, self._on_event = plan, require_terms(space), needs, on_event
+        self._losses, self._num_slopes = list[float](), 0
+        self._questions, self._held, self._tasks = list[Question](), list[Question](), list[tuple[int, ...]]()
+        prompts = prompts_by_task(plan, needs)
+        for task, share in calibrated(plan.tasks, plan.objectives[0]):
+            items = plan.items["search"][task.name].items[: needs.items]
+            held = _held_out(len(items), needs.held_out, seed=plan.spec.seed, task=task.name)
+            weight = share if needs.loss == "cross_entropy" else abs(share)
+            asked = [Question(task=task, item=item, weight=weight) for item in items]
+            self._held += [one for index, one in enumerate(asked) if index in held]
+            first = len(self._questions)
+            self._questions += [one for index, one in enumerate(asked) if index not in held]
+            self._questions += [
+                Question(task=task, prompt=prompt, weight=weight) for prompt in prompts.get(task.name, ())
+            ]
+            self._tasks.append(tuple(range(first, len(self._questions))))
+
+    @property
+    def tasks(self) -> Sequence[Sequence[int]]:
+        """See CalibrationLoss."""
+        return self._tasks
+
+    @property
+    def num_held_out(self) -> int:
+        """The number of items that are held out."""
+        return len(self._held)
+
+    def slopes(self, point: Point, items: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
+        """See CalibrationLoss."""
+
+        def find() -> NDArray[np.float64]:
+            loss, found = self._model.loss(point, items, slopes=True)
+            return np.array([loss, *found])
+
+        loss, *found = self._remembered(["slopes", [*point], [*items]], find)
+        self._losses.append(float(loss))
+        return float(loss), np.array(found)
+
+    def held_out(self, point: Point) -> float | None:
+        """See CalibrationLoss."""
+        if not self._held:
+            return None
+
+        def find() -> NDArray[np.float64]:
+            numbers = range(len(self._questions), len(self._questions) + len(self._held))
+            loss, _ = self._model.loss(point, numbers, slopes=False)
+            self._tell(loss)
+            return np.array([loss])
+
+        found = float(self._remembered(["held out", [*point]], find)[0])
+        self._num_slopes, self._losses = self._num_slopes + len(self._losses), []
+        return found
+
+    def _tell(self, held_out: float) -> None:
+        """Says what the loss was since the last time, and is on held-out items: over-fitting sets them apart."""
+        if self._losses:
+            first, last = self._num_slopes + 1, self._num_slopes + len(self._losses)
+            text = f"calibration loss {np.mean(self._losses):.4f} in steps {first} to {last}, "
+            text += f"then {held_out:.4f} on {len(self._held)} held-out items"
+            self._on_event(Note(text=text))
+
+    @cached_property
+    def _model(self) -> "CalibrationModel":
+        from crossbreed.runs.calibration.model import CalibrationModel  # transformers takes seconds to import
+
+        return CalibrationModel(self._plan, self._space, [*self._questions, *self._held], self._needs)
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where what is computed is kept: named by all that it depends on but the point and the items."""
+        import torch
+
+        plan, slopes = self._plan, self._plan.spec.fitness.slopes
+        assert plan.weights is not None, "gradients need weights"
+        rule: dict[str, Any] = {
+            "schema": _SCHEMA,
+            "sources": dict(plan.structure.hashes),
+            "host": plan.weights.host_hashes,
+            "origin": self._space.origin.to_json(),
+            "terms": [[t.tensor, t.expert, [*t.coordinates], t.is_whole] for t in self._space.terms],
+            "loss": self._needs.loss,
+            "items": [one.rule() for one in (*self._questions, *self._held)],
+            "experts": {task.name: experts_of(task, plan) for task in plan.tasks},
+            "dtype": slopes.dtype,
+            "device": slopes.device,
+            "tokens": slopes.tokens,
+            "threads": torch.get_num_threads(),
+            "versions": {package: version(package) for package in ("torch", "transformers")},
+        }
+        return cache_folder() / "slopes" / _hash(rule)
+
+    def _remembered(self, key: Any, find: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:  # any JSON value
+        path = self._folder / f"{_hash(key)}.npy"
+        if path.exists() and is_ours(path):
+            try:
+                held: NDArray[np.float64] = np.load(path, allow_pickle=False)
+                return held
+            except (OSError, ValueError, EOFError):  # damaged: it is found again
+                pass
+        found, content = find(), io.BytesIO()
+        np.save(content, found, allow_pickle=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.getvalue())
+        return found
+
+
+def _held_out(number: int, part: float, *, seed: int, task: str) -> frozenset[int]:
+    chosen = spawn(seed, "held-out items", task).permutation(number)[: num_held_out(number, part)]
+    return frozenset(map(int, chosen))
+
+
+def _hash(value: Any) -> str:  # any JSON value
+    return hash_of([canonical_json(value)])

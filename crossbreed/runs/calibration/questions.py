@@ -1,0 +1,72 @@
+"""What a calibration loss is taken of, and the experts that know how to answer it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crossbreed.errors import InputError
+from crossbreed.fitness import Generate, Item, Task
+from crossbreed.optimizer import CalibrationNeeds
+from crossbreed.parsing import any_of, suggestion
+
+if TYPE_CHECKING:
+    from crossbreed.runs.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """An item of a task with its right answer, or a prompt that experts answer."""
+
+    task: Task
+    weight: float
+    """Of the task's loss."""
+    item: Item | None = None
+    prompt: Generate | None = None
+
+    def rule(self) -> list[Any]:
+        """Returns what the loss depends on, as JSON."""
+        if self.item is not None:
+            request = self.task.calibration(self.item)
+            return [self.task.name, self.weight, request.prompt.text, request.continuation]
+        assert self.prompt is not None, "an item or a prompt"
+        limits = [self.prompt.max_tokens, *self.prompt.stop]
+        return [self.task.name, self.weight, self.prompt.prompt.text, limits]
+
+
+def prompts_by_task(plan: "Plan", needs: CalibrationNeeds) -> dict[str, tuple[Generate, ...]]:
+    """Returns task -> prompts without answers.
+
+    Raises:
+        InputError: an unknown task, or as `prompts_of`.
+    """
+    if not needs.prompts:
+        return {}
+    from crossbreed.runs.regression.texts import prompts_of  # needs torch
+
+    tasks = {task.name: task for task in plan.tasks}
+    for name in needs.prompts:
+        if name not in tasks:
+            raise InputError(
+                f"prompts are given for the unknown task `{name}`",
+                expected=any_of(tasks),
+                got=name,
+                where="optimizer.options.prompts",
+                fix=suggestion(name, tasks),
+            )
+    return {
+        name: tuple(prompts_of(plan, tasks[name], path, "optimizer.options.prompts"))
+        for name, path in needs.prompts.items()
+    }
+
+
+def num_held_out(number: int, part: float) -> int:
+    """Returns how many of a task's items are held out: at least one of several, never all."""
+    return 0 if part == 0 or number < 2 else min(number - 1, max(1, round(part * number)))
+
+
+def experts_of(task: Task, plan: "Plan") -> Sequence[str]:
+    """Returns the experts of a task: the one with its name, or those without a task of their name, or all."""
+    names = [one.name for one in plan.tasks]
+    if task.name in plan.experts:
+        return (task.name,)
+    return tuple(expert for expert in plan.experts if expert not in names) or plan.experts
