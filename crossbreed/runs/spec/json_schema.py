@@ -71,11 +71,11 @@ def spec_schema(*, of_others: bool = True) -> Schema:
 def _provider_s() -> Schema:
     """Returns what holds of a provider's spec besides: it has some keys of a run's, and no others."""
     of_run, of_fitness = Spec.model_fields.keys(), FitnessConfig.model_fields.keys()
-    absent = dict.fromkeys(of_run - ProviderSpec.model_fields.keys() - set(OF_A_RUN), False)
-    fitness = dict.fromkeys(of_fitness - ProvidedConfig.model_fields.keys(), False)
+    absent = dict.fromkeys(sorted(of_run - ProviderSpec.model_fields.keys() - set(OF_A_RUN)), False)
+    fitness = dict.fromkeys(sorted(of_fitness - ProvidedConfig.model_fields.keys()), False)
     return {
         "required": ["sources"],
-        "properties": {**dict(sorted(absent.items())), "fitness": {"required": ["engine"], "properties": fitness}},
+        "properties": {**absent, "fitness": {"required": ["engine"], "properties": fitness}},
     }
 
 
