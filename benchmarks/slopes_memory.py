@@ -52,7 +52,7 @@ def measure(name: str) -> dict[str, float]:
     for number, weight in enumerate((0.3, 0.2), start=1000):
         start = time.perf_counter()
         recipe = decoder.create(number, (weight,) * len(plan.coordinates))
-        score = worker.evaluate(Job(number=number, split="search", recipe=recipe))
+        score = worker.evaluate(Job(number=number, split="search", recipe=recipe, stage=0))
         seconds = {"trial_s": time.perf_counter() - start, "slopes_s": score.cost.seconds["slopes"]}
     return {"experts": len(plan.weights.sources.experts), "anonymous_gb": peak.end() / 1e9, **seconds}
 

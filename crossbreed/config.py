@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -23,6 +22,7 @@ from pydantic_core.core_schema import ErrorType
 
 from crossbreed.cache import expanded
 from crossbreed.errors import InputError, printable
+from crossbreed.field_docs import Documented
 from crossbreed.parsing import shown, unknown_key
 from crossbreed.patterns import part_matcher
 
@@ -30,10 +30,10 @@ _LONGEST_NAME = 100
 """Longer than any that a table can show."""
 
 
-class Config(BaseModel):
+class Config(Documented):
     """Base of every settings model. The string literal under a field is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def known_keys(cls) -> Collection[str]:

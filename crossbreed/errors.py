@@ -3,6 +3,7 @@
 CrossbreedError
 ├── InputError          (ValueError)    the user's input is invalid: exit 2
 │   ├── Mistakes                        several of them, found together
+│   ├── AlikeMistakes                   one that many items have
 │   ├── MoreMistakes                    how many more there are
 │   └── MissingExtra    (ImportError)   an optional package is not installed: exit 2
 ├── MachineError        (RuntimeError)  an engine, a worker, a disk: exit 1
@@ -15,9 +16,13 @@ Any other exception is a bug, ours or a plug-in's: it ends a run with exit 1 and
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import util
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _MOST_CHARACTERS = (400, 300, 300, 240, 1000)
 """Of a message's five parts: together one screen."""
@@ -27,6 +32,8 @@ _MOST_MISTAKES = 16
 """Named in one message."""
 _MOST_LINES_OF_MISTAKES = 23
 """Of that message: the first mistakes have a second line with the rest, as far as there is room."""
+_LONGEST_WORD = 40
+"""Characters; a longer one is cut."""
 _HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
 _MOST_HASHES = 8
 """Of a line, that do not count as its characters."""
@@ -90,6 +97,18 @@ class Mistakes(InputError):
         return _rebuild_mistakes, (self.errors, self.where)
 
 
+class AlikeMistakes(InputError):
+    """One mistake that so many items have alike, told with the first of them."""
+
+    def __init__(self, first: InputError, *, count: int, got: str) -> None:
+        super().__init__(first.problem, expected=first.expected, got=got, where=first.where, fix=first.fix)
+        self.count = count
+
+    def __reduce__(self) -> tuple[object, ...]:
+        plain = InputError(self.problem, expected=self.expected, where=self.where, fix=self.fix)
+        return _rebuild_alike, (plain, self.count, self.got)
+
+
 class MoreMistakes(InputError):
     """So many mistakes more, which are not named."""
 
@@ -117,15 +136,9 @@ class Collector:
     2. and that
     """
 
-    def __init__(self, *, at_most: int | None = None, of: str = "") -> None:
-        """Has no error yet.
-
-        Args:
-            at_most: Errors to keep; more are counted.
-            of: What is said to hold those.
-        """
+    def __init__(self) -> None:
+        """Has no error yet."""
         self._errors: dict[str, InputError] = {}
-        self._at_most, self._of, self._num_more = at_most, of, 0
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -138,16 +151,12 @@ class Collector:
     def note(self, error: InputError) -> None:
         """Notes an error, or each of several."""
         for one in error.errors:
-            if self._at_most is None or len(self._errors) < self._at_most:
-                self._errors.setdefault(str(one), one)
-            elif str(one) not in self._errors:
-                self._num_more += one.count
+            self._errors.setdefault(str(one), one)
 
     @property
     def errors(self) -> tuple[InputError, ...]:
         """What was noted, once each."""
-        more = [MoreMistakes(self._num_more, where=self._of)] if self._num_more else []
-        return (*self._errors.values(), *more)
+        return tuple(self._errors.values())
 
     def require_none(self, *, where: str = "") -> None:
         """Raises what was noted: the error itself, if it is one; several as Mistakes."""
@@ -156,6 +165,20 @@ class Collector:
             raise Mistakes(errors, where=where)
         if errors:
             raise errors[0]
+
+
+def each(make: Callable[[A], B], values: Iterable[A]) -> list[B]:
+    """Returns what is made of each value; raises what is wrong with all of them at once.
+
+    >>> each(int, ["1", "2"])
+    [1, 2]
+    """
+    mistakes, made = Collector(), list[B]()
+    for value in values:
+        with mistakes.noted():
+            made.append(make(value))
+    mistakes.require_none()
+    return made
 
 
 class MissingExtra(InputError, ImportError):
@@ -236,8 +259,10 @@ def _size(line: str) -> int:
 
 
 def _cut(line: str, at_most: int) -> str:
-    """Returns both ends of a line, each without the hash that it would cut."""
+    """Returns both ends of a line, each without the word or hash that it would cut."""
     head, tail = at_most - 40, len(line) - 30
+    before, after = line.rfind(" ", head - _LONGEST_WORD, head + 1), line.find(" ", tail - 1)
+    head, tail = before if before > 0 else head, after + 1 if after > 0 else tail
     for found in _HASH.finditer(line):
         head = found.start() if found.start() < head < found.end() else head
         tail = found.end() if found.start() < tail < found.end() else tail
@@ -246,6 +271,10 @@ def _cut(line: str, at_most: int) -> str:
 
 def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, where: str, fix: str) -> InputError:
     return kind(problem, expected=expected, got=got, where=where, fix=fix)
+
+
+def _rebuild_alike(first: InputError, count: int, got: str) -> AlikeMistakes:
+    return AlikeMistakes(first, count=count, got=got)
 
 
 def _rebuild_more(count: int, where: str) -> MoreMistakes:

@@ -4,11 +4,13 @@ import re
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import Any
 
 from crossbreed.errors import Collector, InputError
 
-_MOST_NAMES, _MOST_OF_A_NAME = 40, 200
+_MOST_OF_A_NAME, _MOST_OF_A_LIST = 200, 260
+"""Characters."""
 
 
 def require_keys(value: Any, allowed: Collection[str], *, needed: Collection[str] = (), where: str = "") -> None:
@@ -33,7 +35,7 @@ def unknown_key(key: object, allowed: Collection[str], *, where: str = "") -> In
         f"unknown key `{str(key)[:_MOST_OF_A_NAME]}`",
         expected=f"one of {any_of(allowed)}" if allowed else "no keys",
         where=where,
-        fix=suggestion(key, allowed) or "remove it",
+        fix=suggestion(key, allowed) or (hint_at_commas(key) if isinstance(key, int) else "remove it"),
     )
 
 
@@ -60,10 +62,12 @@ def visible(name: str) -> str:
 
 
 def any_of(names: Iterable[object]) -> str:
-    """Returns the names as a list for messages."""
+    """Returns the names as a list for messages, as many as a part of a message has room for."""
     texts = [visible(str(name)[:_MOST_OF_A_NAME]) for name in names]
-    more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
-    return (", ".join(texts[:_MOST_NAMES]) or "nothing") + more
+    ends = accumulate(len(text) + len(", ") for text in texts)
+    kept = max(1, sum(end <= _MOST_OF_A_LIST for end in ends))
+    more = f" and {len(texts) - kept} more" if len(texts) > kept else ""
+    return (", ".join(texts[:kept]) or "nothing") + more
 
 
 def suggestion(wrong: object, right: Iterable[str]) -> str:
@@ -74,25 +78,44 @@ def suggestion(wrong: object, right: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else ""
 
 
-def hint_at_exponent(value: object) -> str:
-    """Returns how YAML wants a number of a value that it took for text, or of one inside; else nothing.
+def hint_at_number(value: object, *, is_long: bool = False) -> str:
+    """Returns how YAML wants a number of a value that it took for something else, or of one inside; else nothing.
 
-    >>> hint_at_exponent(["1e-3", 5])
+    Args:
+        value: The value.
+        is_long: Whether it is a list with too many elements.
+
+    >>> hint_at_number(["1e-3", 5])
     'YAML reads 1e-3 as text: write 1.0e-3'
-    >>> hint_at_exponent("1.5e3")
+    >>> hint_at_number("1.5e3")
     'YAML reads 1.5e3 as text: write 1.5e+3'
-    >>> hint_at_exponent({"params": {"power": "1e-1"}})
+    >>> hint_at_number({"params": {"power": "1e-1"}})
     'YAML reads 1e-1 as text: write 1.0e-1'
+    >>> hint_at_number("0,5")
+    'a comma divides elements: write decimals after a point, as in 0.5'
+    >>> hint_at_number([0, 5, 1, 5], is_long=True)
+    'a comma divides elements: write decimals after a point, as in 0.5'
     """
     if isinstance(value, Mapping):
         value = [*value.values()]
     if isinstance(value, list | tuple):
-        return next(filter(None, map(hint_at_exponent, value)), "")
+        are_whole = all(isinstance(part, int) and not isinstance(part, bool) for part in value)
+        hint = hint_at_commas(value) if is_long and are_whole else ""
+        return hint or next(filter(None, map(hint_at_number, value)), "")
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+,\d+", value):
+        return hint_at_commas(value)
     if isinstance(value, str) and (found := re.fullmatch(r"([+-]?\d+)(\.\d*)?(e[+-]?\d+)", value, re.IGNORECASE)):
         whole, fraction, power = found.groups()
         sign = "" if power[1] in "+-" else "+"
         return f"YAML reads {value} as text: write {whole}{fraction or '.0'}{power[0]}{sign}{power[1:]}"
     return ""
+
+
+def hint_at_commas(value: object) -> str:
+    """Returns how decimals are written, for numbers that commas have cut; thousands are not divided at all."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", value):
+        return f"a comma divides elements: write {value.replace(',', '')}, or a decimal after a point"
+    return "a comma divides elements: write decimals after a point, as in 0.5"
 
 
 def hint_at_boolean(value: object) -> str:

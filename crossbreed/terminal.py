@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -130,6 +130,12 @@ class Terminal:
             self._file = None
 
 
+def line_width() -> int | None:
+    """Returns the characters of a line of the standard output; None where it is no terminal."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if is_terminal else None
+
+
 def _columns() -> int:
     return shutil.get_terminal_size().columns - 1
 
@@ -152,15 +158,18 @@ def watch(look: Callable[[], tuple[str, bool]], *, every_s: float = 1.0, file: T
     from rich.live import Live
     from rich.text import Text
 
-    text, goes_on = look()
-    with Live(console=Console(file=file), auto_refresh=False) as live:
+    console = Console(file=file)
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
-            lines = [printable(line) for line in text.split("\n")]
-            live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
-            if not goes_on:
-                return
-            time.sleep(every_s)
             text, goes_on = look()
+            lines = "\n".join(map(printable, text.split("\n")))
+            if live is not None:
+                live.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
+            if not goes_on:
+                break
+            time.sleep(every_s)
+    if live is None:
+        print(lines, file=console.file)
 
 
 def let_go(stream: TextIO | None) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -224,8 +225,9 @@ class ProposedBy:
     """Position of the warm start in the spec."""
 
     @classmethod
+    @lru_cache(maxsize=256)
     def parse(cls, text: str) -> "ProposedBy":
-        """Returns the value with this text.
+        """Returns the value with this text; a journal has the same few ones thousands of times.
 
         Raises:
             ValueError: the text names an unknown baseline.
@@ -397,6 +399,8 @@ class Score:
     """Task -> generated texts, in item order."""
     margins: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     """Task -> nats from a tie, in item order; only of tasks that know it."""
+    thinking: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    """Task -> tokens that were cut from each answer as thinking; only of tasks that cut some."""
     slopes: tuple[float, ...] | None = None
     """Slopes of the calibration loss, one per coordinate; None if the optimizer needs none, or the gradient failed."""
     fingerprint: str | None = None

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from crossbreed.errors import InputError, first_line
+from crossbreed.parsing import hint_at_commas
 
 MAX_BYTES = 16 << 20
 """Recipes that list the names of all tensors take a few MB."""
@@ -157,7 +158,7 @@ class _Loader(yaml.SafeLoader):
             expected="each key once",
             got="YAML would keep only the last value",
             where=f"{self._where}, lines {first} and {second}",
-            fix="remove one, or rename it",
+            fix=hint_at_commas(key) if isinstance(key, int) else "remove one, or rename it",
         )
 
     def _check_texts(self, node: yaml.Node, key: str) -> None:

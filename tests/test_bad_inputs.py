@@ -19,7 +19,7 @@ from in_process import exit_code_of
 from crossbreed.cache import cache_folder, is_ours
 from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError, printable
-from crossbreed.fitness.tasks import metrics
+from crossbreed.fitness.tasks.metrics import plain as metrics
 from crossbreed.recipes import load_recipe, parse_recipe, rule_finder
 from crossbreed.runs import load_spec
 from crossbreed.sources import open_sources

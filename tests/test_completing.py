@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from crossbreed.cli import app
-from crossbreed.completing import _REGISTRIES
+from crossbreed.cli.completing import _REGISTRIES
 from crossbreed.runs.spec.listing import REGISTRIES
 
 RUNNER = CliRunner()
@@ -67,7 +67,7 @@ def test_nothing_heavy_is_imported() -> None:
 import sys
 from types import SimpleNamespace
 import crossbreed.cli
-from crossbreed import completing
+from crossbreed.cli import completing
 for kind in completing.kinds(""):
     assert completing.parts(SimpleNamespace(params={"kind": kind}), "")
 print([name for name in ("torch", "transformers", "optuna", "cma", "ray", "scipy") if name in sys.modules])

@@ -2,7 +2,11 @@
 
 import re
 
-from crossbreed.errors import InputError
+import pytest
+
+from crossbreed.errors import InputError, Mistakes, each
+from crossbreed.parsing import any_of
+from crossbreed.recipes.operators import OPERATORS
 
 HASHES = [f"{number:032x}" for number in range(1, 9)]
 
@@ -32,3 +36,31 @@ def test_a_screen_has_few_lines() -> None:
 def test_a_command_is_whole() -> None:
     command = f"run:\npython -c '{'x' * 2000}'"
     assert InputError("wrong", fix=command).fix == command
+
+
+def test_a_list_of_names_ends_between_names() -> None:
+    names = [*OPERATORS, *(f"{name}_of_another_package" for name in OPERATORS)]
+    error = InputError("unknown operator `x`", expected=f"one of {any_of(names)}")
+    listed, more = error.expected.removeprefix("one of ").rsplit(" and ", 1)
+    kept = listed.split(", ")
+    assert (kept, more) == (names[: len(kept)], f"{len(names) - len(kept)} more")
+    assert len(kept) > 15
+
+
+def test_words_are_left_out_whole() -> None:
+    words = [f"word{number}" for number in range(100)]
+    for error in (InputError("wrong", got=" ".join(words)), Mistakes([InputError("wrong", got=" ".join(words))] * 2)):
+        assert set(re.findall(r"word\w*", str(error))) <= {*words}
+        assert " ... " in str(error)
+
+
+def test_all_values_are_looked_at() -> None:
+    def positive(value: int) -> int:
+        if value < 0:
+            raise InputError(f"{value} is negative")
+        return value
+
+    assert each(positive, [1, 2]) == [1, 2]
+    with pytest.raises(Mistakes) as caught:
+        each(positive, [-1, 2, -3])
+    assert [error.problem for error in caught.value.errors] == ["-1 is negative", "-3 is negative"]

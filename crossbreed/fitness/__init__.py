@@ -60,6 +60,7 @@ from crossbreed.fitness.protocol import (
     UsesRun,
     WeightEngine,
     Writing,
+    greedy,
 )
 from crossbreed.fitness.tasks import (
     METRICS,
@@ -152,6 +153,7 @@ __all__ = [
     "evaluate_tasks",
     "fill_prompt",
     "gold_answer",
+    "greedy",
     "library_call",
     "load_items",
     "load_tasks",

@@ -11,6 +11,7 @@ from crossbreed.fitness.items import AnyItems, Item
 from crossbreed.fitness.protocol import Handle, Response, ScoresItems, ScoresSplits
 from crossbreed.fitness.tasks import Answer, Task, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
+from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
 from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores, Means
 
@@ -24,6 +25,8 @@ class Evaluation:
     """The generated texts (or chosen options), in item order."""
     margins: Mapping[str, tuple[float | None, ...]]
     """How far each answer is from a tie, in item order; only of tasks that know it."""
+    thinking: Mapping[str, tuple[int | None, ...]]
+    """Tokens that were cut from each answer as thinking; only of tasks that cut some."""
     num_items: int
     num_tokens: int
     """Prompt and completion tokens."""
@@ -45,6 +48,7 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
     scores: dict[str, ItemScores] = {}
     texts: dict[str, tuple[str, ...]] = {}
     margins: dict[str, tuple[float | None, ...]] = {}
+    thinking: dict[str, tuple[int | None, ...]] = {}
     num_tokens = 0
     for task in tasks:
         offered = items[task.name].items
@@ -52,19 +56,25 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
             scores[task.name], texts[task.name] = _means(handle, task, offered), ("",) * len(offered)
             continue
         values, answers, distances = list[float](), list[str](), list[float | None]()
+        thoughts = list[int | None]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
             for item, answer, responses in _answered(handle, task, chunk):
                 values.append(_finite(answer.value, task=task.name, item=item.id))
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
+                thoughts.append(answer.thinking)
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
         scores[task.name] = ItemScores(item_ids=tuple(item.id for item in offered), values=tuple(values))
         texts[task.name] = tuple(answers)
         if any(margin is not None for margin in distances):
             margins[task.name] = tuple(distances)
+        if any(length is not None for length in thoughts):
+            thinking[task.name] = tuple(thoughts)
     num_items = sum(found.num_items for found in scores.values())
-    return Evaluation(tasks=scores, texts=texts, margins=margins, num_items=num_items, num_tokens=num_tokens)
+    return Evaluation(
+        tasks=scores, texts=texts, margins=margins, thinking=thinking, num_items=num_items, num_tokens=num_tokens
+    )
 
 
 def _means(handle: Handle, task: Task, items: Sequence[Item]) -> ItemScores:
@@ -103,15 +113,28 @@ def _text(text: object, *, task: str, item: str) -> str:
 
 
 def _answered(handle: Handle, task: Task, chunk: Sequence[Item]) -> Iterator[tuple[Item, Answer, Sequence[Response]]]:
-    """Yields the items of a chunk, each scored, with the responses to it; a remote task's engine scores itself."""
-    if isinstance(own_kind(task), RemoteTask):
+    """Yields the items of a chunk, each scored, with the responses to it.
+
+    A remote task's engine scores itself. A function that asks for itself got its responses for the whole chunk: they
+    come with the first item.
+    """
+    kind = own_kind(task)
+    if isinstance(kind, RemoteTask):
         if not isinstance(handle, ScoresItems):
             raise EngineError(f"task `{task.name}` is remote, and the engine scores no tasks")
         values = handle.score_items(task.name, [item.id for item in chunk])
         for item, value in zip(chunk, values, strict=True):
             yield item, Answer(value=value, text=""), ()
         return
-    for item, responses in zip(chunk, _ask(handle, task, chunk), strict=True):
+    if isinstance(kind, AsksItself) and not kind.asks:
+        answers, got = kind.evaluate(handle, chunk)
+        yield from zip(chunk, answers, (got, *[()] * (len(chunk) - 1)), strict=True)
+        return
+    asked = _ask(handle, task, chunk)
+    if isinstance(kind, ScoresChunks):
+        yield from zip(chunk, kind.score_chunk(chunk, asked), asked, strict=True)
+        return
+    for item, responses in zip(chunk, asked, strict=True):
         yield item, task.score(item, responses), responses
 
 

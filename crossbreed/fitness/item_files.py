@@ -4,11 +4,13 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from crossbreed.errors import Collector, InputError, Mistakes, excerpt, first_line, require
-from crossbreed.fitness.items import Item, content_of
+from crossbreed.fitness.item_mistakes import ItemMistakes
+from crossbreed.fitness.items import OWN_IDS, Item, content_of
 from crossbreed.fitness.values import FieldValue, Written
 from crossbreed.json_text import parse_json
 from crossbreed.text_files import NotRegularError, require_regular
@@ -18,10 +20,11 @@ _MAX_DIGITS = 4000
 """Longer integers are no answers; Python refuses to print those above 4300 digits."""
 _MAX_CELL = 2**31 - 1
 """The csv module's own limit of 131,072 characters is less than a long text."""
+_DELIMITERS = (",", ";", "\t", "|")
+_FIRST_LINES = 20
+"""Of a CSV file, which tell what divides its cells."""
 
-MOST_MISTAKES = 5
-"""Named of one file; more are counted."""
-
+_DELETE = "delete one: a duplicate could be in two splits at once"
 Record: TypeAlias = tuple[int, dict[str, FieldValue]]
 """(line or row number, fields)."""
 
@@ -78,7 +81,7 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         _fail("items cannot be read from this kind of file", path, expected=" or ".join(_READERS), got=path.name)
-    mistakes = Collector(at_most=MOST_MISTAKES, of=str(path))
+    mistakes = ItemMistakes(of=str(path))
     try:
         require_regular(path)
         records = list(reader(path, mistakes))
@@ -91,7 +94,9 @@ def load_items(path: str | Path) -> tuple[Item, ...]:
             "the items are no file", path, expected="a regular file", got=str(error), fix="correct the task's `items`"
         )
     if not records and not mistakes.errors:
-        _fail("there are no items", path, expected="at least one line", got="an empty file")
+        got = "nothing but a header" if path.read_bytes().strip() else "an empty file"
+        _fail("there are no items", path, expected="at least one item", got=got, fix="add items")
+    mistakes.among = len(records) + mistakes.count
     return require_items(mistakes, tuple(_distinct(records, path, mistakes)))
 
 
@@ -101,9 +106,9 @@ def _distinct(records: Iterable[Record], path: Path, mistakes: Collector) -> Ite
     for line, fields in records:
         with mistakes.noted():
             item_id, text = _identified(fields, path, line)
-            for what, value, lines, got in (
-                ("content", content_id(text), lines_of_contents, text),  # of which the id is made where there is none
-                ("id", item_id, lines_of_ids, item_id),
+            for what, value, lines, got, fix in (
+                ("content", content_id(text), lines_of_contents, text, _DELETE),
+                ("id", item_id, lines_of_ids, item_id, OWN_IDS),  # of the content, where none is given
             ):
                 if value in lines:
                     _fail(
@@ -112,7 +117,7 @@ def _distinct(records: Iterable[Record], path: Path, mistakes: Collector) -> Ite
                         lines[value],
                         line,
                         got=f"`{excerpt(got, at_most=80)}` twice",
-                        fix="delete one: a duplicate could be in two splits at once",
+                        fix=fix,
                     )
                 lines[value] = line
             yield Item(id=item_id, fields=fields, where=f"{path}, line {line}")
@@ -175,7 +180,8 @@ def _read_json(path: Path, mistakes: Collector) -> Iterator[Record]:
         _fail("the file cannot be read", path, got=first_line(error), fix="correct it")
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         got = excerpt(text.strip(), at_most=60)
-        _fail("the file holds no list of items", path, expected='[{"question": ..., ...}, ...]', got=got)
+        fix = "write the list alone into the file, or one item a line into a .jsonl file"
+        _fail("the file holds no list of items", path, expected='[{"question": ..., ...}, ...]', got=got, fix=fix)
     yield from enumerate(found, start=1)
 
 
@@ -185,9 +191,8 @@ def _written(text: str) -> Written:
 
 def _read_csv(path: Path, mistakes: Collector) -> Iterator[Record]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
+        delimiter = _delimiter(list(islice(file, _FIRST_LINES)))
         file.seek(0)
-        delimiter = next((mark for mark in (",", ";", "\t", "|") if mark in header), ",")
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         limit = csv.field_size_limit(_MAX_CELL)
         try:
@@ -201,23 +206,47 @@ def _read_csv(path: Path, mistakes: Collector) -> Iterator[Record]:
     first, whole = numbered[0], list[tuple[int, list[str]]]()
     for line, row in numbered[1:]:
         with mistakes.noted():
-            _require_cells(row, first[1], path, line)
+            _require_cells(row, first[1], path, line, delimiter=delimiter)
             whole.append((line, row))
     names = _columns(path, first, whole)
     for line, row in whole:
         yield line, {name: row[place] for place, name in names.items()}
 
 
-def _require_cells(row: list[str], names: list[str], path: Path, line: int) -> None:
-    if len(row) != len(names):
-        _fail(
-            "a row does not have as many cells as the header",
-            path,
-            line,
-            expected=excerpt(f"{len(names)} cells: {', '.join(names)}", at_most=200),
-            got=excerpt(f"{len(row)} cells: {row}", at_most=200),
-            fix="quote cells that hold the delimiter",
-        )
+def _delimiter(lines: Sequence[str]) -> str:
+    """Returns the mark of the header that divides the first rows into as many cells; of none, the first in it."""
+    found = [mark for mark in _DELIMITERS if mark in "".join(lines[:1])]
+    return next((mark for mark in found if len(set(map(len, _rows(lines, mark)))) == 1), next(iter(found), ","))
+
+
+def _rows(lines: Sequence[str], mark: str) -> list[list[str]]:
+    """Returns the rows of a file's first lines, but the last where it may be cut."""
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=mark) if row]
+    except csv.Error:
+        return []
+    return rows[:-1] if len(lines) == _FIRST_LINES else rows
+
+
+def _require_cells(row: list[str], names: list[str], path: Path, line: int, *, delimiter: str) -> None:
+    if len(row) == len(names):
+        return
+    text, marks = delimiter.join(row), [mark for mark in _DELIMITERS if mark != delimiter]
+    others = [mark for mark in marks if len(names) > 1 and [len(names)] == [*map(len, _rows([text], mark))]]
+    _fail(
+        "a row does not have as many cells as the header",
+        path,
+        line,
+        expected=excerpt(f"{_cells(names)}: {', '.join(names)}", at_most=200),
+        got=excerpt(f"{_cells(row)}: {row}", at_most=200),
+        fix=f"divide header and rows alike: the header is divided by {delimiter!r}, this row by {others[0]!r}"
+        if others
+        else "quote cells that hold the delimiter",
+    )
+
+
+def _cells(row: Sequence[str]) -> str:
+    return f"{len(row)} cell" + "s" * (len(row) != 1)
 
 
 def _columns(path: Path, header: tuple[int, list[str]], rows: Sequence[tuple[int, list[str]]]) -> dict[int, str]:

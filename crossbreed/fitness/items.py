@@ -40,6 +40,9 @@ class Item:
 CONTENT_ID = re.compile("[0-9a-f]{12}")
 """The id of an item whose file gives none: the hash of its content, the same in every file."""
 
+OWN_IDS = "they are different questions: give each an `id` of its own, or call this field otherwise"
+"""What to do about two items of one id."""
+
 
 def content_of(fields: Mapping[str, FieldValue]) -> str:
     """Returns what the hash of an item's content is of: all fields but its id."""
@@ -76,6 +79,7 @@ def check_items(items: Sequence[Item], *, task: str) -> None:
                 expected="a unique id for each item",
                 got=f"`{excerpt(item_id, at_most=80)}` twice",
                 where=item.place(task),
+                fix="give each item an `id` of its own",
             )
         seen.add(item_id)
         for name, value in item.fields.items():

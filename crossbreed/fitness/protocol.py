@@ -8,7 +8,7 @@ weights never imports a tensor library.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -16,6 +16,8 @@ from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:
     import torch
+
+    from crossbreed.fitness.items import Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,12 @@ class Loglikelihood:
 
 
 Request: TypeAlias = Generate | Loglikelihood
+
+
+def greedy(request: Request) -> Request:
+    """Returns a request without drawn tokens."""
+    return replace(request, temperature=0.0, seed=0) if isinstance(request, Generate) else request
+
 
 Alternatives: TypeAlias = tuple[Mapping[int, float], ...]
 """For each token of a text: token -> log-probability, of the most likely ones at its place."""
@@ -163,6 +171,20 @@ class ScoresSplits(Handle, Protocol):
             count: the number of items that the split was said to have.
 
         Raises:
+            EngineError: it could not score them (the trial is FAILED).
+        """
+        ...
+
+
+@runtime_checkable
+class EvaluatesItems(Handle, Protocol):
+    """A candidate whose engine scores items instead of answering requests (`engine: {kind: python}`)."""
+
+    def evaluate(self, items: "Sequence[Item]") -> list[float]:
+        """Returns a value for each item, in order.
+
+        Raises:
+            InputError: a function of the user's fails.
             EngineError: it could not score them (the trial is FAILED).
         """
         ...

@@ -7,8 +7,9 @@ vLLM's server has them. The rest is here, so that both sides read one definition
 
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
+from crossbreed.field_docs import Documented
 from crossbreed.types import SplitName
 
 SCHEMA = 1
@@ -35,10 +36,10 @@ OVERLOADED = "overloaded"
 """503, with Retry-After: too many requests wait."""
 
 
-class Message(BaseModel):
+class Message(Documented):
     """Base of the messages. A newer side may say more than this one knows."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Question(Message):
@@ -64,6 +65,8 @@ class Abilities(Message):
     """Most prompts in one request."""
     host: str = ""
     """Content hash of what changes answers and is no weight: tokenizer, configuration, templates. Empty: not said."""
+    engine: str = ""
+    """Content hash of the engine's settings, on which answers depend too. Empty: not said."""
 
 
 class Limits(Message):
@@ -134,6 +137,9 @@ class Merge(Message):
     """Unix time."""
     fingerprint: str
     """The content hash of the merged weights, as the service computes it."""
+    host: str = ""
+    """As in `Abilities`, like `engine`: the service may be another than when it was asked for its sources."""
+    engine: str = ""
 
 
 class TokenizeQuestion(Question):
@@ -184,6 +190,8 @@ class Evaluation(Message):
     """Whose items they are; None: not of one split."""
     standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
     """Of the mean, by the values of its items; None: of one item, or not told."""
+    content: str = ""
+    """Content hash of the task: its items, and how they are asked and scored. Empty: not said."""
 
 
 class PublishQuestion(Question):

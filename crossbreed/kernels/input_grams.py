@@ -21,13 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Self, TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from crossbreed.durable import sync
 from crossbreed.errors import InputError, InvalidWeights, MachineError, first_line
 from crossbreed.kernels.linalg.sketch import FrequentDirections, Sketch
-from crossbreed.sources.files import Shards, open_shards
+from crossbreed.sources.files import Shards, open_shards, write_tensors
 from crossbreed.sources.hashes import digests_of, hash_of
 from crossbreed.sources.pages import MappedPages
 from crossbreed.types import Recipe
@@ -188,9 +186,9 @@ class InputGramSums:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
             try:
-                save_file(self._means(), whole, metadata={"format": "pt"})
+                write_tensors(whole, self._means())
                 sync(whole)
-            except (SafetensorError, OSError) as error:  # the first is no OSError, whatever the cause
+            except OSError as error:
                 raise MachineError(
                     f"the Grams {path} could not be written: {first_line(error)}\n"
                     "Make room, or set CROSSBREED_CACHE to a folder on another disk; the same command makes them again"

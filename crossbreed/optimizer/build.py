@@ -49,9 +49,9 @@ class OptimizerConfig(Config):
         return False
 
     @property
-    def ends_itself(self) -> bool:
-        """Whether it has nothing left to ask at some point, so that its search ends without a budget."""
-        return False
+    def most_trials(self) -> int | None:
+        """The most candidates that it asks for, so that its search ends without a budget; None: any number."""
+        return None
 
     @property
     def renamed(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ six digits, and the descent goes on from there, so that a journal has all that d
 from the slopes, which are computed again where no cache has them.
 """
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -83,9 +84,9 @@ class GradientConfig(OptimizerConfig):
     options: GradientOptions = GradientOptions()
 
     @property
-    def ends_itself(self) -> bool:
-        """True: after its steps."""
-        return True
+    def most_trials(self) -> int:
+        """The checkpoints of the whole descent."""
+        return math.ceil(self.options.steps / self.options.steps_per_trial)
 
 
 class Gradient:

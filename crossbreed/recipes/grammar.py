@@ -14,7 +14,7 @@ import yaml
 
 from crossbreed.errors import InputError
 from crossbreed.json_text import parse_json
-from crossbreed.parsing import any_of, hint_at_boolean, hint_at_exponent, require_keys, shown, type_name
+from crossbreed.parsing import any_of, hint_at_boolean, hint_at_number, require_keys, shown, type_name
 from crossbreed.patterns import Matcher, full_matcher, part_matcher
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.text_files import read_text
@@ -284,7 +284,7 @@ def _number(value: Any, param: ParamSpec, where: str) -> float:
 
 def _refuse(value: Any, param: ParamSpec, where: str) -> None:
     if wanted := param.why_invalid(value):
-        fix = hint_at_exponent(value)
+        fix = hint_at_number(value)
         raise InputError(f"`{param.name}` has no valid value", expected=wanted, got=shown(value), where=where, fix=fix)
 
 

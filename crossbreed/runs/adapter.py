@@ -22,6 +22,7 @@ from crossbreed.randomness import spawn
 from crossbreed.sources import Adapter, LowRank, SourceLocation, Sources
 from crossbreed.sources.adapter import ADAPTER_CONFIG, ADAPTER_STEM
 from crossbreed.sources.adapter_writing import Carrier, adapter_config, adapter_tensors, carriers
+from crossbreed.sources.files import write_tensors
 from crossbreed.sources.hashes import digest_of, hash_of_tensors
 from crossbreed.types import Recipe, WeightStream
 
@@ -94,9 +95,7 @@ class RecipeAdapter:
 
     def write(self, folder: Path) -> None:
         """Writes its two files into a folder."""
-        from safetensors.torch import save_file
-
-        save_file(dict(self.tensors), folder / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(folder / WEIGHTS, self.tensors)
         text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
         (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
 

@@ -133,7 +133,7 @@ def require_memory(merged_bytes: int, present: int) -> None:
         raise InputError(
             "the model does not fit this machine's memory",
             expected=f"more than {merged_bytes / 1e9:.1f} GB",
-            got=f"{present / 1e9:.1f} GB",
+            got=f"{present / 1e9:.1f} GB in this machine",
             fix="join a cluster with larger workers: workers.address",
         )
 

@@ -50,7 +50,8 @@ def render(findings: dict[str, Any]) -> str:
     gpus = ", ".join(findings["gpus"]) or "none: CPU only"
     lines += [
         "",
-        f"processors {findings['cpus']}, memory {findings['memory_gb']} GB, free disk {findings['disk_free_gb']} GB",
+        f"machine    {findings['cpus']} processors, {findings['memory_gb']} GB of memory; "
+        f"{findings['disk_free_gb']} GB of disk are free in this folder",
         f"GPU        {gpus}",
         f"kernels    {findings['kernels'] or 'none: no torch'}",
         "",

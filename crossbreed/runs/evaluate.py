@@ -16,7 +16,7 @@ from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
-from crossbreed.sources import require_tensors
+from crossbreed.sources import Structure, require_tensors
 from crossbreed.types import Recipe
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def evaluate(
     recipe, weights = _opened(model, spec)
     kind = spec.fitness.engine
     served = kind.served_items() if isinstance(kind, RecipeEngineConfig) else {}
-    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind)
+    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind, seed=spec.seed)
     if weights:
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:
@@ -119,4 +119,10 @@ def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe,
         return model, recipe_weights(model, spec)
     weights = checkpoint_weights(os.fspath(model))
     structure = weights.structure
-    return weighted_deltas({}, hashes=structure.hashes, dtype=structure.dtype), weights
+    return weighted_deltas({}, hashes=structure.hashes, dtype=_exact_dtype(structure)), weights
+
+
+def _exact_dtype(structure: Structure) -> str:
+    """The dtype in which no weight of a checkpoint is rounded."""
+    dtypes = {info.dtype for info in structure.tensors.values() if "float" in info.dtype}
+    return structure.dtype if len(dtypes) == 1 else "float64" if "float64" in dtypes else "float32"

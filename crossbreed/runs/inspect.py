@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, each
 from crossbreed.sources import Adapter, Checkpoint, SourceLocation, locate
 from crossbreed.sources.adapter import ADAPTER_STEM, factor_of
 from crossbreed.sources.adapter_config import AdapterConfig
@@ -35,7 +35,7 @@ def inspect_models(models: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: there is no such model; or the base, or the only model, cannot be opened.
     """
-    origins = {model: locate(model) for model in models}
+    origins = dict(zip(models, each(locate, models), strict=True))
     base_name = next((model for model, origin in origins.items() if not is_adapter(origin)), None)
     base = None if base_name is None else Checkpoint.open(origins[base_name])
     found = []

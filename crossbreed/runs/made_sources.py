@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,20 +45,30 @@ def made_source(sources: Sources, wanted: str, *places: Path | None) -> Sources 
 
 
 def keep_made(sources: Sources, into: Path) -> None:
-    """Copies what a run has made into a folder where `made_source` finds it, unless it is there."""
+    """Copies what a run has made into a folder where `made_source` finds it, unless it is there.
+
+    Several processes may do so together: one that is there and whole stays, for others may have it open.
+    """
     for name in sources.made:
         made = sources.experts[name]
         target = into / f"{name}-{made.hash}"
         if made.path == target or made_source(sources, made.hash, into) is not None:
             continue
         into.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)  # a damaged copy
         with TemporaryDirectory(dir=into) as new:
             part = Path(new, "part")
-            shutil.copytree(made.path, part)
-            for file in part.iterdir():
-                sync(file)
-            part.rename(target)
+            part.mkdir()
+            for file in made.path.iterdir():
+                shutil.copyfile(file, part / file.name)
+                sync(part / file.name)
+            if target.exists() and made_source(sources, made.hash, into) is None:  # a damaged copy
+                with suppress(FileNotFoundError):
+                    target.rename(Path(new, "damaged"))
+            try:
+                part.rename(target)
+            except OSError:
+                if made_source(sources, made.hash, into) is None:
+                    raise
         sync(into)
 
 

@@ -115,10 +115,7 @@ class Plan:
     def initial_candidates(self) -> list[tuple[ProposedBy, Recipe]]:
         """Returns baselines, what the run has made, and warm starts: all before the optimizer's candidates."""
         plain = baselines(self.structure.hashes, dtype=self.dtype, experts=self.experts)
-        given = (
-            (by, replace(recipe, sources={**recipe.sources, **self.made_hashes})) for by, recipe in self.warm_starts
-        )
-        return [*plain, *self._made(), *given]
+        return [*plain, *self._made(), *self.warm_starts]  # as given: one more source would make another merge of some
 
     @property
     def made_hashes(self) -> dict[str, str]:
@@ -334,7 +331,7 @@ def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[
     for config in spec.fitness.tasks:
         if is_described or not isinstance(config, RemoteTask):
             with mistakes.noted():
-                tasks += load_tasks([config], served, engine=engine.kind)
+                tasks += load_tasks([config], served, engine=engine.kind, seed=spec.seed)
     if is_described and isinstance(engine, RecipeEngineConfig):
         with mistakes.noted():
             first = {task.name: request for task in tasks for request in islice(_first_requests([task]), 1)}

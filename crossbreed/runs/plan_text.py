@@ -73,14 +73,15 @@ def stage_plan(plan: "Plan") -> Iterator[str]:
         if (stage := searches.get(name.number)) is None:
             yield f"  {name}: made before the baselines, and scored after them"
         else:
-            until = limits_text(stage.settings.own)
+            until = limits_text(stage.settings.own.model_copy(update={"trials": stage.settings.most_trials}))
             yield f"  {name}: {_searched(stage)}{until and ', '}{until}"
 
 
 def limits_text(budget: BudgetConfig) -> str:
     """Returns a budget in words; empty if it has no limit."""
     limits = {"trials": budget.trials, "minutes": budget.minutes}
-    return " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    given = [(limit, unit) for unit, limit in limits.items() if limit is not None]
+    return " or ".join(f"{limit:g} {unit if limit != 1 else unit.removesuffix('s')}" for limit, unit in given)
 
 
 def _searched(stage: Stage) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from traceback import format_exc
 
@@ -16,12 +17,13 @@ from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.record.worker_counts import forgetting_counts
+from crossbreed.runs.results.base_rates import base_rates
 from crossbreed.runs.results.derived import write_derived
 from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.results.progress import Progress
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
-from crossbreed.runs.results.winner import choose_winner, finalists, reported, search_scalar
+from crossbreed.runs.results.winner import choose_winner, finalists, recorded_winner, reported, search_scalar
 from crossbreed.runs.search.loop import Loop
 from crossbreed.runs.search.pace import Pace
 from crossbreed.runs.search.pool import LazyPool, Pool
@@ -89,11 +91,18 @@ class Session:
 
     def _resumed(self, differing: Sequence[int]) -> None:
         self._tell_differing(differing)
+        self._date_report()
         if len(self.history.trials) < self._num_initial:
             self._on_event(PhaseStarting(phase=Phase.BASELINES))
         else:
             first = next(iter(self._plan.limits.own), None)
             self._on_event(self._searching(first if self.history.stage is None else self.history.stage))
+
+    def _date_report(self) -> None:
+        """Has the report of a search that goes on say so: else it would be taken for one of all trials after a stop."""
+        if self.history.is_finished and (winner := recorded_winner(self.history, self._plan.objectives)):
+            report = replace(self._report(winner.number), is_over=False, has_gone_on=True)
+            write_derived(self._plan, self._folder, self.history, report)
 
     def tell(self, event: Event) -> None:
         """Passes an event on to the listener and to log.txt."""
@@ -182,7 +191,9 @@ class Session:
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
-            margins=self._folder.margins("report", winner),
+            margins=self._folder.margins("report", winner, item_ids=self._plan.item_ids["report"]),
+            thinking=self._folder.thinking("report", winner, item_ids=self._plan.item_ids["report"]),
+            base_rates=base_rates(self._plan.tasks, self._plan.items["report"]),
             stages=stage_rows(
                 self.history,
                 self._stages,
@@ -228,7 +239,7 @@ def _other_versions(begun: RunRecord | None, planned: RunRecord) -> str:
         return ""
     before, now = begun.clock.versions, planned.clock.versions
     return ", ".join(
-        f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
+        f"{name} {before.get(name, 'none')} (now {now.get(name, 'none')})"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     )

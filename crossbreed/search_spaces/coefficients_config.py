@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossbreed.config import refused
 from crossbreed.errors import Collector, InputError
-from crossbreed.parsing import hint_at_exponent, suggestion
+from crossbreed.parsing import hint_at_number, shown, suggestion
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS
 from crossbreed.search_spaces.axes import ParamSetting, why_invalid_setting
 from crossbreed.search_spaces.groups import GroupsConfig
@@ -29,7 +29,12 @@ def _is_setting(value: object) -> object:
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     numbers = all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
     if value is None or not numbers or (isinstance(value, list | tuple) and len(value) != 2):
-        raise ValueError("expected a range [low, high], one value, or a number for each expert")
+        raise InputError(
+            "a parameter is set to a range, to one value, or to a number for each expert",
+            expected="[low, high], a value, or a mapping of experts to numbers",
+            got=shown(value),
+            fix=hint_at_number(value, is_long=isinstance(value, list | tuple) and len(value) > 2) or "see docs/spec.md",
+        )
     return value
 
 
@@ -139,7 +144,7 @@ def _check(name: str, setting: ParamSetting, layouts: Sequence[Layout], *, where
         param = layout.spec.param(name)
         if param is not None and (fault := why_invalid_setting(param, setting)):
             got = f"[{setting[0]:g}, {setting[1]:g}]" if isinstance(setting, tuple) else repr(setting)
-            raise InputError(f"`{name}` must {fault}, got {got}", where=where, fix=hint_at_exponent(setting) or shown)
+            raise InputError(f"`{name}` must {fault}, got {got}", where=where, fix=hint_at_number(setting) or shown)
     unused = [why for layout in layouts if (why := layout.why_unused(name))]
     if len(unused) == len(layouts):
         known = [param.name for layout in layouts for param in layout.spec.params]

@@ -82,7 +82,7 @@ def make_groups(config: GroupsConfig, structure: Structure) -> tuple[Group, ...]
         raise InputError(
             "there is nothing to search: no expert differs from the base",
             expected="at least one expert with a non-zero delta",
-            got=f"{len(structure.experts)} experts equal to the base in every tensor",
+            got=f"{', '.join(structure.experts)}: equal to the base in every tensor",
             where="sources.experts",
         )
     return tuple(groups)

@@ -187,7 +187,9 @@ class EngineThread:
         if self._held is None or self._held[0] != recipe:
             self._held = None
             self._host.require_unchanged()
-            self._held = (recipe, engine.adopt(recipe))
+            adopted = engine.adopt(recipe)
+            self._host.require_unchanged()  # else nobody knows what it was made of
+            self._held = (recipe, adopted)
             self.num_adopted += 1
         result = work(self._held[1])
         engine.confirm()

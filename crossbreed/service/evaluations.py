@@ -54,6 +54,7 @@ async def evaluate(service: Service, account: Account, question: wire.Evaluation
         count=len(values),
         split=question.split,
         standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+        content=service.provider.contents[question.task],
     )
 
 

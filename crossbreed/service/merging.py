@@ -27,6 +27,7 @@ def sources(service: Service, account: Account) -> wire.Sources:
         alternatives=config.alternatives if "logprobs" in account.rights else 0,
         chunk=config.chunk,
         host=provider.host_hash,
+        engine=provider.engine_hash,
     )
     return wire.Sources(
         structure=provider.structure.to_json(),
@@ -60,7 +61,7 @@ async def make_merge(service: Service, account: Account, question: wire.MergeQue
         with account.merging():
             fingerprint = await service.ask(recipe, lambda adopted: adopted.fingerprint, account)
         served = service.merges.remember(recipe, fingerprint, owner=account.name)
-    return _merge(served)
+    return _merge(served, service)
 
 
 def _checked(service: Service, question: wire.MergeQuestion) -> Recipe:
@@ -72,5 +73,11 @@ def _checked(service: Service, question: wire.MergeQuestion) -> Recipe:
     return recipe
 
 
-def _merge(served: Served) -> wire.Merge:
-    return wire.Merge(id=served.id, created=served.created, fingerprint=served.fingerprint or "")
+def _merge(served: Served, service: Service) -> wire.Merge:
+    return wire.Merge(
+        id=served.id,
+        created=served.created,
+        fingerprint=served.fingerprint or "",
+        host=service.provider.host_hash,
+        engine=service.provider.engine_hash,
+    )

@@ -16,7 +16,9 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     Request,
     Task,
+    TaskConfig,
     load_tasks,
+    own_kind,
     require_code,
 )
 from crossbreed.fitness.wire import InnerProducts
@@ -26,7 +28,7 @@ from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine
+from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts
 from crossbreed.sources import Structure, require_tensors
@@ -64,6 +66,8 @@ class Provider:
     tasks: Mapping[str, Task]
     items: Mapping[str, tuple[Item, ...]]
     """Task -> the items that are scored."""
+    contents: Mapping[str, str]
+    """Task -> content hash of its items, and of how they are asked and scored."""
     splits: Mapping[str, Mapping[SplitName, tuple[Item, ...]]] = field(default_factory=dict)
     """Task -> split -> its items, where only means are told; empty: there are no splits."""
     texts: Texts | None
@@ -89,19 +93,26 @@ class Provider:
         """Content hash of tokenizer, configuration and templates; empty if the engine alone knows them."""
         return content_id(canonical_json(self.weights.host_hashes)) if self.weights else ""
 
+    @property
+    def engine_hash(self) -> str:
+        """Content hash of the engine's settings."""
+        return content_id(canonical_json(self.engine.identity()))
+
     def start(self) -> CandidateEngine:
         """Starts the engine; verifies it with base and uniform merge, as before a run.
 
         Raises:
             EngineError: it does not start.
             SwapError: it does not answer with the weights it was given.
+            InputError: no plain merge can be written in the dtype of merges.
         """
         engine = start_candidate_engine(self.engine, self.weights)
         try:
             requests, experts = self._probes(), self.structure.experts
-            weights = {name: 1.0 / len(experts) for name in experts}
-            uniform = weighted_deltas(weights, hashes=self.structure.hashes, dtype=self.base_recipe.dtype)
-            self.notes = engine.canary(self.base_recipe, uniform, requests)
+            mixes = [dict.fromkeys(experts, 1.0 / len(experts)), *({name: 1.0} for name in experts)]
+            hashes, dtype = self.structure.hashes, self.base_recipe.dtype
+            merges = (weighted_deltas(weights, hashes=hashes, dtype=dtype) for weights in mixes)
+            self.notes = verified(engine, self.base_recipe, merges, requests)
             self.repeats = _repeats(engine.adopt(self.base_recipe), requests)
         except BaseException:
             engine.close()
@@ -164,7 +175,7 @@ def open_provider(spec: Provided) -> Provider:
         weights.sources.require_changes()
         structure = weights.structure
         engine.check_base(weights.host, weights.shapes)
-    tasks = load_tasks(spec.tasks)
+    tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
     if weights and engine.tokenizes_on_host:
         weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)
     seed = spec.run.seed if spec.run else 0
@@ -184,11 +195,18 @@ def open_provider(spec: Provided) -> Provider:
         splits={task.name: {name: found[task.name].items for name, found in divided.items()} for task in tasks}
         if divided
         else {},
+        contents={task.name: _content_of(task) for task in tasks},
         texts=_texts(weights.host, engine) if weights and engine.tokenizes_on_host else None,
         sources={
             name: weighted_deltas(weight, hashes=structure.hashes, dtype=dtype) for name, weight in of_sources.items()
         },
     )
+
+
+def _content_of(task: Task) -> str:
+    kind = own_kind(task)
+    settings = kind.identity() if isinstance(kind, TaskConfig) else {}
+    return content_id(canonical_json([settings, task.contents_id]))
 
 
 def _texts(host: Path, engine: EngineConfig) -> Texts:

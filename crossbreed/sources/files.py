@@ -4,13 +4,16 @@ A tensor here is a view of its file: listing a checkpoint costs milliseconds, an
 somebody looks at them. They are read-only by agreement: a write would stay private to the process, and be wrong there.
 """
 
+import errno
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from crossbreed.errors import InputError, first_line
 from crossbreed.sources.advice import literal, python_command
@@ -20,6 +23,7 @@ from crossbreed.sources.mapped_file import FileState, MappedFile
 Shards: TypeAlias = Mapping[MappedFile, Mapping[str, torch.Tensor]]
 """File -> tensor name -> view of the file."""
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -40,6 +44,20 @@ def open_shards(folder: Path, *, stem: str, is_optional: Callable[[str], bool] =
     if index.is_file():
         return _open_indexed(folder, index, is_optional)
     raise _no_weights(folder, stem)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes a safetensors file of contiguous tensors.
+
+    Raises:
+        OSError: the disk is full, or cannot be written for another reason.
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # no OSError, whatever the cause
+        found = _SYSTEM_ERROR.search(str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else first_line(error), str(path)) from error
 
 
 def _open_file(path: Path) -> tuple[MappedFile, dict[str, torch.Tensor]]:

@@ -9,7 +9,7 @@ from blake3 import blake3
 from crossbreed.sources.chat_templates import template_of
 from crossbreed.sources.model_config import canonical_config
 from crossbreed.sources.opening import Sources
-from crossbreed.sources.tokenization import signature
+from crossbreed.sources.tokenization import cleans_up, signature
 
 _HASH_BYTES = 16
 
@@ -23,7 +23,7 @@ def host_hashes(sources: Sources) -> dict[str, str]:
     base = sources.base
     parts = {
         "config.json": canonical_config(base.config),
-        "tokenizer": repr(signature(base.path)),
+        "tokenizer": repr(signature(base.path)) + " cleans up" * cleans_up(base.path),
         "chat template": template_of(base.path) or "",
         "end tokens": repr(sorted(sources.end_token_ids)),
     }

@@ -122,23 +122,25 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
     """
     if BASE in experts:
         raise InputError(f"`{BASE}` is the base's own name in recipes", got="an expert of that name", fix="rename it")
-    mistakes, origins = Collector(), dict[str, SourceLocation]()
+    mistakes, foundation, opened = Collector(), None, dict[str, Expert]()
+    side_files, differences = dict[MappedFile, str](), list[Difference]()
     with mistakes.noted():
         base_origin = _locate("the base", base)
         if is_adapter(base_origin):
             raise _adapter_as_base(base_origin.path)
+        side_files |= _side_files(base_origin.path)
+        foundation = Checkpoint.open(base_origin)
     for name, source in experts.items():
         with mistakes.noted():
-            origins[name] = _locate(f"expert `{name}`", source)
+            origin = _locate(f"expert `{name}`", source)
+            side_files |= _side_files(origin.path)
+            if foundation is not None:
+                opened[name], differing = open_expert(name, origin, foundation, accept=accept)
+                differences += differing
+            elif not is_adapter(origin):
+                Checkpoint.open(origin)  # whether it can be read at all
     mistakes.require_none()
-    side_files = _side_files(base_origin.path)
-    foundation = Checkpoint.open(base_origin)
-    opened: dict[str, Expert] = {}
-    differences: list[Difference] = []
-    for name, origin in origins.items():
-        side_files |= _side_files(origin.path)
-        opened[name], differing = open_expert(name, origin, foundation, accept=accept)
-        differences += differing
+    assert foundation is not None, "a base that cannot be opened is a mistake"
     sources = Sources(
         base=foundation,
         experts=opened,

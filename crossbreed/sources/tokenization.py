@@ -31,10 +31,11 @@ _TOKEN_FILES = ("*.model", "*.tiktoken")
 _BESIDE_THEM = ("merges.txt", "special_tokens_map.json", "added_tokens.json")
 _ALSO_READ = (CONFIG, "config.json", "chat_template.jinja", "additional_chat_templates/*.jinja")
 """What else a loaded tokenizer holds: templates, and entries that change no tokens of a text."""
+_CLEAN_UP = "clean_up_tokenization_spaces"
 _INERT = {
     *("chat_template", "model_max_length", "max_length", "padding_side", "truncation_side", "padding", "truncation"),
     *("stride", "name_or_path", "processor_class", "model_input_names", "backend", "is_local", "local_files_only"),
-    *("clean_up_tokenization_spaces", "special_tokens_map_file", "tokenizer_file", "pad_token", "pad_token_id"),
+    *(_CLEAN_UP, "special_tokens_map_file", "tokenizer_file", "pad_token", "pad_token_id"),
 }
 """Of tokenizer_config.json: how texts are padded, cut, written back or stored."""
 _MOST_TOKENS = 512
@@ -237,6 +238,19 @@ def _no_tokenizer(folder: Path, got: str) -> InputError:
         where=str(folder),
         fix="copy tokenizer.json and tokenizer_config.json of the model that it was made from into the folder",
     )
+
+
+def cleans_up(folder: Path) -> bool:
+    """Returns whether transformers removes spaces before punctuation in a text that it decodes.
+
+    Tokens of a text do not hang on it, answers do. It is not done to BPE unless that is forced.
+    """
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if not config.get(_CLEAN_UP):
+        return False
+    vocabulary = read_json(folder / FILES[0]) if (folder / FILES[0]).is_file() else {}
+    is_bpe = mapping_at(vocabulary, "model", where=folder / FILES[0]).get("type") == "BPE"
+    return not is_bpe or bool(config.get(f"{_CLEAN_UP}_for_bpe_even_though_it_will_corrupt_output"))
 
 
 def signature(folder: Path) -> Signature:

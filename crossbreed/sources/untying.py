@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from crossbreed.errors import InputError
 from crossbreed.sources.advice import literal, python_command
 from crossbreed.sources.checkpoint import CONFIG, Checkpoint
+from crossbreed.sources.files import write_tensors
 from crossbreed.sources.hub import locate
 from crossbreed.sources.naming import HEAD
 
@@ -66,7 +66,7 @@ def _write_weights(checkpoint: Checkpoint, head: torch.Tensor, target: Path) -> 
         places |= dict.fromkeys(tensors, name)
     if HEAD not in places:
         places[HEAD] = f"model-{num_shards:05}-of-{num_shards:05}.safetensors"
-        save_file({HEAD: head.contiguous()}, target / places[HEAD], metadata={"format": "pt"})
+        write_tensors(target / places[HEAD], {HEAD: head.contiguous()})
     index = {"metadata": {}, "weight_map": dict(sorted(places.items()))}
     (target / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 

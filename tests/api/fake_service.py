@@ -52,6 +52,10 @@ class FakeService(httpx2.BaseTransport):
     )
     host: str = "0123456789ab"
     """Of the tokenizer, configuration and templates."""
+    engine: str = "float32"
+    """Of the engine's settings."""
+    content: str = "first"
+    """Of its tasks."""
     salt: str = ""
     """Changes fingerprints: the provider has other weights now."""
     made: dict[str, FakeRecipeHandle] = field(default_factory=dict)
@@ -110,6 +114,7 @@ class FakeService(httpx2.BaseTransport):
                 "alternatives": 5,
                 "chunk": self.chunk,
                 "host": self.host,
+                "engine": self.engine,
             },
             "limits": self.limits,
             "tasks": tasks if "scores" in self.rights else [],
@@ -134,6 +139,8 @@ class FakeService(httpx2.BaseTransport):
             "object": "crossbreed.merge",
             "created": 1,
             "fingerprint": self._fingerprint(handle),
+            "host": self.host,
+            "engine": self.engine,
         }
 
     def _tokenize(self, body: Any) -> Any:
@@ -188,6 +195,7 @@ class FakeService(httpx2.BaseTransport):
             "count": len(values),
             "split": body.get("split"),
             "standard_error": stdev(values) / len(values) ** 0.5 if self.tells_errors and len(values) > 1 else None,
+            "content": self.content,
         }
 
     def _split(self, name: str) -> tuple[str, ...]:

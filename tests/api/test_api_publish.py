@@ -7,13 +7,15 @@ import yaml
 from api_specs import raw_spec, spec_over, written
 from fake_service import FakeService
 
-from crossbreed.errors import InputError, MachineError
+from crossbreed.errors import InputError, MachineError, ServiceOutage
+from crossbreed.fitness.engines.api.engine import ApiEngine
 from crossbreed.fitness.wire import Right
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.publishing import elsewhere
 from crossbreed.runs.publishing.elsewhere import is_elsewhere, publish_elsewhere
 from crossbreed.runs.spec import Spec
+from crossbreed.types import Recipe
 
 ALL: tuple[Right, ...] = ("answers", "logprobs", "publish")
 
@@ -64,6 +66,27 @@ def test_without_the_right_recipe_and_report_are_given(finished: Path, service: 
 def test_other_weights_than_the_scored_ones_are_told(finished: Path, service: FakeService, tmp_path: Path) -> None:
     service.salt = "-moved"
     with pytest.raises(MachineError, match=r"the provider wrote weights .*-moved; trial 4 was"):
+        published(finished, tmp_path / "out", trial=4)
+
+
+def test_an_outage_of_the_provider_is_not_the_end_of_the_folder(
+    finished: Path, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on, as it says; another trial is not written over what is there."""
+
+    def away(engine: ApiEngine, recipe: Recipe) -> tuple[str, str]:
+        raise ServiceOutage("the service is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ApiEngine, "publish", away)
+        with pytest.raises(ServiceOutage):
+            published(finished, tmp_path / "out", trial=4)
+    (tmp_path / "out/.report.json-a1b2c3d4").touch()  # as a kill leaves it
+    with pytest.raises(InputError, match="in use"):
+        published(finished, tmp_path / "out", trial=3)
+    assert "the provider wrote trial 4" in published(finished, tmp_path / "out", trial=4)
+    (tmp_path / "out/mine").touch()
+    with pytest.raises(InputError, match="in use"):
         published(finished, tmp_path / "out", trial=4)
 
 

@@ -14,6 +14,7 @@ from fake_service import EXPERTS, KEY, FakeService
 from faults_transport import KINDS, Faulty, SimulatedClock
 
 from crossbreed.errors import InputError, MachineError, ServiceOutage
+from crossbreed.fitness.engines.api.begun import HOST, Begun
 from crossbreed.fitness.engines.api.config import ApiConfig
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import build_plan, check_spec, dump_spec, load_spec, run
@@ -175,15 +176,69 @@ def test_a_candidate_goes_on_in_the_middle_of_a_task(
     assert again.count("/v1/tokenize") < untroubled.count("/v1/tokenize")
 
 
-def test_a_service_whose_tokenizer_has_changed_ends_a_run(path: Path, tmp_path: Path) -> None:
-    out, service = tmp_path / "run", FakeService()
+OTHERS = {
+    "host": "tokenizer, configuration or chat template has changed",
+    "engine": "engine or its settings has changed",
+    "content": "task `secret` has changed",
+}
 
+
+@pytest.fixture(scope="module")
+def with_remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("remote")
+    raw = raw_spec(folder)
+    raw["fitness"]["tasks"].append({"kind": "remote", "name": "secret", "chunk": 5})
+    return written(folder, raw)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_service_that_has_become_another_ends_a_run(what: str, with_remote: Path, tmp_path: Path) -> None:
+    """Its weights are the same, and it answers otherwise: what it says now would stand beside what it said before."""
+    out = tmp_path / "run"
     with pytest.raises(Ended):
-        run(spec_over(path, Ending(service)), out)
+        run(spec_over(with_remote, Ending(FakeService())), out)
     begun = journal_of(out)
-    with pytest.raises(InputError, match="tokenizer, configuration or chat template has changed"):
-        run(spec_over(path, FakeService(host="ba9876543210")), out)
+    for _ in range(2):
+        with pytest.raises(InputError, match=OTHERS[what]):
+            run(spec_over(with_remote, FakeService(**{what: "another"})), out)
     assert journal_of(out) == begun
+    run(spec_over(with_remote, FakeService()), out)
+
+
+class Becoming(Ending):
+    """A service that is restarted as another in the middle of a candidate."""
+
+    def __init__(self, service: FakeService, what: str) -> None:
+        super().__init__(service)
+        self._what = what
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._service.count("/v1/completions") == 60:
+            self._service.restart()
+            setattr(self._service, self._what, "another")
+        return self._service.handle_request(request)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_service_that_becomes_another_meanwhile_ends_the_run(what: str, with_remote: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=OTHERS[what]):
+        run(spec_over(with_remote, Becoming(FakeService(), what)), tmp_path / "run")
+    begun = journal_of(tmp_path / "run")
+    run(spec_over(with_remote, FakeService()), tmp_path / "run")
+    run(spec_over(with_remote, FakeService()), tmp_path / "whole")
+    whole = journal_of(tmp_path / "whole")
+    assert journal_of(tmp_path / "run") == whole
+    assert whole[: len(begun)] == begun
+
+
+def test_what_older_versions_noted_of_a_service_counts(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "host").write_text("0123456789ab")
+    begun = Begun("http://service.test")
+    begun.keep_in(tmp_path)
+    begun.require(HOST, "0123456789ab")
+    begun.require(HOST, "")
+    with pytest.raises(InputError, match="has changed"):
+        begun.require(HOST, "another")
 
 
 def chunks_of(service: FakeService, model: str) -> int:

@@ -78,6 +78,58 @@ def test_an_excerpt_shows_that_it_goes_on(tmp_path: Path) -> None:
     assert [error.got[-12:] for error in caught.value.errors] == [" 1, 1, 1 ...", "a ...` twice"]
 
 
+def test_what_all_lines_have_alike_is_told_once(tmp_path: Path) -> None:
+    texts = {
+        "x.jsonl": "".join(f"{i}\n" for i in range(40)),
+        "x.csv": "question;answer\n" + "".join(f"1 + {i},{i + 1}\n" for i in range(40)),
+        "y.csv": "question,answer\n" + "".join(f"1 + {i},{i + 1},{i}\n" for i in range(40)),
+    }
+    fixes = {"x.csv": "divide header and rows alike: the header is divided by ';', this row by ','"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadItems) as caught:
+            load_items(tmp_path / name)
+        [error] = caught.value.errors
+        assert (error.count, caught.value.count, caught.value.legible) == (40, 40, ())
+        assert error.got.startswith("all 40 items alike; the first: ")
+        assert error.where.endswith("line 2" if name.endswith("csv") else "line 1")
+        assert error.fix == fixes.get(name, error.fix)
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (str(again), again.count) == (str(caught.value), 40)
+
+
+def test_what_nearly_all_lines_have_alike_is_told_beside_the_others(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("".join(f"{i}\n" for i in range(40)) + '{"q": \n{"q": "good"}\n')
+    with pytest.raises(BadItems) as caught:
+        load_items(tmp_path / "x.jsonl")
+    first, second = caught.value.errors
+    assert first.got.startswith("40 of 42 items alike; the first: ")
+    assert (second.problem, second.where[-8:], caught.value.count) == ("a line is not JSON", " line 41", 41)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_rows_tell_what_divides_a_header_with_several_marks(tmp_path: Path, mark: str) -> None:
+    rows = [["question, in words", "answer"], *([f"a{i}, b", f'"{i},\n, c"'] for i in range(30))]
+    (tmp_path / "x.csv").write_text("".join(f"{mark.join(row)}\n" for row in rows))
+    items = load_items(tmp_path / "x.csv")
+    assert [item.fields for item in items[:1]] == [{"question, in words": "a0, b", "answer": "0,\n, c"}]
+
+
+def test_questions_of_one_id_are_not_deleted(tmp_path: Path) -> None:
+    items = [{"id": "p1", "q": "1 + 1"}, {"id": "p1", "q": "1 + 2"}, {"id": "p2", "q": "1 + 3"}]
+    with pytest.raises(InputError, match="same id") as caught:
+        load_items(write_jsonl(tmp_path / "x.jsonl", *items))
+    assert (
+        caught.value.fix == "they are different questions: give each an `id` of its own, or call this field otherwise"
+    )
+    many = [{"id": f"p{i // 4}", "q": f"1 + {i}"} for i in range(40)]
+    with pytest.raises(InputError, match="same id") as caught:
+        load_items(write_jsonl(tmp_path / "y.jsonl", *many))
+    assert (len(caught.value.errors), caught.value.count) == (1, 30)
+    otherwise = [{"passage": item["id"], "q": item["q"]} for item in items]
+    assert len(load_items(write_jsonl(tmp_path / "x.jsonl", *otherwise))) == 3
+
+
 def test_all_bad_lines_of_a_file_are_told_up_to_five(tmp_path: Path) -> None:
     for name, good, bad in (("x.jsonl", '{"q": "%d"}', "%d"), ("x.csv", "%d,", "%d")):
         lines = ["q,"] * (name == "x.csv") + [(bad if i in (2, 5, 6, 7, 8, 9, 10) else good) % i for i in range(12)]

@@ -112,6 +112,14 @@ def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
     assert caught.value.got == "all 2 items alike; the first: '83,2'"
 
 
+def test_an_option_column_that_is_empty_is_told_once(tmp_path: Path) -> None:
+    path = lines(tmp_path, "q,A,B,C,a", *(f"{i},x{i},y{i},,A" for i in range(30)), name="x.csv")
+    with pytest.raises(InputError, match="an empty option") as caught:
+        load_tasks([choice(path, choices=["A", "B", "C"])])
+    assert (caught.value.count, len(caught.value.errors)) == (30, 1)
+    assert caught.value.got == "all 30 items alike; the first: an empty option in ['x0', 'y0', '']"
+
+
 @pytest.mark.parametrize("question", ["", "  ", "\\u00a0"])
 def test_an_item_that_asks_nothing_is_refused(tmp_path: Path, question: str) -> None:
     path = lines(tmp_path, '{"q": "1 + 1", "c": "", "a": "2"}', f'{{"q": "{question}", "c": "", "a": "3"}}')

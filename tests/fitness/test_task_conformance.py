@@ -74,6 +74,33 @@ class TestChoiceByIndex(TaskConformance):
         return Task(kind=kind, items=items)
 
 
+class TestPermuted(TaskConformance):
+    @pytest.fixture
+    def task(self) -> Task:
+        prompt = "{q}\nA. {o[0]}\nB. {o[1]}\nC. {o[2]}\nAnswer:"
+        settings = {"answer": "a", "choices": "o", "chunk": 2, "permute": True, "scored": "letter"}
+        kind = ChoiceTask(kind="choice", name="cities", items="", prompt=prompt, **settings)
+        return Task(kind=kind, items=CITIES)
+
+
+class TestSampled(TaskConformance):
+    @pytest.fixture
+    def task(self) -> Task:
+        return generate(samples=4, temperature=0.5, take="pass@2", thinking="<think>.*?</think>")
+
+
+class TestMajority(TaskConformance):
+    @pytest.fixture
+    def task(self) -> Task:
+        return generate(samples=3, temperature=0.5, take="majority", metric="number")
+
+
+class TestF1(TaskConformance):
+    @pytest.fixture
+    def task(self) -> Task:
+        return generate(items=CITIES, metric={"any": ["f1", "rouge_l"]})
+
+
 class TestPerplexity(TaskConformance):
     high: ClassVar[float] = math.inf
 

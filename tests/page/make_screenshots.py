@@ -26,6 +26,7 @@ def shoot(browser: Browser, url: str, name: str, folder: Path, *, sections: tupl
         browser.wait(
             "return performance.getEntriesByName('drawn').length && !document.fonts.status.includes('loading')"
         )
+        browser.wait("return document.getElementById('nav').textContent.includes('Answers')")  # which are fetched last
         browser.run(
             "for (const s of document.querySelectorAll('main > section')) if (!arguments[0].includes(s.id)) s.remove()",
             sections,

@@ -17,6 +17,7 @@ from crossbreed.cli import app
 from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness.engines.registry import FakeConfig
 from crossbreed.kernels import fingerprint_checkpoint
+from crossbreed.recipes import dump_recipe
 from crossbreed.runs import load_spec, merge_recipe, publish_run, run
 from crossbreed.runs.adapter import RecipeAdapter
 from crossbreed.runs.events import Event
@@ -24,6 +25,7 @@ from crossbreed.runs.publishing.hub_upload import push
 from crossbreed.runs.publishing.manifest import published_folder
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.testing.toys import make_adapter, make_checkpoint, make_expert
+from crossbreed.types import Recipe, Rule
 
 UNIFORM = 3
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35]])
@@ -34,8 +36,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("models") / "base", num_layers=2)
 
 
-def run_with(base: Path, folder: Path, experts: Mapping[str, Path]) -> Path:
-    spec = write_spec(folder, base=base, experts=experts, trials=4)
+def run_with(base: Path, folder: Path, experts: Mapping[str, Path], **more: Any) -> Path:
+    spec = write_spec(folder, base=base, experts=experts, trials=4, **more)
     run(load_spec(spec), folder / "run", engine=FakeEngine(FakeConfig(kind="fake"), base))
     return folder / "run"
 
@@ -93,6 +95,19 @@ def test_an_exact_adapter_has_the_winners_scores_and_fingerprint(base: Path, of_
         of_adapters, tmp_path / "adapter", form="adapter", trial=UNIFORM
     )  # is there already: verified, and not written again
     assert len([record for record in records_of(of_adapters) if record["kind"] == "publish"]) == len(noted)
+
+
+def test_a_warm_start_says_nothing_of_what_is_published(of_adapters: Path, base: Path, tmp_path: Path) -> None:
+    """One that is no sum of adapters, beside a trial that is one."""
+    sources = records_of(of_adapters)[0]["sources"]
+    rule = Rule(match=".*", operator="ties", params={"weight": 1.0, "density": 0.5})
+    (tmp_path / "warm.yaml").write_text(dump_recipe(Recipe(base="base", sources=sources, rules=(rule,))))
+    experts = {name: base.with_name(name) for name in "ab"}
+    found = run_with(base, tmp_path, experts, warm_start=[str(tmp_path / "warm.yaml")])
+    [warm] = [record["number"] for record in records_of(found) if record.get("origin") == "warm_start:0"]
+    publish(found, tmp_path / "adapter", form="adapter", trial=UNIFORM, with_scores=False)
+    with pytest.raises(InputError, match="is no sum of adapters"):
+        publish(found, tmp_path / "other", form="adapter", trial=warm, with_scores=False)
 
 
 def test_an_adapter_that_is_cut_claims_no_score(of_models: Path, base: Path, tmp_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_special_tokens_before_a_plain_prompt_are_shown(tmp_path: Path, toy_base
     assert Encoder(toy_base).shown(Prompt(text="Which?")) == "Which?"
 
 
+def test_a_gold_is_scored_by_each_metric_that_is_combined(spec_with: Any) -> None:
+    """What looks at the text alone need not be true of the gold: the note says which part it is."""
+    metric = {"all": ["number", {"json_schema": {"type": "object"}}]}
+    task = {"name": "sums", "kind": "generate", "prompt": "{q}", "metric": metric}
+    findings = found(spec_with(task, items=questions()), engine={"kind": "fake"})
+    [checked] = findings.tasks
+    assert checked.example.gold_parts == {"number": 1, "json_schema": 0}
+    assert "score 0 (number 1, json_schema 0)" in findings_text(findings)
+    assert "look at `metric`, `pattern` and `stop` (number 1, json_schema 0)" in checked.notes[0]
+    assert checked.to_json()["example"]["gold_scores"] == {"number": 1, "json_schema": 0}
+
+
 def test_every_option_is_shown_as_it_is_scored(spec_with: Any) -> None:
     items = [{"id": str(i), "q": f"Which is {i}?", "a": "xyz"[i % 3], **dict.fromkeys("xyz")} for i in range(60)]
     items = [item | {name: f"{name}{item['id']}" for name in "xyz"} for item in items]
@@ -147,7 +159,7 @@ def test_golds_that_are_always_the_first_option_are_said(spec_with: Any) -> None
     items = [item | {"a": "x", "x": f"x{i}", "y": f"y{i}", "z": f"z{i}"} for i, item in enumerate(questions())]
     [note] = the_task(spec_with(CHOICE, items=items)).notes
     assert note.startswith("every gold is option A: ")
-    assert "shuffle the options" in note
+    assert "`permute: true` in the task" in note
 
 
 @pytest.mark.parametrize(

@@ -213,10 +213,27 @@ def test_no_gold(folder: Path, toy_base: Path, plain: list[str]) -> None:
     assert spec.fitness.tasks[0].answer == "level"
 
 
+def test_numbers_of_items_are_named_last_and_options_are_no_golds(
+    folder: Path, toy_base: Path, plain: list[str]
+) -> None:
+    items = [{"nr": i + 1, "frage": f"Wie heißt {p}?", "stand": p[:4]} for i, p in enumerate(phrases(40, 4))]
+    said = refused(toy_base, plain, lines(folder / "x.jsonl", items))
+    assert said.fix == "add --answer-field stand, or another of them"
+    rows = [{"frage": f"{p}?", **{k: f"{k} {p}" for k in "ABC"}, "D": "", "antwort": "A"} for p in phrases(40, 4)]
+    said = refused(toy_base, plain, lines(folder / "y.jsonl", rows))
+    assert said.problem == "the columns A, B, C, D look like options, but 40 of 40 lack some"
+    same = lines(folder / "w.jsonl", [row | {"D": row["A"]} for row in rows])
+    assert "an option twice" in refused(toy_base, plain, same).got
+    kept = lines(folder / "z.jsonl", [{key: value for key, value in row.items() if key != "D"} for row in rows])
+    spec, _ = drafted(toy_base, plain, kept, prompts=["frage"])
+    assert (spec.fitness.tasks[0].kind, spec.fitness.tasks[0].answer) == ("choice", "antwort")
+
+
 def test_files_whose_golds_have_other_names(folder: Path, toy_base: Path, plain: list[str]) -> None:
     counts = lines(folder / "x.jsonl", [{"word": p, "n": i} for i, p in enumerate(phrases(40, 4))])
     cities = lines(folder / "y.jsonl", [{"land": p, "city ": p[:4]} for p in phrases(40, 3)])
     assert "'city ': " in refused(toy_base, plain, cities).got, "a blank that cannot be seen is in quotes"
+    assert refused(toy_base, plain, cities).fix.startswith("add --answer-field 'city '"), "the long one is the question"
     out = [f"--answer-field={name}" for name in ("n", "city ")]
     done = CliRunner().invoke(app, ["init", str(toy_base), *plain, "--items", str(counts), str(cities), *out])
     assert done.exit_code == 0, done.stderr

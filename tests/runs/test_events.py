@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import yaml
 from plugged import call_each
+from safetensors.torch import save_file
 from toy_runs import call, write_spec
 
 import crossbreed
@@ -27,6 +29,7 @@ from crossbreed.runs.events import (
 )
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.results.verdict import verdict_of
+from crossbreed.testing.toys import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +203,16 @@ def test_the_command_line_shows_what_check_and_evaluate_return(spec: Path, toy_b
     found = crossbreed.evaluate(toy_base, load_spec(spec))
     assert json.loads(shown) == found.to_json()
     assert [line.split()[0] for line in lines.splitlines()] == list(found.tasks)
+
+
+def test_no_weight_of_an_evaluated_checkpoint_is_rounded(spec: Path, toy_base: Path, tmp_path: Path) -> None:
+    """Norms in float32 beside matrices in bfloat16: the dtype of most numbers would round them."""
+    saved = load_weights(toy_base)
+    norms = {name: value.float() + 0.003 for name, value in saved.items() if "norm" in name}
+    wide = {name: value.float() for name, value in saved.items()}
+    loaded, mixed, exact = load_spec(spec), tmp_path / "mixed", tmp_path / "exact"
+    for folder, tensors in (mixed, saved), (exact, wide):
+        copytree(toy_base, folder)
+        save_file({**tensors, **norms}, folder / "model.safetensors")
+    assert crossbreed.evaluate(mixed, loaded).fingerprint == crossbreed.evaluate(exact, loaded).fingerprint
+    assert crossbreed.evaluate(toy_base, loaded).fingerprint != crossbreed.evaluate(exact, loaded).fingerprint

@@ -76,7 +76,7 @@ def calibration_loss(plan: Plan, point: Point) -> float:
 
 def evaluated(plan: Plan, point: Point) -> tuple[float, ...]:
     worker = Worker(plan)
-    score = worker.evaluate(Job(number=100, split="search", recipe=space_of(plan).decode(point)))
+    score = worker.evaluate(Job(number=100, split="search", recipe=space_of(plan).decode(point), stage=0))
     worker.close()
     assert score.status is Status.OK
     assert score.slopes is not None
@@ -164,7 +164,7 @@ def test_a_score_without_slopes_is_a_score(
 ) -> None:
     """All answers are there. What the gradient's first batches left in memory is not, when the next candidate comes."""
     plan = build_plan(load_spec(spec_of(tmp_path, toy_base, experts, fitness__slopes={"items": 3, "tokens": 1})))
-    worker, job = Worker(plan), Job(number=100, split="search", recipe=space_of(plan).decode((0.3,) * 6))
+    worker, job = Worker(plan), Job(number=100, split="search", recipe=space_of(plan).decode((0.3,) * 6), stage=0)
     whole = worker.evaluate(job)
     with monkeypatch.context() as patch:
         model = fail_after(3, fault, patch)

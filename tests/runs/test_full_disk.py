@@ -88,6 +88,33 @@ def test_a_checkpoint_that_does_not_fit_leaves_nothing(cli: Cli, whole: Path, tm
     assert (out / "model.safetensors").stat().st_size > 500_000
 
 
+def test_an_adapter_that_does_not_fit_leaves_nothing(cli: Cli, whole: Path, tmp_path: Path) -> None:
+    publish = ("publish", whole, "--trial", 1, "--as", "adapter", "--rank", 2, "--licence", "mit", "--no-report")
+    assert cli(*publish, "--out", tmp_path / "first")[0] == 0  # kernels are compiled
+    out = tmp_path / "adapters" / "adapter"
+    with room(10_000):
+        code, error = cli(*publish, "--out", out)
+    [line] = lines(error)
+    assert (code, line.endswith("adapter_model.safetensors failed: File too large")) == (1, True)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_regression_that_does_not_fit_is_said_and_made_again(
+    cli: Cli, toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "cache"))
+    regression = {"regression": {"items": 2}}
+    spec = write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, trials=0, artifacts=regression)
+    with room(100_000):
+        code, error = cli("run", spec, "--out", tmp_path / "run")
+    [line] = lines(error)
+    assert code == 1
+    assert line.startswith("crossbreed: [Errno 27] File too large: ")
+    assert not list((tmp_path / "cache" / "artifacts").iterdir())
+    assert cli("run", spec, "--out", tmp_path / "run")[0] == 0
+
+
 def test_grams_that_do_not_fit_are_said_and_made_again(
     cli: Cli, toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

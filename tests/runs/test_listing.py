@@ -132,7 +132,9 @@ def test_what_cannot_be_called_is_no_preset(tmp_path: Path, monkeypatch: pytest.
 def test_a_clash_of_names_is_listed_beside_ours(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_package(tmp_path, "taker", files={}, entry_points={"crossbreed.metrics": {"number": "taken:PART"}})
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry[object]("metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics:NUMBER"})
+    registry = Registry[object](
+        "metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics.plain:NUMBER"}
+    )
     monkeypatch.setattr(listing, "REGISTRIES", {"metrics": registry})
     monkeypatch.setattr(doctor, "REGISTRIES", {"metrics": registry})
     _, out, _ = cli("metrics")
@@ -140,6 +142,14 @@ def test_a_clash_of_names_is_listed_beside_ours(cli: Cli, tmp_path: Path, monkey
     shown = doctor.render(doctor.examine())
     assert "taker 1.0                       the metric number of taker 1.0" in shown
     assert "problem: two packages bring the metric `number`" in shown
+
+
+def test_the_setting_of_a_metric_is_described(cli: Cli) -> None:
+    _, out, _ = cli("metrics", "language")
+    assert "takes: a text or keys code, among" in out
+    assert "code: string, required" in out
+    _, out, _ = cli("metrics", "json_schema")
+    assert "takes: a text or a mapping" in out
 
 
 def test_programs_get_json(cli: Cli) -> None:
@@ -171,7 +181,9 @@ def test_parts_of_other_packages_are_listed_with_them_and_broken_ones_say_why(
     entry_points = {"crossbreed.metrics": {"length": "lengths:PART", "width": "widths:PART"}}
     write_package(tmp_path, "lengths", files={"lengths.py": source}, entry_points=entry_points)
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry[object]("metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics:NUMBER"})
+    registry = Registry[object](
+        "metric", "crossbreed.metrics", {"number": "crossbreed.fitness.tasks.metrics.plain:NUMBER"}
+    )
     monkeypatch.setattr(listing, "REGISTRIES", {"metrics": registry})
     code, out, _ = cli("metrics")
     assert code == 0

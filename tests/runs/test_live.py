@@ -37,6 +37,7 @@ from crossbreed.runs.results.lead import Leads
 from crossbreed.runs.results.show import open_run, show_json, show_text
 from crossbreed.runs.results.signal import findings
 from crossbreed.runs.results.statistics import paired_difference
+from crossbreed.runs.results.trial_table import trial_table
 from crossbreed.runs.results.watch import Watched
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources import slow_reads
@@ -280,6 +281,27 @@ def test_more_items_show_smaller_differences() -> None:
     assert few[1] == pytest.approx(10 * many[1], rel=0.06)
 
 
+@pytest.mark.parametrize("width", [60, 72, 80, 100, 200])
+def test_a_narrow_terminal_gets_whole_columns_and_is_told_which_are_left_out(width: int) -> None:
+    trials = search()
+    wide = trial_table(trials, [MEAN], marked={3})
+    narrow = trial_table(trials, [MEAN], marked={3}, width=width)
+    text = " ".join(narrow)
+    assert max(map(len, narrow)) <= width
+    heads = narrow[0].partition("mean of sums, french")[2].split()
+    left_out = ["sums", "french", "seconds"][len(heads) :]
+    assert (f"no room for {', '.join(left_out)}: widen the terminal" in text) is bool(left_out)
+    assert wide == trial_table(trials, [MEAN], marked={3}, width=200)
+
+
+def test_sentences_are_wrapped_in_a_narrow_terminal(watched: Seen) -> None:
+    wide, narrow = (show_text(watched[0], width=width) for width in (None, 50))
+    prose = [line for line in wide.splitlines() if not line.startswith((" ", "trial"))]
+    assert max(map(len, prose)) > 50
+    for line in prose:
+        assert " ".join(line.split()) in " ".join(narrow.split())
+
+
 def test_a_run_is_watched_to_its_end_without_reading_it_twice(
     spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +336,9 @@ def test_a_run_is_watched_to_its_end_without_reading_it_twice(
     screen = Screen()
     watch(lambda: next(looks), every_s=0, file=screen)
     assert [screen.getvalue().find(word) >= 0 for word in ("first", "second", "third")] == [True] * 3
+    screen = io.StringIO()
+    watch(lambda: ("word " * 40, False), file=screen)
+    assert screen.getvalue() == "word " * 40 + "\n", "no terminal, no width"
 
 
 def test_a_large_file_that_is_hashed_is_named(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from crossbreed.errors import InputError, Mistakes
 from crossbreed.runs import load_spec, parse_spec
+from crossbreed.yaml_files import read_yaml
 
 SPEC = """
 sources: {base: base, experts: {a: a, b: b}}
@@ -230,6 +231,44 @@ def test_a_mistake_of_an_override_is_placed_there(spec: Path, override: str, pro
     assert fix in caught.value.fix
 
 
+COMMA = "a comma divides elements: write decimals after a point, as in 0.5"
+
+
+def test_decimal_commas_that_make_one_key_of_two_are_named() -> None:
+    with pytest.raises(InputError, match="the key `2` stands twice") as caught:
+        read_yaml("{search: 0,2, select: 0,2, report: 0,6}", what="the spec", where="spec.yaml")
+    assert caught.value.fix == COMMA
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "fix"),
+    [
+        ("space: {weight: [-0,5, 1,5]}", "space.weight", COMMA),
+        ("space: {weight: [0, 1,5]}", "space.weight", COMMA),
+        ("space: {operator: ties, params: {scale: [0,5, 1,5]}}", "space.params.scale", COMMA),
+        ("space:\n  operator: ties\n  params:\n    scale: 0,5", "space.params.scale", COMMA),
+        ("fitness:\n  split:\n    search: 0,2", "fitness.split.search", COMMA),
+        ("fitness: {split: {search: 0,2, select: 0,3, report: 0,5}}", "fitness.split", COMMA),
+        (
+            "optimizer: {kind: random, budget: {trials: '1,000'}}",
+            "optimizer.budget.trials",
+            "a comma divides elements: write 1000, or a decimal after a point",
+        ),
+        ("seed: [1, 2, 3]", "seed", "see docs/spec.md"),
+        ("space: {weight: [1.5, -0.5]}", "space.weight", "see docs/spec.md"),
+    ],
+)
+def test_decimal_commas_are_named(written: str, key: str, fix: str) -> None:
+    raw = yaml.safe_load(SPEC)
+    changes = read_yaml(written, what="changes", where="x")
+    for section, value in changes.items():
+        raw[section] = {**raw[section], **value} if isinstance(raw.get(section), dict) else value
+    with pytest.raises(InputError) as caught:
+        parse_spec(raw, folder=Path("/"), where="spec.yaml")
+    assert key in str(caught.value)
+    assert fix in {error.fix for error in caught.value.errors}
+
+
 def test_mistakes_of_file_and_overrides_are_told_together(spec: Path) -> None:
     spec.write_text(SPEC + "sead: 3\n")
     said = mistakes_of(spec, "optimizer.budget.trails=5", "fitness.tasks.u.items=x")
@@ -270,7 +309,7 @@ def test_a_value_that_is_only_guessed_is_not_told(tmp_path: Path) -> None:
     raw["fitness"]["tasks"][0] |= {"metric": 3, "pattern": "x"}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
     problems = [error.problem.split(":")[0] for error in mistakes_of(tmp_path / "spec.yaml").errors]
-    assert sorted(problems) == ["`fitness.tasks.0.metric` must be a text", "unknown key `presett`"]
+    assert sorted(problems) == ["a metric is a name, or a mapping with one key", "unknown key `presett`"]
 
 
 def test_mistakes_of_items_are_told_beside_those_of_the_spec(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_setting_that_was_not_there_yet_has_its_default(change: Callable[[Any]
         (lambda spec: spec.update(seed=8), "seed: 8 -> 7"),
         (lambda spec: spec["fitness"]["tasks"][1].update(max_tokens=5), "max_tokens: 5 -> 4"),
         (lambda spec: spec["fitness"]["tasks"][1].update(stop=[]), "stop: [] -> None"),
-        (lambda spec: spec["space"].update(mood="good"), "space.mood: good -> absent"),
+        (lambda spec: spec["space"].update(mood="good"), "space.mood: good -> nothing"),
     ],
 )
 def test_another_value_is_another_run(change: Callable[[Any], object], said: str, tmp_path: Path) -> None:

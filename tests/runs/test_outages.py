@@ -12,6 +12,9 @@ from crossbreed.errors import EngineError, MachineError
 from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.events import Event
 from crossbreed.runs.publishing.publish_run import _recorded
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.journal import read
+from crossbreed.runs.results.winner import recorded_winner
 from crossbreed.runs.search.outage import Outage
 from crossbreed.runs.search.pool import Job, JobResult
 from crossbreed.runs.search.stopwatch import Stopwatch
@@ -224,6 +227,53 @@ def test_a_winner_that_cannot_be_measured_on_the_report_split_is_none(
     assert _recorded(build_plan(spec, searches=False), out, None, is_dry=False) == report.winner.number
     with pytest.raises(MachineError, match="could not be measured on the report split"):
         report_on(out, trial=first)
+
+
+def are_invalid(patch: pytest.MonkeyPatch, when: Callable[[Job], bool]) -> None:
+    """Lets the jobs that `when` picks have NaN in their logits, as float16 has where a prompt is long."""
+    evaluate = Worker.evaluate
+
+    def measured(self: Worker, job: Job) -> Score:
+        return Score(status=Status.INVALID, error="task `red`: NaN") if when(job) else evaluate(self, job)
+
+    patch.setattr(Worker, "evaluate", measured)
+
+
+@pytest.mark.parametrize("split", ["report", pytest.param("select", marks=pytest.mark.slow)])
+def test_a_model_that_is_invalid_on_later_items_does_not_win(
+    split: str, make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was measured, and has no value there: the next best is reported, by every command, and nothing is lost."""
+    spec, out = load_spec(make_spec("random")), tmp_path / "run"
+    first = run(spec, tmp_path / "whole").winner.number
+    are_invalid(monkeypatch, lambda job: job.split == split and job.number == first)
+    report = run(spec, out)
+    assert report.winner.number in judged(tmp_path / "whole", "select") - {first}
+    assert f"has no value on the {split} split: task `red`: NaN" in (out / "log.txt").read_text()
+    before = (out / "journal.jsonl").read_bytes()
+    assert report_on(out)[1].winner.number == report.winner.number
+    assert (out / "journal.jsonl").read_bytes() == before
+    for history in (fold(read(out / "journal.jsonl")), fold(list(read(out / "journal.jsonl"))[:-1])):
+        winner = recorded_winner(history, build_plan(spec, searches=False).objectives)
+        assert winner is not None
+        assert winner.number == report.winner.number
+    if split == "report":
+        with pytest.raises(MachineError, match="has no value on the report split"):
+            report_on(out, trial=first)
+
+
+def test_where_no_finalist_has_a_value_another_trial_can_be_reported(
+    make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, out = load_spec(make_spec("random")), tmp_path / "run"
+    are_invalid(monkeypatch, lambda job: job.split == "select")
+    for _ in range(2):
+        with pytest.raises(
+            MachineError, match=r"(?s)no finalist has a value .* log.txt says why.*report RUN --trial N"
+        ):
+            run(spec, out)
+    assert "has no value on the select split: task `red`: NaN" in (out / "log.txt").read_text()
+    assert report_on(out, trial=0)[1].winner.number == 0
 
 
 def answered(number: int, status: Status) -> JobResult:

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Generate
+from crossbreed.recipes import dump_recipe
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import build_plan, check_spec, load_spec, merge_recipe, publish_run, run
 from crossbreed.runs.checking.text import findings_text
+from crossbreed.runs.made_sources import keep_made
 from crossbreed.runs.regression import writing
 from crossbreed.runs.regression.artifact import making_of, prepare_regression
 from crossbreed.runs.regression.texts import asked_of
@@ -27,9 +29,10 @@ from crossbreed.runs.regression.writing import regress, regress_without_data
 from crossbreed.runs.spec.regression import SamplesConfig
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import open_sources
+from crossbreed.sources.opening import with_made
 from crossbreed.testing.tiny_models import ARCHITECTURES
 from crossbreed.testing.toys import byte_tokenizer, load_weights, make_expert
-from crossbreed.types import Recipe
+from crossbreed.types import ProposedBy, Recipe, Rule
 
 QUERY, NORM, EMBEDDING = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight", "model.embed_tokens.weight"
 DRAW = torch.Generator().manual_seed(0)
@@ -45,6 +48,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def spec(tmp_path: Path, toy_base: Path, experts: Mapping[str, Path], /, *, trials: int = 2, **regression: Any) -> Path:
+    given = {"warm_start": regression.pop("warm_start", [])}
     settings = {"items": 4} | regression
     return write_spec(
         tmp_path / "spec",
@@ -53,6 +57,7 @@ def spec(tmp_path: Path, toy_base: Path, experts: Mapping[str, Path], /, *, tria
         trials=trials,
         artifacts={"regression": settings},
         fitness__split={"search": 4, "select": 4, "report": 4},
+        **given,
     )
 
 
@@ -194,6 +199,42 @@ def test_it_is_made_once(tmp_path: Path, cache: Path, toy_base: Path, toy_adapte
     assert prepare_regression(build_plan(load_spec(path))).structure.hashes == first.structure.hashes
     other = prepare_regression(build_plan(load_spec(path, ["artifacts.regression.ridge=2"])))
     assert other.structure.hashes["regression"] != first.structure.hashes["regression"]
+
+
+def test_a_warm_start_is_the_merge_that_its_file_says(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    """Also beside a regression: with one more source, `model_stock` and every weight for all would merge it too."""
+    hashes = opened(toy_base, toy_adapters).structure.hashes
+    rule = Rule(match=".*", operator="model_stock", params={})
+    given = Recipe(base="base", sources=hashes, rules=(rule,))
+    (tmp_path / "warm.yaml").write_text(dump_recipe(given))
+    path = spec(tmp_path, toy_base, toy_adapters, warm_start=[str(tmp_path / "warm.yaml")])
+    plan = prepare_regression(build_plan(load_spec(path)))
+    assert plan.initial_candidates()[-1] == (ProposedBy(kind="warm_start", index=0), given)
+    assert plan.num_initial == 8 + 1 + 1
+
+
+def test_what_another_process_keeps_meanwhile_stays(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have its files open, and would take others in their place for sources that were changed."""
+    made = make_expert(tmp_path / "made", base=toy_base, seed=5)
+    sources = with_made(opened(toy_base, toy_adapters).sources, "regression", made)
+    into, inodes = tmp_path / "into", list[int]()
+
+    def while_another_keeps_it(source: Path, target: Path) -> None:
+        if not inodes:
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "copyfile", copyfile)
+                keep_made(sources, into)
+            inodes.extend(path.stat().st_ino for path in into.glob("regression-*/model.safetensors"))
+        copyfile(source, target)
+
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", while_another_keeps_it)
+    keep_made(sources, into)
+    assert [path.stat().st_ino for path in into.glob("*/model.safetensors")] == inodes != []
 
 
 @pytest.mark.slow

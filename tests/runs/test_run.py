@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 import shlex
@@ -99,6 +100,31 @@ def test_a_report_of_a_run_that_was_stopped_says_so_and_does_not_end_it(
     assert asked == expected
 
 
+def test_a_report_of_an_earlier_end_says_so_while_the_search_goes_on(
+    finished: Path, spec: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = json.loads((folder / "report.json").read_text())
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialDone):
+            raise KeyboardInterrupt
+
+    more = load_spec(spec, ["optimizer.budget.trials=14"])
+    with pytest.raises(KeyboardInterrupt):
+        run(more, folder, on_event=stop)
+    told = json.loads((folder / "report.json").read_text())
+    assert (before["is_over"], before["has_gone_on"]) == (True, False)
+    assert (told["is_over"], told["has_gone_on"], told["winner"]) == (False, True, before["winner"])
+    said = f"The search has gone on since: this report is of its first {sum(before['trials'].values())} trials"
+    assert told["caveats"][0].startswith(said)
+    assert said in (folder / "report.html").read_text()
+    assert show_json(folder)["state"] == "interrupted"
+    report = run(more, folder)
+    told = json.loads((folder / "report.json").read_text())
+    assert (told["is_over"], told["has_gone_on"]) == (report.is_over, report.has_gone_on) == (True, False)
+
+
 def test_an_interrupted_run_shows_the_command_that_goes_on_and_no_time_left(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my run"
     folder.mkdir()
@@ -128,6 +154,12 @@ def test_near_ties_of_options_are_in_the_report(tmp_path: Path) -> None:
     assert {n for _, n in report.near_ties.values()} == {24}
     told = json.loads((tmp_path / "run/report.json").read_text())["near_ties"]
     assert {task: (found["near"], found["n"]) for task, found in told.items()} == dict(report.near_ties)
+    for kept in (tmp_path / "run/answers").glob("*margins*"):
+        whole = json.loads(gzip.decompress(kept.read_bytes()))
+        others = {**whole, "red": {f"{item}x": margin for item, margin in whole["red"].items()}, "green": {"0": 0.0}}
+        kept.write_bytes(gzip.compress(json.dumps(others).encode()))
+    _, mended = report_on(tmp_path / "run")
+    assert mended.near_ties == {"blue": report.near_ties["blue"]}, "those of other items count nowhere"
     for kept in (tmp_path / "run/answers").glob("*margins*"):  # an older version kept none
         kept.unlink()
     _, older = report_on(tmp_path / "run")

@@ -11,12 +11,13 @@ from crossbreed.errors import EngineError, InputError, InvalidWeights, SwapError
 from crossbreed.fitness import Request, Response
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.kernels import Fingerprinted, materialize
-from crossbreed.runs import build_plan, load_spec
+from crossbreed.runs import build_plan, load_spec, run
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job, verify
 from crossbreed.runs.workers.start import start_worker
 from crossbreed.runs.workers.worker import Worker
 from crossbreed.testing.fakes import FakeEngine
+from crossbreed.testing.toys import make_expert
 from crossbreed.types import Recipe, Rule, Status, WeightStream
 
 
@@ -123,6 +124,27 @@ def test_an_engine_whose_worker_does_not_start_is_closed(
         notes = [] if is_closable else ["closing the engine raised RuntimeError: the engine is dead"]
         assert getattr(caught.value, "__notes__", []) == notes
     assert len(closed) == 2
+
+
+def test_a_uniform_merge_that_overflows_is_a_baseline_without_a_value(toy_base: Path, tmp_path: Path) -> None:
+    large = make_expert(tmp_path / "large", base=toy_base, seed=5, scale=1e6)
+    small = make_expert(tmp_path / "small", base=toy_base, seed=6)
+    spec = write_spec(
+        tmp_path / "spec", base=toy_base, experts={"large": large, "small": small}, trials=2, dtype="float16"
+    )
+    report = run(load_spec(spec), tmp_path / "run")
+    assert {row.name for row in report.baselines} >= {"base", "small"}
+    assert report.unmeasured["uniform"].startswith("INVALID: ")
+    assert "canary: another merge was taken: `" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_experts_beyond_the_dtype_are_one_message_whose_advice_works(toy_base: Path, tmp_path: Path) -> None:
+    large = make_expert(tmp_path / "large", base=toy_base, seed=5, scale=1e7)
+    spec = load_spec(write_spec(tmp_path / "spec", base=toy_base, experts={"large": large}, trials=2, dtype="float16"))
+    with pytest.raises(InputError, match="no plain merge of the sources can be written in float16") as caught:
+        run(spec, tmp_path / "run")
+    assert "`dtype: bfloat16`" in caught.value.fix
+    Worker(build_plan(spec.model_copy(update={"dtype": "bfloat16"}))).canary()
 
 
 def test_an_engine_is_closed_even_if_that_of_the_slopes_cannot_be(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

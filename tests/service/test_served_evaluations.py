@@ -7,15 +7,16 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
+import yaml
 from service_client import Connect, account, merge, recipe_of, refused
 from starlette.testclient import TestClient
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import SplitConfig, evaluate_tasks, wire
+from crossbreed.fitness import SplitConfig, TransformersConfig, evaluate_tasks, wire
 from crossbreed.fitness.items import SearchItems
 from crossbreed.kernels import fingerprint_checkpoint
 from crossbreed.recipes import parse_recipe
-from crossbreed.runs.spec.provider import Provided
+from crossbreed.runs.spec.provider import Provided, load_provider_spec
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.service.core import Service
 from crossbreed.service.provider import open_provider
@@ -37,8 +38,33 @@ def test_a_task_is_scored_as_without_http(client: TestClient, opened: Service, n
     found = wire.Evaluation.model_validate(client.post("/v1/evaluations", json={"model": model, "task": name}).json())
     assert (found.values, found.mean, found.count) == (expected.values, pytest.approx(expected.mean), 5)
     assert found.fingerprint == client.post("/v1/merges", json={"recipe": recipe.to_json()}).json()["fingerprint"]
+    assert found.content == provider.contents[name] != provider.contents[TASKS[name == TASKS[0]]]
     some = {"model": model, "task": name, "items": ["i3", "i0", "i4"]}
     assert client.post("/v1/evaluations", json=some).json()["values"] == [expected.values[n] for n in (3, 0, 4)]
+
+
+def test_a_service_says_what_its_answers_depend_on(opened: Service, client: TestClient) -> None:
+    """Of the engine's settings and of its tasks, so that clients see when it is another."""
+    told = wire.Sources.model_validate(client.get("/v1/sources").json()).abilities
+    made = wire.Merge.model_validate(client.post("/v1/merges", json={"recipe": recipe_of(client)}).json())
+    assert (made.host, made.engine) == (told.host, told.engine) == (opened.provider.host_hash, told.engine)
+    other = replace(opened.provider, engine=TransformersConfig(kind="transformers", dtype="bfloat16"))
+    assert other.engine_hash != opened.provider.engine_hash == told.engine
+
+
+def test_a_task_that_is_asked_or_scored_otherwise_is_another(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"id": "1", "q": "one", "a": "1"}\n')
+    (tmp_path / "others.jsonl").write_text('{"id": "1", "q": "one", "a": "2"}\n')
+    found = set[str]()
+    for change in ("", ", stop: [x]", ', prompt: "Q: {q}"', ", items: others.jsonl"):
+        task = "{name: t, kind: generate, items: items.jsonl, prompt: '{q}', answer: a}"
+        keys = yaml.safe_load(task) | yaml.safe_load("{" + change.removeprefix(", ") + "}")
+        (tmp_path / "spec.yaml").write_text(
+            "sources: {base: fake/base, experts: {one: fake/one}}\n"
+            f"fitness: {{engine: {{kind: fake_recipes}}, tasks: [{json.dumps(keys)}]}}\n"
+        )
+        found.add(open_provider(load_provider_spec(tmp_path / "spec.yaml")).contents["t"])
+    assert len(found) == 4
 
 
 def test_wrong_tasks_and_items_are_refused(client: TestClient) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from copies import Copy
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, Mistakes
 from crossbreed.sources import Adapter, Checkpoint, open_sources
 from crossbreed.testing.toys import make_checkpoint, make_expert
 
@@ -142,6 +142,18 @@ def test_nan_in_an_expert_is_named(toy_base: Path, copy: Callable[[Path], Copy])
     diverged = copy(toy_base).tensors(lambda tensors: tensors[NORM].fill_(torch.nan))
     error = refusal(toy_base, diverged.path)
     assert (error.problem, str(diverged.path) in error.where) == (f"`{NORM}` holds NaN or Inf", True)
+
+
+def test_all_wrong_folders_are_told_at_once(toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/config.json").write_text("{}")
+    experts = {"empty": tmp_path / "empty", "logs": tmp_path / "logs", "gone": tmp_path / "gone", **toy_adapters}
+    for base in (toy_base, tmp_path / "logs"):
+        with pytest.raises(Mistakes) as caught:
+            open_sources(str(base), {name: str(folder) for name, folder in experts.items()})
+        told = [error.where for error in caught.value.errors]
+        assert [any(str(folder) in where for where in told) for folder in experts.values()] == [True] * 3 + [False] * 2
 
 
 def test_an_adapter_is_no_base_and_base_no_experts_name(toy_base: Path, toy_adapters: dict[str, Path]) -> None:

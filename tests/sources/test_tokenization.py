@@ -19,6 +19,7 @@ from crossbreed.fitness import Prompt
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.sources import Sources, open_sources
 from crossbreed.sources.chat_templates import other_chat, render_chat, template_of
+from crossbreed.sources.host import host_hashes
 from crossbreed.sources.tokenization import appended_tokens, load_tokenizer, num_appended, other_reading, token_ids
 from crossbreed.testing.toys import make_checkpoint, make_expert
 
@@ -124,6 +125,27 @@ def test_what_makes_no_other_tokens_is_no_difference(
     edit(config)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert other_reading(base, folder) is None
+
+
+@pytest.mark.parametrize("model", ["BPE", "Unigram", "WordPiece"])
+def test_what_a_decoded_text_hangs_on_is_part_of_the_host(model: str, toy_base: Path, tmp_path: Path) -> None:
+    """Tokens of a text do not: base and expert may differ in it."""
+    folder = Path(shutil.copytree(toy_base, tmp_path / "base"))
+    words = ["Yes", "\u2581Yes", "\u2581,", "\u2581.", "no", "<unk>"]
+    made = {
+        "BPE": lambda: tokenizer(),
+        "Unigram": lambda: Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=5, byte_fallback=False)),
+        "WordPiece": lambda: Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="<unk>")),
+    }[model]()
+    made.decoder = decoders.Metaspace() if model != "BPE" else made.decoder
+    seen = []
+    for cleans_up in (False, True):
+        PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=cleans_up).save_pretrained(folder)
+        loaded = load_tokenizer(folder) if model == "BPE" else AutoTokenizer.from_pretrained(folder)
+        said = loaded.decode([1, 2, 1, 3] if model != "BPE" else loaded("Yes , Yes .").input_ids)
+        seen.append((said, host_hashes(open_sources(str(folder), {}))["tokenizer"]))
+    (plain, before), (cleaned, after) = seen
+    assert (plain == cleaned) is (before == after) is (model == "BPE")
 
 
 def test_a_tokenizer_saved_by_another_version_reads_alike(base: Path, tmp_path: Path) -> None:

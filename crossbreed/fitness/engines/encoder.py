@@ -237,7 +237,7 @@ def _lengths(asked: _Asked, encoder: Encoder, encoded: Sequence[Sequence[Encoded
             cut[item.id] = encoder.cut(kind.shown(item), max_tokens=max(limits))
         golds += [] if shortest is None else [shortest]
         most = max([*limits, *([] if most is None else [most])], default=None)
-        answers = min(max(limits), shortest or max(limits)) if limits else 0
+        answers = len(limits) * min(max(limits), shortest or max(limits)) if limits else 0
         totals[item.id] = sum(len(one.token_ids) for one in found) + answers
     if too_long:
         item, size, limit = too_long[0]
@@ -251,7 +251,7 @@ def _lengths(asked: _Asked, encoder: Encoder, encoded: Sequence[Sequence[Encoded
     return TaskLengths(
         context=encoder.max_model_len,
         max_tokens=most,
-        prompts=tuple(max(one.num_prompt for one in found) for found in encoded),
+        prompts=tuple(max((one.num_prompt for one in found), default=0) for found in encoded),
         golds=tuple(golds),
         totals=totals,
         cut_golds=cut,

@@ -33,6 +33,8 @@ class EngineConfig(Config):
     kind: str
     tokenizes_on_host: ClassVar[bool] = False
     """Whether it uses the tokenizer of its host folder: then the lengths of requests are checked before a run."""
+    scores_items: ClassVar[bool] = False
+    """Whether it scores items itself instead of answering requests: then all tasks are such (`is_scored_by_engine`)."""
 
     @property
     def context_tokens(self) -> int | None:
@@ -250,6 +252,7 @@ ENGINES = Registry[EnginePart](
         "vllm": f"{__name__}:VLLM",
         "transformers": f"{__name__}:TRANSFORMERS",
         "api": "crossbreed.fitness.engines.api.config:PART",
+        "python": "crossbreed.fitness.engines.python:PART",
         "fake": f"{__name__}:FAKE",
         "fake_recipes": "crossbreed.testing.fake_recipes:PART",
         "lora_server": "crossbreed.fitness.engines.lora_server.settings:PART",

@@ -1,8 +1,9 @@
 """Tasks. A kind of task turns an item into requests, and the responses into one value.
 
 `generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
-`likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `remote` is scored by the engine
-itself. A new kind is a file with a `TaskConfig`, named below or as an entry point of another package (docs/plugins.md).
+`likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `python` is scored by a function
+of the user's, `remote` by the engine itself. A new kind is a file with a `TaskConfig`, named below or as an entry point
+of another package (docs/plugins.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 from crossbreed.errors import Collector
-from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items
+from crossbreed.fitness.item_files import legible_items
+from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import check_items
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
@@ -34,6 +36,7 @@ TASKS = Registry[type[TaskConfig]](
         "choice": "crossbreed.fitness.tasks.choice:ChoiceTask",
         "likelihood": "crossbreed.fitness.tasks.likelihood:LikelihoodTask",
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
+        "python": "crossbreed.fitness.tasks.python:PythonTask",
         "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
     },
@@ -48,7 +51,11 @@ AnyTaskConfig: TypeAlias = Annotated[TaskConfig, Tagged(TASKS, lambda kind: kind
 
 
 def load_tasks(
-    configs: Sequence[TaskConfig], served: Mapping[str, ServedItems] = MappingProxyType({}), *, engine: str = ""
+    configs: Sequence[TaskConfig],
+    served: Mapping[str, ServedItems] = MappingProxyType({}),
+    *,
+    engine: str = "",
+    seed: int = 0,
 ) -> list[Task]:
     """Loads the items of every task and renders each once, so that errors surface before any expensive step.
 
@@ -56,6 +63,7 @@ def load_tasks(
         configs: The tasks' settings.
         served: The tasks that the engine scores itself.
         engine: Its kind, for messages.
+        seed: The run's.
 
     Raises:
         InputError: files, items or fields are invalid; the message names the first few of each task.
@@ -65,14 +73,16 @@ def load_tasks(
         with mistakes.noted():
             if isinstance(config, RemoteTask):
                 config.take(served, engine)
-            tasks.append(_loaded(config))
+            seeded = config.with_seed(seed)
+            seeded.require()
+            tasks.append(_loaded(seeded))
     mistakes.require_none()
     return tasks
 
 
 def _loaded(config: TaskConfig) -> Task:
     """Returns a task; raises what is wrong with its file and with what its legible items ask, at once."""
-    mistakes = Collector(at_most=MOST_MISTAKES, of=getattr(config, "items", f"task `{config.name}`"))
+    mistakes = ItemMistakes(of=getattr(config, "items", f"task `{config.name}`"))
     task = Task(kind=config, items=legible_items(config.load_items, mistakes))
     if task.items or not mistakes.errors:
         with mistakes.noted():

@@ -3,17 +3,22 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from string import ascii_uppercase
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import PrivateAttr, model_validator
 
 from crossbreed.errors import Collector, InputError, excerpt
-from crossbreed.fitness.item_files import MOST_MISTAKES, legible_items, require_items
+from crossbreed.fitness.item_files import legible_items, require_items
+from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.fitness.values import FieldValue, text_of
+from crossbreed.randomness import spawn
 
 
 class ChoiceTask(PromptTaskConfig):
@@ -29,6 +34,18 @@ class ChoiceTask(PromptTaskConfig):
     the first). Default: the one way that fits all items; answers that can be read in two ways are refused."""
     delimiter: str | None = None
     """The text between prompt and option. Default: a space, or nothing after white space or with a chat template."""
+    scored: Literal["text", "letter"] = "text"
+    """What is scored after the prompt: each option's text, or its letter, where the prompt shows them with letters."""
+    permute: bool = False
+    """Whether each item offers its options in an order of its own, drawn from the run's seed and the item's id: a model
+    that prefers a place gains nothing. The prompt shows them so, as {A} or {options[0]}."""
+    _seed: int = PrivateAttr(default=0)
+
+    @model_validator(mode="after")
+    def _prompts_can_be_permuted(self) -> Self:
+        if self.permute and self.messages is not None:
+            raise ValueError("`permute` needs a `prompt` that shows the options: `messages` have an order of their own")
+        return self
 
     @property
     def metric_name(self) -> str:
@@ -37,8 +54,9 @@ class ChoiceTask(PromptTaskConfig):
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file, and checks that one way of naming the gold option fits all items."""
-        mistakes = Collector(at_most=MOST_MISTAKES, of=self.items)
+        mistakes = ItemMistakes(of=self.items)
         items = legible_items(super().load_items, mistakes)
+        mistakes.among = len(items)
         with mistakes.noted():
             self._require_one_way(items, mistakes)
         return require_items(mistakes, items)
@@ -69,50 +87,105 @@ class ChoiceTask(PromptTaskConfig):
         ):
             raise self._counted_from_anywhere(items[0])
 
+    def with_seed(self, seed: int) -> Self:
+        """Returns the task with the run's seed."""
+        seeded = self.model_copy()
+        seeded._seed = seed
+        return seeded if self.permute else self
+
+    def question(self, item: Item) -> str:
+        """Returns what the item asks, with the options in the order in which they are offered."""
+        order, values = self._order(item), self._values(item)
+        moved = [values[place] for place in order]
+        fields = {self.choices: moved} if isinstance(self.choices, str) else dict(zip(self.choices, moved, strict=True))
+        return super().question(replace(item, fields={**item.fields, **fields}))
+
     def requests(self, item: Item) -> list[Loglikelihood]:
         """Returns one Loglikelihood per option."""
-        self._gold_index(item)
+        self.gold_position(item)
         prompt = self.render(item)
+        if self.scored == "letter":
+            self._require_shown(item)
         delimiter = "" if self.delimiter is None and self.chat_template else self.delimiter_after(prompt.text)
-        return [Loglikelihood(prompt=prompt, continuation=delimiter + option) for option in self._options(item)]
+        return [Loglikelihood(prompt=prompt, continuation=delimiter + text) for text in self._scored_texts(item)]
 
     def calibration(self, item: Item) -> Loglikelihood:
         """Returns the request for the gold option."""
-        return self.requests(item)[self._gold_index(item)]
+        return self.requests(item)[self.gold_position(item)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Returns 1 if the gold option is the most likely, else 0; of equally likely options, the first counts.
 
         The margin is in nats of the whole option, whatever its likelihood is divided by: so far rounding must move it.
         """
-        options = self._options(item)
+        options = self._offered(item)
         lengths = {
-            "characters": [len(option) for option in options],
+            "characters": [len(text) for text in self._scored_texts(item)],
             "tokens": [len(response.token_ids) for response in responses],
             "none": [1] * len(options),
         }[self.normalize]
         values = [math.fsum(r.logprobs) / length for r, length in zip(responses, lengths, strict=True)]
         chosen = values.index(max(values))
         margin = (values[chosen] - max(values[:chosen] + values[chosen + 1 :])) * lengths[chosen]
-        return Answer(value=float(chosen == self._gold_index(item)), text=options[chosen], margin=margin)
+        return Answer(value=float(chosen == self.gold_position(item)), text=options[chosen], margin=margin)
 
     def shown(self, item: Item) -> str:
-        """Returns the gold option's text, even if the file gives its index."""
-        return self._options(item)[self._gold_index(item)]
+        """Returns what is scored of the gold option: its text, even if the file gives its index, or its letter."""
+        return self._scored_texts(item)[self.gold_position(item)]
 
     def right_texts(self, item: Item) -> tuple[str, ...]:
-        """Returns the gold option's text."""
+        """Returns what is scored of the gold option."""
         return (self.shown(item),)
 
     def gold_position(self, item: Item) -> int:
-        """Returns the index of the gold option."""
-        return self._gold_index(item)
+        """Returns the place at which the gold option is offered."""
+        return self._order(item).index(self._gold_index(item))
+
+    def num_options(self, item: Item) -> int:
+        """Returns how many options there are."""
+        return len(self._options(item))
 
     def delimiter_after(self, prompt: str) -> str:
         """Returns the task's delimiter, or the usual one."""
         return super().delimiter_after(prompt) if self.delimiter is None else self.delimiter
 
-    def _options(self, item: Item) -> list[str]:
+    def _order(self, item: Item) -> tuple[int, ...]:
+        """Returns the indices of the options in the order in which they are offered."""
+        number = len(self._values(item))
+        if not self.permute:
+            return tuple(range(number))
+        return tuple(spawn(self._seed, "options", item.id).permutation(number).tolist())
+
+    def _offered(self, item: Item) -> list[str]:
+        options = self._options(item)
+        return [options[place] for place in self._order(item)]
+
+    def _scored_texts(self, item: Item) -> list[str]:
+        offered = self._offered(item)
+        return offered if self.scored == "text" else [*ascii_uppercase[: len(offered)]]
+
+    def _require_shown(self, item: Item) -> None:
+        """Raises InputError where the prompt does not show what the letters stand for."""
+        question, options = self.question(item), self._options(item)
+        if missing := [option for option in options if option not in question] or options[len(ascii_uppercase) :]:
+            raise InputError(
+                f"the prompt of item `{item.id}` does not show the option {missing[0]!r}",
+                expected=f"all options in the prompt, with their letters, at most {len(ascii_uppercase)}",
+                got=excerpt(question, at_most=200),
+                where=item.place(self.name),
+                fix="write them there, as in `A. {options[0]}`, or `scored: text`",
+            )
+
+    def why_no_options(self, item: Item) -> InputError | None:
+        """Returns what is wrong with an item's options; None if nothing is."""
+        try:
+            self._options(item)
+        except InputError as error:
+            return error
+        return None
+
+    def _values(self, item: Item) -> list[FieldValue]:
+        """Returns the options as they are in the file."""
         values: object
         if isinstance(self.choices, str):
             values = field_of(item, self.choices, task=self.name)
@@ -122,23 +195,30 @@ class ChoiceTask(PromptTaskConfig):
             values = [item.fields[name] for name in self.choices]
         if not isinstance(values, list) or len(values) < 2:
             raise self._no_options(item, excerpt(str(values), at_most=200))
+        return values
+
+    def _options(self, item: Item) -> list[str]:
+        """Returns the options' texts, in the order of the file."""
         try:
-            options = [text_of(value) for value in values]
+            options = [text_of(value) for value in self._values(item)]
         except ValueError as error:
             raise self._no_options(item, str(error)) from None
         if not all(map(folded, options)):
-            raise self._no_options(item, excerpt(f"an empty option in {options}", at_most=200))
+            fix = "fill it in, or remove the item; `choices: FIELD` takes a list, which may be shorter in some items"
+            raise self._no_options(item, excerpt(f"an empty option in {options}", at_most=200), fix=fix)
         if len(set(map(folded, options))) < len(options):
-            raise self._no_options(item, excerpt(f"an option twice in {options}", at_most=200))
+            fix = "correct the item, or remove it"
+            raise self._no_options(item, excerpt(f"an option twice in {options}", at_most=200), fix=fix)
         return options
 
-    def _no_options(self, item: Item, got: str) -> InputError:
+    def _no_options(self, item: Item, got: str, *, fix: str = "") -> InputError:
         return InputError(
             f"item `{item.id}` has no list of options",
             expected="a list of at least two different, non-empty texts or numbers",
             got=got,
             where=f"{item.place(self.name)}, `choices: {self.choices}`",
-            fix="name the field that holds the list, or the fields that hold one option each; give every item such a "
+            fix=fix
+            or "name the field that holds the list, or the fields that hold one option each; give every item such a "
             "field where all have the same options",
         )
 

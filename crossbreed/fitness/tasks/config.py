@@ -1,8 +1,8 @@
 """The base classes of task settings: for any kind, for kinds with a file of items, and for kinds with a prompt."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,9 @@ SHOWN_KEYS = ("few_shot",)
 
 class TaskConfig(Config, ABC):
     """A kind of task in a spec: its settings and its behaviour. Satisfies `Kind`."""
+
+    best: ClassVar[float | None] = 1.0
+    """The value of a right answer, where more is better; None: it is not known."""
 
     kind: str
     name: Name
@@ -46,6 +49,16 @@ class TaskConfig(Config, ABC):
     @abstractmethod
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """See Kind."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether it makes requests of its items; else the engine or a function of the user's asks or scores."""
+        return True
+
+    @property
+    def is_scored_by_engine(self) -> bool:
+        """Whether an engine that `scores_items` has to score its items; no other engine can."""
+        return False
 
     @property
     def metric_name(self) -> str:
@@ -83,9 +96,24 @@ class TaskConfig(Config, ABC):
         """
         return ()
 
+    def gold_values(self, item: Item) -> Mapping[str, float]:
+        """Returns metric -> the value of the gold answer by it, where several are combined; else nothing."""
+        return {}
+
     def gold_position(self, item: Item) -> int | None:
         """Returns the place of the right answer among the options that are offered; None if none are."""
         return None
+
+    def num_options(self, item: Item) -> int | None:
+        """Returns how many options are offered, one of which is right; None if none are."""
+        return None
+
+    def require(self) -> None:
+        """Raises InputError unless this machine can score the task: a package or a function is missing, for example."""
+
+    def with_seed(self, seed: int) -> Self:
+        """Returns the task with the run's seed, for kinds that draw something of each item."""
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON, the settings that must not change on resume; items are compared separately."""
@@ -187,8 +215,8 @@ class PromptTaskConfig(FileTaskConfig):
         return [value if isinstance(value, str) else canonical_json(value) for value in found]
 
     def gold(self, item: Item) -> FieldValue:
-        """Returns the gold answer as it is in the file."""
-        return field_of(item, self.answer, task=self.name)
+        """Returns the gold answer as it is in the file; an empty text if the task names no field for it."""
+        return field_of(item, self.answer, task=self.name) if self.answer else ""
 
     def golds(self, item: Item, *, by_value: bool = False) -> tuple[str, ...]:
         """Returns the texts of the right answers: a list of texts means any of them.

@@ -1,69 +1,127 @@
 """Tasks that compare generated text with the gold answer."""
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import fsum
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from crossbreed.fitness.items import Item
+from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
-from crossbreed.fitness.tasks.metrics import METRICS, check_pattern
+from crossbreed.fitness.tasks.metrics import METRICS, Comparison, MetricField, WrittenMetric, comparison_of
+from crossbreed.fitness.tasks.metrics.plain import check_pattern, searched
+from crossbreed.fitness.tasks.sampling import best_of, most_said, sample_seeds
 from crossbreed.fitness.tasks.task import Answer
-from crossbreed.registry import Named
 
 _DECIMAL_COMMA = re.compile(r"[-+\u2212]?\d+,\d+")
 
 
 class GenerateTask(PromptTaskConfig):
-    """A prompt whose greedy answer is compared with a gold text."""
+    """A prompt whose answer is compared with a gold text: the greedy one, or several that are sampled."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["answer"]}, {"required": ["metric"]}]})
 
     kind: Literal["generate"]
-    metric: Annotated[str, Named(METRICS)] = "exact_match"
-    """The comparison of the text with the gold."""
+    answer: str = ""
+    """The field that holds the gold answer. May be left out where the metric looks at the text alone."""
+    metric: Annotated[WrittenMetric, MetricField()] = "exact_match"
+    """The comparison of the text with the gold: a metric, `{NAME: SETTING}`, or several combined: `{all: [...]}` is the
+    lowest of their values, `{any: [...]}` the highest (docs/tasks.md)."""
     pattern: str | None = None
     """For `metric: regex`: a regular expression whose first group is the answer. It may take 5 s for one text."""
     max_tokens: Annotated[int, Field(ge=1)] = 16
     """Maximum number of generated tokens."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
-    """Texts that end an answer, besides the model's end token. Default: a newline, if the gold is a single line."""
+    """Texts that end an answer, besides the model's end token. Default: a newline, if the gold is a single line and
+    there is no `thinking`."""
+    thinking: str | None = None
+    """A regular expression of what is cut from an answer before it is compared: `<think>.*?(</think>|$)`, where `.` is
+    any character."""
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """0: the most likely token at each place; above: tokens are drawn, from seeds of the run, the task and the item."""
+    samples: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Answers to each item; several need a temperature."""
+    take: Annotated[str, Field(pattern=r"^(mean|majority|pass@[1-9][0-9]{0,3})$")] = "mean"
+    """What is made of several answers: the `mean` of their values; `pass@K`, the expected best of K of them; or the
+    value of what the `majority` says."""
+    _comparison: Comparison = PrivateAttr()
+    _seed: int = PrivateAttr(default=0)
 
     @model_validator(mode="after")
     def _pattern_goes_with_its_metric(self) -> "GenerateTask":
-        takes_pattern = METRICS[self.metric].takes_pattern
-        if takes_pattern and self.pattern is None:
-            raise ValueError(f"`metric: {self.metric}` needs a `pattern`")
-        if not takes_pattern and self.pattern is not None:
+        if self.pattern is not None and not (isinstance(self.metric, str) and METRICS[self.metric].takes_pattern):
             raise ValueError(f"`metric: {self.metric}` takes no `pattern`; `regex` does")
-        if self.pattern is not None:
-            check_pattern(self.pattern)
+        self._comparison = comparison_of(self.metric, pattern=self.pattern)
+        if self._comparison.uses_gold and not self.answer:
+            raise ValueError(
+                f"`metric: {self.metric}` compares with a gold answer: name the field that holds it in `answer`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_make_sense(self) -> "GenerateTask":
+        if self.thinking is not None:
+            check_pattern(self.thinking, key="thinking", has_group=False)
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("`samples` above 1 need a `temperature`: without one all answers are the same")
+        if self.samples < self._best_of:
+            raise ValueError(f"`take: {self.take}` needs at least {self._best_of} `samples`, got {self.samples}")
+        if self.take == "majority" and not self._comparison.votes:
+            raise ValueError(
+                f"`take: majority` counts answers that say the same, and `metric: {self.metric}` tells of none what it "
+                "says: use exact_match, number, choice_letter or regex, or `take: mean`"
+            )
         return self
 
     @property
+    def _best_of(self) -> int:
+        """The K of `pass@K`; 0 if something else is taken."""
+        return int(self.take.removeprefix("pass@")) if self.take.startswith("pass@") else 0
+
+    @property
     def metric_name(self) -> str:
-        """The name of the metric; see Kind."""
-        return self.metric
+        """The name of the metric, and what is taken of several answers; see Kind."""
+        taken = "" if self.samples == 1 else f", {self.take} of {self.samples}"
+        return self._comparison.label + taken
 
     @property
     def higher_is_better(self) -> bool:
         """Whether larger values of the metric are better; see Kind."""
-        return METRICS[self.metric].higher_is_better
+        return self._comparison.higher_is_better
+
+    def require(self) -> None:
+        """Refuses a metric that cannot work here."""
+        for single in self._comparison.singles():
+            single.require()
+
+    def with_seed(self, seed: int) -> Self:
+        """Returns the task with the run's seed."""
+        seeded = self.model_copy()
+        seeded._seed = seed
+        return seeded if self.temperature > 0 else self
 
     def requests(self, item: Item) -> list[Request]:
-        """Returns one Generate."""
+        """Returns a Generate for each sample."""
         self._reachable(item)
         prompt = self.render(item)
         self.require_question(item)
-        return [Generate(prompt=prompt, max_tokens=self.max_tokens, stop=self._stops(item))]
+        asked = Generate(
+            prompt=prompt, max_tokens=self.max_tokens, stop=self._stops(item), temperature=self.temperature
+        )
+        if self.temperature == 0:
+            return [asked]
+        return [replace(asked, seed=one) for one in sample_seeds(self._seed, self.name, item.id, self.samples)]
 
     def needed(self, item: Item) -> tuple[str, ...]:
         """Returns the golds, for a metric that looks for one in the text."""
-        return self._reachable(item) if METRICS[self.metric].needs_gold else ()
+        return self._reachable(item) if self._comparison.needs_gold else ()
 
     def right_texts(self, item: Item) -> tuple[str, ...]:
         """Returns the golds."""
-        return tuple(gold.strip() for gold in self._texts(item))
+        return tuple(gold.strip() for gold in self._texts(item)) if self.answer else ()
 
     def calibration(self, item: Item) -> Loglikelihood:
         """Returns the gold answer in the form of few-shot examples: after a space, and ended by the first stop.
@@ -71,31 +129,66 @@ class GenerateTask(PromptTaskConfig):
         Both are omitted in a chat: templates end the prompt where the answer begins, and mark the end of a turn
         themselves.
         """
+        if not self.answer:
+            return super().calibration(item)
         prompt, gold = self.render(item), self.shown(item).strip()
         if not self.chat_template:
             gold = self.delimiter_after(prompt.text) + gold + (*self._stops(item), "")[0]
         return Loglikelihood(prompt=prompt, continuation=gold)
 
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
-        """Returns the metric's value of the text: the best over all golds."""
-        [response] = responses
-        pattern = () if self.pattern is None else (re.compile(self.pattern),)
-        metric = METRICS[self.metric]
-        values = [float(metric(response.text, gold, *pattern)) for gold in self._texts(item)]
-        return Answer(value=max(values) if metric.higher_is_better else min(values), text=response.text)
+        """Returns the metric's value of the text: the best over all golds; of several texts, what is to be taken."""
+        said = [self._without_thinking(response.text) for response in responses]
+        thinking = None if self.thinking is None else sum(map(_cut_tokens, responses, said))
+        if self.take == "majority":
+            place = most_said([self._comparison.key(text) for text in said])
+            value = self._value_of(self._comparison, item, said[place])
+            return Answer(value=value, text=responses[place].text, thinking=thinking)
+        values = [self._value_of(self._comparison, item, text) for text in said]
+        text = "\n--\n".join(response.text for response in responses)
+        if k := self._best_of:
+            sign = 1 if self.higher_is_better else -1
+            return Answer(value=sign * best_of([sign * value for value in values], k), text=text, thinking=thinking)
+        return Answer(value=fsum(values) / len(values), text=text, thinking=thinking)
+
+    def gold_values(self, item: Item) -> Mapping[str, float]:
+        """Returns the values of the first gold, as an answer, by the metrics that are combined."""
+        singles = list(self._comparison.singles()) if self.answer else []
+        gold = self.shown(item)
+        return {one.label: self._value_of(one, item, gold) for one in singles} if len(singles) > 1 else {}
 
     def shown(self, item: Item) -> str:
-        """Returns the first right answer."""
+        """Returns the first right answer; an empty text if the task has none."""
         return self._texts(item)[0]
 
+    def identity(self) -> dict[str, Any]:
+        """Returns all settings except paths: the contents of files that the metric reads."""
+        return super().identity() | {"metric": self._comparison.identity() if self.pattern is None else self.metric}
+
+    def _without_thinking(self, text: str) -> str:
+        if self.thinking is None:
+            return text
+        pattern = re.compile(self.thinking, re.DOTALL)
+        while (found := searched(text, pattern)) is not None and found.end() > found.start():
+            text = text[: found.start()] + text[found.end() :]
+        return text.lstrip()
+
+    def _value_of(self, comparison: Comparison, item: Item, text: str) -> float:
+        values = [comparison.value(text, gold, item.fields) for gold in self._texts(item)]
+        return max(values) if comparison.higher_is_better else min(values)
+
     def _texts(self, item: Item) -> tuple[str, ...]:
-        return self.golds(item, by_value=METRICS[self.metric].by_value)
+        return self.golds(item, by_value=self._comparison.by_value)
 
     def _reachable(self, item: Item) -> tuple[str, ...]:
         """Returns the golds that some text can match; raises InputError if there is none."""
-        metric, stops = METRICS[self.metric], self._stops(item)
-        golds = [gold.strip() for gold in self._texts(item) if metric.can_match(gold)]
-        whole = [gold for gold in golds if not (metric.needs_gold and any(stop in gold for stop in stops))]
+        comparison, stops = self._comparison, self._stops(item)
+        for name in (name for single in comparison.singles() for name in single.reads):
+            field_of(item, name, task=self.name)
+        if not comparison.uses_gold:
+            return ()
+        golds = [gold.strip() for gold in self._texts(item) if comparison.can_match(gold)]
+        whole = [gold for gold in golds if not (comparison.needs_gold and any(stop in gold for stop in stops))]
         if golds and not whole:
             cut = next(stop for stop in stops if stop in golds[0])
             raise self.unscorable(
@@ -104,7 +197,7 @@ class GenerateTask(PromptTaskConfig):
                 fix="remove it from `stop`, or from the item",
             )
         if not whole:
-            comma = metric.by_value and _DECIMAL_COMMA.fullmatch(self._texts(item)[0].strip())
+            comma = comparison.by_value and _DECIMAL_COMMA.fullmatch(self._texts(item)[0].strip())
             fix = "a comma divides thousands: write decimals after a point, as in 83.2" if comma else ""
             raise self.unscorable(item, expected=f"an answer that `metric: {self.metric}` can match", fix=fix)
         return tuple(whole)
@@ -112,4 +205,12 @@ class GenerateTask(PromptTaskConfig):
     def _stops(self, item: Item) -> tuple[str, ...]:
         if self.stop is not None:
             return tuple(self.stop)
+        if not self.answer or self.thinking is not None:
+            return ()
         return ("\n",) * (not any("\n" in gold.strip() for gold in self._texts(item)))
+
+
+def _cut_tokens(response: Response, rest: str) -> int:
+    """Returns how many tokens of a response were cut: by the share of its characters, since tokens have no places."""
+    cut = len(response.text) - len(rest)
+    return round(len(response.token_ids) * cut / max(1, len(response.text)))

@@ -49,6 +49,8 @@ _CONTEXTS = ("context", "passage", "document", "article", "paragraph", "input")
 _TEXTS = ("text", "content", "document", "article", "passage", "body", "story", "prose")
 _OPTIONS = re.compile(r"(?:(?:option|choice|answer|ending|opt|sol)[ _-]?)?([a-h]|[0-9])", re.IGNORECASE)
 """A column that holds one option, as `A`, `option_b` or `choice1`."""
+_MANY_OPTIONS = 3
+"""So many columns named as options are options."""
 _UNWRITABLE = set(".[]{}!:")
 """Characters of a field's name that mean something else in a prompt."""
 _NUMERAL = re.compile(r"(?<![^\W\d_])\d[\d.,'\u2019_]*(?:[eE][-+\u2212]?\d+)?")
@@ -149,6 +151,11 @@ class _Fields:
         """Returns the fields that may hold gold answers: texts, numbers, or lists of them."""
         return [name for name in self.names if self.all(name, _is_gold)]
 
+    def is_count(self, name: str) -> bool:
+        """Returns whether a field holds the numbers of the items."""
+        texts = [str(value) for value in self.values(name)]
+        return all(map(str.isdecimal, texts)) and [int(text) - int(texts[0]) for text in texts] == [*range(len(texts))]
+
     def named(self, names: Sequence[str], among: Sequence[str]) -> list[str]:
         """Returns those of the fields that have one of these names, in the order of the names."""
         return [field for name in names for field in among if field.casefold() == name]
@@ -160,7 +167,7 @@ class _Fields:
             expected=f"{flag} FIELD",
             got="; ".join(f"{name}: {value}" for name, value in first.items())[:280] or "no common field",
             where=str(self.path),
-            fix=f"add {flag} {next(iter(among), 'FIELD')}" + ", or another of them" * (len(among) > 1),
+            fix=f"add {flag} {shlex.quote(next(iter(among), 'FIELD'))}" + ", or another of them" * (len(among) > 1),
         )
 
 
@@ -194,7 +201,25 @@ def _options(fields: _Fields, answer: str | None) -> tuple[Settings, str] | None
                 settings |= {} if gold_is is None else {"gold_is": gold_is}
                 if _accepts(settings, fields):
                     return settings, gold
+        if others:
+            _require_options(choices, others[0], fields)
     return None
+
+
+def _require_options(choices: str | list[str], gold: str, fields: _Fields) -> None:
+    """Refuses columns that are options by their names and cannot be in some items: they are no golds or questions."""
+    if isinstance(choices, str) or len(choices) < _MANY_OPTIONS:
+        return
+    task = ChoiceTask(name="guess", items=str(fields.path), prompt="{x}", kind="choice", choices=choices, answer=gold)
+    refused = [error for item in fields.items if (error := task.why_no_options(item))]
+    if refused:
+        raise InputError(
+            f"the columns {', '.join(choices)} look like options, but {len(refused)} of {len(fields.items)} lack some",
+            expected=refused[0].expected,
+            got=refused[0].got,
+            where=refused[0].where,
+            fix="correct the items; remove a column that is empty everywhere; or give the columns other names",
+        )
 
 
 def _candidates(fields: _Fields) -> Iterator[str | list[str]]:
@@ -260,8 +285,7 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
             raise _own_turns(fields, ends[0])
         if gap := _gap(fields):
             raise gap
-        asked = fields.named(_QUESTIONS, fields.names)
-        among = [name for name in golds if name not in asked[:1]]
+        among = _likely_golds(fields, golds)
         if not among:
             raise InputError(
                 "no field of the items can be the gold answer",
@@ -272,6 +296,15 @@ def _gold(fields: _Fields, answer: str | None) -> tuple[str, Sureness]:
             )
         raise fields.question("which field holds the gold answer?", "--answer-field", among)
     return named[0], "sure" if len(named) == 1 else "likely"
+
+
+def _likely_golds(fields: _Fields, golds: Sequence[str]) -> list[str]:
+    """Returns the fields that may hold the gold answer, without the question's: where none is named so, the longest."""
+    if asked := fields.named(_QUESTIONS, fields.names)[:1]:
+        return [name for name in golds if name not in asked]
+    lengths = {name: sum(len(str(value)) for value in fields.values(name)) for name in golds}
+    longest = max(lengths, key=lengths.__getitem__, default="")
+    return sorted(golds, key=lambda name: (name == longest, fields.is_count(name)))
 
 
 def _gap(fields: _Fields) -> InputError | None:

@@ -51,6 +51,11 @@ class TaskObject(TaskConfig):
         """See Kind."""
         return not self.minimized
 
+    def require(self) -> None:
+        """Refuses what the object's kind refuses, if it is one that a spec can name."""
+        if isinstance(self.task.kind, TaskConfig):
+            self.task.kind.require()
+
     def load_items(self) -> tuple[Item, ...]:
         """Returns the object's items."""
         return self.task.items

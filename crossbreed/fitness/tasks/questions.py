@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from crossbreed.errors import Collector, InputError, excerpt
-from crossbreed.fitness.item_files import MOST_MISTAKES
+from crossbreed.errors import InputError, excerpt
+from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, Split
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
-from crossbreed.fitness.tasks.config import PromptTaskConfig
+from crossbreed.fitness.tasks.config import PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import Kind, Task
@@ -23,8 +23,8 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
     in whatever frame and case.
     """
     kind = own_kind(task)
-    if isinstance(kind, RemoteTask):
-        return frozenset()  # the ids are compared
+    if not _asks(kind):
+        return frozenset()  # ids and contents are compared
     if not isinstance(kind, PromptTaskConfig):
         return frozenset((_rendered(task.requests(item)),))
     options = sorted(folded(r.continuation) for r in task.requests(item) if isinstance(r, Loglikelihood))
@@ -37,39 +37,24 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
 
 
 def check_questions(task: Task) -> None:
-    """Checks that every item of a task asks the model something, and no two the same; of a remote task's, none is seen.
+    """Checks that every item of a task that makes requests asks the model something, and no two the same.
 
     Raises:
         InputError: items ask nothing, or in something else than texts; or two ask the same: the message names both.
-            What is wrong with all items in the same way is said once.
     """
-    if isinstance(own_kind(task), RemoteTask):
+    if not _asks(own_kind(task)):
         return
     first: dict[str, Item] = {}
-    mistakes = Collector(at_most=MOST_MISTAKES, of=f"task `{task.name}`")
-    kinds, refused = set[tuple[str, ...]](), list[InputError]()
+    mistakes = ItemMistakes(of=f"task `{task.name}`", among=len(task.items))
     for item in task.items:
-        try:
+        with mistakes.noted():
             requests = list(task.requests(item))
             _check_requests(requests, item, task=task.name)
             key = "\n".join((*_systems(requests), _rendered(requests)))
             other = first.setdefault(key, item)
             if other is not item:
                 raise _asked_twice(task, other, item, key)
-        except InputError as error:
-            mistakes.note(error)
-            refused.append(error)
-            kinds.add(tuple(text.replace(f"`{item.id}`", "") for text in (error.problem, error.expected, error.fix)))
-    if len(refused) == len(task.items) > 1 and len(kinds) == 1:
-        raise _of_all(refused)
     mistakes.require_none()
-
-
-def _of_all(refused: Sequence[InputError]) -> InputError:
-    """Returns the error of the first item, where all have it: the task may be wrong, and not each item."""
-    first = refused[0]
-    got = f"all {len(refused)} items alike" + f"; the first: {first.got}" * bool(first.got)
-    return type(first)(first.problem, expected=first.expected, got=got, where=first.where, fix=first.fix)
 
 
 def _asked_twice(task: Task, other: Item, item: Item, key: str) -> InputError:
@@ -85,6 +70,10 @@ def _asked_twice(task: Task, other: Item, item: Item, key: str) -> InputError:
         + " and give the other the list of right answers, or show what tells them apart" * differ
         + "; other fields (an index, a source) do not make a question another",
     )
+
+
+def _asks(kind: Kind) -> bool:
+    return not isinstance(kind, TaskConfig) or kind.asks
 
 
 def own_kind(task: Task) -> Kind:

@@ -47,6 +47,11 @@ class RemoteTask(TaskConfig):
         return self._split
 
     @property
+    def asks(self) -> bool:
+        """False: the engine asks."""
+        return False
+
+    @property
     def higher_is_better(self) -> bool:
         """As the spec says; see Kind."""
         return not self.minimize

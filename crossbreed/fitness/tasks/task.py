@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Handle, Loglikelihood, Request, Response
 from crossbreed.fitness.values import as_shown
 from crossbreed.types import canonical_json, content_id
 
@@ -20,6 +20,8 @@ class Answer:
     """The generated text or chosen option, for display."""
     margin: float | None = None
     """The nats by which the answer's log-likelihood exceeds what another answer needs to be taken; None: not known."""
+    thinking: int | None = None
+    """The tokens that were cut from the answer as thinking; None: the task cuts nothing."""
 
 
 class Kind(Protocol):
@@ -72,6 +74,29 @@ class Kind(Protocol):
 
     def shown(self, item: Item) -> str:
         """Returns the gold answer for display; empty if there is none."""
+        ...
+
+
+@runtime_checkable
+class ScoresChunks(Kind, Protocol):
+    """A kind that scores many items at once, as a function of the user's may want to."""
+
+    def score_chunk(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Answer]:
+        """Scores a chunk of items, each with its responses; an item's value depends on its own responses alone."""
+        ...
+
+
+@runtime_checkable
+class AsksItself(Kind, Protocol):
+    """A kind of which some tasks make no requests (`asks`): they ask the candidate themselves."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether a task makes requests like any other."""
+        ...
+
+    def evaluate(self, handle: Handle, items: Sequence[Item]) -> tuple[list[Answer], list[Response]]:
+        """Asks and scores a chunk of items; returns the answers, and all responses that it got, for their cost."""
         ...
 
 

@@ -1,7 +1,7 @@
 """What a run will cost: trials, items, tokens, and minutes where a rate is known."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossbreed.runs.checking.rates import Rate, num_tokens
@@ -49,7 +49,7 @@ class Cost:
     stages: tuple[StageName, ...] = ()
     """The names of its stages; none in a run without a list of them."""
     own: Mapping[int, Budget] = field(default_factory=dict)
-    """Stage -> the limits of its search."""
+    """Stage -> the limits of its search, with the most trials that its optimizer asks for."""
 
     def model_s(self, split: SplitName) -> float | None:
         """Returns the seconds in which one model answers a split."""
@@ -125,5 +125,5 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
         budget_s=plan.limits.seconds,
         rate=rate,
         stages=plan.stage_names,
-        own=plan.limits.own,
+        own={stage: replace(own, trials=plan.limits.most[stage]) for stage, own in plan.limits.own.items()},
     )

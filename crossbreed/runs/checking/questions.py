@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from string import ascii_uppercase
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossbreed.fitness import (
@@ -20,6 +19,7 @@ from crossbreed.fitness import (
 )
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.base_rates import chance_of, positions_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,8 @@ class Example:
     gold_tokens: int | None
     gold_value: float | None
     """The score of a model that answers exactly the gold; None if there is none."""
+    gold_parts: Mapping[str, float] = field(default_factory=dict)
+    """The same by each of the metrics that a task combines."""
     answer: str | None = None
     """The base's answer, if the engine was started."""
     value: float | None = None
@@ -64,6 +66,7 @@ class Example:
             "gold": self.gold,
             "gold_tokens": self.gold_tokens,
             "gold_score": self.gold_value,
+            "gold_scores": dict(self.gold_parts),
             "answer": self.answer,
             "score": self.value,
         }
@@ -145,6 +148,10 @@ class TaskFindings:
         }
 
 
+_PERMUTE = "; `permute: true` in the task offers the options of each item in an order of its own"
+_SIGMAS = 4
+
+
 def examine_task(plan: Plan, task: Task) -> TaskFindings:
     """Returns what is known of a task before a run."""
     lengths = plan.lengths.get(task.name)
@@ -159,7 +166,7 @@ def examine_task(plan: Plan, task: Task) -> TaskFindings:
         lengths=lengths,
         gold_values=tuple(values.values()),
         constant=_constant(task, task.items),
-        positions=_positions(task),
+        positions=positions_of(task, task.items),
         notes=(*_gold_notes(task, values, cut), *_signal_notes(plan, task)),
         example=_example(plan, task, golds, lengths),
         higher_is_better=task.higher_is_better,
@@ -176,11 +183,12 @@ def _example(plan: Plan, task: Task, golds: Mapping[str, Answer | None], lengths
         task=task.name,
         item_id=item.id,
         prompt=_shown(plan, requests[0].prompt, is_known=lengths is not None) if requests else "",
-        prompt_tokens=lengths.prompts[place] if lengths else None,
+        prompt_tokens=lengths.prompts[place] if lengths and requests else None,
         options=tuple(Option(text=one.continuation, is_right=one == right and len(scored) > 1) for one in scored),
         gold=task.kind.shown(item),
         gold_tokens=lengths.golds[place] if lengths and lengths.golds else None,
         gold_value=None if gold is None else gold.value,
+        gold_parts=_gold_parts(task, item),
     )
 
 
@@ -199,6 +207,11 @@ def _right_texts(task: Task, item: Item) -> tuple[str, ...]:
     return kind.right_texts(item) if isinstance(kind, TaskConfig) else ()
 
 
+def _gold_parts(task: Task, item: Item) -> Mapping[str, float]:
+    kind = own_kind(task)
+    return kind.gold_values(item) if isinstance(kind, TaskConfig) else {}
+
+
 def _constant(task: Task, items: Sequence[Item]) -> tuple[str, float] | None:
     """Returns the text that is right most often, with its share of the items."""
     found = Counter(text for item in items for text in dict.fromkeys(_right_texts(task, item)))
@@ -206,31 +219,21 @@ def _constant(task: Task, items: Sequence[Item]) -> tuple[str, float] | None:
     return (text, number / len(items)) if number > 1 else None
 
 
-def _positions(task: Task) -> dict[str, float]:
-    """Returns letter -> share of the items whose right option stands there."""
-    kind = own_kind(task)
-    places = [kind.gold_position(item) if isinstance(kind, TaskConfig) else None for item in task.items]
-    found = Counter(place for place in places if place is not None)
-    return {_letter(place): found[place] / len(task.items) for place in sorted(found)}
-
-
-def _letter(place: int) -> str:
-    return ascii_uppercase[place] if place < len(ascii_uppercase) else str(place + 1)
-
-
 def _gold_notes(task: Task, values: Mapping[str, float], cut: Mapping[str, str]) -> list[str]:
     """Says which gold answers do not get the full score, where more is better."""
-    if not task.higher_is_better:
+    kind = own_kind(task)
+    if not task.higher_is_better or (isinstance(kind, TaskConfig) and kind.best is None):
         return []
     low = [name for name, value in values.items() if value < 1]
     if not low:
         return []
     item = next(item for item in task.items if item.id == low[0])
-    why = (
-        f"`max_tokens` leaves {cut[low[0]]!r} of it: raise it"
-        if low[0] in cut
-        else "no answer that is the gold alone is right: look at `metric`, `pattern` and `stop`"
+    parts = ", ".join(f"{name} {value:g}" for name, value in _gold_parts(task, item).items())
+    why = "no answer that is the gold alone is right: look at `metric`, `pattern` and `stop`" + f" ({parts})" * bool(
+        parts
     )
+    if low[0] in cut:
+        why = f"`max_tokens` leaves {cut[low[0]]!r} of it: raise it"
     return [
         f"the gold answers of {len(low)} of {len(values)} items score below 1 when they are given exactly, as "
         f"{task.kind.shown(item)[:80]!r} of item `{low[0]}`, which scores {values[low[0]]:g}; {why}"
@@ -247,14 +250,24 @@ def _signal_notes(plan: Plan, task: Task) -> list[str]:
             f"{constant[1]:.2g}, so there is "
             + ("no signal to search for" if constant[1] == 1 else "little signal to search for")
         )
-    for letter, part in _positions(task).items():
+    for letter, part in positions_of(task, task.items).items():
         if part == 1 and len(task.items) > 1:
             notes.append(
                 f"every gold is option {letter}: a model that prefers this place is always right"
                 + (", and ties count for the first option" if letter == "A" else "")
-                + "; shuffle the options of the items"
+                + _PERMUTE
+            )
+        elif part > (chance := chance_of(task, task.items) or 1.0) and _is_skewed(part, chance, len(task.items)):
+            notes.append(
+                f"{part:.0%} of the golds are option {letter}, where {chance:.0%} would be chance: a model that "
+                f"prefers this place is right as often{_PERMUTE}"
             )
     return notes
+
+
+def _is_skewed(part: float, chance: float, number: int) -> bool:
+    """Whether a place has half as many golds again as chance gives it, and far more than chance would."""
+    return part >= 1.5 * chance and part - chance > _SIGMAS * (chance * (1 - chance) / number) ** 0.5
 
 
 def _range(sizes: Sequence[int]) -> dict[str, int] | None:

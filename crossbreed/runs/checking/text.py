@@ -28,8 +28,9 @@ def findings_text(findings: "Findings") -> str:
     lines = [plan.describe(), *_cost_lines(findings.cost)]
     if gigabytes := plan.merged_bytes / 1e9:
         memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
-        lines.append(f"  memory  {memory}; the engine holds {gigabytes:.2f} GB of weights and its cache")
-        lines.append(f"  disk    {disk} free; publishing takes {gigabytes:.2f} GB")
+        where = f"of this machine's {memory}" if plan.spec.workers.address is None else "on a machine of the cluster"
+        lines.append(f"  memory  each worker's engine holds {gigabytes:.2f} GB of weights and a cache, {where}")
+        lines.append(f"  disk    publishing takes {gigabytes:.2f} GB; {disk} are free in this folder")
     if (config := plan.spec.regression) is not None:
         from crossbreed.runs.regression.memory import num_tokens, walk_bytes
 
@@ -56,7 +57,9 @@ def findings_text(findings: "Findings") -> str:
 
 def _cost_lines(cost: Cost) -> Iterator[str]:
     trials = cost.num_models["search"]
-    each = f"{cost.items['search']} items" + (f" and about {cost.tokens['search']:,} tokens" if cost.tokens else "")
+    each = f"{cost.items['search']} items" + (
+        f" and about {cost.tokens['search']:,} tokens" if cost.tokens and cost.tokens["search"] else ""
+    )
     yield f"  cost    {'trials' if trials is None else f'{trials} trials'} of {each} each"
     yield from map(_stage_line, cost.of_stages)
     one, total = cost.model_s("search"), cost.total_s
@@ -100,7 +103,7 @@ def _groups_lines(findings: "Findings") -> list[str]:
 def _task_lines(task: TaskFindings) -> Iterator[str]:
     splits = ", ".join(f"{number} {split}" for split, number in task.num_split.items())
     yield f"{task.name}: {_count(task.num_items, 'item')} ({splits}), {task.metric}"
-    if task.lengths:
+    if task.lengths and any(task.lengths.prompts):
         yield f"  prompts {_tokens(task.lengths.prompts)}; all fit into {task.lengths.context} with their answers"
     if task.gold_values:
         yield f"  golds   {_golds(task)}"
@@ -149,6 +152,8 @@ def _example_lines(example: Example) -> Iterator[str]:
     if example.gold:
         tokens = "" if example.gold_tokens is None else f", {_count(example.gold_tokens, 'token')}"
         value = "" if example.gold_value is None else f", score {example.gold_value:g}"
+        if example.gold_parts:
+            value += f" ({', '.join(f'{name} {part:g}' for name, part in example.gold_parts.items())})"
         yield f"  gold: {_quoted(example.gold, _SHOWN_CHARACTERS)}{tokens}{value}"
     if example.value is not None:
         answer = f"{_quoted(example.answer or '', _SHOWN_CHARACTERS)}, " if example.answer or example.gold else ""

@@ -133,8 +133,9 @@ def _spec(sources: Sources, guesses: Mapping[str, Guess]) -> tuple[dict[str, Any
         longest = max(longest, *(encoder.encode(r).num_total for item in task.items for r in task.requests(item)))
     space, num_coordinates = space_for(sources.structure)
     objectives = _objectives(configs)
-    num_items = min(len(guess.items) for guess in guesses.values())
-    split = _split(num_items)
+    fewest = min(guesses, key=lambda name: len(guesses[name].items))
+    num_items = len(guesses[fewest].items)
+    split = _split(num_items, of=fewest)
     if num_items < _FEW_ITEMS:
         why = f"{num_items} items in the smallest file: only large differences will be seen"
         remarks.append(Remark(what=f"split {split}", sure="a guess", why=why))
@@ -187,12 +188,13 @@ def _objectives(configs: Sequence[TaskConfig]) -> list[dict[str, Any]]:
     return [{"mean": names} for names in (more, less) if names]
 
 
-def _split(num_items: int) -> dict[str, int]:
+def _split(num_items: int, *, of: str) -> dict[str, int]:
     if num_items < len(_SPLIT):
         raise InputError(
             "there are too few items to divide",
             expected=f"at least {len(_SPLIT)} in each file, one each to search, to select and to report",
             got=f"{num_items}",
+            where=f"the items of `{of}`",
             fix="add items",
         )
     split, left = dict[str, int](), num_items

@@ -6,7 +6,7 @@ Needs no tensor library.
 from collections.abc import Sequence
 from pathlib import Path
 
-from crossbreed.durable import write_atomically
+from crossbreed.durable import write_atomically, written_as
 from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import Publishes, RecipeEngineConfig, Surroundings, UsesRun, build_recipe_engine
 from crossbreed.recipes.grammar import dump_recipe
@@ -34,7 +34,7 @@ def publish_elsewhere(
 
     Args:
         path: The run folder.
-        out: A new or empty folder, for recipe and report.
+        out: A new or empty folder, for recipe and report; or one that an earlier attempt at the same has written to.
         trial: Number of the trial to publish instead of the winner.
         refused: Options that were given, and that say something of a checkpoint on this machine.
         on_event: As for `run`.
@@ -50,12 +50,14 @@ def publish_elsewhere(
             got=" ".join(refused),
             fix="leave it out: the weights of this run are its provider's",
         )
-    require_unused(out)
+    _require_free(out)
     plan, report = report_on(path, trial=trial, on_event=on_event)
     folder, number = RunFolder(path), report.winner.number
     found = fold(read(folder.journal)).publishable(number, where=str(path))
+    recipe = dump_recipe(found.recipe).encode()
+    _require_free(out, recipe)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / RECIPE, dump_recipe(found.recipe).encode())
+    write_atomically(out / RECIPE, recipe)
     for name in REPORTS if trial is None else ():  # the folder's are the winner's
         write_atomically(out / name, (folder.path / name).read_bytes())
     engine = build_recipe_engine(plan.spec.fitness.engine)
@@ -82,3 +84,11 @@ def publish_elsewhere(
             f"report are in {out}"
         )
     )
+
+
+def _require_free(out: Path, recipe: bytes | None = None) -> None:
+    """Refuses a folder that holds anything else than what an attempt that was cut short wrote, of the same recipe."""
+    names = {written_as(file.name) for file in out.iterdir()} if out.is_dir() else set[str]()
+    is_other = recipe is not None and (out / RECIPE).is_file() and (out / RECIPE).read_bytes() != recipe
+    if not names or names - {RECIPE, *REPORTS} or is_other:
+        require_unused(out)

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError, each
 from crossbreed.kernels import check_recipe, materialize_many
 from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.mergekit import MergeConfig, read_config
@@ -143,7 +143,7 @@ def _merge(
     rank: int | None,
 ) -> None:
     """Writes folder <- file; raises InputErrors before the first byte is written."""
-    configs = {path: read_config(path) for path in targets.values()}
+    configs = dict(zip(targets.values(), each(read_config, targets.values()), strict=True))
     is_accurate = numerics == "accurate"
     if lora_dtype is not None and (is_accurate or None in configs.values()):
         raise InputError("--lora-merge-dtype has no effect with accurate numerics", expected="no --lora-merge-dtype")
@@ -162,8 +162,7 @@ def _merge(
             expected="a mergekit configuration (`merge_method: ...`), or --numerics accurate",
             where=str(recipe),
         )
-    for out in targets:
-        require_unused(out)
+    each(require_unused, targets)
     for config in configs.values():
         for text in _unused(config, is_accurate=is_accurate) if config else ():
             on_event(Note(text=text))
@@ -318,14 +317,18 @@ def _load(
     experts = {name: folders[name] for name in recipe.sources if name != recipe.base}
     sources = open_(folders[recipe.base], experts)
     found = {recipe.base: sources.base.hash, **{name: expert.hash for name, expert in sources.experts.items()}}
+    mistakes = Collector()
     for name, content in found.items():
         if recipe.sources[name] != content:
-            raise InputError(
-                f"`{name}` is not the model that the recipe was made for",
-                expected=f"content hash {recipe.sources[name]}",
-                got=content,
-                where=folders[name],
+            mistakes.note(
+                InputError(
+                    f"`{name}` is not the model that the recipe was made for",
+                    expected=f"content hash {recipe.sources[name]}",
+                    got=content,
+                    where=folders[name],
+                )
             )
+    mistakes.require_none()
     require_matches(recipe, sources.base.tensors, where=str(path))
     require_weights(recipe, where=str(path))
     return recipe, sources

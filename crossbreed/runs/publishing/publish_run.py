@@ -20,10 +20,12 @@ from crossbreed.runs.publishing.folders import require_unused
 from crossbreed.runs.publishing.hub_upload import push, upload_listing
 from crossbreed.runs.publishing.manifest import published_folder
 from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, source_infos
+from crossbreed.runs.publishing.questions import of_all_experts
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import PublishClock, PublishRecord, RunRecord
+from crossbreed.runs.results.base_rates import base_rates
 from crossbreed.runs.results.derived import publishing
 from crossbreed.runs.results.report import Report, make_report
 from crossbreed.runs.results.vouching import takes_of
@@ -79,7 +81,7 @@ def publish_run(
     require_form(form, rank)
 
     def check(plan: Plan) -> None:  # raises input errors before an engine is started for the report
-        of_all = plan.initial_candidates()[-1][1]
+        of_all = of_all_experts(plan)
         choose_licence(source_infos(of_all, _weights_of(plan).sources), licence)
         require_scored_form(plan, form, rank)
         if form == "adapter":
@@ -208,6 +210,7 @@ def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> 
         seed=plan.spec.seed,
         is_over=history.is_finished,
         takes=takes_of(plan.spec.fitness.engine),
+        base_rates=base_rates(plan.tasks, plan.items["report"]),
     )
 
 

@@ -3,6 +3,7 @@
 from crossbreed.errors import InputError
 from crossbreed.fitness import ENGINES
 from crossbreed.runs.plan import Plan
+from crossbreed.types import Recipe
 
 
 def publish_notes(plan: Plan) -> tuple[str, ...]:
@@ -12,8 +13,7 @@ def publish_notes(plan: Plan) -> tuple[str, ...]:
         return (f"the engine `{kind}` makes the weights, so what is published here is the recipe alone",)
     from crossbreed.runs.publishing.model_card import choose_licence, source_infos  # needs the hub's package
 
-    of_all = next(recipe for by, recipe in plan.initial_candidates() if by.kind == "uniform")
-    parents = source_infos(of_all, plan.weights.sources)
+    parents = source_infos(of_all_experts(plan), plan.weights.sources)
     notes = list[str]()
     try:
         choose_licence(parents, None)
@@ -26,3 +26,8 @@ def publish_notes(plan: Plan) -> tuple[str, ...]:
     if ENGINES[kind].is_fake:
         notes.append(f"the answers of the engine `{kind}` are made up: `publish` needs --no-report")
     return tuple(notes)
+
+
+def of_all_experts(plan: Plan) -> Recipe:
+    """Returns the plain merge of all experts: it needs what any winner may need."""
+    return next(recipe for by, recipe in plan.initial_candidates() if by.kind == "uniform")

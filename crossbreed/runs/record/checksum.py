@@ -25,15 +25,14 @@ def sealed(value: dict[str, object], *, after: bytes) -> bytes:
     clock = value.get("clock")
     assert clock is None or isinstance(clock, dict)
     blank = canonical_json(value | {"clock": {**(clock or {}), KEY: ""}}).encode()
-    written = f'"{KEY}":"{_check(blank, after)}"'.encode()
+    written = f'"{KEY}":"{_check(blank, after=after)}"'.encode()
     return blank.replace(_EMPTY, written, 1)  # keys are sorted: no name that looks alike comes before `clock`
 
 
 def is_right(line: bytes, *, after: bytes) -> bool:
     """Returns whether a line has a checksum that is right; `after` is the line before, or empty."""
     for found in _WRITTEN.finditer(line):  # more than one if a task has this name
-        blank = line[: found.start()] + _EMPTY + line[found.end() :]
-        if found[1].decode() == _check(blank, after):
+        if found[1].decode() == _check(line[: found.start()], _EMPTY, line[found.end() :], after=after):
             return True
     return False
 
@@ -44,5 +43,8 @@ def is_sealed(line: bytes) -> bool:
     return isinstance(clock, dict) and KEY in clock
 
 
-def _check(blank: bytes, after: bytes) -> str:
-    return sha256(after + b"\n" + blank).hexdigest()[:16]
+def _check(*blank: bytes, after: bytes) -> str:
+    found = sha256(after)
+    for part in (b"\n", *blank):
+        found.update(part)
+    return found.hexdigest()[:16]

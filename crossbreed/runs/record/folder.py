@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import format_exc
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from crossbreed.durable import naming, write_atomically, written_as
 from crossbreed.errors import CrossbreedError, InputError, first_line
@@ -27,6 +27,8 @@ from crossbreed.types import Recipe, Score
 
 _TEXTS = TypeAdapter(dict[str, dict[str, str]])
 """What a file of answers has: task -> item id -> text."""
+_NUMBERS = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]])
+"""What a file of details has: task -> item id -> a number, of what is known."""
 MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
@@ -135,10 +137,11 @@ class RunFolder:
         return first if isinstance(first, RunRecord) else None
 
     def keep_answers(self, split: SplitName, number: int, score: Score) -> None:
-        """Stores the generated texts, for `show --trial N --answers`; of the report, how far they are from ties too."""
+        """Stores the generated texts, for `show --trial N --answers`; of the report, what else is known of them too."""
         self._keep(self._answers(split, number), score, score.texts)
         if split == "report":
-            self._keep(self._margins(split, number), score, score.margins)
+            self._keep(self._details(split, number, "margins"), score, score.margins)
+            self._keep(self._details(split, number, "thinking"), score, score.thinking)
 
     def _keep(self, path: Path, score: Score, told: Mapping[str, Sequence[object]]) -> None:
         """Writes what is told of the items of tasks, if anything is."""
@@ -166,16 +169,23 @@ class RunFolder:
                 fix="remove the file: scores are in the journal",
             ) from error
 
-    def margins(self, split: SplitName, number: int) -> dict[str, dict[str, float]]:
-        """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it."""
-        try:
-            loaded = json.loads(gzip.decompress(self._margins(split, number).read_bytes()))
-            return {
-                task: {item: float(margin) for item, margin in found.items() if margin is not None}
-                for task, found in loaded.items()
-            }
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error):
-            return {}
+    def margins(
+        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> nats from a tie, where that is known: older versions did not keep it.
+
+        Args:
+            split: The split.
+            number: The trial.
+            item_ids: Task -> the items that it has answered; what is told of others is of another run.
+        """
+        return _numbers(self._details(split, number, "margins"), item_ids)
+
+    def thinking(
+        self, split: SplitName, number: int, *, item_ids: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, float]]:
+        """Returns task -> item id -> tokens that were cut as thinking, of tasks that cut some; see `margins`."""
+        return _numbers(self._details(split, number, "thinking"), item_ids)
 
     def keep_structure(self, structure: Structure) -> None:
         """Stores the names and shapes of the sources' tensors, so that recipes can be shown where no source is."""
@@ -248,8 +258,8 @@ class RunFolder:
     def _answers(self, split: SplitName, number: int) -> Path:
         return self.path / "answers" / f"{number:06d}.{split}.json.gz"
 
-    def _margins(self, split: SplitName, number: int) -> Path:
-        return self.path / "answers" / f"{number:06d}.{split}.margins.json.gz"
+    def _details(self, split: SplitName, number: int, what: str) -> Path:
+        return self.path / "answers" / f"{number:06d}.{split}.{what}.json.gz"
 
 
 def _zipped(value: Any) -> bytes:  # any JSON value
@@ -258,3 +268,15 @@ def _zipped(value: Any) -> bytes:  # any JSON value
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
+
+
+def _numbers(path: Path, item_ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    try:
+        found = _NUMBERS.validate_json(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error):
+        return {}
+    return {
+        task: {item: number for item, number in items.items() if number is not None}
+        for task, items in found.items()
+        if items.keys() == set(item_ids.get(task, ()))
+    }

@@ -97,6 +97,7 @@ def check_same_run(
     before = {renamed.get(key, key): value for key, value in before.items()}
     keys = sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("spec."), key))  # causes first
     differing = [key for key in keys if before.get(key) != now.get(key)]
+    differing.sort(key=lambda key: key.startswith("spec.") and key not in before)  # settings that did not exist, last
     if differing and all(key.startswith("artifacts.") and key in before and key in now for key in differing):
         raise InputError(
             f"the {differing[0].removeprefix('artifacts.')} made here are not those with which this run started",
@@ -137,7 +138,7 @@ def check_same_run(
         )
     if differing:
         lines = [
-            f"{key.removeprefix('spec.')}: {_short(before.get(key, 'absent'))} -> {_short(now.get(key, 'absent'))}"
+            f"{key.removeprefix('spec.')}: {_short(before.get(key, 'nothing'))} -> {_short(now.get(key, 'nothing'))}"
             for key in differing[:5]
         ]
         raise InputError(
@@ -161,7 +162,7 @@ def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Pat
         raise InputError(
             f"the base's {' and '.join(changed)} changed since this run was started, so answers would differ",
             expected=", ".join(f"{part} {before[part]}" for part in changed),
-            got=", ".join(f"{part} {now.get(part, 'absent')}" for part in changed),
+            got=", ".join(f"{part} {now.get(part, 'none')}" for part in changed),
             where=str(where),
             fix="put the files back (for a hub id, name the revision: ID@COMMIT), or choose another --out",
         )

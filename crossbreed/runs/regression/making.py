@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Writing, build_engine, reference_config
@@ -28,6 +27,7 @@ from crossbreed.runs.regression.walk import Settings, Text, walk
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import Sources
+from crossbreed.sources.files import write_tensors
 from crossbreed.sources.hashes import hash_of
 from crossbreed.sources.opening import with_made
 from crossbreed.types import BASE, REGRESSION, Recipe, canonical_json
@@ -137,8 +137,7 @@ class Making:
     def _write(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         """Writes a checkpoint folder with the base's configuration and tokenizer, and the rule."""
         path.mkdir()
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(whole, path / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(path / "model.safetensors", {name: tensor.contiguous() for name, tensor in tensors.items()})
         for file in sorted(self.weights.host.iterdir()):
             if file.suffix in _SIDE_ENDINGS and ".safetensors." not in file.name and file.is_file():
                 shutil.copyfile(file, path / file.name)

@@ -120,9 +120,9 @@ def golds_of(task: Task, items: Sequence[Item]) -> Golds:
     """Returns some items of a task with their right answers."""
     asking = None
     if items and isinstance(own_kind(task), GenerateTask):
-        [request] = task.requests(items[0])
+        request, *_ = task.requests(items[0])
         assert isinstance(request, Generate), "a task of kind `generate` asks for texts"
-        asking = replace(request, max_tokens=request.max_tokens + _END_TOKENS, stop=())
+        asking = replace(request, max_tokens=request.max_tokens + _END_TOKENS, stop=(), temperature=0.0)
     return Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
 
 

@@ -87,9 +87,11 @@ def questions_in(folder: RunFolder, begun: RunRecord | None) -> Questions:
         begun: The first record of its journal, which has the hashes of the items.
     """
     contents, tasks = begun.contents if begun else {}, list[Task]()
+    seed = begun.spec.get("seed") if begun else None
     for config in read_tasks(folder):
         with suppress(InputError, OSError):
-            task = Task(kind=config, items=config.load_items())
+            kind = config.with_seed(seed if isinstance(seed, int) else 0)
+            task = Task(kind=kind, items=kind.load_items())
             if contents.get(task.name, task.contents_id) == task.contents_id:
                 tasks.append(task)
     return Questions(tasks)

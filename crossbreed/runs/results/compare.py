@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, each
 from crossbreed.fitness import CONTENT_ID
 from crossbreed.parsing import any_of, shown, suggestion
 from crossbreed.runs.record.records import RunRecord
@@ -119,7 +119,7 @@ def compare(models: Sequence[str]) -> list[Comparison]:
             got=" ".join(models) or "none",
         )
     opened: dict[Path, Run] = {}
-    first, *others = (_model(text, opened) for text in models)
+    first, *others = each(lambda text: _model(text, opened), models)
     return [_compared(first, other) for other in others]
 
 

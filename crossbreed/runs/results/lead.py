@@ -24,8 +24,8 @@ class Lead:
     @property
     def brief(self) -> str:
         """Returns the difference with its interval."""
-        bounds = f"{self.by.low:+.4f}, {self.by.high:+.4f}" if self.by.is_known else "not known"
-        return f"{self.by.mean:+.4f} [{bounds}]"
+        mean, low, high = (round(value, 4) + 0.0 for value in (self.by.mean, self.by.low, self.by.high))  # no -0.0
+        return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if self.by.is_known else f"{mean:+.4f} [not known]"
 
     def __str__(self) -> str:
         return (

@@ -1,6 +1,5 @@
-"""What `show` says of a run that goes on: its phase, its pace, the lead so far, and a table with a column a task."""
+"""What `show` says of a run that goes on: its phase, its pace, the lead so far."""
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from crossbreed.runs.results.lead import Lead, Leads
 from crossbreed.runs.results.outlook import outlook
 from crossbreed.runs.search.baselines import baselines
 from crossbreed.runs.search.pace import Pace
-from crossbreed.runs.spec.objectives import Objective
 from crossbreed.runs.stages.progress import StageProgress, stage_progress
-from crossbreed.types import REGRESSION, Trial
+from crossbreed.types import REGRESSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,34 +104,3 @@ def phase_line(note: PhaseNote, rest: Outlook | None = None) -> str:
     if rest is not None and is_search and rest.left_s is not None:
         parts.append(f"about {duration(rest.left_s)} left")
     return ", ".join(parts)
-
-
-def table(trials: Sequence[Trial], objectives: Sequence[Objective], *, marked: Collection[int]) -> list[str]:
-    """Returns a row for each trial: objectives, a column for each task's mean, seconds.
-
-    Args:
-        trials: Those to show, each with a value.
-        objectives: The run's.
-        marked: Numbers of the trials that get a star.
-    """
-    named = (task for objective in objectives for task in objective.tasks)
-    known = {task for trial in trials for task in trial.score.tasks}
-    tasks = [task for task in dict.fromkeys([*named, *sorted(known)]) if task in known]
-    if [o.name for o in objectives] == tasks:
-        tasks = []  # each is an objective already
-    widths = [max(14, len(o.name)) for o in objectives] + [max(8, len(task)) for task in tasks] + [7]
-    names = [*(o.name for o in objectives), *tasks, "seconds"]
-    lines = [f"{'trial':>6}  {'origin':<28}" + _cells(names, widths)]
-    for trial in trials:
-        means = [scores.mean if (scores := trial.score.tasks.get(task)) else None for task in tasks]
-        numbers = [*(trial.objectives or ()), *means]
-        cells = ["" if value is None else f"{value:.4f}" for value in numbers]
-        seconds = sum(trial.score.cost.seconds.values())
-        star = "  *" if trial.number in marked else ""
-        origin = f"{trial.candidate.proposed_by!s:<28}"
-        lines.append(f"{trial.number:>6}  {origin}{_cells([*cells, f'{seconds:.2f}'], widths)}{star}")
-    return lines
-
-
-def _cells(texts: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))

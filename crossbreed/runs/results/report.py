@@ -5,11 +5,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import MachineError
 from crossbreed.fitness.engines.registry import Takes
+from crossbreed.runs.results.base_rates import BaseRate
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
@@ -122,8 +124,14 @@ class Report:
     num_trials: Mapping[Status, int]
     is_over: bool
     """Whether the search is complete. False: it was interrupted, and can be resumed."""
+    has_gone_on: bool
+    """Whether the search has gone on since: then this is of its earlier end."""
     unmeasured: Mapping[str, str]
     """Baseline without a row -> the reason."""
+    base_rates: Mapping[str, BaseRate]
+    """Task with options -> what is right without reading the question, on the report items."""
+    thinking: Mapping[str, float]
+    """Task that cuts thoughts -> tokens of them in an answer of the winner, on average."""
     stages: tuple[StageRow, ...]
     """What the baselines and each stage gave; none in a run without a list of stages."""
     near_ties: Mapping[str, tuple[int, int]]
@@ -148,6 +156,8 @@ def make_report(
     takes: Takes = "weights",
     left_out: Mapping[int, str] = MappingProxyType({}),
     margins: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    base_rates: Mapping[str, BaseRate] = MappingProxyType({}),
+    thinking: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     stages: tuple[StageRow, ...] = (),
 ) -> Report:
     """Returns the report of a run.
@@ -162,6 +172,8 @@ def make_report(
         takes: What the engine takes.
         left_out: Number of a trial that has no score on the report split -> why.
         margins: Task -> item -> nats from a tie of the winner's answer, where that is known.
+        base_rates: Task with options -> its base rates on the report items.
+        thinking: Task -> item -> tokens of the winner's answer that were cut as thinking.
         stages: What each stage gave.
 
     Raises:
@@ -209,6 +221,7 @@ def make_report(
         objectives=tuple(objectives),
         scalar=scalar,
         is_over=is_over,
+        has_gone_on=False,
         num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
         unmeasured={
             row_name(by): t.score.status + _why(t.score)
@@ -221,6 +234,8 @@ def make_report(
             for b in baselines
             if (number := b.trial.number) not in measured
         },
+        base_rates=base_rates,
+        thinking={task: fsum(found.values()) / len(found) for task, found in thinking.items() if found},
         stages=stages,
         near_ties={
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
@@ -249,8 +264,11 @@ def report_json(report: Report) -> dict[str, Any]:
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in report.objectives],
         "trials": {status.value: n for status, n in report.num_trials.items()},
         "is_over": report.is_over,
+        "has_gone_on": report.has_gone_on,
         "unmeasured": dict(report.unmeasured),
         "means": dict(report.means),
+        "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
+        "thinking": dict(report.thinking),
         "stages": [row.to_json() for row in report.stages],
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }

@@ -17,11 +17,16 @@ from crossbreed.runs.stages.text import stage_lines
 
 
 def caveats(report: Report) -> list[str]:
-    """Returns the caveats: an interrupted search, a winner that was not bred, weights that crossbreed has not seen."""
-    lines = []
-    if not report.is_over:
+    """Returns the caveats: a search that was stopped or went on, a winner not bred, weights not seen by crossbreed."""
+    lines, num_trials = [], sum(report.num_trials.values())
+    if report.has_gone_on:
         lines.append(
-            f"The search was interrupted after {sum(report.num_trials.values())} trials: "
+            f"The search has gone on since: this report is of its first {num_trials} trials, and its winner may not be "
+            "the last. `crossbreed run` with the same spec and folder resumes it and writes a new report."
+        )
+    elif not report.is_over:
+        lines.append(
+            f"The search was interrupted after {num_trials} trials: "
             "`crossbreed run` with the same spec and folder resumes it."
         )
     if caveat := report.winner.vouching.caveat:
@@ -54,6 +59,15 @@ def sentences(report: Report) -> list[str]:
     lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
     if alike := _alike(report):
         lines.append(f"Every model here has the same score in {', '.join(alike)}, which tells nothing about the merge.")
+    if report.base_rates:
+        rates = (
+            f"{rate.constant:.0%} of {task} by always taking option {rate.place}, {rate.chance:.0%} by chance"
+            for task, rate in report.base_rates.items()
+        )
+        lines.append(f"Right without reading the question: {'; '.join(rates)}.")
+    if report.thinking:
+        thoughts = ", ".join(f"{tokens:.0f} in {task}" for task, tokens in report.thinking.items())
+        lines.append(f"Tokens of thinking in an answer of the winner, on average: {thoughts}.")
     if report.near_ties:
         near = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in report.near_ties.items())
         lines.append(
@@ -126,6 +140,9 @@ def summary(report: Report) -> Group:
         style = "bold" if row.kind == "winner" else ""
         cells = [number(row.tasks[task].mean) for task in tasks]
         table.add_row(*map(Text, [printable(row_label(row.name)), with_interval(row.value), *cells]), style=style)
+    if rates := report.base_rates:
+        cells = [f"{number(rates[task].constant)} ({rates[task].place})" if task in rates else "" for task in tasks]
+        table.add_row("always one option", "", *cells, style="dim")
     return Group(
         Text(printable(str(verdict_of(report))), style="bold"),
         Text(),

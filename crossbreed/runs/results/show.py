@@ -22,12 +22,12 @@ from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
 from crossbreed.runs.results.header import Header, read_header
-from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line, table
+from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line
+from crossbreed.runs.results.trial_table import fitted, trial_table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.runs.stages.naming import StageName
 from crossbreed.runs.stages.table import StageRow, stage_rows
-from crossbreed.runs.stages.text import stage_lines
 from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
@@ -144,15 +144,20 @@ def show_json(path: Path) -> dict[str, Any]:
     }
 
 
-def show_text(path: Path) -> str:
-    """Returns the run as text: state, baselines, the best trials, time by phase."""
+def show_text(path: Path, *, width: int | None = None) -> str:
+    """Returns the run as text: state, baselines, the best trials, time by phase.
+
+    Args:
+        path: The run folder.
+        width: Characters of a line; None: any number.
+    """
     if note := opening(path):
-        return f"{path.name}: running, {phase_line(note)}; no trial yet"
+        return "\n".join(fitted([f"{path.name}: running, {phase_line(note)}; no trial yet"], width=width))
     with uncollected():
-        return text_of(open_run(path, with_recipes=False))
+        return text_of(open_run(path, with_recipes=False), width=width)
 
 
-def text_of(run: Run) -> str:
+def text_of(run: Run, *, width: int | None = None) -> str:
     """Returns what `show_text` does, of a run that has been read."""
     ok = run.history.ok_trials
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
@@ -171,20 +176,25 @@ def text_of(run: Run) -> str:
         *([f"to go on: {_how_to_go_on(run)}"] if run.state == "interrupted" else []),
         *(run.outlook.sentences if run.outlook else []),
     ]
+    lines = fitted(lines, width=width)
     if not run.trials:
         return "\n".join(lines)
-    lines += table([t for t in ranked if t.number in shown], run.objectives, marked=front)
+    lines += trial_table([t for t in ranked if t.number in shown], run.objectives, marked=front, width=width)
+    below = list[str]()
     if left_out := len(run.trials) - sum(t.number in shown for t in ranked):
-        lines.append(f"{left_out} more: --json, or --trial N")
+        below.append(f"{left_out} more: --json, or --trial N")
     phases = seconds_by_phase(ok)
     total = sum(phases.values()) or 1.0
-    lines += stage_lines(run.stage_rows)
-    lines.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
+    if run.stages:
+        from crossbreed.runs.stages.text import stage_lines  # imports what others do without
+
+        below += stage_lines(run.stage_rows)
+    below.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
-    lines.append("time per trial: " + ", ".join(spent))
+    below.append("time per trial: " + ", ".join(spent))
     vouchings = {vouching for trial in ok if (vouching := vouching_of(trial.score, run.takes))}
-    lines += [f"weights: {vouching}" for vouching in sorted(vouchings - {Vouching.FINGERPRINTED})]
-    return "\n".join(lines)
+    below += [f"weights: {vouching}" for vouching in sorted(vouchings - {Vouching.FINGERPRINTED})]
+    return "\n".join([*lines, *fitted(below, width=width)])
 
 
 def _how_to_go_on(run: Run) -> str:

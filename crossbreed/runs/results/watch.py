@@ -1,5 +1,6 @@
 """A run that is looked at again and again, as `crossbreed show --watch` and the dashboard do. No line is read twice."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,9 +53,14 @@ class OngoingRun:
 class Watched:
     """A run folder as `show --watch` asks for it."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read yet."""
-        self._path, self._ongoing = path, OngoingRun(path, with_recipes=False)
+    def __init__(self, path: Path, *, width: Callable[[], int | None] = lambda: None) -> None:
+        """Nothing is read yet.
+
+        Args:
+            path: The run folder.
+            width: Returns the characters of a line at the moment; None: any number.
+        """
+        self._path, self._ongoing, self._width = path, OngoingRun(path, with_recipes=False), width
 
     def look(self) -> tuple[str, bool]:
         """Returns the text of `show`, and whether the run goes on.
@@ -63,6 +69,6 @@ class Watched:
             InputError: it is not a run folder, or its journal is damaged.
         """
         if opening(self._path):
-            return show_text(self._path), True
+            return show_text(self._path, width=self._width()), True
         run = self._ongoing.now()
-        return text_of(run), run.state == "running"
+        return text_of(run, width=self._width()), run.state == "running"

@@ -63,12 +63,15 @@ def choose_winner(
         top: The number of finalists.
 
     Raises:
-        MachineError: no finalist could be measured on the selection split.
+        MachineError: no finalist has a value on the selection split.
     """
     scores = {number: score for number, score in selection.items() if score.status is Status.OK}
     contenders = [t for t in finalists(trials, objectives, top=top) if t.number in scores]
     if not contenders:
-        raise MachineError("no finalist could be measured on the selection split")
+        raise MachineError(
+            "no finalist has a value on the selection and report items: log.txt says why, one by one\n"
+            "`crossbreed report RUN --trial N` has any other trial answer the report items"
+        )
     pooled = [pool(t.score.tasks, scores[t.number].tasks) for t in contenders]
     utility_CO = np.array([[o.utility(o.of(tasks)) for o in objectives] for tasks in pooled])
     knee_C = _knee(utility_CO, among=_utilities(_scored(trials), objectives))
@@ -81,12 +84,14 @@ def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial 
 
     At the end of a search, finalists without both scores were left out since they could not be measured.
     """
-    trials, selection = history.ok_trials, history.scores_of("select")
-    measured = {number for number, score in history.scores_of("report").items() if score.status is Status.OK}
+    trials, selection, answered = history.ok_trials, history.scores_of("select"), history.scores_of("report")
+    measured = {number for number, score in answered.items() if score.status is Status.OK}
     if history.is_finished:
         selection = {number: score for number, score in selection.items() if number in measured}
     elif any(trial.number not in selection for trial in finalists(trials, objectives)):
         return None
+    else:  # what is INVALID on the report items does not win either
+        selection = {n: score for n, score in selection.items() if n in measured or n not in answered}
     try:
         winner = choose_winner(trials, objectives, selection)
     except MachineError:

@@ -67,8 +67,16 @@ class Loop:
         return self._irreproducible
 
     def unmeasurable(self, split: SplitName) -> dict[int, str]:
-        """Returns the trials that FAILED on another split although the engine lived -> why; they are not journalled."""
-        return {number: why for (where, number), why in self._unmeasurable.items() if where == split}
+        """Returns the trials that have no value on another split -> why.
+
+        They are INVALID there, as the journal says; or they FAILED although the engine lived, which is not journalled.
+        """
+        invalid = {
+            number: f"{self._history.candidates[number].proposed_by} has no value on the {split} split: {score.error}"
+            for number, score in self._history.scores_of(split).items()
+            if score.status is Status.INVALID
+        }
+        return invalid | {number: why for (where, number), why in self._unmeasurable.items() if where == split}
 
     @property
     def is_over(self) -> bool:

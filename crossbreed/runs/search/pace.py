@@ -31,6 +31,8 @@ class Limits:
     whole: Budget
     own: Mapping[int, Budget] = field(default_factory=lambda: {0: Budget()})
     """Stage -> the limits of its search, in the order of the searches; empty: nothing is searched."""
+    most: Mapping[int, int | None] = field(default_factory=dict)
+    """Stage -> the most trials that its search has, by these limits and its optimizer; None: any number."""
 
     @classmethod
     def of(cls, *, trials: int | None, seconds: float | None) -> Self:
@@ -40,7 +42,7 @@ class Limits:
     @property
     def trials(self) -> int | None:
         """The most trials of all optimizers; None if they are not limited."""
-        each = [budget.trials for budget in self.own.values()]
+        each = [self.most.get(stage, budget.trials) for stage, budget in self.own.items()]
         total = None if None in each else sum(trials for trials in each if trials is not None)
         return min((number for number in (self.whole.trials, total) if number is not None), default=None)
 
@@ -74,7 +76,11 @@ class Limits:
 
 def limits_of(spec: Spec) -> Limits:
     """Returns the limits of a spec's searches, together and alone."""
-    return Limits(whole=Budget.of(spec.limits), own={search.number: Budget.of(search.own) for search in spec.searches})
+    return Limits(
+        whole=Budget.of(spec.limits),
+        own={search.number: Budget.of(search.own) for search in spec.searches},
+        most={search.number: search.most_trials for search in spec.searches},
+    )
 
 
 @dataclass(frozen=True, slots=True)

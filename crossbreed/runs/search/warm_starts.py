@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, each
 from crossbreed.mergekit import read_config
 from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.search_spaces import HasDistance, SearchSpace
@@ -32,9 +32,13 @@ def warm_starts(
     Raises:
         InputError: one is not a recipe, merges other sources, or has a rule that matches no tensor.
     """
-    for index, path in enumerate(paths):
+
+    def recipe_in(path: str) -> Recipe:
         recipe = _under_our_names(_read(Path(path), weights), structure.hashes)
         require_sources(recipe, structure, what="a warm start", where=path)
+        return recipe
+
+    for index, recipe in enumerate(each(recipe_in, paths)):
         yield ProposedBy(kind="warm_start", index=index), recipe
 
 

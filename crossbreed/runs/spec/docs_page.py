@@ -13,7 +13,7 @@ from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATORS
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.fields import Schema, Style, fields, model_name, one_line
 from crossbreed.runs.spec.json_schema import schema_text
-from crossbreed.runs.spec.listing import REGISTRIES, about
+from crossbreed.runs.spec.listing import REGISTRIES, about, setting_of
 from crossbreed.runs.spec.operator_table import Parameter, parameters, takes
 from crossbreed.runs.spec.overrides import RULES as OVERRIDES
 from crossbreed.runs.spec.presets import PRESETS
@@ -45,7 +45,8 @@ file override those of the preset; a section of another `kind`, a budget or a li
 """
 METRICS_INTRO = """## Metrics
 
-The values of `metric` of a `generate` task.
+The values of `metric` of a `generate` task. `crossbreed list metrics NAME` describes the keys of a setting; metrics
+that need a library are in the extra `metrics`.
 
 | metric | better | meaning |
 |---|---|---|"""
@@ -113,8 +114,8 @@ def _preset(name: str) -> str:
 
 def _metric(name: str) -> str:
     better = "more" if METRICS[name].higher_is_better else "less"
-    pattern = " Takes a `pattern`." if METRICS[name].takes_pattern else ""
-    return f"| `{name}` | {better} | {about('metrics', name)}{pattern} |"
+    setting = setting_of(METRICS[name])
+    return f"| `{name}` | {better} | {about('metrics', name)}{f' Takes {setting}.' if setting else ''} |"
 
 
 def _operator(name: str) -> Iterator[str]:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from textwrap import indent
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import ENGINES, METRICS, TASKS
+from crossbreed.fitness import ENGINES, METRICS, TASKS, Metric
 from crossbreed.optimizer import OPTIMIZERS
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.recipes.operators import OPERATORS
@@ -43,6 +44,7 @@ _FACTS: Mapping[str, Callable[[str, Any], dict[str, Any]]] = {
     "metrics": lambda name, metric: {
         "higher_is_better": metric.higher_is_better,
         "takes_pattern": metric.takes_pattern,
+        **({"takes": found} if (found := setting_of(metric)) else {}),
     },
     "presets": lambda name, preset: _filled_in(preset),
 }
@@ -55,6 +57,22 @@ def _filled_in(preset: Preset) -> dict[str, Any]:
         return {"fills_in": preset({})}
     except Exception:  # whatever another package's function raises
         return {}
+
+
+def setting_of(metric: Metric) -> str:
+    """Returns what `metric: {NAME: SETTING}` takes as the setting, in words; empty if the metric has none."""
+    if metric.takes_pattern:
+        return "a pattern: the task's `pattern`"
+    kinds = get_args(metric.setting) or (metric.setting,)
+    named = {config: f"keys {any_of(config.model_fields)}" for config in _configs(metric)}
+    words = (named.get(kind, "a mapping" if get_origin(kind) is dict else "a text") for kind in kinds)
+    return " or ".join(words) if metric.has_setting else ""
+
+
+def _configs(metric: Metric) -> list[type[BaseModel]]:
+    """Returns the settings models of a metric: of several forms of its setting, those with keys."""
+    kinds = get_args(metric.setting) or (metric.setting,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def list_kinds() -> dict[str, Any]:
@@ -164,7 +182,9 @@ def _registry(plural: str) -> Registry[Any]:
 def _settings(plural: str, name: str, part: Any) -> Iterator[dict[str, Any]]:  # a part of any registry
     if plural == "operators":
         yield from map(asdict, parameters(name))
-    elif model := part if plural == "tasks" else getattr(part, "config", None):
+        return
+    found = next(iter(_configs(part)), None) if plural == "metrics" else getattr(part, "config", None)
+    if model := part if plural == "tasks" else found:
         schema = model.model_json_schema()
         yield from (asdict(field) for field in leaves(schema, schema.get("$defs", {})))
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crossbreed.errors import Collector, InputError
-from crossbreed.parsing import hint_at_boolean, hint_at_exponent, shown
+from crossbreed.parsing import hint_at_boolean, hint_at_commas, hint_at_number, shown
 from crossbreed.runs.spec.places import Places
 
 Keys: TypeAlias = tuple[int | str, ...]
@@ -115,13 +115,24 @@ def _of_pydantic(key: Keys, several: Sequence[ErrorDetails], places: Places) -> 
         what, expected = _MUST_BE[found["type"]]
         fix = f"{hint}, in a list" if what == "a list" and (hint := hint_at_boolean(found["input"])) else ""
         return InputError(f"`{dotted}` must be {what}", expected=expected, got=got, where=where, fix=fix)
+    if found["type"] == "too_long":
+        most = found.get("ctx", {}).get("max_length")
+        fix = _hint(found) or "leave out the others"
+        return InputError(f"`{dotted}` has too many elements", expected=f"{most}", got=got, where=where, fix=fix)
     said = "; or ".join(dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in several))
     return InputError(
         f"`{dotted}` is wrong: {said}" if dotted else said,
         got=got if dotted else "",
         where=where,
-        fix=hint_at_exponent(found["input"]) or hint_at_boolean(found["input"]) or "see docs/spec.md",
+        fix=_hint(found) or "see docs/spec.md",
     )
+
+
+def _hint(found: ErrorDetails) -> str:
+    """Returns what YAML has made of a value that is wrong, if that is why."""
+    if found["type"] == "invalid_key":  # {search: 0,2}
+        return hint_at_commas(found["input"])
+    return hint_at_number(found["input"], is_long=found["type"] == "too_long") or hint_at_boolean(found["input"])
 
 
 def _unquoted(found: ErrorDetails) -> bool | None:

@@ -16,7 +16,15 @@ from crossbreed.fitness import AnyEngineConfig, AnyTaskConfig, EngineConfig, Tas
 from crossbreed.runs.spec.presets import PRESET
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
-from crossbreed.runs.spec.spec import Spec, SpecFile, noting, parse_spec_file, read_spec_file, unique_names
+from crossbreed.runs.spec.spec import (
+    Spec,
+    SpecFile,
+    noting,
+    parse_spec_file,
+    read_spec_file,
+    scorable,
+    unique_names,
+)
 from crossbreed.types import Dtype
 
 OF_A_RUN = (PRESET, "space", "optimizer", "stages")
@@ -28,7 +36,9 @@ class ProvidedConfig(Config):
 
     engine: AnyEngineConfig
     """The engine that runs the merged models."""
-    tasks: Annotated[list[AnyTaskConfig], AfterValidator(unique_names), Field(default_factory=list)]
+    tasks: Annotated[
+        list[AnyTaskConfig], AfterValidator(unique_names), AfterValidator(scorable), Field(default_factory=list)
+    ]
     """The tasks that `/v1/evaluations` scores, on all their items."""
 
 

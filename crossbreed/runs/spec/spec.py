@@ -24,6 +24,7 @@ from crossbreed.fitness import (
     SHOWN_KEYS,
     AnyEngineConfig,
     AnyTaskConfig,
+    EngineConfig,
     SplitConfig,
     TaskConfig,
 )
@@ -67,6 +68,39 @@ def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
     return tasks
 
 
+def scorable(tasks: list[TaskConfig], info: ValidationInfo) -> list[TaskConfig]:
+    """Returns tasks that the engine scores: it answers what they ask, or scores their items itself."""
+    engine: EngineConfig | None = info.data.get("engine")
+    mistakes = Collector()
+    for task in tasks:
+        with mistakes.noted():
+            if engine is not None:
+                _require_scorable(task, engine)
+    if mistakes.errors:
+        raise refused(mistakes.errors)
+    return tasks
+
+
+def _require_scorable(task: TaskConfig, engine: EngineConfig) -> None:
+    """Raises InputError for a task that an engine does not score."""
+    if task.is_scored_by_engine and not engine.scores_items:
+        raise InputError(
+            f"nobody scores the items of task `{task.name}`",
+            expected="a `function` in the task, or an engine that scores items: `kind: python`",
+            got=f"a task of kind `{task.kind}` without a function, and the engine `{engine.kind}`",
+            where="fitness.tasks",
+            fix="name the function that scores them",
+        )
+    if engine.scores_items and not task.is_scored_by_engine:
+        raise InputError(
+            f"the engine `{engine.kind}` does not answer what task `{task.name}` asks",
+            expected="tasks whose items the engine's function scores: {name: NAME, kind: python, items: FILE}",
+            got=f"kind: {task.kind}",
+            where="fitness.tasks",
+            fix="remove its prompt and function, or use an engine that runs language models",
+        )
+
+
 class SlopesConfig(Config):
     """Gradients of a loss on search items, for `frank_wolfe` with `slopes: gradient`, and for `gradient`.
 
@@ -90,7 +124,7 @@ class FitnessConfig(Config):
 
     engine: AnyEngineConfig
     """The engine that runs the merged models."""
-    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(unique_names)]
+    tasks: Annotated[list[AnyTaskConfig], Field(min_length=1), AfterValidator(unique_names), AfterValidator(scorable)]
     """The tasks on which candidates are scored."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(validate_default=True)] = ()
     """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
@@ -248,7 +282,7 @@ class Spec(Config):
         if whole.is_limited:
             fix = "move it into `optimizer`"
             raise InputError("`budget` at the top is of `stages`, and there are none", where="budget", fix=fix)
-        if not (optimizer.budget.is_limited or optimizer.ends_itself):
+        if not (optimizer.budget.is_limited or optimizer.most_trials is not None):
             said = "budget" in optimizer.model_fields_set
             missing = InitErrorDetails(type="missing", loc=("budget",), input=None)
             raise refusal("optimizer", [_endless() if said else missing])

@@ -172,6 +172,12 @@ class SearchSettings:
     own: BudgetConfig
     """The limits of this search alone."""
 
+    @property
+    def most_trials(self) -> int | None:
+        """The most trials that it has, by its own limits and its optimizer; None: any number."""
+        known = (number for number in (self.own.trials, self.optimizer.most_trials) if number is not None)
+        return min(known, default=None)
+
 
 def searches_in(stages: Sequence[Config]) -> Iterator[SearchSettings]:
     """Yields the searches of a list of stages."""
@@ -192,7 +198,7 @@ def mistakes_in(stages: Sequence[Config], budget: BudgetConfig) -> Iterator[Inpu
                 fix="move it to the front, or remove it; its anchor is an operator (`anchor`), not a trial",
             )
     for search in searches_in(stages):
-        if not (search.own.is_limited or budget.is_limited or search.optimizer.ends_itself):
+        if not (search.own.is_limited or budget.is_limited or search.optimizer.most_trials is not None):
             yield InputError(
                 "a search without a budget never ends",
                 expected="`budget: {trials: ...}` or `budget: {minutes: ...}`",

@@ -16,7 +16,7 @@ class StageProgress:
     num_done: int
     """Its trials so far."""
     num_wanted: int | None
-    """Its trials in all; None if it has no such limit of its own."""
+    """Its trials in all, at most; None if it has no such limit of its own."""
 
     @property
     def following(self) -> str:
@@ -45,10 +45,10 @@ def stage_progress(names: Sequence[StageName], limits: Limits, history: History)
     stage = history.stage
     if stage is None or stage >= len(names):
         return None
-    own = limits.own.get(stage)
+    most = limits.most.get(stage)
     num_lost = history.num_asked[stage] - history.num_measured(stage)
     return StageProgress(
         name=names[stage],
         num_done=history.num_told[stage],
-        num_wanted=None if own is None or own.trials is None else own.trials + num_lost,
+        num_wanted=None if most is None else most + num_lost,
     )

@@ -1,11 +1,11 @@
 """The adoption of candidates by a worker's engine: by their changed weights, as adapters, or by their recipes."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from crossbreed.errors import EngineError
+from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import (
     AdapterEngineConfig,
     Engine,
@@ -84,6 +84,35 @@ def start_candidate_engine(
         return CandidateEngineByAdapter(_begun(adapter_engine, around), config, weights)
     engine = build_engine(config, weights.host, end_token_ids=end_token_ids)
     return CandidateEngineByWeights(_begun(engine, around), weights)
+
+
+def verified(
+    engine: CandidateEngine, base: Recipe, others: Iterable[Recipe], requests: Sequence[Request]
+) -> tuple[str, ...]:
+    """Verifies an engine by its canary, with the base and the first of some merges whose weights are numbers.
+
+    Returns:
+        What could not be verified, a sentence each.
+
+    Raises:
+        SwapError: the engine mixes up candidates.
+        InputError: none of the merges has weights that are numbers.
+    """
+    faults = list[str]()
+    for other in others:
+        try:
+            notes = engine.canary(base, other, requests)
+        except InvalidWeights as fault:
+            faults.append(str(fault))
+        else:
+            return (*(f"another merge was taken: {fault}" for fault in faults), *notes)
+    raise InputError(
+        f"no plain merge of the sources can be written in {base.dtype}",
+        expected="numbers that the dtype of merges holds",
+        got=next(iter(faults), "no merge"),
+        where="dtype",
+        fix="set `dtype: bfloat16` or `dtype: float32` in the spec, or leave out the expert that is out of range",
+    )
 
 
 def _begun(engine: E, around: Surroundings) -> E:

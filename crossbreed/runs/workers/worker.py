@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import Surroundings, evaluate_tasks
+from crossbreed.fitness import Surroundings, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job, closed_on_error
-from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine
-from crossbreed.types import Cost, ProposedBy, Recipe, Score, Status
+from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
+from crossbreed.types import Cost, Recipe, Score, Status
 
 if TYPE_CHECKING:
     from crossbreed.runs.workers.gradients import Slopes
@@ -47,11 +47,18 @@ class Worker:
         """
         items = self._plan.items["search"]
         num_items = max(2, _CANARY_ITEMS // len(self._plan.tasks))
-        requests = [
+        if self._plan.spec.fitness.engine.scores_items:
+            self.notes = ("the engine scores items by itself: what it does with the weights was not verified",)
+            return
+        asked = (
             r for task in self._plan.tasks for item in items[task.name].items[:num_items] for r in task.requests(item)
+        )
+        requests = list(dict.fromkeys(map(greedy, asked)))  # of samples of one answer, one
+        merges = [
+            (by, recipe) for by, recipe in self._plan.initial_candidates() if by.is_baseline and by.kind != "base"
         ]
-        uniform = dict(self._plan.initial_candidates())[ProposedBy(kind="uniform")]
-        self.notes = self.candidate_engine.canary(self._plan.base_recipe, uniform, requests)
+        others = [recipe for _, recipe in sorted(merges, key=lambda merge: merge[0].kind != "uniform")]
+        self.notes = verified(self.candidate_engine, self._plan.base_recipe, others, requests)
 
     def evaluate(self, job: Job) -> Score:
         """Has the engine adopt the recipe, and evaluates it on the split's items.
@@ -93,6 +100,7 @@ class Worker:
             tasks=answers.tasks,
             texts=answers.texts,
             margins=answers.margins,
+            thinking=answers.thinking,
             slopes=slopes,
             fingerprint=adopted.fingerprint,
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),

@@ -7,13 +7,12 @@ the service has forgotten is posted again; what it once answered a candidate is 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
-from crossbreed.durable import write_atomically
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.abilities import probe
+from crossbreed.fitness.engines.api.begun import ENGINE, HOST, Begun
 from crossbreed.fitness.engines.api.completions import Asked, body_of, grouped, read_completion
 from crossbreed.fitness.engines.api.config import ApiConfig, read_sources
 from crossbreed.fitness.engines.api.faults import ModelForgotten, WrongAnswer
@@ -45,6 +44,7 @@ class ApiEngine:
         self._around = Surroundings()
         self._journal: RequestJournal | None = None
         self._is_asking_anew = False
+        self.begun = Begun(config.url)
         sources, _ = self.transport.get("/v1/sources", read_sources)
         self.abilities = sources.abilities
 
@@ -53,24 +53,15 @@ class ApiEngine:
         self._around = around
         self.transport.use(seed=around.seed, say=around.say)
         if around.folder is not None:
-            self._require_same_host(around.folder / "host")
+            self.begun.keep_in(around.folder)
             self.tokens.keep_in(around.folder / "tokens.jsonl")
+        self._require_as_begun(self.abilities)
         self.notes = tuple(probe(self.abilities, self._asking_base))
 
-    def _require_same_host(self, file: Path) -> None:
-        """Refuses to go on where the service's tokenizer, configuration or templates are not those of the beginning."""
-        begun, now = file.read_text() if file.exists() else "", self.abilities.host
-        if begun and now and begun != now:
-            raise InputError(
-                "the service's tokenizer, configuration or chat template has changed since this run began",
-                expected=begun,
-                got=now,
-                where=self.config.url,
-                fix="begin a new run with another `--out`: its answers would not compare with these",
-            )
-        if now:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, now.encode())
+    def _require_as_begun(self, said: wire.Abilities | wire.Merge) -> None:
+        """Refuses to go on where the service is not what it was at the beginning."""
+        for what, now in ((HOST, said.host), (ENGINE, said.engine)):
+            self.begun.require(what, now)
 
     def adopt(self, recipe: Recipe) -> "ApiHandle":
         """Has the service make the merge."""
@@ -94,7 +85,9 @@ class ApiEngine:
     def post_recipe(self, recipe: Recipe) -> wire.Merge:
         """Posts a recipe; returns what the service calls its merge."""
         body = {"recipe": recipe.to_json()}
-        return self.transport.post("/v1/merges", body, partial(_read_merge, expected=wire.MODEL_PREFIX + recipe.id))
+        merge = self.transport.post("/v1/merges", body, partial(_read_merge, expected=wire.MODEL_PREFIX + recipe.id))
+        self._require_as_begun(merge)
+        return merge
 
     def publish(self, recipe: Recipe) -> tuple[str, str]:
         """Has the service write a merge as a checkpoint of its own; see Publishes."""
@@ -190,19 +183,36 @@ class ApiHandle:
         """Returns the provider's values of a task of its own; see ScoresItems."""
         question = {"task": task, "items": list(items)}
         read = partial(_read_values, task=task, items=items, merge=self._merge)
-        return self._journalled(question, "/v1/evaluations", read, tokens=0)
+        found = self._journalled(
+            question, "/v1/evaluations", read, tokens=0, accept=lambda found: self._require_content(task, found)
+        )
+        return found[0]
 
     def score_split(self, task: str, split: str, *, count: int) -> SplitMean:
         """Returns the provider's mean of a task of its own; see ScoresSplits."""
         question = {"task": task, "split": split}
         read = partial(_read_mean, task=task, split=split, count=count, merge=self._merge)
-        return self._journalled(question, "/v1/evaluations", read, tokens=0)
+        found = self._journalled(
+            question, "/v1/evaluations", read, tokens=0, accept=lambda found: self._require_content(task, found)
+        )
+        return found[0]
+
+    def _require_content(self, task: str, found: tuple[object, str]) -> None:
+        self.engine.begun.require(f"task `{task}`", found[1])
 
     def _complete(self, asked: Sequence[Asked]) -> list[Response]:
         body, read = self.engine.completion(asked, self._merge.id)
         return self._journalled(body, "/v1/completions", read, tokens=sum(one.num_tokens for one in asked))
 
-    def _journalled(self, question: Mapping[str, Any], path: str, read: Callable[[Any], T], *, tokens: int) -> T:
+    def _journalled(
+        self,
+        question: Mapping[str, Any],
+        path: str,
+        read: Callable[[Any], T],
+        *,
+        tokens: int,
+        accept: Callable[[T], None] = lambda _: None,  # before it is noted: later processes would read it
+    ) -> T:
         """Asks, unless an earlier process was answered; posts the recipe again where the service has forgotten it."""
         if (known := self._journal.asked(question, read)) is not None:
             return known
@@ -213,6 +223,7 @@ class ApiHandle:
             except ModelForgotten:
                 self._post_again()
                 continue
+            accept(found)
             self._journal.note(question, answer)
             return found
         raise EngineError(f"the service forgets the merge {self._merge.id} as soon as it has made it")
@@ -238,19 +249,26 @@ def _read_merge(value: Any, *, expected: str) -> wire.Merge:  # JSON
     return merge
 
 
-def _read_mean(value: Any, *, task: str, split: str, count: int, merge: wire.Merge) -> SplitMean:  # JSON
+def _read_mean(value: Any, *, task: str, split: str, count: int, merge: wire.Merge) -> tuple[SplitMean, str]:  # JSON
     found = wire.Evaluation.model_validate(value)
     if (found.model, found.task, found.split, found.fingerprint) != (merge.id, task, split, merge.fingerprint):
         raise WrongAnswer(f"the mean of `{found.model[:60]}` on `{found.task[:60]}`, split {found.split}")
     if found.count != count:
         raise WrongAnswer(f"the mean of {found.count} items, not of {count}")
-    return SplitMean(mean=found.mean, standard_error=found.standard_error)
+    return SplitMean(mean=found.mean, standard_error=found.standard_error), found.content
 
 
-def _read_values(value: Any, *, task: str, items: Sequence[str], merge: wire.Merge) -> list[float]:  # JSON
+def _read_values(
+    value: Any,
+    *,
+    task: str,
+    items: Sequence[str],
+    merge: wire.Merge,  # JSON
+) -> tuple[list[float], str]:
+    """Returns the values, and the content hash of the task."""
     found = wire.Evaluation.model_validate(value)
     if (found.model, found.task, found.fingerprint) != (merge.id, task, merge.fingerprint):
         raise WrongAnswer(f"the values of `{found.model[:60]}` on `{found.task[:60]}`")
     if found.values is None or len(found.values) != len(items) or found.count != len(items):
         raise WrongAnswer(f"{0 if found.values is None else len(found.values)} values of {len(items)} items")
-    return list(found.values)
+    return list(found.values), found.content
