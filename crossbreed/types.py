@@ -32,6 +32,8 @@ ParamValue: TypeAlias = float | str | bool | Mapping[str, float] | Numbers
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """The dtypes in which models compute and merges are written."""
+SplitName: TypeAlias = Literal["search", "select", "report"]
+"""A part of a task's items."""
 SlopeKind: TypeAlias = Literal["inner", "cosine", "weight_cosine"]
 """The comparison of a gradient with an expert: the inner product with its delta, which is the derivative of the loss
 along its coefficient; the cosine with its delta; or the cosine with its weights."""
@@ -343,19 +345,47 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What is known of values each of which is the mean of several items that nobody tells apart."""
+
+    counts: tuple[int, ...]
+    """Number of items of each."""
+    errors: tuple[float | None, ...]
+    """Standard error of each, in the words of who asked the items; None: not told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemScores:
     """One task's values, one per item, in the order of evaluation."""
 
     item_ids: tuple[str, ...]
     values: tuple[float, ...]
+    means: Means | None = None
+    """None: each value is an item's own."""
 
     def __post_init__(self) -> None:
         assert len(self.item_ids) == len(self.values)
 
     @property
+    def num_items(self) -> int:
+        """The number of items behind all values."""
+        return len(self.values) if self.means is None else sum(self.means.counts)
+
+    @property
     def mean(self) -> float:
         """Arithmetic mean of the items' values."""
-        return math.fsum(self.values) / len(self.values)
+        if self.means is None or len(self.values) == 1:
+            return math.fsum(self.values) / len(self.values)
+        pairs = zip(self.means.counts, self.values, strict=True)
+        return math.fsum(count * value for count, value in pairs) / self.num_items
+
+    @property
+    def standard_error(self) -> float | None:
+        """That of the mean, where values are means of items and their errors are told."""
+        if self.means is None or None in self.means.errors:
+            return None
+        parts = zip(self.means.counts, self.means.errors, strict=True)
+        return math.hypot(*(count * (error or 0.0) for count, error in parts)) / self.num_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,6 +442,6 @@ class Outcome:
     values: tuple[float, ...] | None
     """None unless OK."""
     items: tuple[float, ...] = ()
-    """The values of all items that the objectives read, more is better; empty unless OK."""
+    """The values of all items that the objectives read, more is better; empty unless OK, and if a task tells none."""
     slopes: tuple[float, ...] | None = None
     """Slopes of a loss to be minimised, one per coordinate; None if no gradient was computed."""

@@ -110,7 +110,8 @@ def evaluate(
         print_json(found.to_json())
     else:
         for name, task in found.tasks.items():
-            typer.echo(f"{name:20} {task.mean:.4f}  [{task.low:.4f}, {task.high:.4f}]  {task.n} {split} items")
+            bounds = f"{task.low:.4f}, {task.high:.4f}" if task.is_known else "not known"
+            typer.echo(f"{name:20} {task.mean:.4f}  [{bounds}]  {task.n} {split} items")
 
 
 def inspect(

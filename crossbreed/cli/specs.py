@@ -9,7 +9,6 @@ import typer
 from crossbreed.cli import completing
 from crossbreed.cli.options import AsJson, Overrides, SpecPath
 from crossbreed.cli.output import print_json
-from crossbreed.errors import InputError
 
 
 def check(
@@ -24,21 +23,9 @@ def check(
     set_: Overrides = None,
 ) -> None:
     """Validate a spec in seconds, without an engine, and show what will be asked and what it costs."""
-    from crossbreed.runs import check_spec, dump_spec, load_spec
+    from crossbreed.cli.checking import checked
 
-    if resolved and (as_json or answer):
-        raise InputError("--resolved prints the spec, as YAML, and answers nothing", expected="--resolved alone")
-    loaded = load_spec(spec, set_ or [], with_items=not resolved)
-    if resolved:
-        typer.echo(dump_spec(loaded), nl=False)
-        return
-    from crossbreed.runs.checking.text import findings_text
-
-    findings = check_spec(loaded, answer=answer)
-    if as_json:
-        print_json(findings.to_json())
-    else:
-        typer.echo(findings_text(findings))
+    typer.echo(checked(spec, set_ or [], answer=answer, resolved=resolved, as_json=as_json))
 
 
 def list_(

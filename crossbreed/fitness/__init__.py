@@ -83,6 +83,7 @@ from crossbreed.fitness.tasks import (
     gold_answer,
     load_tasks,
     own_kind,
+    own_split,
     questions_of,
     right_request,
 )
@@ -158,6 +159,7 @@ __all__ = [
     "load_tasks",
     "looks_hashed",
     "own_kind",
+    "own_split",
     "questions_of",
     "reference_config",
     "require_code",

@@ -18,6 +18,7 @@ caches are tested, and that the same recipe keeps its fingerprint.
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 
@@ -39,6 +40,7 @@ from crossbreed.fitness.protocol import (
     Handle,
     Loglikelihood,
     RecipeEngine,
+    Remembers,
     Request,
     Response,
     StartsOnHost,
@@ -271,6 +273,11 @@ def check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requ
     Raises:
         SwapError: the engine mixes up candidates; the message describes the symptom.
     """
+    with engine.asking_anew() if isinstance(engine, Remembers) else nullcontext():
+        _check_recipes(engine, recipe_a, recipe_b, requests)
+
+
+def _check_recipes(engine: RecipeEngine, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> None:
     handle = engine.adopt(recipe_a)
     probes = probes_of(handle, requests)
     first, vouched_a = ask(handle, probes), handle.fingerprint

@@ -8,12 +8,12 @@ from typing import SupportsFloat
 from crossbreed.errors import EngineError
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
-from crossbreed.fitness.protocol import Handle, Response, ScoresItems
-from crossbreed.fitness.tasks import Answer, Task, own_kind
+from crossbreed.fitness.protocol import Handle, Response, ScoresItems, ScoresSplits
+from crossbreed.fitness.tasks import Answer, Task, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
 from crossbreed.fitness.values import is_unicode
-from crossbreed.types import ItemScores
+from crossbreed.types import ItemScores, Means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,9 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
     num_tokens = 0
     for task in tasks:
         offered = items[task.name].items
+        if own_split(task) is not None:
+            scores[task.name], texts[task.name] = _means(handle, task, offered), ("",) * len(offered)
+            continue
         values, answers, distances = list[float](), list[str](), list[float | None]()
         thoughts = list[int | None]()
         for start in range(0, len(offered), task.kind.chunk):
@@ -68,9 +71,21 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
             margins[task.name] = tuple(distances)
         if any(length is not None for length in thoughts):
             thinking[task.name] = tuple(thoughts)
-    num_items = sum(len(found.values) for found in scores.values())
+    num_items = sum(found.num_items for found in scores.values())
     return Evaluation(
         tasks=scores, texts=texts, margins=margins, thinking=thinking, num_items=num_items, num_tokens=num_tokens
+    )
+
+
+def _means(handle: Handle, task: Task, items: Sequence[Item]) -> ItemScores:
+    """Returns the means of a task whose engine tells nothing else, one for each split that the items stand for."""
+    if not isinstance(handle, ScoresSplits):
+        raise EngineError(f"task `{task.name}` is remote, and the engine scores no splits of tasks")
+    found = [handle.score_split(task.name, item.id, count=item.count) for item in items]
+    return ItemScores(
+        item_ids=tuple(item.id for item in items),
+        values=tuple(_finite(one.mean, task=task.name, item=item.id) for one, item in zip(found, items, strict=True)),
+        means=Means(counts=tuple(item.count for item in items), errors=tuple(one.standard_error for one in found)),
     )
 
 

@@ -29,6 +29,8 @@ class Item:
     fields: Mapping[str, FieldValue]
     where: str = field(default="", compare=False)
     """The file and the line it is from, for messages; empty if it was made in Python."""
+    count: int = 1
+    """How many questions it stands for: several, where their asker tells nothing but the mean of their values."""
 
     def place(self, task: str, name: str = "") -> str:
         """Returns where a field of the item stands, for messages."""
@@ -104,6 +106,11 @@ def _check_field(item: Item, name: object, value: FieldValue, *, task: str) -> N
 class _Items:
     items: tuple[Item, ...]
 
+    @property
+    def count(self) -> int:
+        """The number of questions."""
+        return sum(item.count for item in self.items)
+
 
 class SearchItems(_Items):
     """The items on which the search scores candidates."""
@@ -143,7 +150,13 @@ class Split:
 
 
 def split_items(
-    items: Sequence[Item], config: SplitConfig, *, seed: int, task: str, stratify: str | None = None
+    items: Sequence[Item],
+    config: SplitConfig,
+    *,
+    seed: int,
+    task: str,
+    stratify: str | None = None,
+    where: str = "fitness.split",
 ) -> Split:
     """Splits the items into three disjoint sets: the same ones for the same seed and items, in any file order.
 
@@ -163,7 +176,7 @@ def split_items(
             f"task `{task}` has too few items for the split",
             expected=f"{num_search} search + {num_select} select + {num_report} report = {needed} items",
             got=f"{len(items)} items",
-            where="fitness.split",
+            where=where,
             fix="lower the counts, or add items",
         )
     ordered = _offered(items, seed=seed, task=task, stratify=stratify)

@@ -7,6 +7,7 @@ weights never imports a tensor library.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
@@ -148,6 +149,33 @@ class ScoresItems(Handle, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitMean:
+    """The mean of a task over one of its provider's splits."""
+
+    mean: float
+    standard_error: float | None
+    """As the provider says; None: not told."""
+
+
+@runtime_checkable
+class ScoresSplits(Handle, Protocol):
+    """A candidate whose engine tells, of some tasks of its own, nothing but the mean over each split."""
+
+    def score_split(self, task: str, split: str, *, count: int) -> SplitMean:
+        """Returns the mean of a task over a split.
+
+        Args:
+            task: the engine's name of the task.
+            split: `search`, `select` or `report`.
+            count: the number of items that the split was said to have.
+
+        Raises:
+            EngineError: it could not score them (the trial is FAILED).
+        """
+        ...
+
+
 @runtime_checkable
 class EvaluatesItems(Handle, Protocol):
     """A candidate whose engine scores items instead of answering requests (`engine: {kind: python}`)."""
@@ -247,6 +275,15 @@ class UsesRun(Engine, Protocol):
 
     def begin(self, around: Surroundings) -> None:
         """Is called once, before the first candidate."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Engine, Protocol):
+    """An engine that may answer with what an earlier process of the run was answered."""
+
+    def asking_anew(self) -> AbstractContextManager[None]:
+        """Has everything in the block asked, whatever was answered before, and leaves what was answered as it is."""
         ...
 
 

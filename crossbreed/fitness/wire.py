@@ -5,11 +5,12 @@ vLLM's server has them. The rest is here, so that both sides read one definition
 `{"error": {"message", "type", "param", "code"}}`; the codes that a client decides by are below.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from crossbreed.field_docs import Documented
+from crossbreed.types import SplitName
 
 SCHEMA = 1
 """The version of these messages."""
@@ -77,6 +78,8 @@ class Limits(Message):
     """Smallest and largest number in a rule's parameters."""
     rules: int
     """Most rules."""
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """`operator.parameter` -> smallest and largest value, of parameters that `coefficients` does not bound."""
 
 
 class Sources(Message):
@@ -100,6 +103,14 @@ class ServedTask(Message):
     """Ids of its items, in order; None: only aggregates are told."""
     count: int
     """Number of its items."""
+    splits: dict[SplitName, Annotated[int, Field(ge=1)]] | None = None
+    """Where only aggregates are told: split -> number of its items, for all three; None: of all items together."""
+
+    @model_validator(mode="after")
+    def _has_all_splits(self) -> "ServedTask":
+        if self.splits is not None and set(self.splits) != set(get_args(SplitName)):
+            raise ValueError("`splits` must have `search`, `select` and `report`")
+        return self
 
 
 class InnerProducts(Message):
@@ -160,6 +171,8 @@ class EvaluationQuestion(Question):
     task: str
     items: Annotated[tuple[str, ...], Field(fail_fast=True)] | None = None
     """Ids of items; None: all of them."""
+    split: SplitName | None = None
+    """Where only aggregates are told: the items of a split alone."""
 
 
 class Evaluation(Message):
@@ -173,6 +186,10 @@ class Evaluation(Message):
     mean: FiniteFloat
     count: int
     """Number of items in the mean."""
+    split: SplitName | None = None
+    """Whose items they are; None: not of one split."""
+    standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    """Of the mean, by the values of its items; None: of one item, or not told."""
     content: str = ""
     """Content hash of the task: its items, and how they are asked and scored. Empty: not said."""
 

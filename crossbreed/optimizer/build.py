@@ -44,6 +44,11 @@ class OptimizerConfig(Config):
         return False
 
     @property
+    def reads_items(self) -> bool:
+        """Whether it needs the values of items (`Outcome.items`), which some tasks do not tell."""
+        return False
+
+    @property
     def most_trials(self) -> int | None:
         """The most candidates that it asks for, so that its search ends without a budget; None: any number."""
         return None

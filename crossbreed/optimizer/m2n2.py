@@ -68,6 +68,11 @@ class M2n2Config(OptimizerConfig):
     kind: Literal["m2n2"] = "m2n2"
     options: M2n2Options = M2n2Options()
 
+    @property
+    def reads_items(self) -> bool:
+        """True: members compete for items."""
+        return True
+
 
 class M2n2:
     """Steady state: parents come from the archive as it is when a child is asked, so no worker ever waits.

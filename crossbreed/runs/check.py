@@ -19,6 +19,7 @@ from crossbreed.runs.spec import Spec
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups, SearchSpace
 from crossbreed.sources.naming import ModuleType, module_of
+from crossbreed.types import ItemScores
 
 _ANSWERING_S = 60
 """`check --answer` begins no further task after so many seconds."""
@@ -85,7 +86,7 @@ def checked_plan(spec: Spec) -> Plan:
         plan = plan.measured()
     if spec.workers.address is None:  # else other machines hold the candidates
         with mistakes.noted():
-            _check_memory(plan, memory_bytes())
+            require_memory(plan.merged_bytes, memory_bytes())
     mistakes.require_none()
     return plan
 
@@ -126,12 +127,12 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_memory(plan: Plan, present: int) -> None:
+def require_memory(merged_bytes: int, present: int) -> None:
     """Raises InputError unless one candidate, which the engine holds, fits; merging adds one tensor at a time."""
-    if plan.merged_bytes > present:
+    if merged_bytes > present:
         raise InputError(
             "the model does not fit this machine's memory",
-            expected=f"more than {plan.merged_bytes / 1e9:.1f} GB",
+            expected=f"more than {merged_bytes / 1e9:.1f} GB",
             got=f"{present / 1e9:.1f} GB in this machine",
             fix="join a cluster with larger workers: workers.address",
         )
@@ -158,10 +159,14 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
         task.answered(
             first.texts[task.name][0],
             first.tasks[task.name].mean,
-            chunks[task.name].tasks[task.name].values if task.name in chunks else (),
+            _values_of_items(chunks[task.name].tasks[task.name]) if task.name in chunks else (),
         )
         for task in tasks
     ]
+
+
+def _values_of_items(scores: ItemScores) -> tuple[float, ...]:
+    return scores.values if scores.means is None else ()
 
 
 def _search_items(plan: Plan, *, at_most: int | None = None) -> dict[str, AnyItems]:

@@ -9,6 +9,7 @@ from typing import Any
 from crossbreed.errors import InputError, is_installed
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.registry import OURS
+from crossbreed.runs.spec import serve
 from crossbreed.runs.spec.listing import REGISTRIES
 
 _NEEDED = {
@@ -19,7 +20,7 @@ _NEEDED = {
     "pyarrow": "Parquet items",
 }
 """Module -> its purpose in runs; parts declare their own needs."""
-_OPTIONAL = {"pyarrow", "nevergrad"}
+_OPTIONAL = {"pyarrow", "nevergrad", *serve.MODULES}
 """What hardly anybody needs: missing, it is no problem."""
 
 
@@ -62,6 +63,7 @@ def render(findings: dict[str, Any]) -> str:
 def _purposes() -> dict[str, str]:
     """Module -> what it is needed for: by runs, and by the parts of this package and others."""
     found = {module: [purpose] for module, purpose in _NEEDED.items()}
+    found |= {module: ["`crossbreed serve`: pip install 'crossbreed[serve]'"] for module in serve.MODULES}
     for registry in REGISTRIES.values():
         for name, part in registry.working().items():
             for module in getattr(part, "needs", ()):

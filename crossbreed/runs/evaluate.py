@@ -10,11 +10,11 @@ from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surround
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.opening import described_sources
-from crossbreed.runs.plan import split_tasks
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.sources import Structure, require_tensors
 from crossbreed.types import Recipe
@@ -79,7 +79,7 @@ def evaluate(
     candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
     try:
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, loaded, split_tasks(spec, loaded)[split])
+        found = evaluate_tasks(adopted.handle, loaded, split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split])
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     finally:

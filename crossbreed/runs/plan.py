@@ -14,14 +14,11 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     RemoteTask,
     Request,
-    Split,
     Task,
     TaskLengths,
-    check_disjoint,
     load_tasks,
-    questions_of,
+    own_split,
     require_code,
-    split_items,
 )
 from crossbreed.optimizer import CalibrationLoss, CalibrationNeeds
 from crossbreed.recipes.named import weighted_deltas
@@ -38,6 +35,7 @@ from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
+from crossbreed.runs.splits import require_items, split_tasks, told_as_means
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.runs.stages.stage import Stage, build_stages, placed
 from crossbreed.search_spaces import SearchSpace, require_slopes
@@ -87,6 +85,12 @@ class Plan:
             split: {name: tuple(item.id for item in items.items) for name, items in tasks.items()}
             for split, tasks in self.items.items()
         }
+
+    @property
+    def mean_counts(self) -> dict[str, dict[str, int]]:
+        """Task of which only means are told -> split -> number of its items."""
+        names = [task.name for task in self.tasks if own_split(task) is not None]
+        return {name: {split: tasks[name].count for split, tasks in self.items.items()} for name in names}
 
     @property
     def space(self) -> SearchSpace | None:
@@ -154,7 +158,8 @@ class Plan:
 
     def _restaged(self) -> "Plan":
         """Returns the plan with the searches of its present sources and artifacts."""
-        return replace(self, stages=_stages(self.spec, self.structure, self.dtype, self.weights, self.items))
+        stages = _stages(self.spec, self.structure, self.dtype, self.weights, self.items, self.tasks)
+        return replace(self, stages=stages)
 
     @property
     def renamed_settings(self) -> dict[str, str]:
@@ -184,9 +189,18 @@ class Plan:
 
     def check_optimizers(self, mistakes: Collector) -> None:
         """Notes, before the baselines, each optimizer that cannot search its space for these objectives."""
+        means = told_as_means(self.objectives, self.tasks)
         for stage in self.stages:
             with mistakes.noted(), placed(self.spec, stage.number):
+                require_items(stage.optimizer, means)
+            with mistakes.noted(), placed(self.spec, stage.number):
                 stage.make_optimizer(stage.space, None, None, calibrate=partial(self._calibration, ignore))
+
+    def check_recipes(self) -> None:
+        """Refuses, before a run, an engine that does not make its recipes: of baselines, warm starts and spaces."""
+        if isinstance(engine := self.spec.fitness.engine, RecipeEngineConfig):
+            of_spaces = (recipe for stage in self.stages for recipe in stage.examples_and_ends())
+            engine.check_recipes([*(recipe for _, recipe in self.initial_candidates()), *of_spaces])
 
     def describe(self) -> str:
         """Returns the plan and cost of the run as text, to show before it starts."""
@@ -214,6 +228,7 @@ class Plan:
             more_coordinates={str(stage.number): stage.space.names for stage in self.stages[1:]},
             tasks=self.tasks,
             items=self.item_ids,
+            counts=self.mean_counts,
             artifacts={**(self.weights.artifact_hashes if self.weights else {}), **self.made_hashes},
             host=self.weights.host_hashes if self.weights else {},
         )
@@ -255,7 +270,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
             check_base(spec, weights)
     tasks = _load_tasks(spec, mistakes, is_described=is_described)
     with mistakes.noted():
-        items = split_tasks(spec, tasks)
+        items = split_tasks(tasks, spec.fitness.split, seed=spec.seed)
     if weights:
         with mistakes.noted():
             weights.sources.require_changes()
@@ -264,7 +279,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
                 weights.sources.require_one_chat_template()
     _require_none(mistakes, spec, weights, tasks, searches=searches)
     with mistakes.noted():
-        stages = _stages(spec, structure, dtype, weights, items)
+        stages = _stages(spec, structure, dtype, weights, items, tasks)
     with mistakes.noted():
         given = tuple(warm_starts(spec.warm_start, structure, weights))
     _require_none(mistakes, spec, weights, tasks, searches=searches)
@@ -281,6 +296,8 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
     )
     if searches:
         plan.check_optimizers(mistakes)
+        with mistakes.noted():
+            plan.check_recipes()
     for stage in plan.stages:
         if stage.optimizer.slope_kind is not None:
             with mistakes.noted(), placed(spec, stage.number):
@@ -349,27 +366,10 @@ def _stages(
     dtype: str,
     weights: "Weights | None",
     items: Mapping[SplitName, Mapping[str, AnyItems]],
+    tasks: Sequence[Task],
 ) -> tuple[Stage, ...]:
     """Builds the searches; see `build_stages`."""
     objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
     num_items = {task: len(found.items) for task, found in items["search"].items()}
-    weighted = item_weights(objectives, num_items)
+    weighted = () if told_as_means(objectives, tasks) else item_weights(objectives, num_items)
     return build_stages(spec, structure, dtype, weights, num_objectives=len(objectives), item_weights=weighted)
-
-
-def split_tasks(spec: Spec, tasks: Sequence[Task]) -> dict[SplitName, dict[str, AnyItems]]:
-    """Splits every task's items, by the spec's seed; returns split -> task -> items."""
-    splits, mistakes = dict[str, Split](), Collector()
-    for task in tasks:
-        with mistakes.noted():
-            splits[task.name] = split_items(
-                task.items, spec.fitness.split, seed=spec.seed, task=task.name, stratify=task.kind.stratify
-            )
-    with mistakes.noted():
-        check_disjoint(splits, {task.name: partial(questions_of, task) for task in tasks})
-    mistakes.require_none()
-    return {
-        "search": {name: split.search for name, split in splits.items()},
-        "select": {name: split.select for name, split in splits.items()},
-        "report": {name: split.report for name, split in splits.items()},
-    }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def plan_text(plan: "Plan") -> str:
     """Returns the plan and cost of the run as text, to show before it starts."""
-    num_items = {split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()}
+    num_items = {split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()}
     experts = len(plan.experts)
     num_others = len(plan.warm_starts) + len(plan.made_hashes)
     initial = f"{len(plan.initial_candidates()) - num_others} baselines"

@@ -39,7 +39,7 @@ class Session:
     def __init__(self, plan: Plan, folder: RunFolder, journal: Journal, pool: Pool, on_event: Listener) -> None:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
-        self.history = History(item_ids=plan.item_ids, objectives=(plan.objectives,))
+        self.history = History(item_ids=plan.item_ids, counts=plan.mean_counts, objectives=(plan.objectives,))
         proposer = plan.proposer(on_event)
         self._num_initial = proposer.num_initial
         self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
@@ -159,7 +159,7 @@ class Session:
 
     def _evaluate(self, split: SplitName, wanted: Sequence[Trial]) -> None:
         if num_models := len(self._loop.missing(split, wanted)):
-            num_items = sum(len(ids) for ids in self._plan.item_ids[split].values())
+            num_items = sum(items.count for items in self._plan.items[split].values())
             self._on_event(SplitStarting(split=split, num_models=num_models, num_items=num_items))
         before = {**self._loop.irreproducible, **self._loop.unmeasurable(split)}
         self._loop.evaluate_split(split, wanted, self._pool)

@@ -63,9 +63,9 @@ class LineageSpace(GenomeSpace):
         if inputs.inner_products is None:
             raise InputError(
                 "a space of kind `lineage` needs the inner products of the experts' weights",
-                expected="an engine that takes weights, read on this machine",
+                expected="an engine that takes weights, or a service that tells them (the right `logprobs`)",
                 where="space.kind",
-                fix="use `kind: coefficients`",
+                fix="use `kind: coefficients`, or ask the provider for the right",
             )
         self._hashes, self._dtype, self._inner_products = dict(structure.hashes), inputs.dtype, inputs.inner_products
         self._experts = structure.experts

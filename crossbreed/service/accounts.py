@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from time import monotonic
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.wire import Right
 from crossbreed.runs.spec.serve import ALL_RIGHTS, TokenConfig
 from crossbreed.service.refusals import Refusal
 
-_LEAST_KEY = 16
+LEAST_KEY = 16
+"""Characters of a key."""
 _NAMES: Mapping[Right, str] = {
     "answers": "texts",
     "logprobs": "log-probabilities",
@@ -161,22 +162,26 @@ def accounts_of(tokens: Mapping[str, TokenConfig], environment: Mapping[str, str
     """
     if not tokens:
         return Accounts({}, Account(name="anyone", rights=ALL_RIGHTS))
-    found = dict[bytes, Account]()
+    found, mistakes = dict[bytes, Account](), Collector()
     for name, config in tokens.items():
         where = f"serve.tokens.{name}.key_env"
         key = (os.environ if environment is None else environment).get(config.key_env, "").strip()
-        if len(key) < _LEAST_KEY:
-            raise InputError(
-                "a client's key is not in the environment, or too short to be secret",
-                expected=f"at least {_LEAST_KEY} characters in the environment variable {config.key_env}",
-                got=f"{len(key)} characters" if key else "nothing",
-                where=where,
-                fix=f"export {config.key_env}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')",
+        if len(key) < LEAST_KEY:
+            mistakes.note(
+                InputError(
+                    "a client's key is not in the environment, or too short to be secret",
+                    expected=f"at least {LEAST_KEY} characters in the environment variable {config.key_env}",
+                    got=f"{len(key)} characters" if key else "nothing",
+                    where=where,
+                    fix=f"export {config.key_env}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')",
+                )
             )
+            continue
         digest = sha256(key.encode()).digest()
         if digest in found:
-            raise InputError("two clients have the same key", expected="a key for each", got=name, where=where)
+            mistakes.note(InputError("two clients have the same key", expected="a key for each", got=name, where=where))
         found[digest] = _account(name, config)
+    mistakes.require_none()
     return Accounts(found, None)
 
 

@@ -17,9 +17,10 @@ from crossbreed.service.accounts import Account
 from crossbreed.service.chats import ChatCompletion, chat, tokenize
 from crossbreed.service.checkpoints import publish
 from crossbreed.service.completions import Completion, complete
+from crossbreed.service.connections import Crowd
 from crossbreed.service.core import Service
 from crossbreed.service.evaluations import evaluate
-from crossbreed.service.guard import Bounded, Known, Watched
+from crossbreed.service.guard import Bounded, Known, Roomy, Watched
 from crossbreed.service.merges import Served
 from crossbreed.service.merging import inner_products, make_merge, sources
 from crossbreed.service.questions import ChatQuestion, CompletionQuestion
@@ -50,16 +51,18 @@ class Health(BaseModel):
     status: str
 
 
-def build_app(service: Service, *, hosts: Collection[str] | None = None) -> ASGIApp:
+def build_app(service: Service, *, hosts: Collection[str] | None = None, crowd: Crowd | None = None) -> ASGIApp:
     """Returns the application with everything around it.
 
     Args:
         service: The open service.
         hosts: The names by which it may be called; None: any.
+        crowd: The open connections; None: nobody counts them.
     """
     app = build_api(service)
     bounded = Bounded(app, max_bytes=service.config.body_bytes, seconds=service.config.body_s)
-    return Watched(Known(bounded, service.accounts, hosts), service.metrics)
+    known = Known(bounded, service.accounts, hosts)
+    return Watched(known if crowd is None else Roomy(known, crowd), service.metrics)
 
 
 def build_api(service: Service | None) -> FastAPI:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from crossbreed.errors import InputError
 from crossbreed.fitness import Prompt, Response, wire
 from crossbreed.service.accounts import Account
-from crossbreed.service.chunks import Asked, Wanted, answered, check_length, prompt_of
+from crossbreed.service.chunks import PromptQuestion, Wanted, answered, check_length, prompt_of
 from crossbreed.service.completions import Usage, word
 from crossbreed.service.core import Service
 from crossbreed.service.questions import ChatMessage, ChatQuestion
@@ -85,7 +85,7 @@ async def chat(service: Service, account: Account, question: ChatQuestion) -> Ch
     room = service.texts.max_model_len - len(prompt.token_ids or ()) if service.texts else _DEFAULT_TOKENS
     max_tokens = given or max(1, min(_DEFAULT_TOKENS, room, service.config.max_tokens))
     check_length(service, prompt, max_tokens)
-    asked = [Asked(prompt=prompt, max_tokens=max_tokens, stop=question.stops)]
+    asked = [PromptQuestion(prompt=prompt, max_tokens=max_tokens, stop=question.stops)]
     wanted = Wanted(temperature=question.heat, seed=question.seed or 0, alternatives=count, scores_prompt=False)
     responses = await answered(service, account, model, asked, wanted)
     return await service.in_thread(_completion, service.texts, question, responses)

@@ -1,15 +1,17 @@
 """`POST /v1/checkpoints`: a merge as an ordinary folder, on the provider's own disk."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import wire
-from crossbreed.runs.workers.candidate_engine import Adopted
 from crossbreed.service.accounts import Account
 from crossbreed.service.core import Service
+from crossbreed.service.engine_thread import answered_in
 from crossbreed.service.logs import said
 from crossbreed.service.refusals import Refusal
+from crossbreed.service.writer import in_slices
 from crossbreed.types import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -22,12 +24,11 @@ async def publish(service: Service, account: Account, question: wire.PublishQues
     if folder is None or weights is None:
         raise Refusal(404, "this service writes no checkpoints", code="not_offered")
     model = service.merges.find(question.model, owner=account.name)
-    name = f"crossbreed-{model.recipe.id}"
-
-    def work(adopted: Adopted) -> str:
-        return _written(service, model.recipe, Path(folder) / name, adopted.fingerprint)
-
-    fingerprint = await service.ask(model.recipe, work, account)
+    name, known = f"crossbreed-{model.recipe.id}", model.fingerprint
+    if known is None:  # a source, which has not been made
+        known = await service.ask(model.recipe, lambda adopted: adopted.fingerprint, account)
+    work = partial(_written, service, model.recipe, Path(folder) / name, known)
+    fingerprint = await answered_in(service.writer.write(name, work), service.config.answer_s, is_shared=True)
     return wire.Checkpoint(id=model.id, name=name, fingerprint=fingerprint)
 
 
@@ -41,7 +42,7 @@ def _written(service: Service, recipe: Recipe, out: Path, fingerprint: str | Non
     merge = Merge(
         recipe=recipe,
         sources=weights.sources,
-        stream_factory=lambda: weights.materialize(recipe),
+        stream_factory=lambda: in_slices(service.engine, lambda: weights.materialize(recipe)),
         fingerprint=fingerprint,
     )
     try:
@@ -51,3 +52,6 @@ def _written(service: Service, recipe: Recipe, out: Path, fingerprint: str | Non
     except InputError as error:  # the provider's disk is no mistake of the client's
         _LOG.error("a checkpoint was not written", extra=said(reason=str(error)))
         raise MachineError("the checkpoint was not written") from error
+    except MachineError as error:
+        _LOG.error("a checkpoint was not written", extra=said(reason=str(error)))
+        raise

@@ -14,7 +14,7 @@ from crossbreed.service.refusals import Refusal, bad_request, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PromptQuestion:
     """A prompt with what is wanted of it."""
 
     prompt: Prompt
@@ -70,7 +70,7 @@ def check_length(service: Service, prompt: Prompt, max_tokens: int) -> None:
 
 
 async def answered(
-    service: Service, account: Account, model: Served, asked: Sequence[Asked], wanted: Wanted
+    service: Service, account: Account, model: Served, asked: Sequence[PromptQuestion], wanted: Wanted
 ) -> list[Response]:
     """Has the engine answer one chunk.
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from crossbreed.fitness import Prompt, Response
 from crossbreed.service.accounts import Account
-from crossbreed.service.chunks import Asked, Wanted, answered, check_count, check_length, prompt_of, tokens_of
+from crossbreed.service.chunks import PromptQuestion, Wanted, answered, check_count, check_length, prompt_of, tokens_of
 from crossbreed.service.core import Service
 from crossbreed.service.questions import CompletionQuestion
 from crossbreed.service.refusals import bad_request
@@ -89,8 +89,8 @@ async def complete(service: Service, account: Account, question: CompletionQuest
     return await service.in_thread(_completion, service.texts, question, asked, responses)
 
 
-async def _asked(service: Service, question: CompletionQuestion) -> list[Asked]:
-    found, extension = list[Asked](), question.crossbreed
+async def _asked(service: Service, question: CompletionQuestion) -> list[PromptQuestion]:
+    found, extension = list[PromptQuestion](), question.crossbreed
     given = _DEFAULT_TOKENS if question.max_tokens is None else question.max_tokens
     for index, raw in enumerate(question.prompts):
         prompt = await tokens_of(service, raw) if isinstance(raw, str) else prompt_of(service, raw)
@@ -98,12 +98,12 @@ async def _asked(service: Service, question: CompletionQuestion) -> list[Asked]:
         max_tokens = given if limits is None else limits[index]
         check_length(service, prompt, max_tokens)
         stop = question.stops if stops is None else tuple(stops[index])
-        found.append(Asked(prompt=prompt, max_tokens=max_tokens, stop=stop))
+        found.append(PromptQuestion(prompt=prompt, max_tokens=max_tokens, stop=stop))
     return found
 
 
 def _completion(
-    texts: Texts | None, question: CompletionQuestion, asked: Sequence[Asked], responses: Sequence[Response]
+    texts: Texts | None, question: CompletionQuestion, asked: Sequence[PromptQuestion], responses: Sequence[Response]
 ) -> Completion:
     choices = [
         _choice(texts, question, index, one, response)
@@ -119,7 +119,7 @@ def _completion(
 
 
 def _choice(
-    texts: Texts | None, question: CompletionQuestion, index: int, asked: Asked, response: Response
+    texts: Texts | None, question: CompletionQuestion, index: int, asked: PromptQuestion, response: Response
 ) -> CompletionChoice:
     is_asked = asked.max_tokens > 0
     choice = CompletionChoice(

@@ -1,5 +1,8 @@
 """The one thread that owns the engine. Work reaches it with the recipe that it is about, and runs with no other.
 
+What reads the sources' weights and needs no merge runs here too, since the sources are this thread's; it comes in
+slices of a moment each, between which others are answered.
+
 An engine holds one merge at a time. Before each piece of work the thread compares the recipe that the engine holds with
 the one that is asked for (whole: ids are short hashes), and has it adopted if they differ; after an error it trusts
 nothing and adopts anew.
@@ -20,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 from crossbreed.errors import CrossbreedError, InputError, InvalidWeights, MachineError, is_fault
 from crossbreed.fitness import wire
 from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine
-from crossbreed.service.fair_queue import FairQueue, Full
+from crossbreed.service.fair_queue import ANY, FairQueue, Full
 from crossbreed.service.logs import frames_of, said
 from crossbreed.service.refusals import Refusal, bad_request, told
 from crossbreed.types import Recipe
@@ -53,8 +56,9 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    recipe: Recipe
-    work: Callable[[Adopted], Any]  # its result goes to who asked, unread
+    recipe: Recipe | None
+    """None: whatever the engine holds."""
+    does: Callable[[CandidateEngine], Any]  # its result goes to who asked, unread
     future: "Future[Any]"
 
 
@@ -118,35 +122,25 @@ class EngineThread:
             Refusal: too much of the owner's waits, or the service stops.
         """
         future: Future[T] = Future()
+        self._put(_Job(recipe=recipe, does=lambda engine: self._done(engine, recipe, work), future=future), owner)
+        return future
+
+    def submit_aside(self, work: Callable[[], T], *, owner: str) -> "Future[T]":
+        """Has a moment's work done that reads sources and uses no merge. Raises as `submit`."""
+        future: Future[T] = Future()
+        self._put(_Job(recipe=None, does=lambda engine: work(), future=future), owner)
+        return future
+
+    def _put(self, job: _Job, owner: str) -> None:
         with self._changed:
             if not self.is_alive:
                 raise Refusal(503, "the service stops", code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S)
             try:
-                self._queue.put(recipe.id, _Job(recipe=recipe, work=work, future=future), owner=owner)
+                self._queue.put(job.recipe.id if job.recipe else ANY, job, owner=owner)
             except Full:
                 message = "too many of your requests wait for the engine"
                 raise Refusal(503, message, code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S) from None
             self._changed.notify()
-        return future
-
-    async def ask(self, recipe: Recipe, work: Callable[[Adopted], T], *, owner: str, timeout_s: float) -> T:
-        """Does the same, and waits for the result.
-
-        Raises:
-            Refusal: also if the result does not come in time, or the work failed.
-        """
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.submit(recipe, work, owner=owner)), timeout_s)
-        except TimeoutError:
-            message = f"the engine has not answered in {timeout_s:g} s"
-            raise Refusal(503, message, code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S) from None
-        except InvalidWeights as error:
-            raise Refusal(422, str(error), code=wire.INVALID_WEIGHTS) from None
-        except InputError as error:
-            raise bad_request(told(error)) from None
-        except CrossbreedError:
-            message = "the engine could not answer; the provider's log says why"
-            raise Refusal(500, message, code="engine_error") from None
 
     def _run(self) -> None:
         try:
@@ -160,7 +154,7 @@ class EngineThread:
                 continue
             self._since_s = monotonic()
             try:
-                job.future.set_result(self._done(engine, job))
+                job.future.set_result(job.does(engine))
             except InputError as error:
                 job.future.set_exception(error)
             except BaseException as error:
@@ -188,16 +182,16 @@ class EngineThread:
                     return job
                 self._changed.wait()
 
-    def _done(self, engine: CandidateEngine, job: _Job) -> object:
+    def _done(self, engine: CandidateEngine, recipe: Recipe, work: Callable[[Adopted], T]) -> T:
         """Returns the result of some work, done with its own merge and no other."""
-        if self._held is None or self._held[0] != job.recipe:
+        if self._held is None or self._held[0] != recipe:
             self._held = None
             self._host.require_unchanged()
-            adopted = engine.adopt(job.recipe)
+            adopted = engine.adopt(recipe)
             self._host.require_unchanged()  # else nobody knows what it was made of
-            self._held = (job.recipe, adopted)
+            self._held = (recipe, adopted)
             self.num_adopted += 1
-        result = job.work(self._held[1])
+        result = work(self._held[1])
         engine.confirm()
         return result
 
@@ -223,11 +217,37 @@ class EngineThread:
                     job.future.set_exception(refusal)
 
 
+async def answered_in(future: "Future[T]", timeout_s: float, *, is_shared: bool = False) -> T:
+    """Waits for the result of some work.
+
+    Args:
+        future: The work's.
+        timeout_s: How long.
+        is_shared: Whether others wait for it, so that it goes on if this one gives up.
+
+    Raises:
+        Refusal: it does not come in time, or the work failed.
+    """
+    waiting = asyncio.wrap_future(future)
+    try:
+        return await asyncio.wait_for(asyncio.shield(waiting) if is_shared else waiting, timeout_s)
+    except TimeoutError:
+        message = f"the engine has not answered in {timeout_s:g} s"
+        raise Refusal(503, message, code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S) from None
+    except InvalidWeights as error:
+        raise Refusal(422, str(error), code=wire.INVALID_WEIGHTS) from None
+    except InputError as error:
+        raise bad_request(told(error)) from None
+    except CrossbreedError:
+        message = "the engine could not answer; the provider's log says why"
+        raise Refusal(500, message, code="engine_error") from None
+
+
 def _described(error: BaseException, job: _Job | None) -> dict[str, object]:
     """Returns what the log may have of an error: a fault's message is the engine's, a bug's may hold a prompt."""
     is_ours = isinstance(error, CrossbreedError | MachineError) or is_fault(error)
     return said(
-        model=job.recipe.id if job else None,
+        model=job.recipe.id if job and job.recipe else None,
         error=type(error).__name__,
         reason=str(error)[:500] if is_ours else None,
         at=None if is_ours else frames_of(error),

@@ -1,6 +1,8 @@
 """`POST /v1/evaluations`: the provider's own tasks, asked and scored here; their items never leave."""
 
+import math
 from math import fsum
+from statistics import stdev
 
 from crossbreed.fitness import Task, evaluate_tasks, wire
 from crossbreed.fitness.items import Item, SearchItems
@@ -20,6 +22,7 @@ def served_tasks(service: Service) -> tuple[wire.ServedTask, ...]:
             higher_is_better=task.higher_is_better,
             items=tuple(item.id for item in provider.items[name]) if service.config.detail == "items" else None,
             count=len(provider.items[name]),
+            splits={split: len(items) for split, items in provider.splits[name].items()} if provider.splits else None,
         )
         for name, task in provider.tasks.items()
     )
@@ -33,7 +36,7 @@ async def evaluate(service: Service, account: Account, question: wire.Evaluation
     if task is None:
         known = ", ".join(service.provider.tasks) or "none"
         raise Refusal(404, f"there is no task of this name; there are: {known}", code="task_not_found", param="task")
-    items, values = _items(service, task, question.items), list[float]()
+    items, values = _items(service, task, question), list[float]()
     fingerprint = model.fingerprint
     with account.spending(1) as spent:  # how many it takes is known when it is done
         for start in range(0, len(items), task.kind.chunk):
@@ -49,16 +52,25 @@ async def evaluate(service: Service, account: Account, question: wire.Evaluation
         values=tuple(values) if service.config.detail == "items" else None,
         mean=fsum(values) / len(values),
         count=len(values),
+        split=question.split,
+        standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         content=service.provider.contents[question.task],
     )
 
 
-def _items(service: Service, task: Task, ids: tuple[str, ...] | None) -> tuple[Item, ...]:
-    offered = service.provider.items[task.name]
+def _items(service: Service, task: Task, question: wire.EvaluationQuestion) -> tuple[Item, ...]:
+    offered, ids = service.provider.items[task.name], question.items
+    if question.split is not None:
+        if ids is not None:
+            raise bad_request("either `items` or `split`, not both", param="split")
+        if not service.provider.splits:
+            raise bad_request("this service splits no items: leave out `split`", param="split")
+        return service.provider.splits[task.name][question.split]
     if ids is None:
         return offered
     if service.config.detail != "items":
-        raise bad_request("this service tells the mean of all items alone: leave out `items`", param="items")
+        told = "means of splits" if service.provider.splits else "the mean of all items"
+        raise bad_request(f"this service tells {told} alone: leave out `items`", param="items")
     by_id = {item.id: item for item in offered}
     if not ids or len(set(ids)) < len(ids) or (strays := [one for one in ids if one not in by_id]):
         what = f"no item {strays[0]!r:.100}" if ids and len(set(ids)) == len(ids) else "ids, each once, are needed"

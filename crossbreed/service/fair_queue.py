@@ -7,6 +7,8 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+ANY = ""
+"""The key of items that can be taken whatever key is held, and leave it."""
 
 
 class Full(Exception):
@@ -65,8 +67,8 @@ class FairQueue(Generic[T]):
             return None
         oldest = min(self._waiting, key=lambda key: self._waiting[key][0].since_s)
         is_patient = self._clock() - self._waiting[oldest][0].since_s <= self._patience_s
-        key = held if held in self._waiting and is_patient else oldest
-        assert key is not None
+        costless = [key for key in (held, ANY) if key is not None and key in self._waiting]
+        key = min(costless, key=lambda key: self._waiting[key][0].since_s) if costless and is_patient else oldest
         found = self._waiting[key].popleft()
         if not self._waiting[key]:
             del self._waiting[key]

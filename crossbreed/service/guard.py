@@ -1,7 +1,7 @@
 """Around the application: who asks, how large and how slow a body may be, what is logged and counted.
 
-Pure ASGI, outermost first: `Watched`, `Known`, `Bounded`, then FastAPI. So a stranger's body is never read, a body
-without end is never held, and whatever is raised inside becomes an answer of the one shape.
+Pure ASGI, outermost first: `Watched`, `Roomy`, `Known`, `Bounded`, then FastAPI. So a stranger's body is never read, a
+body without end is never held, and whatever is raised inside becomes an answer of the one shape.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crossbreed.fitness import wire
 from crossbreed.json_text import parse_json
 from crossbreed.service.accounts import Accounts
+from crossbreed.service.connections import Crowd
 from crossbreed.service.logs import frames_of, said
 from crossbreed.service.metrics import Metrics
 from crossbreed.service.refusals import Refusal, bad_request
@@ -28,6 +29,7 @@ _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 _MOST_HEADERS = 100
 _MOST_KEYS = 100
 _STOPPED_RETRY_S = 5.0
+_FULL_RETRY_S = 5.0
 _LARGE = 1 << 16
 """Bytes of a body that takes longer than others should wait for."""
 
@@ -81,6 +83,25 @@ class Watched:
             if path not in UNCOUNTED:
                 fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
                 _LOG.info("request", extra=said(**fields, **facts))
+
+
+class Roomy:
+    """Refuses requests while too many connections are open."""
+
+    def __init__(self, app: ASGIApp, crowd: Crowd) -> None:
+        """Wraps an application."""
+        self._app, self._crowd = app, crowd
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "http" and self._crowd.is_full:
+            full = Refusal(503, "too many connections", code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S)
+            response = full.response()
+            response.headers["Connection"] = "close"  # it makes room
+            scope["state"]["facts"]["refused"] = full.code
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class Known:

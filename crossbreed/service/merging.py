@@ -1,5 +1,8 @@
 """`/v1/sources` and `/v1/merges`: what can be merged, and merging it."""
 
+import asyncio
+from functools import partial
+
 from crossbreed.errors import InputError
 from crossbreed.fitness import wire
 from crossbreed.service.accounts import Account
@@ -7,7 +10,10 @@ from crossbreed.service.core import Service
 from crossbreed.service.evaluations import served_tasks
 from crossbreed.service.merges import Served
 from crossbreed.service.refusals import Refusal, told
+from crossbreed.service.writer import SLICE_S
 from crossbreed.types import Recipe
+
+_LATER_S = 5.0
 
 
 def sources(service: Service, account: Account) -> wire.Sources:
@@ -32,12 +38,19 @@ def sources(service: Service, account: Account) -> wire.Sources:
 
 
 async def inner_products(service: Service, account: Account) -> wire.InnerProducts:
-    """Returns the inner products of the sources, computed once; raises Refusal."""
+    """Returns the inner products of the sources, computed once, in slices between others' requests; raises Refusal."""
     account.require("logprobs")
     provider = service.provider
     if provider.weights is None:
         raise Refusal(404, "this service's engine tells no inner products", code="not_offered")
-    return await service.ask(provider.base_recipe, lambda adopted: provider.inner_products(), account)
+    try:
+        async with asyncio.timeout(service.config.answer_s), service.multiplying:
+            while (products := provider.products) is None:
+                await service.ask_aside(partial(provider.multiply, SLICE_S))
+    except TimeoutError:
+        message = "the inner products are still being computed"
+        raise Refusal(503, message, code=wire.OVERLOADED, retry_after_s=_LATER_S) from None
+    return products
 
 
 async def make_merge(service: Service, account: Account, question: wire.MergeQuestion) -> wire.Merge:

@@ -1,8 +1,9 @@
 """What a provider offers: sources, an engine to start and to verify, tasks, and the sources as models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError
@@ -23,15 +24,15 @@ from crossbreed.fitness import (
 from crossbreed.fitness.wire import InnerProducts
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.opening import described_sources
-from crossbreed.runs.plan import split_tasks
 from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
+from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import BASE, Recipe, canonical_json, content_id
+from crossbreed.types import BASE, Recipe, SplitName, canonical_json, content_id
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -67,6 +68,8 @@ class Provider:
     """Task -> the items that are scored."""
     contents: Mapping[str, str]
     """Task -> content hash of its items, and of how they are asked and scored."""
+    splits: Mapping[str, Mapping[SplitName, tuple[Item, ...]]] = field(default_factory=dict)
+    """Task -> split -> its items, where only means are told; empty: there are no splits."""
     texts: Texts | None
     """None if the engine does not use the base's tokenizer."""
     sources: Mapping[str, Recipe]
@@ -77,6 +80,8 @@ class Provider:
     """Measured when the engine starts."""
     products: InnerProducts | None = None
     """Once they were asked for."""
+    _multiplied: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Tensor -> its inner products, as far as they are computed."""
 
     @property
     def base_recipe(self) -> Recipe:
@@ -128,15 +133,19 @@ class Provider:
         if self.weights:
             self.weights.check(recipe)
 
-    def inner_products(self) -> InnerProducts:
-        """Returns the inner products of each tensor that some expert changes."""
+    def multiply(self, seconds: float) -> None:
+        """Goes on with the inner products of each tensor: for so long, and a tensor at least.
+
+        When all are done, they are in `products`.
+        """
         assert self.weights is not None, "asked of weights alone"
-        if self.products is None:
-            names = sorted(self.structure.touched_by_any)
-            self.products = InnerProducts(
-                tensors={name: self.weights.inner_products([name]).tolist() for name in names}
-            )
-        return self.products
+        self.require_unchanged()
+        until_s = monotonic() + seconds
+        for name in sorted(self.structure.tensors.keys() - self._multiplied.keys()):
+            self._multiplied[name] = self.weights.inner_products([name]).tolist()
+            if monotonic() >= until_s:
+                return
+        self.products = InnerProducts(tensors=self._multiplied)
 
     def _probes(self) -> list[Request]:
         """Returns a few requests, the tasks' own first."""
@@ -169,7 +178,11 @@ def open_provider(spec: Provided) -> Provider:
     tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
     if weights and engine.tokenizes_on_host:
         weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)
-    items = split_tasks(spec.run, tasks)["search"] if spec.run else {task.name: task for task in tasks}
+    seed = spec.run.seed if spec.run else 0
+    if spec.run:  # its selection and report items stay its own
+        searched = split_tasks(tasks, spec.run.fitness.split, seed=seed)["search"]
+        tasks = [replace(task, items=searched[task.name].items) for task in tasks]
+    divided = {} if spec.serve.split is None else split_tasks(tasks, spec.serve.split, seed=seed, where="serve.split")
     dtype = structure.dtype if spec.dtype == "auto" else spec.dtype
     of_sources = {BASE: dict[str, float](), **{name: {name: 1.0} for name in structure.experts}}
     return Provider(
@@ -178,7 +191,10 @@ def open_provider(spec: Provided) -> Provider:
         structure=structure,
         weights=weights,
         tasks={task.name: task for task in tasks},
-        items={name: tuple(found.items) for name, found in items.items()},
+        items={task.name: task.items for task in tasks},
+        splits={task.name: {name: found[task.name].items for name, found in divided.items()} for task in tasks}
+        if divided
+        else {},
         contents={task.name: _content_of(task) for task in tasks},
         texts=_texts(weights.host, engine) if weights and engine.tokenizes_on_host else None,
         sources={

@@ -13,7 +13,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import wire
 from crossbreed.parsing import any_of, shown
 from crossbreed.recipes import parse_recipe
-from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS
+from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec
 from crossbreed.runs.spec.serve import RecipeLimits
 from crossbreed.service.refusals import Refusal
 from crossbreed.sources import Structure
@@ -26,8 +26,26 @@ _MOST_WIDE, _MOST_WIDE_TOGETHER = 64, 8000
 """Of parts that stand for many states, in one pattern and in a recipe: compiling that many takes half a second."""
 
 
-_NO_COEFFICIENTS = frozenset({"seed"})
-"""Parameters that are as good as any other, whatever number they are."""
+_SEED = "seed"
+"""A parameter of which any number is as good as any other."""
+_LARGEST_COEFFICIENT = 10.0
+"""Parameters that an operator's own default or search takes beyond it are no coefficients, but steps or times."""
+
+
+def own_range(spec: OperatorSpec, name: str) -> tuple[float, float] | None:
+    """Returns the smallest and largest value of a parameter that is no coefficient; None of all others.
+
+    >>> own_range(OPERATOR_SPECS["swudi"], "time"), own_range(OPERATOR_SPECS["swudi"], "scale")
+    ((10.0, 10000.0), None)
+    """
+    param = spec.param(name)
+    if param is None or isinstance(param.default, bool | str):
+        return None
+    if name == _SEED:
+        return param.at_least, param.at_most
+    low, high = param.search or (param.default, param.default)
+    low, high = min(low, param.default), max(high, param.default)
+    return (low, high) if max(-low, high) > _LARGEST_COEFFICIENT else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +64,14 @@ class RecipeRules:
     @property
     def told(self) -> wire.Limits:
         """The limits, as clients are told."""
-        return wire.Limits(operators=self.operators, coefficients=self.limits.coefficients, rules=self.limits.rules)
+        named = ((OPERATOR_SPECS[operator], operator) for operator in self.operators)
+        own = {f"{name}.{param.name}": own_range(spec, param.name) for spec, name in named for param in spec.params}
+        return wire.Limits(
+            operators=self.operators,
+            coefficients=self.limits.coefficients,
+            rules=self.limits.rules,
+            ranges={name: found for name, found in own.items() if found is not None},
+        )
 
     def parse(self, raw: Mapping[str, Any]) -> Recipe:
         """Returns a stranger's recipe.
@@ -71,12 +96,15 @@ class RecipeRules:
                 raise _refused(
                     f"{where}: with these parameters `{rule.operator}` needs Grams, and this service has none"
                 )
-            low, high = self.limits.coefficients
-            params = {name: value for name, value in rule.params.items() if name not in _NO_COEFFICIENTS}
-            for name, value in _numbers(params):
-                if not low <= value <= high:
-                    raise _refused(f"{where}: `{name}` must be from {low:g} to {high:g}, got {value:g}")
+            for name, value in rule.params.items():
+                self._check_numbers(OPERATOR_SPECS[rule.operator], name, value, where)
         return recipe
+
+    def _check_numbers(self, spec: OperatorSpec, param: str, value: ParamValue, where: str) -> None:
+        low, high = own_range(spec, param) or self.limits.coefficients
+        for name, number in _numbers(param, value):
+            if not low <= number <= high:
+                raise _refused(f"{where}: `{name}` must be from {low:g} to {high:g} here, got {number:g}")
 
     def _check_size(self, raw: Mapping[str, Any]) -> None:
         rules, sources, artifacts = raw.get("rules"), raw.get("sources"), raw.get("artifacts")
@@ -129,13 +157,12 @@ def _check_pattern(pattern: str) -> int:
 _WIDE_NAMES = "`.`, `\\d`, `\\s`, `[^...]` and characters beyond ASCII"
 
 
-def _numbers(params: Mapping[str, ParamValue]) -> Iterator[tuple[str, float]]:
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            for source, found in value.items():
-                yield from ((f"{name}.{source}", one) for one in (found if isinstance(found, tuple) else (found,)))
-        elif not isinstance(value, bool | str):
-            yield name, value
+def _numbers(name: str, value: ParamValue) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for source, found in value.items():
+            yield from ((f"{name}.{source}", one) for one in (found if isinstance(found, tuple) else (found,)))
+    elif not isinstance(value, bool | str):
+        yield name, value
 
 
 def _refused(message: str) -> Refusal:

@@ -1,6 +1,5 @@
 """`crossbreed serve`: a service at an address, until it is stopped or its engine breaks."""
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from crossbreed.errors import InputError, MachineError, first_line
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.service.accounts import Accounts, accounts_of
+from crossbreed.service.address import is_loopback, require_servable
 from crossbreed.service.app import build_app
+from crossbreed.service.connections import Crowd, connections_within
 from crossbreed.service.core import Service
 from crossbreed.service.logs import logging_to_stderr
 from crossbreed.service.serving import opened_service
-from crossbreed.service.slow_headers import headers_within
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -34,15 +34,8 @@ def serve_spec(spec: Provided, *, on_start: Callable[[str], None]) -> None:
     """
     config, broken = spec.serve, list[BaseException]()
     accounts = accounts_of(config.tokens)
-    is_local = _is_loopback(config.host)
-    if not is_local and not config.tokens:
-        raise InputError(
-            "beyond this machine, clients must have tokens",
-            expected="`serve.tokens`, or an address of loopback",
-            got=f"host: {config.host}",
-            where="serve",
-            fix="add `tokens: {NAME: {key_env: VARIABLE, rights: [answers]}}`, or `host: 127.0.0.1`",
-        )
+    require_servable(config)
+    is_local = is_loopback(config.host)
     with closing(listening(config)) as listener:
 
         def on_broken(error: BaseException) -> None:
@@ -50,8 +43,9 @@ def serve_spec(spec: Provided, *, on_start: Callable[[str], None]) -> None:
             server.should_exit = True
 
         with opened_service(spec, accounts=accounts, on_broken=on_broken) as service:
-            app = build_app(service, hosts=None if config.tokens else _LOOPBACK)
-            server = uvicorn.Server(settings_of(app, config))
+            crowd = Crowd(most=config.connections)
+            app = build_app(service, hosts=None if config.tokens else _LOOPBACK, crowd=crowd)
+            server = uvicorn.Server(settings_of(app, config, crowd))
             with logging_to_stderr():
                 on_start(_line(spec, service, accounts, listener, is_local))
                 server.run(sockets=[listener])
@@ -60,11 +54,11 @@ def serve_spec(spec: Provided, *, on_start: Callable[[str], None]) -> None:
         raise MachineError(f"the engine broke and did not start again, so the service has ended: {why}")
 
 
-def settings_of(app: object, config: ServeConfig) -> uvicorn.Config:
-    """Returns uvicorn's settings for an application."""
+def settings_of(app: object, config: ServeConfig, crowd: Crowd) -> uvicorn.Config:
+    """Returns uvicorn's settings for an application; it counts the open connections into `crowd`."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # Starlette's type of an application, not uvicorn's
-        http=headers_within(config.header_s),
+        http=connections_within(config.header_s, config.send_s, crowd),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -72,7 +66,6 @@ def settings_of(app: object, config: ServeConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=config.connections,
         timeout_graceful_shutdown=config.stop_s,
         ssl_certfile=config.ssl_certfile,
         ssl_keyfile=config.ssl_keyfile,
@@ -103,10 +96,3 @@ def _line(spec: Provided, service: Service, accounts: Accounts, listener: socket
         f"{spec.name} at {scheme}://{host}:{listener.getsockname()[1]}/v1: {', '.join(service.provider.sources)}; "
         f"for {clients}{note}   (Ctrl-C ends it)"
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name of this machine's
-        return False

@@ -35,13 +35,15 @@ def opened_service(
     provider = open_provider(spec)
     engine = EngineThread(provider, queue=spec.serve.queue, patience_s=spec.serve.fairness_s, on_broken=on_broken)
     engine.start()
+    service = Service(
+        provider=provider,
+        engine=engine,
+        accounts=accounts,
+        merges=Merges(provider.sources, kept=spec.serve.merges_kept),
+        rules=rules_of(spec.serve.limits, provider.structure),
+    )
     try:
-        yield Service(
-            provider=provider,
-            engine=engine,
-            accounts=accounts,
-            merges=Merges(provider.sources, kept=spec.serve.merges_kept),
-            rules=rules_of(spec.serve.limits, provider.structure),
-        )
+        yield service
     finally:
+        service.writer.stop()
         engine.stop(spec.serve.stop_s)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
+from statistics import stdev
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ import httpx2
 from crossbreed.fitness import Generate, Prompt
 from crossbreed.fitness.wire import MODEL_PREFIX, Right
 from crossbreed.recipes import parse_recipe
+from crossbreed.recipes.operators import OPERATORS
 from crossbreed.testing.fake_answers import respond
 from crossbreed.testing.fake_recipes import FakeRecipeEngine, FakeRecipeHandle, FakeRecipesConfig
 from crossbreed.types import Recipe
@@ -41,6 +43,13 @@ class FakeService(httpx2.BaseTransport):
     key: str | None = None
     chunk: int = 64
     only_aggregates: bool = False
+    splits: dict[str, int] | None = None
+    """With `only_aggregates`: split -> number of its items."""
+    tells_errors: bool = True
+    """Whether a mean is told with its standard error."""
+    limits: dict[str, Any] = field(
+        default_factory=lambda: {"operators": list(OPERATORS.ours), "coefficients": [-10, 10], "rules": 2000}
+    )
     host: str = "0123456789ab"
     """Of the tokenizer, configuration and templates."""
     engine: str = "float32"
@@ -64,6 +73,7 @@ class FakeService(httpx2.BaseTransport):
                 raise Refused(401, "invalid_api_key", f"no such key: {authorization}")
             name = {
                 "/v1/sources": self._sources,
+                "/v1/sources/inner_products": self._inner_products,
                 "/v1/merges": self._merge,
                 "/v1/tokenize": self._tokenize,
                 "/v1/completions": self._complete,
@@ -89,6 +99,7 @@ class FakeService(httpx2.BaseTransport):
                 "higher_is_better": True,
                 "count": len(REMOTE),
                 "items": None if self.only_aggregates else REMOTE,
+                "splits": self.splits,
             }
             for name in ("secret", "hidden")
         ]
@@ -105,8 +116,18 @@ class FakeService(httpx2.BaseTransport):
                 "host": self.host,
                 "engine": self.engine,
             },
-            "limits": {"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100},
+            "limits": self.limits,
             "tasks": tasks if "scores" in self.rights else [],
+        }
+
+    def _inner_products(self, _: Any) -> Any:
+        self._require("logprobs")
+        sources = ("base", *EXPERTS)
+        return {
+            "tensors": {
+                name: [[luck(name + min(a, b) + max(a, b)) / 4 + 9.0 * (a == b) for b in sources] for a in sources]
+                for name in STRUCTURE.tensors
+            }
         }
 
     def _merge(self, body: Any) -> Any:
@@ -162,18 +183,25 @@ class FakeService(httpx2.BaseTransport):
 
     def _evaluate(self, body: Any) -> Any:
         self._require("scores")
-        handle, items = self._handle(body["model"]), body["items"]
+        handle, items = self._handle(body["model"]), body.get("items") or self._split(body["split"])
         values = [float(luck(body["task"] + item) < handle.quality(body["task"])) for item in items]
         fingerprint = self._fingerprint(handle)
         return {
             "model": body["model"],
             "task": body["task"],
             "fingerprint": fingerprint,
-            "values": values,
+            "values": None if self.only_aggregates else values,
             "mean": sum(values) / len(values),
             "count": len(values),
+            "split": body.get("split"),
+            "standard_error": stdev(values) / len(values) ** 0.5 if self.tells_errors and len(values) > 1 else None,
             "content": self.content,
         }
+
+    def _split(self, name: str) -> tuple[str, ...]:
+        assert self.splits is not None
+        before = sum(list(self.splits.values())[: list(self.splits).index(name)])
+        return REMOTE[before : before + self.splits[name]]
 
     def _publish(self, body: Any) -> Any:
         self._require("publish")

@@ -10,7 +10,7 @@ from fake_service import BEGIN, STRUCTURE, FakeService
 from pydantic import ValidationError
 
 from crossbreed.errors import EngineError, InputError
-from crossbreed.fitness import EnginePart, Generate, Loglikelihood, Prompt, Surroundings
+from crossbreed.fitness import EnginePart, Generate, Loglikelihood, Prompt, Surroundings, check_recipes
 from crossbreed.fitness.engines.api.completions import Asked, body_of, grouped, read_completion
 from crossbreed.fitness.engines.api.config import PART, ApiConfig
 from crossbreed.fitness.engines.api.engine import ApiEngine
@@ -189,6 +189,23 @@ def test_a_merge_that_is_forgotten_is_posted_again() -> None:
     service.restart()
     assert handle.answer([request]) == before
     assert service.count("/v1/merges") == 2
+
+
+def test_a_canary_asks_anew_and_leaves_the_journal_as_it_is(tmp_path: Path) -> None:
+    service, around = FakeService(), Surroundings(folder=tmp_path)
+    question = [Generate(prompt=Prompt(text="red|1|2"), max_tokens=4)]
+    answered = engine_of(service, around).adopt(recipe(0.4)).answer(question)  # and the process is killed
+    file = tmp_path / f"{recipe(0.4).id}.jsonl"
+    kept, engine = file.read_bytes(), engine_of(service, around)
+    count = service.count("/v1/completions")
+    with engine.asking_anew():
+        assert engine.adopt(recipe(0.4)).answer(question) == answered
+    assert service.count("/v1/completions") == count + 1
+    check_recipes(engine, recipe(0.4), recipe(1.5), question)
+    assert file.read_bytes() == kept
+    count = service.count("/v1/completions")
+    assert engine.adopt(recipe(0.4)).answer(question) == answered
+    assert service.count("/v1/completions") == count, "the candidate goes on where it was stopped"
 
 
 def test_a_service_that_forgets_at_once_cannot_be_asked() -> None:

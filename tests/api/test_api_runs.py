@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from api_specs import raw_spec, spec_over, written
 from fake_service import EXPERTS, KEY, FakeService
@@ -359,6 +360,52 @@ def test_some_of_the_sources_in_an_order_of_one_s_own(tmp_path: Path) -> None:
     assert {*plan.run_record().sources} == {"base", "one", "three"}
     (tmp_path / "again.yaml").write_text(dump_spec(plan.spec))
     assert load_spec(tmp_path / "again.yaml").sources == plan.spec.sources
+
+
+@pytest.mark.parametrize(
+    ("limits", "space", "said"),
+    [
+        ({"operators": ["linear"]}, {}, "the operator linear\n  got:      `task_arithmetic`"),
+        ({}, {"operator": ["task_arithmetic", "ties"]}, "`ties`"),
+        ({"coefficients": [-0.4, 1.2]}, {"weight": [-0.5, 1.2]}, "`weight` from -0.4 to 1.2\n  got:      -0.5"),
+        ({"coefficients": [-2, 1]}, {"weight": [0, 1.5]}, "`weight` from -2 to 1\n  got:      1.5"),
+        (
+            {"ranges": {"task_arithmetic.weight": [0, 1]}},
+            {"weight": [0, 1.1]},
+            "`weight` from 0 to 1\n  got:      1.1",
+        ),
+        ({"rules": 0}, {}, "make fewer groups"),
+    ],
+)
+def test_what_a_service_does_not_take_is_said_before_a_run(
+    limits: dict[str, Any], space: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    raw = raw_spec(tmp_path)
+    raw["space"] |= space
+    service = FakeService(limits={"operators": ["task_arithmetic"], "coefficients": [-2, 3], "rules": 100} | limits)
+    with pytest.raises(InputError, match="the service does not take recipes of this run") as refused:
+        check_spec(spec_over(written(tmp_path, raw), service))
+    assert said in str(refused.value)
+    assert not service.count("/v1/merges")
+
+
+def test_m2n2_runs_by_the_service_s_inner_products(tmp_path: Path) -> None:
+    """Those of the chosen experts, in their order, asked once."""
+    raw = raw_spec(tmp_path) | {"sources": {"experts": ["three", "one"]}}
+    raw |= {"space": {"kind": "lineage"}, "optimizer": {"kind": "m2n2", "budget": {"trials": 5}}}
+    service = FakeService()
+    spec = spec_over(written(tmp_path, raw), service)
+    run(spec, tmp_path / "run")
+    assert service.count("/v1/sources/inner_products") == 1
+    told = service.reply("/v1/sources/inner_products", None, None)[1]["tensors"]
+    found = spec.fitness.engine.inner_products()  # type: ignore[attr-defined]
+    names = list(told)[:3]
+    expected = sum(np.array(told[name])[np.ix_([0, 3, 1], [0, 3, 1])] for name in names)
+    assert np.array_equal(found(names), expected)
+    raw["fitness"]["tasks"].pop()  # it needs log-probabilities too
+    bare = spec_over(written(tmp_path, raw), FakeService(rights=("answers", "scores")))
+    with pytest.raises(InputError, match="needs the inner products"):
+        run(bare, tmp_path / "bare")
 
 
 @pytest.mark.parametrize(

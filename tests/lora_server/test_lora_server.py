@@ -118,6 +118,30 @@ def test_a_chunk_is_divided_the_same_way_each_time(weights: Weights, servers: li
     candidates.close()
 
 
+def test_a_server_that_is_given_up_changes_nothing_that_shares_a_call(
+    weights: Weights, servers: list[StockServer]
+) -> None:
+    """Another one is asked its part, apart from its own: in low precision, answers depend on what is beside them."""
+    candidates = started(weights, *servers)
+    one = recipe(weights, 0.5, 0.5)
+
+    def bodies() -> list[tuple[list[list[int]], list[int]]]:
+        count = [len(server.seen) for server in servers]
+        handle.answer(REQUESTS[:3])
+        told = (body for server, n in zip(servers, count, strict=True) for _, body in server.seen[n:])
+        return sorted((body["prompt"], body["stop_token_ids"]) for body in told)
+
+    handle = candidates.adopt(one).handle
+    before = bodies()
+    servers[0].is_spoilt = True
+    handle = candidates.adopt(one).handle
+    count = len(servers[0].seen)
+    assert bodies() == before
+    assert len(servers[0].seen) == count, "it is not asked again"
+    assert len({tuple(ends) for _, ends in before}) == 1, "whatever kind of request is first"
+    candidates.close()
+
+
 def test_an_adapter_that_is_gone_answers_nothing_and_one_that_was_forgotten_is_loaded_again(
     weights: Weights, servers: list[StockServer]
 ) -> None:
@@ -308,8 +332,12 @@ def test_several_workers_share_a_server(weights: Weights, servers: list[StockSer
 
 def test_a_run_may_go_on_with_servers_elsewhere(servers: list[StockServer]) -> None:
     here = config(*servers)
-    there = replace_settings(here, url="http://other:8000", folder="/mnt/shared", patience=5.0, key_env="KEY")
+    urls = ["http://other:8000", "http://other:8001"]
+    there = replace_settings(here, url=urls, folder="/mnt/shared", patience=5.0, key_env="KEY")
     assert here.identity() == there.identity()
+    assert here.identity() != replace_settings(here, url=urls[0]).identity(), "chunks would be divided otherwise"
+    alone = [replace_settings(here, url=url).identity() for url in urls]
+    assert alone[0] == alone[1]
     assert here.identity() != replace_settings(here, dtype="bfloat16").identity()
     with pytest.raises(ValueError, match="names no server, or one of them twice"):
         replace_settings(here, url=[servers[0].url, servers[0].url + "/v1"])

@@ -27,6 +27,15 @@ def test_what_is_missing_is_named_with_what_it_is_for(monkeypatch: pytest.Monkey
     assert any(p.startswith("scipy is missing (the optimizer gp): pip install") for p in examine()["problems"])
 
 
+def test_what_serve_needs_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "is_installed", lambda module: module not in ("fastapi", "uvicorn"))
+    findings = examine()
+    assert findings["packages"]["fastapi"] is None
+    assert "crossbreed[serve]" in findings["purposes"]["fastapi"]
+    assert not any("fastapi" in problem for problem in findings["problems"]), "a client needs none of it"
+    assert "fastapi        missing          `crossbreed serve`: pip install 'crossbreed[serve]'" in render(findings)
+
+
 def test_what_plug_ins_need_is_listed_too() -> None:
     part = EnginePart(config=EngineConfig, takes="weights", make="theirs:Engine", needs=("their_client",))
     with ENGINES.holding("theirs", part):

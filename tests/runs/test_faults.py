@@ -146,7 +146,7 @@ def test_the_traceback_of_an_engine_that_does_not_start_is_in_the_log(
 def test_a_bug_before_the_search_is_logged_and_the_folder_is_still_good(
     spec: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def buggy(*_: object) -> None:
+    def buggy(*_: object, **__: object) -> None:
         raise KeyError("a bug of ours")
 
     with monkeypatch.context() as patch:

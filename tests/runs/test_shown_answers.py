@@ -3,13 +3,13 @@
 import pytest
 
 from crossbreed.fitness import ChoiceTask, GenerateTask, Item, PerplexityTask, Task, TaskConfig
-from crossbreed.runs.results.answers import AnswerRow, Asked, Questions, rows_text
+from crossbreed.runs.results.answers import AnswerRow, Questions, ShownQuestion, rows_text
 
 ASKED = {"name": "t", "items": "-", "prompt": "{q}:", "answer": "a"}
 
 
 def row(value: float, *, answer: str | None = "17", less_is_better: bool = False, item_id: str = "a") -> AnswerRow:
-    asked = Asked(question="What is\n8 + 9?", gold="17")
+    asked = ShownQuestion(question="What is\n8 + 9?", gold="17")
     return AnswerRow(
         task="sums", item_id=item_id, asked=asked, answers=(answer,), values=(value,), less_is_better=less_is_better
     )

@@ -17,17 +17,16 @@ from crossbreed.runs import dump_spec, load_spec, parse_spec
 from crossbreed.runs.spec.docs_page import render_schema
 from crossbreed.runs.spec.json_schema import schema_text
 from crossbreed.runs.spec.presets import PRESETS
+from crossbreed.runs.spec.provider import Provided, load_spec_to_check
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs/spec.schema.json"
 SPECS = sorted(
-    path
-    for path in [
+    [
         *ROOT.glob("examples/*/*.yaml"),
         *ROOT.glob("tests/golden/runs/*/*/*/spec.yaml"),
         *ROOT.glob("tests/plugin/package/*.yaml"),
     ]
-    if path.name != "provider.yaml"  # a service's, not a run's
 )
 
 
@@ -67,6 +66,34 @@ def test_sources_may_be_left_to_an_engine_that_names_them(validator: Draft202012
     assert not validator.is_valid(raw)
     raw["fitness"]["engine"] = {"kind": "api", "url": "http://127.0.0.1:8000"}
     assert validator.is_valid(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_valid"),
+    [
+        ({}, True),
+        ({"serve": {"split": {"search": 1, "select": 1, "report": 1}, "detail": "aggregate"}}, True),
+        ({"serve": ...}, False),
+        ({"sources": ...}, False),
+        ({"serve": {"prot": 1}}, False),
+        ({"serve": {"tokens": {"alice": {"key": "secret", "rights": ["answers"]}}}}, False),
+        ({"seed": 1}, False),
+        ({"fitness": {"engine": {"kind": "vllm"}, "split": {"search": 1, "select": 1, "report": 1}}}, False),
+        ({"fitness": {}}, False),
+    ],
+)
+def test_a_provider_s_spec_has_its_own_keys(
+    changes: dict[str, Any], is_valid: bool, validator: Draft202012Validator, tmp_path: Path
+) -> None:
+    raw = yaml.safe_load((ROOT / "examples/smollm2/provider.yaml").read_text()) | changes
+    raw = {key: value for key, value in raw.items() if value is not ...}
+    assert validator.is_valid(raw) is is_valid
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+    if is_valid:
+        assert isinstance(load_spec_to_check(tmp_path / "spec.yaml"), Provided)
+    else:
+        with pytest.raises(InputError):
+            load_spec_to_check(tmp_path / "spec.yaml")
 
 
 def test_a_spec_with_every_default_is_valid(validator: Draft202012Validator, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbreed.randomness import spawn
+from crossbreed.runs.results.numbers import with_interval
 from crossbreed.runs.results.statistics import interval, paired_difference, pool, task_intervals
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import ItemScores
+from crossbreed.types import ItemScores, Means
 
 MEAN = Objective(kind="mean", tasks=("a", "b"))
 WORST = Objective(kind="worst", tasks=("a", "b"))
@@ -118,3 +119,46 @@ def test_pool_joins_items_task_by_task() -> None:
     pooled = pool({"a": items([1, 0]), "b": items([1])}, {"a": items([1, 1], prefix="s")})
     assert pooled["a"] == ItemScores(item_ids=("i0", "i1", "s0", "s1"), values=(1.0, 0.0, 1.0, 1.0))
     assert pooled["b"].mean == 1.0
+
+
+def means(value: float, *, error: float | None, count: int = 50, split: str = "report") -> ItemScores:
+    return ItemScores(item_ids=(split,), values=(value,), means=Means(counts=(count,), errors=(error,)))
+
+
+SECRET = Objective(kind="task", tasks=("a",))
+
+
+def test_means_of_splits_are_pooled_by_their_items() -> None:
+    searched, selected = means(0.5, error=0.03, count=30, split="search"), means(0.2, error=0.04, count=10)
+    pooled = pool({"a": searched}, {"a": selected})["a"]
+    assert pooled.mean == pytest.approx(0.425)
+    assert pooled.num_items == 40
+    assert pooled.standard_error == pytest.approx(((30 * 0.03) ** 2 + (10 * 0.04) ** 2) ** 0.5 / 40)
+    assert pool({"a": means(0.5, error=None)}, {"a": selected})["a"].standard_error is None
+
+
+def test_intervals_of_means_are_those_of_their_errors_and_pair_nothing() -> None:
+    """As wide as if other items had been answered by each model; with the values of items they would be paired."""
+    one, other = {"a": means(0.6, error=0.05)}, {"a": means(0.5, error=0.05)}
+    alone = interval(one, SECRET)
+    assert (alone.mean, alone.n) == (0.6, 50)
+    assert (alone.low, alone.high) == (pytest.approx(0.6 - 1.96 * 0.05, abs=0.004), pytest.approx(0.698, abs=0.004))
+    gap = paired_difference(one, other, SECRET)
+    assert gap.mean == pytest.approx(0.1)
+    assert gap.low == pytest.approx(0.1 - 1.96 * 0.05 * 2**0.5, abs=0.006)
+    same = paired_difference(one, one, SECRET)
+    assert (same.low, same.mean, same.high) == (0.0, 0.0, 0.0)
+    equal = paired_difference(one, {"a": means(0.6, error=0.05)}, SECRET)
+    assert equal.low < -0.1 < 0.1 < equal.high, "another model with the same mean is not the same model"
+
+
+@pytest.mark.parametrize("objective", [MEAN, WORST], ids=["mean", "worst"])
+def test_one_unknown_error_leaves_nothing_known(objective: Objective) -> None:
+    scores = {"a": items([0.0, 1.0, 1.0]), "b": means(0.5, error=None)}
+    found = interval(scores, objective)
+    assert not found.is_known
+    assert found.to_json() == {"mean": objective.of(scores), "low": None, "high": None, "n": 53}
+    assert with_interval(found).endswith(" [not known]")
+    known = interval({**scores, "b": means(0.5, error=0.01)}, objective)
+    assert known.is_known
+    assert known.n == 53

@@ -1,6 +1,7 @@
 """The first line of a report follows from its intervals, and never calls worse what is better, or the reverse."""
 
 import io
+import math
 import re
 from dataclasses import replace
 from itertools import product
@@ -134,3 +135,15 @@ def test_it_is_the_first_line_of_the_report(found: Report) -> None:
     words = words_json(stopped)
     assert words["verdict"]["line"] == "Take the winner, trial 25."
     assert words["caveats"][0].startswith("The search was interrupted")
+
+
+def test_nothing_is_taken_where_no_interval_is_known(found: Report) -> None:
+    unknown = replace(with_differences(found, by(0.2, -math.inf, math.inf)), means={"secret": False})
+    verdict = verdict_of(unknown)
+    assert (verdict.kind, verdict.line) == (
+        "unclear",
+        "Trial 25 measures better than french, and nothing tells whether that is chance.",
+    )
+    assert verdict.why.endswith("is 0.200; of secret the provider tells means without standard errors.")
+    worse = verdict_of(with_differences(found, by(-0.2, -math.inf, math.inf)))
+    assert (worse.kind, "not shown to be better: -0.200 [not known]" in worse.why) == ("keep", True)

@@ -35,9 +35,11 @@ def opened(provided: Provided) -> Iterator[Service]:
 def connect(opened: Service) -> Connect:
     """Returns a client of the service, or several of one; settings are those of `serve`."""
 
-    def connected(*accounts: tuple[bytes, Account], key: str = "k" * 20, **settings: Any) -> TestClient:
+    def connected(
+        *accounts: tuple[bytes, Account], key: str = "k" * 20, splits: Any = None, **settings: Any
+    ) -> TestClient:
         config = opened.config.model_copy(update=settings)
-        provider = replace(opened.provider, config=config)
+        provider = replace(opened.provider, config=config, splits=splits or {})
         service = replace(
             opened,
             provider=provider,

@@ -35,6 +35,10 @@ def test_keys_come_from_the_environment_and_are_secret() -> None:
         assert "export ALICE_KEY=" in error.value.fix
     with pytest.raises(InputError, match="same key"):
         accounts_of({"alice": token("ALICE_KEY"), "bob": token("ALICE_KEY")}, KEYS)
+    with pytest.raises(InputError, match="2 mistakes") as error:
+        accounts_of({"alice": token("ALICE_KEY"), "bob": token("BOB_KEY")}, {})
+    assert "export ALICE_KEY=" in str(error.value)
+    assert "export BOB_KEY=" in str(error.value), "all at once"
     assert accounts_of({}, {}).of(None).name == "anyone"
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossbreed.service.fair_queue import FairQueue, Full
+from crossbreed.service.fair_queue import ANY, FairQueue, Full
 
 PATIENCE_S = 2.0
 
@@ -68,3 +68,17 @@ def test_one_owner_fills_only_its_own_share() -> None:
     assert len(queue) == 3
     assert [queue.take(None), queue.take("a")] == [1, 4]
     queue.put("c", 5, owner="alice")
+
+
+def test_what_needs_no_key_is_served_by_age_and_keeps_the_key() -> None:
+    clock = Clock()
+    queue = FairQueue[str](bound=9, patience_s=PATIENCE_S, clock=clock)
+    for key, item in (("b", "b1"), ("a", "a1"), (ANY, "x1"), ("a", "a2"), (ANY, "x2")):
+        queue.put(key, item, owner=item)
+        clock.now_s += 0.1
+    assert [queue.take("a") for _ in range(4)] == ["a1", "x1", "a2", "x2"]
+    queue.put(ANY, "x3", owner="x")
+    clock.now_s = PATIENCE_S + 1
+    assert [queue.take("a"), queue.take("b")] == ["b1", "x3"], "the one that waited longest goes first"
+    queue.put(ANY, "x4", owner="x")
+    assert queue.take(None) == "x4"

@@ -1,5 +1,6 @@
 """A stranger's recipe is refused before anything is made of it, and in bounded time."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -115,3 +116,35 @@ def test_the_costliest_patterns_that_are_taken_compile_in_bounded_time() -> None
     began_s = time.process_time()
     rules().parse(recipe(rules=worst))
     assert time.process_time() - began_s < 3
+
+
+SWUDI = {"match": ".*", "operator": "swudi", "params": {"weight": 0.5}}
+
+
+def with_params(**params: Any) -> dict[str, Any]:
+    return recipe(rules=[{**SWUDI, "params": {**SWUDI["params"], **params}}])
+
+
+def test_what_is_no_coefficient_has_the_range_of_its_operator() -> None:
+    """Every operator's own defaults and searched ranges are within what the service's own defaults allow."""
+    assert rules().parse(with_params(time=300.0, steps=150)).rules
+    told = rules(operators=["swudi", "bmm"], coefficients=[-2, 3]).told
+    assert told.ranges == {"swudi.time": (10.0, 1e4), "swudi.steps": (10.0, 1e3), "bmm.lambda": (0.001, 1e3)}
+    for name in OPERATORS.ours:
+        for param in OPERATORS[name].spec.params:
+            for value in (param.default, *(param.search or ())):
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    rules()._check_numbers(OPERATORS[name].spec, param.name, value, "rules[0]")
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"time": 20_000.0}, "`time` must be from 10 to 10000 here, got 20000"),
+        ({"scale": 11.0}, "`scale` must be from -10 to 10 here, got 11"),
+        ({"weight": {"one": 12.0}}, "`weight.one` must be from -10 to 10 here, got 12"),
+    ],
+)
+def test_a_limit_is_said_with_what_is_beyond_it(params: dict[str, Any], said: str) -> None:
+    with pytest.raises(Refusal, match=re.escape(said)):
+        rules().parse(with_params(**params))

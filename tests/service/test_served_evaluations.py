@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ import yaml
 from service_client import Connect, account, merge, recipe_of, refused
 from starlette.testclient import TestClient
 
-from crossbreed.fitness import TransformersConfig, evaluate_tasks, wire
+from crossbreed.errors import InputError
+from crossbreed.fitness import SplitConfig, TransformersConfig, evaluate_tasks, wire
 from crossbreed.fitness.items import SearchItems
 from crossbreed.kernels import fingerprint_checkpoint
 from crossbreed.recipes import parse_recipe
-from crossbreed.runs.spec.provider import load_provider_spec
+from crossbreed.runs.spec.provider import Provided, load_provider_spec
+from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.service.core import Service
 from crossbreed.service.provider import open_provider
+from crossbreed.service.writer import in_slices
 from crossbreed.sources import Structure
 
 TASKS = ["sums", "text"]
@@ -80,6 +84,42 @@ def test_aggregates_alone_hide_items(connect: Connect) -> None:
     refused(client.post("/v1/evaluations", json=one), 400, word="mean of all items")
 
 
+def test_a_mean_for_each_split(opened: Service, provided: Provided, connect: Connect) -> None:
+    """Its parts are disjoint, and its standard error is that of the items' values."""
+    config = ServeConfig(detail="aggregate", split=SplitConfig(search=2, select=1, report=2))
+    tasks = list(opened.provider.tasks.values())
+    parts = open_provider(replace(provided, serve=config)).splits
+    assert {split: len(items) for split, items in parts["text"].items()} == {"search": 2, "select": 1, "report": 2}
+    ids = [item.id for items in parts["sums"].values() for item in items]
+    assert sorted(ids) == sorted(item.id for item in opened.provider.items["sums"])
+    assert {name: [i.id for i in items] for name, items in parts["sums"].items()} == {
+        name: [i.id for i in items] for name, items in parts["text"].items()
+    }, "tasks with the same items are split alike"
+    values = connect().post("/v1/evaluations", json={"model": "base", "task": "text"}).json()["values"]
+    value_of = dict(zip((item.id for item in opened.provider.items["text"]), values, strict=True))
+    client = connect(splits=parts, detail="aggregate")
+    told = client.get("/v1/sources").json()["tasks"]
+    assert [(task["items"], task["splits"]["report"]) for task in told] == [(None, 2)] * len(tasks)
+    for split, items in parts["text"].items():
+        question = {"model": "base", "task": "text", "split": split}
+        found = wire.Evaluation.model_validate(client.post("/v1/evaluations", json=question).json())
+        own = [value_of[item.id] for item in items]
+        assert (found.values, found.split, found.count) == (None, split, len(own))
+        assert found.mean == pytest.approx(fmean(own))
+        assert found.standard_error == (pytest.approx(stdev(own) / len(own) ** 0.5) if len(own) > 1 else None)
+    refused(client.post("/v1/evaluations", json={**question, "items": ["i1"]}), 400, word="not both")
+    refused(client.post("/v1/evaluations", json={**question, "split": "all"}), 400)
+    refused(connect().post("/v1/evaluations", json=question), 400, word="splits no items")
+
+
+def test_splits_go_with_aggregates(provided: Provided) -> None:
+    with pytest.raises(ValueError, match="`split` goes with `detail: aggregate`"):
+        ServeConfig(split=SplitConfig(search=1, select=1, report=1))
+    config = ServeConfig(detail="aggregate", split=SplitConfig(search=9, select=1, report=1))
+    with pytest.raises(InputError, match=r"(?s)too few items for the split.*serve\.split"):
+        open_provider(replace(provided, serve=config))
+
+
 def test_scores_need_their_right(connect: Connect) -> None:
     client = connect(account("bob", "k" * 20, rights=("answers",)))
     assert client.get("/v1/sources").json()["tasks"] == []
@@ -102,6 +142,31 @@ def test_sources_are_what_both_sides_read(client: TestClient, opened: Service) -
     assert weights is not None
     total = sum(np.array(matrix) for matrix in products.tensors.values())
     assert np.allclose(total, weights.inner_products(products.tensors))
+
+
+def test_inner_products_and_checkpoints_come_in_slices(opened: Service, connect: Connect) -> None:
+    """While one client's checkpoint is being made, another's requests are answered between its tensors."""
+    provider = replace(opened.provider, products=None, _multiplied={})
+    client = connect()
+    weights = provider.weights
+    assert weights is not None
+    slices = 0
+    while provider.products is None:
+        provider.multiply(0.0)
+        slices += 1
+    assert slices >= len(provider.structure.tensors)
+    assert client.get("/v1/sources/inner_products").json() == json.loads(provider.products.model_dump_json())
+    before = opened.engine.num_adopted
+    recipe = parse_recipe(recipe_of(client, 0.35))
+    stream = in_slices(opened.engine, lambda: weights.materialize(recipe), seconds=0.0)
+    names, answered = list[str](), list[int]()
+    for name, _ in stream:
+        names.append(name)
+        question = {"model": "base", "prompt": "a", "max_tokens": 1}
+        answered.append(client.post("/v1/completions", json=question).status_code)
+    assert names == sorted(provider.structure.tensors)
+    assert set(answered) == {200}
+    assert opened.engine.num_adopted <= before + 1, "the engine keeps its merge meanwhile"
 
 
 def test_a_checkpoint_is_what_answered(client: TestClient, opened: Service) -> None:

@@ -21,6 +21,7 @@ from crossbreed.runs.spec.provider import load_provider_spec
 from crossbreed.service import chunks
 from crossbreed.service.accounts import Accounts
 from crossbreed.service.app import build_app
+from crossbreed.service.connections import Crowd
 from crossbreed.service.core import Service
 from crossbreed.service.provider import Provider
 from crossbreed.service.server import listening, serve_spec, settings_of
@@ -108,7 +109,7 @@ def test_a_certificate_makes_it_https(service: Service, tmp_path: Path) -> None:
     subprocess.run(made, check=True, capture_output=True)
     files = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
     config = service.config.model_copy(update={**files, "port": 0, "header_s": 0.5})
-    server = uvicorn.Server(settings_of(build_app(service), config))
+    server = uvicorn.Server(settings_of(build_app(service), config, Crowd(most=9)))
     with listening(config) as listener:
         port = listener.getsockname()[1]
         running = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -2,11 +2,13 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from crossbreed.config import Config
@@ -18,8 +20,9 @@ from crossbreed.objects import OBJECT, RECIPE_OBJECT
 from crossbreed.registry import OURS, Registry, Tagged, resolve
 from crossbreed.sources.causal import require_causal
 from crossbreed.sources.structure import Structure
-from crossbreed.types import Dtype
+from crossbreed.types import Dtype, Recipe
 
+InnerProducts: TypeAlias = Callable[[Sequence[str]], NDArray[np.float64]]
 Takes: TypeAlias = Literal["weights", "adapter", "recipe"]
 """What an engine takes."""
 
@@ -83,6 +86,23 @@ class RecipeEngineConfig(EngineConfig, ABC):
     def served_items(self) -> Mapping[str, ServedItems]:
         """Returns the tasks that the engine scores itself, for `kind: remote`. Called after `describe_sources`."""
         return {}
+
+    def inner_products(self) -> InnerProducts | None:
+        """Returns a function of tensors' names: their inner products of base and deltas, in the sources' order.
+
+        None: the engine tells none, and no space that needs them can be searched. Called after `describe_sources`.
+        """
+        return None
+
+    def check_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Refuses recipes that the engine does not make. Called after `describe_sources`, before a run.
+
+        Args:
+            recipes: Those that need no search, and some of the space: its middle, and its ends.
+
+        Raises:
+            InputError: saying which, and what the engine takes.
+        """
 
     def check_requests(self, requests: Mapping[str, Request]) -> None:
         """Refuses tasks that the engine cannot answer. Called after `describe_sources`.

@@ -22,7 +22,7 @@ from crossbreed.fitness.tasks.likelihood import LikelihoodTask
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
-from crossbreed.fitness.tasks.questions import check_questions, own_kind, questions_of
+from crossbreed.fitness.tasks.questions import check_questions, own_kind, own_split, questions_of
 from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
 from crossbreed.objects import OBJECT
@@ -113,6 +113,7 @@ __all__ = [
     "gold_answer",
     "load_tasks",
     "own_kind",
+    "own_split",
     "questions_of",
     "right_request",
 ]

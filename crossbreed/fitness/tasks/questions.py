@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_mistakes import ItemMistakes
-from crossbreed.fitness.items import Item
+from crossbreed.fitness.items import Item, Split
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.prompts import folded
+from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import Kind, Task
 from crossbreed.fitness.values import is_unicode
 
@@ -79,6 +80,12 @@ def own_kind(task: Task) -> Kind:
     """Returns the kind that a task was made with, also if a spec holds the task as an object."""
     inner = getattr(task.kind, "task", None)
     return own_kind(inner) if isinstance(inner, Task) else task.kind
+
+
+def own_split(task: Task) -> Split | None:
+    """Returns the split of a task that its provider has split, and tells nothing of but means; None for all others."""
+    kind = own_kind(task)
+    return kind.split if isinstance(kind, RemoteTask) else None
 
 
 def _texts(kind: PromptTaskConfig, item: Item) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import PrivateAttr
 
 from crossbreed.errors import InputError
-from crossbreed.fitness.items import Item
+from crossbreed.fitness.items import Item, ReportItems, SearchItems, SelectionItems, Split
 from crossbreed.fitness.protocol import Request, Response
 from crossbreed.fitness.tasks.config import TaskConfig
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.parsing import any_of, suggestion
+from crossbreed.types import SplitName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +23,28 @@ class ServedItems:
     count: int
     """Number of its items."""
     items: tuple[Item, ...] | None
-    """Their ids; None: only the mean over all of them is told."""
+    """Their ids; None: only means over them are told."""
+    splits: Mapping[SplitName, int] | None = None
+    """Where only means are told: split -> number of its items, each of which has a mean; None: there are no splits."""
 
 
 class RemoteTask(TaskConfig):
     """A task of the provider's own, by its name there: the engine scores its items itself, and tells the values.
 
-    Its items are split as those of any task; they have ids, and nothing else is seen of them.
+    Its items are split as those of any task; they have ids, and nothing else is seen of them. Where the provider tells
+    nothing but means, the splits are the provider's own, and the mean of each is one value.
     """
 
     kind: Literal["remote"]
     minimize: bool = False
     """Whether smaller values are better. The provider says so too: it is refused if this says something else."""
     _items: tuple[Item, ...] = PrivateAttr(default=())
+    _split: Split | None = PrivateAttr(default=None)
+
+    @property
+    def split(self) -> Split | None:
+        """The provider's own split, where nothing is told but the mean of each part; None: items are told."""
+        return self._split
 
     @property
     def asks(self) -> bool:
@@ -72,15 +82,36 @@ class RemoteTask(TaskConfig):
                 where=where,
                 fix="correct `minimize` in the task",
             )
-        if found.items is None:
+        if found.items is not None:
+            self._items = found.items
+            return
+        if found.splits is None:
             raise InputError(
                 f"the provider tells only the mean over the {found.count} items of a task",
-                expected="a value for each item: search, selection and report need items of their own",
+                expected="a value for each item, or a mean for each of search, selection and report",
                 got=f"one value of weight {found.count}",
                 where=where,
-                fix="ask the provider for values of items (`serve.detail: items`)",
+                fix="ask the provider for splits (`serve.split`), or for values of items (`serve.detail: items`)",
             )
-        self._items = found.items
+        if self.stratify is not None:
+            raise InputError(
+                "the provider splits the items of this task itself",
+                expected="no `stratify`",
+                got=f"stratify: {self.stratify}",
+                where=where,
+                fix="remove it",
+            )
+        means = {name: self._mean(name, count) for name, count in found.splits.items()}
+        self._items = tuple(means.values())
+        self._split = Split(
+            search=SearchItems((means["search"],)),
+            select=SelectionItems((means["select"],)),
+            report=ReportItems((means["report"],)),
+        )
+
+    def _mean(self, split: SplitName, count: int) -> Item:
+        """Returns what stands for the items of a split."""
+        return Item(id=split, fields={"task": self.name, "split": split, "count": count}, count=count)
 
     def load_items(self) -> tuple[Item, ...]:
         """Returns the ids that were taken."""

@@ -119,7 +119,7 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
             "select": NUM_FINALISTS,
             "report": len(plan.experts) + 4,
         },
-        items={split: sum(len(items.items) for items in tasks.values()) for split, tasks in plan.items.items()},
+        items={split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()},
         tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,
         num_workers=workers.count if isinstance(workers.count, int) and workers.executor == "ray" else 1,
         budget_s=plan.limits.seconds,

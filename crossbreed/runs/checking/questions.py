@@ -161,8 +161,8 @@ def examine_task(plan: Plan, task: Task) -> TaskFindings:
     return TaskFindings(
         name=task.name,
         metric=task.kind.metric_name,
-        num_items=len(task.items),
-        num_split={split: len(tasks[task.name].items) for split, tasks in plan.items.items()},
+        num_items=sum(item.count for item in task.items),
+        num_split={split: tasks[task.name].count for split, tasks in plan.items.items()},
         lengths=lengths,
         gold_values=tuple(values.values()),
         constant=_constant(task, task.items),

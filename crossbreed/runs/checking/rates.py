@@ -41,7 +41,7 @@ class Rate:
         costs = [cost for cost in costs if "answer" in cost.seconds]
         if not costs:
             return None
-        num_items = sum(len(items.items) for items in plan.items["search"].values())
+        num_items = sum(items.count for items in plan.items["search"].values())
         return cls(
             fixed_s=median(sum(cost.seconds.values()) - cost.seconds["answer"] for cost in costs),
             item_s=median(cost.seconds["answer"] for cost in costs) / num_items,
@@ -63,7 +63,7 @@ def num_tokens(plan: Plan, split: SplitName) -> int:
 
 def item_tokens(plan: Plan) -> float | None:
     """Returns the tokens of a search item, on average; None if they are not known."""
-    num_items = sum(len(items.items) for items in plan.items["search"].values())
+    num_items = sum(items.count for items in plan.items["search"].values())
     return num_tokens(plan, "search") / num_items if plan.lengths else None
 
 

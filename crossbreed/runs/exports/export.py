@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossbreed.errors import InputError, MachineError, require
+from crossbreed.fitness import RemoteTask
 from crossbreed.runs.exports.tables import Cell, Coordinates, Table, item_table, trial_table
 from crossbreed.runs.results.answers import Questions, questions_in
+from crossbreed.runs.results.header import read_tasks
 from crossbreed.runs.results.show import Run, open_run
 
 if TYPE_CHECKING:
@@ -73,13 +75,25 @@ def export_run(
     if parquet is not None:
         require("pyarrow", extra="parquet")
     run = open_run(path)
-    if items and (lost := sorted(run.minimized.keys() - _questions(run).tasks)):
-        on_note(
-            f"the columns question and gold are empty for {', '.join(lost)}: the item file is gone or has changed since"
-        )
+    if items:
+        _note_what_is_missing(run, on_note)
     for target, write in writers.items():
         _write_whole(target, partial(write, run))
     return list(writers)
+
+
+def _note_what_is_missing(run: Run, on_note: Callable[[str], object]) -> None:
+    """Tells of which tasks a table of items has no rows, or no questions, and why."""
+    remote = {task.name for task in read_tasks(run.folder) if isinstance(task, RemoteTask)}
+    told_as_means = run.history.counts.keys()
+    for names, told in (
+        (run.minimized.keys() - _questions(run).tasks - remote, "the item file is gone or has changed since"),
+        (remote - told_as_means, "its provider asks the items and shows none"),
+    ):
+        if names:
+            on_note(f"the columns question and gold are empty for {', '.join(sorted(names))}: {told}")
+    if told_as_means:
+        on_note(f"there are no rows for {', '.join(sorted(told_as_means))}: its provider tells only means")
 
 
 def _coordinates(run: Run) -> Coordinates:

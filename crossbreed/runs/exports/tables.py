@@ -88,7 +88,10 @@ def _trial_row(
 
 
 def item_table(run: Run, questions: Questions | None = None) -> Table:
-    """Returns a row for each item that a trial answered, on every split, with what was asked where that is at hand."""
+    """Returns a row for each item that a trial answered, on every split, with what was asked where that is at hand.
+
+    A task of which only means are told has none.
+    """
     columns: dict[str, CellType] = {
         "number": "int",
         "split": "text",
@@ -112,6 +115,8 @@ def _item_rows(run: Run, questions: Questions) -> Iterator[tuple[Cell, ...]]:
                 continue
             said = run.folder.answers(split, number)
             for task, scores in score.tasks.items():
+                if scores.means is not None:
+                    continue
                 texts = said.get(task, {})
                 for item, value in zip(scores.item_ids, scores.values, strict=True):
                     asked = find(task, item)

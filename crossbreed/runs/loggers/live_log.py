@@ -150,7 +150,9 @@ def report_values(report: Report) -> dict[str, float]:
     if report.to_best_baseline:
         known["over best baseline"] = report.to_best_baseline.by
     for name, value in known.items():
-        found |= {f"report/{name}": value.mean, f"report/{name} low": value.low, f"report/{name} high": value.high}
+        found[f"report/{name}"] = value.mean
+        if value.is_known:
+            found |= {f"report/{name} low": value.low, f"report/{name} high": value.high}
     return found
 
 

@@ -150,7 +150,7 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "state": run.state,
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
         "tasks": _tasks(run),
-        "items": {split: {task: len(ids) for task, ids in tasks.items()} for split, tasks in history.item_ids.items()},
+        "items": {split: history.num_items(split) for split in history.item_ids},
         "told": len(told),
         "asked": len(history.candidates),
         "wanted": run.outlook and run.outlook.num_wanted,

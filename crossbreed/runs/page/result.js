@@ -56,7 +56,7 @@ function drawLead(place) {
 }
 
 const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && small(note)));
-const judged = by => (by.low > 0 ? "better" : by.high < 0 ? "worse" : "not told apart");
+const judged = by => (!isNumber(by.low) ? "no interval is known" : by.low > 0 ? "better" : by.high < 0 ? "worse" : "not told apart");
 
 function reportTiles(found) {
   const { winner: won, difference_to_best_baseline: best, difference_to_tuned_scalar: tuned, ideal } = found;
@@ -104,8 +104,8 @@ function drawModels(place) {
   if (!found) return drawSearchModels(place);
   const tasks = Object.keys(found.winner.tasks),
     rows = [...found.baselines, found.winner];
-  const low = Math.min(...rows.map(row => row.low)),
-    high = Math.max(...rows.map(row => row.high));
+  const low = Math.min(...rows.map(row => row.low ?? row.mean)),
+    high = Math.max(...rows.map(row => row.high ?? row.mean));
   const cells = row => [
     h("td", {}, interval(row, low, high)),
     h("td", {}, fixed(row.mean), small(bounds(row))),

@@ -4,7 +4,7 @@ Everything is written to a temporary sibling, read back, fingerprinted, and rena
 first byte is written: an output folder in use, a full disk, a missing licence.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from crossbreed.runs.adapter import RecipeAdapter
 from crossbreed.runs.publishing.adapter_contents import AdapterContents, adapter_contents
 from crossbreed.runs.publishing.contents import CARD, MAX_SHARD_BYTES, Contents, checkpoint_contents
 from crossbreed.runs.publishing.folders import new_folders
-from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, CardInfo, choose_licence, model_card, source_infos
+from crossbreed.runs.publishing.model_card import (
+    MERGEKIT_FILE,
+    CardInfo,
+    SourceInfo,
+    choose_licence,
+    model_card,
+    source_infos,
+)
 from crossbreed.runs.results.recipe_table import coefficient_map
 from crossbreed.sources import Sources
 from crossbreed.types import Recipe, WeightStream
@@ -72,20 +79,9 @@ def card_contents(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Contents:
     """Returns what `publish_checkpoint` would write, with the same arguments."""
-    parents = source_infos(merge.recipe, merge.sources)
-    chosen = choose_licence(parents, licence)
-    record = {"licence": chosen, **info.to_json()}
-    contents = checkpoint_contents(merge.recipe, merge.sources, record=record, max_shard_bytes=max_shard_bytes)
-    readme = model_card(
-        title=title or out.resolve().name,
-        parents=parents,
-        licence=chosen,
-        info=info,
-        coefficients=coefficient_map(merge.recipe, merge.sources.structure),
-        in_mergekit=MERGEKIT_FILE in contents.texts,
-        notes=merge.sources.notes,
-        accepted=merge.sources.accept,
-    )
+    card = _Card.of(merge, out, info=info, title=title, licence=licence)
+    contents = checkpoint_contents(merge.recipe, merge.sources, record=card.record, max_shard_bytes=max_shard_bytes)
+    readme = card.text(in_mergekit=MERGEKIT_FILE in contents.texts)
     return replace(contents, texts={**contents.texts, CARD: readme})
 
 
@@ -136,21 +132,46 @@ def card_adapter(
         licence: The hub's id of the licence.
         is_scored: Whether adapters were scored in this run.
     """
-    parents = source_infos(merge.recipe, merge.sources)
-    chosen = choose_licence(parents, licence)
-    readme = model_card(
-        title=title or out.resolve().name,
-        parents=parents,
-        licence=chosen,
-        info=info,
-        coefficients=coefficient_map(merge.recipe, merge.sources.structure),
-        in_mergekit=False,
-        notes=merge.sources.notes,
-        accepted=merge.sources.accept,
-        adapter=made,
-    )
-    record = {"licence": chosen, **info.to_json()}
-    return adapter_contents(made, merge.sources, record=record, extra={CARD: readme}, is_scored=is_scored)
+    card = _Card.of(merge, out, info=info, title=title, licence=licence)
+    extra = {CARD: card.text(in_mergekit=False, adapter=made)}
+    return adapter_contents(made, merge.sources, record=card.record, extra=extra, is_scored=is_scored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Card:
+    """What the cards of a merge's checkpoint and of its adapter have in common."""
+
+    merge: Merge
+    title: str
+    parents: Sequence[SourceInfo]
+    licence: str
+    info: CardInfo
+
+    @classmethod
+    def of(cls, merge: Merge, out: Path, *, info: CardInfo, title: str | None, licence: str | None) -> "_Card":
+        parents = source_infos(merge.recipe, merge.sources)
+        chosen = choose_licence(parents, licence)
+        return cls(merge=merge, title=title or out.resolve().name, parents=parents, licence=chosen, info=info)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Further content of `crossbreed.json`."""
+        return {"licence": self.licence, **self.info.to_json()}
+
+    def text(self, *, in_mergekit: bool, adapter: RecipeAdapter | None = None) -> str:
+        """Returns the card; see `model_card`."""
+        recipe, sources = self.merge.recipe, self.merge.sources
+        return model_card(
+            title=self.title,
+            parents=self.parents,
+            licence=self.licence,
+            info=self.info,
+            coefficients=coefficient_map(recipe, sources.structure),
+            in_mergekit=in_mergekit,
+            notes=sources.notes,
+            accepted=sources.accept,
+            adapter=adapter,
+        )
 
 
 def write_contents(contents: Contents | AdapterContents, merge: Merge, out: Path) -> str:

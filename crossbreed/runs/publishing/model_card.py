@@ -237,7 +237,8 @@ def _front_matter(
             dataset_split="report",
             metric_type=info.metrics[task],
             metric_value=round(found.mean, 6),
-            metric_args={"n": found.n, "low": round(found.low, 6), "high": round(found.high, 6)},
+            metric_args={"n": found.n}
+            | ({"low": round(found.low, 6), "high": round(found.high, 6)} if found.is_known else {}),
         )
         for task, found in tasks.items()
     ]

@@ -198,7 +198,7 @@ def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> 
     scores = history.scores_of("report")
     wanted = reported(history.ok_trials, plan.objectives, number)
     if missing := [t.number for t in wanted if t.number not in scores or scores[t.number].status is Status.FAILED]:
-        num_items = sum(map(len, plan.item_ids["report"].values()))
+        num_items = sum(items.count for items in plan.items["report"].values())
         shown = f"would first answer {num_items} report items with each of {len(missing)} models"
         on_event(Note(text=f"{shown} (trials {', '.join(map(str, missing))}), for the scores in README.md"))
         return None

@@ -27,6 +27,8 @@ class History:
     """The state after some records. `apply` takes the records after the first, in journal order."""
 
     item_ids: ItemIds
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Task of which only means are told -> split -> number of its items."""
     objectives: Sequence[tuple[Objective, ...]] = ()
     """What `objectives` of a journal's tells are checked against, see `recorded_objectives`; empty: not checked."""
     candidates: dict[int, Candidate] = field(default_factory=dict)
@@ -49,6 +51,11 @@ class History:
     """Stage -> search time at its first ask."""
     published: list[PublishRecord] = field(default_factory=list)
     """Published trials and their folders, newest last."""
+
+    def num_items(self, split: str) -> dict[str, int]:
+        """Returns task -> number of its items in a split."""
+        tasks = self.item_ids.get(split, {})
+        return {task: self.counts.get(task, {}).get(split, len(ids)) for task, ids in tasks.items()}
 
     def extend(self, records: Iterable[Record], *, first_line: int = 2) -> None:
         """Applies the records of a journal.
@@ -207,4 +214,4 @@ def fold(records: Iterable[Record]) -> History:
 
 def begin(run: RunRecord) -> History:
     """Returns the state after the first record."""
-    return History(item_ids=run.items, objectives=recorded_objectives(run))
+    return History(item_ids=run.items, counts=run.counts, objectives=recorded_objectives(run))

@@ -43,6 +43,7 @@ def run_record(
     more_coordinates: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     tasks: Sequence[Task],
     items: ItemIds,
+    counts: Mapping[str, Mapping[str, int]],
     artifacts: Mapping[str, str],
     host: Mapping[str, str],
 ) -> RunRecord:
@@ -56,6 +57,7 @@ def run_record(
         more_coordinates: Stage -> those of a later search's.
         tasks: The tasks.
         items: Split -> task -> item ids.
+        counts: Task of which only means are told -> split -> number of its items.
         artifacts: The artifacts for merging candidates: name -> content hash.
         host: Hashes of the base's files other than weights that affect answers: part -> content hash.
     """
@@ -68,6 +70,7 @@ def run_record(
         contents={task.name: task.contents_id for task in tasks},
         own_ids=tuple(task.name for task in tasks if any(map(looks_hashed, task.items))),
         items=items,
+        counts=counts,
         artifacts=artifacts,
         host=host,
         clock=RunClock(versions=versions()),
@@ -166,7 +169,7 @@ def _check_host(before: Mapping[str, str], now: Mapping[str, str], *, where: Pat
 
 
 def _comparable(record: RunRecord) -> dict[str, Any]:
-    return dict(_leaves(without_clock(replace(record, host={}, own_ids=())) | {"schema": None}))
+    return dict(_leaves(without_clock(replace(record, host={}, own_ids=(), counts={})) | {"schema": None}))
 
 
 def identity_of(spec: Spec) -> dict[str, Any]:

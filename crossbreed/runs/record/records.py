@@ -28,6 +28,7 @@ from crossbreed.types import (
     Cost,
     Cross,
     ItemScores,
+    Means,
     Proposal,
     ProposedBy,
     Recipe,
@@ -35,12 +36,14 @@ from crossbreed.types import (
     Seed,
     Status,
 )
+from crossbreed.types import (
+    SplitName as SplitName,
+)
 
 JOURNAL_SCHEMA: Final = 2
 READABLE_SCHEMAS = (1, 2)
 CLOCK = "clock"
 """The key of everything that may differ between two equal runs: times, attempts, versions, worker."""
-SplitName: TypeAlias = Literal["search", "select", "report"]
 ItemIds: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Split -> task -> item ids, in the order in which the items are evaluated."""
 
@@ -112,6 +115,8 @@ class RunRecord:
     """Tasks with items whose own ids look like a hash of their content, and are none. Not written if empty; older
     versions did not record it."""
     items: ItemIds
+    counts: Mapping[str, Mapping[str, _Number]] = field(default_factory=dict)
+    """Task of which only means are told -> split -> number of its items. Not written if empty."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> content hash. Not written if empty."""
     host: Mapping[str, str] = field(default_factory=dict)
@@ -216,6 +221,17 @@ class TellClock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeansRecord:
+    """What is known of values that are means of several items each."""
+
+    __pydantic_config__ = _STRICT
+    counts: tuple[_Number, ...]
+    """Number of items of each."""
+    errors: tuple[float | None, ...]
+    """Standard error of each, as who asked the items says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TellRecord:
     """The score of a candidate on one split."""
 
@@ -228,6 +244,8 @@ class TellRecord:
     """Values of the objectives, not negated; None unless the status is OK."""
     tasks: Mapping[str, _Values]
     """Task -> one value per item, in the order of the run's `items`."""
+    means: Mapping[str, MeansRecord] = field(default_factory=dict)
+    """Task whose values are means -> what is known of them. Not written if empty."""
     slopes: tuple[float, ...] | None = None
     fingerprint: str | None
     items: _Number
@@ -251,6 +269,11 @@ class TellRecord:
             status=score.status,
             objectives=objectives,
             tasks={name: scores.values for name, scores in score.tasks.items()},
+            means={
+                name: MeansRecord(counts=scores.means.counts, errors=scores.means.errors)
+                for name, scores in score.tasks.items()
+                if scores.means is not None
+            },
             slopes=score.slopes,
             fingerprint=score.fingerprint,
             items=score.cost.items,
@@ -276,10 +299,13 @@ class TellRecord:
         for name, values in self.tasks.items():
             if len(values) > len(item_ids[name]) or (self.status is Status.OK and len(values) < len(item_ids[name])):
                 raise ValueError(f"{len(values)} values of `{name}` for {len(item_ids[name])} items")
+        for name, found in self.means.items():
+            if not len(found.counts) == len(found.errors) == len(self.tasks.get(name, ())) or 0 in found.counts:
+                raise ValueError(f"`means` of `{name}` are not of its values")
         return Score(
             status=self.status,
             tasks={
-                name: ItemScores(item_ids=ids[: len(self.tasks[name])], values=self.tasks[name])
+                name: self._scores(name, ids)
                 for name, ids in item_ids.items()  # the Spec's order; a journal's keys are sorted
                 if name in self.tasks
             },
@@ -288,6 +314,11 @@ class TellRecord:
             cost=Cost(items=self.items, tokens=self.tokens, seconds=self.clock.seconds),
             error=self.clock.error,
         )
+
+    def _scores(self, task: str, ids: tuple[str, ...]) -> ItemScores:
+        values, told = self.tasks[task], self.means.get(task)
+        means = None if told is None else Means(counts=told.counts, errors=told.errors)
+        return ItemScores(item_ids=ids[: len(values)], values=values, means=means)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,12 +379,14 @@ def to_json(record: Record) -> dict[str, Any]:
     """Returns a record as the JSON object that is written."""
     value: dict[str, Any] = _RECORD.dump_python(record, mode="json")
     if isinstance(record, RunRecord):
-        for name in ("artifacts", "host", "own_ids", "more_coordinates"):
+        for name in ("artifacts", "host", "own_ids", "more_coordinates", "counts"):
             if not value[name]:
                 del value[name]
     if isinstance(record, AskRecord) and not record.stage:
         del value["stage"]
     if isinstance(record, TellRecord):
+        if not value["means"]:
+            del value["means"]
         for name in ("attempts", "worker", "versions", "elapsed"):
             if not value[CLOCK][name] and value[CLOCK][name] != 0:
                 del value[CLOCK][name]

@@ -16,7 +16,7 @@ from crossbreed.types import Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ShownQuestion:
     """What an item asks."""
 
     question: str
@@ -31,7 +31,7 @@ class AnswerRow:
 
     task: str
     item_id: str
-    asked: Asked | None
+    asked: ShownQuestion | None
     """None where the item is not at hand."""
     answers: tuple[str | None, ...]
     """One a trial; None where no text was kept."""
@@ -69,7 +69,7 @@ class Questions:
         """The names of those whose items are at hand."""
         return frozenset(self._tasks)
 
-    def find(self, task: str, item_id: str) -> Asked | None:
+    def find(self, task: str, item_id: str) -> ShownQuestion | None:
         """Returns what an item asks; None where it is not at hand."""
         loaded, items = self._tasks.get(task, (None, {}))
         if loaded is None or item_id not in items:
@@ -108,6 +108,8 @@ def answer_rows(
 ) -> list[AnswerRow]:
     """Returns a row for each item of a split that all of some trials have answered, task by task.
 
+    A task of which only means are told has none.
+
     Args:
         folder: The run folder, for the texts.
         history: The run's scores.
@@ -133,7 +135,7 @@ def answer_rows(
             less_is_better=minimized.get(task, False),
         )
         for task, ids in history.item_ids.get(split, {}).items()
-        if all(score and task in score.tasks for score in scores)
+        if all(score and task in score.tasks and score.tasks[task].means is None for score in scores)
         for i, item_id in enumerate(ids)
     ]
 
@@ -169,16 +171,16 @@ def _lines(row: AnswerRow) -> Iterator[str]:
             yield from (f"{'':14}{line}".rstrip() for line in more)
 
 
-def _asked(task: Task, item: Item) -> Asked:
+def _asked(task: Task, item: Item) -> ShownQuestion:
     kind = own_kind(task)
     if isinstance(kind, PromptTaskConfig):
-        return Asked(question=kind.question(item), gold=_golds(task, item))
+        return ShownQuestion(question=kind.question(item), gold=_golds(task, item))
     first = next(iter(task.requests(item)), None)
     if first is None:
-        return Asked(question="", gold=_golds(task, item))
+        return ShownQuestion(question="", gold=_golds(task, item))
     turns = [text for _, text in first.prompt.turns] + [first.prompt.text]
     shown = "\n".join(filter(None, turns)) or (first.continuation if isinstance(first, Loglikelihood) else "")
-    return Asked(question=shown, gold=_golds(task, item))
+    return ShownQuestion(question=shown, gold=_golds(task, item))
 
 
 def _golds(task: Task, item: Item) -> str:

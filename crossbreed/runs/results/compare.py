@@ -15,11 +15,12 @@ from crossbreed.fitness import CONTENT_ID
 from crossbreed.parsing import any_of, shown, suggestion
 from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.numbers import number, with_interval
+from crossbreed.runs.results.report_text import means_notes
 from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
 from crossbreed.runs.results.winner import WINNER, named_baselines, recorded_winner
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import ItemScores, Score, Status
+from crossbreed.types import ItemScores, Means, Score, Status
 
 COMPARISON_SCHEMA = 1
 _MOST_DIGITS = 18
@@ -88,6 +89,8 @@ class Comparison:
     tasks: tuple[Line, ...]
     notes: tuple[str, ...]
     """What is left out of the comparison, and why."""
+    is_paired: bool = True
+    """Whether the items of some task are told: those of the others are not paired."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the documented JSON."""
@@ -147,8 +150,9 @@ def _lines(found: Comparison) -> list[str]:
             f"{with_interval(line.by, signed=True):<27}{line.by.n:>6}  {line.verdict}"
             for name, line in zip(names, rows, strict=True)
         ),
-        f"report items that both answered; {LEVEL:.0%} paired bootstrap intervals, stratified by task; "
-        "positive: the first is better",
+        "report items that both answered; "
+        + f"{LEVEL:.0%} paired bootstrap intervals, stratified by task; " * found.is_paired
+        + "positive: the first is better",
         *found.notes,
     ]
 
@@ -166,6 +170,12 @@ def _compared(first: Model, second: Model) -> Comparison:
     both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks)]
     if others := dict.fromkeys(o.name for o in (*ours, *theirs) if o not in both):
         notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(others)}")
+    means = {
+        task: all(scores[task].standard_error is not None for scores in (a, b))
+        for task in shared
+        if a[task].means or b[task].means
+    }
+    notes += means_notes(means)
     less = first.run.minimized
     tasks = [Objective(kind="task", tasks=(task,), minimize=less.get(task, False)) for task in shared]
     return Comparison(
@@ -174,6 +184,7 @@ def _compared(first: Model, second: Model) -> Comparison:
         objectives=tuple(line(o) for o in both if o.kind != "task"),
         tasks=tuple(map(line, tasks)),
         notes=tuple(notes),
+        is_paired=len(means) < len(shared),
     )
 
 
@@ -245,8 +256,13 @@ def _settings(begun: RunRecord, task: str) -> Mapping[str, Any]:
 
 
 def _only(scores: ItemScores, ids: frozenset[str]) -> ItemScores:
-    kept = [(i, v) for i, v in zip(scores.item_ids, scores.values, strict=True) if i in ids]
-    return ItemScores(item_ids=tuple(i for i, _ in kept), values=tuple(v for _, v in kept))
+    places = [place for place, item_id in enumerate(scores.item_ids) if item_id in ids]
+    means = scores.means and Means(
+        counts=tuple(scores.means.counts[place] for place in places),
+        errors=tuple(scores.means.errors[place] for place in places),
+    )
+    kept = [(scores.item_ids[place], scores.values[place]) for place in places]
+    return ItemScores(item_ids=tuple(i for i, _ in kept), values=tuple(v for _, v in kept), means=means)
 
 
 def _model(text: str, opened: dict[Path, Run]) -> Model:

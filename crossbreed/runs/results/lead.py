@@ -25,7 +25,7 @@ class Lead:
     def brief(self) -> str:
         """Returns the difference with its interval."""
         mean, low, high = (round(value, 4) + 0.0 for value in (self.by.mean, self.by.low, self.by.high))  # no -0.0
-        return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if self.by.is_known else f"{mean:+.4f} [not known]"
 
     def __str__(self) -> str:
         return (

@@ -14,9 +14,9 @@ def number(value: float) -> str:
 
 
 def with_interval(found: Interval, *, signed: bool = False) -> str:
-    """Returns `0.781 [0.752, 0.809]`, with signs for a difference."""
+    """Returns `0.781 [0.752, 0.809]`, with signs for a difference; `0.781 [not known]` without bounds."""
     mean, low, high = (("+" if signed and v > 0 else "") + number(v) for v in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if found.is_known else f"{mean} [not known]"
 
 
 def row_label(name: str) -> str:

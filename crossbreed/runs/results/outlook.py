@@ -14,15 +14,14 @@ def outlook(history: History, objectives: tuple[Objective, ...], pace: Pace | No
     baselines = [t for t in history.all_trials if t.candidate.proposed_by.is_baseline]
     if not any(t.candidate.proposed_by.kind == "uniform" for t in baselines):
         return []
-    num_report = {task: len(ids) for task, ids in history.item_ids.get("report", {}).items()}
-    found = findings(history.all_trials, objectives, num_report=num_report)
+    found = findings(history.all_trials, objectives, num_report=history.num_items("report"))
     return [*found, *(_rest(history, pace) if pace else ())]
 
 
 def _rest(history: History, pace: Pace) -> list[str]:
     """How long the search, the finalists and the report take, by what an item has taken so far."""
     left_s, num_done = pace.left_s(history), len(history.trials)
-    sizes = {split: sum(map(len, tasks.values())) for split, tasks in history.item_ids.items()}
+    sizes = {split: sum(history.num_items(split).values()) for split in history.item_ids}
     if left_s is None or not sizes.get("search") or history.is_finished or left_s <= 0:
         return []
     from crossbreed.runs.results.winner import NUM_FINALISTS  # imports what `show` does without

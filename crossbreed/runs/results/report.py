@@ -136,6 +136,8 @@ class Report:
     """What the baselines and each stage gave; none in a run without a list of stages."""
     near_ties: Mapping[str, tuple[int, int]]
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
+    means: Mapping[str, bool]
+    """Task of which the provider tells only means -> whether it tells their standard errors."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -240,6 +242,11 @@ def make_report(
             for task, found in margins.items()
             if found
         },
+        means={
+            task: all(tasks[task].standard_error is not None for tasks in measured.values())
+            for task, found in measured[winner].items()
+            if found.means is not None
+        },
     )
 
 
@@ -259,6 +266,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "is_over": report.is_over,
         "has_gone_on": report.has_gone_on,
         "unmeasured": dict(report.unmeasured),
+        "means": dict(report.means),
         "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
         "thinking": dict(report.thinking),
         "stages": [row.to_json() for row in report.stages],

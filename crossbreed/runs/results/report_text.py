@@ -1,5 +1,6 @@
 """The report in a terminal: one table, then its interpretation in a few sentences."""
 
+from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -42,6 +43,7 @@ def sentences(report: Report) -> list[str]:
         if difference:
             role = "the best without tuning, " if difference is report.to_best_baseline else ""
             verdict = "" if difference.by.low > 0 else " (the interval includes 0 or less: not shown to be better)"
+            verdict = verdict if difference.by.is_known else " (no interval is known: not shown to be better)"
             lines.append(
                 f"Winner against {role}{row_label(difference.name)}: "
                 f"{with_interval(difference.by, signed=True)}{verdict}."
@@ -88,11 +90,30 @@ def _alike(report: Report) -> list[str]:
 def how_measured(report: Report) -> str:
     """Returns how the numbers were measured."""
     less = [o.name for o in report.objectives if o.minimize]
-    return (
-        f"{report.winner.value.n} report items not used in the search; {LEVEL:.0%} paired bootstrap intervals, "
-        f"stratified by task; differences are positive if the winner is better"
-        + (f"; less is better in {', '.join(less)}." if less else ".")
-    )
+    parts = [f"{report.winner.value.n} report items not used in the search"]
+    if report.winner.tasks.keys() - report.means.keys():
+        parts.append(f"{LEVEL:.0%} paired bootstrap intervals, stratified by task")
+    parts += means_notes(report.means)
+    parts.append("differences are positive if the winner is better")
+    return "; ".join([*parts, *([f"less is better in {', '.join(less)}"] if less else [])]) + "."
+
+
+def means_notes(means: Mapping[str, bool]) -> list[str]:
+    """Returns how intervals are known of tasks whose items are not told.
+
+    Args:
+        means: Task -> whether standard errors are told.
+    """
+    known, unknown = ([task for task, is_known in means.items() if is_known is told] for told in (True, False))
+    notes = []
+    if known:
+        notes.append(
+            f"of {', '.join(known)} the provider tells means and their standard errors, and no items: {LEVEL:.0%} "
+            "intervals are by these errors, not paired"
+        )
+    if unknown:
+        notes.append(f"of {', '.join(unknown)} the provider tells means alone: what they are part of has no interval")
+    return notes
 
 
 def words_json(report: Report) -> dict[str, Any]:

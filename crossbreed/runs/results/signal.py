@@ -30,6 +30,10 @@ def findings(trials: Sequence[Trial], objectives: Sequence[Objective], *, num_re
 
 def _of_task(task: str, measured: Sequence[Trial], *, minimize: bool) -> str:
     """Returns what is wrong with a task's signal; empty: nothing."""
+    if any(t.score.tasks[task].means is not None for t in measured):
+        only = {t.score.tasks[task].mean for t in measured}
+        told = f"{task}: base, experts and their plain merges have the same mean: the baselines do not differ here"
+        return told if len(only) == 1 and len(measured) > 1 else ""
     values = {t.candidate.proposed_by.label: t.score.tasks[task].values for t in measured}
     num_items = len(next(iter(values.values())))
     are_right_or_wrong = all(value in (0.0, 1.0) for of_model in values.values() for value in of_model)
@@ -64,6 +68,8 @@ def _too_small(
     Merges that are more alike than the baselines differ on fewer items, so less may be enough to tell them apart.
     """
     for index, objective in enumerate(objectives):
+        if any(t.score.tasks[task].means is not None for t in measured for task in objective.tasks):
+            continue  # how answers to items differ is not told
         utilities = [(objective.utility(t.objectives[index]), t) for t in measured if t.objectives is not None]
         best = max(utilities, key=lambda pair: (pair[0], -pair[1].number))[1]
         others = [t for t in measured if t is not best]

@@ -3,8 +3,12 @@
 Items are drawn with replacement within each task, so a task keeps its weight. Two models are compared on the same
 draws of the items that both answered: an item's difficulty is then common to both and cancels. The draws come from a
 stream named after the task, so a task's interval does not depend on which others are reported beside it.
+
+Of a task whose items nobody tells apart, means are drawn from normal distributions of the standard errors that are
+told, for each model alone: nothing is paired. Where none is told, an interval has no bounds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +16,7 @@ import numpy as np
 
 from crossbreed.randomness import spawn
 from crossbreed.runs.spec.objectives import Floats, Measure, Objective
-from crossbreed.types import ItemScores
+from crossbreed.types import ItemScores, Means
 
 NUM_RESAMPLES = 10_000
 LEVEL = 0.95
@@ -30,13 +34,21 @@ class Interval:
 
     mean: float
     low: float
+    """-inf where it is not known."""
     high: float
+    """inf where it is not known."""
     n: int
     """The number of items, over all its tasks."""
 
-    def to_json(self) -> dict[str, float]:
-        """Returns the documented JSON."""
-        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+    @property
+    def is_known(self) -> bool:
+        """Whether it has bounds."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Returns the documented JSON; bounds that are not known are null."""
+        low, high = (self.low, self.high) if self.is_known else (None, None)
+        return {"mean": self.mean, "low": low, "high": high, "n": self.n}
 
 
 def interval(scores: Mapping[str, ItemScores], objective: Measure, *, seed: int = 0) -> Interval:
@@ -64,27 +76,59 @@ def task_intervals(scores: Mapping[str, ItemScores], *, seed: int = 0) -> dict[s
 def pool(*parts: Mapping[str, ItemScores]) -> dict[str, ItemScores]:
     """Returns the items of several splits as one, task by task."""
     tasks = dict.fromkeys(task for part in parts for task in part)
-    return {
-        task: ItemScores(
-            item_ids=tuple(i for part in parts if task in part for i in part[task].item_ids),
-            values=tuple(v for part in parts if task in part for v in part[task].values),
-        )
-        for task in tasks
-    }
+    return {task: _joined([part[task] for part in parts if task in part]) for task in tasks}
+
+
+def _joined(parts: Sequence[ItemScores]) -> ItemScores:
+    told = [part.means for part in parts if part.means is not None]
+    counts, errors = (count for one in told for count in one.counts), (error for one in told for error in one.errors)
+    return ItemScores(
+        item_ids=tuple(i for part in parts for i in part.item_ids),
+        values=tuple(v for part in parts for v in part.values),
+        means=Means(counts=tuple(counts), errors=tuple(errors)) if told else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """A task's means of all models (models K, resamples B)."""
+
+    mean_K: Floats
+    mean_KB: Floats
+    """NaN where nothing is known of their spread."""
+    num_items: int
 
 
 def _bootstrap(models: Sequence[Mapping[str, ItemScores]], objective: Measure, seed: int) -> Interval:
     """Returns the objective of one model, or the improvement of the first over the second."""
-    values = {task: _shared([model[task] for model in models]) for task in objective.tasks}
-    point = objective.over({task: v_KI.mean(axis=1) for task, v_KI in values.items()})
-    drawn = objective.over({task: _resampled_means(v_KI, task, seed) for task, v_KI in values.items()})
-    mean, spread = (point[0], drawn[0]) if len(models) == 1 else (_gain(objective, point), _gain(objective, drawn))
+    drawn = {task: _drawn([model[task] for model in models], task, seed) for task in objective.tasks}
+    point = objective.over({task: found.mean_K for task, found in drawn.items()})
+    spreads = objective.over({task: found.mean_KB for task, found in drawn.items()})
+    mean, spread = (point[0], spreads[0]) if len(models) == 1 else (_gain(objective, point), _gain(objective, spreads))
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    is_known = bool(np.isfinite(low) and np.isfinite(high))
     return Interval(  # `worst` is biased downwards under resampling: an interval never excludes its own mean
         mean=float(mean),
-        low=float(min(low, mean)),
-        high=float(max(high, mean)),
-        n=sum(v_KI.shape[1] for v_KI in values.values()),
+        low=float(min(low, mean)) if is_known else -math.inf,
+        high=float(max(high, mean)) if is_known else math.inf,
+        n=sum(found.num_items for found in drawn.values()),
+    )
+
+
+def _drawn(models: Sequence[ItemScores], task: str, seed: int) -> _Drawn:
+    if all(model.means is None for model in models):
+        v_KI = _shared(models)
+        means = _resampled_means(v_KI, task, seed)
+        return _Drawn(mean_K=v_KI.mean(axis=1), mean_KB=means, num_items=v_KI.shape[1])
+    rng, rows = spawn(seed, "bootstrap", task), dict[int, Floats]()
+    for model in models:  # one that stands on both sides is drawn once
+        error = model.standard_error
+        row = np.full(NUM_RESAMPLES, math.nan) if error is None else rng.normal(model.mean, error, NUM_RESAMPLES)
+        rows.setdefault(id(model), row)
+    return _Drawn(
+        mean_K=np.array([model.mean for model in models]),
+        mean_KB=np.stack([rows[id(model)] for model in models]),
+        num_items=models[0].num_items,
     )
 
 

@@ -50,6 +50,14 @@ def verdict_of(report: Report) -> Verdict:
     if tuned and tuned.by.high < 0:
         return _keep(tuned)
     name, by = row_label(best.name), with_interval(best.by, signed=True)
+    if not best.by.is_known:
+        return Verdict(
+            kind="unclear",
+            line=f"Trial {won} measures better than {name}, and nothing tells whether that is chance.",
+            why=f"On {best.by.n} report items the difference is {number(best.by.mean)}; of "
+            f"{', '.join(task for task, is_known in report.means.items() if not is_known)} the provider tells means "
+            "without standard errors.",
+        )
     if best.by.low > 0:
         also = "" if tuned is None or tuned.name in same or tuned.by.low > 0 else _not_told_from(tuned)
         why = f"It is better than {name}, the best without tuning: {by}.{also}"

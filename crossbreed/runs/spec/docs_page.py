@@ -17,6 +17,7 @@ from crossbreed.runs.spec.listing import REGISTRIES, about, setting_of
 from crossbreed.runs.spec.operator_table import Parameter, parameters, takes
 from crossbreed.runs.spec.overrides import RULES as OVERRIDES
 from crossbreed.runs.spec.presets import PRESETS
+from crossbreed.runs.spec.provider import ProviderSpec
 
 INTRO = f"""# The spec
 
@@ -29,6 +30,9 @@ Editors complete and check a spec by its JSON schema, [spec.schema.json](spec.sc
 spec.schema.json` writes it with the parts that other packages bring; kinds that it does not know are let through. In
 VS Code with the YAML extension, or any editor with yaml-language-server, a spec then begins with the line
 `# yaml-language-server: $schema=spec.schema.json`.
+
+The file of a merge service ([api.md](api.md)) has other keys: a [ProviderSpec](#providerspec). `check`, `schema` and
+editors take a file with `serve`, and without `space`, `optimizer` and `preset`, for one.
 
 ## Overrides
 
@@ -74,11 +78,11 @@ _STYLE = Style(
 
 def render() -> str:
     """Returns the page: one table per settings model, in order of first mention."""
-    schema = _ours(Spec.model_json_schema())
-    schema["properties"] = {"preset": _PRESET, **schema["properties"]}
-    definitions = schema["$defs"]
-    sections = [INTRO, *map(_preset, PRESETS.ours), "", *_section("Spec", schema, definitions)]
-    pending, seen = list(_references(schema)), {"Spec"}
+    run, service = (_ours(model.model_json_schema()) for model in (Spec, ProviderSpec))
+    run["properties"] = {"preset": _PRESET, **run["properties"]}
+    definitions = {**service["$defs"], **run["$defs"], "Spec": run, "ProviderSpec": service}
+    sections = [INTRO, *map(_preset, PRESETS.ours), ""]
+    pending, seen = ["Spec"], set[str]()
     while pending:
         name = pending.pop(0)
         if name not in seen:
@@ -86,6 +90,8 @@ def render() -> str:
             pending += _references(definitions[name])
             if "properties" in definitions[name]:
                 sections += _section(name, definitions[name], definitions)
+        if not pending and "ProviderSpec" not in seen:
+            pending.append("ProviderSpec")
     sections += [METRICS_INTRO, *map(_metric, METRICS.ours), "", OPERATORS_INTRO]
     for name in OPERATORS.ours:
         sections += _operator(name)

@@ -6,6 +6,7 @@ It is what pydantic knows of the settings models, for people's files instead of 
   here may be those of another package: they are let through, and `crossbreed check` knows better.
 - With a `preset`, a section need not have what the preset may fill in.
 - With `stages`, there is neither `space` nor `optimizer`.
+- A file with `serve` and nothing that searches is a provider's (docs/api.md).
 - An engine that names its own sources may be used without `sources`.
 """
 
@@ -18,7 +19,8 @@ from crossbreed.optimizer import OPTIMIZERS
 from crossbreed.registry import Registry
 from crossbreed.runs.spec.listing import REGISTRIES
 from crossbreed.runs.spec.presets import PRESET, PRESETS
-from crossbreed.runs.spec.spec import Spec
+from crossbreed.runs.spec.provider import OF_A_RUN, ProvidedConfig, ProviderSpec
+from crossbreed.runs.spec.spec import FitnessConfig, Spec
 from crossbreed.search_spaces import SPACES
 
 Schema: TypeAlias = dict[str, Any]
@@ -44,6 +46,7 @@ def spec_schema(*, of_others: bool = True) -> Schema:
         name: {key: value for key, value in model.items() if key != "required" or name not in shared}
         for name, model in found["$defs"].items()
     }
+    required = found["$defs"]["FitnessConfig"].pop("required")
     sections["optimizer"]["required"] = [*sections["optimizer"].get("required", ()), "budget"]
     stages = found["properties"]["stages"]["items"]
     stages["anyOf"] = stages.pop("oneOf")  # an optimizer's `kind` may be any text, of another package
@@ -52,11 +55,27 @@ def spec_schema(*, of_others: bool = True) -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **opened,
-        "title": "A run of crossbreed",
+        "title": "A run of crossbreed, or a merge service",
         "required": [name for name in found["required"] if name != "sources"],
         "anyOf": [{"required": ["sources"]}, _names_sources(of_others)],
-        "if": {"anyOf": [{"required": [PRESET]}, {"required": ["stages"]}]},
-        "else": {"required": list(_FILLED_IN), "properties": sections},
+        "if": {"required": ["serve"], "not": {"anyOf": [{"required": [key]} for key in OF_A_RUN]}},
+        "then": _provider_s(),
+        "else": {
+            "properties": {"fitness": {"required": required}},
+            "if": {"anyOf": [{"required": [PRESET]}, {"required": ["stages"]}]},
+            "else": {"required": list(_FILLED_IN), "properties": sections},
+        },
+    }
+
+
+def _provider_s() -> Schema:
+    """Returns what holds of a provider's spec besides: it has some keys of a run's, and no others."""
+    of_run, of_fitness = Spec.model_fields.keys(), FitnessConfig.model_fields.keys()
+    absent = dict.fromkeys(sorted(of_run - ProviderSpec.model_fields.keys() - set(OF_A_RUN)), False)
+    fitness = dict.fromkeys(sorted(of_fitness - ProvidedConfig.model_fields.keys()), False)
+    return {
+        "required": ["sources"],
+        "properties": {**absent, "fitness": {"required": ["engine"], "properties": fitness}},
     }
 
 

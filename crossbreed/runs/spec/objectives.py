@@ -148,9 +148,11 @@ Scalar: TypeAlias = Objective | Normalized
 
 
 def item_values(objectives: Sequence[Objective], scores: Mapping[str, ItemScores]) -> tuple[float, ...]:
-    """Returns the values of all items that the objectives read; more is better."""
-    values: list[float] = []
-    for task, share in _shares(objectives).items():
+    """Returns the values of all items that the objectives read, more is better; none if a task tells only means."""
+    shares, values = _shares(objectives), list[float]()
+    if any(scores[task].means is not None for task in shares):
+        return ()
+    for task, share in shares.items():
         values += scores[task].values if share >= 0 else [-value for value in scores[task].values]
     return tuple(values)
 

@@ -16,10 +16,19 @@ from crossbreed.fitness import AnyEngineConfig, AnyTaskConfig, EngineConfig, Tas
 from crossbreed.runs.spec.presets import PRESET
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
-from crossbreed.runs.spec.spec import Spec, noting, parse_spec_file, read_spec_file, scorable, unique_names
+from crossbreed.runs.spec.spec import (
+    Spec,
+    SpecFile,
+    noting,
+    parse_spec_file,
+    read_spec_file,
+    scorable,
+    unique_names,
+)
 from crossbreed.types import Dtype
 
-_OF_A_RUN = (PRESET, "space", "optimizer", "stages")
+OF_A_RUN = (PRESET, "space", "optimizer", "stages")
+"""The keys without which a spec is no run's."""
 
 
 class ProvidedConfig(Config):
@@ -60,6 +69,8 @@ class Provided:
     dtype: Literal["auto", Dtype]
     run: Spec | None = None
     """The run whose spec it is: its tasks are scored on the search items alone. None: on all items."""
+    whole: ProviderSpec | None = None
+    """The provider's spec; None if it is a run's."""
 
 
 def load_provider_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Provided:
@@ -69,13 +80,8 @@ def load_provider_spec(path: str | os.PathLike[str], overrides: Sequence[str] = 
         InputError: it cannot be read or is invalid; the message names the key.
     """
     file = read_spec_file(path, overrides)
-    if not any(key in file.raw for key in _OF_A_RUN):
-        found: ProviderSpec | None = None
-        with noting(file.raw, file.places, file.mistakes):
-            found = ProviderSpec.model_validate(file.raw, context={"folder": file.folder})
-        file.mistakes.require_none(where=file.places.where)
-        assert found is not None, "what is wrong was told"
-        return _provided(found, found.serve)
+    if not any(key in file.raw for key in OF_A_RUN):
+        return _of_provider(file)
     spec = parse_spec_file(file)
     if spec.serve is None:
         raise InputError(
@@ -84,7 +90,39 @@ def load_provider_spec(path: str | os.PathLike[str], overrides: Sequence[str] = 
             where=file.places.where,
             fix="add `serve: {port: 8000}`, or set it: --set serve.port=8000",
         )
-    return replace(_provided(spec, spec.serve), run=spec)
+    return provided_by(spec, spec.serve)
+
+
+def load_spec_to_check(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, with_items: bool = False
+) -> Spec | Provided:
+    """Reads the spec of a run, or a provider's: that has a section `serve`, and none of those that search.
+
+    Args:
+        path: As for `load_spec`, like the others.
+        overrides: As there.
+        with_items: As there.
+
+    Raises:
+        InputError: it cannot be read or is invalid; the message names the key.
+    """
+    file = read_spec_file(path, overrides)
+    is_provider_s = "serve" in file.raw and not any(key in file.raw for key in OF_A_RUN)
+    return _of_provider(file) if is_provider_s else parse_spec_file(file, with_items=with_items)
+
+
+def provided_by(run: Spec, serve: ServeConfig) -> Provided:
+    """Returns what the spec of a run serves."""
+    return replace(_provided(run, serve), run=run)
+
+
+def _of_provider(file: SpecFile) -> Provided:
+    found: ProviderSpec | None = None
+    with noting(file.raw, file.places, file.mistakes):
+        found = ProviderSpec.model_validate(file.raw, context={"folder": file.folder})
+    file.mistakes.require_none(where=file.places.where)
+    assert found is not None, "what is wrong was told"
+    return replace(_provided(found, found.serve), whole=found)
 
 
 def _provided(spec: ProviderSpec | Spec, serve: ServeConfig) -> Provided:

@@ -5,9 +5,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from crossbreed.config import Config, InputPath, Name
+from crossbreed.fitness import SplitConfig
 from crossbreed.fitness.wire import Right
 from crossbreed.recipes.operators import OPERATORS
 
+MODULES = ("fastapi", "uvicorn", "prometheus_client")
+"""What a service imports and the core does not depend on: the extra `serve`."""
 ALL_RIGHTS: tuple[Right, ...] = ("answers", "logprobs", "scores", "publish")
 
 
@@ -49,7 +52,8 @@ class RecipeLimits(Config):
     operators: Annotated[tuple[str, ...] | None, AfterValidator(_installed)] = None
     """The operators that rules may name; None: all that are installed."""
     coefficients: Annotated[tuple[float, float], AfterValidator(_ordered)] = (-10.0, 10.0)
-    """Smallest and largest number in a rule's parameters."""
+    """Smallest and largest number in a rule's parameters, but for those that are no coefficients, such as `steps`: they
+    have the range in which their operator is searched, which clients are told."""
     rules: Annotated[int, Field(ge=1)] = 2000
     """Most rules of a recipe."""
     pattern_characters: Annotated[int, Field(ge=1)] = 1 << 18
@@ -68,7 +72,10 @@ class ServeConfig(Config):
     limits: RecipeLimits = RecipeLimits()
     """Bounds of the recipes that clients name."""
     detail: Literal["items", "aggregate"] = "items"
-    """What `/v1/evaluations` tells: a value for each item, or their mean alone."""
+    """What `/v1/evaluations` tells: a value for each item, or nothing but means and their standard errors."""
+    split: SplitConfig | None = None
+    """With `detail: aggregate`: the items of each split, counts or fractions, so that a client's search, selection and
+    report each have a mean of their own. None: one mean, of all items; no client can search with it."""
     checkpoints: InputPath | None = None
     """The folder in which clients with the right `publish` have checkpoints written; None: nobody has."""
     merges_kept: Annotated[int, Field(ge=1)] = 64
@@ -92,17 +99,25 @@ class ServeConfig(Config):
     """Seconds in which a request's headers must arrive."""
     body_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds in which a request's body must arrive."""
+    send_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds in which a client must have taken an answer; else its connection is ended."""
     answer_s: Annotated[float, Field(gt=0)] = 600.0
     """Seconds after which a request that is not answered is refused; an engine that takes longer for one chunk counts
     as hung, and `/health` says so."""
     stop_s: Annotated[int, Field(ge=1)] = 30
     """Seconds that open requests are given when the service is stopped."""
     connections: Annotated[int, Field(ge=1)] = 512
-    """Most open connections."""
+    """Most open connections; while there are more, requests are told that the service is full."""
     ssl_certfile: InputPath | None = None
     """Certificate chain (PEM), for HTTPS without a proxy."""
     ssl_keyfile: InputPath | None = None
     """Its private key."""
+
+    @model_validator(mode="after")
+    def _clients_split_what_they_are_told(self) -> "ServeConfig":
+        if self.split is not None and self.detail == "items":
+            raise ValueError("`split` goes with `detail: aggregate`: clients split items that they are told themselves")
+        return self
 
     @model_validator(mode="after")
     def _certificate_has_a_key(self) -> "ServeConfig":

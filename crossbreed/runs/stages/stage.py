@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import AdapterEngineConfig
+from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig
 from crossbreed.optimizer import (
     CalibrationLoss,
     CalibrationNeeds,
@@ -22,7 +22,7 @@ from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.stages import SearchSettings
 from crossbreed.search_spaces import SearchSpace, SpaceInputs, build_space
 from crossbreed.sources.structure import Structure
-from crossbreed.types import Point, Recipe
+from crossbreed.types import Box, Point, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -75,6 +75,14 @@ class Stage:
         except InputError:  # it is around others only, and cannot express this one either
             return self.space
 
+    def examples_and_ends(self) -> Iterator[Recipe]:
+        """Yields examples of its space, and the recipes at both ends of a box: its smallest and largest numbers."""
+        yield from self.space.examples
+        if isinstance(domain := self.space.domain, Box):
+            decoder = self.space.decoder(seed=0)
+            found = (decoder.create(number, point) for number, point in enumerate((domain.low, domain.high)))
+            yield from (recipe for recipe in found if recipe is not None)
+
     def make_optimizer(
         self, space: SearchSpace, start: Point | None, tuned_scalar: float | None, *, calibrate: Calibrate | None = None
     ) -> Optimizer:
@@ -124,10 +132,12 @@ def build_stages(
     Raises:
         InputError: a space does not fit the sources.
     """
+    engine = spec.fitness.engine
+    told = engine.inner_products() if isinstance(engine, RecipeEngineConfig) else None
     inputs = SpaceInputs(
         structure=structure,
         dtype=dtype,
-        inner_products=weights.inner_products if weights else None,
+        inner_products=weights.inner_products if weights else told,
         artifacts=weights.artifact_hashes if weights else {},
     )
     built = []

@@ -1,21 +1,24 @@
 """The settings of the engine `api`: a merge service, asked by the names of its sources. Imports no client."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 from crossbreed.errors import Collector, InputError, require
 from crossbreed.fitness import wire
+from crossbreed.fitness.engines.api.limits import require_within
 from crossbreed.fitness.engines.api.settings import ServiceSettings
-from crossbreed.fitness.engines.registry import EnginePart, RecipeEngineConfig
+from crossbreed.fitness.engines.registry import EnginePart, InnerProducts, RecipeEngineConfig
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Loglikelihood, Request
 from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.sources.structure import Structure
-from crossbreed.types import BASE
+from crossbreed.types import BASE, Recipe
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,6 +37,8 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
     names_sources: ClassVar[bool] = True
     publishes: ClassVar[bool] = True
     _served: wire.Sources | None = PrivateAttr(default=None)
+    _places: tuple[int, ...] = PrivateAttr(default=())
+    """Where base and chosen experts stand among the service's sources."""
     _http: "httpx2.BaseTransport | None" = PrivateAttr(default=None)
     _clock: "Clock | None" = PrivateAttr(default=None)
 
@@ -68,7 +73,9 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
             if name not in structure.touched:
                 mistakes.note(self._unknown(name, structure.experts, where="sources.experts"))
         mistakes.require_none()
-        return _restricted(structure, tuple(experts) or structure.experts)
+        named = tuple(experts) or structure.experts
+        self._places = (0, *(1 + structure.experts.index(name) for name in named))
+        return _restricted(structure, named)
 
     def served_items(self) -> dict[str, ServedItems]:
         """Returns the provider's own tasks, as it named them when it was asked for its sources."""
@@ -80,9 +87,40 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
                 items=None
                 if task.items is None
                 else tuple(Item(id=one, fields={"task": task.name, "item": one}) for one in task.items),
+                splits=task.splits,
             )
             for task in self._served.tasks
         }
+
+    def inner_products(self) -> InnerProducts | None:
+        """Asks the service for them when they are first needed, once. See RecipeEngineConfig."""
+        assert self._served is not None, "sources are described first"
+        if "logprobs" not in self._served.abilities.rights:
+            return None
+        chosen, told = list(self._places), dict[str, list[list[float]]]()
+
+        def products(names: Sequence[str]) -> NDArray[np.float64]:
+            if not told:
+                transport = self.connect()
+                try:
+                    told.update(transport.get("/v1/sources/inner_products", wire.InnerProducts.model_validate).tensors)
+                finally:
+                    transport.close()
+            total = np.zeros((len(chosen), len(chosen)))
+            for name in names:
+                total += np.array(told[name])[np.ix_(chosen, chosen)]
+            return total
+
+        return products
+
+    def check_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Refuses what is beyond the service's limits. See RecipeEngineConfig."""
+        assert self._served is not None, "sources are described first"
+        mistakes = Collector()
+        for recipe in recipes:
+            with mistakes.noted():
+                require_within(recipe, self._served.limits, where=self.url)
+        mistakes.require_none()
 
     def check_requests(self, requests: Mapping[str, Request]) -> None:
         """Refuses tasks that need what the key has no right to. See RecipeEngineConfig."""

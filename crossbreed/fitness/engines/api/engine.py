@@ -4,7 +4,8 @@ A chunk is one body, so one call of the engine behind the service, with the toke
 the service has forgotten is posted again; what it once answered a candidate is not asked again by a run that goes on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from crossbreed.fitness.engines.api.faults import ModelForgotten, WrongAnswer
 from crossbreed.fitness.engines.api.requests import RequestJournal
 from crossbreed.fitness.engines.api.tokens import Tokens
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings
+from crossbreed.fitness.protocol import Loglikelihood, Request, Response, SplitMean, Surroundings
 from crossbreed.types import BASE, Recipe
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class ApiEngine:
         self.tokens = Tokens(self.transport)
         self._around = Surroundings()
         self._journal: RequestJournal | None = None
+        self._is_asking_anew = False
         self.begun = Begun(config.url)
         sources, _ = self.transport.get("/v1/sources", read_sources)
         self.abilities = sources.abilities
@@ -64,10 +66,21 @@ class ApiEngine:
     def adopt(self, recipe: Recipe) -> "ApiHandle":
         """Has the service make the merge."""
         merge = self.post_recipe(recipe)
+        if self._is_asking_anew:
+            return ApiHandle(self, recipe, merge, RequestJournal(None, recipe.id, merge.fingerprint))
         if self._journal is not None:
             self._journal.forget()
         self._journal = RequestJournal(self._around.folder, recipe.id, merge.fingerprint)
         return ApiHandle(self, recipe, merge, self._journal)
+
+    @contextmanager
+    def asking_anew(self) -> Iterator[None]:
+        """Neither reads nor writes what candidates were answered; see Remembers."""
+        before, self._is_asking_anew = self._is_asking_anew, True
+        try:
+            yield
+        finally:
+            self._is_asking_anew = before
 
     def post_recipe(self, recipe: Recipe) -> wire.Merge:
         """Posts a recipe; returns what the service calls its merge."""
@@ -170,11 +183,22 @@ class ApiHandle:
         """Returns the provider's values of a task of its own; see ScoresItems."""
         question = {"task": task, "items": list(items)}
         read = partial(_read_values, task=task, items=items, merge=self._merge)
+        found = self._journalled(
+            question, "/v1/evaluations", read, tokens=0, accept=lambda found: self._require_content(task, found)
+        )
+        return found[0]
 
-        def accept(found: tuple[list[float], str]) -> None:
-            self.engine.begun.require(f"task `{task}`", found[1])
+    def score_split(self, task: str, split: str, *, count: int) -> SplitMean:
+        """Returns the provider's mean of a task of its own; see ScoresSplits."""
+        question = {"task": task, "split": split}
+        read = partial(_read_mean, task=task, split=split, count=count, merge=self._merge)
+        found = self._journalled(
+            question, "/v1/evaluations", read, tokens=0, accept=lambda found: self._require_content(task, found)
+        )
+        return found[0]
 
-        return self._journalled(question, "/v1/evaluations", read, tokens=0, accept=accept)[0]
+    def _require_content(self, task: str, found: tuple[object, str]) -> None:
+        self.engine.begun.require(f"task `{task}`", found[1])
 
     def _complete(self, asked: Sequence[Asked]) -> list[Response]:
         body, read = self.engine.completion(asked, self._merge.id)
@@ -223,6 +247,15 @@ def _read_merge(value: Any, *, expected: str) -> wire.Merge:  # JSON
     if merge.id != expected or not merge.fingerprint:
         raise WrongAnswer(f"the merge `{merge.id[:80]}`, not `{expected}`")
     return merge
+
+
+def _read_mean(value: Any, *, task: str, split: str, count: int, merge: wire.Merge) -> tuple[SplitMean, str]:  # JSON
+    found = wire.Evaluation.model_validate(value)
+    if (found.model, found.task, found.split, found.fingerprint) != (merge.id, task, split, merge.fingerprint):
+        raise WrongAnswer(f"the mean of `{found.model[:60]}` on `{found.task[:60]}`, split {found.split}")
+    if found.count != count:
+        raise WrongAnswer(f"the mean of {found.count} items, not of {count}")
+    return SplitMean(mean=found.mean, standard_error=found.standard_error), found.content
 
 
 def _read_values(

@@ -108,7 +108,10 @@ class LoraServerEngine:
         return truth_of(self._host, self._encoder, weights, requests, dtype=self._config.dtype)
 
     def answer(self, requests: Sequence[Request], loaded: _Loaded | None) -> list[Response]:
-        """Answers one chunk, in as many parts as there are servers."""
+        """Answers one chunk, in as many parts as there are servers in the spec, whichever of them can be used.
+
+        What shares a call can change an answer, so the parts stay the same when a server is given up: others take its.
+        """
         if loaded not in (None, self._loaded):
             raise EngineError("this candidate's adapter is gone: the engine has adopted another candidate since")
         encoded = [self._encoder.encode(request) for request in requests]
@@ -116,22 +119,21 @@ class LoraServerEngine:
             Asked(request=request, token_ids=one.token_ids, num_prompt=one.num_prompt)
             for request, one in zip(requests, encoded, strict=True)
         ]
-        servers = self._live()
-        size = -(-len(asked) // len(servers)) or 1
-        parts = {server: asked[size * i : size * (i + 1)] for i, server in enumerate(servers)}
-        nan = list[Server]()
+        servers, size = self._live(), -(-len(asked) // len(self._servers)) or 1
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+        found, nan = dict[int, list[Response]](), list[Server]()
 
-        def ask(server: Server) -> list[Response]:
+        def ask(server: Server) -> None:
             try:
-                return self._part(server, parts[server], loaded)
+                for place in range(servers.index(server), len(parts), len(servers)):
+                    found[place] = self._part(server, parts[place], loaded)
             except InvalidWeights:
                 nan.append(server)
-                return []
 
-        found = _each(servers, ask)
+        _each(servers, ask)
         if nan:
             raise self._invalid(nan)
-        return [response for part in found for response in part]
+        return [response for place in range(len(parts)) for response in found[place]]
 
     def close(self) -> None:
         """Unloads the last adapter, and removes the folder of temporary files."""
@@ -146,7 +148,7 @@ class LoraServerEngine:
     def _part(self, server: Server, asked: Sequence[Asked], loaded: _Loaded | None) -> list[Response]:
         for _ in range(_MOST_LOADS):
             try:
-                return server.answer(asked, loaded.name if loaded else None, self._end_ids) if asked else []
+                return server.answer(asked, loaded.name if loaded else None, self._end_ids)
             except ModelForgotten:
                 if loaded is None:
                     raise

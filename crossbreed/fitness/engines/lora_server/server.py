@@ -192,9 +192,8 @@ class Server:
             **_PLAIN,
             "model": model,
             "cache_salt": salt if is_cached else f"{salt[:60]}-{uuid4().hex}",
+            "stop_token_ids": list(end_ids),
         }
-        if isinstance(asked[0].request, Generate):
-            body["stop_token_ids"] = list(end_ids)
         read = partial(read_completion, asked=asked, model=model, with_logprobs=True)
         try:
             return self.transport.post("/v1/completions", body, read)

@@ -56,8 +56,12 @@ class LoraServerConfig(AdapterEngineConfig, TokenizingConfig):
         ]
 
     def identity(self) -> dict[str, Any]:
-        """Returns the settings but for addresses and folders: servers may move."""
-        return {key: value for key, value in super().identity().items() if key not in _MOVABLE}
+        """Returns the settings but for addresses and folders: servers may move, but not change in number.
+
+        Each chunk is divided by their number, and what shares a call can change an answer.
+        """
+        lasting = {key: value for key, value in super().identity().items() if key not in _MOVABLE}
+        return lasting if len(self.servers) == 1 else {**lasting, "servers": len(self.servers)}
 
 
 PART = EnginePart(
