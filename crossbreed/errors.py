@@ -97,18 +97,6 @@ class Mistakes(InputError):
         return _rebuild_mistakes, (self.errors, self.where)
 
 
-class AlikeMistakes(InputError):
-    """One mistake that so many items have alike, told with the first of them."""
-
-    def __init__(self, first: InputError, *, count: int, got: str) -> None:
-        super().__init__(first.problem, expected=first.expected, got=got, where=first.where, fix=first.fix)
-        self.count = count
-
-    def __reduce__(self) -> tuple[object, ...]:
-        plain = InputError(self.problem, expected=self.expected, where=self.where, fix=self.fix)
-        return _rebuild_alike, (plain, self.count, self.got)
-
-
 class MoreMistakes(InputError):
     """So many mistakes more, which are not named."""
 
@@ -271,10 +259,6 @@ def _cut(line: str, at_most: int) -> str:
 
 def _rebuild(kind: type[InputError], problem: str, expected: str, got: str, where: str, fix: str) -> InputError:
     return kind(problem, expected=expected, got=got, where=where, fix=fix)
-
-
-def _rebuild_alike(first: InputError, count: int, got: str) -> AlikeMistakes:
-    return AlikeMistakes(first, count=count, got=got)
 
 
 def _rebuild_more(count: int, where: str) -> MoreMistakes:

@@ -108,9 +108,10 @@ class Registry(Mapping[str, T], Generic[T]):
         """Raises InputError unless an installed package provides a part with this name. Imports nothing."""
         if isinstance(name, str) and name in self:
             return
+        others_first = sorted(self, key=lambda known: known in self._ours)  # a long list is cut in its middle
         raise InputError(
             f"unknown {self.noun} `{name}`"[:200],
-            expected=f"one of {any_of(map(self._with_package, self))}",
+            expected=f"one of {any_of(map(self._with_package, others_first))}",
             where=where,
             fix=suggestion(name if isinstance(name, bool) else str(name).lower(), self)
             or f"install the package that provides it; `crossbreed list {self.plural}` shows the installed ones",

@@ -58,7 +58,7 @@ def test_a_misspelt_name_is_suggested_and_others_are_said_with_their_packages(br
     with pytest.raises(InputError) as caught:
         parts.look_up("Theirz", where="here")
     assert caught.value.problem == "unknown test `Theirz`"
-    assert caught.value.expected == "one of fraction, decimal, theirs (their-package 1.0)"
+    assert caught.value.expected == "one of theirs (their-package 1.0), fraction, decimal"
     assert (caught.value.where, caught.value.fix) == ("here", "did you mean `theirs`?")
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from crossbreed.errors import AlikeMistakes, Collector, InputError, Mistakes, MoreMistakes
+from crossbreed.errors import Collector, InputError, Mistakes, MoreMistakes
 
 MOST_MISTAKES = 5
 """Named of one file; more are counted."""
@@ -61,7 +61,8 @@ class ItemMistakes(Collector):
         if number == 1 or not (are_all or (number > MOST_MISTAKES and is_most)):
             return alike
         who = f"all {number} items alike" if are_all else f"{number} of {self.among} items alike"
-        return [AlikeMistakes(first, count=number, got=who + f"; the first: {first.got}" * bool(first.got))]
+        got = who + f"; the first: {first.got}" * bool(first.got)
+        return [InputError(first.problem, expected=first.expected, got=got, where=first.where, fix=first.fix)]
 
 
 def _kind(error: InputError) -> object:

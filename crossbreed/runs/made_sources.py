@@ -1,6 +1,5 @@
 """Sources that a run has made of the others, found by content hash: in this machine's cache, and in run folders."""
 
-import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,21 +11,6 @@ from crossbreed.runs.gram_files import folder
 from crossbreed.sources import Sources
 from crossbreed.sources.opening import with_made
 from crossbreed.types import REGRESSION, Recipe
-
-_SECONDS = "seconds.json"
-
-
-def note_making(folder: Path, seconds: float) -> None:
-    """Notes in the folder of what was made how long that took."""
-    (folder / _SECONDS).write_text(json.dumps({"seconds": round(seconds, 2)}) + "\n")
-
-
-def making_s(folder: Path) -> float | None:
-    """Returns what was noted; None if nothing was."""
-    try:
-        return float(json.loads((folder / _SECONDS).read_text())["seconds"])
-    except (OSError, ValueError, TypeError, LookupError):
-        return None
 
 
 def made_source(sources: Sources, wanted: str, *places: Path | None) -> Sources | None:

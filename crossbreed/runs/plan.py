@@ -23,7 +23,7 @@ from crossbreed.fitness import (
 from crossbreed.optimizer import CalibrationLoss, CalibrationNeeds
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.events import Listener, ignore
-from crossbreed.runs.made_sources import making_s
+from crossbreed.runs.making_time import making_s
 from crossbreed.runs.opening import check_base, merge_dtype, open_spec
 from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record

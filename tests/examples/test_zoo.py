@@ -101,8 +101,10 @@ def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: s
         assert max(len(tokenizer(f" {item['answer']}\n").input_ids) for item in items(skill)) <= limit
 
 
-@pytest.mark.parametrize(("name", "num_objectives"), [("demo", 1), ("pareto", 4)])
-def test_the_committed_specs_build(name: str, num_objectives: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "num_coordinates", "num_objectives"), [("demo", 5040, 1), ("cma_es", 18, 1), ("pareto", 18, 4)]
+)
+def test_the_committed_specs_build(name: str, num_coordinates: int, num_objectives: int) -> None:
     plan = build_plan(load_spec(EXAMPLE / f"{name}.yaml"))
-    assert len(plan.coordinates) == 18
+    assert len(plan.coordinates) == num_coordinates
     assert len(plan.objectives) == num_objectives

@@ -116,7 +116,7 @@ def test_an_option_column_that_is_empty_is_told_once(tmp_path: Path) -> None:
     path = lines(tmp_path, "q,A,B,C,a", *(f"{i},x{i},y{i},,A" for i in range(30)), name="x.csv")
     with pytest.raises(InputError, match="an empty option") as caught:
         load_tasks([choice(path, choices=["A", "B", "C"])])
-    assert (caught.value.count, len(caught.value.errors)) == (30, 1)
+    assert (caught.value.count, len(caught.value.errors)) == (1, 1)
     assert caught.value.got == "all 30 items alike; the first: an empty option in ['x0', 'y0', '']"
 
 

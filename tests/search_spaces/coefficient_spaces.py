@@ -12,6 +12,8 @@ from crossbreed.types import Recipe, Rule
 EXPERTS = ("french", "sums", "norms")
 STRUCTURE = make_structure(experts=EXPERTS)
 BANDS = {"layers": 3, "modules": ["attention", "mlp"]}
+SEARCHED = tuple(name for name in OPERATOR_SPECS if name != "rank_components")
+"""The operators that have something to search here: components have a space of their own."""
 THIRD = {"french": 1 / 3, "sums": 1 / 3, "norms": 1 / 3}
 
 

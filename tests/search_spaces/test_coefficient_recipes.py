@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from coefficient_spaces import BANDS, STRUCTURE, THIRD, decoded, make_space, one_rule, space_of
+from coefficient_spaces import BANDS, SEARCHED, STRUCTURE, THIRD, decoded, make_space, one_rule, space_of
 
 from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.search_spaces import CoefficientSpace
@@ -111,7 +111,7 @@ def test_the_uniform_baseline_starts_every_search(operator: str | list[str]) -> 
     assert {rule.operator for rule in recipe.rules} == {operator if isinstance(operator, str) else "linear"}
 
 
-@pytest.mark.parametrize("operator", [name for name, spec in OPERATOR_SPECS.items() if spec.param("weight")])
+@pytest.mark.parametrize("operator", [name for name in SEARCHED if OPERATOR_SPECS[name].param("weight")])
 def test_weights_on_deltas_start_a_search_with_any_operator_that_has_weights(operator: str) -> None:
     space = space_of(operator, {})
     experts = space.groups[0].experts

@@ -19,7 +19,7 @@ from crossbreed.kernels import SourceCache
 from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import scaled_merge, weighted_deltas
 from crossbreed.runs.events import Listener, PhaseStarting
-from crossbreed.runs.made_sources import note_making
+from crossbreed.runs.making_time import note_making
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.regression.memory import CACHE_BYTES
 from crossbreed.runs.regression.texts import Asked
