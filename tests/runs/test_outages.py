@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_workers import fails
 from toy_runs import journal_of, records_of, write_spec
 
-from crossbreed.errors import EngineError, MachineError
+from crossbreed.errors import MachineError
 from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.events import Event
 from crossbreed.runs.publishing.publish_run import _recorded
@@ -40,18 +41,6 @@ def make_spec(
         return write_spec(folder, base=toy_base, experts=toy_adapters, optimizer=optimizer)
 
     return make
-
-
-def fails(patch: pytest.MonkeyPatch, when: Callable[[Job], bool]) -> None:
-    """Lets workers raise at the jobs that `when` picks."""
-    evaluate = Worker.evaluate
-
-    def failing(self: Worker, job: Job) -> Score:
-        if when(job):
-            raise EngineError("CUDA out of memory")
-        return evaluate(self, job)
-
-    patch.setattr(Worker, "evaluate", failing)
 
 
 IN_ORDER = ("cma_es", "nsga2")

@@ -2,16 +2,17 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from failing_workers import fails
 from test_stopwatch import Clock
 from toy_runs import journal_of, records_of, trials_of, write_spec
 
-from crossbreed.errors import EngineError, InputError
+from crossbreed.errors import InputError
 from crossbreed.optimizer import SearchInputs
 from crossbreed.runs import build_plan, check_spec, dump_spec, load_spec, report_on, run
 from crossbreed.runs.checking.text import findings_text
@@ -285,17 +286,6 @@ def test_the_last_stage_may_have_nothing_left_to_ask(tmp_path: Path, monkeypatch
     assert before[-1]["kind"] == "end"
     assert run(load_spec(spec), tmp_path / "run").is_over
     assert journal_of(tmp_path / "run") == before
-
-
-def fails(patch: pytest.MonkeyPatch, when: Callable[[Job], bool]) -> None:
-    evaluate = Worker.evaluate
-
-    def failing(self: Worker, job: Job) -> Score:
-        if when(job):
-            raise EngineError("CUDA out of memory")
-        return evaluate(self, job)
-
-    patch.setattr(Worker, "evaluate", failing)
 
 
 def test_what_failed_at_a_boundary_is_made_up_for_before_the_next_stage(
