@@ -93,9 +93,9 @@ class ComponentSpace(BoxSpace):
             )
         self._sums_around = sums
         self._terms = tuple(self._laid_out(config.rank))
-        self._searched = {
-            tensor: {term.expert for term in self._terms if term.tensor == tensor} for tensor in self._sums_around
-        }
+        self._searched = dict[str, set[str]]()
+        for term in self._terms:
+            self._searched.setdefault(term.tensor, set()).add(term.expert)
         self._others = tuple(self._rules_of_others())
         self._reach = config.reach
 
@@ -206,10 +206,9 @@ class ComponentSpace(BoxSpace):
         searched = {tensor for group in self._groups for tensor in group.tensors}
         left = [name for name in self._structure.tensors if name not in searched]
         for rule in self._around.rules:
-            matches = rule_matcher(rule)
-            obeying = [name for name in left if matches(name)]
-            left = [name for name in left if name not in obeying]
-            if obeying:
+            matches, before = rule_matcher(rule), len(left)
+            left = [name for name in left if not matches(name)]
+            if len(left) < before:
                 yield rule
 
     def _sums(self, recipe: Recipe) -> dict[str, _Sum] | None:
