@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item, content_of
-from crossbreed.fitness.tasks.lm_eval.harness import HarnessTask
+from crossbreed.fitness.tasks.lm_eval.harness import HarnessTask, name_of
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.values import FieldValue
 from crossbreed.types import SplitName, canonical_json, content_id
@@ -44,6 +44,12 @@ class Document:
     """lm-eval's requests, in its order."""
     asks: str
     """What the model is asked, without examples: two documents that share it ask the same."""
+    target: str
+    """The right answer, of several the first; of options, its text; empty if there is none."""
+    options: tuple[str, ...]
+    """The texts of which one is the most likely; empty where the model writes, or a text is scored."""
+    place: int | None
+    """Where the right option stands; None: there are none, or nobody says."""
 
     @property
     def doc(self) -> Any:
@@ -68,7 +74,7 @@ def parts_of(leaves: Sequence[HarnessTask], wanted: Mapping[SplitName, Part] | N
         has = _has(leaf)
         if missing := [part for part in chosen.values() if part not in has]:
             raise InputError(
-                f"the task `{leaf.task_name}` has no {missing[0]} documents",
+                f"the task `{name_of(leaf)}` has no {missing[0]} documents",
                 expected=" or ".join(has) or "a split in its YAML: `test_split: test`",
                 got=f"documents: {{{', '.join(f'{split}: {part}' for split, part in chosen.items())}}}",
                 where=where,
@@ -97,7 +103,7 @@ def _usual(leaves: Sequence[HarnessTask], where: str) -> dict[SplitName, Part]:
         raise InputError(
             "the tasks of a group have no part of their data in common",
             expected="test, validation or training documents in each",
-            got="; ".join(f"{leaf.task_name}: {', '.join(_has(leaf)) or 'none'}" for leaf in leaves[:4]),
+            got="; ".join(f"{name_of(leaf)}: {', '.join(_has(leaf)) or 'none'}" for leaf in leaves[:4]),
             where=where,
             fix="give the tasks of the group one by one",
         )
@@ -128,12 +134,16 @@ def documents_of(leaf: HarnessTask, part: Part, shape: Shape, *, prefix: str, sp
     for number, of_one in groupby(leaf.instances, key=lambda instance: instance.doc_id):
         instances = tuple(sorted(of_one, key=lambda instance: instance.idx))
         doc = instances[0].doc
-        fields = _fields(doc) | ({"task": leaf.task_name} if prefix else {})
+        fields = _fields(doc) | ({"task": name_of(leaf)} if prefix else {})
+        options = tuple(map(str, leaf.doc_to_choice(doc))) if leaf.OUTPUT_TYPE == "multiple_choice" else ()
         yield Document(
             item=Item(id=f"{prefix}{part}-{number}", fields=fields, splits=allowed),
             task=leaf,
             instances=instances,
             asks=_asks(leaf, doc),
+            target=str(_target(leaf, doc)),
+            options=options,
+            place=_place(leaf, doc, options) if options else None,
         )
 
 
@@ -168,7 +178,7 @@ def results_of(document: Document, answers: Sequence[Any], ensemble: Any, *, rep
 def questions_in(document: Document) -> frozenset[str]:
     """Returns texts that a document shares with any other that asks the same, in whatever frame."""
     fields = _fields(document.doc)
-    target = folded(str(_target(document.task, document.doc))).casefold()
+    target = folded(document.target).casefold()
     longer = [text for text in map(_folded, fields.values()) if len(text.split()) >= 4]
     return frozenset((content_of(fields), document.asks, *(f"{text.casefold()}\n{target}" for text in longer)))
 
@@ -208,7 +218,7 @@ def _plain(value: Any) -> Any:  # a configuration
 
 def _asks(leaf: HarnessTask, doc: Any) -> str:
     """Returns what a document asks, without examples: its text, its options, and what of it is scored."""
-    parts: list[object] = [leaf.task_name if leaf.OUTPUT_TYPE is None else "", leaf.doc_to_text(doc)]
+    parts: list[object] = [name_of(leaf) if leaf.OUTPUT_TYPE is None else "", leaf.doc_to_text(doc)]
     if getattr(leaf.config, "doc_to_choice", None) is not None:
         parts += [*map(str, leaf.doc_to_choice(doc))]
     elif leaf.OUTPUT_TYPE != "generate_until":
@@ -221,6 +231,8 @@ def _folded(value: object) -> str:
 
 
 def _target(leaf: HarnessTask, doc: Any) -> Any:
+    if leaf.OUTPUT_TYPE == "loglikelihood_rolling":
+        return ""
     target = leaf.doc_to_target(doc)
     if getattr(leaf.config, "doc_to_choice", None) is not None and isinstance(target, int):
         choices = leaf.doc_to_choice(doc)
@@ -228,9 +240,13 @@ def _target(leaf: HarnessTask, doc: Any) -> Any:
     return (target[0] if target else "") if isinstance(target, list) else target
 
 
-def target_of(document: Document) -> Any:
-    """Returns the right answer of a document, of several the first; of options, its text."""
-    return _target(document.task, document.doc)
+def _place(leaf: HarnessTask, doc: Any, options: Sequence[str]) -> int | None:
+    """Returns the place of the right option; where prompts differ instead of options, of the right prompt."""
+    gold = leaf.doc_to_text(doc) if getattr(leaf, "multiple_input", 0) else leaf.doc_to_target(doc)
+    gold = gold[0] if isinstance(gold, list) and gold else gold
+    if isinstance(gold, str):
+        gold = options.index(gold) if gold in options else None
+    return gold if isinstance(gold, int) and 0 <= gold < len(options) else None
 
 
 def _fields(doc: Any) -> dict[str, FieldValue]:

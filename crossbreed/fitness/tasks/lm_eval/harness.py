@@ -88,7 +88,7 @@ def blamed(what: str, *, folder: Path | None, where: str) -> Iterator[None]:
             if folder is not None and (file := _file_in(one, folder)):
                 raise blame(one, file, f"`{Path(file).name}`", where) from error
         raise InputError(
-            f"{what}: {type(error).__name__}: {excerpt(first_line(error), at_most=240)}",
+            f"{what}: {type(error).__name__}: {excerpt(first_line(error), at_most=240)}{_key_read(error)}",
             where=f"{where}; {folder}" if folder else where,
             fix=_advice(error),
         ) from error
@@ -100,6 +100,12 @@ def _file_in(error: BaseException, folder: Path) -> str:
     named = getattr(error, "filename", None) if isinstance(error, SyntaxError) else None
     files = [*frames, *([named] if isinstance(named, str) else [])]
     return next((file for file in reversed(files) if file.endswith(".py") and folder in Path(file).parents), "")
+
+
+def _key_read(error: BaseException) -> str:
+    """Returns the key of the YAML that lm-eval was reading, in brackets; empty if nothing tells."""
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.name.startswith("doc_to_")]
+    return f" (`{names[-1]}`)" if names else ""
 
 
 def _advice(error: Exception) -> str:
@@ -125,6 +131,11 @@ def sources_in(folder: Path | None) -> str:
         text = content_id(path.read_text("utf-8", "replace")) if path.suffix in _SOURCES else str(state.st_mtime_ns)
         found.append(f"{path.relative_to(folder)} {state.st_size} {text}")
     return content_id("\n".join(found))
+
+
+def name_of(leaf: HarnessTask) -> str:
+    """Returns a task's name; its own property draws from the global generator, whether or not it has one."""
+    return str(leaf.config.task)
 
 
 def load_leaves(name: str, *, folder: Path | None, where: str) -> tuple[list[HarnessTask], bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, require
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.lm_eval.asking import Speaker, Writing, result_of, speaker
@@ -19,10 +19,9 @@ from crossbreed.fitness.tasks.lm_eval.documents import (
     parts_of,
     questions_in,
     results_of,
-    target_of,
     without_repeats,
 )
-from crossbreed.fitness.tasks.lm_eval.harness import HarnessTask, blamed, load_leaves, quiet, sources_in
+from crossbreed.fitness.tasks.lm_eval.harness import EXTRA, HarnessTask, blamed, load_leaves, name_of, quiet, sources_in
 from crossbreed.fitness.tasks.lm_eval.metrics import Reading, readings_of
 from crossbreed.fitness.tasks.sampling import sample_seeds
 from crossbreed.fitness.tasks.task import Answer
@@ -109,26 +108,22 @@ class Loaded:
             target = self.shown(item)
             between = document.task.config.target_delimiter if target else ""
             return self._speaks.likelihood(first.args[0], between + target, alternatives=0) if target.strip() else None
-        place = _gold_place(document) or 0
+        place = document.place or 0
         request = self._of_instances(item)[place][0]
         assert isinstance(request, Loglikelihood)
         return request
 
     def shown(self, item: Item) -> str:
         """Returns the right answer, if the task has one."""
-        document = self._document(item)
-        if document.instances[0].request_type == "loglikelihood_rolling":
-            return ""
-        return str(target_of(document))
+        return self._document(item).target
 
     def gold_position(self, item: Item) -> int | None:
         """Returns the place of the right option."""
-        return _gold_place(self._document(item))
+        return self._document(item).place
 
     def num_options(self, item: Item) -> int | None:
         """Returns the number of options; None where the model writes."""
-        document = self._document(item)
-        return len(document.task.doc_to_choice(document.doc)) if _has_options(document) else None
+        return len(self._document(item).options) or None
 
     def questions(self, item: Item) -> frozenset[str]:
         """Returns what two documents share that ask the same."""
@@ -163,7 +158,7 @@ class Loaded:
         return self._documents[item.id]
 
     def _scoring(self, document: Document) -> Scoring:
-        return self._scorings[document.task.task_name]
+        return self._scorings[name_of(document.task)]
 
     def _value(self, item: Item, found: Mapping[str, Any], scoring: Scoring) -> float:
         if scoring.metric in found:
@@ -211,7 +206,7 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
         _check_kind(leaf, task)
         _override(leaf, task)
     parts = parts_of(leaves, task.documents, where=task.where)
-    names = {(leaf.task_name, part): getattr(leaf.config, f"{part}_split") for leaf in leaves for part in parts}
+    names = {(name_of(leaf), part): getattr(leaf.config, f"{part}_split") for leaf in leaves for part in parts}
     shape = Shape(
         num_shots=task.num_fewshot,
         chat=speaks.chat if task.chat_template else None,
@@ -224,15 +219,15 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
     with quiet(), blamed("lm-eval does not render the task", folder=task.folder, where=task.where):
         for part, splits in parts.items():
             for leaf in leaves:
-                prefix = f"{leaf.task_name}/" if is_group else ""
-                if (name := names[leaf.task_name, part]) is not None:
+                prefix = f"{name_of(leaf)}/" if is_group else ""
+                if (name := names[name_of(leaf), part]) is not None:
                     leaf.set_config("test_split", name)  # lm-eval then renders it as what it evaluates
                 documents += documents_of(leaf, part, shape, prefix=prefix, splits=splits)
         documents, num_repeats = without_repeats(documents)
-        scorings = {leaf.task_name: _scoring(task, leaf, documents) for leaf in leaves}
+        scorings = {name_of(leaf): _scoring(task, leaf, documents) for leaf in leaves}
         identity = identity_of(leaves, documents)
     reported = next(part for part, splits in parts.items() if "report" in splits)
-    shown = [leaf for leaf in leaves if _shots_from(leaf) == names[leaf.task_name, reported]]
+    shown = [leaf for leaf in leaves if _shots_from(leaf) == names[name_of(leaf), reported]]
     notes = [*_notes_of_parts(task, parts, reported, shown), *_notes_of_values(scorings)]
     if num_repeats:
         notes.append(f"{num_repeats} documents ask what others before them ask, and are left out")
@@ -242,14 +237,33 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
 def _check_kind(leaf: HarnessTask, task: "LmEvalTask") -> None:
     if getattr(leaf, "MULTIMODAL", False):
         raise InputError(
-            f"the task `{leaf.task_name}` asks about images or sounds", expected="a task of texts", where=task.where
+            f"the task `{name_of(leaf)}` asks about images or sounds", expected="a task of texts", where=task.where
         )
     if getattr(leaf, "UNSAFE_CODE", False) and task.allow is None:
         raise InputError(
-            f"the task `{leaf.task_name}` runs programs that the model wrote",
+            f"the task `{name_of(leaf)}` runs programs that the model wrote",
             expected="`allow: running_generated_code` in the task",
             where=task.where,
             fix="allow it on a machine that you can lose: there is no sandbox",
+        )
+    if not callable(leaf.config.process_results):
+        _check_metrics(leaf, task)
+
+
+def _check_metrics(leaf: HarnessTask, task: "LmEvalTask") -> None:
+    """Raises InputError if the task names a metric that nobody computes: lm-eval says so once it has answers."""
+    from lm_eval.api.registry import metric_registry
+
+    names = [one["metric"] for one in leaf.config.metric_list or () if isinstance(one["metric"], str)]
+    theirs = {one["metric"] for one in leaf.config.metric_list or () if one.get("hf_evaluate")}
+    if theirs:
+        require("evaluate", extra=EXTRA)
+    if unknown := [name for name in names if name not in theirs and name not in metric_registry]:
+        raise InputError(
+            f"lm-eval has no metric `{unknown[0]}`",
+            expected=any_of(metric_registry.keys()),
+            where=f"{task.where}; `metric_list` of `{name_of(leaf)}`",
+            fix=suggestion(unknown[0], metric_registry.keys()) or "correct it in the YAML, or compute it in a function",
         )
 
 
@@ -258,7 +272,7 @@ def _override(leaf: HarnessTask, task: "LmEvalTask") -> None:
     own = leaf.config.num_fewshot
     if task.num_fewshot and own == 0:
         raise InputError(
-            f"the task `{leaf.task_name}` says itself that it takes no examples",
+            f"the task `{name_of(leaf)}` says itself that it takes no examples",
             expected="no `num_fewshot`",
             got=f"num_fewshot: {task.num_fewshot}, where its YAML has 0",
             where=task.where,
@@ -268,7 +282,7 @@ def _override(leaf: HarnessTask, task: "LmEvalTask") -> None:
     if task.gen_kwargs:
         if leaf.OUTPUT_TYPE != "generate_until":
             raise InputError(
-                f"the task `{leaf.task_name}` has no text written",
+                f"the task `{name_of(leaf)}` has no text written",
                 expected="no `gen_kwargs`",
                 got=f"output_type: {leaf.OUTPUT_TYPE}",
                 where=task.where,
@@ -291,7 +305,7 @@ def _scoring(task: "LmEvalTask", leaf: HarnessTask, documents: Sequence[Document
     ensemble, repeats = build_filter_ensemble(name, steps), int(leaf.config.repeats or 1)
     first = next((one for one in documents if one.task is leaf), None)
     if first is None:
-        raise InputError(f"no document of `{leaf.task_name}` is left", where=task.where)
+        raise InputError(f"no document of `{name_of(leaf)}` is left", where=task.where)
     found = readings_of(results_of(first, _gold(first), ensemble, repeats=repeats), leaf)
     metric = _chosen_metric(metric or None, found, leaf, task)
     reading = found[metric]
@@ -330,7 +344,7 @@ def _chosen(noun: str, wanted: str | None, names: Sequence[str], leaf: HarnessTa
         return names[0]
     if wanted is None:
         raise InputError(
-            f"the task `{leaf.task_name}` has several {noun}s",
+            f"the task `{name_of(leaf)}` has several {noun}s",
             expected=f"one of them as `{noun}`",
             got=any_of(names),
             where=task.where,
@@ -338,7 +352,7 @@ def _chosen(noun: str, wanted: str | None, names: Sequence[str], leaf: HarnessTa
         )
     if wanted not in names:
         raise InputError(
-            f"the task `{leaf.task_name}` has no {noun} `{wanted}`",
+            f"the task `{name_of(leaf)}` has no {noun} `{wanted}`",
             expected=any_of(names),
             where=f"{task.where}, `{noun}`",
             fix=suggestion(wanted, names) or f"{noun}: {names[0]}",
@@ -362,30 +376,13 @@ def _chosen_metric(
 
 def _gold(document: Document) -> list[Any]:
     """Returns the answers of a model that knows."""
-    place = _gold_place(document)
+    place = document.place
     kinds = [instance.request_type for instance in document.instances]
     if kinds[0] == "generate_until":
-        return [str(target_of(document))] * len(kinds)
+        return [document.target] * len(kinds)
     if kinds[0] == "loglikelihood_rolling":
         return [-1.0] * len(kinds)
     return [(_CERTAIN, True) if place in (None, idx) else (_HOPELESS, False) for idx in range(len(kinds))]
-
-
-def _has_options(document: Document) -> bool:
-    return bool(document.task.OUTPUT_TYPE == "multiple_choice")
-
-
-def _gold_place(document: Document) -> int | None:
-    """Returns the place of the right option; None where none are offered, or nobody says which is right."""
-    if not _has_options(document):
-        return None
-    task, doc = document.task, document.doc
-    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    choices = task.doc_to_choice(doc)
-    gold = gold[0] if isinstance(gold, list) and gold else gold
-    if isinstance(gold, str):
-        gold = choices.index(gold) if gold in choices else None
-    return gold if isinstance(gold, int) and 0 <= gold < len(choices) else None
 
 
 def _answers(request_type: str, responses: Sequence[Response], *, is_greedy: bool) -> Any:
@@ -397,10 +394,9 @@ def _answers(request_type: str, responses: Sequence[Response], *, is_greedy: boo
 
 def _said(document: Document, answers: Sequence[Any]) -> str:
     """Returns what the model said, or which option it finds the most likely."""
-    if _has_options(document):
-        choices = document.task.doc_to_choice(document.doc)
-        likelihoods = [one[0] for one in answers[: len(choices)]]
-        return str(choices[likelihoods.index(max(likelihoods))])
+    if document.options:
+        likelihoods = [one[0] for one in answers[: len(document.options)]]
+        return document.options[likelihoods.index(max(likelihoods))]
     first = answers[0][0] if isinstance(answers[0], list) else answers[0]
     return first if isinstance(first, str) else ""
 
