@@ -138,6 +138,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a type of nobody's": ({"task": "no_type"}, ("invalid output_type 'generate'",)),
     "no field with options": ({"task": "no_options"}, ("malformed node", "(`doc_to_choice`)")),
     "too few documents": ({"task": "shots", "limit": 2}, ("too few items for the split", "2 for search")),
+    "a template that is elsewhere": (
+        {"task": "shots", "chat_template": True},
+        ("the chat template of whoever answers",),
+    ),
     "an unknown key": ({"task": "shots", "apply_chat_template": True}, ("did you mean `chat_template`?",)),
 }
 

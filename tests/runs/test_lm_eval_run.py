@@ -82,44 +82,16 @@ def test_a_group_is_stratified_by_its_tasks(spec: Path) -> None:
         assert abs(of_one - len(items) / 2) <= 1
 
 
-CHANGES: dict[str, tuple[str, str, str]] = {
-    "a function": ("utils.py", "aeiou", "aeiouy"),
-    "what the function's file says beside it": ("utils.py", "import random\n", "import random\nOTHER = 1\n"),
-    "a key of the YAML": ("own.yaml", "max_gen_toks: 12", "max_gen_toks: 11"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
 def test_another_task_is_another_run(
-    change: str, template: Path, tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], capsys: Any
+    template: Path, tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], capsys: Any
 ) -> None:
-    name, before, after = CHANGES[change]
     folder = tmp_path / "tasks"
     shutil.copytree(template, folder)
     spec, out = written(tmp_path, toy_base, toy_adapters, [OWN], fitness__engine={"kind": "fake"}), tmp_path / "run"
     assert exit_code_of("run", spec, "--out", out) == 0
-    text = (folder / name).read_text()
-    assert before in text
-    (folder / name).write_text(text.replace(before, after))
+    (folder / "utils.py").write_text((folder / "utils.py").read_text().replace("aeiou", "aeiouy"))
     capsys.readouterr()
     assert exit_code_of("run", spec, "--out", out) == 2
     err = capsys.readouterr().err
     assert "this run folder was started with another spec" in err
     assert "tasks[0].task: own@" in err
-
-
-def test_other_documents_are_another_run_and_a_moved_folder_is_not(
-    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], capsys: Any
-) -> None:
-    folder, out = write_tasks(tmp_path / "tasks"), tmp_path / "run"
-    fake = {"kind": "fake"}
-    spec = written(tmp_path, toy_base, toy_adapters, [OWN], fitness__engine=fake)
-    assert exit_code_of("run", spec, "--out", out) == 0
-    shutil.copytree(folder, tmp_path / "moved")
-    spec = written(tmp_path, toy_base, toy_adapters, [{**OWN, "include_path": "moved"}], fitness__engine=fake)
-    assert exit_code_of("run", spec, "--out", out) == 0
-    data = folder / "test.jsonl"
-    data.write_text(data.read_text().replace("test 3 +", "test 33 +"))
-    capsys.readouterr()
-    assert exit_code_of("run", spec, "--out", out) == 2
-    assert "this run folder was started with" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import TaskConfig
 from crossbreed.fitness.tasks.lm_eval.documents import Part
-from crossbreed.fitness.tasks.lm_eval.harness import require_harness, sources_in
+from crossbreed.fitness.tasks.lm_eval.harness import EXTRA, require_harness, sources_in
 from crossbreed.fitness.tasks.lm_eval.loaded import Loaded, load
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.types import SplitName
@@ -29,6 +29,10 @@ class LmEvalTask(TaskConfig):
 
     One value per document, of all tasks of a group alike.
     """
+
+    best: ClassVar[float | None] = None
+    needs: ClassVar[tuple[str, ...]] = ("lm_eval",)
+    extra: ClassVar[str] = EXTRA
 
     kind: Literal["lm_eval"]
     task: Annotated[str, AfterValidator(_resolved)]
@@ -66,8 +70,6 @@ class LmEvalTask(TaskConfig):
     _context: int | None = PrivateAttr(default=None)
     _sources: str = PrivateAttr(default="")
     """The hash of the task's files once it was loaded: what changes in them later changes no score."""
-
-    best: ClassVar[float | None] = None
 
     @model_validator(mode="after")
     def _splits_are_complete(self) -> Self:
@@ -121,6 +123,13 @@ class LmEvalTask(TaskConfig):
                 got=str(self.folder),
                 where=f"{self.where}, `include_path`" if self.include_path else self.where,
                 fix="correct the path: it is relative to the spec",
+            )
+        if self.chat_template and self._host is None:
+            raise InputError(
+                "the chat template of whoever answers is not here",
+                expected="an engine that uses the base's tokenizer, as `vllm` and `transformers` do",
+                where=self.where,
+                fix="use such an engine, or `chat_template: false`",
             )
         self._sources = ""
         self._sources = sources_in(self.folder)

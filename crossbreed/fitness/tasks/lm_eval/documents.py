@@ -195,6 +195,22 @@ def identity_of(leaves: Sequence[HarnessTask], documents: Sequence[Document]) ->
     return content_id(canonical_json([settings, asked.hexdigest()]))
 
 
+def files_of(leaf: HarnessTask) -> list[str]:
+    """Returns the local files that a task's data is read from."""
+    found = (leaf.config.dataset_kwargs or {}).get("data_files")
+    named = list(found.values()) if isinstance(found, Mapping) else [found]
+    flat = [one for some in named for one in (some if isinstance(some, list) else [some])]
+    return [one for one in flat if isinstance(one, str) and Path(one).is_file()]
+
+
+def state_of(file: str) -> tuple[int, int]:
+    """Returns a file's size and time of change; zeros where it is gone."""
+    if not Path(file).is_file():
+        return 0, 0
+    found = Path(file).stat()
+    return found.st_size, found.st_mtime_ns
+
+
 _PLACES = ("metadata", "dataset_kwargs", "test_split")
 """Where files are, and what is set to each part in turn."""
 

@@ -22,8 +22,9 @@ HarnessTask: TypeAlias = Any
 """lm-eval has no types that hold."""
 EXTRA = "lm-eval"
 _LOGGERS = ("lm_eval", "datasets")
-_PYTHON_SEED, _NUMPY_SEED = 0, 1234
-"""What lm-eval's own evaluation seeds the global generators with: tasks that draw from them draw the same."""
+_PYTHON_STATE = random.Random(0).getstate()
+_NUMPY_STATE = np.random.RandomState(1234).get_state()
+"""With these seeds lm-eval's own evaluation begins: tasks that draw from the global generators draw the same."""
 _SOURCES = (".yaml", ".yml", ".py")
 
 
@@ -42,25 +43,33 @@ def require_harness() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Lends the block global generators of its own, seeded as lm-eval does, and keeps what it writes to itself."""
+def lent_generators() -> Iterator[None]:
+    """Lends the block global generators, seeded as lm-eval does: tasks may seed them and draw from them."""
     kept, drawn = np.random.get_state(), random.getstate()  # noqa: NPY002 - kept from what tasks do to it
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    random.setstate(random.Random(_PYTHON_SEED).getstate())
-    np.random.set_state(np.random.RandomState(_NUMPY_SEED).get_state())  # noqa: NPY002
     torch_state = _torch_state()
+    random.setstate(_PYTHON_STATE)
+    np.random.set_state(_NUMPY_STATE)  # noqa: NPY002
     try:
-        for name in _LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
         random.setstate(drawn)
         np.random.set_state(kept)  # noqa: NPY002
         if torch_state is not None:
             sys.modules["torch"].set_rng_state(torch_state)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lends the block global generators, and keeps what it writes to the terminal to itself."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    try:
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with lent_generators(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _torch_state() -> Any:

@@ -15,13 +15,24 @@ from crossbreed.fitness.tasks.lm_eval.documents import (
     Part,
     Shape,
     documents_of,
+    files_of,
     identity_of,
     parts_of,
     questions_in,
     results_of,
+    state_of,
     without_repeats,
 )
-from crossbreed.fitness.tasks.lm_eval.harness import EXTRA, HarnessTask, blamed, load_leaves, name_of, quiet, sources_in
+from crossbreed.fitness.tasks.lm_eval.harness import (
+    EXTRA,
+    HarnessTask,
+    blamed,
+    lent_generators,
+    load_leaves,
+    name_of,
+    quiet,
+    sources_in,
+)
 from crossbreed.fitness.tasks.lm_eval.metrics import Reading, readings_of
 from crossbreed.fitness.tasks.sampling import sample_seeds
 from crossbreed.fitness.tasks.task import Answer
@@ -64,6 +75,7 @@ class Loaded:
         seed: int,
         identity: str,
         notes: Sequence[str],
+        files: Mapping[str, tuple[int, int]],
     ) -> None:
         """Asks nothing yet.
 
@@ -75,13 +87,19 @@ class Loaded:
             seed: The run's.
             identity: Hash of what must not change on resume.
             notes: What a user should know.
+            files: The files of the data, with their sizes and times.
         """
+        self._files = files
         self.items = tuple(one.item for one in documents)
         self.identity, self.notes = identity, tuple(notes)
         self._documents = {one.item.id: one for one in documents}
         self._name, self._where, self._folder = task.name, task.where, task.folder
         self._scorings, self._speaks, self._seed = scorings, speaks, seed
         self._asked: dict[str, list[tuple[Request, ...]]] = {}
+
+    def is_stale(self) -> bool:
+        """Returns whether a file of the data has changed since."""
+        return any(state_of(file) != state for file, state in self._files.items())
 
     def requests(self, item: Item) -> list[Request]:
         """Returns the requests for a document, made once."""
@@ -96,7 +114,7 @@ class Loaded:
             _answers(instance.request_type, some, is_greedy=bool(scoring.alternatives))
             for instance, some in zip(document.instances, given, strict=True)
         ]
-        with quiet(), blamed(f"document `{item.id}` is not scored", folder=self._folder, where=self._where):
+        with lent_generators(), blamed(f"document `{item.id}` is not scored", folder=self._folder, where=self._where):
             found = results_of(document, answers, scoring.ensemble, repeats=scoring.repeats)
         return Answer(value=self._value(item, found, scoring), text=_said(document, answers))
 
@@ -192,7 +210,7 @@ def load(task: "LmEvalTask", *, seed: int, host: str | None, context: int | None
         if one is task and of_files == sources != "":
             return found
     key = canonical_json([task.model_dump(mode="json"), seed, host, context, sources or sources_in(task.folder)])
-    if key not in _LOADED:
+    if key not in _LOADED or _LOADED[key].is_stale():
         _LOADED[key] = _read(task, seed=seed, speaks=speaker(None if host is None else Path(host), context))
         _ = [_LOADED.pop(old) for old in list(_LOADED)[:-_MOST_KEPT]]
     _RECENT.insert(0, (task, sources, _LOADED[key]))
@@ -226,12 +244,13 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
         documents, num_repeats = without_repeats(documents)
         scorings = {name_of(leaf): _scoring(task, leaf, documents) for leaf in leaves}
         identity = identity_of(leaves, documents)
+    files = {file: state_of(file) for leaf in leaves for file in files_of(leaf)}
     reported = next(part for part, splits in parts.items() if "report" in splits)
     shown = [leaf for leaf in leaves if _shots_from(leaf) == names[name_of(leaf), reported]]
     notes = [*_notes_of_parts(task, parts, reported, shown), *_notes_of_values(scorings)]
     if num_repeats:
         notes.append(f"{num_repeats} documents ask what others before them ask, and are left out")
-    return Loaded(task, documents, scorings, speaks, seed=seed, identity=identity, notes=notes)
+    return Loaded(task, documents, scorings, speaks, seed=seed, identity=identity, notes=notes, files=files)
 
 
 def _check_kind(leaf: HarnessTask, task: "LmEvalTask") -> None:
