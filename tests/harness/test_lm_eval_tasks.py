@@ -52,7 +52,8 @@ class Harness(TaskConformance):
 
     @pytest.fixture
     def task(self, tasks_folder: Path) -> Task:
-        return load(tasks_folder, **self.settings)
+        config = kind(tasks_folder, **self.settings)
+        return Task(kind=config, items=config.load_items())
 
 
 class TestOptions(Harness):
