@@ -79,15 +79,15 @@ def loaded(folder: Path, host: Path, **settings: Any) -> Task:
     return task
 
 
-def entry(row: Mapping[str, Any], metric: str) -> float:
-    """Returns a document's value, of what lm-eval keeps of it."""
-    value = row[metric]
-    if isinstance(value, tuple | list) and metric != "brier_score":
-        return -value[0] / value[1] / (LN2 if metric == "bits_per_byte" else 1)
+def entries(rows: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Returns each document's value, of what lm-eval keeps of it; long texts weigh more."""
+    found = {name: row[metric] for name, row in rows.items()}
+    if metric.endswith(("_perplexity", "_byte")):
+        mean = sum(size for _, size in found.values()) / len(found)
+        return {name: -total / mean / (LN2 if metric == "bits_per_byte" else 1) for name, (total, _) in found.items()}
     if metric == "brier_score":
-        gold, found = value
-        return float(sum((p - (i == gold)) ** 2 for i, p in enumerate(found)))
-    return -value if metric == "perplexity" else float(value)
+        return {name: sum((p - (i == gold)) ** 2 for i, p in enumerate(ps)) for name, (gold, ps) in found.items()}
+    return {name: -value if metric == "perplexity" else float(value) for name, value in found.items()}
 
 
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -145,7 +145,7 @@ def test_a_documents_value_is_lm_evals(
     }
     assert len(rows) == len(items) == SIZES["test"] * len(leaves)
     values = dict(zip(found.tasks["mine"].item_ids, found.tasks["mine"].values, strict=True))
-    assert values == pytest.approx({name: entry(row, metric) for name, row in rows.items()}, abs=2e-5)
+    assert values == pytest.approx(entries(rows, metric), abs=2e-5)
     for item, text in zip(items, found.texts["mine"], strict=True):
         responses = [one[0] for one in rows[item.id]["resps"]]
         if isinstance(responses[0], str):

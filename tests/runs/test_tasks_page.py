@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
     (tmp_path / "own.py").write_text("\n\n".join(blocks("python")))
     (tmp_path / "my_tasks").mkdir()
-    [cities] = [block for block in blocks("") if block.startswith("task: ")]
+    [cities] = blocks("text")
     (tmp_path / "my_tasks/cities.yaml").write_text(cities.replace("/data", str(tmp_path)))
     return tmp_path
 

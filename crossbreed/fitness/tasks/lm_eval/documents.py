@@ -39,6 +39,8 @@ class Document:
     """One document of a task, with lm-eval's requests for it."""
 
     item: Item
+    part: Part
+    """Of the data."""
     task: HarnessTask
     instances: tuple[Any, ...]
     """lm-eval's requests, in its order."""
@@ -138,6 +140,7 @@ def documents_of(leaf: HarnessTask, part: Part, shape: Shape, *, prefix: str, sp
         options = tuple(map(str, leaf.doc_to_choice(doc))) if leaf.OUTPUT_TYPE == "multiple_choice" else ()
         yield Document(
             item=Item(id=f"{prefix}{part}-{number}", fields=fields, splits=allowed),
+            part=part,
             task=leaf,
             instances=instances,
             asks=_asks(leaf, doc),

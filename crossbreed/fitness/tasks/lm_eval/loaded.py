@@ -55,6 +55,8 @@ class Scoring:
     """The filters."""
     metric: str
     reading: Reading
+    mean_sizes: Mapping[Part, float]
+    """Part of the data -> mean size of its documents, where sizes weigh."""
     writing: Writing | None
     """None: the task has no texts written."""
     repeats: int
@@ -180,7 +182,7 @@ class Loaded:
 
     def _value(self, item: Item, found: Mapping[str, Any], scoring: Scoring) -> float:
         if scoring.metric in found:
-            value = scoring.reading.read(found[scoring.metric])
+            value = scoring.reading.read(found[scoring.metric]) / scoring.mean_sizes.get(self._document(item).part, 1.0)
             if math.isfinite(value):
                 return float(value)
         raise InputError(
@@ -322,10 +324,10 @@ def _scoring(task: "LmEvalTask", leaf: HarnessTask, documents: Sequence[Document
         for step in filters[name] or [{"function": "take_first"}]
     ]
     ensemble, repeats = build_filter_ensemble(name, steps), int(leaf.config.repeats or 1)
-    first = next((one for one in documents if one.task is leaf), None)
-    if first is None:
+    own = [one for one in documents if one.task is leaf]
+    if not own:
         raise InputError(f"no document of `{name_of(leaf)}` is left", where=task.where)
-    found = readings_of(results_of(first, _gold(first), ensemble, repeats=repeats), leaf)
+    found = readings_of(results_of(own[0], _gold(own[0]), ensemble, repeats=repeats), leaf)
     metric = _chosen_metric(metric or None, found, leaf, task)
     reading = found[metric]
     assert reading is not None
@@ -337,12 +339,17 @@ def _scoring(task: "LmEvalTask", leaf: HarnessTask, documents: Sequence[Document
             where=task.where,
             fix="correct `minimize` in the task",
         )
+    sizes: dict[Part, list[float]] = {}
+    for one in own if reading.unit else ():
+        entry = results_of(one, _gold(one), ensemble, repeats=repeats)[metric]
+        sizes.setdefault(one.part, []).append(reading.size_of(entry))
     is_plain = not callable(leaf.config.process_results) and metric not in ("acc", "exact_match")
     has_options = leaf.OUTPUT_TYPE == "multiple_choice" and not callable(leaf.config.process_results)
     return Scoring(
         ensemble=ensemble,
         metric=metric,
         reading=reading,
+        mean_sizes={part: math.fsum(of_part) / len(of_part) for part, of_part in sizes.items()},
         writing=_writing(leaf, task) if leaf.OUTPUT_TYPE == "generate_until" else None,
         repeats=repeats,
         alternatives=0 if is_plain or (has_options and metric == "acc") else 1,
@@ -456,9 +463,15 @@ def _shots_from(leaf: HarnessTask) -> str:
 
 
 def _notes_of_values(scorings: Mapping[str, Scoring]) -> list[str]:
-    abouts = dict.fromkeys(
-        f"a document's value of `{one.metric}` is its {one.reading.about}, and all documents count alike"
-        for one in scorings.values()
-        if one.reading.about
+    return list(dict.fromkeys(_about(one) for one in scorings.values() if one.reading.about))
+
+
+def _about(scoring: Scoring) -> str:
+    reading, text = scoring.reading, f"a document's value of `{scoring.metric}` is its {scoring.reading.about}"
+    if not reading.unit:
+        return f"{text}, of which lm-eval's is the exponential of the mean"
+    return (
+        f"{text} divided by the mean number of {reading.unit}s of such documents, "
+        + ", ".join(f"{size:.4g} ({part})" for part, size in scoring.mean_sizes.items())
+        + f": long ones weigh more, as in lm-eval, and the mean is {reading.about} per {reading.unit}"
     )
-    return list(abouts)

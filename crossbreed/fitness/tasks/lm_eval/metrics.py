@@ -17,6 +17,13 @@ class Reading:
     higher_is_better: bool
     about: str = ""
     """What the value is, where it is not the metric itself."""
+    unit: str = ""
+    """Of documents' sizes, where they weigh: values are then divided by the mean size, so that the mean of all is
+    lm-eval's weighted one."""
+
+    def size_of(self, entry: Any) -> float:
+        """Returns a document's size, of what lm-eval has of it; 1 where sizes do not weigh."""
+        return float(entry[1]) if self.unit else 1.0
 
 
 def reading_of(name: str, entry: object, aggregation: Callable[..., Any], *, higher_is_better: bool) -> Reading | None:
@@ -32,11 +39,11 @@ def reading_of(name: str, entry: object, aggregation: Callable[..., Any], *, hig
 
     if aggregation is metrics.weighted_perplexity:
         unit = "word" if name.startswith("word") else "byte" if name.startswith("byte") else "unit"
-        return Reading(read=_per_unit, higher_is_better=False, about=f"nats per {unit}")
+        return Reading(read=_nats, higher_is_better=False, about="nats", unit=unit)
     if aggregation is metrics.bits_per_byte:
-        return Reading(read=_bits_per_unit, higher_is_better=False, about="bits per byte")
+        return Reading(read=_bits, higher_is_better=False, about="bits", unit="byte")
     if aggregation is metrics.perplexity:
-        return Reading(read=_negative, higher_is_better=False, about="nats per document")
+        return Reading(read=_negative, higher_is_better=False, about="nats")
     if aggregation is metrics.brier_score:
         return Reading(read=lambda one: float(metrics.brier_score([one])), higher_is_better=False)
     if is_number(entry) and _is_mean(aggregation):
@@ -81,13 +88,12 @@ def _is_mean(aggregation: Callable[..., Any]) -> bool:
         return False
 
 
-def _per_unit(entry: tuple[float, float]) -> float:
-    loglikelihood, size = entry
-    return -float(loglikelihood) / float(size)
+def _nats(entry: tuple[float, float]) -> float:
+    return -float(entry[0])
 
 
-def _bits_per_unit(entry: tuple[float, float]) -> float:
-    return _per_unit(entry) / math.log(2)
+def _bits(entry: tuple[float, float]) -> float:
+    return _nats(entry) / math.log(2)
 
 
 def _negative(entry: float) -> float:
