@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from harness_tasks import write_tasks
 
-pytest.importorskip("lm_eval")
-
 
 @pytest.fixture(scope="session")
 def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

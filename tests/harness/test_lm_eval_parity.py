@@ -25,6 +25,8 @@ from crossbreed.fitness import (
 from crossbreed.fitness.tasks.lm_eval.config import LmEvalTask
 from crossbreed.types import Recipe
 
+pytest.importorskip("lm_eval")
+
 CONTEXT = 322
 """Shorter than some texts."""
 LN2 = math.log(2)
@@ -160,7 +162,7 @@ def test_global_generators_are_left_alone(handle: Handle, tasks_folder: Path, to
     """Although lm-eval seeds them, and so does the function of a task; and no state of theirs changes a value."""
 
     def states() -> list[Any]:
-        return [random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()]  # noqa: NPY002
+        return [random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state().tolist()]  # noqa: NPY002
 
     before = states()
     task = loaded(tasks_folder, toy_base, task="own", metric="vowels")

@@ -33,6 +33,8 @@ from crossbreed.fitness.tasks.lm_eval.config import LmEvalTask
 from crossbreed.testing.tasks import TaskConformance, response
 from crossbreed.types import Recipe
 
+pytest.importorskip("lm_eval")
+
 PARTS = {"training": "train", "validation": "validation", "test": "test"}
 
 
