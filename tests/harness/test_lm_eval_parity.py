@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def handle(toy_base: Path) -> Handle:
 
 
 @pytest.fixture(scope="module")
-def samples(toy_base: Path, tasks_folder: Path) -> Callable[..., dict[str, list[dict[str, Any]]]]:
+def samples(toy_base: Path, tasks_folder: Path) -> Iterator[Callable[..., dict[str, list[dict[str, Any]]]]]:
     """What lm-eval says of each document, with its own model: all tasks that are asked alike in one call."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -72,7 +72,9 @@ def samples(toy_base: Path, tasks_folder: Path) -> Callable[..., dict[str, list[
         )
         return dict(found["samples"])
 
-    return evaluated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # more than a second a call
+        yield evaluated
 
 
 def loaded(folder: Path, host: Path, **settings: Any) -> Task:

@@ -25,9 +25,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(where: Path, base: Path, adapters: dict[str, Path], tasks: list[dict[str, Any]], **changes: Any) -> Path:
-    """Writes a spec beside the folder `tasks`; its models have texts of float32."""
+    """Writes a spec beside the folder `tasks`."""
     changes = {
-        "fitness__engine": {"kind": "transformers", "dtype": "float32"},
         "fitness__objectives": [{"task": tasks[0]["name"]}],
         "fitness__split": {"search": 3, "select": 3, "report": 6},
         **changes,
@@ -35,11 +34,13 @@ def written(where: Path, base: Path, adapters: dict[str, Path], tasks: list[dict
     return write_spec(where, base=base, experts=adapters, trials=2, fitness__tasks=tasks, **changes)
 
 
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+@pytest.fixture(scope="module", params=["fake", pytest.param("transformers", marks=pytest.mark.slow)])
+def spec(request: Any, tmp_path_factory: pytest.TempPathFactory, toy_base: Path, toy_adapters: dict[str, Path]) -> Path:
+    """Asked in texts, or in tokens of float32."""
     where = tmp_path_factory.mktemp("spec")
     write_tasks(where / "tasks")
-    return written(where, toy_base, toy_adapters, [{**GROUP, "stratify": "task"}])
+    engine = {"kind": "transformers", "dtype": "float32"} if request.param == "transformers" else {"kind": "fake"}
+    return written(where, toy_base, toy_adapters, [{**GROUP, "stratify": "task"}], fitness__engine=engine)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_another_task_is_another_run(
 ) -> None:
     folder = tmp_path / "tasks"
     shutil.copytree(template, folder)
-    spec, out = written(tmp_path, toy_base, toy_adapters, [OWN], fitness__engine={"kind": "fake"}), tmp_path / "run"
+    spec, out = written(tmp_path, toy_base, toy_adapters, [OWN]), tmp_path / "run"
     assert exit_code_of("run", spec, "--out", out) == 0
     (folder / "utils.py").write_text((folder / "utils.py").read_text().replace("aeiou", "aeiouy"))
     capsys.readouterr()
