@@ -1,21 +1,18 @@
 """A plan in words: what a run prepares, searches and reports, before it starts."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import BudgetConfig
 from crossbreed.runs.calibration.questions import num_held_out
+from crossbreed.runs.plan import Plan
 from crossbreed.runs.results.winner import NUM_FINALISTS
 from crossbreed.runs.search.warm_starts import place_of
 from crossbreed.runs.stages.stage import Stage
 from crossbreed.types import Box
 
-if TYPE_CHECKING:
-    from crossbreed.runs.plan import Plan
 
-
-def plan_text(plan: "Plan") -> str:
+def plan_text(plan: Plan) -> str:
     """Returns the plan and cost of the run as text, to show before it starts."""
     num_items = {split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()}
     experts = len(plan.experts)
@@ -66,7 +63,7 @@ def plan_text(plan: "Plan") -> str:
     )
 
 
-def stage_plan(plan: "Plan") -> Iterator[str]:
+def stage_plan(plan: Plan) -> Iterator[str]:
     """Yields a line for each stage of a run that lists them."""
     searches = {stage.number: stage for stage in plan.stages}
     for name in plan.stage_names:
@@ -89,7 +86,7 @@ def _searched(stage: Stage) -> str:
     return f"{stage.space.describe()}{around}, {stage.optimizer.label}"
 
 
-def _calibration_items(plan: "Plan", tasks: Sequence[str], *, at_most: int) -> str:
+def _calibration_items(plan: Plan, tasks: Sequence[str], *, at_most: int) -> str:
     """Returns how many search items of these tasks are read: no split has more than it has."""
     counts = {min(at_most, len(plan.items["search"][task].items)) for task in tasks}
     span = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts, default=0)}"

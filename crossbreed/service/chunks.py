@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import Generate, Prompt, Response
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.service.accounts import Account
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.core import Service

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from crossbreed.runs.spec.serve import ServeConfig
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.service.accounts import Account, Accounts
 from crossbreed.service.engine_thread import EngineThread, answered_in
 from crossbreed.service.merges import Merges

@@ -22,7 +22,8 @@ from typing import Any, Protocol, TypeVar
 
 from crossbreed.errors import CrossbreedError, InputError, InvalidWeights, MachineError, is_fault
 from crossbreed.fitness import wire
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine
+from crossbreed.runs.workers.adopted import Adopted
+from crossbreed.runs.workers.candidate_engine import CandidateEngine
 from crossbreed.service.fair_queue import ANY, FairQueue, Full
 from crossbreed.service.logs import frames_of, said
 from crossbreed.service.refusals import Refusal, bad_request, told

@@ -28,7 +28,8 @@ from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine, verified
+from crossbreed.runs.workers.adopted import Adopted
+from crossbreed.runs.workers.candidate_engine import CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts
 from crossbreed.sources import Structure, require_tensors

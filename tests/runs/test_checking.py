@@ -21,6 +21,7 @@ from crossbreed.runs.checking.questions import Option, TaskFindings
 from crossbreed.runs.checking.rates import Rate
 from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.plan import build_plan
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.results.show import show_json
 from crossbreed.testing.toys import make_checkpoint
 
@@ -331,7 +332,7 @@ def test_a_base_that_answers_all_is_said(spec_with: Any) -> None:
 def test_the_plan_counts_no_more_items_than_there_are(spec_with: Any) -> None:
     """Of 32 wanted for Grams, the split has 20."""
     plan = build_plan(load_spec(spec_with(artifacts={"grams": {"items": 32}}, space__operator="regmean")))
-    assert "20 items per task" in plan.describe()
+    assert "20 items per task" in plan_text(plan)
 
 
 def mistakes_of(path: Path, *changes: str, engine: Any = TRANSFORMERS) -> list[str]:

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import Generate, Prompt, Request
 from crossbreed.runs.spec.provider import load_provider_spec
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine
+from crossbreed.runs.workers.adopted import Adopted
+from crossbreed.runs.workers.candidate_engine import CandidateEngine
 from crossbreed.service.engine_thread import EngineThread
 from crossbreed.service.provider import Provider, open_provider
 from crossbreed.service.refusals import Refusal

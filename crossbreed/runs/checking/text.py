@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from crossbreed.errors import printable
 from crossbreed.runs.checking.cost import Cost, StageCost
 from crossbreed.runs.checking.questions import Example, TaskFindings
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.phase import duration
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _WIDTH = 110
 def findings_text(findings: "Findings") -> str:
     """Returns the output of `crossbreed check`."""
     plan = findings.plan
-    lines = [plan.describe(), *_cost_lines(findings.cost)]
+    lines = [plan_text(plan), *_cost_lines(findings.cost)]
     if gigabytes := plan.merged_bytes / 1e9:
         memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
         where = f"of this machine's {memory}" if plan.spec.workers.address is None else "on a machine of the cluster"

@@ -17,7 +17,8 @@ from threading import Thread
 from crossbreed.errors import first_line
 from crossbreed.runs.events import Event, Listener, Note, ReportWritten, TrialDone
 from crossbreed.runs.loggers.config import LogConfig, require_logger
-from crossbreed.runs.loggers.sink import About, Sink, plain_names, start_sink
+from crossbreed.runs.loggers.sink import About, Sink, plain_names
+from crossbreed.runs.loggers.starting import start_sink
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.archive import best_trial
 from crossbreed.runs.record.folder import RunFolder
