@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import BudgetConfig
+from crossbreed.parsing import counted
 from crossbreed.runs.calibration.questions import num_held_out
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.results.winner import NUM_FINALISTS
+from crossbreed.runs.search.baselines import num_reported
 from crossbreed.runs.search.warm_starts import place_of
 from crossbreed.runs.stages.stage import Stage
 from crossbreed.types import Box
@@ -17,9 +19,9 @@ def plan_text(plan: Plan) -> str:
     num_items = {split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()}
     experts = len(plan.experts)
     num_others = len(plan.warm_starts) + len(plan.made_hashes)
-    initial = f"{len(plan.initial_candidates()) - num_others} baselines"
+    initial = counted(len(plan.initial_candidates()) - num_others, "baseline")
     if plan.warm_starts:
-        initial += f", {len(plan.warm_starts)} warm starts"
+        initial += f", {counted(len(plan.warm_starts), 'warm start')}"
     steps, grams, slopes = "", plan.spec.artifacts.grams, plan.spec.fitness.slopes
     regression = plan.spec.regression
     if grams is not None:
@@ -50,15 +52,15 @@ def plan_text(plan: Plan) -> str:
     made = size if plan.weights else "made by the engine"
     if isinstance(plan.spec.fitness.engine, AdapterEngineConfig):
         made = f"an adapter of at most rank {plan.spec.fitness.engine.max_rank} per candidate"
-    stages = len(plan.stage_names)
-    what = f"{stages} stage{'s' * (stages != 1)}" if stages else ", ".join(_searched(stage) for stage in plan.stages)
+    names = plan.stage_names
+    what = counted(len(names), "stage") if names else ", ".join(_searched(stage) for stage in plan.stages)
     steps += "".join(f"{line}\n" for line in stage_plan(plan))
     until = limits_text(plan.spec.limits) or ("the stages above" if plan.stages else "no search")
     return (
-        f"{plan.spec.name}: {experts} experts, {what}\n{steps}"
-        f"  search  {initial} and {until}, {num_items['search']} items each\n"
-        f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
-        f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
+        f"{plan.spec.name}: {counted(experts, 'expert')}, {what}\n{steps}"
+        f"  search  {initial} and {until}, {counted(num_items['search'], 'item')} each\n"
+        f"  select  up to {NUM_FINALISTS} finalists, {counted(num_items['select'], 'item')} each\n"
+        f"  report  up to {num_reported(experts)} models, {counted(num_items['report'], 'item')} each\n"
         f"  weights {made}"
     )
 

@@ -25,8 +25,8 @@ function drawTrials(place) {
     .filter(
       {
         all: () => true,
-        bred: at => !isBaseline(at),
-        baseline: isBaseline,
+        bred: at => !isGiven(at),
+        baseline: isGiven,
         front: at => head.frontSet.has(trials.number[at]),
         odd: at => trials.odd.has(trials.number[at]),
       }[view.kind],

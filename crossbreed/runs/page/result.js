@@ -78,7 +78,7 @@ function searchTiles(at) {
   const base = bestSearched(),
     { minimize } = head.objectives[0];
   const gain = base === null ? null : (trials.objectives[at][0] - trials.objectives[base][0]) * (minimize ? -1 : 1);
-  const perTrial = Object.values(head.seconds).reduce((sum, s) => sum + s, 0);
+  const spent = Object.values(head.seconds).reduce((sum, s) => sum + s, 0);
   return [
     tile(
       `Best ${head.front.length ? `by ${head.objectives[0].name}` : "so far"}, ${nameOf(head.best)}`,
@@ -87,13 +87,13 @@ function searchTiles(at) {
     ),
     base !== null &&
       tile(`Against ${nameOf(trials.number[base])}, the best without tuning`, signed(gain), "on search items"),
-    perTrial > 0 &&
+    head.trial_s > 0 &&
       tile(
         "Seconds a trial",
-        perTrial < 10 ? perTrial.toFixed(2) : perTrial.toFixed(0),
+        head.trial_s < 10 ? head.trial_s.toFixed(2) : head.trial_s.toFixed(0),
         Object.entries(head.seconds)
-          .filter(([, s]) => s / perTrial > 0.02)
-          .map(([phase, s]) => `${phase} ${Math.round((100 * s) / perTrial)} %`)
+          .filter(([, s]) => s / spent > 0.02)
+          .map(([phase, s]) => `${phase} ${Math.round((100 * s) / spent)} %`)
           .join(", "),
       ),
   ];
@@ -179,7 +179,7 @@ const STAGES_MEAN =
 
 function drawSearchModels(place) {
   const best = trials.at.get(head.best),
-    shown = scored().filter(isBaseline);
+    shown = scored().filter(isGiven);
   if (!shown.length) return false;
   if (best !== undefined && !shown.includes(best)) shown.push(best);
   const lines = shown.map(at =>
@@ -189,7 +189,7 @@ function drawSearchModels(place) {
       h(
         "th",
         { scope: "row" },
-        isBaseline(at) ? originName(trials.origin[at]) : "best so far",
+        isGiven(at) ? originName(trials.origin[at]) : "best so far",
         small(`trial ${trials.number[at]}`),
       ),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at][i]))),

@@ -61,11 +61,11 @@ function currentReport() {
 
 const report = () => head.current;
 const winner = () => report()?.winner.number ?? null;
-const isBaseline = at => trials.origin[at].startsWith("baseline:") || trials.origin[at].startsWith("warm_start:");
+const isGiven = at => /^(baseline|warm_start|made):/.test(trials.origin[at]);
 const kindOf = at =>
   trials.number[at] === (winner() ?? head.best)
     ? "winner"
-    : isBaseline(at)
+    : isGiven(at)
       ? "baseline"
       : head.frontSet.has(trials.number[at])
         ? "front"
@@ -79,7 +79,7 @@ const isBetter = (value, than, minimize) => (minimize ? value < than : value > t
 const nameOf = number => {
   const at = trials.at.get(number);
   if (at === undefined) return `trial ${number}`;
-  return isBaseline(at)
+  return isGiven(at)
     ? originName(trials.origin[at])
     : number === winner()
       ? `the winner, trial ${number}`
@@ -98,7 +98,7 @@ function bestBaseline() {
 
 function bestSearched() {
   const found = scored().filter(
-    at => isBaseline(at) && !trials.origin[at].includes("tuned_scalar") && !trials.origin[at].startsWith("warm"),
+    at => trials.origin[at].startsWith("baseline:") && !trials.origin[at].startsWith("baseline:tuned_scalar"),
   );
   return found.reduce(
     (best, at) =>

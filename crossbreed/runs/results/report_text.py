@@ -149,6 +149,6 @@ def summary(report: Report) -> Group:
         table,
         Text(),
         *([Text("\n".join(["Stages", *stage_lines(report.stages)])), Text()] if report.stages else []),
-        *(Text(line) for line in caveats(report) + sentences(report)),
-        Text(how_measured(report), style="dim"),
+        *(Text(printable(line)) for line in caveats(report) + sentences(report)),
+        Text(printable(how_measured(report)), style="dim"),
     )
