@@ -149,7 +149,7 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "schema": PAGE_SCHEMA,
         "name": run.name,
         "state": run.state,
-        "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
+        "objectives": [{"name": o.name, "minimize": o.minimize, "tasks": list(o.tasks)} for o in run.objectives],
         "tasks": _tasks(run),
         "items": {split: history.num_items(split) for split in history.item_ids},
         "told": len(told),

@@ -12,7 +12,7 @@ function drawTrials(place) {
     ["number", "trial"],
     ["origin", "proposed by"],
     ...head.objectives.map((o, i) => [`o${i}`, o.name]),
-    ...head.tasks.map((task, i) => [`t${i}`, task]),
+    ...furtherTasks().map(i => [`t${i}`, head.tasks[i]]),
     ["seconds", "s"],
   ];
   const valueOf =
@@ -86,7 +86,7 @@ function drawTrials(place) {
         odd && h("small", { class: "odd" }, odd.join(": ")),
       ),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at]?.[i], 4))),
-      trials.tasks[at].map(value => h("td", {}, fixed(value))),
+      furtherTasks().map(i => h("td", {}, fixed(trials.tasks[at][i]))),
       h("td", {}, trials.seconds[at].toFixed(1)),
     );
   });

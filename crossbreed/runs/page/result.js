@@ -193,14 +193,16 @@ function drawSearchModels(place) {
         small(`trial ${trials.number[at]}`),
       ),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at][i]))),
-      trials.tasks[at].map(value => h("td", {}, fixed(value))),
+      furtherTasks().map(i => h("td", {}, fixed(trials.tasks[at][i]))),
     ),
   );
   fill(
     place,
     h("h2", {}, "On the search items"),
     h("p", {}, "Baselines need no search; the report will measure them on items of their own."),
-    table(["", ...head.objectives.map(o => o.name), ...head.tasks], lines, { label: "Models on the search items" }),
+    table(["", ...head.objectives.map(o => o.name), ...furtherTasks().map(i => head.tasks[i])], lines, {
+      label: "Models on the search items",
+    }),
   );
   return true;
 }

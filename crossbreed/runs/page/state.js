@@ -75,6 +75,11 @@ const scored = () =>
     .map((_, at) => at)
     .filter(at => trials.objectives[at])
     .sort((a, b) => trials.number[a] - trials.number[b]);
+/** Returns the places of the tasks that are no objective by themselves: the others have a column already. */
+const furtherTasks = () =>
+  head.tasks
+    .map((_, i) => i)
+    .filter(i => !head.objectives.some(o => o.tasks.length === 1 && o.tasks[0] === head.tasks[i]));
 const isBetter = (value, than, minimize) => (minimize ? value < than : value > than);
 const nameOf = number => {
   const at = trials.at.get(number);

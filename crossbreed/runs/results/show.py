@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
-from crossbreed.errors import InputError, printable
+from crossbreed.errors import InputError, excerpt, printable
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.parsing import counted
 from crossbreed.recipes import dump_recipe
@@ -165,21 +165,22 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
     ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
-    failed = sum(t.score.status is Status.FAILED for t in run.trials)
+    failed = [t for t in run.trials if t.score.status is Status.FAILED]
     no_slopes = sum((t.score.error or "").startswith(NO_SLOPES) for t in ok)
     last_s = time.time() - run.folder.journal.stat().st_mtime
     lines = [
         f"{run.name}: {run.state}, {counted(len(run.trials), 'trial')}"
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
-        + (f", {failed} FAILED (not measured)" if failed else "")
+        + (f", {len(failed)} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
         *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
+        *(f"trial {t.number} FAILED: {excerpt(t.score.error or '', at_most=300)}" for t in failed[-1:]),
         *([f"to go on: {_how_to_go_on(run)}"] if run.state == "interrupted" else []),
         *(run.outlook.sentences if run.outlook else []),
     ]
-    lines = fitted(lines, width=width)
-    if not run.trials:
+    lines = fitted(list(map(printable, lines)), width=width)
+    if not ok:
         return "\n".join(lines)
     lines += trial_table([t for t in ranked if t.number in shown], run.objectives, marked=front, width=width)
     below = list[str]()
