@@ -187,7 +187,7 @@ def _quoted(text: str, at_most: int) -> str:
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:
-    lines = wrap(text, _WIDTH - len(label), break_long_words=False, break_on_hyphens=False) or [""]
+    lines = wrap(printable(text), _WIDTH - len(label), break_long_words=False, break_on_hyphens=False) or [""]
     yield label + lines[0]
     yield from (" " * len(label) + line for line in lines[1:])
 

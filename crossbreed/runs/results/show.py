@@ -238,7 +238,8 @@ def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions:
 def _trial_lines(trial: Trial, run: Run) -> list[str]:
     score = trial.score
     named = {o.name: value for o, value in zip(run.objectives, trial.objectives or (), strict=False)}
-    named |= {task: scores.mean for task, scores in score.tasks.items()}
+    in_order = dict.fromkeys((*run.minimized, *score.tasks))  # the spec's: a journal's keys are sorted
+    named |= {task: score.tasks[task].mean for task in in_order if task in score.tasks}
     width = max(map(len, named), default=0)
     spent = ", ".join(f"{phase} {s:.2f} s" for phase in PHASES if (s := score.cost.seconds.get(phase, 0.0)))
     facts = {
