@@ -42,7 +42,11 @@ function fill(element, ...children) {
 
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
 const fixed = (value, digits = 3) =>
-  !isNumber(value) ? "" : Math.abs(value) < 10 ? value.toFixed(digits) : Number(value.toPrecision(4)).toString();
+  !isNumber(value)
+    ? ""
+    : Math.abs(value) < 10
+      ? value.toFixed(digits).replace(/^-(?=0\.0*$)/, "")
+      : Number(value.toPrecision(4)).toString();
 const signed = value => (value > 0 ? "+" : "") + fixed(value).replace("-", "\u2212");
 const bounds = found =>
   isNumber(found?.low) && isNumber(found?.high) ? `[${fixed(found.low)}, ${fixed(found.high)}]` : "";

@@ -60,15 +60,16 @@ const judged = by => (!isNumber(by.low) ? "no interval is known" : by.low > 0 ? 
 
 function reportTiles(found) {
   const { winner: won, difference_to_best_baseline: best, difference_to_tuned_scalar: tuned, ideal } = found;
+  const isAnother = by => by && !found.baselines.some(row => row.name === by.name && row.number === won.number);
   return [
     tile(`Winner, trial ${won.number}`, fixed(won.mean), bounds(won)),
-    best &&
+    isAnother(best) &&
       tile(
         `Against ${rowName(best.name)}, the best without tuning`,
         signed(best.mean),
         `${judged(best)} ${bounds(best)}`,
       ),
-    tuned && tile("Against the tuned scalar", signed(tuned.mean), `${judged(tuned)} ${bounds(tuned)}`),
+    isAnother(tuned) && tile("Against the tuned scalar", signed(tuned.mean), `${judged(tuned)} ${bounds(tuned)}`),
     ideal && ideal.gap.mean >= 0 && tile("Gap to the ideal", fixed(ideal.gap.mean), bounds(ideal.gap)),
   ];
 }

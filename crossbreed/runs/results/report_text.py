@@ -40,7 +40,7 @@ def sentences(report: Report) -> list[str]:
     """Returns the interpretation: differences, gap to the ideal, optimism, and unmeasured baselines."""
     lines = []
     for difference in (report.to_best_baseline, report.to_tuned_scalar):
-        if difference:
+        if difference and difference.name not in report.won:  # else it would be compared with itself
             role = "the best without tuning, " if difference is report.to_best_baseline else ""
             verdict = "" if difference.by.low > 0 else " (the interval includes 0 or less: not shown to be better)"
             verdict = verdict if difference.by.is_known else " (no interval is known: not shown to be better)"
