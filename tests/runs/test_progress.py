@@ -67,6 +67,18 @@ def test_the_minutes_of_single_stages_count_too(
     assert (done.left_s, done.num_wanted) == (left_s, wanted)
 
 
+def test_a_stage_of_slow_trials_takes_as_long_as_they_do() -> None:
+    """Four baselines of a second each; then two trials of 30 s, of ten: what is left is not 8 times ten seconds."""
+    history = History(item_ids={})
+    trials = search()[:6]
+    history.trials.update({trial.number: trial for trial in trials})
+    history.elapsed_s, history.stage, history.began_s[0] = 64, 0, 4
+    history.num_asked[0] = history.num_told[0] = 2
+    for limits in (stages((10, None)), Limits.of(trials=10, seconds=None)):
+        left_s = Progress(Pace(limits, 4), (MEAN,)).after(trials[-1], history).left_s
+        assert left_s == pytest.approx(8 * (60 + 64 / 6) / 3)
+
+
 def test_a_search_that_is_over_its_time_has_none_left() -> None:
     assert after(search()[:5], elapsed_s=50, budget=Limits.of(trials=None, seconds=49)).left_s == 0
 

@@ -113,21 +113,22 @@ class Pace:
 
     def left_s(self, history: History) -> float | None:
         """Returns the estimated seconds to the end of the search; None if nothing is known of it."""
-        limits = []
-        num_wanted, trial_s = self.num_wanted(history), self.trial_s(history)
-        if num_wanted is not None and trial_s is not None:
-            limits.append((num_wanted - len(history.trials)) * trial_s)
-        if self.limits.seconds is not None:
-            limits.append(self.limits.seconds - history.elapsed_s)
-        stages = [self._stage_left_s(stage, history) for stage in self.limits.own if stage >= (history.stage or 0)]
-        if stages and None not in stages and trial_s is not None:
+        limits, whole, now = list[float](), self.limits.whole, history.stage or 0
+        num_wanted, trial_s = self.num_wanted(history), self._trial_s_of(now, history)
+        stages = [self._stage_left_s(stage, history) for stage in self.limits.own if stage >= now]
+        are_known = bool(stages) and None not in stages and trial_s is not None
+        if are_known and trial_s is not None:
             before_s = max(0, self.num_initial - len(history.trials) + history.num_told.total()) * trial_s
             limits.append(before_s + math.fsum(left_s for left_s in stages if left_s is not None))
+        if num_wanted is not None and trial_s is not None and not (are_known and whole.trials is None):
+            limits.append((num_wanted - len(history.trials)) * trial_s)
+        if whole.seconds is not None:
+            limits.append(whole.seconds - history.elapsed_s)
         return max(0.0, min(limits)) if limits else None
 
     def _stage_left_s(self, stage: int, history: History) -> float | None:
         """Returns the estimated seconds to the end of one search, by its own limits; None if they do not tell."""
-        own, trial_s, limits = self.limits.own[stage], self.trial_s(history), list[float]()
+        own, trial_s, limits = self.limits.own[stage], self._trial_s_of(stage, history), list[float]()
         most = self.limits.most.get(stage, own.trials)
         if most is not None and trial_s is not None:
             num_lost = history.num_asked[stage] - history.num_measured(stage)
@@ -135,3 +136,10 @@ class Pace:
         if own.seconds is not None:
             limits.append(own.seconds - (history.elapsed_s - history.began_s.get(stage, history.elapsed_s)))
         return max(0.0, min(limits)) if limits else None
+
+    def _trial_s_of(self, stage: int, history: History) -> float | None:
+        """Returns the seconds a trial of one search, by its own trials and, as one more, the pace of all so far."""
+        trial_s, began_s = self.trial_s(history), history.began_s.get(stage)
+        if trial_s is None or began_s is None:
+            return trial_s
+        return (history.elapsed_s - began_s + trial_s) / (history.num_told[stage] + 1)
