@@ -52,8 +52,8 @@ def plan_text(plan: Plan) -> str:
     made = size if plan.weights else "made by the engine"
     if isinstance(plan.spec.fitness.engine, AdapterEngineConfig):
         made = f"an adapter of at most rank {plan.spec.fitness.engine.max_rank} per candidate"
-    names = plan.stage_names
-    what = counted(len(names), "stage") if names else ", ".join(_searched(stage) for stage in plan.stages)
+    stages = len(plan.stage_names)
+    what = counted(stages, "stage") if stages else ", ".join(_searched(stage) for stage in plan.stages)
     steps += "".join(f"{line}\n" for line in stage_plan(plan))
     until = limits_text(plan.spec.limits) or ("the stages above" if plan.stages else "no search")
     return (
