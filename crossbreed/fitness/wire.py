@@ -191,7 +191,7 @@ class Evaluation(Message):
     standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
     """Of the mean, by the values of its items; None: of one item, or not told."""
     content: str = ""
-    """Content hash of the task: its items, and how they are asked and scored. Empty: not said."""
+    """Content hash of the task: its items, their splits, and how they are asked and scored. Empty: not said."""
 
 
 class PublishQuestion(Question):
