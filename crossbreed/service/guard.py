@@ -7,7 +7,7 @@ body without end is never held, and whatever is raised inside becomes an answer 
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -35,9 +35,19 @@ _LARGE = 1 << 16
 
 
 def _parse(body: bytes) -> None:
-    value: object = parse_json(body.decode())
-    if isinstance(value, dict) and len(value) > _MOST_KEYS:  # each unknown one would be a mistake to tell
-        raise ValueError(f"more than {_MOST_KEYS} keys")
+    if any(len(found) > _MOST_KEYS for found in _objects(parse_json(body.decode()))):
+        raise ValueError(f"an object of more than {_MOST_KEYS} keys")
+
+
+def _objects(value: object) -> Iterator[dict[str, object]]:
+    """Yields the objects of which each unknown key would be a mistake to tell: all but those of a recipe."""
+    inside: Iterable[object] = value if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        yield value
+        inside = (one for key, one in value.items() if key != "recipe")
+    for one in inside:
+        if isinstance(one, dict | list):
+            yield from _objects(one)
 
 
 class Watched:
@@ -86,7 +96,7 @@ class Watched:
 
 
 class Roomy:
-    """Refuses requests while too many connections are open."""
+    """Refuses requests while too many connections are open; that the engine answers is said all the same."""
 
     def __init__(self, app: ASGIApp, crowd: Crowd) -> None:
         """Wraps an application."""
@@ -94,7 +104,7 @@ class Roomy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] == "http" and self._crowd.is_full:
+        if scope["type"] == "http" and self._crowd.is_full and scope["path"] not in OPEN_PATHS:
             full = Refusal(503, "too many connections", code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S)
             response = full.response()
             response.headers["Connection"] = "close"  # it makes room

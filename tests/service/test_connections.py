@@ -71,6 +71,9 @@ def test_too_many_connections_are_told_so_as_any_error_is() -> None:
         assert head.startswith(b"HTTP/1.1 503")
         assert b"retry-after: " in head.lower()
         assert json.loads(body)["error"]["code"] == "overloaded"
+        with connected(port) as watching:  # whoever restarts a service that does not answer must not be made to
+            watching.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert watching.recv(15) == b"HTTP/1.1 200 OK"
         silent.pop().close()
         assert wait_until(lambda: crowd.count < 2)
         with connected(port) as next_one:

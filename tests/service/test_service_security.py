@@ -97,6 +97,12 @@ def test_of_a_million_mistakes_a_few_are_found(model: type[BaseModel], changes: 
 def test_an_object_of_many_keys_is_refused(client: TestClient) -> None:
     question = {"model": "base", "prompt": "a", **{f"k{n}": 0 for n in range(100)}}
     refused(client.post("/v1/completions", json=question), 400, word="more than 100 keys")
+    nested = {"role": "user", "content": "a", **{f"k{n}": 0 for n in range(100)}}
+    for messages in ([nested], [{"role": "user", "content": [nested]}]):
+        asked = {"model": "base", "messages": messages}
+        refused(client.post("/v1/chat/completions", json=asked), 400, word="more than 100 keys")
+    many = recipe_of(client) | {"artifacts": {f"k{n}": "" for n in range(200)}}
+    refused(client.post("/v1/merges", json={"recipe": many}), 400, "recipe_refused", "no artifacts")
 
 
 def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect, opened: Service) -> None:
