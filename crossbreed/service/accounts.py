@@ -2,6 +2,7 @@
 
 import hmac
 import os
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,8 +87,9 @@ class Account:
         self._take("merges", 1, None)
         try:
             yield
-        except Refusal as refusal:
-            if self.merges is not None and refusal.code != wire.INVALID_WEIGHTS:
+        except (Refusal, CancelledError) as error:
+            is_made = isinstance(error, Refusal) and error.code == wire.INVALID_WEIGHTS
+            if self.merges is not None and not is_made:
                 self.merges += 1
             raise
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from crossbreed.service.connections import Crowd
 from crossbreed.service.core import Service
-from crossbreed.service.guard import Bounded, Known, Roomy, Watched
+from crossbreed.service.guard import Attended, Bounded, Known, Roomy, Watched
 from crossbreed.service.logs import note
 from crossbreed.service.paths import add_paths
 from crossbreed.service.refusals import RESPONSES, Refusal, bad_request
@@ -29,7 +29,7 @@ def build_app(service: Service, *, hosts: Collection[str] | None = None, crowd: 
         crowd: The open connections; None: nobody counts them.
     """
     app = build_api(service)
-    bounded = Bounded(app, max_bytes=service.config.body_bytes, seconds=service.config.body_s)
+    bounded = Bounded(Attended(app), max_bytes=service.config.body_bytes, seconds=service.config.body_s)
     known = Known(bounded, service.accounts, hosts)
     return Watched(known if crowd is None else Roomy(known, crowd), service.metrics)
 

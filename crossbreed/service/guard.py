@@ -1,7 +1,8 @@
 """Around the application: who asks, how large and how slow a body may be, what is logged and counted.
 
-Pure ASGI, outermost first: `Watched`, `Roomy`, `Known`, `Bounded`, then FastAPI. So a stranger's body is never read, a
-body without end is never held, and whatever is raised inside becomes an answer of the one shape.
+Pure ASGI, outermost first: `Watched`, `Roomy`, `Known`, `Bounded`, `Attended`, then FastAPI. So a stranger's body is
+never read, a body without end is never held, whatever is raised inside becomes an answer of the one shape, and nothing
+is begun for somebody who has gone.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ _MOST_HEADERS = 100
 _MOST_KEYS = 100
 _STOPPED_RETRY_S = 5.0
 _FULL_RETRY_S = 5.0
+_GONE = 499
+"""Of a request that nobody waits for any more, for the log: no status of HTTP's own."""
 _LARGE = 1 << 16
 """Bytes of a body that takes longer than others should wait for."""
 
@@ -202,3 +205,44 @@ class Bounded:
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"a body has at most {self._max_bytes} bytes", code="body_too_large")
+
+
+class Attended:
+    """Ends a request whose client hangs up: what still waits is not done, and costs nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps an application, which reads no more than the first message."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body, is_answered = await receive(), False
+
+        async def reading() -> Message:
+            nonlocal body
+            told, body = body, {"type": "http.disconnect"}
+            return told
+
+        async def sending(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        async def leaving() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        tasks = asyncio.ensure_future(self._app(scope, reading, sending)), asyncio.ensure_future(leaving())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if is_answered or tasks[0].done():
+                await tasks[0]
+                return
+        finally:
+            for task in tasks:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise Refusal(_GONE, "the client has hung up", code="client_gone")

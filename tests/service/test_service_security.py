@@ -1,5 +1,6 @@
 """Strangers: without a key, with somebody else's, with too much, too slowly, or with what is no request at all."""
 
+import asyncio
 import json
 import logging
 import time
@@ -119,6 +120,54 @@ def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect, op
     assert merge(connect(alice, key=ALICE), 0.31)
 
 
+@pytest.mark.parametrize("path", ["/v1/merges", "/v1/completions", "/v1/evaluations"])
+def test_what_a_client_that_has_hung_up_was_waiting_for_is_not_done(
+    path: str, connect: Connect, opened: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    alice, is_free = account("alice", ALICE, merges=1, tokens=1000), Event()
+    app = connect(alice, key=ALICE).app
+    recipe = recipe_of(connect(), 0.77)
+    questions = {
+        "/v1/merges": {"recipe": recipe},
+        "/v1/completions": {"model": "attention", "prompt": "a", "max_tokens": 4},
+        "/v1/evaluations": {"model": "attention", "task": "text"},
+    }
+    body = json.dumps(questions[path]).encode()
+    sent = list[dict[str, object]]()
+    before = opened.engine.num_adopted
+    busy = opened.engine.submit(opened.provider.base_recipe, lambda adopted: is_free.wait(60), owner="test")
+
+    async def hanging_up() -> None:
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, object]:
+            if messages:
+                return messages.pop()
+            while not opened.engine.num_waiting:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        headers = [(b"authorization", f"Bearer {ALICE}".encode()), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+        await app({**scope, "root_path": "", "raw_path": path.encode(), "http_version": "1.1"}, receive, send)
+
+    try:
+        asyncio.run(asyncio.wait_for(hanging_up(), 20))
+    finally:
+        is_free.set()
+    assert busy.result()
+    opened.engine.submit_aside(lambda: None, owner="test").result(20)
+    assert opened.engine.num_adopted <= before + 1, "the base alone"
+    assert (alice[1].merges, alice[1].tokens) == (1, 1000)
+    assert sent[0]["status"] == 499
+    told = JsonLines().format([one for one in caplog.records if one.name.startswith("crossbreed")][-1])
+    assert json.loads(told)["refused"] == "client_gone"
+
+
 def test_evaluations_spend_budgets_and_rates(connect: Connect) -> None:
     client, question = connect(account("poor", ALICE, tokens=3), key=ALICE), {"model": "base", "task": "text"}
     assert client.post("/v1/evaluations", json=question).status_code == 200
@@ -159,8 +208,6 @@ def test_what_is_too_large_is_not_read(connect: Connect) -> None:
 
 def test_a_slow_body_ends(opened: Service) -> None:
     """Straight through ASGI: a body that stands still."""
-    import asyncio
-
     from crossbreed.service.guard import Bounded
     from crossbreed.service.refusals import Refusal
 

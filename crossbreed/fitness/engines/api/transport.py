@@ -252,7 +252,7 @@ class Transport:
         message, code = said.get("message", response.reason_phrase), said.get("code")
         return ServiceError(
             status=response.status_code,
-            code=code if isinstance(code, str) else "",
+            code=self._clean(code) if isinstance(code, str) else "",
             message=self._clean(message) if isinstance(message, str) else "",
             is_stated="message" in said,
         )
