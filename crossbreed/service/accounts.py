@@ -105,6 +105,7 @@ class Account:
         try:
             yield spent
         finally:
+            spent.is_over = True
             if self.tokens is not None:
                 self.tokens += tokens - spent.tokens
             if self.token_rate is not None:
@@ -122,9 +123,11 @@ class Account:
 
 @dataclass(slots=True)
 class Spent:
-    """Tokens that a request took."""
+    """What a request took."""
 
     tokens: int = 0
+    is_over: bool = False
+    """Whether they are counted, so that none may be used any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,9 @@ def test_a_request_that_is_never_answered_rightly_is_an_engine_s_fault() -> None
 def test_a_service_that_is_away_is_an_outage() -> None:
     line = Line(OK, REFUSED, patience=300)
     assert line.ask() == 1
-    with pytest.raises(ServiceOutage, match=r"(?s)is away.*--set fitness\.engine\.patience=600"):
+    with pytest.raises(
+        ServiceOutage, match=r"(?s)is away.*`crossbreed run` waits longer with `--set fitness\.engine\.patience=600"
+    ):
         line.ask()
     assert 250 < line.clock.seconds <= 300
     assert len(line.said) == 1, "it is said once"

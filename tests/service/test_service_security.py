@@ -168,6 +168,24 @@ def test_what_a_client_that_has_hung_up_was_waiting_for_is_not_done(
     assert json.loads(told)["refused"] == "client_gone"
 
 
+def test_who_hangs_up_while_a_merge_is_made_has_nothing_computed_unpaid(
+    connect: Connect, opened: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has begun, and counts no tokens yet."""
+    alice, is_free, answers = account("alice", ALICE, tokens=1000), Event(), list[object]()
+    client = connect(alice, key=ALICE, answer_s=0.2)
+    monkeypatch.setattr("crossbreed.service.chunks.finite_answers", lambda *given: answers.append(given) or [])
+    monkeypatch.setattr(opened.provider.__class__, "require_unchanged", lambda _: is_free.wait(60))
+    opened.engine.submit_aside(lambda: setattr(opened.engine, "_held", None), owner="test").result(20)
+    question = {"model": "attention", "prompt": "a", "max_tokens": 4}
+    try:
+        refused(client.post("/v1/completions", json=question), 503, "overloaded")
+    finally:
+        is_free.set()
+    opened.engine.submit_aside(lambda: None, owner="test").result(20)
+    assert (answers, alice[1].tokens) == ([], 1000)
+
+
 def test_evaluations_spend_budgets_and_rates(connect: Connect) -> None:
     client, question = connect(account("poor", ALICE, tokens=3), key=ALICE), {"model": "base", "task": "text"}
     assert client.post("/v1/evaluations", json=question).status_code == 200

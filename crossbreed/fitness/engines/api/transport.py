@@ -310,7 +310,7 @@ class Transport:
             f"the service at {self.settings.url} {what}, and `fitness.engine.patience` is {patience:,.0f} s: "
             f"{last.reason if last else 'several requests in a row were not answered'}\n"
             "Nothing is lost, and no trial FAILED by it: the same command goes on from here; "
-            f"`--set fitness.engine.patience={longer}` waits longer"
+            f"`crossbreed run` waits longer with `--set fitness.engine.patience={longer}`"
         )
 
 
