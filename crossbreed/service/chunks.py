@@ -95,6 +95,8 @@ async def answered(
     with account.spending(most) as spent:
 
         def work(adopted: Adopted) -> list[Response]:
+            if spent.is_over:  # who asked has gone while the merge was made
+                return []
             spent.tokens = most  # whoever gives up waiting has had it computed
             try:
                 return finite_answers(adopted, requests)

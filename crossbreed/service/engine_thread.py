@@ -94,11 +94,15 @@ class EngineThread:
         self._ready.result()
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Refuses what waits, lets the work in hand end, and frees the engine."""
+        """Refuses what waits, lets the work in hand end, and frees the engine.
+
+        What is left when the time is over ends with the process: nobody waits for a thread that hangs.
+        """
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
         self._thread.join(timeout_s)
+        self._refuse_all()
 
     @property
     def is_alive(self) -> bool:
