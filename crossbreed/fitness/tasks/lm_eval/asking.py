@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import EngineError, InputError
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request, Response
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Response
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.tokenization import num_appended, token_ids
 
@@ -118,11 +118,6 @@ class Speaker:
             temperature=wanted.temperature,
             seed=seed if wanted.temperature else 0,
         )
-
-    def is_cut(self, request: Request, context: str) -> bool:
-        """Returns whether a request holds less than its whole prompt."""
-        ids = request.prompt.token_ids
-        return bool(context) and ids is not None and len(ids) < len(self._encode(context.rstrip() or context))
 
     def _scored(
         self, before: Sequence[int], after: Sequence[int], context: str, continuation: str, alternatives: int

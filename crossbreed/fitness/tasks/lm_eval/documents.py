@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from crossbreed.errors import InputError
-from crossbreed.fitness.items import Item, content_of
+from crossbreed.fitness.items import SPLITS, Item, content_of
 from crossbreed.fitness.tasks.lm_eval.harness import HarnessTask, name_of
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.values import FieldValue
@@ -18,14 +18,12 @@ from crossbreed.types import SplitName, canonical_json, content_id
 
 Part: TypeAlias = Literal["training", "validation", "test"]
 """A part of a data set, by what lm-eval's configurations call it."""
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """How documents become prompts."""
 
-    num_shots: int | None
     chat: Callable[..., str] | None
     """Writes a chat as text; None: prompts are plain text."""
     shots_as_turns: bool

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossbreed.errors import InputError, require
+from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response
-from crossbreed.fitness.tasks.lm_eval.asking import Speaker, Writing, result_of, speaker
+from crossbreed.fitness.tasks.lm_eval.asking import Speaker, result_of, speaker
 from crossbreed.fitness.tasks.lm_eval.documents import (
     Document,
     Part,
@@ -24,7 +23,6 @@ from crossbreed.fitness.tasks.lm_eval.documents import (
     without_repeats,
 )
 from crossbreed.fitness.tasks.lm_eval.harness import (
-    EXTRA,
     HarnessTask,
     blamed,
     lent_generators,
@@ -33,35 +31,17 @@ from crossbreed.fitness.tasks.lm_eval.harness import (
     quiet,
     sources_in,
 )
-from crossbreed.fitness.tasks.lm_eval.metrics import Reading, readings_of
+from crossbreed.fitness.tasks.lm_eval.scoring import Scoring, check_metrics, notes_on_values, scoring_of
 from crossbreed.fitness.tasks.sampling import sample_seeds
 from crossbreed.fitness.tasks.task import Answer
-from crossbreed.parsing import any_of, suggestion
+from crossbreed.parsing import any_of
 from crossbreed.types import canonical_json
 
 if TYPE_CHECKING:
     from crossbreed.fitness.tasks.lm_eval.config import LmEvalTask
 
-_CERTAIN, _HOPELESS = 0.0, -50.0
 _MOST_KEPT = 16
 """Tasks that a process keeps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
-    """How the documents of one task are asked and scored."""
-
-    ensemble: Any
-    """The filters."""
-    metric: str
-    reading: Reading
-    mean_sizes: Mapping[Part, float]
-    """Part of the data -> mean size of its documents, where sizes weigh."""
-    writing: Writing | None
-    """None: the task has no texts written."""
-    repeats: int
-    alternatives: int
-    """How many of the most likely tokens are needed."""
 
 
 class Loaded:
@@ -228,7 +208,6 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
     parts = parts_of(leaves, task.documents, where=task.where)
     names = {(name_of(leaf), part): getattr(leaf.config, f"{part}_split") for leaf in leaves for part in parts}
     shape = Shape(
-        num_shots=task.num_fewshot,
         chat=speaks.chat if task.chat_template else None,
         shots_as_turns=task.fewshot_as_multiturn,
         system=task.system,
@@ -244,12 +223,12 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
                     leaf.set_config("test_split", name)  # lm-eval then renders it as what it evaluates
                 documents += documents_of(leaf, part, shape, prefix=prefix, splits=splits)
         documents, num_repeats = without_repeats(documents)
-        scorings = {name_of(leaf): _scoring(task, leaf, documents) for leaf in leaves}
+        scorings = {name_of(leaf): scoring_of(task, leaf, documents) for leaf in leaves}
         identity = identity_of(leaves, documents)
     files = {file: state_of(file) for leaf in leaves for file in files_of(leaf)}
     reported = next(part for part, splits in parts.items() if "report" in splits)
     shown = [leaf for leaf in leaves if _shots_from(leaf) == names[name_of(leaf), reported]]
-    notes = [*_notes_of_parts(task, parts, reported, shown), *_notes_of_values(scorings)]
+    notes = [*_notes_of_parts(task, parts, reported, shown), *notes_on_values(scorings)]
     if num_repeats:
         notes.append(f"{num_repeats} documents ask what others before them ask, and are left out")
     return Loaded(task, documents, scorings, speaks, seed=seed, identity=identity, notes=notes, files=files)
@@ -268,24 +247,7 @@ def _check_kind(leaf: HarnessTask, task: "LmEvalTask") -> None:
             fix="allow it on a machine that you can lose: there is no sandbox",
         )
     if not callable(leaf.config.process_results):
-        _check_metrics(leaf, task)
-
-
-def _check_metrics(leaf: HarnessTask, task: "LmEvalTask") -> None:
-    """Raises InputError if the task names a metric that nobody computes: lm-eval says so once it has answers."""
-    from lm_eval.api.registry import metric_registry
-
-    names = [one["metric"] for one in leaf.config.metric_list or () if isinstance(one["metric"], str)]
-    theirs = {one["metric"] for one in leaf.config.metric_list or () if one.get("hf_evaluate")}
-    if theirs:
-        require("evaluate", extra=EXTRA)
-    if unknown := [name for name in names if name not in theirs and name not in metric_registry]:
-        raise InputError(
-            f"lm-eval has no metric `{unknown[0]}`",
-            expected=any_of(metric_registry.keys()),
-            where=f"{task.where}; `metric_list` of `{name_of(leaf)}`",
-            fix=suggestion(unknown[0], metric_registry.keys()) or "correct it in the YAML, or compute it in a function",
-        )
+        check_metrics(leaf, task)
 
 
 def _override(leaf: HarnessTask, task: "LmEvalTask") -> None:
@@ -310,105 +272,6 @@ def _override(leaf: HarnessTask, task: "LmEvalTask") -> None:
                 fix="remove them",
             )
         leaf.set_config("generation_kwargs", dict(task.gen_kwargs), update=True)
-
-
-def _scoring(task: "LmEvalTask", leaf: HarnessTask, documents: Sequence[Document]) -> Scoring:
-    """Chooses filter and metric, and tries them on the first document's right answer."""
-    from lm_eval.filters import build_filter_ensemble
-
-    metric, _, behind = (task.metric or "").partition(",")
-    filters = {one["name"]: one["filter"] for one in leaf.config.filter_list or ()} or {"none": None}
-    name = _chosen("filter", task.filter or behind or None, list(filters), leaf, task)
-    steps = [
-        [step["function"], {key: value for key, value in step.items() if key != "function"}]
-        for step in filters[name] or [{"function": "take_first"}]
-    ]
-    ensemble, repeats = build_filter_ensemble(name, steps), int(leaf.config.repeats or 1)
-    own = [one for one in documents if one.task is leaf]
-    if not own:
-        raise InputError(f"no document of `{name_of(leaf)}` is left", where=task.where)
-    found = readings_of(results_of(own[0], _gold(own[0]), ensemble, repeats=repeats), leaf)
-    metric = _chosen_metric(metric or None, found, leaf, task)
-    reading = found[metric]
-    assert reading is not None
-    if reading.higher_is_better is task.minimize:
-        raise InputError(
-            f"lm-eval says that {'more' if reading.higher_is_better else 'less'} is better of `{metric}`",
-            expected=f"minimize: {str(not reading.higher_is_better).lower()}",
-            got=f"minimize: {str(task.minimize).lower()}",
-            where=task.where,
-            fix="correct `minimize` in the task",
-        )
-    sizes: dict[Part, list[float]] = {}
-    for one in own if reading.unit else ():
-        entry = results_of(one, _gold(one), ensemble, repeats=repeats)[metric]
-        sizes.setdefault(one.part, []).append(reading.size_of(entry))
-    is_plain = not callable(leaf.config.process_results) and metric not in ("acc", "exact_match")
-    has_options = leaf.OUTPUT_TYPE == "multiple_choice" and not callable(leaf.config.process_results)
-    return Scoring(
-        ensemble=ensemble,
-        metric=metric,
-        reading=reading,
-        mean_sizes={part: math.fsum(of_part) / len(of_part) for part, of_part in sizes.items()},
-        writing=_writing(leaf, task) if leaf.OUTPUT_TYPE == "generate_until" else None,
-        repeats=repeats,
-        alternatives=0 if is_plain or (has_options and metric == "acc") else 1,
-    )
-
-
-def _writing(leaf: HarnessTask, task: "LmEvalTask") -> Writing:
-    try:
-        return Writing.of(leaf.config.generation_kwargs or {})
-    except InputError as error:
-        raise InputError(
-            error.problem, expected=error.expected, got=error.got, where=error.where or task.where, fix=error.fix
-        ) from None
-
-
-def _chosen(noun: str, wanted: str | None, names: Sequence[str], leaf: HarnessTask, task: "LmEvalTask") -> str:
-    if wanted is None and len(names) == 1:
-        return names[0]
-    if wanted is None:
-        raise InputError(
-            f"the task `{name_of(leaf)}` has several {noun}s",
-            expected=f"one of them as `{noun}`",
-            got=any_of(names),
-            where=task.where,
-            fix=f"{noun}: {names[0]}",
-        )
-    if wanted not in names:
-        raise InputError(
-            f"the task `{name_of(leaf)}` has no {noun} `{wanted}`",
-            expected=any_of(names),
-            where=f"{task.where}, `{noun}`",
-            fix=suggestion(wanted, names) or f"{noun}: {names[0]}",
-        )
-    return wanted
-
-
-def _chosen_metric(
-    wanted: str | None, found: Mapping[str, Reading | None], leaf: HarnessTask, task: "LmEvalTask"
-) -> str:
-    usable = [name for name, reading in found.items() if reading is not None]
-    if (wanted in found and wanted not in usable) or (wanted is None and not usable):
-        raise InputError(
-            f"`{wanted or any_of(found)}` has a value for all documents together, and none for each",
-            expected=f"a metric whose mean over documents counts: {any_of(usable)}" if usable else "another metric",
-            where=f"{task.where}, `metric`",
-            fix=f"metric: {usable[0]}" if usable else "add a metric with `aggregation: mean` to the task's YAML",
-        )
-    return _chosen("metric", wanted, usable, leaf, task)
-
-
-def _gold(document: Document) -> list[Any]:
-    """Returns the answers of a model that knows."""
-    place = document.place
-    kinds = [instance.request_type for instance in document.instances]
-    if kinds[0] == "generate_until":
-        return [document.target] * len(kinds)
-    if kinds[0] == "loglikelihood_rolling":
-        return [-1.0] * len(kinds)
-    return [(_CERTAIN, True) if place in (None, idx) else (_HOPELESS, False) for idx in range(len(kinds))]
 
 
 def _answers(request_type: str, responses: Sequence[Response], *, is_greedy: bool) -> Any:
@@ -460,18 +323,3 @@ def _shots_from(leaf: HarnessTask) -> str:
     if named or getattr(config.fewshot_config, "samples", None) is not None:
         return str(named or "")
     return str(config.training_split or config.validation_split or config.test_split)
-
-
-def _notes_of_values(scorings: Mapping[str, Scoring]) -> list[str]:
-    return list(dict.fromkeys(_about(one) for one in scorings.values() if one.reading.about))
-
-
-def _about(scoring: Scoring) -> str:
-    reading, text = scoring.reading, f"a document's value of `{scoring.metric}` is its {scoring.reading.about}"
-    if not reading.unit:
-        return f"{text}, of which lm-eval's is the exponential of the mean"
-    return (
-        f"{text} divided by the mean number of {reading.unit}s of such documents, "
-        + ", ".join(f"{size:.4g} ({part})" for part, size in scoring.mean_sizes.items())
-        + f": long ones weigh more, as in lm-eval, and the mean is {reading.about} per {reading.unit}"
-    )
