@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights, ServiceOutage, first_line, printable
 from crossbreed.fitness import wire
-from crossbreed.fitness.engines.api.faults import Fault, ModelForgotten, ServiceError, WrongAnswer
-from crossbreed.fitness.engines.api.pace import Backoff, Breaker, Clock, Pacer, SystemClock, asked_wait_s
-from crossbreed.fitness.engines.api.settings import ServiceSettings
+from crossbreed.fitness.services.faults import Fault, ModelForgotten, ServiceError, WrongAnswer
+from crossbreed.fitness.services.pace import Backoff, Breaker, Clock, Pacer, SystemClock, asked_wait_s
+from crossbreed.fitness.services.settings import ServiceSettings
 
 T = TypeVar("T")
 Method: TypeAlias = Literal["GET", "POST"]
