@@ -27,9 +27,14 @@ class Begun:
         self._url, self._known = url, dict[str, str]()
         self._file: Path | None = None
 
-    def keep_in(self, folder: Path) -> None:
-        """Reads what earlier processes noted, and notes there what is new."""
-        self._file = folder / "service.json"
+    def keep_in(self, folder: Path, *, name: str = "service.json") -> None:
+        """Reads what earlier processes noted, and notes there what is new.
+
+        Args:
+            folder: The run's, for requests.
+            name: The file's.
+        """
+        self._file = folder / name
         with suppress(OSError):  # runs of older versions
             self._known[HOST] = (folder / "host").read_text()
         with suppress(OSError, ValueError, AttributeError):

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import Surroundings, evaluate_tasks, greedy
+from crossbreed.fitness import Surroundings, begun_tasks, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import Job, closed_on_error
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
@@ -33,6 +33,7 @@ class Worker:
     ) -> None:
         self._plan, self.other_versions = plan, other_versions
         around = around or Surroundings(seed=plan.spec.seed)
+        self._tasks = begun_tasks(plan.tasks, around)
         self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ class Worker:
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
-            answers = evaluate_tasks(adopted.handle, self._plan.tasks, self._plan.items[job.split])
+            answers = evaluate_tasks(adopted.handle, self._tasks, self._plan.items[job.split])
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
