@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +143,10 @@ def require_memory(merged_bytes: int, present: int) -> None:
 def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
     """Returns the findings with answers of the base, and keeps the time that they took."""
     around = Surroundings(seed=plan.spec.seed)
-    begun = begun_tasks(plan.tasks, around)
-    candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
-    try:
+    with ExitStack() as closing:
+        begun = begun_tasks(plan.tasks, around, closing)
+        candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
+        closing.callback(candidate_engine.close)
         adopted = candidate_engine.adopt(plan.base_recipe)
         first = evaluate_tasks(adopted.handle, begun, _search_items(plan, at_most=1))  # an engine warms up on it
         start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
@@ -152,8 +154,6 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
             if time.perf_counter() - start_s < _ANSWERING_S and not judge_calls(task):
                 chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan))
         answer_s = time.perf_counter() - start_s
-    finally:
-        candidate_engine.close()
     num_items = sum(chunk.num_items for chunk in chunks.values())
     fixed_s = sum(adopted.seconds.values())
     if num_items:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,15 +89,14 @@ def evaluate(
     if weights and kind.tokenizes_on_host:
         weights.check_lengths(loaded, context_tokens=kind.context_tokens, calibration=False)
     around = Surroundings(seed=spec.seed)
-    begun = begun_tasks(loaded, around)
-    candidate_engine = start_candidate_engine(spec.fitness.engine, weights, around)
-    try:
+    with ExitStack() as closing:
+        begun = begun_tasks(loaded, around, closing)
+        candidate_engine = start_candidate_engine(spec.fitness.engine, weights, around)
+        closing.callback(candidate_engine.close)
         adopted = candidate_engine.adopt(recipe)
         found = evaluate_tasks(adopted.handle, begun, split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split])
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
-    finally:
-        candidate_engine.close()
     return Evaluated(
         model=recipe.id if isinstance(model, Recipe) else os.fspath(model),
         split=split,

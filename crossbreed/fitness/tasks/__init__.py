@@ -7,6 +7,7 @@ of another package (docs/plugins.md).
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, TypeAlias
@@ -82,14 +83,20 @@ def load_tasks(
     return tasks
 
 
-def begun_tasks(tasks: Sequence[Task], around: Surroundings) -> list[Task]:
+def begun_tasks(tasks: Sequence[Task], around: Surroundings, closing: ExitStack) -> list[Task]:
     """Returns tasks ready to score, in the process that does it: their judges can be asked.
+
+    Args:
+        tasks: The tasks.
+        around: What a run lets judges use.
+        closing: Ends the connections, when all is scored.
 
     Raises:
         InputError: a judge's key is not in the environment.
     """
     return [
-        replace(task, kind=task.kind.begun(around)) if isinstance(task.kind, TaskConfig) else task for task in tasks
+        replace(task, kind=task.kind.begun(around, closing)) if isinstance(task.kind, TaskConfig) else task
+        for task in tasks
     ]
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -125,8 +126,13 @@ class TaskConfig(Config, ABC):
         """The share of items without a verdict above which a candidate could not be measured."""
         return 0.0
 
-    def begun(self, around: Surroundings) -> Self:
-        """Returns the task ready to score, in the process that does it: connected to the judges that it asks."""
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
+        """Returns the task ready to score, in the process that does it: connected to the judges that it asks.
+
+        Args:
+            around: What a run lets them use.
+            closing: Ends the connections, when all is scored.
+        """
         return self
 
     def judged(self, item: Item, text: str) -> tuple[str, ...]:

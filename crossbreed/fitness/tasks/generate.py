@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from math import fsum, nan
 from typing import Annotated, Any, Literal, Self
@@ -182,12 +183,12 @@ class GenerateTask(PromptTaskConfig):
         """See TaskConfig."""
         return min((asker.most_abstentions for asker in self._askers), default=0.0)
 
-    def begun(self, around: Surroundings) -> Self:
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
         """Returns the task with judges that can be asked."""
         if not self._askers:
             return self
         begun = self.model_copy()
-        begun._comparison = self._comparison.begun(around)
+        begun._comparison = self._comparison.begun(around, closing)
         return begun
 
     def judged(self, item: Item, text: str) -> tuple[str, ...]:
@@ -237,9 +238,9 @@ class GenerateTask(PromptTaskConfig):
     def _reachable(self, item: Item) -> tuple[str, ...]:
         """Returns the golds that some text can match; raises InputError if there is none."""
         comparison, stops = self._comparison, self._stops(item)
+        self.judged(item, "")  # refuses an item that cannot be asked about
         for name in (name for single in comparison.singles() for name in single.reads):
             field_of(item, name, task=self.name)
-        self.judged(item, "")  # refuses an item that cannot be asked about
         if not comparison.uses_gold:
             return ()
         golds = [gold.strip() for gold in self._texts(item) if comparison.can_match(gold)]

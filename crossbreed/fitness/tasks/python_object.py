@@ -1,6 +1,7 @@
 """Task objects passed to `crossbreed.run` from Python."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal, Self
 
@@ -57,12 +58,12 @@ class TaskObject(TaskConfig):
         if isinstance(self.task.kind, TaskConfig):
             self.task.kind.require()
 
-    def begun(self, around: Surroundings) -> Self:
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
         """Returns the task with an object that is ready to score."""
         if not isinstance(self.task.kind, TaskConfig):
             return self
         begun = self.model_copy()
-        begun._task = replace(self.task, kind=self.task.kind.begun(around))
+        begun._task = replace(self.task, kind=self.task.kind.begun(around, closing))
         return begun
 
     def load_items(self) -> tuple[Item, ...]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -33,11 +33,12 @@ class Worker:
     ) -> None:
         self._plan, self.other_versions = plan, other_versions
         around = around or Surroundings(seed=plan.spec.seed)
-        self._tasks = begun_tasks(plan.tasks, around)
+        self._closing = ExitStack()
         self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
+            self._tasks = begun_tasks(plan.tasks, around, self._closing)
             self._slopes = self._start_slopes()
 
     def canary(self) -> None:
@@ -110,7 +111,7 @@ class Worker:
 
     def close(self) -> None:
         """Frees the engines."""
-        with closing(self.candidate_engine):
+        with self._closing, closing(self.candidate_engine):
             if self._slopes:
                 self._slopes.close()
 

@@ -8,14 +8,16 @@ metric: {any: [exact_match, {regex: "answer is (.*)"}]}
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Literal, TypeAlias
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, JsonValue, TypeAdapter, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, JsonValue, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from crossbreed.config import refused
 from crossbreed.errors import InputError
 from crossbreed.fitness.protocol import Surroundings
 from crossbreed.fitness.tasks.metrics.metric import Abstention, Asker, Fields, Metric, Verdict
@@ -103,9 +105,9 @@ class Single:
         """Who is asked; None if it asks nobody."""
         return self.setting if isinstance(self.setting, Asker) else None
 
-    def begun(self, around: Surroundings) -> "Single":
+    def begun(self, around: Surroundings, closing: ExitStack) -> "Single":
         """Returns it ready to ask."""
-        return self if self.asker is None else replace(self, setting=self.asker.begun(around))
+        return self if self.asker is None else replace(self, setting=self.asker.begun(around, closing))
 
     def _of(self, text: str, gold: str, fields: Fields) -> bool | float | Verdict:
         return self.metric(text, gold, *self._settings, *((fields,) * self.metric.takes_item))
@@ -209,9 +211,9 @@ class Combined:
             raise missing[0]
         return pick(values)
 
-    def begun(self, around: Surroundings) -> "Combined":
+    def begun(self, around: Surroundings, closing: ExitStack) -> "Combined":
         """See Single."""
-        return replace(self, parts=tuple(part.begun(around) for part in self.parts))
+        return replace(self, parts=tuple(part.begun(around, closing) for part in self.parts))
 
     def can_match(self, gold: str) -> bool:
         """See Single."""
@@ -280,7 +282,25 @@ def comparison_of(
             raise InputError(f"the pattern of `{name}` is not a text", expected="a pattern", got=type_name(setting))
         check_pattern(setting)
         return Single(name=name, setting=re.compile(setting))
-    return Single(name=name, setting=TypeAdapter(metric.setting).validate_python(setting, context=context))
+    try:
+        return Single(name=name, setting=TypeAdapter(metric.setting).validate_python(setting, context=context))
+    except ValidationError as error:
+        if not isinstance(metric.setting, type):  # of a union, each member has its own complaint
+            raise
+        raise refused([_explained(name, one) for one in error.errors(include_url=False)]) from None
+
+
+def _explained(name: str, found: ErrorDetails) -> InputError:
+    """Returns what is wrong with one key of a metric's setting: pydantic's own error would lose the key."""
+    cause = found.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    key, said = ".".join(map(str, found["loc"])), found["msg"].removeprefix("Value error, ")
+    return InputError(
+        f"`{key}` of the metric `{name}`: {said}" if key else f"the metric `{name}`: {said}",
+        got="" if found["type"] == "missing" else shown(found["input"]),
+        fix=f"`crossbreed list metrics {name}` describes its keys",
+    )
 
 
 def _named(name: str, pattern: str | None) -> Single:

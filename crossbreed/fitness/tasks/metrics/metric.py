@@ -1,6 +1,7 @@
 """What a metric is: a function of a generated text and a gold answer, and what has to be known of it."""
 
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
@@ -51,8 +52,13 @@ class Asker(Protocol):
         """The share of a task's items without a verdict above which a candidate could not be measured."""
         ...
 
-    def begun(self, around: Surroundings) -> Self:
-        """Returns a setting that can ask; called once in a process, before the first text."""
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
+        """Returns a setting that can ask; called once in a process, before the first text.
+
+        Args:
+            around: What a run lets it use.
+            closing: Ends what it has opened, when all is asked.
+        """
         ...
 
     def question(self, text: str, item: Item, *, task: str) -> str:

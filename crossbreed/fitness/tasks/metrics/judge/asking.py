@@ -27,6 +27,8 @@ _PATH = "/v1/chat/completions"
 _OF_THE_QUESTION = (400, 413, 422)
 """Refusals that may be of this question alone: too long for the model, or filtered."""
 _PROBE = "Say yes."
+_ROUNDING = 1e-9
+"""Of marks from 0 to 1."""
 
 
 class _QuestionRefused(CrossbreedError):
@@ -92,10 +94,14 @@ class AskedJudge:
             except NoVerdict as error:
                 return Verdict(value=None, why=str(error), agrees=False if several else None)
         agrees = len(set(values)) == 1 if several else None
-        if max(values) - min(values) > self._judge.tolerance:
+        if max(values) - min(values) > self._judge.tolerance + _ROUNDING:
             given = ", ".join(f"{value:.3g}" for value in values)
             return Verdict(value=None, why=f"it contradicts itself: {given}", agrees=agrees)
         return Verdict(value=fmean(values), agrees=agrees)
+
+    def close(self) -> None:
+        """Closes connections."""
+        self._transport.close()
 
     def _said(self, body: dict[str, Any]) -> Said:
         key = key_of(body)

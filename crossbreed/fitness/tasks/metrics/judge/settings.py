@@ -1,6 +1,7 @@
 """What a spec says of a judge. Imports no client: that is needed where the judge is asked."""
 
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
@@ -84,12 +85,13 @@ class Judge(ServiceSettings):
         """Raises InputError unless the key is in the environment, if there is to be one."""
         self.key()
 
-    def begun(self, around: Surroundings) -> Self:
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
         """Returns it with a connection; see Asker."""
         from crossbreed.fitness.tasks.metrics.judge.asking import AskedJudge
 
         begun = self.model_copy()
-        begun._asked = AskedJudge(self, around)
+        begun._asked = asked = AskedJudge(self, around)
+        closing.callback(asked.close)
         return begun
 
     def verdict(self, text: str, fields: Fields) -> Verdict:
@@ -107,10 +109,6 @@ class Judge(ServiceSettings):
                 fix="call the field otherwise in the file",
             )
         return fill_prompt(self.prompt, Item(id=item.id, fields={**item.fields, RESPONSE: text}), task=task)
-
-    def reads(self) -> tuple[str, ...]:
-        """Returns the fields that its prompt shows of an item."""
-        return tuple(name for name in field_names(self.prompt) if name != RESPONSE)
 
     def value_of(self, said: str) -> float:
         """Returns the verdict in what it has written; raises NoVerdict."""
@@ -139,7 +137,6 @@ JUDGE = Metric(
     setting=Judge,
     uses_gold=False,
     takes_item=True,
-    reads=Judge.reads,
     check=Judge.require_key,
     identity=Judge.lasting,
     needs=("openai",),
