@@ -1,5 +1,6 @@
 """A judge over a real connection: what becomes a value, what an abstention, what a fault; never a zero of its own."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from judge_server import JudgeServer, completion, judging, refused
 from judge_specs import evaluated, judged, setting, task_of
 
 from crossbreed.errors import EngineError, InputError, ServiceOutage
-from crossbreed.fitness import METRICS
+from crossbreed.fitness import METRICS, Surroundings
 from crossbreed.fitness.services.appending import append_line
-from crossbreed.fitness.tasks.metrics.judge.asking import Memory, Said
+from crossbreed.fitness.tasks.metrics.judge.asking import AskedJudge, Memory, Said
+from crossbreed.fitness.tasks.metrics.judge.settings import Judge
 
 RIGHT = ("0", "7", "14", "21")
 
@@ -152,6 +154,26 @@ def test_a_model_that_becomes_another_one_is_noticed(server: JudgeServer, tmp_pa
     server.model = "judge-2"
     with pytest.raises(InputError, match=r"(?s)the service's model `judge` has changed.*judge-1.*judge-2"):
         judged(tmp_path, server.url, "?", number=1, kept=tmp_path)
+
+
+def test_who_waits_for_a_judge_gives_up_when_it_is_closed(server: JudgeServer) -> None:
+    server.fault = lambda *_: refused(503, "closed", **{"Retry-After": "0.2"})
+    asked = AskedJudge(Judge.model_validate(setting(server.url, patience=600)), Surroundings())
+    failed = list[Exception]()
+
+    def ask() -> None:
+        try:
+            asked.verdict("x")
+        except EngineError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    while not server.asked:
+        time.sleep(0.01)
+    asked.close()
+    thread.join(timeout=10)
+    assert "is closed" in str(failed[0])
 
 
 def test_what_was_said_is_shared_by_processes_and_outlives_them(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Transport:
         self._requests = Pacer(settings.requests_per_minute, self._clock)
         self._tokens = Pacer(settings.tokens_per_minute, self._clock)
         self._last_away: Fault | None = None
-        self._has_answered = False
+        self._has_answered, self._is_closed = False, False
         self._slots = BoundedSemaphore(settings.concurrency)
         self._http = httpx2.Client(transport=http, timeout=settings.timeout, follow_redirects=False)
         self._client = openai.OpenAI(
@@ -111,7 +111,8 @@ class Transport:
             return list(threads.map(partial(self.post, path, read=read), bodies))
 
     def close(self) -> None:
-        """Closes connections."""
+        """Closes connections; who still asks in another thread gives up."""
+        self._is_closed = True
         self._client.close()
 
     def decoded(self, response: httpx2.Response) -> Any:  # JSON
@@ -153,6 +154,8 @@ class Transport:
         began_s = self._clock.now()
         until = began_s + self.settings.patience
         while True:
+            if self._is_closed:
+                raise EngineError(f"the connection to {self.settings.url} is closed")
             if (away_s := self._breaker.enter(until=until)) > 0:
                 self._give_up(away_s, self._last_away)
             try:

@@ -162,8 +162,11 @@ class GenerateTask(PromptTaskConfig):
         at_once = min((asker.concurrency for asker in self._askers), default=1)
         if at_once == 1 or len(items) < 2:
             return list(map(self.score, items, responses))
-        with ThreadPoolExecutor(min(at_once, len(items))) as threads:
+        threads = ThreadPoolExecutor(min(at_once, len(items)))
+        try:
             return list(threads.map(self.score, items, responses))
+        finally:  # after Ctrl-C nobody waits for a judge: the connection is closed next
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _taken(self, values: Sequence[float]) -> float:
         """Returns what is made of the values of several answers."""

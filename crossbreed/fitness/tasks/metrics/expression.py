@@ -47,8 +47,8 @@ class Single:
 
     @property
     def label(self) -> str:
-        """The metric's name."""
-        return self.name
+        """The metric's name, and who is asked."""
+        return self.name if self.asker is None else f"{self.name} {self.asker.who}"
 
     @property
     def higher_is_better(self) -> bool:

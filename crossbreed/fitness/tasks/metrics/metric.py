@@ -38,6 +38,11 @@ class Asker(Protocol):
     """The setting of a metric that asks somebody about a text: its function returns a Verdict."""
 
     @property
+    def who(self) -> str:
+        """Who is asked, for reports."""
+        ...
+
+    @property
     def num_calls(self) -> int:
         """How often it asks about one text."""
         ...

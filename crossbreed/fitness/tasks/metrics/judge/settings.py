@@ -2,6 +2,7 @@
 
 import re
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
@@ -81,6 +82,11 @@ class Judge(ServiceSettings):
         """How often it is asked about one text."""
         return self.repeats
 
+    @property
+    def who(self) -> str:
+        """The model, for reports."""
+        return self.model
+
     def require_key(self) -> None:
         """Raises InputError unless the key is in the environment, if there is to be one."""
         self.key()
@@ -108,7 +114,14 @@ class Judge(ServiceSettings):
                 where=item.place(task, RESPONSE),
                 fix="call the field otherwise in the file",
             )
-        return fill_prompt(self.prompt, Item(id=item.id, fields={**item.fields, RESPONSE: text}), task=task)
+        asked = replace(item, fields={**item.fields, RESPONSE: text})
+        try:
+            return fill_prompt(self.prompt, asked, task=task)
+        except InputError as error:
+            where = f"the judge's `prompt`; {error.where}"
+            raise InputError(
+                error.problem, expected=error.expected, got=error.got, where=where, fix=error.fix
+            ) from None
 
     def value_of(self, said: str) -> float:
         """Returns the verdict in what it has written; raises NoVerdict."""
