@@ -14,7 +14,7 @@ from crossbreed.errors import EngineError, InputError, ServiceOutage
 from crossbreed.fitness import METRICS, Surroundings
 from crossbreed.fitness.services.appending import append_line
 from crossbreed.fitness.tasks.metrics.judge.asking import AskedJudge, Memory, Said
-from crossbreed.fitness.tasks.metrics.judge.settings import Judge
+from crossbreed.fitness.tasks.metrics.judge.metric import Judge
 
 RIGHT = ("0", "7", "14", "21")
 

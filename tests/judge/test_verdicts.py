@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossbreed.fitness.tasks.metrics.judge.metric import Judge
 from crossbreed.fitness.tasks.metrics.judge.reading import NoVerdict, verdict_in
-from crossbreed.fitness.tasks.metrics.judge.settings import Judge
 
 YES_OR_NO = [
     ("Yes", 1),

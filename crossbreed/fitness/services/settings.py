@@ -70,7 +70,7 @@ class ServiceSettings(Config):
 
     def waiting_longer(self, seconds: int) -> str:
         """Returns, for messages, what makes a run wait so long."""
-        return f"`--set {self.place}.patience={seconds}` waits longer"
+        return f"`crossbreed run` waits longer with `--set {self.place}.patience={seconds}`"
 
     def lasting(self) -> dict[str, Any]:
         """Returns the settings on which answers can depend: all but address and pace."""

@@ -19,7 +19,7 @@ from crossbreed.fitness.services.begun import Begun
 from crossbreed.fitness.services.faults import ServiceError
 from crossbreed.fitness.services.transport import Transport, is_passing
 from crossbreed.fitness.tasks.metrics.judge.reading import NoVerdict
-from crossbreed.fitness.tasks.metrics.judge.settings import Judge
+from crossbreed.fitness.tasks.metrics.judge.settings import JudgeSettings
 from crossbreed.fitness.tasks.metrics.metric import Verdict
 from crossbreed.types import canonical_json, content_id
 
@@ -68,7 +68,7 @@ class Said:
 class AskedJudge:
     """A connection to a judge. May be used from several threads."""
 
-    def __init__(self, judge: Judge, around: Surroundings) -> None:
+    def __init__(self, judge: JudgeSettings, around: Surroundings) -> None:
         """Reads the key, and what earlier processes of the run were told; asks nothing yet.
 
         Raises:
@@ -79,7 +79,7 @@ class AskedJudge:
         self._begun = Begun(judge.url)
         identity = content_id(canonical_json(judge.lasting()))
         if around.folder is not None:
-            self._begun.keep_in(around.folder, name=f"judge-{identity}.json")
+            self._begun.keep_in(around.folder, name=f"judge-{identity}.model.jsonl")
         self._memory = Memory(None if around.folder is None else around.folder / f"judge-{identity}.jsonl")
 
     def verdict(self, question: str) -> Verdict:

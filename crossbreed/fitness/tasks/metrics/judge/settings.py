@@ -1,24 +1,18 @@
-"""What a spec says of a judge. Imports no client: that is needed where the judge is asked."""
+"""What a spec says of a judge, and what follows from it: its questions, and where their verdicts stand."""
 
 import re
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, JsonValue, PrivateAttr, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Surroundings
 from crossbreed.fitness.services.settings import ServiceSettings
 from crossbreed.fitness.tasks.metrics.judge.reading import verdict_in
-from crossbreed.fitness.tasks.metrics.metric import Fields, Metric, Verdict
 from crossbreed.fitness.tasks.metrics.plain import check_pattern
 from crossbreed.fitness.tasks.prompts import field_names, fill_prompt
 from crossbreed.parsing import any_of
-
-if TYPE_CHECKING:
-    from crossbreed.fitness.tasks.metrics.judge.asking import AskedJudge
 
 RESPONSE = "response"
 """The text that is judged, among the fields of a judge's prompt."""
@@ -26,7 +20,7 @@ _OURS = ("model", "messages", "temperature", "seed", "max_tokens", "n", "stream"
 """Keys of a request that are not the user's."""
 
 
-class Judge(ServiceSettings):
+class JudgeSettings(ServiceSettings):
     """A model behind an OpenAI-compatible endpoint that judges texts (docs/tasks.md). Its temperature is 0."""
 
     place: ClassVar[str] = "metric.judge"
@@ -57,7 +51,6 @@ class Judge(ServiceSettings):
     """Most tokens of its answer; a longer one has no verdict. None: the endpoint's own limit."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further keys of each request, as the endpoint takes them: `{reasoning_effort: low}`."""
-    _asked: "AskedJudge | None" = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
@@ -77,33 +70,9 @@ class Judge(ServiceSettings):
             raise ValueError("`tolerance: 1` would take yes and no together as a verdict: lower it")
         return self
 
-    @property
-    def num_calls(self) -> int:
-        """How often it is asked about one text."""
-        return self.repeats
-
-    @property
-    def who(self) -> str:
-        """The model, for reports."""
-        return self.model
-
     def require_key(self) -> None:
         """Raises InputError unless the key is in the environment, if there is to be one."""
         self.key()
-
-    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
-        """Returns it with a connection; see Asker."""
-        from crossbreed.fitness.tasks.metrics.judge.asking import AskedJudge
-
-        begun = self.model_copy()
-        begun._asked = asked = AskedJudge(self, around)
-        closing.callback(asked.close)
-        return begun
-
-    def verdict(self, text: str, fields: Fields) -> Verdict:
-        """Asks about a text."""
-        assert self._asked is not None, "a judge is begun before it is asked"
-        return self._asked.verdict(self.question(text, Item(id="", fields=fields), task=""))
 
     def question(self, text: str, item: Item, *, task: str) -> str:
         """Returns what it is asked about a text; see Asker."""
@@ -138,20 +107,3 @@ class Judge(ServiceSettings):
     def waiting_longer(self, seconds: int) -> str:
         """See ServiceSettings."""
         return f"`patience: {seconds}` of the judge waits longer"
-
-
-def judge(text: str, gold: str, setting: Judge, fields: Fields) -> Verdict:
-    """Another model judges the text: yes or no, or a mark on a scale; what it sees of the item is in its prompt."""
-    return setting.verdict(text, fields)
-
-
-JUDGE = Metric(
-    function=judge,
-    setting=Judge,
-    uses_gold=False,
-    takes_item=True,
-    check=Judge.require_key,
-    identity=Judge.lasting,
-    needs=("openai",),
-    extra="api",
-)
