@@ -15,9 +15,10 @@ import yaml
 from forked import IMPORTED_BY_RUNS
 from in_process import exit_code_of
 from judge_server import JudgeServer, completion, judging, refused
-from judge_specs import setting, write_spec
+from judge_specs import setting, task_of, write_spec
 
 from crossbreed.errors import InputError, ServiceOutage
+from crossbreed.fitness import load_tasks
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.evaluate import evaluate
 from crossbreed.runs.record.journal import read
@@ -243,6 +244,15 @@ def test_check_shows_a_prompt_of_the_judge_and_its_calls_and_asks_once(
         "Is the answer right? Say yes or no."
     ]
     assert found["cost"]["judge_calls"]["search"] == 24
+
+
+def test_a_task_given_from_python_is_judged_too(tmp_path: Path) -> None:
+    with judging() as server:
+        spec = load_spec(write_spec(tmp_path, server.url, metric="exact_match"))
+        given = task_of(tmp_path, {"judge": setting(server.url)}, number=20, prompt="red|{q}|{a}", max_tokens=4)
+        run(spec, tmp_path / "run", tasks=load_tasks([given]))
+        assert len(server.asked) == server.num_different > 20
+    assert all(tell.status is Status.OK for tell in tells_of(tmp_path / "run"))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
