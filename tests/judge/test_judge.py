@@ -46,7 +46,7 @@ def test_a_request_that_is_told_to_wait_waits(server: JudgeServer, tmp_path: Pat
 
 
 def test_a_judge_that_is_silent_is_a_fault_and_no_zero(server: JudgeServer, tmp_path: Path) -> None:
-    server.fault = lambda body, _: 2.0 if about(body, "?") else None
+    server.fault = lambda body, _: 0.8 if about(body, "?") else None
     with pytest.raises(EngineError, match=r"no answer within 0\.1 s"):
         judged(tmp_path, server.url, "0", "?", timeout=0.1, patience=0.5)
 
