@@ -137,6 +137,7 @@ class MergeLoss:
             "dtype": slopes.dtype,
             "device": slopes.device,
             "tokens": slopes.tokens,
+            "max_model_len": plan.spec.fitness.max_model_len,
             "threads": torch.get_num_threads(),
             "versions": {package: version(package) for package in ("torch", "transformers")},
         }
