@@ -16,6 +16,8 @@ from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.teachers.checks import teacher_recipe
+from crossbreed.runs.teachers.lessons import ask_teachers
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups, SearchSpace
 from crossbreed.sources.naming import ModuleType, module_of
@@ -143,12 +145,19 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
     around = Surroundings(seed=plan.spec.seed)
     candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
     try:
+        lessons = ask_teachers(
+            plan.tasks,
+            _search_items(plan),
+            lambda teacher: teacher_recipe(teacher, plan.structure.hashes, dtype=plan.dtype),
+            lambda recipe: candidate_engine.adopt(recipe).handle,
+        )
         adopted = candidate_engine.adopt(plan.base_recipe)
-        first = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan, at_most=1))  # an engine warms up on it
+        one_each = _search_items(plan, at_most=1)
+        first = evaluate_tasks(adopted.handle, plan.tasks, one_each, lessons)  # an engine warms up on it
         start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
         for task in plan.tasks:
             if time.perf_counter() - start_s < _ANSWERING_S:
-                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan))
+                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan), lessons)
         answer_s = time.perf_counter() - start_s
     finally:
         candidate_engine.close()

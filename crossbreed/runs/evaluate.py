@@ -6,16 +6,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
+from crossbreed.fitness import (
+    AdapterEngineConfig,
+    AnyItems,
+    Lessons,
+    RecipeEngineConfig,
+    Surroundings,
+    Task,
+    evaluate_tasks,
+    load_tasks,
+)
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
-from crossbreed.runs.opening import described_sources
+from crossbreed.runs.opening import described_sources, merge_dtype
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.workers.candidate_engine import start_candidate_engine
+from crossbreed.runs.teachers.checks import check_teachers, taught, teacher_recipe
+from crossbreed.runs.teachers.lessons import ask_teachers
+from crossbreed.runs.workers.candidate_engine import (
+    CandidateEngine,
+    CandidateEngineByWeights,
+    start_candidate_engine,
+)
 from crossbreed.sources import Structure, require_tensors
 from crossbreed.types import Recipe
 
@@ -75,11 +90,17 @@ def evaluate(
     if weights:
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:
-        weights.check_lengths(loaded, context_tokens=kind.context_tokens, calibration=False)
+        weights.check_lengths(loaded, context_tokens=kind.context_tokens)
+    items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
+    check_teachers(loaded, spec.sources.experts, kind)
+    teachers = _weights_of_teachers(spec, weights) if weights and taught(loaded) else None
     candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
     try:
+        lessons: Lessons = {}
+        if teachers:
+            lessons = _lessons(candidate_engine, teachers, loaded, items, dtype=merge_dtype(spec, teachers.structure))
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, loaded, split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split])
+        found = evaluate_tasks(adopted.handle, loaded, items, lessons)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     finally:
@@ -89,6 +110,38 @@ def evaluate(
         split=split,
         fingerprint=adopted.fingerprint,
         tasks=task_intervals(found.tasks, seed=spec.seed),
+    )
+
+
+def _weights_of_teachers(spec: Spec, model: "Weights") -> "Weights":
+    """Returns the weights of the spec's sources, which an engine that was started for the model can adopt."""
+    from crossbreed.runs.weights import open_weights
+
+    if set(spec.sources.experts) <= set(model.structure.experts):
+        return model  # it is a recipe of the spec's sources
+    found = open_weights(spec)
+    if differing := [part for part, hash_ in found.host_hashes.items() if model.host_hashes.get(part) != hash_]:
+        raise InputError(
+            "the model cannot be compared with the teachers of the spec's tasks: they read texts otherwise",
+            expected="the configuration, tokenizer and templates of the spec's base",
+            got=f"another {' and '.join(differing)}",
+            where=str(model.host),
+            fix="evaluate it with a spec without tasks of the kinds `agreement` and `entropy`",
+        )
+    return found
+
+
+def _lessons(
+    engine: CandidateEngine, weights: "Weights", tasks: Sequence[Task], items: Mapping[str, AnyItems], *, dtype: str
+) -> Lessons:
+    """Returns what the teachers answer, by the engine that then answers for the model."""
+    assert isinstance(engine, CandidateEngineByWeights), "an engine that predicts takes weights"
+    of_teachers = CandidateEngineByWeights(engine.engine, weights)
+    return ask_teachers(
+        tasks,
+        items,
+        lambda teacher: teacher_recipe(teacher, weights.structure.hashes, dtype=dtype),
+        lambda recipe: of_teachers.adopt(recipe).handle,
     )
 
 

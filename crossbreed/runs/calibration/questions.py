@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Generate, Item, Task
+from crossbreed.fitness import Generate, Item, Prompt, Task, TaughtTask, own_kind
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.parsing import any_of, suggestion
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """An item of a task with its right answer, or a prompt that experts answer."""
+    """An item of a task with its right answer, or a prompt that experts answer: of a task with a teacher, each item."""
 
     task: Task
     weight: float
@@ -27,10 +27,23 @@ class Question:
         """Returns what the loss depends on, as JSON."""
         if self.item is not None:
             request = self.task.calibration(self.item)
-            return [self.task.name, self.weight, request.prompt.text, request.continuation]
+            return [self.task.name, self.weight, _shown(request.prompt), request.continuation]
         assert self.prompt is not None, "an item or a prompt"
         limits = [self.prompt.max_tokens, *self.prompt.stop]
-        return [self.task.name, self.weight, self.prompt.prompt.text, limits]
+        return [self.task.name, self.weight, _shown(self.prompt.prompt), limits, self.top_k]
+
+    @property
+    def top_k(self) -> int | None:
+        """How many tokens are told apart at each place, if its task has a teacher; None: all of the vocabulary."""
+        kind = own_kind(self.task)
+        return kind.top_k if isinstance(kind, TaughtTask) else None
+
+
+def question_of(task: Task, item: Item, weight: float) -> Question:
+    """Returns an item as what the loss is taken of."""
+    if isinstance(kind := own_kind(task), TaughtTask):
+        return Question(task=task, prompt=kind.requests(item)[0], weight=weight)
+    return Question(task=task, item=item, weight=weight)
 
 
 def prompts_by_task(plan: "Plan", needs: CalibrationNeeds) -> dict[str, tuple[Generate, ...]]:
@@ -65,8 +78,14 @@ def num_held_out(number: int, part: float) -> int:
 
 
 def experts_of(task: Task, plan: "Plan") -> Sequence[str]:
-    """Returns the experts of a task: the one with its name, or those without a task of their name, or all."""
+    """Returns the experts of a task: its teacher, the one with its name, those without a task of their name, or all."""
+    if isinstance(kind := own_kind(task), TaughtTask):
+        return (kind.teacher,)
     names = [one.name for one in plan.tasks]
     if task.name in plan.experts:
         return (task.name,)
     return tuple(expert for expert in plan.experts if expert not in names) or plan.experts
+
+
+def _shown(prompt: Prompt) -> list[Any]:
+    return [prompt.text, prompt.chat, prompt.system, [*prompt.turns]]
