@@ -169,35 +169,17 @@ class VllmEngine:
         return responses
 
     def predict(self, asked: Sequence[Predict]) -> list[Predicted]:
-        """Asks for one token at each place of the answers, in one call of vLLM; see `Predicts`.
+        """Asks for one token at each place of the answers; see `Predicts`.
 
         vLLM tells chosen tokens' log-probabilities where it generates. Prompts are computed anew at each place: read
         from a cache, they would be rounded otherwise than the first time.
         """
-        prompts = [
-            self._encoder.encode(Generate(prompt=one.prompt, max_tokens=len(one.answer))).token_ids for one in asked
-        ]
-        questions = [
-            (number, place, group)
-            for number, one in enumerate(asked)
-            for place in range(len(one.answer))
-            for group in (_groups(one.tokens[place]) if one.tokens else [()])
-        ]
-        texts = [{"prompt_token_ids": [*prompts[n], *asked[n].answer[:place]]} for n, place, _ in questions]
-        parameters = [self._one_token(group, asked[n].alternatives) for n, _, group in questions]
-        with self._call("vLLM did not predict"), torch.compiler.set_stance(self._stance):
-            outputs = self._llm.generate(texts, parameters, use_tqdm=False)
-        places: list[list[dict[int, float]]] = [[{} for _ in one.answer] for one in asked]
-        for (number, place, group), output in zip(questions, outputs, strict=True):
-            [told] = output.outputs[0].logprobs
-            [likely] = _most_likely([told], asked[number].alternatives) or [{}]
-            places[number][place] |= {token: told[token].logprob for token in group} or likely
-        values = (value for of_text in places for place in of_text for value in place.values())
-        self._is_cache_spoilt |= any(map(math.isnan, values))
-        return [
-            Predicted(places=tuple(found), prompt_tokens=len(prompt))
-            for found, prompt in zip(places, prompts, strict=True)
-        ]
+        found = dict[int, Predicted]()
+        for is_named in (True, False):  # vLLM 0.32 answers a batch in one of the two ways
+            numbers = [number for number, one in enumerate(asked) if bool(one.tokens) is is_named]
+            if numbers:
+                found |= zip(numbers, self._predicted([asked[number] for number in numbers]), strict=True)
+        return [found[number] for number in range(len(asked))]
 
     def close(self) -> None:
         """Drops the engine; its memory is freed when the process ends."""
@@ -234,6 +216,33 @@ class VllmEngine:
             prompt_logprobs=request.alternatives if request.scores_prompt else None,
             skip_reading_prefix_cache=not request.use_cache,
         )
+
+    def _predicted(self, asked: Sequence[Predict]) -> list[Predicted]:
+        """Predicts one chunk, in one call of vLLM."""
+        prompts = [
+            self._encoder.encode(Generate(prompt=one.prompt, max_tokens=len(one.answer))).token_ids for one in asked
+        ]
+        questions = [
+            (number, place, group)
+            for number, one in enumerate(asked)
+            for place in range(len(one.answer))
+            for group in (_groups(one.tokens[place]) if one.tokens else [()])
+        ]
+        texts = [{"prompt_token_ids": [*prompts[n], *asked[n].answer[:place]]} for n, place, _ in questions]
+        parameters = [self._one_token(group, asked[n].alternatives) for n, _, group in questions]
+        with self._call("vLLM did not predict"), torch.compiler.set_stance(self._stance):
+            outputs = self._llm.generate(texts, parameters, use_tqdm=False)
+        places: list[list[dict[int, float]]] = [[{} for _ in one.answer] for one in asked]
+        for (number, place, group), output in zip(questions, outputs, strict=True):
+            [told] = output.outputs[0].logprobs
+            [likely] = _most_likely([told], asked[number].alternatives) or [{}]
+            places[number][place] |= {token: told[token].logprob for token in group} or likely
+        values = (value for of_text in places for place in of_text for value in place.values())
+        self._is_cache_spoilt |= any(map(math.isnan, values))
+        return [
+            Predicted(places=tuple(found), prompt_tokens=len(prompt))
+            for found, prompt in zip(places, prompts, strict=True)
+        ]
 
     def _one_token(self, tokens: Sequence[int], alternatives: int) -> Any:
         """Returns what asks for one token, and for the log-probabilities of some, or of the most likely ones."""
