@@ -372,7 +372,7 @@ class EndsAnswers(Engine, Protocol):
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too, besides those that the host's files name.
 
-        A merge may end an answer as any of its experts does. Called once, before the first candidate.
+        A merge may end an answer as any of its experts does. Called before the first candidate; tokens add up.
         """
         ...
 

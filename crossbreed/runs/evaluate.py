@@ -9,6 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
+    EndsAnswers,
     Lessons,
     RecipeEngineConfig,
     Surroundings,
@@ -93,12 +94,10 @@ def evaluate(
         weights.check_lengths(loaded, context_tokens=kind.context_tokens)
     items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
     check_teachers(loaded, spec.sources.experts, kind)
-    teachers = _weights_of_teachers(spec, weights) if weights and taught(loaded) else None
+    teachers = _teachers(model, spec, weights) if taught(loaded) else None
     candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
     try:
-        lessons: Lessons = {}
-        if teachers:
-            lessons = _lessons(candidate_engine, teachers, loaded, items, dtype=merge_dtype(spec, teachers.structure))
+        lessons = teachers.lessons(candidate_engine, loaded, items) if teachers else {}
         adopted = candidate_engine.adopt(recipe)
         found = evaluate_tasks(adopted.handle, loaded, items, lessons)
         if weights:
@@ -113,36 +112,58 @@ def evaluate(
     )
 
 
-def _weights_of_teachers(spec: Spec, model: "Weights") -> "Weights":
-    """Returns the weights of the spec's sources, which an engine that was started for the model can adopt."""
-    from crossbreed.runs.weights import open_weights
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Teachers:
+    """The teachers of a spec's tasks, for an engine that was started for a model."""
 
-    if set(spec.sources.experts) <= set(model.structure.experts):
-        return model  # it is a recipe of the spec's sources
+    hashes: Mapping[str, str]
+    """Of the spec's sources."""
+    dtype: str
+    """Of merges."""
+    weights: "Weights | None"
+    """Of the sources, where the engine's own are those of a checkpoint."""
+
+    def lessons(self, engine: CandidateEngine, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Lessons:
+        """Returns what the teachers answer, by the engine that then answers for the model."""
+        if self.weights is not None:
+            assert isinstance(engine, CandidateEngineByWeights), "only such engines evaluate checkpoints"
+            if isinstance(engine.engine, EndsAnswers):
+                engine.engine.end_at(self.weights.sources.end_token_ids)
+            engine = CandidateEngineByWeights(engine.engine, self.weights)
+        return ask_teachers(
+            tasks,
+            items,
+            lambda teacher: teacher_recipe(teacher, self.hashes, dtype=self.dtype),
+            lambda recipe: engine.adopt(recipe).handle,
+        )
+
+
+def _teachers(model: str | os.PathLike[str] | Recipe, spec: Spec, weights: "Weights | None") -> _Teachers:
+    """Returns the teachers of the spec's tasks; raises InputError if a checkpoint reads texts otherwise than they."""
+    if isinstance(model, Recipe):
+        kind = spec.fitness.engine
+        if weights:
+            hashes = weights.structure.hashes
+        else:
+            assert isinstance(kind, RecipeEngineConfig), "all others have weights"
+            hashes = described_sources(kind, *spec.sources.told).hashes
+        return _Teachers(hashes=hashes, dtype=model.dtype, weights=None)
+    from crossbreed.runs.weights import open_weights
+    from crossbreed.sources.host import END_TOKENS
+
     found = open_weights(spec)
-    if differing := [part for part, hash_ in found.host_hashes.items() if model.host_hashes.get(part) != hash_]:
+    own = weights.host_hashes if weights else {}
+    if differing := [
+        part for part, hash_ in found.host_hashes.items() if own.get(part) != hash_ and part != END_TOKENS
+    ]:
         raise InputError(
-            "the model cannot be compared with the teachers of the spec's tasks: they read texts otherwise",
+            "the model cannot be compared with the teachers of the spec's tasks: it reads texts otherwise",
             expected="the configuration, tokenizer and templates of the spec's base",
             got=f"another {' and '.join(differing)}",
-            where=str(model.host),
+            where=os.fspath(model),
             fix="evaluate it with a spec without tasks of the kinds `agreement` and `entropy`",
         )
-    return found
-
-
-def _lessons(
-    engine: CandidateEngine, weights: "Weights", tasks: Sequence[Task], items: Mapping[str, AnyItems], *, dtype: str
-) -> Lessons:
-    """Returns what the teachers answer, by the engine that then answers for the model."""
-    assert isinstance(engine, CandidateEngineByWeights), "an engine that predicts takes weights"
-    of_teachers = CandidateEngineByWeights(engine.engine, weights)
-    return ask_teachers(
-        tasks,
-        items,
-        lambda teacher: teacher_recipe(teacher, weights.structure.hashes, dtype=dtype),
-        lambda recipe: of_teachers.adopt(recipe).handle,
-    )
+    return _Teachers(hashes=found.structure.hashes, dtype=merge_dtype(spec, found.structure), weights=found)
 
 
 def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe, "Weights | None"]:

@@ -24,7 +24,9 @@ from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import build_plan, load_spec, run
 from crossbreed.runs.calibration.loss import MergeLoss
 from crossbreed.runs.evaluate import evaluate
+from crossbreed.runs.spec.provider import load_provider_spec
 from crossbreed.runs.teachers.lessons import PREFIX
+from crossbreed.service.provider import open_provider
 from crossbreed.testing.toys import load_weights
 from crossbreed.types import Recipe
 
@@ -227,6 +229,18 @@ def test_a_checkpoint_and_a_recipe_are_compared_with_teachers(
     recipe = weighted_deltas({}, hashes=plan.structure.hashes, dtype="float32")
     assert evaluate(recipe, spec).tasks["agreement-everything"].mean == pytest.approx(base, abs=1e-6)
     assert base > 1e-3
+    other = tmp_path / "other"
+    shutil.copytree(toy_base, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    with pytest.raises(InputError, match="another config"):
+        evaluate(other, spec)
+
+
+def test_a_service_refuses_tasks_with_teachers(tmp_path: Path, toy_base: Path, experts: dict[str, Path]) -> None:
+    path = spec_of(tmp_path, toy_base, experts, [task("entropy", "plain")], serve={"port": 0})
+    with pytest.raises(InputError, match="no task of kind `entropy`"):
+        open_provider(load_provider_spec(path))
 
 
 @pytest.mark.parametrize("kind", ["agreement", "entropy"])
