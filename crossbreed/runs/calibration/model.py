@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +20,7 @@ from crossbreed.fitness.engines.transformers import most_likely
 from crossbreed.fitness.tasks.taught import listed
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.runs.calibration.branches import branches_of
+from crossbreed.runs.calibration.inputs import CalibrationInputs
 from crossbreed.runs.calibration.questions import Question, experts_of
 from crossbreed.runs.regression.texts import answered, golds_of
 from crossbreed.runs.regression.walk import Text as Read
@@ -28,22 +28,21 @@ from crossbreed.runs.teachers.checks import teacher_recipe
 from crossbreed.search_spaces import HasTerms
 from crossbreed.types import BASE, Point
 
-if TYPE_CHECKING:
-    from crossbreed.runs.plan import Plan
-
 
 class CalibrationModel:
     """Losses of questions at the points of a space."""
 
-    def __init__(self, plan: "Plan", space: HasTerms, questions: Sequence[Question], needs: CalibrationNeeds) -> None:
+    def __init__(
+        self, inputs: CalibrationInputs, space: HasTerms, questions: Sequence[Question], needs: CalibrationNeeds
+    ) -> None:
         """Has each expert say how its answers end, then takes the weights of the recipe that terms are added to.
 
         Raises:
             EngineError: transformers could not run the model.
         """
-        assert plan.weights is not None, "gradients need weights"
-        self._plan, self._weights, self._questions, self._loss = plan, plan.weights, questions, needs.loss
-        slopes, context_tokens = plan.spec.fitness.slopes, plan.spec.fitness.max_model_len
+        assert inputs.weights is not None, "gradients need weights"
+        self._inputs, self._weights, self._questions, self._loss = inputs, inputs.weights, questions, needs.loss
+        slopes, context_tokens = inputs.slopes, inputs.context_tokens
         self._tokens = slopes.tokens
         config = reference_config(dtype=slopes.dtype, device=slopes.device, context_tokens=context_tokens)
         self._engine = BranchedEngine(config, self._weights.host)
@@ -55,9 +54,9 @@ class CalibrationModel:
         self._known: list[_Known] = []
         """What is known of the answer of a text, by its index."""
         readers = dict.fromkeys(reader for question in questions for reader in self._readers(question))
-        for expert in sorted(readers, key=(*plan.experts, BASE).index):
+        for expert in sorted(readers, key=(*inputs.experts, BASE).index):
             self._read(expert, [n for n, one in enumerate(questions) if one.top_k is None], dtype="float32")
-            self._read(expert, [n for n, one in enumerate(questions) if one.top_k is not None], dtype=plan.dtype)
+            self._read(expert, [n for n, one in enumerate(questions) if one.top_k is not None], dtype=inputs.dtype)
         self._engine.adopt(space.origin, self._weights.materialize(space.origin))
         self._engine.attach(branches_of(space.terms, self._weights.sources))
 
@@ -78,7 +77,7 @@ class CalibrationModel:
             return
         recipe = teacher_recipe(expert, self._weights.structure.hashes, dtype=dtype)
         self._engine.adopt(recipe, self._weights.materialize(recipe))
-        for task in self._plan.tasks:
+        for task in self._inputs.tasks:
             for number, read in self._answered([n for n in numbers if self._questions[n].task is task], task):
                 text = Text(token_ids=read.token_ids, num_prompt=read.num_prompt, weight=0.0, index=len(self._known))
                 self._texts[number].append(text)
@@ -115,7 +114,7 @@ class CalibrationModel:
 
     def _readers(self, question: Question) -> Sequence[str]:
         """The experts that count: for agreement all of the task, else the first, which says how answers end."""
-        experts = experts_of(question.task, self._plan)
+        experts = experts_of(question.task, self._inputs)
         return experts if self._loss == "agreement" else experts[:1]
 
     def _measure(self, logits_AV: torch.Tensor, text: Text) -> torch.Tensor:

@@ -168,8 +168,9 @@ def _compared(first: Model, second: Model) -> Comparison:
 
     ours, theirs = first.run.objectives, second.run.objectives
     both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks)]
-    if others := dict.fromkeys(o.name for o in (*ours, *theirs) if o not in both):
-        notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(others)}")
+    others = [o for o in (*ours, *theirs) if o not in both and not (o.kind == "task" and o.tasks[0] in shared)]
+    if names := dict.fromkeys(f"`{o.name}`" for o in others):
+        notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(names)}")
     means = {
         task: all(scores[task].standard_error is not None for scores in (a, b))
         for task in shared
