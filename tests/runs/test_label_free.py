@@ -42,7 +42,7 @@ def task(kind: str, teacher: str, **changes: Any) -> dict[str, Any]:
         "teacher": teacher,
         "items": "red.jsonl",
         "prompt": "{q}:",
-        "max_tokens": 5,
+        "max_tokens": 4,
         "top_k": 8,
         **changes,
     }
@@ -168,7 +168,8 @@ def test_a_run_asks_teachers_once_and_goes_on_anywhere(
 ) -> None:
     """Items of a split are asked for when it is measured; a killed run, here or moved, asks no teacher again."""
     tasks = [task("agreement", "everything"), task("entropy", "plain"), task("agreement", "base")]
-    path = spec_of(tmp_path, toy_base, experts, tasks)
+    split = {"search": 2, "select": 2, "report": 2}
+    path = spec_of(tmp_path, toy_base, experts, tasks, fitness__split=split)
     asked = list[tuple[str, tuple[str, ...]]]()
     taught = TaughtTask.taught
 
@@ -203,16 +204,17 @@ def test_a_run_asks_teachers_once_and_goes_on_anywhere(
     assert len(list((tmp_path / "whole/artifacts").glob(f"{PREFIX}*"))) == 9
 
     lines = (tmp_path / "whole/journal.jsonl").read_bytes().splitlines(keepends=True)
-    for name in ("moved", "damaged", "alone"):
+    for name, lost in (("moved", 0), ("damaged", 2)):
         shutil.copytree(tmp_path / "whole", tmp_path / name)
         (tmp_path / name / "journal.jsonl").write_bytes(b"".join(lines[:18]) + lines[18][:20])
         asked.clear()
-        files = sorted((tmp_path / name / "artifacts").glob(f"{PREFIX}*"))
-        for file in files if name == "alone" else files[:1] if name == "damaged" else ():
-            file.unlink() if name == "alone" else file.write_bytes(file.read_bytes()[:-9])
+        torn, gone, *_ = sorted((tmp_path / name / "artifacts").glob(f"{PREFIX}*"))
+        if lost:
+            torn.write_bytes(torn.read_bytes()[:-9])
+            gone.unlink()
         run(load_spec(path), tmp_path / name)
         assert journal_of(tmp_path / name) == whole
-        assert len(asked) == {"moved": 0, "damaged": 1, "alone": 9}[name]
+        assert len(asked) == lost
     changed = spec_of(tmp_path, toy_base, experts, [{**tasks[0], "top_k": 9}, *tasks[1:]])
     with pytest.raises(InputError, match="another spec"):
         run(load_spec(changed), tmp_path / "whole")
