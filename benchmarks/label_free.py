@@ -70,7 +70,8 @@ def measure(run: Path, kind: Kind, out: Path, *, items: int, number: int, engine
     )
     trials = chosen(list(fold(read(folder.journal)).ok_trials), number)
     searched = [Task(kind=task.kind, items=plan.items["search"][task.name].items) for task in plan.tasks]
-    tasks = [label_free(task, kind, expert, items=items) for task in searched for expert in experts_of(task, plan.calibration_inputs)]
+    inputs = plan.calibration_inputs
+    tasks = [label_free(task, kind, expert, items=items) for task in searched for expert in experts_of(task, inputs)]
     offered = {task.name: SearchItems(task.items) for task in tasks}
     held: dict[str, dict[str, float]] = json.loads(out.read_text()) if out.exists() else {}
     if missing := [trial for trial in trials if str(trial.number) not in held]:
