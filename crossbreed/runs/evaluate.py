@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from crossbreed.fitness import (
     RecipeEngineConfig,
     Surroundings,
     Task,
+    begun_tasks,
     evaluate_tasks,
     load_tasks,
 )
@@ -21,6 +23,7 @@ from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.opening import described_sources, merge_dtype
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
@@ -49,6 +52,8 @@ class Evaluated:
     fingerprint: str | None
     """The fingerprint of the evaluated weights; from an engine that takes recipes, the one it vouches for."""
     tasks: Mapping[str, Interval]
+    judged: Mapping[str, Judged]
+    """Task with a judge -> its verdicts, where there is something to tell."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shape that `evaluate --json` promises."""
@@ -58,6 +63,7 @@ class Evaluated:
             "split": self.split,
             "fingerprint": self.fingerprint,
             "tasks": {name: found.to_json() for name, found in self.tasks.items()},
+            "judged": {name: found.to_json() for name, found in self.judged.items()},
         }
 
 
@@ -95,20 +101,22 @@ def evaluate(
     items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
     check_teachers(loaded, spec.sources.experts, kind)
     teachers = _teachers(model, spec, weights) if taught(loaded) else None
-    candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
-    try:
-        lessons = teachers.lessons(candidate_engine, loaded, items) if teachers else {}
+    around = Surroundings(seed=spec.seed)
+    with ExitStack() as closing:
+        begun = begun_tasks(loaded, around, closing)
+        candidate_engine = start_candidate_engine(spec.fitness.engine, weights, around)
+        closing.callback(candidate_engine.close)
+        lessons = teachers.lessons(candidate_engine, begun, items) if teachers else {}
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, loaded, items, lessons)
+        found = evaluate_tasks(adopted.handle, begun, items, lessons)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
-    finally:
-        candidate_engine.close()
     return Evaluated(
         model=recipe.id if isinstance(model, Recipe) else os.fspath(model),
         split=split,
         fingerprint=adopted.fingerprint,
         tasks=task_intervals(found.tasks, seed=spec.seed),
+        judged=judged_in([found.tasks]),
     )
 
 

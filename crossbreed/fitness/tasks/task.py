@@ -22,6 +22,10 @@ class Answer:
     """The nats by which the answer's log-likelihood exceeds what another answer needs to be taken; None: not known."""
     thinking: int | None = None
     """The tokens that were cut from the answer as thinking; None: the task cuts nothing."""
+    abstains: str = ""
+    """Why a judge gave no verdict: then `value` is NaN, and does not count. Empty: there is a value."""
+    agrees: bool | None = None
+    """Whether a judge that was asked several times said the same each time; None: none was."""
 
 
 class Kind(Protocol):

@@ -68,6 +68,8 @@ def sentences(report: Report) -> list[str]:
     if report.thinking:
         thoughts = ", ".join(f"{tokens:.0f} in {task}" for task, tokens in report.thinking.items())
         lines.append(f"Tokens of thinking in an answer of the winner, on average: {thoughts}.")
+    for whose, judged in (("the winner", report.judged), ("the baselines", report.judged_others)):
+        lines += [f"Judge, of {whose}: {found.said(task)}." for task, found in judged.items()]
     if report.near_ties:
         near = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in report.near_ties.items())
         lines.append(

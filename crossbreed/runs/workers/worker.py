@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import Handle, Surroundings, evaluate_tasks, greedy
+from crossbreed.fitness import Handle, Surroundings, begun_tasks, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import NO_SLOPES, Job, closed_on_error
 from crossbreed.runs.teachers.lessons import Teachers
@@ -44,11 +44,13 @@ class Worker:
         """
         self._plan, self.other_versions = plan, other_versions
         around = around or Surroundings(seed=plan.spec.seed)
+        self._closing = ExitStack()
         self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         self._teachers = Teachers(plan, kept)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
+            self._tasks = begun_tasks(plan.tasks, around, self._closing)
             self._slopes = self._start_slopes()
 
     def canary(self) -> None:
@@ -96,7 +98,7 @@ class Worker:
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
-            answers = evaluate_tasks(adopted.handle, self._plan.tasks, self._plan.items[job.split], lessons)
+            answers = evaluate_tasks(adopted.handle, self._tasks, self._plan.items[job.split], lessons)
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
@@ -126,7 +128,7 @@ class Worker:
 
     def close(self) -> None:
         """Frees the engines."""
-        with closing(self.candidate_engine):
+        with self._closing, closing(self.candidate_engine):
             if self._slopes:
                 self._slopes.close()
 

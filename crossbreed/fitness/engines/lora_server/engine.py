@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights, ServiceOutage
 from crossbreed.fitness.engines.api.completions import Asked
-from crossbreed.fitness.engines.api.faults import ModelForgotten
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.lora_server.server import FIRST, Server
 from crossbreed.fitness.engines.lora_server.settings import LoraServerConfig
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings, Truth
+from crossbreed.fitness.services.faults import ModelForgotten
 from crossbreed.types import Recipe, WeightStream
 
 T = TypeVar("T")

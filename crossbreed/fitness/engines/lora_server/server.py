@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from crossbreed.errors import InputError, InvalidWeights, ServiceOutage
 from crossbreed.fitness.engines.api.completions import Asked, body_of, read_completion
-from crossbreed.fitness.engines.api.faults import ModelForgotten, ServiceError, WrongAnswer
-from crossbreed.fitness.engines.api.settings import ServiceSettings
-from crossbreed.fitness.engines.api.transport import Transport
 from crossbreed.fitness.protocol import Generate, Prompt, Response
+from crossbreed.fitness.services.faults import ModelForgotten, ServiceError, WrongAnswer
+from crossbreed.fitness.services.settings import ServiceSettings
+from crossbreed.fitness.services.transport import Transport
 
 _NAN = "out of range float values"
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
