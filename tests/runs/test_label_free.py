@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_runs import journal_of, records_of, write_spec
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -150,6 +150,7 @@ def test_a_teacher_agrees_with_itself(models: Models, tmp_path: Path) -> None:
     assert min(values["entropy"]) > 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=4, max_size=4), min_size=2, max_size=2), st.integers(1, 4))
 def test_a_divergence_is_symmetric_bounded_and_grows_with_what_is_told_apart(
     logits: list[list[float]], number: int
@@ -254,7 +255,9 @@ def test_the_loss_of_gradients_is_the_task_s_value(
     tasks = [task(kind, name) for name in experts]
     space = {"kind": "coefficients", "operator": "task_arithmetic", "weight": [-1, 2]}
     plan = build_plan(load_spec(spec_of(tmp_path, toy_base, experts, tasks, space=space)))
-    loss = MergeLoss(plan, plan.space, CalibrationNeeds(loss=kind, items=None, held_out=0.0, about=""))
+    loss = MergeLoss(
+        plan.calibration_inputs, plan.space, CalibrationNeeds(loss=kind, items=None, held_out=0.0, about="")
+    )
     for point in ((0.5, 0.5), (0.9, -0.3)):
         found, _ = loss.slopes(point, [item for items in loss.tasks for item in items])
         values = evaluate(plan.space.decode(point), plan.spec).tasks
