@@ -1,11 +1,11 @@
 """What a calibration loss is taken of, and the experts that know how to answer it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Generate, Item, Prompt, Task, TaughtTask, own_kind
+from crossbreed.fitness import Generate, Item, Task, TaughtTask, own_kind
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.runs.calibration.inputs import CalibrationInputs
@@ -23,13 +23,16 @@ class Question:
     prompt: Generate | None = None
 
     def rule(self) -> list[Any]:
-        """Returns what the loss depends on, as JSON."""
+        """Returns what the loss depends on, as JSON: requests as they are, with the turns of chats and their limits."""
+        from crossbreed.runs.regression.texts import golds_of  # needs torch
+
         if self.item is not None:
-            request = self.task.calibration(self.item)
-            return [self.task.name, self.weight, _shown(request.prompt), request.continuation]
-        assert self.prompt is not None, "an item or a prompt"
-        limits = [self.prompt.max_tokens, *self.prompt.stop]
-        return [self.task.name, self.weight, _shown(self.prompt.prompt), limits, self.top_k]
+            asked = golds_of(self.task, [self.item])
+            requests = [asdict(one) for one in (*asked.requests, asked.asking) if one is not None]
+        else:
+            assert self.prompt is not None, "an item or a prompt"
+            requests = [asdict(self.prompt)]
+        return [self.task.name, self.weight, requests, self.top_k]
 
     @property
     def top_k(self) -> int | None:
@@ -91,7 +94,3 @@ def experts_of(task: Task, inputs: CalibrationInputs) -> Sequence[str]:
     if task.name in inputs.experts:
         return (task.name,)
     return tuple(expert for expert in inputs.experts if expert not in names) or inputs.experts
-
-
-def _shown(prompt: Prompt) -> list[Any]:
-    return [prompt.text, prompt.chat, prompt.system, [*prompt.turns]]

@@ -168,7 +168,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
     failed = [t for t in run.trials if t.score.status is Status.FAILED]
     no_slopes = sum((t.score.error or "").startswith(NO_SLOPES) for t in ok)
-    last_s = time.time() - run.folder.journal.stat().st_mtime
+    last_s = max(0.0, time.time() - run.folder.journal.stat().st_mtime)  # a clock may go back
     lines = [
         f"{run.name}: {run.state}, {counted(len(run.trials), 'trial')}"
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")

@@ -62,7 +62,9 @@ class LoraServerEngine:
                 where=f"fitness.engine.folder: {self._room}",
                 fix="choose a folder that this user can write and the servers can read",
             ) from None
-        self._servers = [Server(one, scores_together=config.scores_together) for one in config.servers]
+        self._servers = [
+            Server(one, scores_together=config.scores_together, dtype=config.dtype) for one in config.servers
+        ]
         for server in self._servers:
             self._check_length(server)
         self._loaded: _Loaded | None = None
@@ -152,6 +154,7 @@ class LoraServerEngine:
             except ModelForgotten:
                 if loaded is None:
                     raise
+                server.check()  # it was restarted, perhaps as another
                 server.load(loaded.name, loaded.path)
         raise EngineError(f"the server at {server.url} forgets the adapter each time that it has loaded it")
 
