@@ -41,7 +41,7 @@ class CalibrationModel:
             EngineError: transformers could not run the model.
         """
         assert inputs.weights is not None, "gradients need weights"
-        self._inputs, self._weights, self._questions, self._loss = inputs, inputs.weights, questions, needs.loss
+        self._inputs, self._weights, self._questions, self._needs = inputs, inputs.weights, questions, needs
         slopes, context_tokens = inputs.slopes, inputs.context_tokens
         self._tokens = slopes.tokens
         config = reference_config(dtype=slopes.dtype, device=slopes.device, context_tokens=context_tokens)
@@ -85,7 +85,7 @@ class CalibrationModel:
 
     def _known_of(self, text: Text, top_k: int | None) -> "_Known":
         """Returns what the expert that is adopted predicts at the answer of a text, if that is compared."""
-        if self._loss != "agreement":
+        if not self._needs.compares:
             return _Known(top_k=top_k)
         [logits_AV] = self._engine.logits_of((), [text], tokens=self._tokens)
         logprobs_AV = logits_AV.log_softmax(-1)
@@ -115,20 +115,18 @@ class CalibrationModel:
     def _readers(self, question: Question) -> Sequence[str]:
         """The experts that count: for agreement all of the task, else the first, which says how answers end."""
         experts = experts_of(question.task, self._inputs)
-        return experts if self._loss == "agreement" else experts[:1]
+        return experts if self._needs.compares else experts[:1]
 
     def _measure(self, logits_AV: torch.Tensor, text: Text) -> torch.Tensor:
         known = self._known[text.index]
-        match self._loss:
-            case "cross_entropy":
-                return right_answer(logits_AV, text)
-            case "entropy":
-                return entropy(logits_AV) if known.top_k is None else listed_entropy(logits_AV, known.top_k)
-            case "agreement":
-                assert known.logprobs is not None, "the expert was asked"
-                if known.ids is None:
-                    return jensen_shannon(logits_AV, known.logprobs)
-                return listed_jensen_shannon(logits_AV, known.ids, known.logprobs)
+        if self._needs.compares:
+            assert known.logprobs is not None, "the expert was asked"
+            if known.ids is None:
+                return jensen_shannon(logits_AV, known.logprobs)
+            return listed_jensen_shannon(logits_AV, known.ids, known.logprobs)
+        if self._needs.loss == "cross_entropy":
+            return right_answer(logits_AV, text)
+        return entropy(logits_AV) if known.top_k is None else listed_entropy(logits_AV, known.top_k)
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
