@@ -179,7 +179,12 @@ def open_provider(spec: Provided) -> Provider:
         weights.sources.require_changes()
         structure = weights.structure
         engine.check_base(weights.host, weights.shapes)
-    tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
+    tasks = load_tasks(
+        spec.tasks,
+        seed=spec.run.seed if spec.run else 0,
+        host=weights.host if weights and engine.tokenizes_on_host else None,
+        context_tokens=engine.context_tokens,
+    )
     if found := [kind for _, kind in taught(tasks)]:
         raise InputError(
             f"a service scores no task of kind `{found[0].kind}`: its values are told without a teacher's answers",
