@@ -218,7 +218,7 @@ class TransformersEngine:
             token_ids=continuation,
             logprobs=tuple(logprobs_TV[torch.arange(len(continuation)), list(continuation)].tolist()),
             prompt_tokens=encoded.num_prompt,
-            alternatives=tuple(_most_likely(logprobs_TV, request.alternatives)),
+            alternatives=tuple(most_likely(logprobs_TV, request.alternatives)),
         )
 
     def _predict(self, asked: Predict) -> Predicted:
