@@ -24,7 +24,7 @@ from crossbreed.fitness.engines import (
     require_code,
 )
 from crossbreed.fitness.engines.library import engine_code, library_call
-from crossbreed.fitness.evaluation import Evaluation, evaluate_tasks
+from crossbreed.fitness.evaluation import Evaluation, Lessons, ask_teacher, evaluate_tasks
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import (
     CONTENT_ID,
@@ -49,6 +49,9 @@ from crossbreed.fitness.protocol import (
     Handle,
     Loglikelihood,
     Observable,
+    Predict,
+    Predicted,
+    Predicts,
     Prompt,
     Publishes,
     RecipeEngine,
@@ -79,6 +82,8 @@ from crossbreed.fitness.tasks import (
     RemoteTask,
     Task,
     TaskConfig,
+    Taught,
+    TaughtTask,
     begun_tasks,
     fill_prompt,
     gold_answer,
@@ -116,11 +121,15 @@ __all__ = [
     "Handle",
     "Item",
     "Kind",
+    "Lessons",
     "LikelihoodTask",
     "Loglikelihood",
     "Metric",
     "Observable",
     "PerplexityTask",
+    "Predict",
+    "Predicted",
+    "Predicts",
     "Prompt",
     "PromptTaskConfig",
     "Publishes",
@@ -140,11 +149,14 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskLengths",
+    "Taught",
+    "TaughtTask",
     "TransformersConfig",
     "UsesRun",
     "VllmConfig",
     "WeightEngine",
     "Writing",
+    "ask_teacher",
     "begun_tasks",
     "build_adapter_engine",
     "build_engine",

@@ -116,6 +116,28 @@ class Response:
     """Where a Generate asks to score its prompt; may be left out."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predict:
+    """A question for what is predicted at each token of a given answer: no text is generated."""
+
+    prompt: Prompt
+    answer: tuple[int, ...]
+    """Tokens, at least one. Each is predicted from the prompt and those before it."""
+    tokens: tuple[tuple[int, ...], ...] = ()
+    """For each token of the answer: those whose log-probabilities are wanted. Empty: the most likely ones are."""
+    alternatives: int = 0
+    """How many of the most likely tokens are wanted at each place, where `tokens` names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """The response to a `Predict`."""
+
+    places: Alternatives
+    """For each token of the answer: token -> natural log-probability, of all those that are wanted."""
+    prompt_tokens: int
+
+
 class Handle(Protocol):
     """A candidate that an engine has loaded, valid until its next `adopt`.
 
@@ -132,6 +154,21 @@ class Handle(Protocol):
 
         Raises:
             EngineError: it could not answer (the trial is FAILED).
+        """
+        ...
+
+
+@runtime_checkable
+class Predicts(Handle, Protocol):
+    """A candidate whose engine tells the log-probabilities of chosen tokens, which may be unlikely ones."""
+
+    def predict(self, asked: Sequence[Predict]) -> list[Predicted]:
+        """Returns what is predicted at given answers, for one chunk, in order.
+
+        It depends on weights and chunk alone, not on what was asked before.
+
+        Raises:
+            EngineError: it could not (the trial is FAILED).
         """
         ...
 
@@ -339,7 +376,7 @@ class EndsAnswers(Engine, Protocol):
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too, besides those that the host's files name.
 
-        A merge may end an answer as any of its experts does. Called once, before the first candidate.
+        A merge may end an answer as any of its experts does. Called before the first candidate; tokens add up.
         """
         ...
 

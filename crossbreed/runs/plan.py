@@ -38,6 +38,7 @@ from crossbreed.runs.spec.objectives import Objective, build_objectives, item_we
 from crossbreed.runs.splits import require_items, split_tasks, told_as_means
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.runs.stages.stage import Stage, build_stages, placed
+from crossbreed.runs.teachers.checks import check_teachers, taught
 from crossbreed.search_spaces import SearchSpace, require_slopes
 from crossbreed.sources import Structure
 from crossbreed.types import ProposedBy, Recipe, SlopeKind
@@ -248,6 +249,7 @@ class Plan:
             objective=self.objectives[0],
             experts=self.experts,
             weights=self.weights,
+            dtype=self.dtype,
             slopes=self.spec.fitness.slopes,
             context_tokens=self.spec.fitness.max_model_len,
             seed=self.spec.seed,
@@ -279,6 +281,8 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         if weights and searches:
             check_base(spec, weights)
     tasks = _load_tasks(spec, mistakes, weights, is_described=is_described)
+    with mistakes.noted():
+        check_teachers(tasks, spec.sources.experts, spec.fitness.engine)
     with mistakes.noted():
         items = split_tasks(tasks, spec.fitness.split, seed=spec.seed)
     if weights:
@@ -369,7 +373,7 @@ def _lengths(spec: Spec, weights: "Weights | None", tasks: Sequence[Task]) -> di
     return weights.check_lengths(
         tasks,
         context_tokens=engine.context_tokens,
-        calibration=spec.needs_reference,
+        calibration=[task.name for task in tasks if spec.needs_golds or (spec.needs_reference and not taught([task]))],
     )
 
 

@@ -79,11 +79,14 @@ def test_an_example_is_asked_and_scored(
 ) -> None:
     if not all(map(is_installed, needs(task))):
         pytest.skip("an extra is not installed")
+    teachers = {task["teacher"]} - {"base"} if "teacher" in task else set()
+    experts = {**toy_adapters, **dict.fromkeys(teachers, toy_adapters["plain"])}
     path = write_spec(
         folder,
         base=toy_base,
-        experts=toy_adapters,
+        experts=experts,
         trials=1,
+        fitness__engine={"kind": "transformers" if "teacher" in task else "fake"},
         fitness__tasks=[task],
         fitness__objectives=[],
         fitness__split=SPLIT,

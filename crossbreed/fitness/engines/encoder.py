@@ -139,7 +139,7 @@ class Encoder:
 
 
 def check_tasks(
-    tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False
+    tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: Collection[str] = ()
 ) -> dict[str, TaskLengths]:
     """Tokenises every request of every task, without an engine, within limits of time and memory.
 
@@ -147,7 +147,7 @@ def check_tasks(
         tasks: the tasks of the run.
         host: the folder that an engine would start from.
         max_model_len: maximum length of prompt plus answer, if the engine limits it.
-        calibration: whether the run also needs calibration requests.
+        calibration: the tasks whose calibration requests the run needs, too.
 
     Returns:
         Task -> lengths of its items.
@@ -160,7 +160,7 @@ def check_tasks(
         _Asked(
             task=task,
             requests=[task.requests(item) for item in task.items],
-            calibrations=[task.calibration(item) for item in task.items] if calibration else [],
+            calibrations=[task.calibration(item) for item in task.items] if task.name in calibration else [],
         )
         for task in tasks
     ]

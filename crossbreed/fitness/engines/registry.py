@@ -36,6 +36,9 @@ class EngineConfig(Config):
     scores_items: ClassVar[bool] = False
     """Whether it scores items itself instead of answering requests: then all tasks are such (`is_scored_by_engine`)."""
 
+    predicts: ClassVar[bool] = False
+    """Whether its candidates tell the log-probabilities of chosen tokens (`Predicts`), as tasks with a teacher need."""
+
     @property
     def context_tokens(self) -> int | None:
         """Maximum length of prompt plus answer in tokens, as far as the settings limit it; None: no limit."""
@@ -150,6 +153,8 @@ class AdapterEngineConfig(EngineConfig):
 class VllmConfig(TokenizingConfig):
     """vLLM in the worker's own process, on CPU or CUDA: the engine for searches."""
 
+    predicts: ClassVar[bool] = True
+
     kind: Literal["vllm"]
     dtype: Dtype = "bfloat16"
     """The dtype in which the model computes."""
@@ -171,6 +176,8 @@ class VllmConfig(TokenizingConfig):
 
 class TransformersConfig(TokenizingConfig):
     """Hugging Face transformers, one request at a time: slow and simple, the reference for the other engines."""
+
+    predicts: ClassVar[bool] = True
 
     kind: Literal["transformers"]
     dtype: Dtype = "float32"

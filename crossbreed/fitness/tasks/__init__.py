@@ -2,8 +2,9 @@
 
 `generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
 `likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `lm_eval` is a task of
-lm-evaluation-harness, `python` is scored by a function of the user's, `remote` by the engine itself. A new kind is a
-file with a `TaskConfig`, named below or as an entry point of another package (docs/plugins.md).
+lm-evaluation-harness, `python` is scored by a function of the user's, `remote` by the engine itself; `agreement` and
+`entropy` need no right answers. A new kind is a file with a `TaskConfig`, named below or as an entry point of another
+package (docs/plugins.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.tasks.questions import check_questions, judge_calls, own_kind, own_split, questions_of
 from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
+from crossbreed.fitness.tasks.taught import AgreementTask, EntropyTask, Taught, TaughtTask
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
 
@@ -42,6 +44,8 @@ TASKS = Registry[type[TaskConfig]](
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
         "lm_eval": "crossbreed.fitness.tasks.lm_eval.config:LmEvalTask",
         "python": "crossbreed.fitness.tasks.python:PythonTask",
+        "agreement": "crossbreed.fitness.tasks.taught:AgreementTask",
+        "entropy": "crossbreed.fitness.tasks.taught:EntropyTask",
         "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
     },
@@ -122,9 +126,11 @@ __all__ = [
     "METRICS",
     "SHOWN_KEYS",
     "TASKS",
+    "AgreementTask",
     "Answer",
     "AnyTaskConfig",
     "ChoiceTask",
+    "EntropyTask",
     "FileTaskConfig",
     "GenerateTask",
     "Kind",
@@ -135,6 +141,8 @@ __all__ = [
     "RemoteTask",
     "Task",
     "TaskConfig",
+    "Taught",
+    "TaughtTask",
     "begun_tasks",
     "fill_prompt",
     "gold_answer",

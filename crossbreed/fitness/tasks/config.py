@@ -270,7 +270,10 @@ class PromptTaskConfig(FileTaskConfig):
         Raises:
             InputError: the answer is neither a text, a number nor a list of them.
         """
-        gold = self.gold(item)
+        return self.texts_of(item, self.gold(item), by_value=by_value)
+
+    def texts_of(self, item: Item, gold: FieldValue, *, by_value: bool = False) -> tuple[str, ...]:
+        """Returns the texts of the right answers that a field's value stands for; see `golds`."""
         try:
             texts = tuple(text_of(one, by_value=by_value) for one in (gold if isinstance(gold, list) else [gold]))
         except ValueError as error:
@@ -293,6 +296,10 @@ class PromptTaskConfig(FileTaskConfig):
             fix=fix or "correct the item, or name the field that holds the answer",
         )
 
+    def shot_answer(self, shot: Item) -> str:
+        """Returns the answer of an example."""
+        return self.shown(shot)
+
     def delimiter_after(self, prompt: str) -> str:
         """Returns what separates an answer from its prompt in plain text and in examples."""
         return delimiter_after(prompt)
@@ -310,5 +317,5 @@ class PromptTaskConfig(FileTaskConfig):
         if isinstance(self.few_shot, str):
             return self.few_shot
         shots = [Item(id=f"few_shot {i}", fields=fields) for i, fields in enumerate(self.few_shot)]
-        filled = ((self.question(shot), self.shown(shot)) for shot in shots)
+        filled = ((self.question(shot), self.shot_answer(shot)) for shot in shots)
         return "".join(f"{prompt}{self.delimiter_after(prompt)}{answer}\n\n" for prompt, answer in filled)

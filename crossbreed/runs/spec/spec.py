@@ -246,6 +246,12 @@ class Spec(Config):
         asked = self.artifacts.grams, self.regression, *(need for both in needs for need in both)
         return any(one is not None for one in asked)
 
+    @property
+    def needs_golds(self) -> bool:
+        """Whether right answers of every task are read: the optimizer `gradient` has teachers answer where it can."""
+        slopes = [search.optimizer.slope_kind for search in self.searches]
+        return any(one is not None for one in (self.artifacts.grams, self.regression, *slopes))
+
     @classmethod
     def known_keys(cls) -> Collection[str]:
         """Returns the keys of a file; that of the preset is none of a parsed spec."""
