@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import SupportsFloat
 
 from crossbreed.errors import EngineError
@@ -32,13 +33,20 @@ class Evaluation:
     """Prompt and completion tokens."""
 
 
-def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Evaluation:
+def evaluate_tasks(
+    handle: Handle,
+    tasks: Sequence[Task],
+    items: Mapping[str, AnyItems],
+    *,
+    lengths: Mapping[str, str] = MappingProxyType({}),
+) -> Evaluation:
     """Evaluates a candidate on every task, in fixed chunks and in the order of the split.
 
     Args:
         handle: the candidate.
         tasks: the tasks, in the Spec's order.
         items: task name -> its items of one split.
+        lengths: task name -> the name under which the length of its answers is measured; of other tasks it is not.
 
     Raises:
         EngineError: the engine could not answer, or its answers are not what the protocol says.
@@ -56,7 +64,7 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
             scores[task.name], texts[task.name] = _means(handle, task, offered), ("",) * len(offered)
             continue
         values, answers, distances = list[float](), list[str](), list[float | None]()
-        thoughts = list[int | None]()
+        thoughts, tokens = list[int | None](), list[float]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
             for item, answer, responses in _answered(handle, task, chunk):
@@ -64,14 +72,19 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
                 thoughts.append(answer.thinking)
+                tokens += [] if answer.length is None else [answer.length]
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
         scores[task.name] = ItemScores(item_ids=tuple(item.id for item in offered), values=tuple(values))
+        if task.name in lengths:
+            if len(tokens) < len(values):
+                raise ValueError(f"task `{task.name}` does not tell how long its answers are")
+            scores[lengths[task.name]] = replace(scores[task.name], values=tuple(tokens))
         texts[task.name] = tuple(answers)
         if any(margin is not None for margin in distances):
             margins[task.name] = tuple(distances)
         if any(length is not None for length in thoughts):
             thinking[task.name] = tuple(thoughts)
-    num_items = sum(found.num_items for found in scores.values())
+    num_items = sum(scores[task.name].num_items for task in tasks)
     return Evaluation(
         tasks=scores, texts=texts, margins=margins, thinking=thinking, num_items=num_items, num_tokens=num_tokens
     )

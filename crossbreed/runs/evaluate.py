@@ -14,6 +14,7 @@ from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec.objectives import length_of
 from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.sources import Structure, require_tensors
@@ -79,7 +80,9 @@ def evaluate(
     candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
     try:
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, loaded, split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split])
+        items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
+        lengths = {task: length_of(task) for task in spec.fitness.criteria.lengths}
+        found = evaluate_tasks(adopted.handle, loaded, items, lengths=lengths)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     finally:

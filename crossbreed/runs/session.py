@@ -40,6 +40,7 @@ class Session:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
         self.history = History(item_ids=plan.item_ids, counts=plan.mean_counts, objectives=(plan.objectives,))
+        self.history.judge_by(plan.criteria)
         proposer = plan.proposer(on_event)
         self._num_initial = proposer.num_initial
         self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
@@ -126,15 +127,18 @@ class Session:
         """
         plan = self._plan
         self._require_measured()
-        scalar = search_scalar(self.history.ok_trials, plan.objectives)
-        chosen = finalists(self.history.ok_trials, plan.objectives)
-        bests = (trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen)
-        self._evaluate("select", [*chosen, *bests])
+        objectives, judge = self.history.bound(plan.objectives), self.history.judge
+        scalar = search_scalar(self.history.ok_trials, objectives)
+        chosen = finalists(self.history.ok_trials, objectives)
+        bests = [trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen]
+        base = None if judge is None or judge.base_number is None else self.history.trials[judge.base_number]
+        others = [] if base is None or base in (*chosen, *bests) else [base]
+        self._evaluate("select", [*chosen, *bests, *others])
         while True:
             unmeasurable = self._loop.unmeasurable("report")
             selection = {n: score for n, score in self.history.scores_of("select").items() if n not in unmeasurable}
-            winner = choose_winner(self._reproducible, plan.objectives, selection)
-            self._evaluate("report", reported(self._reproducible, plan.objectives, winner.number))
+            winner = choose_winner(self._reproducible, objectives, selection, judge=judge)
+            self._evaluate("report", reported(self._reproducible, objectives, winner.number))
             if winner.number not in {**self._loop.irreproducible, **self._loop.unmeasurable("report")}:
                 break
         self._loop.end()
@@ -172,6 +176,9 @@ class Session:
         return [trial for trial in self.history.ok_trials if trial.number not in self._loop.irreproducible]
 
     def _require_measured(self) -> None:
+        judge = self.history.judge
+        if self.history.ok_trials and judge is not None and judge.criteria is None:
+            raise judge.missing()
         if not self.history.ok_trials:
             raise InputError(
                 "there is nothing to report: no trial of this run has been measured yet",
@@ -186,18 +193,20 @@ class Session:
             trials=self.history.all_trials,
             winner=winner,
             scores=self.history.scores_of("report"),
-            objectives=self._plan.objectives,
+            objectives=self.history.bound(self._plan.objectives),
+            judge=self.history.judge,
             seed=self._plan.spec.seed,
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
             margins=self._folder.margins("report", winner, item_ids=self._plan.item_ids["report"]),
             thinking=self._folder.thinking("report", winner, item_ids=self._plan.item_ids["report"]),
+            most_tokens=self._plan.most_tokens,
             base_rates=base_rates(self._plan.tasks, self._plan.items["report"]),
             stages=stage_rows(
                 self.history,
                 self._stages,
-                search_scalar(self.history.ok_trials, self._plan.objectives),
+                search_scalar(self.history.ok_trials, self.history.bound(self._plan.objectives)),
                 made_s=self._plan.made_s,
             ),
         )

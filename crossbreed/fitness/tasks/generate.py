@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from crossbreed.fitness.items import Item, field_of
+from crossbreed.fitness.lengths import answer_length
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.metrics import METRICS, Comparison, MetricField, WrittenMetric, comparison_of
@@ -92,6 +93,17 @@ class GenerateTask(PromptTaskConfig):
         """Whether larger values of the metric are better; see Kind."""
         return self._comparison.higher_is_better
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Of metrics that are our own, 0 and 1; see TaskConfig."""
+        are_ours = all(single.name in METRICS.ours for single in self._comparison.singles())
+        return (0.0, 1.0) if are_ours else None
+
+    @property
+    def most_tokens(self) -> int:
+        """See TaskConfig."""
+        return self.max_tokens
+
     def require(self) -> None:
         """Refuses a metric that cannot work here."""
         for single in self._comparison.singles():
@@ -139,17 +151,22 @@ class GenerateTask(PromptTaskConfig):
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Returns the metric's value of the text: the best over all golds; of several texts, what is to be taken."""
         said = [self._without_thinking(response.text) for response in responses]
-        thinking = None if self.thinking is None else sum(map(_cut_tokens, responses, said))
+        cut = [*map(_cut_tokens, responses, said)]
+        thinking = None if self.thinking is None else sum(cut)
+        pairs = zip(responses, cut, strict=True)
+        length = fsum(answer_length(one, max_tokens=self.max_tokens, thinking=out) for one, out in pairs)
+        length /= len(responses)
         if self.take == "majority":
             place = most_said([self._comparison.key(text) for text in said])
             value = self._value_of(self._comparison, item, said[place])
-            return Answer(value=value, text=responses[place].text, thinking=thinking)
+            return Answer(value=value, text=responses[place].text, thinking=thinking, length=length)
         values = [self._value_of(self._comparison, item, text) for text in said]
         text = "\n--\n".join(response.text for response in responses)
         if k := self._best_of:
             sign = 1 if self.higher_is_better else -1
-            return Answer(value=sign * best_of([sign * value for value in values], k), text=text, thinking=thinking)
-        return Answer(value=fsum(values) / len(values), text=text, thinking=thinking)
+            value = sign * best_of([sign * value for value in values], k)
+            return Answer(value=value, text=text, thinking=thinking, length=length)
+        return Answer(value=fsum(values) / len(values), text=text, thinking=thinking, length=length)
 
     def gold_values(self, item: Item) -> Mapping[str, float]:
         """Returns the values of the first gold, as an answer, by the metrics that are combined."""

@@ -83,7 +83,9 @@ class Worker:
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
-            answers = evaluate_tasks(adopted.handle, self._plan.tasks, self._plan.items[job.split])
+            plan = self._plan
+            lengths = plan.lengths_measured
+            answers = evaluate_tasks(adopted.handle, plan.tasks, plan.items[job.split], lengths=lengths)
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
