@@ -37,7 +37,7 @@ def tokens_within(text: str, token_ids: Sequence[int], decode: Callable[[Sequenc
 
 
 def answer_length(response: Response, *, max_tokens: int, thinking: int = 0) -> int:
-    """Returns the tokens of an answer without its stop, its end and what was thought; of one that was cut, `max_tokens`.
+    """Returns the tokens of an answer without its stop, its end and what was thought; `max_tokens` if it was cut there.
 
     An engine that does not tell which tokens are the text's is taken to have ended it with one.
     """

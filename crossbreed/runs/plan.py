@@ -36,7 +36,7 @@ from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.criteria import Criteria
 from crossbreed.runs.spec.objectives import Objective, item_weights, length_of
-from crossbreed.runs.splits import require_items, split_tasks, told_as_means
+from crossbreed.runs.splits import require_items, require_losses, split_tasks, told_as_means
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.runs.stages.stage import Stage, build_stages, placed
 from crossbreed.search_spaces import SearchSpace, require_slopes
@@ -212,6 +212,8 @@ class Plan:
         for stage in self.stages:
             with mistakes.noted(), placed(self.spec, stage.number):
                 require_items(stage.optimizer, means)
+            with mistakes.noted(), placed(self.spec, stage.number):
+                require_losses(stage.optimizer, self.criteria.objectives)
             with mistakes.noted(), placed(self.spec, stage.number):
                 stage.make_optimizer(stage.space, None, None, calibrate=partial(self._calibration, ignore))
 

@@ -101,7 +101,8 @@ class Session:
 
     def _date_report(self) -> None:
         """Has the report of a search that goes on say so: else it would be taken for one of all trials after a stop."""
-        if self.history.is_finished and (winner := recorded_winner(self.history, self._plan.objectives)):
+        objectives = self.history.bound(self._plan.objectives)
+        if self.history.is_finished and (winner := recorded_winner(self.history, objectives)):
             report = replace(self._report(winner.number), is_over=False, has_gone_on=True)
             write_derived(self._plan, self._folder, self.history, report)
 
@@ -156,7 +157,7 @@ class Session:
             InputError: the trial has no value.
         """
         self.history.publishable(number, where=str(self._folder.path))
-        self._evaluate("report", reported(self._reproducible, self._plan.objectives, number))
+        self._evaluate("report", reported(self._reproducible, self.history.bound(self._plan.objectives), number))
         if why := {**self._loop.irreproducible, **self._loop.unmeasurable("report")}.get(number):
             raise MachineError(why)
         return self._report(number)

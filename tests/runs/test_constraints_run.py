@@ -1,14 +1,11 @@
 """Whole runs with constraints, lengths and objectives that are relative to baselines."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from toy_runs import journal_of, write_spec
+from toy_runs import write_spec
 
-from crossbreed.errors import InputError
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.results.show import open_run, show_json, show_text
 from crossbreed.types import violation_of

@@ -32,11 +32,6 @@ def caveats(report: Report) -> list[str]:
         )
     if caveat := report.winner.vouching.caveat:
         lines.append(caveat)
-    if report.num_keeping == 0:
-        lines.append(
-            "No trial keeps all constraints on the search items: the winner is the one that is least far off, and "
-            "nothing says that any merge of these sources would."
-        )
     if not report.winner.is_bred:
         lines.append(f"No bred merge beat the baselines and warm starts: the winner is {report.winner.proposed_by}.")
     return lines
@@ -62,6 +57,11 @@ def sentences(report: Report) -> list[str]:
             else "the winner reaches it"
         )
         lines.append(f"Ideal ({parents}): {number(report.ideal.value.mean)}; {short}.")
+    if report.num_keeping == 0:
+        lines.append(
+            "No trial keeps all constraints on the search items: the winner is the one that is least far off, and "
+            "nothing says that any merge of these sources would."
+        )
     lines += [_told(held) for held in report.winner.constraints]
     lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
     if alike := _alike(report):

@@ -27,6 +27,7 @@ from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_jso
 from crossbreed.runs.results.trial_table import fitted, trial_table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.spec.constraints import Constraint
+from crossbreed.runs.spec.criteria import lengths_in
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.runs.stages.naming import StageName
 from crossbreed.runs.stages.table import StageRow, stage_rows
@@ -68,6 +69,11 @@ class Run:
     def trials(self) -> list[Trial]:
         """The search's trials, by number."""
         return self.history.all_trials
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """The tasks of which the length of answers is measured."""
+        return lengths_in((*self.objectives, *self.constraints))
 
     @property
     def stage_rows(self) -> tuple[StageRow, ...]:
@@ -197,7 +203,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
 
         below += stage_lines(run.stage_rows)
     below.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
-    below += _constraint_lines(run, ok)
+    below += constraint_lines(run, ok)
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
     below.append("time per trial: " + ", ".join(spent))
     vouchings = {vouching for trial in ok if (vouching := vouching_of(trial.score, run.takes))}
@@ -205,7 +211,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     return "\n".join([*lines, *fitted(below, width=width)])
 
 
-def _constraint_lines(run: Run, ok: Sequence[Trial]) -> list[str]:
+def constraint_lines(run: Run, ok: Sequence[Trial]) -> list[str]:
     """Returns how many trials keep each constraint on the search items."""
     if not run.constraints:
         return []
