@@ -72,13 +72,14 @@ def _criteria_lines(plan: "Plan") -> Iterator[str]:
     criteria = plan.criteria
     for constraint in criteria.constraints:
         yield f"  keep    {constraint.name}"
-    relative = [one.name for one in (*criteria.objectives, *criteria.constraints) if one.needs_base]
+    relative = [objective.name for objective in criteria.objectives if objective.needs_base]
+    relative += [constraint.name for constraint in criteria.constraints if constraint.needs_base]
     if relative:
         yield f"  base    its answers to the same items decide on {'; '.join(relative)}"
     for objective in criteria.objectives:
         if objective.relative_to == "experts":
-            tasks = ", ".join(objective.tasks)
-            yield f"  gains   the run ends after the baselines unless an expert is better than the base at each of {tasks}"
+            yield "  gains   the run ends after the baselines unless an expert is better than the base at each of "
+            yield f"          {', '.join(objective.tasks)}"
     for stage in plan.stages:
         if criteria.constraints and (stage.optimizer.slope_kind or stage.optimizer.calibration):
             yield f"  slopes  of `{stage.optimizer.label}` know no constraints: trials that keep them come first"

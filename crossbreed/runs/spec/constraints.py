@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, model_validator
 
 from crossbreed.errors import Collector, InputError
 from crossbreed.parsing import shown
@@ -65,18 +65,7 @@ def _is_bound(given: float | str | None) -> float | str | None:
     return given
 
 
-def _is_no_boolean(given: object) -> object:
-    if isinstance(given, bool):
-        raise InputError(
-            "a bound is a number, and YAML reads yes, no, on and off as true and false",
-            expected="a number, or one relative to the base: `base + 0.02`, `95% base`",
-            got=shown(given),
-            fix="write a number",
-        )
-    return given
-
-
-BoundField: TypeAlias = Annotated[float | str, AfterValidator(_is_bound), BeforeValidator(_is_no_boolean)]
+BoundField: TypeAlias = Annotated[float | str, AfterValidator(_is_bound)]
 """A bound as a spec has it."""
 
 
