@@ -186,8 +186,9 @@ def _build(
     measure = build_measure(config, minimized, where, what="a constraint")
     bound = Bound.parse(config.text)
     _check_percentage(config, measure, bound, where)
-    if not bound.share and config.length is None and (config.weights is None or min(config.weights) >= 0):
-        _check_range(config, bound.offset, [ranges[task] for task in measure.tasks if task in ranges], where)
+    if not bound.share and (config.weights is None or min(config.weights) >= 0):
+        known = [ranges[task] for task in measure.tasks if task in ranges]
+        _check_range(config, measure.tasks, bound.offset, known, where)
     return Constraint(
         measure=measure,
         side="at_most" if config.at_least is None else "at_least",
@@ -208,9 +209,11 @@ def _check_percentage(config: ConstraintConfig, measure: Objective, bound: Bound
         )
 
 
-def _check_range(config: ConstraintConfig, bound: float, ranges: Sequence[tuple[float, float]], where: str) -> None:
+def _check_range(
+    config: ConstraintConfig, names: Sequence[str], bound: float, ranges: Sequence[tuple[float, float]], where: str
+) -> None:
     """Refuses a bound that no model, or every model, keeps."""
-    if len(ranges) < len(config.task_names):
+    if len(ranges) < len(names):
         return
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     is_least = config.at_least is not None
@@ -218,7 +221,7 @@ def _check_range(config: ConstraintConfig, bound: float, ranges: Sequence[tuple[
         return
     never = bound > high if is_least else bound < low
     raise InputError(
-        f"{'no' if never else 'every'} model keeps this bound: {', '.join(config.task_names)} "
+        f"{'no' if never else 'every'} model keeps this bound: {', '.join(names)} "
         f"{'is' if len(ranges) == 1 else 'are'} from {low:g} to {high:g}",
         expected=f"a bound between {low:g} and {high:g}",
         got=f"{'at_least' if is_least else 'at_most'}: {bound:g}",
