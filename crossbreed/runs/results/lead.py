@@ -67,7 +67,7 @@ class Leads:
             return
         for index, objective in enumerate(self._objectives):
             best = self._best[index].get(by.is_baseline)
-            if best is None or _rank(trial, index, objective) > _rank(best, index, objective):
+            if best is None or _is_better(trial, best, index, objective):
                 self._best[index][by.is_baseline] = trial
 
     def now(self) -> tuple[Lead, ...]:
@@ -91,9 +91,10 @@ class Leads:
         return self._known[key]
 
 
-def _rank(trial: Trial, index: int, objective: Objective) -> tuple[float, float]:
-    """Returns what is larger for the trial that comes first: one that keeps the constraints, then the better one."""
-    return -violation_of(trial.excesses), objective.utility(_value(trial, index))
+def _is_better(trial: Trial, than: Trial, index: int, objective: Objective) -> bool:
+    """Returns whether a trial comes before another: one that keeps the constraints does, then the better one."""
+    off, least = violation_of(trial.excesses), violation_of(than.excesses)
+    return off < least if off != least else objective.improvement(_value(trial, index), over=_value(than, index)) > 0
 
 
 def _value(trial: Trial, index: int) -> float:
