@@ -121,7 +121,7 @@ class CardInfo:
             "engine": dict(self.engine),
             "versions": dict(self.versions),
             "optimised_on": list(self.optimised_on),
-            "constraints": [constraint.name for constraint in self.constraints],
+            **({"constraints": [constraint.name for constraint in self.constraints]} if self.constraints else {}),
             "scores": self.report and self.report.winner.to_json(),
         }
 

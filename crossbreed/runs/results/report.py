@@ -73,7 +73,7 @@ class Row:
             **self.value.to_json(),
             "tasks": {task: found.to_json() for task, found in self.tasks.items()},
             "objectives": list(self.objectives),
-            "constraints": [held.to_json() for held in self.constraints],
+            **({"constraints": [held.to_json() for held in self.constraints]} if self.constraints else {}),
             "number": self.number,
             "origin": str(self.proposed_by),
             "recipe_id": self.recipe.id,
