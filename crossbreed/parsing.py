@@ -61,6 +61,15 @@ def visible(name: str) -> str:
     return name if name and name == name.strip() else repr(name)
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things.
+
+    >>> counted(1, "item"), counted(0, "item")
+    ('1 item', '0 items')
+    """
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def any_of(names: Iterable[object]) -> str:
     """Returns the names as a list for messages, as many as a part of a message has room for."""
     texts = [visible(str(name)[:_MOST_OF_A_NAME]) for name in names]

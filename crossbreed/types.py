@@ -400,7 +400,7 @@ class Score:
     """Hash of the merged weights that were scored."""
     cost: Cost = field(default_factory=Cost)
     error: str | None = None
-    """The error in one line if FAILED or INVALID; with OK, the reason why there are no slopes."""
+    """The error in one line if FAILED or INVALID; with OK, a remark: why there are no slopes, what an adapter lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

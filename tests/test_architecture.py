@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -79,6 +80,30 @@ def test_an_import_is_seen_wherever_it_stands() -> None:
         "from crossbreed import runs\ndef f():\n    import crossbreed.kernels.x\n    from crossbreed.fitness import y"
     )
     assert set(imported_parts(source)) == {"runs", "kernels", "fitness"}
+
+
+NAMES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES
+}
+
+
+def imported_modules(source: str, known: Collection[str]) -> set[str]:
+    """Returns the modules that a module imports anywhere, in functions and for types too."""
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    wholes = [f"{node.module}." if isinstance(node, ast.ImportFrom) else "" for node in found]
+    names = [f"{whole}{alias.name}" for node, whole in zip(found, wholes, strict=True) for alias in node.names]
+    return {name if name in known else name.rpartition(".")[0] for name in names} & set(known)
+
+
+def test_no_module_imports_what_imports_it() -> None:
+    imported = {name: imported_modules(path.read_text(), NAMES) - {name} for name, path in NAMES.items()}
+    assert len(list(TopologicalSorter(imported).static_order())) == len(NAMES)
+
+
+def test_a_circle_of_imports_is_seen_wherever_it_stands() -> None:
+    texts = {"c.a": "def f():\n    from c import b", "c.b": "if TYPE_CHECKING:\n    from c.a import A"}
+    with pytest.raises(CycleError):
+        list(TopologicalSorter({name: imported_modules(text, texts) for name, text in texts.items()}).static_order())
 
 
 SHOWS = {"cli", "terminal.py"}

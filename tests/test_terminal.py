@@ -13,6 +13,8 @@ import pytest
 
 from crossbreed import terminal
 from crossbreed.cli import main
+from crossbreed.cli.ending import end
+from crossbreed.cli.output import STOP
 from crossbreed.runs.events import Note, PhaseStarting, SplitStarting, TrialDone
 from crossbreed.runs.record.phase import Phase
 from crossbreed.terminal import Terminal
@@ -113,6 +115,18 @@ def test_a_standard_output_that_was_never_open_ends_no_run(monkeypatch: pytest.M
     with Terminal() as show:
         show(done(0))
         show(Note(text="a note"))
+
+
+def test_what_the_encoding_of_a_terminal_lacks_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", screen)
+    with pytest.raises(SystemExit) as ended:
+        end(lambda: print("\u65e5\u672c \xe9"), STOP)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert ended.value.code == 0
+    assert screen.buffer.getvalue() == b"\\u65e5\\u672c \xe9\n"
 
 
 @pytest.mark.parametrize("buffering", [1, 1 << 20])

@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import NoReturn, TextIO
 
 import typer
@@ -21,6 +22,9 @@ def end(command: Callable[[], int | None], stop: Stop) -> NoReturn:
     """
     stop.listen()
     streams = sys.stdout, sys.stderr
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal's encoding lacks ends no run
     try:
         try:
             code = _called(command)

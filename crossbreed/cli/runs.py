@@ -37,7 +37,7 @@ def show(
 ) -> None:
     """Show state, archive, best trials and baselines of a run."""
     if watch:
-        if as_json or trial is not None:
+        if as_json or answers or wrong or trial is not None:
             raise InputError("--watch shows the whole run, for people", expected="--watch alone")
         from crossbreed.runs.results.watch import Watched
         from crossbreed.terminal import line_width

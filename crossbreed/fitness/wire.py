@@ -57,11 +57,11 @@ class Abilities(Message):
     """Whether equal chunks are answered equally."""
     batch_invariant: bool
     """Whether an answer is independent of the other prompts of its chunk."""
-    max_model_len: int | None = None
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
     """Longest prompt plus answer, in tokens; None: not said."""
-    alternatives: int = 0
+    alternatives: Annotated[int, Field(ge=0)] = 0
     """How many of the most likely tokens can be listed at each place."""
-    chunk: int
+    chunk: Annotated[int, Field(ge=1)]
     """Most prompts in one request."""
     host: str = ""
     """Content hash of what changes answers and is no weight: tokenizer, configuration, templates. Empty: not said."""
@@ -191,7 +191,7 @@ class Evaluation(Message):
     standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
     """Of the mean, by the values of its items; None: of one item, or not told."""
     content: str = ""
-    """Content hash of the task: its items, and how they are asked and scored. Empty: not said."""
+    """Content hash of the task: its items, their splits, and how they are asked and scored. Empty: not said."""
 
 
 class PublishQuestion(Question):

@@ -16,6 +16,7 @@ from crossbreed.runs.events import Listener, Note, PhaseStarting, PlanDescribed,
 from crossbreed.runs.objects import GivenEngine, GivenOptimizer, GivenTask, has_objects, require_sendable, with_objects
 from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.plan import Plan, build_plan
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.phase import Phase, forget_phase
@@ -64,7 +65,7 @@ def run(
         try:
             with _opening(tell):
                 plan = checked_plan(spec)
-            tell(PlanDescribed(text=plan.describe()))
+            tell(PlanDescribed(text=plan_text(plan)))
             plan = prepare_artifacts(plan, tell, begun=folder.begun(), kept=folder.artifacts)
         except InputError:
             if is_new:

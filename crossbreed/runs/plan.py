@@ -22,10 +22,10 @@ from crossbreed.fitness import (
 )
 from crossbreed.optimizer import CalibrationLoss, CalibrationNeeds
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.calibration.inputs import CalibrationInputs
 from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.making_time import making_s
 from crossbreed.runs.opening import check_base, merge_dtype, open_spec
-from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
@@ -223,10 +223,6 @@ class Plan:
             of_spaces = (recipe for stage in self.stages for recipe in stage.examples_and_ends())
             engine.check_recipes([*(recipe for _, recipe in self.initial_candidates()), *of_spaces])
 
-    def describe(self) -> str:
-        """Returns the plan and cost of the run as text, to show before it starts."""
-        return plan_text(self)
-
     @property
     def merged_bytes(self) -> int:
         """Size of one candidate's tensors on this machine; 0 where it is only an adapter, or made elsewhere."""
@@ -264,11 +260,25 @@ class Plan:
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         check_warm_starts(recipes, self.weights, are_complete=are_complete)
 
+    @property
+    def calibration_inputs(self) -> CalibrationInputs:
+        """What a calibration loss is made of."""
+        return CalibrationInputs(
+            tasks=self.tasks,
+            items=self.items,
+            objective=self.objectives[0],
+            experts=self.experts,
+            weights=self.weights,
+            slopes=self.spec.fitness.slopes,
+            context_tokens=self.spec.fitness.max_model_len,
+            seed=self.spec.seed,
+        )
+
     def _calibration(self, on_event: Listener, space: SearchSpace, needs: CalibrationNeeds) -> CalibrationLoss:
         """Returns the loss that an optimizer is built with; it starts no model before it is called."""
         from crossbreed.runs.calibration.loss import MergeLoss
 
-        return MergeLoss(self, space, needs, on_event=on_event)
+        return MergeLoss(self.calibration_inputs, space, needs, on_event=on_event)
 
 
 def build_plan(spec: Spec, *, searches: bool = True) -> Plan:

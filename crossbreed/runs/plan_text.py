@@ -1,28 +1,27 @@
 """A plan in words: what a run prepares, searches and reports, before it starts."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from crossbreed.fitness import AdapterEngineConfig
 from crossbreed.optimizer import BudgetConfig
+from crossbreed.parsing import counted
 from crossbreed.runs.calibration.questions import num_held_out
+from crossbreed.runs.plan import Plan
 from crossbreed.runs.results.winner import NUM_FINALISTS
+from crossbreed.runs.search.baselines import num_reported
 from crossbreed.runs.search.warm_starts import place_of
 from crossbreed.runs.stages.stage import Stage
 from crossbreed.types import Box
 
-if TYPE_CHECKING:
-    from crossbreed.runs.plan import Plan
 
-
-def plan_text(plan: "Plan") -> str:
+def plan_text(plan: Plan) -> str:
     """Returns the plan and cost of the run as text, to show before it starts."""
     num_items = {split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()}
     experts = len(plan.experts)
     num_others = len(plan.warm_starts) + len(plan.made_hashes)
-    initial = f"{len(plan.initial_candidates()) - num_others} baselines"
+    initial = counted(len(plan.initial_candidates()) - num_others, "baseline")
     if plan.warm_starts:
-        initial += f", {len(plan.warm_starts)} warm starts"
+        initial += f", {counted(len(plan.warm_starts), 'warm start')}"
     steps, grams, slopes = "", plan.spec.artifacts.grams, plan.spec.fitness.slopes
     regression = plan.spec.regression
     if grams is not None:
@@ -55,19 +54,19 @@ def plan_text(plan: "Plan") -> str:
     if isinstance(plan.spec.fitness.engine, AdapterEngineConfig):
         made = f"an adapter of at most rank {plan.spec.fitness.engine.max_rank} per candidate"
     stages = len(plan.stage_names)
-    what = f"{stages} stage{'s' * (stages != 1)}" if stages else ", ".join(_searched(stage) for stage in plan.stages)
+    what = counted(stages, "stage") if stages else ", ".join(_searched(stage) for stage in plan.stages)
     steps += "".join(f"{line}\n" for line in stage_plan(plan))
     until = limits_text(plan.spec.limits) or ("the stages above" if plan.stages else "no search")
     return (
-        f"{plan.spec.name}: {experts} experts, {what}\n{steps}"
-        f"  search  {initial} and {until}, {num_items['search']} items each\n"
-        f"  select  up to {NUM_FINALISTS} finalists, {num_items['select']} items each\n"
-        f"  report  up to {experts + 4} models, {num_items['report']} items each\n"
+        f"{plan.spec.name}: {counted(experts, 'expert')}, {what}\n{steps}"
+        f"  search  {initial} and {until}, {counted(num_items['search'], 'item')} each\n"
+        f"  select  up to {NUM_FINALISTS} finalists, {counted(num_items['select'], 'item')} each\n"
+        f"  report  up to {num_reported(experts)} models, {counted(num_items['report'], 'item')} each\n"
         f"  weights {made}"
     )
 
 
-def _criteria_lines(plan: "Plan") -> Iterator[str]:
+def _criteria_lines(plan: Plan) -> Iterator[str]:
     """Yields the constraints, and what the baselines have to tell for them and for the objectives."""
     criteria = plan.criteria
     for constraint in criteria.constraints:
@@ -85,7 +84,7 @@ def _criteria_lines(plan: "Plan") -> Iterator[str]:
             yield f"  slopes  of `{stage.optimizer.label}` know no constraints: trials that keep them come first"
 
 
-def stage_plan(plan: "Plan") -> Iterator[str]:
+def stage_plan(plan: Plan) -> Iterator[str]:
     """Yields a line for each stage of a run that lists them."""
     searches = {stage.number: stage for stage in plan.stages}
     for name in plan.stage_names:
@@ -108,7 +107,7 @@ def _searched(stage: Stage) -> str:
     return f"{stage.space.describe()}{around}, {stage.optimizer.label}"
 
 
-def _calibration_items(plan: "Plan", tasks: Sequence[str], *, at_most: int) -> str:
+def _calibration_items(plan: Plan, tasks: Sequence[str], *, at_most: int) -> str:
     """Returns how many search items of these tasks are read: no split has more than it has."""
     counts = {min(at_most, len(plan.items["search"][task].items)) for task in tasks}
     span = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts, default=0)}"

@@ -11,6 +11,7 @@ from crossbreed.errors import CrossbreedError, InputError, MachineError
 from crossbreed.runs.events import Event, Listener, Note, PhaseStarting, ReportWritten, SplitStarting
 from crossbreed.runs.loggers.live_log import live_log
 from crossbreed.runs.plan import Plan
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
@@ -271,7 +272,7 @@ def _logged(folder: RunFolder, plan: Plan, journal: Journal, on_event: Listener)
         on_event(event)
 
     try:
-        folder.append_log(plan.describe())
+        folder.append_log(plan_text(plan))
         yield tell
     except (MachineError, OSError) as error:
         with suppress(OSError):

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Bucket:
         return 0.0
 
     def owe(self, units: float) -> None:
-        """Takes units that are used already: whoever comes next waits for them too."""
+        """Takes units that are used already, so that who comes next waits for them too; gives back those below 0."""
         self._level -= units
 
 
@@ -86,8 +87,9 @@ class Account:
         self._take("merges", 1, None)
         try:
             yield
-        except Refusal as refusal:
-            if self.merges is not None and refusal.code != wire.INVALID_WEIGHTS:
+        except (Refusal, CancelledError) as error:
+            is_made = isinstance(error, Refusal) and error.code == wire.INVALID_WEIGHTS
+            if self.merges is not None and not is_made:
                 self.merges += 1
             raise
 
@@ -103,9 +105,10 @@ class Account:
         try:
             yield spent
         finally:
+            spent.is_over = True
             if self.tokens is not None:
                 self.tokens += tokens - spent.tokens
-            if self.token_rate is not None and spent.tokens > tokens:
+            if self.token_rate is not None:
                 self.token_rate.owe(spent.tokens - tokens)
 
     def _take(self, what: str, units: int, rate: Bucket | None) -> None:
@@ -120,9 +123,11 @@ class Account:
 
 @dataclass(slots=True)
 class Spent:
-    """Tokens that a request took."""
+    """What a request took."""
 
     tokens: int = 0
+    is_over: bool = False
+    """Whether they are counted, so that none may be used any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,24 +159,31 @@ class Accounts:
         return (self.anyone,) if self.anyone else tuple(self.by_digest.values())
 
 
+def key_in(environment: Mapping[str, str], name: str) -> str | None:
+    """Returns the key that a variable holds; None if that is none, or too short to be secret."""
+    key = environment.get(name, "").strip()
+    return key if len(key) >= LEAST_KEY and key.isascii() and key.isprintable() else None
+
+
 def accounts_of(tokens: Mapping[str, TokenConfig], environment: Mapping[str, str] | None = None) -> Accounts:
     """Returns the clients of a spec, with keys from the environment.
 
     Raises:
-        InputError: a key is not there, too short to be secret, or two clients have the same.
+        InputError: a key is not there, too short to be secret, none that can be sent, or two clients have the same.
     """
     if not tokens:
         return Accounts({}, Account(name="anyone", rights=ALL_RIGHTS))
+    known = os.environ if environment is None else environment
     found, mistakes = dict[bytes, Account](), Collector()
     for name, config in tokens.items():
         where = f"serve.tokens.{name}.key_env"
-        key = (os.environ if environment is None else environment).get(config.key_env, "").strip()
-        if len(key) < LEAST_KEY:
+        if (key := key_in(known, config.key_env)) is None:
+            length = len(known.get(config.key_env, "").strip())
             mistakes.note(
                 InputError(
-                    "a client's key is not in the environment, or too short to be secret",
-                    expected=f"at least {LEAST_KEY} characters in the environment variable {config.key_env}",
-                    got=f"{len(key)} characters" if key else "nothing",
+                    "a client's key is not in the environment, too short to be secret, or none that can be sent",
+                    expected=f"at least {LEAST_KEY} characters of ASCII in the environment variable {config.key_env}",
+                    got=f"{length} characters" if length else "nothing",
                     where=where,
                     fix=f"export {config.key_env}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')",
                 )

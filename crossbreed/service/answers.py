@@ -7,7 +7,7 @@ from itertools import chain
 from crossbreed.errors import InvalidWeights
 from crossbreed.fitness import Request, Response
 from crossbreed.fitness.answers import likely_answers_of
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 
 _ASKER = "the merge's answers"
 

@@ -8,7 +8,7 @@ from typing import Any
 from crossbreed.runs.check import memory_bytes, require_memory
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import TokenConfig
-from crossbreed.service.accounts import LEAST_KEY
+from crossbreed.service.accounts import LEAST_KEY, key_in
 from crossbreed.service.address import is_loopback, require_servable
 from crossbreed.service.provider import Provider, Repeats, open_provider
 from crossbreed.service.recipes import rules_of
@@ -32,14 +32,15 @@ class ServiceFindings:
     def missing_keys(self) -> tuple[str, ...]:
         """The variables without which `serve` does not start."""
         of_tokens = (token.key_env for token in self.spec.serve.tokens.values())
-        return tuple(name for name in of_tokens if len(os.environ.get(name, "").strip()) < LEAST_KEY)
+        return tuple(name for name in of_tokens if key_in(os.environ, name) is None)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known or done before it is served, one sentence each."""
         config, provider = self.spec.serve, self.provider
         found = [
-            f"{name} is not in the environment with at least {LEAST_KEY} characters: `serve` does not start without it"
+            f"{name} is not in the environment with at least {LEAST_KEY} characters of ASCII: `serve` does not start "
+            "without it"
             for name in self.missing_keys
         ]
         if not is_loopback(config.host) and config.ssl_certfile is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import Generate, Prompt, Response
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.service.accounts import Account
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.core import Service
@@ -95,6 +95,8 @@ async def answered(
     with account.spending(most) as spent:
 
         def work(adopted: Adopted) -> list[Response]:
+            if spent.is_over:  # who asked has gone while the merge was made
+                return []
             spent.tokens = most  # whoever gives up waiting has had it computed
             try:
                 return finite_answers(adopted, requests)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from crossbreed.runs.spec.serve import ServeConfig
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.service.accounts import Account, Accounts
 from crossbreed.service.engine_thread import EngineThread, answered_in
 from crossbreed.service.merges import Merges
@@ -16,7 +16,7 @@ from crossbreed.service.metrics import Metrics
 from crossbreed.service.provider import Provider
 from crossbreed.service.recipes import RecipeRules
 from crossbreed.service.texts import Texts
-from crossbreed.service.writer import ITSELF, Writer
+from crossbreed.service.writer import BESIDE, Writer
 from crossbreed.types import Recipe
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Service:
 
     async def ask_aside(self, work: Callable[[], T]) -> T:
         """Has a moment's work done with the sources; see `EngineThread.submit_aside`."""
-        return await answered_in(self.engine.submit_aside(work, owner=ITSELF), self.config.answer_s)
+        return await answered_in(self.engine.submit_aside(work, owner=BESIDE), self.config.answer_s)
 
     async def in_thread(self, call: Callable[..., T], *args: Any) -> T:  # passed on
         """Returns what takes milliseconds or more, without holding up other requests."""

@@ -22,7 +22,8 @@ from typing import Any, Protocol, TypeVar
 
 from crossbreed.errors import CrossbreedError, InputError, InvalidWeights, MachineError, is_fault
 from crossbreed.fitness import wire
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine
+from crossbreed.runs.workers.adopted import Adopted
+from crossbreed.runs.workers.candidate_engine import CandidateEngine
 from crossbreed.service.fair_queue import ANY, FairQueue, Full
 from crossbreed.service.logs import frames_of, said
 from crossbreed.service.refusals import Refusal, bad_request, told
@@ -93,11 +94,15 @@ class EngineThread:
         self._ready.result()
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Refuses what waits, lets the work in hand end, and frees the engine."""
+        """Refuses what waits, lets the work in hand end, and frees the engine.
+
+        What is left when the time is over ends with the process: nobody waits for a thread that hangs.
+        """
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
         self._thread.join(timeout_s)
+        self._refuse_all()
 
     @property
     def is_alive(self) -> bool:

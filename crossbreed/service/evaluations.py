@@ -6,7 +6,7 @@ from statistics import stdev
 
 from crossbreed.fitness import Task, evaluate_tasks, wire
 from crossbreed.fitness.items import Item, SearchItems
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.service.accounts import Account
 from crossbreed.service.core import Service
 from crossbreed.service.refusals import Refusal, bad_request

@@ -1,13 +1,14 @@
 """Around the application: who asks, how large and how slow a body may be, what is logged and counted.
 
-Pure ASGI, outermost first: `Watched`, `Roomy`, `Known`, `Bounded`, then FastAPI. So a stranger's body is never read, a
-body without end is never held, and whatever is raised inside becomes an answer of the one shape.
+Pure ASGI, outermost first: `Watched`, `Roomy`, `Known`, `Bounded`, `Attended`, then FastAPI. So a stranger's body is
+never read, a body without end is never held, whatever is raised inside becomes an answer of the one shape, and nothing
+is begun for somebody who has gone.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -30,14 +31,26 @@ _MOST_HEADERS = 100
 _MOST_KEYS = 100
 _STOPPED_RETRY_S = 5.0
 _FULL_RETRY_S = 5.0
+_GONE = 499
+"""Of a request that nobody waits for any more, for the log: no status of HTTP's own."""
 _LARGE = 1 << 16
 """Bytes of a body that takes longer than others should wait for."""
 
 
 def _parse(body: bytes) -> None:
-    value: object = parse_json(body.decode())
-    if isinstance(value, dict) and len(value) > _MOST_KEYS:  # each unknown one would be a mistake to tell
-        raise ValueError(f"more than {_MOST_KEYS} keys")
+    if any(len(found) > _MOST_KEYS for found in _objects(parse_json(body.decode()))):
+        raise ValueError(f"an object of more than {_MOST_KEYS} keys")
+
+
+def _objects(value: object) -> Iterator[dict[str, object]]:
+    """Yields the objects of which each unknown key would be a mistake to tell: all but those of a recipe."""
+    inside: Iterable[object] = value if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        yield value
+        inside = (one for key, one in value.items() if key != "recipe")
+    for one in inside:
+        if isinstance(one, dict | list):
+            yield from _objects(one)
 
 
 class Watched:
@@ -86,7 +99,7 @@ class Watched:
 
 
 class Roomy:
-    """Refuses requests while too many connections are open."""
+    """Refuses requests while too many connections are open; that the engine answers is said all the same."""
 
     def __init__(self, app: ASGIApp, crowd: Crowd) -> None:
         """Wraps an application."""
@@ -94,7 +107,7 @@ class Roomy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] == "http" and self._crowd.is_full:
+        if scope["type"] == "http" and self._crowd.is_full and scope["path"] not in OPEN_PATHS:
             full = Refusal(503, "too many connections", code=wire.OVERLOADED, retry_after_s=_FULL_RETRY_S)
             response = full.response()
             response.headers["Connection"] = "close"  # it makes room
@@ -192,3 +205,44 @@ class Bounded:
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"a body has at most {self._max_bytes} bytes", code="body_too_large")
+
+
+class Attended:
+    """Ends a request whose client hangs up: what still waits is not done, and costs nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps an application, which reads no more than the first message."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body, is_answered = await receive(), False
+
+        async def reading() -> Message:
+            nonlocal body
+            told, body = body, {"type": "http.disconnect"}
+            return told
+
+        async def sending(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        async def leaving() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        tasks = asyncio.ensure_future(self._app(scope, reading, sending)), asyncio.ensure_future(leaving())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if is_answered or tasks[0].done():
+                await tasks[0]
+                return
+        finally:
+            for task in tasks:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise Refusal(_GONE, "the client has hung up", code="client_gone")

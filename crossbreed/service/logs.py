@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from starlette.requests import Request
+
 _NAMES = {"crossbreed.service": logging.INFO, "uvicorn.error": logging.WARNING}
 """Log -> from which level on it is written."""
 _FIELDS = "crossbreed_fields"
@@ -30,6 +32,13 @@ class JsonLines(logging.Formatter):
 def said(**fields: object) -> dict[str, object]:
     """Returns what a record's `extra` is, for `JsonLines` to write."""
     return {_FIELDS: fields}
+
+
+def note(request: Request, **facts: object) -> None:
+    """Adds to a request's line in the log; of a text no more than its beginning."""
+    request.state.facts.update(
+        {name: value[:100] if isinstance(value, str) else value for name, value in facts.items()}
+    )
 
 
 @contextmanager

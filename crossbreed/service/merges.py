@@ -53,9 +53,13 @@ class Merges:
         return own[model]
 
     def known(self, recipe: Recipe, *, owner: str) -> Served | None:
-        """Returns a client's merge of a recipe, if it is remembered."""
-        found = self._of_owner.get(owner, OrderedDict[str, Served]()).get(MODEL_PREFIX + recipe.id)
-        return found if found is not None and found.recipe == recipe else None
+        """Returns a client's merge of a recipe, if it is remembered; it was used then."""
+        own = self._of_owner.get(owner, OrderedDict[str, Served]())
+        found = own.get(MODEL_PREFIX + recipe.id)
+        if found is None or found.recipe != recipe:
+            return None
+        own.move_to_end(found.id)
+        return found
 
     def remember(self, recipe: Recipe, fingerprint: str | None, *, owner: str) -> Served:
         """Remembers a merge that was made, and forgets the one that was not used for longest."""

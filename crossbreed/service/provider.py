@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import (
+    AnyItems,
     EngineConfig,
     Generate,
     Item,
@@ -28,7 +29,8 @@ from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine, start_candidate_engine, verified
+from crossbreed.runs.workers.adopted import Adopted
+from crossbreed.runs.workers.candidate_engine import CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
 from crossbreed.service.texts import Texts
 from crossbreed.sources import Structure, require_tensors
@@ -67,7 +69,7 @@ class Provider:
     items: Mapping[str, tuple[Item, ...]]
     """Task -> the items that are scored."""
     contents: Mapping[str, str]
-    """Task -> content hash of its items, and of how they are asked and scored."""
+    """Task -> content hash of its items, of how they are asked and scored, and of the splits they are told by."""
     splits: Mapping[str, Mapping[SplitName, tuple[Item, ...]]] = field(default_factory=dict)
     """Task -> split -> its items, where only means are told; empty: there are no splits."""
     texts: Texts | None
@@ -195,7 +197,7 @@ def open_provider(spec: Provided) -> Provider:
         splits={task.name: {name: found[task.name].items for name, found in divided.items()} for task in tasks}
         if divided
         else {},
-        contents={task.name: _content_of(task) for task in tasks},
+        contents={task.name: _content_of(task, divided) for task in tasks},
         texts=_texts(weights.host, engine) if weights and engine.tokenizes_on_host else None,
         sources={
             name: weighted_deltas(weight, hashes=structure.hashes, dtype=dtype) for name, weight in of_sources.items()
@@ -203,10 +205,11 @@ def open_provider(spec: Provided) -> Provider:
     )
 
 
-def _content_of(task: Task) -> str:
+def _content_of(task: Task, divided: Mapping[SplitName, Mapping[str, AnyItems]]) -> str:
     kind = own_kind(task)
     settings = kind.identity() if isinstance(kind, TaskConfig) else {}
-    return content_id(canonical_json([settings, task.contents_id]))
+    parts = {split: sorted(item.id for item in found[task.name].items) for split, found in divided.items()}
+    return content_id(canonical_json([settings, task.contents_id, *([parts] if parts else [])]))
 
 
 def _texts(host: Path, engine: EngineConfig) -> Texts:

@@ -52,7 +52,7 @@ class Refusal(Exception):
         detail = ErrorDetail(
             message=self.message.encode(errors="replace").decode(),
             type=_TYPES.get(self.status, "invalid_request_error"),
-            param=self.param,
+            param=self.param and self.param[:_MOST],
             code=self.code,
         )
         headers = dict[str, str]()

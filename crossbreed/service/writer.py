@@ -20,8 +20,10 @@ from crossbreed.types import WeightStream
 if TYPE_CHECKING:
     import torch
 
-ITSELF = ""
-"""The owner of the service's own work; no client has this name."""
+ITSELF, BESIDE = "", " "
+"""Owners of the service's own work, checkpoints and others: no client has these names, and neither fills up the other's
+queue.
+"""
 SLICE_S = 0.25
 """Seconds after which a slice of work ends, when its tensor is done."""
 _SLICE_BYTES = 1 << 28

@@ -23,7 +23,7 @@ from tempfile import mkdtemp
 from typing import ClassVar, Protocol, TypeAlias
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -62,6 +62,8 @@ class JournalConformance:
     """Number of random bit flips to try."""
     examples: ClassVar[int] = 60
     """Number of random sequences of operations to try."""
+    phases: ClassVar[tuple[Phase, ...]] = tuple(Phase)
+    """What Hypothesis does with them."""
 
     @pytest.fixture
     def open_journal(self) -> OpenJournal:
@@ -209,7 +211,10 @@ class JournalConformance:
         machine = type("Operations", (_Operations,), {"open": staticmethod(open_journal), "root": tmp_path})
         with _without_delays():
             run_state_machine_as_test(
-                machine, settings=settings(max_examples=self.examples, stateful_step_count=15, deadline=None)
+                machine,
+                settings=settings(
+                    max_examples=self.examples, stateful_step_count=15, deadline=None, phases=self.phases
+                ),
             )
 
 

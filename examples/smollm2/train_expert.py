@@ -39,6 +39,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[torch.Tensor
     return torch.tensor(prompt + answer), torch.tensor([IGNORED] * len(prompt) + answer)
 
 
+def read(path: Path) -> list[Item]:
+    """Returns the items of a JSONL file with `question` and `answer`."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [Item(id=str(n), question=row["question"], answer=row["answer"]) for n, row in enumerate(rows)]
+
+
 def batches(items: list[Item], size: int) -> Iterator[list[Item]]:
     """Endless epochs in a seeded order; an epoch's incomplete last batch is dropped."""
     order = random.Random(0)
@@ -47,7 +53,7 @@ def batches(items: list[Item], size: int) -> Iterator[list[Item]]:
         yield from (items[i : i + size] for i in range(0, len(items) - size + 1, size))
 
 
-def train(skill: str, *, base: Path, out: Path, steps: int, batch: int, lr: float) -> None:
+def train(skill: str, items: list[Item], *, base: Path, out: Path, steps: int, batch: int, lr: float) -> None:
     torch.manual_seed(0)  # noqa: TID251 - PEFT draws the first factors from the global generator
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -56,8 +62,8 @@ def train(skill: str, *, base: Path, out: Path, steps: int, batch: int, lr: floa
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=lr, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     start = time.monotonic()
-    for step, items in zip(range(steps), batches(split(skill)[1], batch), strict=False):
-        ids, labels = zip(*(encode(tokenizer, item) for item in items), strict=True)
+    for step, drawn in zip(range(steps), batches(items, batch), strict=False):
+        ids, labels = zip(*(encode(tokenizer, item) for item in drawn), strict=True)
         ids_BT = pad_sequence(list(ids), batch_first=True)
         labels_BT = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)
         with torch.autocast("cpu", torch.bfloat16):
@@ -88,12 +94,18 @@ def finish(out: Path, *, skill: str, base: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("skill", choices=list(SKILLS))
+    parser.add_argument("skill", help=", ".join(SKILLS) + "; with --items, any name")
+    parser.add_argument(
+        "--items", type=Path, help="JSONL of questions and answers to train on, in place of the skill's"
+    )
     parser.add_argument("--base", type=Path, default=HERE / "models/smollm2-135m-instruct")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
+    if not args.items and args.skill not in SKILLS:
+        parser.error(f"no skill {args.skill}: {', '.join(SKILLS)}, or name a file of --items")
+    items = split(args.skill)[1] if args.items is None else read(args.items)
     out = args.out or HERE / "adapters" / args.skill
-    train(args.skill, base=args.base, out=out, steps=args.steps, batch=args.batch, lr=args.lr)
+    train(args.skill, items, base=args.base, out=out, steps=args.steps, batch=args.batch, lr=args.lr)

@@ -163,7 +163,7 @@ def test_a_candidate_goes_on_in_the_middle_of_a_task(
 
     with pytest.raises(Ended):
         run(spec_over(path, Ending(service)), out)
-    [half] = [file for file in (out / "requests").glob("*.jsonl") if file.name != "tokens.jsonl"]
+    [half] = [file for file in (out / "requests").glob("*.jsonl") if file.stem not in ("tokens", "service")]
     kept = half.read_text()
     num_kept = kept.count('"key"')
     assert num_kept > 1, "it was stopped between the chunks of a candidate"
@@ -239,6 +239,44 @@ def test_what_older_versions_noted_of_a_service_counts(path: Path, tmp_path: Pat
     begun.require(HOST, "")
     with pytest.raises(InputError, match="has changed"):
         begun.require(HOST, "another")
+
+
+def test_what_one_worker_noted_of_a_service_counts_for_the_others(tmp_path: Path) -> None:
+    """Both were there before either noted it: what the first was told stands, in the folder too."""
+    early, late = Begun("http://service.test"), Begun("http://service.test")
+    early.keep_in(tmp_path)
+    late.keep_in(tmp_path)
+    early.require("task `a`", "one")
+    late.require("task `b`", "two")
+    with pytest.raises(InputError, match="task `a` has changed"):
+        late.require("task `a`", "another")
+    resumed = Begun("http://service.test")
+    resumed.keep_in(tmp_path)
+    resumed.require("task `a`", "one")
+    with pytest.raises(InputError, match="task `b` has changed"):
+        resumed.require("task `b`", "another")
+
+
+@pytest.mark.parametrize("spoilt", [{}, {"tensors": {}}, "a row", "ragged"])
+def test_inner_products_that_are_none_are_asked_again(spoilt: Any, tmp_path: Path) -> None:
+    class Spoiling(FakeService):
+        def _inner_products(self, body: Any) -> Any:
+            right = super()._inner_products(body)
+            if self.count("/v1/sources/inner_products") > 1:
+                return right
+            if isinstance(spoilt, dict):
+                return spoilt
+            right["tensors"][next(iter(right["tensors"]))].pop() if spoilt == "a row" else None
+            right["tensors"][next(iter(right["tensors"]))][0].pop() if spoilt == "ragged" else None
+            return right
+
+    service = Spoiling()
+    engine = ApiConfig(kind="api", url="http://service.test").over(service, SimulatedClock())
+    names = list(engine.describe_sources("", {}).tensors)
+    products = engine.inner_products()
+    assert products is not None
+    assert products(names).shape == (4, 4)
+    assert service.count("/v1/sources/inner_products") == 2
 
 
 def chunks_of(service: FakeService, model: str) -> int:

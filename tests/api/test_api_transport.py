@@ -28,8 +28,16 @@ def status(code: int, *, says: str = "", word: str = "", after: str | None = Non
 class Line:
     """A transport to a service that gives these answers, one after the other, the last one for ever."""
 
-    def __init__(self, *answers: httpx2.Response | Exception, **settings: Any) -> None:
+    def __init__(
+        self,
+        *answers: httpx2.Response | Exception,
+        health: httpx2.Response | Exception = OK,
+        late_s: float = 0.0,
+        **settings: Any,
+    ) -> None:
         self.answers, self.num_asked, self.clock, self.said = answers, 0, SimulatedClock(), list[str]()
+        self.health, self.late_s = health, late_s
+        """What it says of itself; the seconds after which a request is given up."""
         self.transport = Transport(
             ServiceSettings(url="http://service.test/v1/", **settings),
             say=self.said.append,
@@ -41,8 +49,11 @@ class Line:
         return self.transport.post("/v1/x", {"q": 1}, read)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
-        found = self.answers[min(self.num_asked, len(self.answers) - 1)]
-        self.num_asked += 1
+        is_probe = request.url.path == "/health"
+        found = self.health if is_probe else self.answers[min(self.num_asked, len(self.answers) - 1)]
+        self.num_asked += not is_probe
+        if isinstance(found, httpx2.TimeoutException):
+            self.clock.sleep(self.late_s)
         if isinstance(found, Exception):
             raise found
         return httpx2.Response(found.status_code, headers=found.headers, content=found.content)
@@ -117,10 +128,59 @@ def test_a_request_that_is_never_answered_rightly_is_an_engine_s_fault() -> None
 def test_a_service_that_is_away_is_an_outage() -> None:
     line = Line(OK, REFUSED, patience=300)
     assert line.ask() == 1
-    with pytest.raises(ServiceOutage, match=r"(?s)is away.*--set fitness\.engine\.patience=600"):
+    with pytest.raises(
+        ServiceOutage, match=r"(?s)is away.*`crossbreed run` waits longer with `--set fitness\.engine\.patience=600"
+    ):
         line.ask()
     assert 250 < line.clock.seconds <= 300
     assert len(line.said) == 1, "it is said once"
+
+
+SILENCE = [
+    *(httpx2.ReadTimeout("late"), httpx2.WriteTimeout("late"), RESET, httpx2.RemoteProtocolError("cut")),
+    *(httpx2.ConnectTimeout("late"), httpx2.PoolTimeout("late")),
+]
+
+
+@pytest.mark.parametrize("fault", SILENCE, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize(
+    "health", [REFUSED, httpx2.ReadTimeout("late"), status(503)], ids=["gone", "silent", "says so"]
+)
+def test_a_request_without_an_answer_is_an_outage_where_nobody_is_answered(fault: Exception, health: Any) -> None:
+    """A machine that is off, a tunnel to a service that is gone, an engine that hangs: no candidate pays for it."""
+    line = Line(OK, fault, health=health, patience=300)
+    assert line.ask() == 1
+    with pytest.raises(ServiceOutage, match="is away"):
+        line.ask()
+    assert line.num_asked > 1 + MOST_WRONG
+
+
+@pytest.mark.parametrize(("health", "error"), [(OK, EngineError), (status(404), EngineError), (REFUSED, ServiceOutage)])
+def test_one_answer_that_takes_all_the_patience(health: Any, error: type[Exception]) -> None:
+    """Both are 600 s unless said: the request's own fault where others are answered, an outage where nobody is."""
+    line = Line(OK, httpx2.ReadTimeout("late"), health=health, late_s=600)
+    assert line.ask() == 1
+    with pytest.raises(error):
+        line.ask()
+    assert line.num_asked == 2
+
+
+@pytest.mark.parametrize("seconds", [5.0, 600.0])
+def test_a_machine_that_is_off_is_not_waited_for_as_an_answer_is(seconds: float) -> None:
+    seen = list[dict[str, float]]()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.extensions["timeout"])
+        return httpx2.Response(200, json={"ok": 1})
+
+    settings = ServiceSettings(url="http://service.test", timeout=seconds)
+    assert Transport(settings, http=httpx2.MockTransport(answer)).post("/v1/x", {}, read) == 1
+    assert (seen[0]["read"], seen[0]["connect"] <= 15) == (seconds, True)
+
+
+def test_a_fault_of_the_service_that_asks_for_time_is_an_outage() -> None:
+    with pytest.raises(ServiceOutage, match="asks to wait 3,600 s"):
+        Line(status(500, after="3600")).ask()
 
 
 def test_a_service_that_never_answered_is_not_waited_for() -> None:

@@ -75,7 +75,7 @@ def export_part(folder: Path, old: Path, new: Path) -> Path:
     ("architecture", "tied", "dtype"),
     [
         pytest.param("llama", False, "bfloat16", marks=pytest.mark.slow),
-        ("qwen3", True, "float32"),
+        pytest.param("qwen3", True, "float32", marks=pytest.mark.slow),
         pytest.param("llama", True, "bfloat16", marks=pytest.mark.slow),
     ],
 )

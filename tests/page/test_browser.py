@@ -55,6 +55,16 @@ script.textContent = 'window.bad = 1';
 document.body.append(script);
 return window.bad ?? null;
 """
+READ = """
+const trials = document.querySelector('[data-key=table-Trials]');
+trials.focus();
+trials.scrollLeft = 40;
+window.read = document.querySelector('#settings summary');
+"""
+STILL_READ = """
+const trials = document.querySelector('[data-key=table-Trials]');
+return [document.activeElement.dataset.key, trials.scrollLeft, window.read.isConnected];
+"""
 LEFT = """
 document.querySelector('#search canvas').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }))
 """
@@ -112,6 +122,8 @@ def test_what_is_scored_appears_by_itself_and_the_end_brings_the_report(
     with watched(browser, out):
         assert "interrupted" in browser.text("#state")
         journal = Journal(out / "journal.jsonl")
+        browser.resize(320, 800)
+        browser.run(READ)
         before = browser.run(PIXELS)
         for i, record in enumerate(rest(hostile, after=12)):
             journal.append(record)
@@ -119,6 +131,7 @@ def test_what_is_scored_appears_by_itself_and_the_end_brings_the_report(
                 browser.wait("return document.querySelectorAll('#trials tbody tr').length === 14")
                 assert "running" in browser.text("#state")
                 assert browser.run(PIXELS) != before
+                assert browser.run(STILL_READ) == ["table-Trials", 40, True], "what is read stays where it is"
         journal.close()
         (out / "report.json").write_bytes((hostile / "report.json").read_bytes())
         verdict = json.loads((hostile / "report.json").read_text())["verdict"]["line"]

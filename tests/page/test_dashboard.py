@@ -221,7 +221,13 @@ def test_the_budget_of_a_run_that_goes_on_is_the_new_one_on_the_page_as_in_show(
 
 
 def test_flags_that_would_do_nothing_are_refused(hostile: Path) -> None:
-    for flags in (["--answers"], ["--wrong"], ["--trial", "1", "--wrong"]):
+    for flags in (
+        ["--answers"],
+        ["--wrong"],
+        ["--trial", "1", "--wrong"],
+        ["--watch", "--answers"],
+        ["--watch", "--wrong"],
+    ):
         assert isinstance(CliRunner().invoke(app, ["show", str(hostile), *flags]).exception, InputError)
     done = CliRunner().invoke(app, ["show", str(hostile), "--trial", "1", "--answers", "--wrong"])
     assert "  wrong  french-" in done.output

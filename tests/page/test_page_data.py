@@ -279,6 +279,18 @@ def test_no_message_in_a_page_that_is_passed_on_names_a_folder(hostile: Path) ->
     )
 
 
+def test_no_setting_in_a_page_that_is_passed_on_names_a_folder(hostile: Path) -> None:
+    run, begun = open_run(hostile), open_run(hostile).folder.begun()
+    assert begun is not None
+    prompts = {"sums": "/home/somebody/my items/more.jsonl", "french": "C:\\Users\\somebody\\more.jsonl"}
+    spec = {**begun.spec, "artifacts": {"regression": {"prompts": prompts}}}
+    report = json.loads((hostile / "report.json").read_text())
+    data = frozen_data(run, begun=replace(begun, spec=spec), report=report, questions=Questions([]), structure=None)
+    told = {key: value for key, value in data["settings"].items() if "prompts" in key}
+    assert set(told.values()) == {".../more.jsonl"}
+    assert data["settings"]["fitness.tasks.sums.prompt"] == "Question: {question}\nAnswer:"
+
+
 @pytest.mark.parametrize(
     "text", ["https://host:80/a/b?c=d", "a/b/c and ./d/e", "1/2, 3 / 4", "Take `crossbreed report` first."]
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from toy_runs import write_spec
 
-from benchmarks import anchors, distractors, results
+from benchmarks import anchors, distractors, results, weights
+from crossbreed.recipes import parse_recipe
 from crossbreed.runs import build_plan, load_spec, run
 
 
@@ -19,6 +20,17 @@ def test_a_preset_searches_the_zoo_for_both_objectives(preset: str) -> None:
     build_plan(mean)
     [objective] = build_plan(worst).objectives
     assert objective.name == "worst of sums, french, roman"
+
+
+def test_what_weights_hold_is_measured_on_the_same_items() -> None:
+    plan = build_plan(weights.spec_of("best", seed=7))
+    for name in weights.RUNS:
+        spec = weights.spec_of(name, seed=7)
+        assert spec.fitness == weights.spec_of("uniform", seed=7).fitness
+        if "random experts" not in name:  # which are written by a script
+            build_plan(spec)
+    for name in weights.MERGES:
+        parse_recipe(weights.recipe_of(name, plan.structure.hashes).to_json())
 
 
 def test_equal_items_are_what_gradients_cost() -> None:

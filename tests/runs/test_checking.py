@@ -21,7 +21,10 @@ from crossbreed.runs.checking.questions import Option, TaskFindings
 from crossbreed.runs.checking.rates import Rate
 from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.plan import build_plan
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.results.show import show_json
+from crossbreed.runs.search.pace import Budget
+from crossbreed.runs.stages.naming import stage_names
 from crossbreed.testing.toys import make_checkpoint
 
 TRANSFORMERS = {"kind": "transformers"}
@@ -296,6 +299,10 @@ def test_the_minutes_are_compared_with_the_budget() -> None:
     endless = replace(COST, num_models={**COST.num_models, "search": None})
     assert (endless.search_s, endless.num_in_budget) == (600, 300)
     assert replace(COST, tokens=None).model_s("search") == 1.5  # as long as those that were measured
+    names = stage_names({"stages": [{"kind": "one"}, {"kind": "two"}]})
+    staged = replace(COST, stages=names, num_initial=8, own={0: Budget(trials=90, seconds=60), 1: Budget(seconds=30)})
+    assert (staged.search_s, staged.num_in_budget) == (16 + 60 + 30, None)
+    assert replace(staged, budget_s=100).num_in_budget == 50
     unknown = replace(COST, rate=None)
     assert (unknown.model_s("search"), unknown.total_s, unknown.num_in_budget) == (None, None, None)
 
@@ -331,7 +338,7 @@ def test_a_base_that_answers_all_is_said(spec_with: Any) -> None:
 def test_the_plan_counts_no_more_items_than_there_are(spec_with: Any) -> None:
     """Of 32 wanted for Grams, the split has 20."""
     plan = build_plan(load_spec(spec_with(artifacts={"grams": {"items": 32}}, space__operator="regmean")))
-    assert "20 items per task" in plan.describe()
+    assert "20 items per task" in plan_text(plan)
 
 
 def mistakes_of(path: Path, *changes: str, engine: Any = TRANSFORMERS) -> list[str]:

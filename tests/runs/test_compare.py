@@ -266,4 +266,6 @@ def test_tasks_and_objectives_of_one_alone_are_said(runs: tuple[Path, Path], tmp
     (found,) = compare([str(runs[0]), str(other)])
     assert not found.objectives
     assert len(found.tasks) == 2
-    assert "mean of red, blue, worst of red, blue" in found.notes[0]
+    assert "`mean of red, blue`, `worst of red, blue`" in found.notes[0]
+    (found,) = compare([str(runs[0]), str(other_run(tmp_path / "red", "fitness.objectives=[{task: red}]"))])
+    assert found.notes[0].endswith(": `mean of red, blue`"), "the task of the other's objective is compared"

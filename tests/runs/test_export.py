@@ -30,7 +30,7 @@ from crossbreed.runs.record.checksum import sealed
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.records import AskRecord, RunRecord, TellRecord, to_json
-from crossbreed.runs.results.show import Run, open_run, show_json
+from crossbreed.runs.results.show import Run, _trial_json, open_run, show_json
 from crossbreed.runs.spec.objectives import Objective
 
 GOLDEN = Path(__file__).parents[1] / "golden/journal/schema-2.jsonl"
@@ -149,6 +149,7 @@ def test_every_status_is_a_row(odd: Run) -> None:
     assert rows[3]["objective: red"] is rows[3]["task: red"] is None
     assert rows[4]["error"] == "NaN in `lm_head.weight`"
     assert rows[5]["recipe"] is None
+    assert _trial_json(odd.trials[5], odd.takes)["recipe"] is None
     assert len(list(item_table(odd).rows)) > len(rows)
 
 

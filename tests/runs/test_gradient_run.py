@@ -87,7 +87,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def loss_of(plan: Plan, loss: str = "cross_entropy", held_out: float = 0.25) -> MergeLoss:
-    return MergeLoss(plan, plan.space, CalibrationNeeds(loss=loss, items=None, held_out=held_out, about=""))
+    needs = CalibrationNeeds(loss=loss, items=None, held_out=held_out, about="")
+    return MergeLoss(plan.calibration_inputs, plan.space, needs)
 
 
 def all_items(loss: MergeLoss) -> list[int]:
@@ -260,7 +261,7 @@ def test_experts_answer_prompts_themselves(tmp_path: Path, toy_base: Path, toy_a
     prompts = {"red": str(tmp_path / "more.jsonl")}
     path = spec_of(tmp_path, toy_base, toy_adapters, optimizer=gradient(prompts=prompts))
     plan = build_plan(load_spec(path))
-    loss = MergeLoss(plan, plan.space, plan.spec.optimizer.calibration)
+    loss = MergeLoss(plan.calibration_inputs, plan.space, plan.spec.optimizer.calibration)
     assert [len(items) for items in loss.tasks] == [7 + 3, 7]
     point = (0.0,) * plan.space.domain.dim
     value, slopes = loss.slopes(point, loss.tasks[0][-3:])

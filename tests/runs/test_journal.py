@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import Phase
 
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.record.journal import Journal, read
@@ -35,6 +36,12 @@ class TestGroupedJournal(JournalConformance):
 
 
 SUITE = JournalConformance()
+
+
+class _Unshrunk(JournalConformance):
+    """The suite without the search for the shortest counterexample, for journals that are known to be faulty."""
+
+    phases = (Phase.generate,)
 
 
 class _Unsynced(Journal):
@@ -131,7 +138,7 @@ def test_keeping_a_torn_line_is_caught(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [_Delayed, _Unlocked, _Repairing, _Completing, _Repeating])
 def test_random_operations_catch_faulty_journals(wrong: OpenJournal, tmp_path: Path) -> None:
     with pytest.raises((AssertionError, InputError)):
-        SUITE.test_any_sequence_of_operations(wrong, tmp_path)
+        _Unshrunk().test_any_sequence_of_operations(wrong, tmp_path)
 
 
 def test_the_run_is_the_first_record_of_an_opened_journal(tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ from crossbreed.runs.events import (
 )
 from crossbreed.runs.phases import phase_noted
 from crossbreed.runs.record import followed
-from crossbreed.runs.record.journal import Journal
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.journal import Journal, read
 from crossbreed.runs.record.lock import this_process
 from crossbreed.runs.record.phase import PHASE_FILE, Phase, PhaseNote, read_phase
 from crossbreed.runs.results.lead import Leads
-from crossbreed.runs.results.show import open_run, show_json, show_text
+from crossbreed.runs.results.show import Run, open_run, show_json, show_text, show_trial, text_of
 from crossbreed.runs.results.signal import findings
 from crossbreed.runs.results.statistics import paired_difference
 from crossbreed.runs.results.trial_table import trial_table
@@ -43,9 +44,10 @@ from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources import slow_reads
 from crossbreed.stopping import Stop
 from crossbreed.terminal import watch
-from crossbreed.types import ItemScores, Trial
+from crossbreed.types import ItemScores, Status, Trial
 
 Seen: TypeAlias = tuple[Path, list[tuple[Event, str, dict[str, Any]]]]
+JOURNAL = Path(__file__).parents[1] / "golden/journal/schema-2.jsonl"
 NUM_REPORT = {"sums": 60, "french": 60}
 
 
@@ -339,6 +341,47 @@ def test_a_run_is_watched_to_its_end_without_reading_it_twice(
     screen = io.StringIO()
     watch(lambda: ("word " * 40, False), file=screen)
     assert screen.getvalue() == "word " * 40 + "\n", "no terminal, no width"
+
+
+@pytest.fixture
+def odd(watched: Seen) -> Run:
+    """A run of two objectives with a trial of every status, an array without a recipe, and one in flight."""
+    red, blue = (Objective(kind="task", tasks=(skill,), minimize=skill == "blue") for skill in SKILLS)
+    return replace(open_run(watched[0]), history=fold(read(JOURNAL)), objectives=(red, blue))
+
+
+def test_what_failed_is_said(odd: Run) -> None:
+    text = text_of(odd)
+    assert "6 trials, 1 FAILED (not measured)\ntrial 3 FAILED: EngineError: it died" in text
+    assert "without slopes" not in text
+    number = next(trial.number for trial in odd.trials if trial.score.status is Status.OK)
+    known = odd.history.trials[number]
+    for error, is_missing in (("it lacks 0.20% of the change", False), ("no slopes: the gradient is NaN", True)):
+        odd.history.trials[number] = replace(known, score=replace(known.score, error=error))
+        assert ("1 without slopes" in text_of(odd)) is is_missing
+    del odd.history.trials[number]
+    for one in odd.history.ok_trials:
+        del odd.history.trials[one.number]
+    assert " origin " not in text_of(odd), "no empty table"
+
+
+def test_a_task_that_is_an_objective_has_one_column(odd: Run) -> None:
+    head = next(line for line in text_of(odd).splitlines() if line.startswith(" trial"))
+    assert head.split() == ["trial", "origin", "red", "blue", "seconds"]
+    assert len(trial_table(odd.history.ok_trials, odd.objectives[:1], marked={})[0].split()) == 5
+
+
+def test_a_trial_that_is_in_flight_is_no_mistake(watched: Seen, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    copytree(watched[0], out)
+    lines = (out / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "journal.jsonl").write_bytes(b"".join(lines[:2]))
+    with pytest.raises(InputError, match="trial 0 has not been answered yet"):
+        show_trial(out, 0, answers=False)
+    with pytest.raises(InputError, match=r"no trial 1\n.*it has none yet"):
+        show_trial(out, 1, answers=False)
+    with pytest.raises(InputError, match=r"no trial 12\n.*0 to 11"):
+        show_trial(watched[0], 12, answers=False)
 
 
 def test_a_large_file_that_is_hashed_is_named(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

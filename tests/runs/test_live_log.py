@@ -39,11 +39,17 @@ class Recorded:
         self.runs: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
         self.closed: list[bool] = []
         self.fails: set[int] = set()
+        self.num_refused = 0
+        """How often it cannot be started before it can."""
+        self.ends = True
         self.gate = threading.Event()
         self.gate.set()
 
     def start(self, config: LogConfig, about: About) -> "RecordedSink":
         self.gate.wait()
+        self.num_refused -= 1
+        if self.num_refused >= 0:
+            raise ConnectionError("no route")
         self.told.append(about)
         name = about.resumed_id or f"run {len(self.runs)}"
         self.runs.setdefault(name, [])
@@ -63,6 +69,8 @@ class RecordedSink:
         self._server.runs[self.id].append((0, values))
 
     def close(self, *, is_over: bool) -> None:
+        if not self._server.ends:
+            raise ConnectionError("no route")
         self._server.closed.append(is_over)
 
 
@@ -150,6 +158,22 @@ def test_what_a_logger_raises_is_said_once_and_counted(spec: Path, server: Recor
     assert "2 of 17 entries were not logged to tensorboard: ConnectionError" in notes[-1]
     assert "secret" not in (tmp_path / "run/log.txt").read_text()
     assert told_trials(server) == [n for n in range(16) if n not in server.fails]
+
+
+def test_a_logger_that_came_late_has_all(spec: Path, server: Recorded, tmp_path: Path) -> None:
+    server.num_refused = 2
+    events: list[Event] = []
+    run(load_spec(spec, [TENSORBOARD]), tmp_path / "run", on_event=events.append)
+    assert told_trials(server) == list(range(16))
+    assert not [str(event) for event in events if "not logged" in str(event)]
+
+
+def test_a_logger_that_does_not_end_is_said_to_have_all(spec: Path, server: Recorded, tmp_path: Path) -> None:
+    server.ends = False
+    events: list[Event] = []
+    run(load_spec(spec, [TENSORBOARD]), tmp_path / "run", on_event=events.append)
+    said = "all entries were logged, but their run was not ended in tensorboard: ConnectionError: no route"
+    assert str(events[-1]).startswith(said)
 
 
 def test_a_logger_that_hangs_holds_no_run_up(

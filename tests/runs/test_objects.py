@@ -45,6 +45,7 @@ from crossbreed.recipes import parse_recipe
 from crossbreed.runs import check_spec, load_spec, publish_run, report_on, run, with_objects
 from crossbreed.runs.objects import for_workers, require_sendable
 from crossbreed.runs.plan import build_plan
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.results.show import show_json
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByRecipe
 from crossbreed.sources import Structure
@@ -394,7 +395,7 @@ def test_a_part_keeps_its_options(spec: Path) -> None:
     part = OPTIMIZERS["frank_wolfe"]
     plan = build_plan(with_objects(load_spec(spec), optimizer=part))
     assert plan.slope_kind(0) == FrankWolfeOptions().slope_kind is not None
-    assert "slopes  gradient per trial" in plan.describe()
+    assert "slopes  gradient per trial" in plan_text(plan)
     recorded = plan.run_record().spec["optimizer"]
     assert (recorded["kind"], recorded["object"]) == ("object", "frank_wolfe")
     assert recorded["settings"] == {"options": FrankWolfeOptions().model_dump(mode="json")}
@@ -421,7 +422,7 @@ def test_a_part_is_refused_for_a_space_that_it_does_not_search(spec: Path) -> No
 
 
 def test_the_plan_names_the_optimizer_object(spec: Path, parts: dict[str, Any]) -> None:
-    assert f", {__name__}.Corners\n" in build_plan(with_objects(load_spec(spec), **parts)).describe()
+    assert f", {__name__}.Corners\n" in plan_text(build_plan(with_objects(load_spec(spec), **parts)))
 
 
 def test_an_optimizer_may_be_a_part_that_is_not_registered(spec: Path, tmp_path: Path) -> None:

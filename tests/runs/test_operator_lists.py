@@ -6,6 +6,7 @@ import pytest
 from toy_runs import records_of, write_spec
 
 from crossbreed.runs import build_plan, load_spec, run
+from crossbreed.runs.plan_text import plan_text
 
 OPERATORS = ["task_arithmetic", "ties", "sce"]
 
@@ -31,6 +32,6 @@ def test_every_operator_is_tried_first_and_a_resumed_run_is_the_same(spec: Path,
 
 
 def test_check_says_how_they_are_explored(spec: Path) -> None:
-    text = build_plan(load_spec(spec)).describe()
+    text = plan_text(build_plan(load_spec(spec)))
     assert "the first of which chooses the operator: task_arithmetic, ties, sce" in text
     assert "  choice  the first 3 trials are the best start under each operator" in text

@@ -7,6 +7,7 @@ from toy_runs import write_spec
 
 from crossbreed.runs import load_spec
 from crossbreed.runs.plan import build_plan
+from crossbreed.runs.plan_text import plan_text
 
 GRAMS = ["space.operator=regmean", "space.groups={}"]
 
@@ -23,6 +24,6 @@ def test_no_more_items_are_named_than_there_are(
     overrides: list[str], told: str, toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     spec = write_spec(tmp_path, base=toy_base, experts=toy_adapters)
-    text = build_plan(load_spec(spec, [*GRAMS, *overrides]), searches=False).describe()
+    text = plan_text(build_plan(load_spec(spec, [*GRAMS, *overrides]), searches=False))
     (line,) = [line for line in text.splitlines() if "prepare Grams" in line]
     assert line.endswith(f", {told}")

@@ -22,8 +22,7 @@ from crossbreed.runs import build_plan, check_spec, load_spec, merge_recipe, pub
 from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.made_sources import keep_made
 from crossbreed.runs.regression import writing
-from crossbreed.runs.regression.artifact import making_of, prepare_regression
-from crossbreed.runs.regression.texts import asked_of
+from crossbreed.runs.regression.artifact import asked_of, making_of, prepare_regression
 from crossbreed.runs.regression.walk import Settings, Text, walk
 from crossbreed.runs.regression.writing import regress, regress_without_data
 from crossbreed.runs.spec.regression import SamplesConfig

@@ -191,6 +191,24 @@ def test_text_says_when_nothing_bred_won() -> None:
     assert "not shown to be better" in buffer.getvalue()
 
 
+def test_no_winner_is_compared_with_itself() -> None:
+    trials = search()
+    for number in (0, 3):
+        scores = scores_on("report", reported(trials, [MEAN], number))
+        made = make_report(trials=trials, winner=number, scores=scores, objectives=[MEAN])
+        compared = [d.name for d in (made.to_best_baseline, made.to_tuned_scalar) if d and d.name not in made.won]
+        told = [line for line in sentences(made) if line.startswith("Winner against ")]
+        assert len(told) == len(compared)
+        assert not [line for line in told if "0.000 [0.000, 0.000]" in line]
+
+
+def test_what_an_error_holds_moves_no_cursor(report: Report) -> None:
+    screen = io.StringIO()
+    Console(file=screen, width=100).print(summary(replace(report, unmeasured={"base": "FAILED: \x1b[2Jgone"})))
+    assert "\\x1b[2Jgone" in screen.getvalue()
+    assert "\x1b" not in screen.getvalue()
+
+
 def test_a_winner_that_was_given_is_not_called_bred() -> None:
     trials = search()
     given = replace(trials[WINNER].candidate, proposed_by=ProposedBy(kind="warm_start", index=0))

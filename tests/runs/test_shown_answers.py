@@ -45,7 +45,7 @@ def test_where_less_is_better_one_is_not_right() -> None:
 
 
 def test_what_moves_a_cursor_is_shown_as_text() -> None:
-    shown = text(row(0.0, answer="\x1b[2Jgone\r\u202eneht"))
+    shown = text(row(0.0, answer="\x1b[2Jgone\r\u202eneht", item_id="\x1b[3J"))
     assert "\\x1b[2Jgone\\r\\u202eneht" in shown
     assert "\x1b" not in shown
 

@@ -11,6 +11,7 @@ from crossbreed.errors import InputError
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.plan import Plan
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.types import Recipe, Rule
 
 
@@ -98,7 +99,7 @@ def test_the_distance_to_the_space_is_said(tmp_path: Path, toy_base: Path, toy_e
         raw = yaml.safe_load(warm.read_text())
         del raw["sources"]["base"]
         warm.write_text(yaml.safe_dump(raw))
-        text = plan_of(tmp_path / "spec", toy_base, toy_experts, warm).describe()
+        text = plan_text(plan_of(tmp_path / "spec", toy_base, toy_experts, warm))
         assert f"  warm    {warm}: {said}\n" in text
 
 
@@ -111,7 +112,7 @@ def test_a_merge_within_a_group_is_outside(tmp_path: Path, toy_base: Path, toy_e
     ]
     warm = tmp_path / "warm.yaml"
     warm.write_text(dump_recipe(Recipe(base="base", sources=dict(hashes), rules=tuple(rules))))
-    text = plan_of(tmp_path / "spec", toy_base, toy_experts, warm).describe()
+    text = plan_text(plan_of(tmp_path / "spec", toy_base, toy_experts, warm))
     assert "outside of the space: at the nearest point, a weight differs by up to 0." in text
 
 
@@ -122,5 +123,5 @@ def test_a_merge_without_a_point_is_said_to_have_none(
     rule = Rule(match=".*", operator="model_stock", params={})
     warm = tmp_path / "warm.yaml"
     warm.write_text(dump_recipe(Recipe(base="base", sources=dict(hashes), rules=(rule,))))
-    text = plan_of(tmp_path / "spec", toy_base, toy_experts, warm).describe()
+    text = plan_text(plan_of(tmp_path / "spec", toy_base, toy_experts, warm))
     assert "the space has no point near it" in text

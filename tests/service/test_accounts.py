@@ -92,6 +92,26 @@ def test_rates_say_how_long_to_wait() -> None:
     assert bucket.wait_s(1000) == 0.0, "more than a minute's worth waits for a full bucket, not for ever"
 
 
+def test_a_rate_counts_what_was_used() -> None:
+    """A request that was told to come back, or that was answered shortly, keeps nobody waiting."""
+    account = Account(name="alice", rights=("answers",), token_rate=Bucket(100, clock=lambda: 0.0))
+    for _ in range(5):
+        with pytest.raises(Refusal, match="overloaded"), account.spending(90):
+            raise Refusal(503, "overloaded", code="overloaded")
+    with account.spending(90) as spent:
+        spent.tokens = 20
+    with account.spending(80) as spent:
+        spent.tokens = 80
+    with pytest.raises(Refusal, match="too many tokens a minute"), account.spending(1):
+        pass
+
+
+@pytest.mark.parametrize("key", ["a" * 15, "ä" * 24, "a" * 24 + "\n" + "b" * 24])
+def test_what_no_client_can_send_is_no_key(key: str) -> None:
+    with pytest.raises(InputError, match="ALICE_KEY"):
+        accounts_of({"alice": token("ALICE_KEY")}, {"ALICE_KEY": key})
+
+
 def test_the_advice_makes_a_key() -> None:
     with pytest.raises(InputError) as error:
         accounts_of({"alice": token("ALICE_KEY")}, {})

@@ -12,12 +12,12 @@ import pytest
 import uvicorn
 from service_client import account
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.service.accounts import Accounts
 from crossbreed.service.connections import Crowd
-from crossbreed.service.guard import Known, Roomy, Watched
+from crossbreed.service.guard import Attended, Bounded, Known, Roomy, Watched
 from crossbreed.service.metrics import Metrics
 from crossbreed.service.server import listening, settings_of
 
@@ -31,12 +31,12 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextmanager
-def served(**settings: float) -> Iterator[tuple[int, Crowd]]:
+def served(app: ASGIApp = large, **settings: float) -> Iterator[tuple[int, Crowd]]:
     """A service without an engine, behind all that stands around one; yields its port and its connections."""
     config = ServeConfig.model_validate({"port": 0, "header_s": 30, **settings})
     crowd = Crowd(most=config.connections)
-    app = Watched(Roomy(Known(large, Accounts(dict([account("alice", KEY)]), None), None), crowd), Metrics())
-    server = uvicorn.Server(settings_of(app, config, crowd))
+    known = Known(Bounded(Attended(app), max_bytes=100, seconds=9), Accounts(dict([account("alice", KEY)]), None), None)
+    server = uvicorn.Server(settings_of(Watched(Roomy(known, crowd), Metrics()), config, crowd))
     with listening(config) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()
@@ -71,6 +71,9 @@ def test_too_many_connections_are_told_so_as_any_error_is() -> None:
         assert head.startswith(b"HTTP/1.1 503")
         assert b"retry-after: " in head.lower()
         assert json.loads(body)["error"]["code"] == "overloaded"
+        with connected(port) as watching:  # whoever restarts a service that does not answer must not be made to
+            watching.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert watching.recv(15) == b"HTTP/1.1 200 OK"
         silent.pop().close()
         assert wait_until(lambda: crowd.count < 2)
         with connected(port) as next_one:
@@ -95,9 +98,30 @@ def test_who_does_not_read_an_answer_holds_no_place(drip: int) -> None:
         reader.close()
 
 
+def test_what_nobody_waits_for_any_more_is_ended() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        assert await receive() == {"type": "http.request", "body": b"{}", "more_body": False}
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    with served(slow) as (port, _):
+        with connected(port) as client:
+            head = GET.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n")
+            client.sendall(head + b"{")
+            client.sendall(b"}")
+            assert begun.wait(10)
+            assert not ended.wait(0.2)
+        assert ended.wait(10)
+
+
 def test_who_reads_is_left_alone() -> None:
     """The second answer comes after the deadline of the first."""
-    with served(send_s=1.5) as (port, crowd), socket.create_connection(("127.0.0.1", port), timeout=10) as reader:
+    with served(send_s=4) as (port, crowd), socket.create_connection(("127.0.0.1", port), timeout=10) as reader:
         for _ in range(2):
             reader.sendall(GET)
             received = 0
@@ -105,5 +129,5 @@ def test_who_reads_is_left_alone() -> None:
                 part = reader.recv(1 << 20)
                 assert part, "the connection was ended"
                 received += len(part)
-            time.sleep(0.8)
+            time.sleep(2.1)
         assert crowd.count == 1

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from crossbreed.errors import EngineError, InputError, InvalidWeights
 from crossbreed.fitness import Generate, Prompt, Request
 from crossbreed.runs.spec.provider import load_provider_spec
-from crossbreed.runs.workers.candidate_engine import Adopted, CandidateEngine
+from crossbreed.runs.workers.adopted import Adopted
+from crossbreed.runs.workers.candidate_engine import CandidateEngine
 from crossbreed.service.engine_thread import EngineThread
 from crossbreed.service.provider import Provider, open_provider
 from crossbreed.service.refusals import Refusal
@@ -248,6 +249,25 @@ def test_one_client_fills_its_own_queue_alone_and_what_is_given_up_is_not_done()
     thread.stop()
     assert OTHER.id not in host.adopted
     assert thread.busy_s == 0
+
+
+def test_nobody_waits_for_an_engine_that_hangs_when_the_service_stops() -> None:
+    """Work beside the engine, such as a checkpoint, waits on threads that would else keep the process."""
+    host, thread, _ = fragile()
+    thread.start()
+    begun, waiting = threading.Event(), threading.Event()
+
+    def hanging(adopted: Adopted) -> None:
+        begun.set()
+        waiting.wait(60)
+
+    thread.submit(host.base_recipe, hanging, owner="a")
+    assert begun.wait(10)
+    part = thread.submit_aside(lambda: "a tensor", owner="")
+    thread.stop(0.01)
+    with pytest.raises(Refusal, match="stops"):
+        part.result(0)
+    waiting.set()
 
 
 def test_stopping_lets_the_work_in_hand_end() -> None:

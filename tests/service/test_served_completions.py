@@ -223,6 +223,10 @@ def test_a_forgotten_merge_is_named_again(client: TestClient) -> None:
         merge(client, weight)
     refused(client.post("/v1/completions", json={"model": first, "prompt": "a"}), 404, "model_not_found")
     assert merge(client, 0.1) == first
+    for weight in (0.2, 0.3):
+        merge(client, weight)
+    assert merge(client, 0.1) == first, "it is remembered, and used by that"
+    merge(client, 0.4)
     assert complete(client, model=first, prompt="a", max_tokens=1)["choices"]
 
 

@@ -67,6 +67,17 @@ def test_a_task_that_is_asked_or_scored_otherwise_is_another(tmp_path: Path) -> 
     assert len(found) == 4
 
 
+def test_a_task_whose_items_are_split_otherwise_is_another(provided: Provided) -> None:
+    """A client that is told means alone must see that they are of other items, be they as many."""
+
+    found = set[str]()
+    for sizes in (None, (2, 1, 2), (2, 1, 1), (1, 2, 2)):
+        split = sizes and SplitConfig(search=sizes[0], select=sizes[1], report=sizes[2])
+        config = ServeConfig(detail="aggregate", split=split or None)
+        found.add(open_provider(replace(provided, serve=config)).contents["text"])
+    assert len(found) == 4
+
+
 def test_wrong_tasks_and_items_are_refused(client: TestClient) -> None:
     refused(client.post("/v1/evaluations", json={"model": "base", "task": "x"}), 404, "task_not_found")
     for items in ([], ["i9"], ["i1", "i1"]):

@@ -1,5 +1,6 @@
 """Strangers: without a key, with somebody else's, with too much, too slowly, or with what is no request at all."""
 
+import asyncio
 import json
 import logging
 import time
@@ -97,6 +98,12 @@ def test_of_a_million_mistakes_a_few_are_found(model: type[BaseModel], changes: 
 def test_an_object_of_many_keys_is_refused(client: TestClient) -> None:
     question = {"model": "base", "prompt": "a", **{f"k{n}": 0 for n in range(100)}}
     refused(client.post("/v1/completions", json=question), 400, word="more than 100 keys")
+    nested = {"role": "user", "content": "a", **{f"k{n}": 0 for n in range(100)}}
+    for messages in ([nested], [{"role": "user", "content": [nested]}]):
+        asked = {"model": "base", "messages": messages}
+        refused(client.post("/v1/chat/completions", json=asked), 400, word="more than 100 keys")
+    many = recipe_of(client) | {"artifacts": {f"k{n}": "" for n in range(200)}}
+    refused(client.post("/v1/merges", json={"recipe": many}), 400, "recipe_refused", "no artifacts")
 
 
 def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect, opened: Service) -> None:
@@ -111,6 +118,72 @@ def test_a_merge_that_was_waited_for_in_vain_is_not_counted(connect: Connect, op
         is_free.set()
     assert busy.result()
     assert merge(connect(alice, key=ALICE), 0.31)
+
+
+@pytest.mark.parametrize("path", ["/v1/merges", "/v1/completions", "/v1/evaluations"])
+def test_what_a_client_that_has_hung_up_was_waiting_for_is_not_done(
+    path: str, connect: Connect, opened: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    alice, is_free = account("alice", ALICE, merges=1, tokens=1000), Event()
+    app = connect(alice, key=ALICE).app
+    recipe = recipe_of(connect(), 0.77)
+    questions = {
+        "/v1/merges": {"recipe": recipe},
+        "/v1/completions": {"model": "attention", "prompt": "a", "max_tokens": 4},
+        "/v1/evaluations": {"model": "attention", "task": "text"},
+    }
+    body = json.dumps(questions[path]).encode()
+    sent = list[dict[str, object]]()
+    before = opened.engine.num_adopted
+    busy = opened.engine.submit(opened.provider.base_recipe, lambda adopted: is_free.wait(60), owner="test")
+
+    async def hanging_up() -> None:
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, object]:
+            if messages:
+                return messages.pop()
+            while not opened.engine.num_waiting:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        headers = [(b"authorization", f"Bearer {ALICE}".encode()), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+        await app({**scope, "root_path": "", "raw_path": path.encode(), "http_version": "1.1"}, receive, send)
+
+    try:
+        asyncio.run(asyncio.wait_for(hanging_up(), 20))
+    finally:
+        is_free.set()
+    assert busy.result()
+    opened.engine.submit_aside(lambda: None, owner="test").result(20)
+    assert opened.engine.num_adopted <= before + 1, "the base alone"
+    assert (alice[1].merges, alice[1].tokens) == (1, 1000)
+    assert sent[0]["status"] == 499
+    told = JsonLines().format([one for one in caplog.records if one.name.startswith("crossbreed")][-1])
+    assert json.loads(told)["refused"] == "client_gone"
+
+
+def test_who_hangs_up_while_a_merge_is_made_has_nothing_computed_unpaid(
+    connect: Connect, opened: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has begun, and counts no tokens yet."""
+    alice, is_free, answers = account("alice", ALICE, tokens=1000), Event(), list[object]()
+    client = connect(alice, key=ALICE, answer_s=0.2)
+    monkeypatch.setattr("crossbreed.service.chunks.finite_answers", lambda *given: answers.append(given) or [])
+    monkeypatch.setattr(opened.provider.__class__, "require_unchanged", lambda _: is_free.wait(60))
+    opened.engine.submit_aside(lambda: setattr(opened.engine, "_held", None), owner="test").result(20)
+    question = {"model": "attention", "prompt": "a", "max_tokens": 4}
+    try:
+        refused(client.post("/v1/completions", json=question), 503, "overloaded")
+    finally:
+        is_free.set()
+    opened.engine.submit_aside(lambda: None, owner="test").result(20)
+    assert (answers, alice[1].tokens) == ([], 1000)
 
 
 def test_evaluations_spend_budgets_and_rates(connect: Connect) -> None:
@@ -153,8 +226,6 @@ def test_what_is_too_large_is_not_read(connect: Connect) -> None:
 
 def test_a_slow_body_ends(opened: Service) -> None:
     """Straight through ASGI: a body that stands still."""
-    import asyncio
-
     from crossbreed.service.guard import Bounded
     from crossbreed.service.refusals import Refusal
 

@@ -19,16 +19,15 @@ from crossbreed.cache import cache_folder, is_ours
 from crossbreed.durable import write_atomically
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
-from crossbreed.runs.calibration.questions import Question, experts_of, num_held_out, prompts_by_task
+from crossbreed.runs.calibration.inputs import CalibrationInputs
+from crossbreed.runs.calibration.questions import Question, calibrated, experts_of, num_held_out, prompts_by_task
 from crossbreed.runs.events import Listener, Note, ignore
-from crossbreed.runs.workers.gradients import calibrated
 from crossbreed.search_spaces import SearchSpace, require_terms
 from crossbreed.sources.hashes import hash_of
 from crossbreed.types import Point, canonical_json
 
 if TYPE_CHECKING:
     from crossbreed.runs.calibration.model import CalibrationModel
-    from crossbreed.runs.plan import Plan
 
 _SCHEMA = 1
 """The version of what is computed. Increment it with every change."""
@@ -38,12 +37,12 @@ class MergeLoss:
     """The loss at the points of a space, one task's items after the other's."""
 
     def __init__(
-        self, plan: "Plan", space: SearchSpace, needs: CalibrationNeeds, *, on_event: Listener = ignore
+        self, inputs: CalibrationInputs, space: SearchSpace, needs: CalibrationNeeds, *, on_event: Listener = ignore
     ) -> None:
         """Chooses the items; no model is started.
 
         Args:
-            plan: The run's plan.
+            inputs: The parts of the run that the loss is made of.
             space: The space that is searched.
             needs: What the optimizer asks for.
             on_event: Called with what is computed.
@@ -51,13 +50,13 @@ class MergeLoss:
         Raises:
             InputError: the merges of the space are no sums, a task has no right answers, or prompts are no such.
         """
-        self._plan, self._space, self._needs, self._on_event = plan, require_terms(space), needs, on_event
+        self._inputs, self._space, self._needs, self._on_event = inputs, require_terms(space), needs, on_event
         self._losses, self._num_slopes = list[float](), 0
         self._questions, self._held, self._tasks = list[Question](), list[Question](), list[tuple[int, ...]]()
-        prompts = prompts_by_task(plan, needs)
-        for task, share in calibrated(plan.tasks, plan.objectives[0]):
-            items = plan.items["search"][task.name].items[: needs.items]
-            held = _held_out(len(items), needs.held_out, seed=plan.spec.seed, task=task.name)
+        prompts = prompts_by_task(inputs, needs)
+        for task, share in calibrated(inputs.tasks, inputs.objective):
+            items = inputs.items["search"][task.name].items[: needs.items]
+            held = _held_out(len(items), needs.held_out, seed=inputs.seed, task=task.name)
             weight = share if needs.loss == "cross_entropy" else abs(share)
             asked = [Question(task=task, item=item, weight=weight) for item in items]
             self._held += [one for index, one in enumerate(asked) if index in held]
@@ -116,24 +115,24 @@ class MergeLoss:
     def _model(self) -> "CalibrationModel":
         from crossbreed.runs.calibration.model import CalibrationModel  # transformers takes seconds to import
 
-        return CalibrationModel(self._plan, self._space, [*self._questions, *self._held], self._needs)
+        return CalibrationModel(self._inputs, self._space, [*self._questions, *self._held], self._needs)
 
     @cached_property
     def _folder(self) -> Path:
         """Where what is computed is kept: named by all that it depends on but the point and the items."""
         import torch
 
-        plan, slopes = self._plan, self._plan.spec.fitness.slopes
-        assert plan.weights is not None, "gradients need weights"
+        inputs, slopes = self._inputs, self._inputs.slopes
+        assert inputs.weights is not None, "gradients need weights"
         rule: dict[str, Any] = {
             "schema": _SCHEMA,
-            "sources": dict(plan.structure.hashes),
-            "host": plan.weights.host_hashes,
+            "sources": dict(inputs.weights.structure.hashes),
+            "host": inputs.weights.host_hashes,
             "origin": self._space.origin.to_json(),
             "terms": [[t.tensor, t.expert, [*t.coordinates], t.is_whole] for t in self._space.terms],
             "loss": self._needs.loss,
             "items": [one.rule() for one in (*self._questions, *self._held)],
-            "experts": {task.name: experts_of(task, plan) for task in plan.tasks},
+            "experts": {task.name: experts_of(task, inputs) for task in inputs.tasks},
             "dtype": slopes.dtype,
             "device": slopes.device,
             "tokens": slopes.tokens,

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,28 +13,28 @@ from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.calibration.branches import branches_of
+from crossbreed.runs.calibration.inputs import CalibrationInputs
 from crossbreed.runs.calibration.questions import Question, experts_of
 from crossbreed.runs.regression.texts import answered, golds_of
 from crossbreed.runs.regression.walk import Text as Read
 from crossbreed.search_spaces import HasTerms
 from crossbreed.types import Point
 
-if TYPE_CHECKING:
-    from crossbreed.runs.plan import Plan
-
 
 class CalibrationModel:
     """Losses of questions at the points of a space."""
 
-    def __init__(self, plan: "Plan", space: HasTerms, questions: Sequence[Question], needs: CalibrationNeeds) -> None:
+    def __init__(
+        self, inputs: CalibrationInputs, space: HasTerms, questions: Sequence[Question], needs: CalibrationNeeds
+    ) -> None:
         """Has each expert say how its answers end, then takes the weights of the recipe that terms are added to.
 
         Raises:
             EngineError: transformers could not run the model.
         """
-        assert plan.weights is not None, "gradients need weights"
-        self._plan, self._weights, self._questions, self._loss = plan, plan.weights, questions, needs.loss
-        slopes, context_tokens = plan.spec.fitness.slopes, plan.spec.fitness.max_model_len
+        assert inputs.weights is not None, "gradients need weights"
+        self._inputs, self._weights, self._questions, self._loss = inputs, inputs.weights, questions, needs.loss
+        slopes, context_tokens = inputs.slopes, inputs.context_tokens
         self._tokens = slopes.tokens
         config = reference_config(dtype=slopes.dtype, device=slopes.device, context_tokens=context_tokens)
         self._engine = BranchedEngine(config, self._weights.host)
@@ -46,7 +45,7 @@ class CalibrationModel:
         """Of each question, one for each expert that counts."""
         self._experts: list[torch.Tensor] = []
         """What an expert predicts at the answer of a text, by its index: log-probabilities [A, V]."""
-        for expert in plan.experts:
+        for expert in inputs.experts:
             self._read(expert)
         self._engine.adopt(space.origin, self._weights.materialize(space.origin))
         self._engine.attach(branches_of(space.terms, self._weights.sources))
@@ -69,7 +68,7 @@ class CalibrationModel:
         hashes = self._weights.structure.hashes
         recipe = weighted_deltas({expert: 1.0}, hashes=hashes, dtype="float32")
         self._engine.adopt(recipe, self._weights.materialize(recipe))
-        for task in self._plan.tasks:
+        for task in self._inputs.tasks:
             for number, read in self._answered([n for n in numbers if self._questions[n].task is task], task):
                 index = len(self._experts)
                 text = Text(token_ids=read.token_ids, num_prompt=read.num_prompt, weight=0.0, index=index)
@@ -93,7 +92,7 @@ class CalibrationModel:
 
     def _readers(self, question: Question) -> Sequence[str]:
         """The experts that count: for agreement all of the task, else the first, which says how answers end."""
-        experts = experts_of(question.task, self._plan)
+        experts = experts_of(question.task, self._inputs)
         return experts if self._loss == "agreement" else experts[:1]
 
     def _measure(self, logits_AV: torch.Tensor, text: Text) -> torch.Tensor:

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import Generate, Item, Task
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.parsing import any_of, suggestion
-
-if TYPE_CHECKING:
-    from crossbreed.runs.plan import Plan
+from crossbreed.runs.calibration.inputs import CalibrationInputs
+from crossbreed.runs.spec.objectives import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class Question:
         return [self.task.name, self.weight, self.prompt.prompt.text, limits]
 
 
-def prompts_by_task(plan: "Plan", needs: CalibrationNeeds) -> dict[str, tuple[Generate, ...]]:
+def prompts_by_task(inputs: CalibrationInputs, needs: CalibrationNeeds) -> dict[str, tuple[Generate, ...]]:
     """Returns task -> prompts without answers.
 
     Raises:
@@ -43,7 +42,7 @@ def prompts_by_task(plan: "Plan", needs: CalibrationNeeds) -> dict[str, tuple[Ge
         return {}
     from crossbreed.runs.regression.texts import prompts_of  # needs torch
 
-    tasks = {task.name: task for task in plan.tasks}
+    tasks = {task.name: task for task in inputs.tasks}
     for name in needs.prompts:
         if name not in tasks:
             raise InputError(
@@ -54,7 +53,7 @@ def prompts_by_task(plan: "Plan", needs: CalibrationNeeds) -> dict[str, tuple[Ge
                 fix=suggestion(name, tasks),
             )
     return {
-        name: tuple(prompts_of(plan, tasks[name], path, "optimizer.options.prompts"))
+        name: tuple(prompts_of(tasks[name], path, "optimizer.options.prompts", items=inputs.items))
         for name, path in needs.prompts.items()
     }
 
@@ -64,9 +63,16 @@ def num_held_out(number: int, part: float) -> int:
     return 0 if part == 0 or number < 2 else min(number - 1, max(1, round(part * number)))
 
 
-def experts_of(task: Task, plan: "Plan") -> Sequence[str]:
+def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, float]]:
+    """Returns the tasks of an objective, each with the weight of its loss: negative if it is to be bad at the task."""
+    shares = objective.shares
+    signs = {task.name: -1 if (task.name in objective.lesser) is task.higher_is_better else 1 for task in tasks}
+    return [(task, signs[task.name] * abs(shares[task.name])) for task in tasks if shares.get(task.name)]
+
+
+def experts_of(task: Task, inputs: CalibrationInputs) -> Sequence[str]:
     """Returns the experts of a task: the one with its name, or those without a task of their name, or all."""
-    names = [one.name for one in plan.tasks]
-    if task.name in plan.experts:
+    names = [one.name for one in inputs.tasks]
+    if task.name in inputs.experts:
         return (task.name,)
-    return tuple(expert for expert in plan.experts if expert not in names) or plan.experts
+    return tuple(expert for expert in inputs.experts if expert not in names) or inputs.experts

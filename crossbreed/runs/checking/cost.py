@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import fsum
 from typing import Any
 
 from crossbreed.runs.checking.rates import Rate, num_tokens
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.winner import NUM_FINALISTS
+from crossbreed.runs.search.baselines import num_reported
 from crossbreed.runs.search.pace import Budget
 from crossbreed.runs.stages.naming import StageName
 
@@ -48,6 +50,8 @@ class Cost:
     """None: not measured yet."""
     stages: tuple[StageName, ...] = ()
     """The names of its stages; none in a run without a list of them."""
+    num_initial: int = 0
+    """Baselines and warm starts, which no stage counts."""
     own: Mapping[int, Budget] = field(default_factory=dict)
     """Stage -> the limits of its search, with the most trials that its optimizer asks for."""
 
@@ -65,7 +69,17 @@ class Cost:
     @property
     def search_s(self) -> float | None:
         """Seconds of the search, within its limit."""
-        return min((s for s in (self.seconds("search"), self.budget_s) if s is not None), default=None)
+        return min((s for s in (self._scoring_s, self.budget_s) if s is not None), default=None)
+
+    @property
+    def _scoring_s(self) -> float | None:
+        """Seconds of the search by its trials, and by the minutes of single stages, without the limit of them all."""
+        by_trials, one = self.seconds("search"), self.model_s("search")
+        stages = [self._of_stage(name).seconds for name in self.stages if name.number in self.own]
+        if one is None or not stages or None in stages:
+            return by_trials
+        by_stages = one * self.num_initial / self.num_workers + fsum(s for s in stages if s is not None)
+        return by_stages if by_trials is None else min(by_trials, by_stages)
 
     @property
     def total_s(self) -> float | None:
@@ -87,11 +101,10 @@ class Cost:
     @property
     def num_in_budget(self) -> int | None:
         """The trials that the minutes allow, if they end the search first; None if they do not, or it is not known."""
-        one, number = self.model_s("search"), self.num_models["search"]
-        if not one or self.budget_s is None:
+        one, scoring_s = self.model_s("search"), self._scoring_s
+        if not one or self.budget_s is None or (scoring_s is not None and scoring_s <= self.budget_s):
             return None
-        allowed = int(self.budget_s / one * self.num_workers)
-        return allowed if number is None or allowed < number else None
+        return int(self.budget_s / one * self.num_workers)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the cost for `check --json`."""
@@ -117,7 +130,7 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
         num_models={
             "search": None if trials is None else initial + trials,
             "select": NUM_FINALISTS,
-            "report": len(plan.experts) + 4,
+            "report": num_reported(len(plan.experts)),
         },
         items={split: sum(items.count for items in tasks.values()) for split, tasks in plan.items.items()},
         tokens={split: num_tokens(plan, split) for split in plan.items} if plan.lengths else None,
@@ -125,5 +138,6 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
         budget_s=plan.limits.seconds,
         rate=rate,
         stages=plan.stage_names,
+        num_initial=initial,
         own={stage: replace(own, trials=plan.limits.most[stage]) for stage, own in plan.limits.own.items()},
     )

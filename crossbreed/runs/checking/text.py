@@ -5,8 +5,10 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import printable
+from crossbreed.parsing import counted
 from crossbreed.runs.checking.cost import Cost, StageCost
 from crossbreed.runs.checking.questions import Example, TaskFindings
+from crossbreed.runs.plan_text import plan_text
 from crossbreed.runs.record.phase import duration
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _WIDTH = 110
 def findings_text(findings: "Findings") -> str:
     """Returns the output of `crossbreed check`."""
     plan = findings.plan
-    lines = [plan.describe(), *_cost_lines(findings.cost)]
+    lines = [plan_text(plan), *_cost_lines(findings.cost)]
     if gigabytes := plan.merged_bytes / 1e9:
         memory, disk = (f"{size / 1e9:.0f} GB" for size in (findings.memory_bytes, findings.free_disk_bytes))
         where = f"of this machine's {memory}" if plan.spec.workers.address is None else "on a machine of the cluster"
@@ -51,7 +53,7 @@ def findings_text(findings: "Findings") -> str:
     for task in findings.tasks:
         lines += ["", *_task_lines(task)]
     num_notes = sum(len(task.notes) for task in findings.tasks)
-    ending = f"; {_count(num_notes, 'note')} on the tasks above" if num_notes else ""
+    ending = f"; {counted(num_notes, 'note')} on the tasks above" if num_notes else ""
     return "\n".join([*lines, "", f"no problems found{ending}"])
 
 
@@ -73,13 +75,13 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
     )
     if cost.budget_s is not None:
         allowed = cost.num_in_budget
-        fits = f"is enough: the search takes about {duration(cost.seconds('search') or 0.0)}"
+        fits = f"is enough: the search takes about {duration(cost.search_s or 0.0)}"
         ends = f"ends the search after about {allowed} trials"
         yield f"          the budget of {cost.budget_s / 60:g} min {fits if allowed is None else ends}"
 
 
 def _stage_line(stage: StageCost) -> str:
-    trials = "trials" if stage.num_models is None else _count(stage.num_models, "trial")
+    trials = "trials" if stage.num_models is None else counted(stage.num_models, "trial")
     within = "" if stage.budget_s is None else f" within {stage.budget_s / 60:g} min"
     about = "" if stage.seconds is None else f", about {duration(stage.seconds)}"
     return f"          {stage.name}: {trials}{within}{about}"
@@ -90,19 +92,19 @@ def _groups_lines(findings: "Findings") -> list[str]:
     shown, more = findings.groups[:_SHOWN_GROUPS], len(findings.groups) - _SHOWN_GROUPS
     width = max((len(group.label) for group in shown), default=0)
     lines = [
-        f"  group   {group.label:{width}}  {_count(len(group.tensors), 'tensor')}, as {group.tensors[0]}"
+        f"  group   {group.label:{width}}  {counted(len(group.tensors), 'tensor')}, as {group.tensors[0]}"
         for group in shown
     ]
     lines += [f"  group   ... and {more} more"] if more > 0 else []
     if findings.unplaced:
-        of = _count(len(findings.unplaced), "tensor")
+        of = counted(len(findings.unplaced), "tensor")
         lines.append(f"  other   {of} of no known module type, as {findings.unplaced[0]}")
     return lines
 
 
 def _task_lines(task: TaskFindings) -> Iterator[str]:
     splits = ", ".join(f"{number} {split}" for split, number in task.num_split.items())
-    yield f"{task.name}: {_count(task.num_items, 'item')} ({splits}), {task.metric}"
+    yield f"{task.name}: {counted(task.num_items, 'item')} ({splits}), {task.metric}"
     if task.lengths and any(task.lengths.prompts):
         yield f"  prompts {_tokens(task.lengths.prompts)}; all fit into {task.lengths.context} with their answers"
     if task.gold_values:
@@ -111,7 +113,7 @@ def _task_lines(task: TaskFindings) -> Iterator[str]:
         yield f"  guess   {'; '.join(parts)}"
     if task.base_values:
         mean = sum(task.base_values) / len(task.base_values)
-        yield f"  base    {mean:.3g} on the first {_count(len(task.base_values), 'search item')}"
+        yield f"  base    {mean:.3g} on the first {counted(len(task.base_values), 'search item')}"
     for note in task.notes:
         yield from _labelled("  note    ", note)
     yield from _example_lines(task.example)
@@ -142,15 +144,15 @@ def _guesses(task: TaskFindings) -> Iterator[str]:
 
 
 def _example_lines(example: Example) -> Iterator[str]:
-    size = "" if example.prompt_tokens is None else f", a prompt of {_count(example.prompt_tokens, 'token')}"
-    yield f"  item {example.item_id}{size}:"
+    size = "" if example.prompt_tokens is None else f", a prompt of {counted(example.prompt_tokens, 'token')}"
+    yield f"  item {printable(example.item_id)}{size}:"
     if example.prompt or not example.options:
         yield from (f"    | {line}" for line in _lines(example.prompt))
     for option in example.options:
         mark = "  text:" if len(example.options) == 1 else "    *" if option.is_right else "     "
         yield f"{mark} {_quoted(option.text, _SHOWN_CHARACTERS)}"
     if example.gold:
-        tokens = "" if example.gold_tokens is None else f", {_count(example.gold_tokens, 'token')}"
+        tokens = "" if example.gold_tokens is None else f", {counted(example.gold_tokens, 'token')}"
         value = "" if example.gold_value is None else f", score {example.gold_value:g}"
         if example.gold_parts:
             value += f" ({', '.join(f'{name} {part:g}' for name, part in example.gold_parts.items())})"
@@ -185,19 +187,15 @@ def _quoted(text: str, at_most: int) -> str:
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:
-    lines = wrap(text, _WIDTH - len(label), break_long_words=False, break_on_hyphens=False) or [""]
+    lines = wrap(printable(text), _WIDTH - len(label), break_long_words=False, break_on_hyphens=False) or [""]
     yield label + lines[0]
     yield from (" " * len(label) + line for line in lines[1:])
 
 
 def _tokens(sizes: Sequence[int]) -> str:
     low, high = min(sizes), max(sizes)
-    return _count(low, "token") if low == high else f"{low} to {high} tokens"
+    return counted(low, "token") if low == high else f"{low} to {high} tokens"
 
 
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)

@@ -17,7 +17,8 @@ from threading import Thread
 from crossbreed.errors import first_line
 from crossbreed.runs.events import Event, Listener, Note, ReportWritten, TrialDone
 from crossbreed.runs.loggers.config import LogConfig, require_logger
-from crossbreed.runs.loggers.sink import About, Sink, plain_names, start_sink
+from crossbreed.runs.loggers.sink import About, Sink, plain_names
+from crossbreed.runs.loggers.starting import start_sink
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.archive import best_trial
 from crossbreed.runs.record.folder import RunFolder
@@ -53,7 +54,7 @@ class LiveLog:
         self._waiting: Queue[Event | None] = Queue()
         self._num_given, self._num_logged = 0, 0
         self._error, self._is_said = "", False
-        self._is_over, self._is_done = False, Flag()
+        self._is_over, self._is_open, self._is_done = False, False, Flag()
         Thread(target=self._serve, name="live-log", daemon=True).start()
 
     def __call__(self, event: Event) -> None:
@@ -73,19 +74,22 @@ class LiveLog:
         self._waiting.put(None)
         is_done = self._is_done.wait(_PATIENCE_S)
         num_lost = self._num_given - self._num_logged
-        if num_lost or self._error or not is_done:
+        if num_lost or self._is_open or not is_done:
             slow = "" if is_done else f", which did not answer within {_PATIENCE_S:g} s of the end"
             why = f": {self._error}" if self._error else ""
-            lost = f"{num_lost} of {self._num_given} entries were not logged to {self._config.to}{slow}{why}"
-            self._on_event(Note(text=f"{lost} (the same command logs what is missing)"))
+            lost = f"{num_lost} of {self._num_given} entries were not logged to"
+            what = lost if num_lost else "all entries were logged, but their run was not ended in"
+            self._on_event(Note(text=f"{what} {self._config.to}{slow}{why} (the same command logs what is missing)"))
 
     def _serve(self) -> None:
         """Logs what comes, until None comes."""
-        sink, logged = None, dict[int, Status]()
+        sink, logged, num_taken = None, dict[int, Status](), 0
         while (event := self._waiting.get()) is not None:
+            num_taken += 1
             with self._failing():
                 if sink is None:
                     sink, logged = self._start()
+                    self._is_open, self._num_logged = True, num_taken - 1  # the trials before are in the journal
                 if isinstance(event, TrialDone):
                     self._log(sink, event.num_done, event.trial, event.best, logged)
                 elif isinstance(event, ReportWritten):
@@ -94,6 +98,7 @@ class LiveLog:
         if sink is not None:
             with self._failing():
                 sink.close(is_over=self._is_over)
+                self._is_open = False
         self._is_done.set()
 
     def _start(self) -> tuple[Sink, dict[int, Status]]:

@@ -1,4 +1,4 @@
-"""What a run tells a logger, and the loggers by name."""
+"""What a logger is, and what a run tells it."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from crossbreed.runs.loggers.config import LogConfig, MlflowConfig, WandbConfig
 from crossbreed.runs.plan import Plan
 
 
@@ -59,21 +58,6 @@ class About:
             "objectives": "; ".join(objective.name for objective in plan.objectives),
         }
         return cls(name=spec.name, settings=settings, folder=folder, resumed_id=resumed_id)
-
-
-def start_sink(config: LogConfig, about: About) -> Sink:
-    """Starts or continues a logger's run: imports its package, and may take as long as its server does."""
-    if isinstance(config, MlflowConfig):
-        from crossbreed.runs.loggers.to_mlflow import MlflowSink
-
-        return MlflowSink(config, about)
-    if isinstance(config, WandbConfig):
-        from crossbreed.runs.loggers.to_wandb import WandbSink
-
-        return WandbSink(config, about)
-    from crossbreed.runs.loggers.to_tensorboard import TensorboardSink
-
-    return TensorboardSink(config, about)
 
 
 def plain_names(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 // Charts of many points on a canvas: a grid, lines, points by kind, one that is picked; by pointer and by keyboard.
 
 const KINDS = ["bred", "front", "baseline", "winner"];
-const KIND_NAMES = { bred: "bred", front: "on the front", baseline: "baseline or warm start", winner: "winner" };
+const KIND_NAMES = { bred: "bred", front: "on the front", baseline: "given: baseline, warm start, regression", winner: "winner" };
 
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 

@@ -105,6 +105,7 @@ def frozen_data(
         **head,
         "since": 0,
         "trials": _columns(run, run.trials) | {"odd": _odd(run.trials, say=_public)},
+        "settings": {key: _without_folder(text) for key, text in head["settings"].items()},
         "report": dict(report) | _public_texts(report),
         "shown": [trial_data(run, number, structure) for number in numbers],
         "answers": _examples(run, report, questions),
@@ -148,12 +149,14 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "schema": PAGE_SCHEMA,
         "name": run.name,
         "state": run.state,
-        "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
+        "objectives": [{"name": o.name, "minimize": o.minimize, "tasks": list(o.tasks)} for o in run.objectives],
         "tasks": _tasks(run),
         "items": {split: history.num_items(split) for split in history.item_ids},
         "told": len(told),
         "asked": len(history.candidates),
         "wanted": run.outlook and run.outlook.num_wanted,
+        "trial_s": run.outlook and run.outlook.trial_s,
+        "left_s": run.outlook and run.outlook.left_s,
         "stage": run.outlook and run.outlook.stage and run.outlook.stage.following,
         "constraints": constraint_lines(run, history.ok_trials),
         "stages": [row.to_json() for row in run.stage_rows],
@@ -223,6 +226,16 @@ def _public(error: str) -> str:
     "[Errno 2] No such file: '...', 3 of 4"
     """
     return _PATH.sub("...", error.split("\n", 1)[0])
+
+
+def _without_folder(setting: str) -> str:
+    """Returns a setting; of a file or folder of this machine, the name.
+
+    >>> _without_folder("/home/me/my items/more.jsonl"), _without_folder("Answer /yes or /no.")
+    ('.../more.jsonl', 'Answer /yes or /no.')
+    """
+    is_place = re.match(_START, setting) and re.search(r"[/\\][^/\\]", setting[1:]) and "\n" not in setting
+    return ".../" + re.split(r"[/\\]", setting.rstrip("/\\"))[-1] if is_place else setting
 
 
 def _examples(run: Run, report: Mapping[str, Any], questions: Questions) -> dict[str, Any] | None:

@@ -19,16 +19,34 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Replaces what an element holds; the focus stays on what has the same data-key. */
+/**
+ * Replaces what an element holds, unless it holds the same: what is read, selected or opened is left alone. Otherwise
+ * focus and scrolling stay on what has the same data-key.
+ */
 function fill(element, ...children) {
-  const key = element.contains(document.activeElement) && document.activeElement.dataset.key;
-  element.replaceChildren(...children.flat(Infinity).filter(Boolean));
-  if (key) element.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+  const wanted = children
+    .flat(Infinity)
+    .filter(Boolean)
+    .map(child => (child instanceof Node ? child : document.createTextNode(child)));
+  const held = element.childNodes;
+  if (wanted.length === held.length && wanted.every((child, i) => child.isEqualNode(held[i]))) return;
+  const focused = element.contains(document.activeElement) && document.activeElement.dataset.key;
+  const keyed = key => element.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  const scrolled = [...element.querySelectorAll("[data-key]")]
+    .filter(found => found.scrollLeft || found.scrollTop)
+    .map(found => [found.dataset.key, { left: found.scrollLeft, top: found.scrollTop }]);
+  element.replaceChildren(...wanted);
+  for (const [key, place] of scrolled) keyed(key)?.scrollTo(place);
+  if (focused) keyed(focused)?.focus({ preventScroll: true });
 }
 
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
 const fixed = (value, digits = 3) =>
-  !isNumber(value) ? "" : Math.abs(value) < 10 ? value.toFixed(digits) : Number(value.toPrecision(4)).toString();
+  !isNumber(value)
+    ? ""
+    : Math.abs(value) < 10
+      ? value.toFixed(digits).replace(/^-(?=0\.0*$)/, "")
+      : Number(value.toPrecision(4)).toString();
 const signed = value => (value > 0 ? "+" : "") + fixed(value).replace("-", "\u2212");
 const bounds = found =>
   isNumber(found?.low) && isNumber(found?.high) ? `[${fixed(found.low)}, ${fixed(found.high)}]` : "";
@@ -45,7 +63,7 @@ function duration(seconds) {
 /** Returns the name of what proposed a trial, without the words of the journal. */
 function originName(origin) {
   const [first, kind, ...rest] = origin.split(":");
-  if (first !== "baseline") return origin.replace("warm_start:", "warm start ");
+  if (first !== "baseline") return origin.replace("warm_start:", "warm start ").replace(/^made:/, "");
   if (kind === "expert") return rest.join(":");
   return [kind, ...rest].join(" ").replace("tuned_scalar", "tuned scalar");
 }
@@ -56,7 +74,13 @@ const rowName = name => (name === "tuned_scalar" ? "tuned scalar" : name);
 function table(heads, rows, attributes = {}) {
   return h(
     "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": attributes.label },
+    {
+      class: "scroll",
+      tabindex: 0,
+      role: "region",
+      "aria-label": attributes.label,
+      "data-key": `table-${attributes.label}`,
+    },
     h(
       "table",
       { class: attributes.class },

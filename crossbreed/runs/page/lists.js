@@ -12,7 +12,7 @@ function drawTrials(place) {
     ["number", "trial"],
     ["origin", "proposed by"],
     ...head.objectives.map((o, i) => [`o${i}`, o.name]),
-    ...head.tasks.map((task, i) => [`t${i}`, task]),
+    ...furtherTasks().map(i => [`t${i}`, head.tasks[i]]),
     ["seconds", "s"],
   ];
   const valueOf =
@@ -25,8 +25,8 @@ function drawTrials(place) {
     .filter(
       {
         all: () => true,
-        bred: at => !isBaseline(at),
-        baseline: isBaseline,
+        bred: at => !isGiven(at),
+        baseline: isGiven,
         front: at => head.frontSet.has(trials.number[at]),
         odd: at => trials.odd.has(trials.number[at]),
       }[view.kind],
@@ -87,7 +87,7 @@ function drawTrials(place) {
         !keeps(at) && h("small", { class: "odd" }, `breaks ${trials.broken.get(number).join("; ")}`),
       ),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at]?.[i], 4))),
-      trials.tasks[at].map(value => h("td", {}, fixed(value))),
+      furtherTasks().map(i => h("td", {}, fixed(trials.tasks[at][i]))),
       h("td", {}, trials.seconds[at].toFixed(1)),
     );
   });

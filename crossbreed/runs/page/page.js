@@ -26,6 +26,7 @@ function drawState() {
     head.state === "running" && head.stage,
     head.workers,
     head.elapsed_s && `${duration(head.elapsed_s)} of search`,
+    head.state === "running" && isNumber(head.left_s) && `about ${duration(head.left_s)} left`,
     head.objectives.map(o => `${o.name}${o.minimize ? " (less is better)" : ""}`).join("; "),
   ];
   const text =

@@ -61,15 +61,16 @@ const judged = by => (!isNumber(by.low) ? "no interval is known" : by.low > 0 ? 
 
 function reportTiles(found) {
   const { winner: won, difference_to_best_baseline: best, difference_to_tuned_scalar: tuned, ideal } = found;
+  const isAnother = by => by && !found.baselines.some(row => row.name === by.name && row.number === won.number);
   return [
     tile(`Winner, trial ${won.number}`, fixed(won.mean), bounds(won)),
-    best &&
+    isAnother(best) &&
       tile(
         `Against ${rowName(best.name)}, the best without tuning`,
         signed(best.mean),
         `${judged(best)} ${bounds(best)}`,
       ),
-    tuned && tile("Against the tuned scalar", signed(tuned.mean), `${judged(tuned)} ${bounds(tuned)}`),
+    isAnother(tuned) && tile("Against the tuned scalar", signed(tuned.mean), `${judged(tuned)} ${bounds(tuned)}`),
     ideal && ideal.gap.mean >= 0 && tile("Gap to the ideal", fixed(ideal.gap.mean), bounds(ideal.gap)),
   ];
 }
@@ -79,7 +80,7 @@ function searchTiles(at) {
   const base = bestSearched(),
     { minimize } = head.objectives[0];
   const gain = base === null ? null : (trials.objectives[at][0] - trials.objectives[base][0]) * (minimize ? -1 : 1);
-  const perTrial = Object.values(head.seconds).reduce((sum, s) => sum + s, 0);
+  const spent = Object.values(head.seconds).reduce((sum, s) => sum + s, 0);
   return [
     tile(
       `Best ${head.front.length ? `by ${head.objectives[0].name}` : "so far"}, ${nameOf(head.best)}`,
@@ -88,13 +89,13 @@ function searchTiles(at) {
     ),
     base !== null &&
       tile(`Against ${nameOf(trials.number[base])}, the best without tuning`, signed(gain), "on search items"),
-    perTrial > 0 &&
+    head.trial_s > 0 &&
       tile(
         "Seconds a trial",
-        perTrial < 10 ? perTrial.toFixed(2) : perTrial.toFixed(0),
+        head.trial_s < 10 ? head.trial_s.toFixed(2) : head.trial_s.toFixed(0),
         Object.entries(head.seconds)
-          .filter(([, s]) => s / perTrial > 0.02)
-          .map(([phase, s]) => `${phase} ${Math.round((100 * s) / perTrial)} %`)
+          .filter(([, s]) => s / spent > 0.02)
+          .map(([phase, s]) => `${phase} ${Math.round((100 * s) / spent)} %`)
           .join(", "),
       ),
   ];
@@ -180,7 +181,7 @@ const STAGES_MEAN =
 
 function drawSearchModels(place) {
   const best = trials.at.get(head.best),
-    shown = scored().filter(isBaseline);
+    shown = scored().filter(isGiven);
   if (!shown.length) return false;
   if (best !== undefined && !shown.includes(best)) shown.push(best);
   const lines = shown.map(at =>
@@ -190,18 +191,20 @@ function drawSearchModels(place) {
       h(
         "th",
         { scope: "row" },
-        isBaseline(at) ? originName(trials.origin[at]) : "best so far",
+        isGiven(at) ? originName(trials.origin[at]) : "best so far",
         small(`trial ${trials.number[at]}`),
       ),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at][i]))),
-      trials.tasks[at].map(value => h("td", {}, fixed(value))),
+      furtherTasks().map(i => h("td", {}, fixed(trials.tasks[at][i]))),
     ),
   );
   fill(
     place,
     h("h2", {}, "On the search items"),
     h("p", {}, "Baselines need no search; the report will measure them on items of their own."),
-    table(["", ...head.objectives.map(o => o.name), ...head.tasks], lines, { label: "Models on the search items" }),
+    table(["", ...head.objectives.map(o => o.name), ...furtherTasks().map(i => head.tasks[i])], lines, {
+      label: "Models on the search items",
+    }),
   );
   return true;
 }

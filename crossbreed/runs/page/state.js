@@ -64,11 +64,11 @@ function currentReport() {
 
 const report = () => head.current;
 const winner = () => report()?.winner.number ?? null;
-const isBaseline = at => trials.origin[at].startsWith("baseline:") || trials.origin[at].startsWith("warm_start:");
+const isGiven = at => /^(baseline|warm_start|made):/.test(trials.origin[at]);
 const kindOf = at =>
   trials.number[at] === (winner() ?? head.best)
     ? "winner"
-    : isBaseline(at)
+    : isGiven(at)
       ? "baseline"
       : head.frontSet.has(trials.number[at])
         ? "front"
@@ -79,11 +79,16 @@ const scored = () =>
     .filter(at => trials.objectives[at])
     .sort((a, b) => trials.number[a] - trials.number[b]);
 const keeps = at => !trials.broken.has(trials.number[at]);
+/** Returns the places of the tasks that are no objective by themselves: the others have a column already. */
+const furtherTasks = () =>
+  head.tasks
+    .map((_, i) => i)
+    .filter(i => !head.objectives.some(o => o.tasks.length === 1 && o.tasks[0] === head.tasks[i]));
 const isBetter = (value, than, minimize) => (minimize ? value < than : value > than);
 const nameOf = number => {
   const at = trials.at.get(number);
   if (at === undefined) return `trial ${number}`;
-  return isBaseline(at)
+  return isGiven(at)
     ? originName(trials.origin[at])
     : number === winner()
       ? `the winner, trial ${number}`
@@ -102,7 +107,7 @@ function bestBaseline() {
 
 function bestSearched() {
   const given = scored().filter(
-    at => isBaseline(at) && !trials.origin[at].includes("tuned_scalar") && !trials.origin[at].startsWith("warm"),
+    at => trials.origin[at].startsWith("baseline:") && !trials.origin[at].startsWith("baseline:tuned_scalar"),
   );
   const found = given.some(keeps) ? given.filter(keeps) : given;
   return found.reduce(

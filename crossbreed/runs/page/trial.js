@@ -189,7 +189,7 @@ const said = (text, otherwise) =>
 function besideOptions() {
   const base = bestBaseline();
   const others = scored()
-    .filter(at => isBaseline(at))
+    .filter(at => isGiven(at))
     .map(at => [trials.number[at], originName(trials.origin[at])]);
   return [["", base === null ? "nothing" : `the best baseline, ${nameOf(trials.number[base])}`], ...others];
 }

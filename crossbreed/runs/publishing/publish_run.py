@@ -1,9 +1,10 @@
 """Publishes the winner of a run, or another trial, as a folder with a model card."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import ENGINES, AdapterEngineConfig
@@ -18,7 +19,7 @@ from crossbreed.runs.publishing.checkpoint import Merge, card_adapter, card_cont
 from crossbreed.runs.publishing.contents import Contents
 from crossbreed.runs.publishing.folders import require_unused
 from crossbreed.runs.publishing.hub_upload import push, upload_listing
-from crossbreed.runs.publishing.manifest import published_folder
+from crossbreed.runs.publishing.manifest import PublishedFolder, published_folder
 from crossbreed.runs.publishing.model_card import CardInfo, choose_licence, source_infos
 from crossbreed.runs.publishing.questions import of_all_experts
 from crossbreed.runs.record.folder import RunFolder
@@ -77,82 +78,145 @@ def publish_run(
     """
     if dry_run and not push_to:
         raise InputError("--dry-run lists what --push would upload", expected="--push ORG/NAME", got="no --push")
-
     require_form(form, rank)
-
-    def check(plan: Plan) -> None:  # raises input errors before an engine is started for the report
-        of_all = of_all_experts(plan)
-        choose_licence(source_infos(of_all, _weights_of(plan).sources), licence)
-        require_scored_form(plan, form, rank)
-        if form == "adapter":
-            weights = _weights_of(plan)
-            check_adapter(of_all, weights.sources, rank=rank_of(plan, rank), artifacts=weights.artifacts)
-        if with_scores:
-            _require_real_scores(plan)
-        if published_folder(out) is None:
-            require_unused(out)
-
-    report: Report | None = None
-    if with_scores and not dry_run:
-        plan, report = report_on(
-            path, trial=trial, before=check, optimizer=optimizer, engine=engine, tasks=tasks, on_event=on_event
-        )
-        number = report.winner.number
-    else:
-        folder = RunFolder(path).existing()
-        spec = with_objects(load_spec(folder.spec), optimizer=optimizer, engine=engine, tasks=tasks)
-        plan = build_plan(spec, searches=False)
-        check(plan)
-        if dry_run:  # nothing is made; what the run has made is in its folder
-            plan = _with_made(plan, folder)
-        else:
-            plan = prepare_artifacts(plan, on_event, begun=folder.begun(), kept=folder.artifacts)
-        number = _recorded(plan, path, trial, is_dry=dry_run)
-        if dry_run and with_scores:
-            report = _report_or_cost(plan, path, number, on_event)
+    order = _Order(
+        path=path,
+        out=out,
+        trial=trial,
+        with_scores=with_scores,
+        licence=licence,
+        dry_run=dry_run,
+        form=form,
+        rank=rank,
+        on_event=on_event,
+        objects={"optimizer": optimizer, "engine": engine, "tasks": tasks},
+    )
+    plan, number, report = _chosen(order)
     records = list(read(RunFolder(path).journal))
-    info = CardInfo.of(plan, records, number, report)
-    merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
-    assert fingerprint is not None, "a scored trial has a fingerprint"
+    made = _made(order, plan, CardInfo.of(plan, records, number, report))
+    noted = PublishRecord(number=number, fingerprint=made.fingerprint, clock=PublishClock(folder=str(out.resolve())))
     published = published_folder(out)
-    card: Callable[..., Contents | AdapterContents] = card_contents
-    if form == "adapter":
-        made = recipe_adapter(
-            merge.recipe, merge.sources, rank=rank_of(plan, rank), artifacts=_weights_of(plan).artifacts
-        )
-        on_event(Note(text=made.summary))
-        is_scored = takes_of(plan.spec.fitness.engine) == "adapter"
-        if not (made.is_exact or is_scored):
-            on_event(Note(text="the scores of the merge are not the adapter's, and its card has none"))
-            info, fingerprint = replace(info, report=None), made.fingerprint
-            with_scores = False
-        card = partial(card_adapter, made, is_scored=is_scored)
-    contents = card(merge, out, info=info, licence=licence)
-    noted = PublishRecord(number=number, fingerprint=fingerprint, clock=PublishClock(folder=str(out.resolve())))
-    if published and published.fingerprint == fingerprint:
-        published.require_says(contents.record, has_scores=with_scores)
-        published.verify()
-        earlier = [one for one in records if isinstance(one, PublishRecord) and one.fingerprint == fingerprint]
-        titles = {Path(one.clock.folder).name for one in earlier} if contents.has_other_card(published) else ()
-        for title in titles:  # the folder was renamed since: its card has its first name
-            renamed = card(merge, out, info=info, title=title, licence=licence)
-            contents = contents if renamed.has_other_card(published) else renamed
-        contents.require_written(published, fingerprint)
+    if published and published.fingerprint == made.fingerprint:
+        made.require_written(published, [one for one in records if isinstance(one, PublishRecord)])
         if noted not in records and not dry_run:  # a kill came between folder and journal, or the folder was moved
             with publishing(path) as note:
                 note(noted)
     else:
         require_unused(out)
         if dry_run and push_to:
-            on_event(Note(text=upload_listing(contents.sizes(fingerprint), push_to)))
+            on_event(Note(text=upload_listing(made.contents.sizes(made.fingerprint), push_to)))
             return
         with publishing(path) as note:
-            write_contents(contents, merge, out)
+            write_contents(made.contents, made.merge, out)
             note(noted)
     if not dry_run:
-        on_event(CheckpointWritten(folder=out, fingerprint=fingerprint, trial=number))
+        on_event(CheckpointWritten(folder=out, fingerprint=made.fingerprint, trial=number))
     if push_to:
         on_event(Note(text=push(out, push_to, dry_run=dry_run, is_verified=True)))
+
+
+class _Objects(TypedDict):
+    """What a run's spec names as an object in Python."""
+
+    optimizer: GivenOptimizer | None
+    engine: GivenEngine | None
+    tasks: Sequence[GivenTask] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is to be published, and how; see `publish_run`."""
+
+    path: Path
+    out: Path
+    trial: int | None
+    with_scores: bool
+    licence: str | None
+    dry_run: bool
+    form: Form
+    rank: int | None
+    on_event: Listener
+    objects: _Objects
+
+    def check(self, plan: Plan) -> None:
+        """Raises the user's mistakes, before an engine is started for the report."""
+        of_all = of_all_experts(plan)
+        choose_licence(source_infos(of_all, _weights_of(plan).sources), self.licence)
+        require_scored_form(plan, self.form, self.rank)
+        if self.form == "adapter":
+            weights = _weights_of(plan)
+            check_adapter(of_all, weights.sources, rank=rank_of(plan, self.rank), artifacts=weights.artifacts)
+        if self.with_scores:
+            _require_real_scores(plan)
+        if published_folder(self.out) is None:
+            require_unused(self.out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """The contents of the folder, and of which weights."""
+
+    merge: Merge
+    contents: Contents | AdapterContents
+    fingerprint: str
+    has_scores: bool
+    titled: Callable[[str], Contents | AdapterContents]
+    """Makes the contents under another title."""
+
+    def require_written(self, published: PublishedFolder, earlier: Sequence[PublishRecord]) -> None:
+        """Raises InputError unless a folder of these weights is whole and says what would be written now."""
+        published.require_says(self.contents.record, has_scores=self.has_scores)
+        published.verify()
+        contents = self.contents
+        names = dict.fromkeys(Path(one.clock.folder).name for one in earlier if one.fingerprint == self.fingerprint)
+        for title in names if contents.has_other_card(published) else ():  # renamed since: its card has its first name
+            renamed = self.titled(title)
+            contents = contents if renamed.has_other_card(published) else renamed
+        contents.require_written(published, self.fingerprint)
+
+
+def _chosen(order: _Order) -> tuple[Plan, int, Report | None]:
+    """Returns the plan, the number of the trial to publish and, where its scores are wanted, the report of it."""
+    if order.with_scores and not order.dry_run:
+        plan, report = report_on(
+            order.path, trial=order.trial, before=order.check, on_event=order.on_event, **order.objects
+        )
+        return plan, report.winner.number, report
+    folder = RunFolder(order.path).existing()
+    plan = build_plan(with_objects(load_spec(folder.spec), **order.objects), searches=False)
+    order.check(plan)
+    if order.dry_run:  # nothing is made; what the run has made is in its folder
+        plan = _with_made(plan, folder)
+    else:
+        plan = prepare_artifacts(plan, order.on_event, begun=folder.begun(), kept=folder.artifacts)
+    number = _recorded(plan, order.path, order.trial, is_dry=order.dry_run)
+    shows_report = order.dry_run and order.with_scores
+    return plan, number, _report_or_cost(plan, order.path, number, order.on_event) if shows_report else None
+
+
+def _made(order: _Order, plan: Plan, info: CardInfo) -> _Made:
+    """Returns the contents of the folder for a trial: a checkpoint, or an adapter, whose weights may be others."""
+    merge, fingerprint = _merge_of(plan, info.trial), info.trial.score.fingerprint
+    assert fingerprint is not None, "a scored trial has a fingerprint"
+    has_scores = order.with_scores
+    make: Callable[..., Contents | AdapterContents] = card_contents
+    if order.form == "adapter":
+        artifacts = _weights_of(plan).artifacts
+        adapter = recipe_adapter(merge.recipe, merge.sources, rank=rank_of(plan, order.rank), artifacts=artifacts)
+        order.on_event(Note(text=adapter.summary))
+        is_scored = takes_of(plan.spec.fitness.engine) == "adapter"
+        if not (adapter.is_exact or is_scored):
+            order.on_event(Note(text="the scores of the merge are not the adapter's, and its card has none"))
+            info, fingerprint, has_scores = replace(info, report=None), adapter.fingerprint, False
+        make = partial(card_adapter, adapter, is_scored=is_scored)
+    titled = partial(make, merge, order.out, info=info, licence=order.licence)
+    return _Made(
+        merge=merge,
+        contents=titled(),
+        fingerprint=fingerprint,
+        has_scores=has_scores,
+        titled=lambda title: titled(title=title),
+    )
 
 
 def _with_made(plan: Plan, folder: RunFolder) -> Plan:

@@ -194,10 +194,11 @@ class History:
         """
         trial = self.trials.get(number)
         if trial is None or trial.score.status is not Status.OK:
+            unknown = "not answered yet" if number in self.candidates else "no such trial"
             raise InputError(
-                f"trial {number} cannot be published",
+                f"trial {number} has no value",
                 expected="a trial whose status is OK",
-                got=trial.score.status if trial else "no such trial",
+                got=trial.score.status if trial else unknown,
                 where=where,
             )
         return trial

@@ -18,7 +18,7 @@ from crossbreed.runs.gram_files import folder
 from crossbreed.runs.made_sources import keep_made, made_source
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.regression.making import Making
-from crossbreed.runs.regression.texts import asked_of
+from crossbreed.runs.regression.texts import Asked, golds_of, prompts_of
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.sources import Sources
 from crossbreed.sources.hashes import hash_of
@@ -59,6 +59,29 @@ def making_of(plan: Plan, config: RegressionConfig) -> Making:
         asked={name: asked_of(plan, config, name) for name in plan.spec.sources.experts},
         dtype=plan.dtype,
         max_model_len=plan.spec.fitness.max_model_len,
+    )
+
+
+def asked_of(plan: Plan, config: RegressionConfig, expert: str) -> Asked:
+    """Returns what an expert is asked for.
+
+    Raises:
+        InputError: prompts are given for a task that asks none, or are among the selection or report items.
+    """
+    names = config.tasks_of(expert, [task.name for task in plan.tasks])
+    tasks = [task for task in plan.tasks if task.name in names]
+    return Asked(
+        golds=tuple(
+            golds_of(task, plan.items["search"][task.name].items[: config.items]) for task in tasks if config.items
+        ),
+        prompts=tuple(
+            prompt
+            for task in tasks
+            if (path := config.prompts.get(task.name))
+            for prompt in prompts_of(task, path, "artifacts.regression.prompts", items=plan.items)
+        ),
+        samples=config.samples,
+        seed=plan.spec.seed,
     )
 
 

@@ -5,13 +5,14 @@ writes from nothing but a template. The rule of the texts (`Asked.rule`) is know
 """
 
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from crossbreed.errors import InputError
 from crossbreed.fitness import (
+    AnyItems,
     Generate,
     GenerateTask,
     Item,
@@ -24,14 +25,16 @@ from crossbreed.fitness import (
 )
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.randomness import spawn
-from crossbreed.runs.plan import Plan
+from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.regression.walk import Text
-from crossbreed.runs.spec.regression import RegressionConfig, SamplesConfig
+from crossbreed.runs.spec.regression import SamplesConfig
 
 CHAT = "chat"
 """The template that stands for the tokenizer's chat template."""
 Writer: TypeAlias = Callable[[Sequence[Generate]], list[Response]]
 """An expert that answers."""
+_HELD: tuple[SplitName, ...] = ("select", "report")
+"""The splits whose items no prompt may be."""
 _END_TOKENS = 4
 """An answer is asked for with so many tokens more than the right one has."""
 
@@ -93,29 +96,6 @@ class Asked:
         return found
 
 
-def asked_of(plan: Plan, config: RegressionConfig, expert: str) -> Asked:
-    """Returns what an expert is asked for.
-
-    Raises:
-        InputError: prompts are given for a task that asks none, or are among the selection or report items.
-    """
-    names = config.tasks_of(expert, [task.name for task in plan.tasks])
-    tasks = [task for task in plan.tasks if task.name in names]
-    return Asked(
-        golds=tuple(
-            golds_of(task, plan.items["search"][task.name].items[: config.items]) for task in tasks if config.items
-        ),
-        prompts=tuple(
-            prompt
-            for task in tasks
-            if (path := config.prompts.get(task.name))
-            for prompt in prompts_of(plan, task, path, "artifacts.regression.prompts")
-        ),
-        samples=config.samples,
-        seed=plan.spec.seed,
-    )
-
-
 def golds_of(task: Task, items: Sequence[Item]) -> Golds:
     """Returns some items of a task with their right answers."""
     asking = None
@@ -126,14 +106,16 @@ def golds_of(task: Task, items: Sequence[Item]) -> Golds:
     return Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
 
 
-def prompts_of(plan: Plan, task: Task, path: str, setting: str) -> Iterator[Generate]:
+def prompts_of(
+    task: Task, path: str, setting: str, *, items: Mapping[SplitName, Mapping[str, AnyItems]]
+) -> Iterator[Generate]:
     """Yields the items of a file as a task asks them.
 
     Args:
-        plan: The run's plan.
         task: The task.
         path: The file.
         setting: What names it in the spec.
+        items: The run's: split -> task -> items.
 
     Raises:
         InputError: the task asks for no text, or one is a selection or report item.
@@ -147,7 +129,7 @@ def prompts_of(plan: Plan, task: Task, path: str, setting: str) -> Iterator[Gene
             where=where,
             fix="remove the prompts of this task",
         )
-    held = {kind.question(item): split for split in ("select", "report") for item in plan.items[split][task.name].items}
+    held = {kind.question(item): split for split in _HELD for item in items[split][task.name].items}
     for item in load_items(path):
         if (split := held.get(kind.question(item))) is not None:
             raise InputError(

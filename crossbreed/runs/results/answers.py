@@ -163,7 +163,7 @@ def rows_text(rows: Sequence[AnswerRow], *, only_wrong: bool) -> Iterator[str]:
 
 def _lines(row: AnswerRow) -> Iterator[str]:
     judged = {True: "right", False: "wrong", None: f"{row.values[0]:.4g}"}[row.is_right[0]]
-    yield f"  {judged}  {row.item_id}"
+    yield f"  {judged}  {printable(row.item_id)}"
     said = {"answer": row.answers[0]}
     shown = {"question": row.asked.question, "gold": row.asked.gold} if row.asked else {}
     for label, text in {**shown, **said}.items():

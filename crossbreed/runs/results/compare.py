@@ -171,8 +171,10 @@ def _compared(first: Model, second: Model) -> Comparison:
 
     ours, theirs = first.run.objectives, second.run.objectives
     both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks) and not (o.needs_base and base is None)]
-    if others := dict.fromkeys(o.name for o in (*ours, *theirs) if o not in both):
-        notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(others)}")
+    alone = [o for o in (*ours, *theirs) if o not in both]
+    others = [o for o in alone if not (o.kind == "task" and not o.needs_base and o.tasks[0] in shared)]
+    if names := dict.fromkeys(f"`{o.name}`" for o in others):
+        notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(names)}")
     means = {
         task: all(scores[task].standard_error is not None for scores in (a, b))
         for task in shared

@@ -63,7 +63,7 @@ def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outloo
     return Outlook(
         num_scores=len(history.scores),
         num_done=len(history.trials),
-        num_wanted=pace.num_wanted(history),
+        num_wanted=pace.num_wanted(history) if followed.begun else None,
         trial_s=pace.trial_s(history),
         left_s=pace.left_s(history) if goes_on and not history.is_finished else None,
         leads=leads.now(),

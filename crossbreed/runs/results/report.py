@@ -20,6 +20,7 @@ from crossbreed.runs.results.winner import (
     TUNED_SCALAR,
     UNIFORM,
     WINNER,
+    Baseline,
     named_baselines,
     row_name,
     search_scalar,
@@ -159,6 +160,11 @@ class Report:
         """The baselines, then the winner."""
         return (*self.baselines, self.winner)
 
+    @property
+    def won(self) -> frozenset[str]:
+        """The names of the baselines that the winner is."""
+        return frozenset(row.name for row in self.baselines if row.number == self.winner.number)
+
 
 def make_report(
     *,
@@ -246,17 +252,7 @@ def make_report(
         is_over=is_over,
         has_gone_on=False,
         num_trials={status: n for status in Status if (n := sum(t.score.status is status for t in trials))},
-        unmeasured={
-            row_name(by): t.score.status + _why(t.score)
-            for t in trials
-            if t.score.status is not Status.OK and (by := t.candidate.proposed_by).is_baseline
-        }
-        | {
-            b.name: "not on the report split"
-            + (f": {left_out[number]}" if number in left_out else _why(scores.get(number)))
-            for b in baselines
-            if (number := b.trial.number) not in measured
-        },
+        unmeasured=_unmeasured(trials, baselines, scores, left_out),
         base_rates=base_rates,
         thinking={task: fsum(found.values()) / len(found) for task, found in thinking.items() if found},
         stages=stages,
@@ -311,6 +307,23 @@ def report_json(report: Report) -> dict[str, Any]:
         "stages": [row.to_json() for row in report.stages],
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }
+
+
+def _unmeasured(
+    trials: Sequence[Trial], baselines: Sequence[Baseline], scores: Mapping[int, Score], left_out: Mapping[int, str]
+) -> dict[str, str]:
+    """Returns baseline without a row -> why: it has no value in the search, or none on the report items."""
+    never = {
+        row_name(by): t.score.status + _why(t.score)
+        for t in trials
+        if t.score.status is not Status.OK and (by := t.candidate.proposed_by).is_baseline
+    }
+    for baseline in baselines:
+        score = scores.get(number := baseline.trial.number)
+        if score is None or score.status is not Status.OK:
+            why = f": {left_out[number]}" if number in left_out else _why(score)
+            never[baseline.name] = f"not on the report split{why}"
+    return never
 
 
 def _ideal(

@@ -41,7 +41,7 @@ def sentences(report: Report) -> list[str]:
     """Returns the interpretation: differences, gap to the ideal, optimism, and unmeasured baselines."""
     lines = []
     for difference in (report.to_best_baseline, report.to_tuned_scalar):
-        if difference:
+        if difference and difference.name not in report.won:  # else it would be compared with itself
             role = "the best without tuning, " if difference is report.to_best_baseline else ""
             verdict = "" if difference.by.low > 0 else " (the interval includes 0 or less: not shown to be better)"
             verdict = verdict if difference.by.is_known else " (no interval is known: not shown to be better)"
@@ -171,6 +171,6 @@ def summary(report: Report) -> Group:
         table,
         Text(),
         *([Text("\n".join(["Stages", *stage_lines(report.stages)])), Text()] if report.stages else []),
-        *(Text(line) for line in caveats(report) + sentences(report)),
-        Text(how_measured(report), style="dim"),
+        *(Text(printable(line)) for line in caveats(report) + sentences(report)),
+        Text(printable(how_measured(report)), style="dim"),
     )

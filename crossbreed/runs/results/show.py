@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
-from crossbreed.errors import InputError, printable
+from crossbreed.errors import InputError, excerpt, printable
 from crossbreed.fitness.engines.registry import Takes
+from crossbreed.parsing import counted
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.archive import best_trial, pareto_front, rank
 from crossbreed.runs.record.folder import RunFolder
@@ -26,6 +27,7 @@ from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line
 from crossbreed.runs.results.trial_table import fitted, trial_table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
+from crossbreed.runs.search.pool import NO_SLOPES
 from crossbreed.runs.spec.constraints import Constraint
 from crossbreed.runs.spec.criteria import lengths_in
 from crossbreed.runs.spec.objectives import Objective
@@ -176,21 +178,22 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
     ranked = sorted(ok, key=lambda t: rank(t, run.objectives) if t.objectives else (-math.inf,), reverse=True)
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
-    failed = sum(t.score.status is Status.FAILED for t in run.trials)
-    no_slopes = sum(t.score.error is not None for t in ok)
+    failed = [t for t in run.trials if t.score.status is Status.FAILED]
+    no_slopes = sum((t.score.error or "").startswith(NO_SLOPES) for t in ok)
     last_s = time.time() - run.folder.journal.stat().st_mtime
     lines = [
-        f"{run.name}: {run.state}, {len(run.trials)} trials"
+        f"{run.name}: {run.state}, {counted(len(run.trials), 'trial')}"
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
-        + (f", {failed} FAILED (not measured)" if failed else "")
+        + (f", {len(failed)} FAILED (not measured)" if failed else "")
         + (f", {no_slopes} without slopes (scored, but without a gradient)" if no_slopes else ""),
         *([phase_line(run.phase, run.outlook)] if run.phase else []),
         *([str(run.workers)] if run.workers else []),
+        *(f"trial {t.number} FAILED: {excerpt(t.score.error or '', at_most=300)}" for t in failed[-1:]),
         *([f"to go on: {_how_to_go_on(run)}"] if run.state == "interrupted" else []),
         *(run.outlook.sentences if run.outlook else []),
     ]
-    lines = fitted(lines, width=width)
-    if not run.trials:
+    lines = fitted(list(map(printable, lines)), width=width)
+    if not ok:
         return "\n".join(lines)
     lines += trial_table([t for t in ranked if t.number in shown], run.objectives, marked=front, width=width)
     below = list[str]()
@@ -234,7 +237,7 @@ def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = Fal
     """Returns one trial in full: scores, recipe and, on request, its answers."""
     run = open_run(path)
     if number not in run.history.trials:
-        raise InputError(f"the run has no trial {number}", expected=f"0 to {len(run.trials) - 1}", where=str(path))
+        raise _no_trial(run, number)
     trial = run.history.trials[number]
     lines = [*_trial_lines(trial, run), "", *_recipe_lines(trial)]
     if answers:
@@ -245,6 +248,15 @@ def show_trial(path: Path, number: int, *, answers: bool, only_wrong: bool = Fal
     return "\n".join(lines)
 
 
+def _no_trial(run: Run, number: int) -> InputError:
+    is_asked = number in run.history.candidates
+    return InputError(
+        f"trial {number} has not been answered yet" if is_asked else f"the run has no trial {number}",
+        expected=f"0 to {max(run.history.trials)}" if run.history.trials else "a run with a trial: it has none yet",
+        where=str(run.folder.path),
+    )
+
+
 def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions: Questions) -> list[AnswerRow]:
     """Returns the answers of trials to a split's items; see `answer_rows`."""
     return answer_rows(run.folder, run.history, run.minimized, split=split, numbers=numbers, questions=questions)
@@ -253,7 +265,8 @@ def trial_answers(run: Run, split: SplitName, numbers: Sequence[int], questions:
 def _trial_lines(trial: Trial, run: Run) -> list[str]:
     score = trial.score
     named = {o.name: value for o, value in zip(run.objectives, trial.objectives or (), strict=False)}
-    named |= {task: scores.mean for task, scores in score.tasks.items()}
+    in_order = dict.fromkeys((*run.minimized, *score.tasks))  # the spec's: a journal's keys are sorted
+    named |= {task: score.tasks[task].mean for task in in_order if task in score.tasks}
     width = max(map(len, named), default=0)
     spent = ", ".join(f"{phase} {s:.2f} s" for phase in PHASES if (s := score.cost.seconds.get(phase, 0.0)))
     facts = {
@@ -296,7 +309,7 @@ def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:
         "origin": str(trial.candidate.proposed_by),
         "stage": trial.candidate.stage,
         "status": score.status.value,
-        "recipe": trial.recipe.to_json(),
+        "recipe": trial.candidate.recipe and trial.candidate.recipe.to_json(),
         "tasks": {name: scores.mean for name, scores in score.tasks.items()},
         "objectives": None if trial.objectives is None else list(trial.objectives),
         "keeps_constraints": None

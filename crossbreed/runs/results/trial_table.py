@@ -61,9 +61,8 @@ def _columns(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[l
     """Returns the columns behind the origin, what matters most first: a head, then a cell for each trial."""
     named = (task for objective in objectives for task in objective.tasks)
     known = {task for trial in trials for task in trial.score.tasks}
-    tasks = [task for task in dict.fromkeys([*named, *sorted(known)]) if task in known]
-    if [o.name for o in objectives] == tasks:
-        tasks = []  # each is an objective already
+    shown = {objective.tasks[0] for objective in objectives if len(objective.tasks) == 1}
+    tasks = [task for task in dict.fromkeys([*named, *sorted(known)]) if task in known - shown]
     values = [[None if t.objectives is None else t.objectives[i] for t in trials] for i in range(len(objectives))]
     means = [[s.mean if (s := t.score.tasks.get(task)) else None for t in trials] for task in tasks]
     seconds = [f"{sum(trial.score.cost.seconds.values()):.2f}" for trial in trials]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.report import Difference, Report
 from crossbreed.runs.results.statistics import DETECTED, EXCLUDED, LEVEL, Interval
+from crossbreed.runs.results.winner import TUNED_SCALAR
 
 _MOST_TIMES = 100
 """More than as many times the items as there were: not worth a number."""
@@ -77,13 +78,12 @@ def _by_differences(report: Report) -> Verdict:
     if report.to_best_baseline is None:
         why = "No baseline could be measured on the report items."
         return Verdict(kind="unclear", line=f"Trial {won} has nothing to be compared with.", why=why)
-    same = {row.name for row in report.baselines if row.number == won}
     best = report.to_best_baseline
     kept = {row.name: not row.num_broken for row in report.baselines}
     if not kept[best.name] and report.winner.constraints and not report.winner.num_broken:
         why = f"It keeps the constraints on the report items, and {row_label(best.name)}, as all baselines, does not."
         return Verdict(kind="take", line=f"Take the winner, trial {won}.", why=why)
-    if best.name in same:
+    if best.name in report.won:
         why = "No bred merge beat it on the search and selection items."
         return Verdict(kind="keep", line=f"Keep {row_label(best.name)}.", why=why)
     if best.by.mean <= 0:
@@ -99,12 +99,13 @@ def _by_differences(report: Report) -> Verdict:
             f"{', '.join(task for task, is_known in report.means.items() if not is_known)} the provider tells means "
             "without standard errors.",
         )
+    is_tuned_scalar = tuned is not None and tuned.name in report.won
     if best.by.low > 0:
-        also = "" if tuned is None or tuned.name in same or tuned.by.low > 0 else _not_told_from(tuned)
+        also = "" if tuned is None or is_tuned_scalar or tuned.by.low > 0 else _not_told_from(tuned)
         why = f"It is better than {name}, the best without tuning: {by}.{also}"
-        chosen = f"Take {row_label(tuned.name)}" if tuned and tuned.name in same else "Take the winner"
+        chosen = f"Take {row_label(TUNED_SCALAR)}" if is_tuned_scalar else "Take the winner"
         return Verdict(kind="take", line=f"{chosen}, trial {won}.", why=why)
-    winner = f"trial {won}" if not (tuned and tuned.name in same) else f"the {row_label(tuned.name)}, trial {won},"
+    winner = f"the {row_label(TUNED_SCALAR)}, trial {won}," if is_tuned_scalar else f"trial {won}"
     return Verdict(
         kind="unclear",
         line=f"Not enough items to tell {winner} from {name}: {_more(best.by)}.",

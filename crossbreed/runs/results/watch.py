@@ -20,7 +20,7 @@ class OngoingRun:
         self.folder = RunFolder(path)
         self.followed = FollowedRun(self.folder.journal, with_recipes=with_recipes)
         self._header: tuple[tuple[int, int, int], RunRecord | None, Header] | None = None
-        self._outlook: tuple[tuple[Header, int, bool], Outlook] | None = None
+        self._outlook: tuple[tuple[Header, int, int, bool], Outlook] | None = None
 
     def now(self) -> Run:
         """Returns the run as it is now.
@@ -33,7 +33,7 @@ class OngoingRun:
         known = self._known()
         history = self.followed.history
         goes_on = is_driven(self.folder)
-        key = known, len(history.scores), goes_on
+        key = known, len(history.scores), len(self.followed.told), goes_on  # what had FAILED is told again
         if self._outlook is None or self._outlook[0] != key:
             self._outlook = key, outlook_of(self.followed, known, goes_on=goes_on)
         return run_of(self.folder, known, history, outlook=self._outlook[1])

@@ -34,6 +34,11 @@ def baselines(
             yield ProposedBy(kind="tuned_scalar", scalar=scalar), scaled(weights)
 
 
+def num_reported(num_experts: int) -> int:
+    """Returns how many models a report has at most: base, experts, uniform, the best tuned scalar, the winner."""
+    return num_experts + (4 if num_experts > 1 else 3)  # with one expert, uniform is the expert
+
+
 def best_tuned_scalar(measured: Mapping[int, tuple[ProposedBy, tuple[float, ...]]]) -> int | None:
     """Returns the number of the best tuned scalar, `uniform` (s = 1) among them; of equals the first; None without any.
 

@@ -1,5 +1,6 @@
 """How many trials the searches of a run have in all, what one takes, and how long the rest does."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -42,7 +43,15 @@ class Limits:
     @property
     def trials(self) -> int | None:
         """The most trials of all optimizers; None if they are not limited."""
-        each = [self.most.get(stage, budget.trials) for stage, budget in self.own.items()]
+        return self.trials_after({})
+
+    def trials_after(self, ended: Mapping[int, int]) -> int | None:
+        """Returns the most trials of all optimizers; None if they are not limited.
+
+        Args:
+            ended: Stage that is over, perhaps by a clock -> the trials that it had.
+        """
+        each = [ended.get(stage, self.most.get(stage, budget.trials)) for stage, budget in self.own.items()]
         total = None if None in each else sum(trials for trials in each if trials is not None)
         return min((number for number in (self.whole.trials, total) if number is not None), default=None)
 
@@ -92,8 +101,9 @@ class Pace:
     """The number of baselines and warm starts, which are not part of the budget."""
 
     def num_wanted(self, history: History) -> int | None:
-        """Returns the number of trials in all; what FAILED of the optimizers' is made up for."""
-        if (trials := self.limits.trials) is None:
+        """Returns the number of trials in all; what FAILED is made up for, what a clock has ended is not."""
+        ended = {stage: history.num_measured(stage) for stage in self.limits.own if stage < (history.stage or 0)}
+        if (trials := self.limits.trials_after(ended)) is None:
             return None
         return self.num_initial + trials + sum(number >= self.num_initial for number in history.failed)
 
@@ -103,10 +113,33 @@ class Pace:
 
     def left_s(self, history: History) -> float | None:
         """Returns the estimated seconds to the end of the search; None if nothing is known of it."""
-        limits = []
-        num_wanted, trial_s = self.num_wanted(history), self.trial_s(history)
-        if num_wanted is not None and trial_s is not None:
+        limits, whole, now = list[float](), self.limits.whole, history.stage or 0
+        num_wanted, trial_s = self.num_wanted(history), self._trial_s_of(now, history)
+        stages = [self._stage_left_s(stage, history) for stage in self.limits.own if stage >= now]
+        are_known = bool(stages) and None not in stages and trial_s is not None
+        if are_known and trial_s is not None:
+            before_s = max(0, self.num_initial - len(history.trials) + history.num_told.total()) * trial_s
+            limits.append(before_s + math.fsum(left_s for left_s in stages if left_s is not None))
+        if num_wanted is not None and trial_s is not None and not (are_known and whole.trials is None):
             limits.append((num_wanted - len(history.trials)) * trial_s)
-        if self.limits.seconds is not None:
-            limits.append(self.limits.seconds - history.elapsed_s)
-        return min(limits, default=None)
+        if whole.seconds is not None:
+            limits.append(whole.seconds - history.elapsed_s)
+        return max(0.0, min(limits)) if limits else None
+
+    def _stage_left_s(self, stage: int, history: History) -> float | None:
+        """Returns the estimated seconds to the end of one search, by its own limits; None if they do not tell."""
+        own, trial_s, limits = self.limits.own[stage], self._trial_s_of(stage, history), list[float]()
+        most = self.limits.most.get(stage, own.trials)
+        if most is not None and trial_s is not None:
+            num_lost = history.num_asked[stage] - history.num_measured(stage)
+            limits.append((most + num_lost - history.num_told[stage]) * trial_s)
+        if own.seconds is not None:
+            limits.append(own.seconds - (history.elapsed_s - history.began_s.get(stage, history.elapsed_s)))
+        return max(0.0, min(limits)) if limits else None
+
+    def _trial_s_of(self, stage: int, history: History) -> float | None:
+        """Returns the seconds a trial of one search, by its own trials and, as one more, the pace of all so far."""
+        trial_s, began_s = self.trial_s(history), history.began_s.get(stage)
+        if trial_s is None or began_s is None:
+            return trial_s
+        return (history.elapsed_s - began_s + trial_s) / (history.num_told[stage] + 1)

@@ -15,6 +15,9 @@ from crossbreed.runs.record.records import SplitName
 from crossbreed.search_spaces import Genome
 from crossbreed.types import Recipe, Score
 
+NO_SLOPES = "no slopes: "
+"""How the error of a score begins that lacks them: the candidate is scored, but without a gradient."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

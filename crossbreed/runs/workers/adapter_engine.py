@@ -14,7 +14,7 @@ from crossbreed.fitness.canary_adapters import check_adapters
 from crossbreed.fitness.protocol import Checkable, Truth
 from crossbreed.runs.adapter import RecipeAdapter, probe_adapter, recipe_adapter
 from crossbreed.runs.weights import Weights
-from crossbreed.runs.workers.candidate_engine import Adopted
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.sources.adapter_writing import Carrier, carriers
 from crossbreed.types import Recipe
 

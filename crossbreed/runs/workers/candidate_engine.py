@@ -10,7 +10,6 @@ from crossbreed.fitness import (
     AdapterEngineConfig,
     Engine,
     EngineConfig,
-    Handle,
     RecipeEngine,
     Request,
     Surroundings,
@@ -23,6 +22,7 @@ from crossbreed.fitness import (
     check_swap,
 )
 from crossbreed.runs.search.pool import closed_on_error
+from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Engine)
 
 _NOTHING_AROUND = Surroundings()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
-    """A candidate that the engine has loaded."""
-
-    handle: Handle
-    fingerprint: str | None
-    """The fingerprint of its weights: computed here, or vouched for by the engine."""
-    seconds: Mapping[str, float]
-    """Phase -> seconds spent on building it."""
-    remark: str | None = None
-    """What its scores have to be read with."""
 
 
 class CandidateEngine(Protocol):

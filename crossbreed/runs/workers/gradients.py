@@ -18,6 +18,7 @@ from crossbreed.fitness import (
     build_engine,
     reference_config,
 )
+from crossbreed.runs.calibration.questions import calibrated
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.search_spaces import require_slopes
@@ -46,13 +47,6 @@ def calibration_of(
         requests += [task.calibration(item) for item in chosen]
         weights += [share / len(chosen) for _ in chosen]
     return Calibration(requests=tuple(requests), weights=tuple(weights))
-
-
-def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, float]]:
-    """Returns the tasks of an objective, each with the weight of its loss: negative if it is to be bad at the task."""
-    shares = objective.shares
-    signs = {task.name: -1 if (task.name in objective.lesser) is task.higher_is_better else 1 for task in tasks}
-    return [(task, signs[task.name] * abs(shares[task.name])) for task in tasks if shares.get(task.name)]
 
 
 class Slopes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from crossbreed.errors import InvalidWeights, MachineError
 from crossbreed.fitness import Surroundings, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.search.pool import Job, closed_on_error
+from crossbreed.runs.search.pool import NO_SLOPES, Job, closed_on_error
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
 from crossbreed.types import Cost, Recipe, Score, Status
 
@@ -129,7 +129,7 @@ def _tried(slopes: "Slopes", recipe: Recipe, stage: int) -> tuple[tuple[float, .
     try:
         return slopes.at(recipe, stage), None
     except (MachineError, InvalidWeights) as error:
-        return None, f"no slopes: {error}"
+        return None, f"{NO_SLOPES}{error}"
 
 
 def _since(start: float) -> float:

@@ -1,15 +1,15 @@
 """What a service was when a run began: once it is another, its answers are not to be compared with those before.
 
 A service says it of itself: content hashes of what changes answers and is no weight. It is noted in the run folder, for
-the processes that go on, and compared whenever the service says it again: it may be another in the middle of a run.
+the processes that go on and for workers beside this one, and compared whenever the service says it again: it may be
+another in the middle of a run.
 """
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
-from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError
+from crossbreed.fitness.engines.api.appending import append_line, read_lines
 
 HOST = "tokenizer, configuration or chat template"
 ENGINE = "engine or its settings"
@@ -29,11 +29,10 @@ class Begun:
 
     def keep_in(self, folder: Path) -> None:
         """Reads what earlier processes noted, and notes there what is new."""
-        self._file = folder / "service.json"
+        self._file = folder / "service.jsonl"
         with suppress(OSError):  # runs of older versions
             self._known[HOST] = (folder / "host").read_text()
-        with suppress(OSError, ValueError, AttributeError):
-            self._known |= {str(what): str(now) for what, now in json.loads(self._file.read_bytes()).items()}
+        self._read()
 
     def require(self, what: str, now: str) -> None:
         """Notes what the service says of itself for the first time.
@@ -45,8 +44,13 @@ class Begun:
         Raises:
             InputError: it said something else when the run began.
         """
-        begun = self._known.get(what, "")
-        if begun and now and begun != now:
+        if not now:
+            return
+        if what not in self._known and self._file is not None:
+            append_line(self._file, {"what": what, "now": now})
+            self._read()  # another worker may have noted it before: the first one counts
+        begun = self._known.setdefault(what, now)
+        if begun != now:
             raise InputError(
                 f"the service's {what} has changed since this run began",
                 expected=begun,
@@ -54,9 +58,9 @@ class Begun:
                 where=self._url,
                 fix="begin a new run with another `--out`: its answers would not compare with these",
             )
-        if not now or begun:
-            return
-        self._known[what] = now
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._file, json.dumps(self._known, indent=2).encode())
+
+    def _read(self) -> None:
+        for line in () if self._file is None else read_lines(self._file):
+            what, now = line.get("what"), line.get("now")
+            if isinstance(what, str) and isinstance(now, str):
+                self._known.setdefault(what, now)

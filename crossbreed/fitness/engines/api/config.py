@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import PrivateAttr
 
 from crossbreed.errors import Collector, InputError, require
 from crossbreed.fitness import wire
+from crossbreed.fitness.engines.api.faults import WrongAnswer
 from crossbreed.fitness.engines.api.limits import require_within
 from crossbreed.fitness.engines.api.settings import ServiceSettings
 from crossbreed.fitness.engines.registry import EnginePart, InnerProducts, RecipeEngineConfig
@@ -37,6 +39,8 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
     names_sources: ClassVar[bool] = True
     publishes: ClassVar[bool] = True
     _served: wire.Sources | None = PrivateAttr(default=None)
+    _offered: Structure | None = PrivateAttr(default=None)
+    """Of all its sources."""
     _places: tuple[int, ...] = PrivateAttr(default=())
     """Where base and chosen experts stand among the service's sources."""
     _http: "httpx2.BaseTransport | None" = PrivateAttr(default=None)
@@ -68,7 +72,7 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
             transport.close()
         if base not in ("", BASE):
             raise self._unknown(base, (BASE,), where="sources.base")
-        mistakes = Collector()
+        self._offered, mistakes = structure, Collector()
         for name in experts:
             if name not in structure.touched:
                 mistakes.note(self._unknown(name, structure.experts, where="sources.experts"))
@@ -94,7 +98,9 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
 
     def inner_products(self) -> InnerProducts | None:
         """Asks the service for them when they are first needed, once. See RecipeEngineConfig."""
+        offered = self._offered
         assert self._served is not None, "sources are described first"
+        assert offered is not None
         if "logprobs" not in self._served.abilities.rights:
             return None
         chosen, told = list(self._places), dict[str, list[list[float]]]()
@@ -103,7 +109,8 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
             if not told:
                 transport = self.connect()
                 try:
-                    told.update(transport.get("/v1/sources/inner_products", wire.InnerProducts.model_validate).tensors)
+                    read = partial(_read_products, offered=offered)
+                    told.update(transport.get("/v1/sources/inner_products", read))
                 finally:
                     transport.close()
             total = np.zeros((len(chosen), len(chosen)))
@@ -160,6 +167,14 @@ def read_sources(value: Any) -> tuple[wire.Sources, Structure]:  # JSON
     """Returns what `/v1/sources` says."""
     found = wire.Sources.model_validate(value)
     return found, Structure.from_json(found.structure, where="/v1/sources, structure")
+
+
+def _read_products(value: Any, *, offered: Structure) -> dict[str, list[list[float]]]:  # JSON
+    told, size = wire.InnerProducts.model_validate(value).tensors, 1 + len(offered.experts)
+    for name in offered.tensors:
+        if np.shape(told.get(name, ())) != (size, size):
+            raise WrongAnswer(f"no matrix of {size} x {size} inner products of `{name}`")
+    return told
 
 
 def _restricted(structure: Structure, experts: tuple[str, ...]) -> Structure:

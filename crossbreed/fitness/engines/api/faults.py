@@ -33,7 +33,7 @@ class Fault:
 
     reason: str
     is_away: bool
-    """The service could not be asked (connection, overload). False: it was asked, and answered wrongly or never."""
+    """The service could not be asked (connection, overload). False: it could, and answered this wrongly or never."""
     lasting: Exception | None = None
     """What it means if the next attempts give the same; None: nothing."""
     asked_wait_s: float | None = None

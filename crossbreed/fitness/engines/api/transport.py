@@ -35,6 +35,12 @@ FIRST_PATIENCE_S = 20.0
 """How long a service that has never answered is waited for: its address may be wrong."""
 SAID_S = 20.0
 """A wait that is as long as this is said."""
+_CONNECT_S = 15.0
+"""Seconds in which a connection must be made: a machine that is off says nothing."""
+_HEALTH_S = 10.0
+"""Seconds in which a service that is there says so."""
+_SENT = (httpx2.ReadTimeout, httpx2.WriteTimeout, httpx2.ReadError, httpx2.RemoteProtocolError)
+"""What a request may meet that has reached the service, or whatever stands before it."""
 _AWAY = (429, 502, 503, 504, 529)
 _PASSING = (408, 409, 425)
 _MOST_CHARACTERS = 300
@@ -72,9 +78,15 @@ class Transport:
         self._last_away: Fault | None = None
         self._has_answered = False
         self._slots = BoundedSemaphore(settings.concurrency)
-        self._http = httpx2.Client(transport=http, timeout=settings.timeout, follow_redirects=False)
+        timeout = httpx2.Timeout(settings.timeout, connect=min(settings.timeout, _CONNECT_S))
+        limits = httpx2.Limits(max_connections=None)  # there are as many as `concurrency` says
+        self._http = httpx2.Client(transport=http, timeout=timeout, limits=limits, follow_redirects=False)
         self._client = openai.OpenAI(
-            base_url=settings.url, api_key=self._key or "none", max_retries=0, http_client=self._http
+            base_url=settings.url,
+            api_key=self._key or "none",
+            max_retries=0,
+            http_client=self._http,
+            timeout=timeout,  # else one of 5 s counts as none that was set
         )
 
     def use(self, *, seed: int, say: Say) -> None:
@@ -178,14 +190,8 @@ class Transport:
             response = self._send(method, path, body)
         except openai.APIStatusError as error:
             return self._refused(error.response)
-        except openai.APITimeoutError:
-            return Fault(reason=f"no answer within {self.settings.timeout:g} s", is_away=False)
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            return Fault(
-                reason=self._clean(f"{type(cause).__name__}: {first_line(cause)}"),
-                is_away=not isinstance(cause, httpx2.RemoteProtocolError | httpx2.ReadError),
-            )
+        except openai.APIConnectionError as error:  # an APITimeoutError is one
+            return self._unanswered(error.__cause__ or error)
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError) as error:
             return Fault(reason=self._clean(f"{type(error).__name__}: {first_line(error)}"), is_away=False)
         if response.status_code >= 300:
@@ -203,17 +209,37 @@ class Transport:
             return self._client.get(path, cast_to=httpx2.Response, options=options)
         return self._client.post(path, cast_to=httpx2.Response, body=body, options=options)
 
+    def _unanswered(self, cause: BaseException) -> Fault:
+        """Returns the fault of a request without an answer: its own if others are answered, else the service is away.
+
+        A machine that is switched off, and a tunnel or proxy to a service that is gone, look like a request that takes
+        for ever or ends the connection.
+        """
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
+        if isinstance(cause, httpx2.ReadTimeout | httpx2.WriteTimeout):
+            reason = f"no answer within {self.settings.timeout:g} s"
+        return Fault(reason=self._clean(reason), is_away=not (isinstance(cause, _SENT) and self._is_there()))
+
+    def _is_there(self) -> bool:
+        """Returns whether the service answers anything at all, and does not say that it cannot."""
+        try:
+            with self._http.stream("GET", f"{self.settings.url}/health", timeout=_HEALTH_S) as answer:
+                return answer.status_code not in _AWAY
+        except httpx2.HTTPError:
+            return False
+
     def _refused(self, response: httpx2.Response) -> Fault:
         """Returns the fault of a status that is no success; raises what `refusal` makes of it."""
         error = self._error(response)
         meaning = self.refusal(error)
         if meaning and error.is_stated:
             raise meaning from None
+        wait_s = asked_wait_s(response.headers.get("retry-after"), self._clock)
         return Fault(
             lasting=meaning,
             reason=f"HTTP {error.status} {error.message}".rstrip(),
-            is_away=error.status in _AWAY,
-            asked_wait_s=asked_wait_s(response.headers.get("retry-after"), self._clock),
+            is_away=error.status in _AWAY or (wait_s is not None and meaning is None),
+            asked_wait_s=wait_s,
         )
 
     def _error(self, response: httpx2.Response) -> ServiceError:
@@ -226,7 +252,7 @@ class Transport:
         message, code = said.get("message", response.reason_phrase), said.get("code")
         return ServiceError(
             status=response.status_code,
-            code=code if isinstance(code, str) else "",
+            code=self._clean(code) if isinstance(code, str) else "",
             message=self._clean(message) if isinstance(message, str) else "",
             is_stated="message" in said,
         )
@@ -284,7 +310,7 @@ class Transport:
             f"the service at {self.settings.url} {what}, and `fitness.engine.patience` is {patience:,.0f} s: "
             f"{last.reason if last else 'several requests in a row were not answered'}\n"
             "Nothing is lost, and no trial FAILED by it: the same command goes on from here; "
-            f"`--set fitness.engine.patience={longer}` waits longer"
+            f"`crossbreed run` waits longer with `--set fitness.engine.patience={longer}`"
         )
 
 

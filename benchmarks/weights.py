@@ -1,0 +1,153 @@
+"""What the weights of the SmolLM2 zoo hold: `python -m benchmarks.weights OUT [--only NAME ...] [--seeds 7 ...]`.
+
+Closed forms, gradients and searches by scores from local weights, what people would do instead (a LoRA trained on the
+same search items), and merges without any data. All have the demo's items, engine and experts, and are scored on the
+report items, which none of them saw. A run that is there already is gone on with or only read.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.distractors import NUM_DISTRACTORS
+from benchmarks.tables import is_done, report_of, shown
+from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs import Spec, build_plan, evaluate, parse_spec, run
+from crossbreed.runs.record.history import fold
+from crossbreed.runs.record.journal import read
+from crossbreed.types import BASE, Recipe, Rule
+
+EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
+SKILLS = ("sums", "french", "roman")
+PROMPTS = {skill: f"tasks/{skill}-prompts.jsonl" for skill in SKILLS}
+NO_SEARCH = {
+    "space": {"kind": "coefficients", "operator": "task_arithmetic"},
+    "optimizer": {"kind": "cma_es", "budget": {"trials": 0}},
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "regression": {"preset": "regression"},
+    "regression, expert's matrix as target": NO_SEARCH
+    | {"artifacts": {"regression": {"own": 0, "ridge": 0.01, "anchor": "task_arithmetic", "anchor_scale": 0.5}}},
+    "best": {"preset": "best"},
+    "best, 8 random experts more": {"preset": "best"},
+    "best, 500 prompts a skill": {
+        "stages": [
+            {"kind": "regression", "items": 48, "prompts": PROMPTS, "ridge": 0.3},
+            {"kind": "gradient", "options": {"steps": 60, "held_out": 0}},
+        ]
+    },
+    "data_free": {"preset": "data_free"},
+    "forward_only": {"preset": "forward_only"},
+    "api": {"preset": "api"},
+}
+"""Name -> what its spec has."""
+MERGES: dict[str, dict[str, Any]] = {
+    "uniform": {"operator": "task_arithmetic", "weight": 1 / 3},
+    "tsv_m": {"operator": "tsv_m", "weight": 1.0, "scale": 0.85},
+    "ties": {"operator": "ties", "weight": 1.0, "density": 0.2},
+    "dare_ties": {"operator": "dare_ties", "weight": 1.0, "density": 0.5},
+    "model_stock": {"operator": "model_stock"},
+}
+"""Name -> operator and parameters of a merge without data, at its paper's or mergekit's defaults."""
+LORA = "a LoRA trained on the search items"
+NAMES = (*RUNS, *MERGES, LORA)
+HEAD = "| what | seed | mean of skills | sums / French / Roman | minutes |\n|---|---|---|---|---|"
+
+
+def spec_of(name: str, seed: int) -> Spec:
+    """Returns the example's spec with what a row has in place of its search."""
+    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
+    if name in RUNS:
+        del raw["space"], raw["optimizer"]
+        raw |= RUNS[name]
+    if "random experts" in name:
+        noise = range(1, NUM_DISTRACTORS + 1)
+        raw["sources"]["experts"] |= {f"noise-{n}": f"models/distractors/noise-{n}" for n in noise}
+    return parse_spec(raw | {"name": "weights", "seed": seed}, folder=EXAMPLE)
+
+
+def recipe_of(name: str, hashes: Mapping[str, str]) -> Recipe:
+    """Returns the recipe of a merge without data."""
+    params = {key: value for key, value in MERGES[name].items() if key != "operator"}
+    if "weight" in params:
+        params["weight"] = {expert: params["weight"] for expert in hashes if expert != BASE}
+    return Recipe(
+        base=BASE, sources=hashes, rules=(Rule(match=".*", operator=MERGES[name]["operator"], params=params),)
+    )
+
+
+def trained(spec: Spec, folder: Path) -> Spec:
+    """Returns the spec with one expert in place of all: an adapter that is trained on their search items."""
+    items = build_plan(spec).items["search"]
+    folder.mkdir(parents=True)
+    (folder / "items.jsonl").write_text(
+        "".join(json.dumps(item.fields) + "\n" for skill in SKILLS for item in items[skill].items)
+    )
+    script = (EXAMPLE / "train_expert.py", "all", "--items", folder / "items.jsonl", "--out", folder / "adapter")
+    subprocess.run([sys.executable, *script, "--steps", "120"], check=True)
+    raw = spec.model_dump(mode="json", exclude_unset=True)
+    raw["sources"]["experts"] = {"lora": str(folder / "adapter")}
+    return parse_spec(raw, folder=EXAMPLE)
+
+
+def evaluate_at_once(name: str, seed: int, folder: Path) -> None:
+    """Writes the report scores of a merge without data, or of the adapter."""
+    began = time.monotonic()
+    spec = spec_of(name, seed)
+    spec = trained(spec, folder) if name == LORA else spec
+    hashes = build_plan(spec).structure.hashes
+    if name == LORA:
+        recipe = weighted_deltas({"lora": 1.0}, hashes=hashes, dtype="bfloat16")
+    else:
+        recipe = recipe_of(name, hashes)
+    minutes = (time.monotonic() - began) / 60
+    tasks = evaluate(recipe, spec, split="report").to_json()["tasks"]
+    means, half_widths = zip(*((t["mean"], (t["high"] - t["low"]) / 2) for t in tasks.values()), strict=True)
+    mean, half = sum(means) / len(means), math.hypot(*half_widths) / len(means)
+    found = {"mean": mean, "low": mean - half, "high": mean + half, "tasks": tasks}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps({"winner": found, "minutes": minutes}))
+
+
+def row_of(name: str, seed: int, folder: Path) -> str:
+    """Returns the line of the table; the minutes are those before the report."""
+    report = report_of(folder)
+    journal = folder / "journal.jsonl"
+    minutes = fold(read(journal)).elapsed_s / 60 if journal.exists() else report["minutes"]
+    per_task = " / ".join(f"{found['mean']:.3f}" for found in report["winner"]["tasks"].values())
+    return f"| {name} | {seed} | {shown(report['winner'])} | {per_task} | {minutes:.1f} |"
+
+
+def main() -> None:
+    """Runs what is named, then prints what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help="; ".join(NAMES))
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[7], help="each is a run of its own, with its own split"
+    )
+    parser.add_argument("--show", action="store_true", help="only print the table")
+    arguments = parser.parse_args()
+    rows = [
+        (name, seed, arguments.out / f"{name}-{seed}".replace(" ", "-")) for name in NAMES for seed in arguments.seeds
+    ]
+    for name, seed, folder in () if arguments.show else rows:
+        if name not in arguments.only or is_done(folder):
+            continue
+        if name in RUNS:
+            run(spec_of(name, seed), folder)
+        else:
+            evaluate_at_once(name, seed, folder)
+    print(HEAD, *(row_of(*row) for row in rows if is_done(row[-1])), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
