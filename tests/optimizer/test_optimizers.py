@@ -90,8 +90,8 @@ class TestGp(OptimizerConformance):
     sphere_trials: ClassVar[int] = 28
     sphere_regret: ClassVar[float] = 0.03
     reads_violations: ClassVar[bool] = True
-    fenced_trials: ClassVar[int] = 28
-    fenced_regret: ClassVar[float] = 0.05
+    fenced_trials: ClassVar[int] = 20
+    fenced_regret: ClassVar[float] = 0.1
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:

@@ -81,6 +81,6 @@ class Judge:
     def missing(self) -> InputError | MachineError:
         """Returns why nothing can be judged, though all baselines have been answered."""
         return self.refusal or MachineError(
-            "a baseline could not be measured on the search items, and objectives or constraints are relative to it\n"
-            "the same command evaluates it again"
+            "a baseline has no value on the search items, and objectives or constraints are relative to it: log.txt "
+            "says why\nif it FAILED, the same command evaluates it again; INVALID is what its own weights are"
         )
