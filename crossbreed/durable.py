@@ -1,14 +1,17 @@
-"""Writing files so that they survive a power cut."""
+"""Writing files so that they survive a power cut, and folders to write in that a killed process leaves to the next."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 _BLOCK_BYTES = 1 << 20
+_SCRATCH = ".crossbreed-scratch-"
 
 
 def sync(path: Path) -> None:
@@ -80,3 +83,75 @@ def copy_atomically(source: Path, path: Path) -> None:
     """Replaces `path` with a copy of another file in one step; several processes may do so together."""
     with source.open("rb") as whole, _replacing(path) as file:
         shutil.copyfileobj(whole, file, _BLOCK_BYTES)
+
+
+@contextmanager
+def own_folder(path: Path) -> Iterator[None]:
+    """Has an empty folder to write in, and removes it in the end unless it was renamed.
+
+    One that a killed process has left is emptied. A process that lives has its folder locked, where the file system
+    can.
+
+    Raises:
+        BlockingIOError: another process is writing in it.
+        OSError: it cannot be made.
+    """
+    descriptor, _ = _taken(path)
+    try:
+        for left in path.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield
+    finally:
+        if _is_at(path, descriptor):  # else it was renamed, and another process may have made this one
+            shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yields a new folder in another, and removes it in the end, and before that what killed processes have left there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for left in parent.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            _remove_left(left)
+    path = parent / f"{_SCRATCH}{uuid4().hex[:12]}"
+    with own_folder(path):
+        yield path
+
+
+def _remove_left(path: Path) -> None:
+    descriptor, is_locked = _taken(path)
+    try:
+        if is_locked:
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(path: Path) -> tuple[int, bool]:
+    """Makes a folder if need be, and locks it; returns its descriptor, and False if the file system has no locks."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        is_locked = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except OSError:
+            pass
+        if _is_at(path, descriptor):
+            return descriptor, is_locked
+        os.close(descriptor)  # removed meanwhile, by who had the lock before
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False

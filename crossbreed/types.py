@@ -163,7 +163,6 @@ class Box:
     high: Point
     weight_blocks: tuple[WeightBlock, ...] | None = None
     """Blocks that contain every coordinate once; None if some coordinate is not the weight of a delta.
-
     Moving such a coordinate adds that multiple of the expert's delta, or of the elements that the operator keeps: a
     slope along the delta is the derivative, or approximates it. An expert may be in several blocks.
     """
@@ -355,6 +354,10 @@ class ItemScores:
     values: tuple[float, ...]
     means: Means | None = None
     """None: each value is an item's own."""
+    abstained: tuple[int, ...] = ()
+    """Places of items on which a judge gave no verdict: their values are the mean of the others'."""
+    agreement: float | None = None
+    """The share of items on which a judge that is asked several times said the same each time; None: none is."""
 
     def __post_init__(self) -> None:
         assert len(self.item_ids) == len(self.values)

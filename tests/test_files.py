@@ -1,11 +1,12 @@
 """Files that outlive a power cut, and mappings that are read strictly."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from crossbreed.durable import write_atomically
+from crossbreed.durable import own_folder, scratch_folder, write_atomically
 from crossbreed.errors import InputError
 from crossbreed.parsing import require_keys
 
@@ -25,6 +26,31 @@ def test_a_file_is_whole_and_its_name_is_on_the_disk(tmp_path: Path, monkeypatch
     assert (content.parent, named_then) == (tmp_path, False)
     assert (folder, named_now) == (tmp_path, True)
     assert path.read_bytes() == b"content"
+
+
+def test_a_folder_has_one_writer_and_what_a_killed_one_left_is_emptied(tmp_path: Path) -> None:
+    path = tmp_path / "partial"
+    (path / "left").mkdir(parents=True)
+    (path / "half").write_text("half")
+    with own_folder(path):
+        assert not [*path.iterdir()]
+        with pytest.raises(BlockingIOError), own_folder(path):
+            pass
+        (path / "file").write_text("whole")
+        path.rename(tmp_path / "out")
+        with own_folder(path):  # another begins anew, and stays alone
+            pass
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "file").read_text() == "whole"
+
+
+def test_scratch_of_a_killed_process_goes_with_the_next_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path) as left:
+        shutil.copytree(left, tmp_path / f"{left.name}0")
+        (tmp_path / f"{left.name}0" / "half").write_text("half")
+        with scratch_folder(tmp_path) as another:
+            assert {*tmp_path.iterdir()} == {left, another}
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(

@@ -112,6 +112,8 @@ def evaluate(
         for name, task in found.tasks.items():
             bounds = f"{task.low:.4f}, {task.high:.4f}" if task.is_known else "not known"
             typer.echo(f"{name:20} {task.mean:.4f}  [{bounds}]  {task.n} {split} items")
+        for name, judged in found.judged.items():
+            typer.echo(f"judge: {judged.said(name)}")
 
 
 def inspect(

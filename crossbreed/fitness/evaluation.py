@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import SupportsFloat
 
@@ -10,7 +10,7 @@ from crossbreed.errors import EngineError
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
 from crossbreed.fitness.protocol import Handle, Response, ScoresItems, ScoresSplits
-from crossbreed.fitness.tasks import Answer, Task, own_kind, own_split
+from crossbreed.fitness.tasks import Answer, Task, TaskConfig, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
 from crossbreed.fitness.values import is_unicode
@@ -65,20 +65,29 @@ def evaluate_tasks(
             continue
         values, answers, distances = list[float](), list[str](), list[float | None]()
         thoughts, tokens = list[int | None](), list[float]()
+        abstained, agreed = dict[int, str](), list[bool]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
             for item, answer, responses in _answered(handle, task, chunk):
-                values.append(_finite(answer.value, task=task.name, item=item.id))
+                if answer.abstains:
+                    abstained[len(values)] = answer.abstains
+                values.append(math.nan if answer.abstains else _finite(answer.value, task=task.name, item=item.id))
+                agreed += [] if answer.agrees is None else [answer.agrees]
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
                 thoughts.append(answer.thinking)
                 tokens += [] if answer.length is None else [answer.length]
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
-        scores[task.name] = ItemScores(item_ids=tuple(item.id for item in offered), values=tuple(values))
+        scores[task.name] = ItemScores(
+            item_ids=tuple(item.id for item in offered),
+            values=_without_abstentions(task, offered, values, abstained),
+            abstained=tuple(abstained),
+            agreement=sum(agreed) / len(agreed) if agreed else None,
+        )
         if task.name in lengths:
             if len(tokens) < len(values):
                 raise ValueError(f"task `{task.name}` does not tell how long its answers are")
-            scores[lengths[task.name]] = replace(scores[task.name], values=tuple(tokens))
+            scores[lengths[task.name]] = ItemScores(item_ids=scores[task.name].item_ids, values=tuple(tokens))
         texts[task.name] = tuple(answers)
         if any(margin is not None for margin in distances):
             margins[task.name] = tuple(distances)
@@ -100,6 +109,27 @@ def _means(handle: Handle, task: Task, items: Sequence[Item]) -> ItemScores:
         values=tuple(_finite(one.mean, task=task.name, item=item.id) for one, item in zip(found, items, strict=True)),
         means=Means(counts=tuple(item.count for item in items), errors=tuple(one.standard_error for one in found)),
     )
+
+
+def _without_abstentions(
+    task: Task, items: Sequence[Item], values: Sequence[float], abstained: Mapping[int, str]
+) -> tuple[float, ...]:
+    """Returns the values, with the mean of the others for items without a verdict: it moves no mean.
+
+    Raises:
+        EngineError: there are too many of them.
+    """
+    if not abstained:
+        return tuple(values)
+    kind, place = own_kind(task), min(abstained)
+    most = kind.most_abstentions if isinstance(kind, TaskConfig) else 0.0
+    if len(abstained) > most * len(values) or len(abstained) == len(values):
+        raise EngineError(
+            f"task `{task.name}`: no verdict on {len(abstained)} of {len(values)} answers, where `most_abstentions` is "
+            f"{most:g}; item `{items[place].id}`: {abstained[place]}"
+        )
+    mean = math.fsum(value for i, value in enumerate(values) if i not in abstained) / (len(values) - len(abstained))
+    return tuple(mean if i in abstained else value for i, value in enumerate(values))
 
 
 def _finite(value: object, *, task: str, item: str) -> float:

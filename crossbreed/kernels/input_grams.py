@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self, TypeAlias
 
 import torch
 
-from crossbreed.durable import sync
+from crossbreed.durable import scratch_folder, sync
 from crossbreed.errors import InputError, InvalidWeights, MachineError, first_line
 from crossbreed.kernels.linalg.sketch import FrequentDirections, Sketch
 from crossbreed.sources.files import Shards, open_shards, write_tensors
@@ -183,8 +182,8 @@ class InputGramSums:
         Raises:
             MachineError: the disk is full, or cannot be written for another reason.
         """
-        with TemporaryDirectory(dir=path.parent) as folder:
-            whole = Path(folder, path.name)
+        with scratch_folder(path.parent) as folder:
+            whole = folder / path.name
             try:
                 write_tensors(whole, self._means())
                 sync(whole)

@@ -3,11 +3,12 @@
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from crossbreed.errors import Collector, InputError
-from crossbreed.fitness import AnyItems, Evaluation, Surroundings, evaluate_tasks
+from crossbreed.fitness import AnyItems, Evaluation, Surroundings, begun_tasks, evaluate_tasks, judge_calls
 from crossbreed.runs.checking.cost import Cost, cost_of
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
 from crossbreed.runs.checking.rates import Rate, item_tokens, known_rate, remember_rate
@@ -98,7 +99,8 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
 
     Args:
         spec: The spec to check.
-        answer: Also start the engine on the base and have it answer a chunk of each task's search items.
+        answer: Also start the engine on the base and have it answer a chunk of each task's search items; where a judge
+            is asked, one item.
 
     Raises:
         InputError: the spec is invalid.
@@ -143,20 +145,22 @@ def require_memory(merged_bytes: int, present: int) -> None:
 def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
     """Returns the findings with answers of the base, and keeps the time that they took."""
     around = Surroundings(seed=plan.spec.seed)
-    candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
-    try:
+    with ExitStack() as closing:
+        begun = begun_tasks(plan.tasks, around, closing)
+        candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
+        closing.callback(candidate_engine.close)
         adopted = candidate_engine.adopt(plan.base_recipe)
-        first = evaluate_tasks(adopted.handle, plan.tasks, _search_items(plan, at_most=1))  # an engine warms up on it
+        first = evaluate_tasks(adopted.handle, begun, _search_items(plan, at_most=1))  # an engine warms up on it
         start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
-        for task in plan.tasks:
-            if time.perf_counter() - start_s < _ANSWERING_S:
+        for task in begun:
+            if time.perf_counter() - start_s < _ANSWERING_S and not judge_calls(task):
                 chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan))
         answer_s = time.perf_counter() - start_s
-    finally:
-        candidate_engine.close()
     num_items = sum(chunk.num_items for chunk in chunks.values())
     fixed_s = sum(adopted.seconds.values())
-    remember_rate(plan, Rate(fixed_s=fixed_s, item_s=answer_s / num_items, item_tokens=item_tokens(plan), num_trials=0))
+    if num_items:
+        item_s = answer_s / num_items
+        remember_rate(plan, Rate(fixed_s=fixed_s, item_s=item_s, item_tokens=item_tokens(plan), num_trials=0))
     return [
         task.answered(
             first.texts[task.name][0],

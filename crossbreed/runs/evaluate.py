@@ -2,15 +2,24 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig, Surroundings, evaluate_tasks, load_tasks
+from crossbreed.fitness import (
+    AdapterEngineConfig,
+    RecipeEngineConfig,
+    Surroundings,
+    begun_tasks,
+    evaluate_tasks,
+    load_tasks,
+)
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.opening import described_sources
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
@@ -34,6 +43,8 @@ class Evaluated:
     fingerprint: str | None
     """The fingerprint of the evaluated weights; from an engine that takes recipes, the one it vouches for."""
     tasks: Mapping[str, Interval]
+    judged: Mapping[str, Judged]
+    """Task with a judge -> its verdicts, where there is something to tell."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shape that `evaluate --json` promises."""
@@ -43,6 +54,7 @@ class Evaluated:
             "split": self.split,
             "fingerprint": self.fingerprint,
             "tasks": {name: found.to_json() for name, found in self.tasks.items()},
+            "judged": {name: found.to_json() for name, found in self.judged.items()},
         }
 
 
@@ -77,21 +89,23 @@ def evaluate(
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:
         weights.check_lengths(loaded, context_tokens=kind.context_tokens, calibration=False)
-    candidate_engine = start_candidate_engine(spec.fitness.engine, weights, Surroundings(seed=spec.seed))
-    try:
+    around = Surroundings(seed=spec.seed)
+    with ExitStack() as closing:
+        begun = begun_tasks(loaded, around, closing)
+        candidate_engine = start_candidate_engine(spec.fitness.engine, weights, around)
+        closing.callback(candidate_engine.close)
         adopted = candidate_engine.adopt(recipe)
         items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
         lengths = {task: length_of(task) for task in spec.fitness.criteria.lengths}
-        found = evaluate_tasks(adopted.handle, loaded, items, lengths=lengths)
+        found = evaluate_tasks(adopted.handle, begun, items, lengths=lengths)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
-    finally:
-        candidate_engine.close()
     return Evaluated(
         model=recipe.id if isinstance(model, Recipe) else os.fspath(model),
         split=split,
         fingerprint=adopted.fingerprint,
         tasks=task_intervals(found.tasks, seed=spec.seed),
+        judged=judged_in([found.tasks]),
     )
 
 

@@ -3,9 +3,8 @@
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from crossbreed.durable import sync
+from crossbreed.durable import scratch_folder, sync
 from crossbreed.errors import InputError
 from crossbreed.runs.gram_files import folder
 from crossbreed.sources import Sources
@@ -39,15 +38,15 @@ def keep_made(sources: Sources, into: Path) -> None:
         if made.path == target or made_source(sources, made.hash, into) is not None:
             continue
         into.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=into) as new:
-            part = Path(new, "part")
+        with scratch_folder(into) as new:
+            part = new / "part"
             part.mkdir()
             for file in made.path.iterdir():
                 shutil.copyfile(file, part / file.name)
                 sync(part / file.name)
             if target.exists() and made_source(sources, made.hash, into) is None:  # a damaged copy
                 with suppress(FileNotFoundError):
-                    target.rename(Path(new, "damaged"))
+                    target.rename(new / "damaged")
             try:
                 part.rename(target)
             except OSError:

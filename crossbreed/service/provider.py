@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from crossbreed.errors import InputError
+from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import (
     AnyItems,
     EngineConfig,
@@ -18,6 +18,7 @@ from crossbreed.fitness import (
     Request,
     Task,
     TaskConfig,
+    judge_calls,
     load_tasks,
     own_kind,
     require_code,
@@ -178,6 +179,7 @@ def open_provider(spec: Provided) -> Provider:
         structure = weights.structure
         engine.check_base(weights.host, weights.shapes)
     tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
+    _require_no_judges(tasks)
     if weights and engine.tokenizes_on_host:
         weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)
     seed = spec.run.seed if spec.run else 0
@@ -203,6 +205,23 @@ def open_provider(spec: Provided) -> Provider:
             name: weighted_deltas(weight, hashes=structure.hashes, dtype=dtype) for name, weight in of_sources.items()
         },
     )
+
+
+def _require_no_judges(tasks: Sequence[Task]) -> None:
+    """Refuses tasks whose clients would not be told on which items there is no verdict."""
+    mistakes = Collector()
+    for task in tasks:
+        if judge_calls(task):
+            mistakes.note(
+                InputError(
+                    f"task `{task.name}` asks a judge, whose abstentions a service cannot tell its clients",
+                    expected="tasks whose every item has a value",
+                    got=task.kind.metric_name,
+                    where=f"fitness.tasks, `{task.name}`",
+                    fix="let clients judge answers themselves: a task of theirs, with the right `answers`",
+                )
+            )
+    mistakes.require_none()
 
 
 def _content_of(task: Task, divided: Mapping[SplitName, Mapping[str, AnyItems]]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from fake_service import FakeService
 
 from crossbreed.fitness.engines.api.config import ApiConfig
-from crossbreed.fitness.engines.api.pace import Clock
+from crossbreed.fitness.services.pace import Clock
 from crossbreed.runs import load_spec
 from crossbreed.runs.spec import Spec
 from crossbreed.types import canonical_json

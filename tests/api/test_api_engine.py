@@ -14,8 +14,8 @@ from crossbreed.fitness import EnginePart, Generate, Loglikelihood, Prompt, Surr
 from crossbreed.fitness.engines.api.completions import Asked, body_of, grouped, read_completion
 from crossbreed.fitness.engines.api.config import PART, ApiConfig
 from crossbreed.fitness.engines.api.engine import ApiEngine
-from crossbreed.fitness.engines.api.faults import WrongAnswer
-from crossbreed.fitness.engines.api.pace import SystemClock
+from crossbreed.fitness.services.faults import WrongAnswer
+from crossbreed.fitness.services.pace import SystemClock
 from crossbreed.testing.engines import RecipeEngineConformance, RecipeExample
 from crossbreed.types import Recipe, Rule
 

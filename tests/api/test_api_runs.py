@@ -14,8 +14,8 @@ from fake_service import EXPERTS, KEY, FakeService
 from faults_transport import KINDS, Faulty, SimulatedClock
 
 from crossbreed.errors import InputError, MachineError, ServiceOutage
-from crossbreed.fitness.engines.api.begun import HOST, Begun
 from crossbreed.fitness.engines.api.config import ApiConfig
+from crossbreed.fitness.services.begun import HOST, Begun
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import build_plan, check_spec, dump_spec, load_spec, run
 from crossbreed.runs import evaluate as evaluating

@@ -9,10 +9,10 @@ import pytest
 from faults_transport import SimulatedClock
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights, ServiceOutage
-from crossbreed.fitness.engines.api.faults import ModelForgotten, WrongAnswer
-from crossbreed.fitness.engines.api.pace import OPENS_AFTER, Backoff, Breaker, Pacer, asked_wait_s
-from crossbreed.fitness.engines.api.settings import ServiceSettings
-from crossbreed.fitness.engines.api.transport import FIRST_PATIENCE_S, MOST_UNSTATED, MOST_WRONG, Transport
+from crossbreed.fitness.services.faults import ModelForgotten, WrongAnswer
+from crossbreed.fitness.services.pace import OPENS_AFTER, Backoff, Breaker, Pacer, asked_wait_s
+from crossbreed.fitness.services.settings import ServiceSettings
+from crossbreed.fitness.services.transport import FIRST_PATIENCE_S, MOST_UNSTATED, MOST_WRONG, Transport
 
 OK = httpx2.Response(200, json={"ok": 1})
 RESET = httpx2.ReadError("connection reset by peer")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,24 @@ def test_an_adapter_that_is_gone_answers_nothing_and_one_that_was_forgotten_is_l
     servers[1].adapters.clear()  # restarted
     assert_alike(handle.answer(REQUESTS), answers_of_merge(weights, one))
     candidates.close()
+
+
+@pytest.mark.parametrize("when", ["before a candidate", "in the middle of one"])
+def test_a_server_that_was_restarted_with_another_base_is_noticed(when: str, weights: Weights, tmp_path: Path) -> None:
+    """Of the same name and shapes: adapters fit it."""
+    server = StockServer(weights.host)
+    other = StockServer(make_checkpoint(tmp_path / "other", num_layers=2, seed=9, dtype=torch.float32))
+    with listening(server):
+        candidates = started(weights, server)
+        handle = candidates.adopt(recipe(weights, 1.0, 0.0)).handle
+        server._base, server.adapters = other._base, {}
+        go_on = {
+            "before a candidate": partial(candidates.adopt, recipe(weights, 0.5, 0.5)),
+            "in the middle of one": partial(handle.answer, REQUESTS),
+        }[when]
+        with pytest.raises(InputError, match="has become another"):
+            go_on()
+        candidates.close()
 
 
 def test_answers_of_another_model_are_never_scored(weights: Weights, servers: list[StockServer]) -> None:

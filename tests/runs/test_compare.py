@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from crossbreed.runs.events import Event, TrialDone
 from crossbreed.runs.exports.export import export_run
 from crossbreed.runs.plan import build_plan
 from crossbreed.runs.publishing.publish_run import _recorded
-from crossbreed.runs.results.compare import _number, compare, comparison_json, comparison_text
+from crossbreed.runs.results.compare import _number, _other_machinery, compare, comparison_json, comparison_text
 from crossbreed.runs.results.show import open_run, show_text
 from crossbreed.runs.results.statistics import paired_difference
 from crossbreed.runs.results.watch import Watched
@@ -61,6 +62,19 @@ def test_winner_against_winner_is_the_paired_difference_of_the_report(runs: tupl
         assert np.isclose(line.by.mean, a[line.name].mean - b[line.name].mean)
         assert (line.first, line.second) == (a[line.name].mean, b[line.name].mean)
     assert found.notes == ()
+
+
+def test_another_engine_or_dtype_is_said(spec: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = {"kind": "python", "engine": "scorer:engine"}
+    run(load_spec(spec, ["dtype=float32"]), tmp_path / "other")
+    (found,) = compare([str(runs[0]), str(tmp_path / "other")])
+    assert found.notes == (
+        "answered otherwise: dtype 'auto' in the first run and 'float32' in the second; a part of the difference may "
+        "be theirs",
+    )
+    begun = found.first.begun
+    fitness = {**begun.spec["fitness"], "engine": other}
+    assert len([*_other_machinery(begun, replace(begun, spec={**begun.spec, "fitness": fitness}))]) == 1
 
 
 def test_winner_and_baseline_differ_as_the_report_says(runs: tuple[Path, Path]) -> None:

@@ -144,6 +144,26 @@ def test_slopes_are_derivatives(
         assert float(slopes @ direction) == pytest.approx((4 * near - far) / 3, rel=1e-4), expert
 
 
+def test_what_is_remembered_is_of_the_requests_as_they_are(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], cache: Path
+) -> None:
+    """A chat of the same words, another system message or another limit has another loss."""
+    chat = [{**task, "chat_template": True} for task in GENERATE]
+    variants = {
+        "plain": {},
+        "chat": {"fitness__tasks": chat},
+        "system": {"fitness__tasks": [{**task, "system": "Be brief."} for task in chat]},
+        "limit": {"fitness__tasks": [{**task, "max_tokens": 3} for task in GENERATE]},
+    }
+    folders = set()
+    for name, changes in variants.items():
+        plan = build_plan(load_spec(spec_of(tmp_path / name, toy_base, toy_adapters, **changes)))
+        loss = loss_of(plan)
+        loss.slopes((0.0,) * plan.space.domain.dim, all_items(loss)[:1])
+        folders |= {*cache.iterdir()}
+    assert len(folders) == len(variants)
+
+
 def test_a_component_s_slope_is_the_full_gradient_s(
     tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], exact: None
 ) -> None:

@@ -1,5 +1,7 @@
 """Folding a journal: records are consistent with those before them, or the error names the line."""
 
+from dataclasses import replace
+
 import pytest
 from simulated import recipe
 
@@ -129,3 +131,20 @@ def test_a_trial_that_failed_is_measured_later() -> None:
     assert [trial.number for trial in history.ok_trials] == [0, 1]
     with pytest.raises(InputError, match="the journal is damaged"):
         fold([*records, tell(0, 1.0, 1.0), tell(0, 1.0, 1.0)])
+
+
+def test_objectives_of_tasks_where_less_is_better_stand_beside_others() -> None:
+    """`worst` is the least of some and the most of others; a reader knows of no task which it is."""
+    objectives = [{"worst": ["sums", "french"]}, {"worst": ["texts", "poems"]}]
+    names = ("sums", "french", "texts", "poems")
+    begun = replace(
+        RUN,
+        spec={"fitness": {"tasks": [{"name": name} for name in names], "objectives": objectives}},
+        items={"search": dict.fromkeys(names, ("i",)), "select": {}, "report": {}},
+    )
+    tasks = dict(zip(names, ((0.25,), (0.5,), (1.5,), (2.5,)), strict=True))
+    told = replace(tell(0, 0.5), tasks=tasks, items=4)
+    assert fold([begun, ask(0), replace(told, objectives=(0.25, 2.5))]).trials[0].objectives == (0.25, 2.5)
+    for wrong in ((0.25, 2.0), (0.25,), (0.4, 2.5)):
+        with pytest.raises(InputError, match="but the tasks give"):
+            fold([begun, ask(0), replace(told, objectives=wrong)])

@@ -346,6 +346,20 @@ def test_an_empty_folder_and_the_rest_of_a_killed_publish_are_fine(
     assert os.listdir(tmp_path) == ["merge"]
 
 
+def test_two_writers_of_one_folder_publish_no_mixture(tmp_path: Path, sources: Sources, recipe: Recipe) -> None:
+    """The second would write into the files that the first has verified."""
+
+    def meanwhile() -> WeightStream:
+        for name, tensor in materialize(recipe, sources):
+            if name.endswith("norm.weight"):
+                with pytest.raises(InputError, match="another process is writing this output folder"):
+                    write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=never), tmp_path / "merge")
+            yield name, tensor
+
+    write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=meanwhile), tmp_path / "merge")
+    assert os.listdir(tmp_path) == ["merge"]
+
+
 def test_no_room_is_found_before_anything_is_made(
     tmp_path: Path, sources: Sources, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

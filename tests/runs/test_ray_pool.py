@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,39 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
 def test_what_is_no_address_is_the_user_s_mistake(address: str) -> None:
     with pytest.raises(InputError, match=r"workers.address"):
         RayPool(lambda: None, count=1, cpus=1, gpus=0, address=address, retries=0)  # type: ignore[arg-type, return-value]
+
+
+def _started_by(parent: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    parents = dict[int, int]()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid for pid, of in parents.items() if of == parent]
+    return [*found, *(other for pid in found for other in _started_by(pid))]
+
+
+def _wait_for_ever(started: RayPool) -> None:
+    while True:
+        started.wait()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_that_has_died_is_not_waited_for() -> None:
+    """Raylet and workers: nobody is left who could place others."""
+    started = pool()
+    try:
+        for pid in _started_by(os.getpid()):
+            with suppress(OSError):
+                if re.search(b"raylet/raylet|^ray::", Path(f"/proc/{pid}/cmdline").read_bytes()):
+                    os.kill(pid, signal.SIGKILL)
+        started.submit(Job(number=0, split="search", recipe=None))
+        began_s = time.monotonic()
+        with pytest.raises(MachineError, match=r"Ray on this machine has died.* the same command"):
+            _wait_for_ever(started)
+        assert time.monotonic() - began_s < 120
+    finally:
+        started.close()
 
 
 @pytest.mark.slow

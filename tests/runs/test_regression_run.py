@@ -214,6 +214,25 @@ def test_a_warm_start_is_the_merge_that_its_file_says(
     assert plan.num_initial == 8 + 1 + 1
 
 
+def test_a_recipe_over_another_run_s_regression_is_a_warm_start_where_that_is_an_expert(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    path = spec(tmp_path, toy_base, toy_adapters)
+    hashes = prepare_regression(build_plan(load_spec(path))).structure.hashes
+    bred = weighted_deltas({"regression": 0.75, next(iter(toy_adapters)): 0.25}, hashes=hashes, dtype="float32")
+    (tmp_path / "warm.yaml").write_text(dump_recipe(bred))
+    changes: dict[str, Any] = {"warm_start": [str(tmp_path / "warm.yaml")]}
+    with pytest.raises(InputError, match="merges other sources") as caught:
+        build_plan(load_spec(write_spec(tmp_path / "second", base=toy_base, experts=toy_adapters, **changes)))
+    folder = f"regression-{hashes['regression']}"
+    assert f"add it to `sources.experts` under any other name, as the folder artifacts/{folder}" in caught.value.fix
+    experts = toy_adapters | {"before": cache / folder}
+    plan = build_plan(load_spec(write_spec(tmp_path / "second", base=toy_base, experts=experts, **changes)))
+    [(_, recipe)] = plan.warm_starts
+    assert dict(recipe.sources) == dict(plan.structure.hashes)
+    assert recipe.rules[0].params["weight"] == {"before": 0.75, next(iter(toy_adapters)): 0.25}
+
+
 def test_what_another_process_keeps_meanwhile_stays(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

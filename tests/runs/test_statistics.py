@@ -39,6 +39,7 @@ def test_an_interval_holds_its_mean(a: list[float], b: list[float]) -> None:
     for objective in (MEAN, WORST):
         found = interval(scores, objective)
         assert found.low <= found.mean <= found.high
+        assert found.is_known is (min(len(a), len(b)) > 1)
         assert found.mean == pytest.approx(objective.of(scores), abs=1e-12)
         assert found.n == len(a) + len(b)
 
@@ -65,6 +66,14 @@ def test_the_difference_changes_sign_with_the_order_and_the_direction(
     forth, back = paired_difference(a, b, objective), paired_difference(b, a, objective)
     assert (forth.mean, forth.low, forth.high) == pytest.approx((-back.mean, -back.high, -back.low), abs=1e-9)
     assert forth.mean == pytest.approx(objective.improvement(a["a"].mean, b["a"].mean), abs=1e-9)
+
+
+def test_a_single_item_tells_nothing_of_how_items_differ() -> None:
+    one, other = {"a": items([1.0]), "b": items([1.0, 0.0])}, {"a": items([0.0]), "b": items([1.0, 0.0])}
+    assert not interval(one, MEAN).is_known
+    assert not paired_difference(one, other, MEAN).is_known
+    assert paired_difference(one, other, Objective(kind="task", tasks=("b",))).is_known
+    assert interval(one, MEAN).to_json() == {"mean": 0.75, "low": None, "high": None, "n": 3}
 
 
 def test_pairing_is_on_shared_items_by_id() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from json_server import serving
 from safetensors.torch import save_file
 from toy_runs import write_spec
 
@@ -48,12 +49,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def judge_of(task: dict[str, Any]) -> dict[str, Any] | None:
+    metric = task.get("metric")
+    return metric.get("judge") if isinstance(metric, dict) else None
+
+
+def marks(path: str, body: Any, key: str | None) -> tuple[int, Any]:
+    """A judge that gives every explanation the same mark."""
+    assert path == "/v1/chat/completions"
+    assert "The right answer is" in body["messages"][0]["content"]
+    return 200, {"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]}
+
+
 def needs(task: dict[str, Any]) -> list[str]:
     singles = comparison_of(task.get("metric", "exact_match"), pattern=task.get("pattern")).singles()
     return [module for single in singles for module in single.metric.needs]
 
 
-@pytest.mark.parametrize("task", TASKS_SHOWN, ids=lambda task: task["name"])
+@pytest.mark.parametrize("task", [task for task in TASKS_SHOWN if not judge_of(task)], ids=lambda task: task["name"])
 def test_an_example_is_asked_and_scored(
     task: dict[str, Any], folder: Path, toy_base: Path, toy_adapters: dict[str, Path]
 ) -> None:
@@ -71,6 +84,19 @@ def test_an_example_is_asked_and_scored(
     [found] = check_spec(load_spec(path), answer=True).tasks
     assert len(found.base_values) == 4
     assert found.example.value is not None
+
+
+def test_the_example_of_a_judge_is_asked(folder: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    [task] = filter(judge_of, TASKS_SHOWN)
+    with serving(marks) as url:
+        (judge_of(task) or {})["url"] = url
+        changes: dict[str, Any] = {"fitness__tasks": [task], "fitness__objectives": [], "fitness__split": SPLIT}
+        path = write_spec(folder, base=toy_base, experts=toy_adapters, trials=1, **changes)
+        findings = check_spec(load_spec(path), answer=True)
+    [found] = findings.tasks
+    assert found.example.value == 0.75
+    assert found.example.gold in found.example.judged[0]
+    assert findings.cost.judge_calls == {"search": 12, "select": 12, "report": 12}
 
 
 def test_the_example_of_an_engine_runs(folder: Path) -> None:

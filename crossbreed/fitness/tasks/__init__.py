@@ -7,6 +7,8 @@ of another package (docs/plugins.md).
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
@@ -14,6 +16,7 @@ from crossbreed.errors import Collector
 from crossbreed.fitness.item_files import legible_items
 from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import check_items
+from crossbreed.fitness.protocol import Surroundings
 from crossbreed.fitness.tasks.choice import ChoiceTask
 from crossbreed.fitness.tasks.config import SHOWN_KEYS, FileTaskConfig, PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.generate import GenerateTask
@@ -22,7 +25,7 @@ from crossbreed.fitness.tasks.likelihood import LikelihoodTask
 from crossbreed.fitness.tasks.metrics import METRICS, Metric
 from crossbreed.fitness.tasks.perplexity import PerplexityTask
 from crossbreed.fitness.tasks.prompts import fill_prompt
-from crossbreed.fitness.tasks.questions import check_questions, own_kind, own_split, questions_of
+from crossbreed.fitness.tasks.questions import check_questions, judge_calls, own_kind, own_split, questions_of
 from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
 from crossbreed.objects import OBJECT
@@ -80,6 +83,23 @@ def load_tasks(
     return tasks
 
 
+def begun_tasks(tasks: Sequence[Task], around: Surroundings, closing: ExitStack) -> list[Task]:
+    """Returns tasks ready to score, in the process that does it: their judges can be asked.
+
+    Args:
+        tasks: The tasks.
+        around: What a run lets judges use.
+        closing: Ends the connections, when all is scored.
+
+    Raises:
+        InputError: a judge's key is not in the environment.
+    """
+    return [
+        replace(task, kind=task.kind.begun(around, closing)) if isinstance(task.kind, TaskConfig) else task
+        for task in tasks
+    ]
+
+
 def _loaded(config: TaskConfig) -> Task:
     """Returns a task; raises what is wrong with its file and with what its legible items ask, at once."""
     mistakes = ItemMistakes(of=getattr(config, "items", f"task `{config.name}`"))
@@ -109,8 +129,10 @@ __all__ = [
     "RemoteTask",
     "Task",
     "TaskConfig",
+    "begun_tasks",
     "fill_prompt",
     "gold_answer",
+    "judge_calls",
     "load_tasks",
     "own_kind",
     "own_split",

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from crossbreed.config import Config, InputPath, Name
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response
+from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response, Surroundings
 from crossbreed.fitness.tasks.prompts import delimiter_after, field_names, fill_prompt, misread_field, turns_of
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.fitness.values import FieldValue, text_of
@@ -124,6 +125,29 @@ class TaskConfig(Config, ABC):
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed, for kinds that draw something of each item."""
         return self
+
+    @property
+    def num_calls(self) -> int:
+        """How often judges are asked about the answers to one item, at most."""
+        return 0
+
+    @property
+    def most_abstentions(self) -> float:
+        """The share of items without a verdict above which a candidate could not be measured."""
+        return 0.0
+
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
+        """Returns the task ready to score, in the process that does it: connected to the judges that it asks.
+
+        Args:
+            around: What a run lets them use.
+            closing: Ends the connections, when all is scored.
+        """
+        return self
+
+    def judged(self, item: Item, text: str) -> tuple[str, ...]:
+        """Returns what judges are asked about an answer to an item."""
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON, the settings that must not change on resume; items are compared separately."""

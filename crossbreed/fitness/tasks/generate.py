@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from math import fsum
+from math import fsum, nan
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.lengths import answer_length
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Surroundings
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.metrics import METRICS, Comparison, MetricField, WrittenMetric, comparison_of
+from crossbreed.fitness.tasks.metrics.metric import Abstention, Asker, Verdict
 from crossbreed.fitness.tasks.metrics.plain import check_pattern, searched
 from crossbreed.fitness.tasks.sampling import best_of, most_said, sample_seeds
 from crossbreed.fitness.tasks.task import Answer
@@ -158,19 +161,66 @@ class GenerateTask(PromptTaskConfig):
         length /= len(responses)
         if self.take == "majority":
             place = most_said([self._comparison.key(text) for text in said])
-            value = self._value_of(self._comparison, item, said[place])
-            return Answer(value=value, text=responses[place].text, thinking=thinking, length=length)
-        values = [self._value_of(self._comparison, item, text) for text in said]
-        text = "\n--\n".join(response.text for response in responses)
+            said, text = [said[place]], responses[place].text
+        else:
+            text = "\n--\n".join(response.text for response in responses)
+        value, why, heard = nan, "", list[Verdict]()
+        try:
+            value = self._taken([self._value_of(self._comparison, item, one, heard) for one in said])
+        except Abstention as error:
+            why = str(error)
+        repeated = [one.agrees for one in heard if one.agrees is not None]
+        agrees = all(repeated) if repeated else None
+        return Answer(value=value, text=text, thinking=thinking, abstains=why, agrees=agrees, length=length)
+
+    def score_chunk(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Answer]:
+        """Scores a chunk of items; where judges are asked, several at a time."""
+        at_once = min((asker.concurrency for asker in self._askers), default=1)
+        if at_once == 1 or len(items) < 2:
+            return list(map(self.score, items, responses))
+        threads = ThreadPoolExecutor(min(at_once, len(items)))
+        try:
+            return list(threads.map(self.score, items, responses))
+        finally:  # after Ctrl-C nobody waits for a judge: the connection is closed next
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _taken(self, values: Sequence[float]) -> float:
+        """Returns what is made of the values of several answers."""
         if k := self._best_of:
             sign = 1 if self.higher_is_better else -1
-            value = sign * best_of([sign * value for value in values], k)
-            return Answer(value=value, text=text, thinking=thinking, length=length)
-        return Answer(value=fsum(values) / len(values), text=text, thinking=thinking, length=length)
+            return sign * best_of([sign * value for value in values], k)
+        return fsum(values) / len(values)
+
+    @property
+    def num_calls(self) -> int:
+        """See TaskConfig."""
+        of_a_sample = sum(asker.num_calls for asker in self._askers)
+        return of_a_sample * (1 if self.take == "majority" else self.samples)
+
+    @property
+    def most_abstentions(self) -> float:
+        """See TaskConfig."""
+        return min((asker.most_abstentions for asker in self._askers), default=0.0)
+
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
+        """Returns the task with judges that can be asked."""
+        if not self._askers:
+            return self
+        begun = self.model_copy()
+        begun._comparison = self._comparison.begun(around, closing)
+        return begun
+
+    def judged(self, item: Item, text: str) -> tuple[str, ...]:
+        """See TaskConfig."""
+        return tuple(asker.question(text, item, task=self.name) for asker in self._askers)
+
+    @property
+    def _askers(self) -> tuple[Asker, ...]:
+        return tuple(single.asker for single in self._comparison.singles() if single.asker is not None)
 
     def gold_values(self, item: Item) -> Mapping[str, float]:
         """Returns the values of the first gold, as an answer, by the metrics that are combined."""
-        singles = list(self._comparison.singles()) if self.answer else []
+        singles = list(self._comparison.singles()) if self.answer and not self._askers else []
         gold = self.shown(item)
         return {one.label: self._value_of(one, item, gold) for one in singles} if len(singles) > 1 else {}
 
@@ -190,8 +240,15 @@ class GenerateTask(PromptTaskConfig):
             text = text[: found.start()] + text[found.end() :]
         return text.lstrip()
 
-    def _value_of(self, comparison: Comparison, item: Item, text: str) -> float:
-        values = [comparison.value(text, gold, item.fields) for gold in self._texts(item)]
+    def _value_of(self, comparison: Comparison, item: Item, text: str, heard: list[Verdict] | None = None) -> float:
+        values, missing = list[float](), list[Abstention]()
+        for gold in self._texts(item):
+            try:
+                values.append(comparison.value(text, gold, item.fields, heard))
+            except Abstention as error:
+                missing.append(error)
+        if missing and 1.0 not in values:
+            raise missing[0]
         return max(values) if comparison.higher_is_better else min(values)
 
     def _texts(self, item: Item) -> tuple[str, ...]:
@@ -200,6 +257,7 @@ class GenerateTask(PromptTaskConfig):
     def _reachable(self, item: Item) -> tuple[str, ...]:
         """Returns the golds that some text can match; raises InputError if there is none."""
         comparison, stops = self._comparison, self._stops(item)
+        self.judged(item, "")  # refuses an item that cannot be asked about
         for name in (name for single in comparison.singles() for name in single.reads):
             field_of(item, name, task=self.name)
         if not comparison.uses_gold:

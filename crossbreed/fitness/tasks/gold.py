@@ -3,6 +3,7 @@
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.fitness.tasks.questions import judge_calls
 from crossbreed.fitness.tasks.task import Answer, Task
 
 _CERTAIN, _HOPELESS = 0.0, -50.0
@@ -10,7 +11,9 @@ _CERTAIN, _HOPELESS = 0.0, -50.0
 
 
 def gold_answer(task: Task, item: Item, *, cut: str | None = None) -> Answer | None:
-    """Returns the result for a model that writes exactly the gold answer, or is certain of it; None if there is none.
+    """Returns the result for a model that writes exactly the gold answer, or is certain of it.
+
+    None if there is no gold, or a judge would have to be asked.
 
     Args:
         task: The task.
@@ -18,7 +21,7 @@ def gold_answer(task: Task, item: Item, *, cut: str | None = None) -> Answer | N
         cut: What `max_tokens` leaves of the answer, if it does not fit.
     """
     gold = task.kind.shown(item)
-    if gold == "":
+    if gold == "" or judge_calls(task):
         return None
     requests = task.requests(item)
     right = right_request(task, item) if any(isinstance(r, Loglikelihood) for r in requests) else None

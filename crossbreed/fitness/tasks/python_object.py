@@ -1,12 +1,14 @@
 """Task objects passed to `crossbreed.run` from Python."""
 
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Literal, Self
 
 from pydantic import Field, JsonValue, PrivateAttr
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings
 from crossbreed.fitness.tasks.config import TaskConfig
 from crossbreed.fitness.tasks.task import Answer, Task
 from crossbreed.objects import absent
@@ -55,6 +57,14 @@ class TaskObject(TaskConfig):
         """Refuses what the object's kind refuses, if it is one that a spec can name."""
         if isinstance(self.task.kind, TaskConfig):
             self.task.kind.require()
+
+    def begun(self, around: Surroundings, closing: ExitStack) -> Self:
+        """Returns the task with an object that is ready to score."""
+        if not isinstance(self.task.kind, TaskConfig):
+            return self
+        begun = self.model_copy()
+        begun._task = replace(self.task, kind=self.task.kind.begun(around, closing))
+        return begun
 
     def load_items(self) -> tuple[Item, ...]:
         """Returns the object's items."""

@@ -82,6 +82,12 @@ def own_kind(task: Task) -> Kind:
     return own_kind(inner) if isinstance(inner, Task) else task.kind
 
 
+def judge_calls(task: Task) -> int:
+    """Returns how often judges are asked about the answers to one item of a task, at most."""
+    kind = own_kind(task)
+    return kind.num_calls if isinstance(kind, TaskConfig) else 0
+
+
 def own_split(task: Task) -> Split | None:
     """Returns the split of a task that its provider has split, and tells nothing of but means; None for all others."""
     kind = own_kind(task)

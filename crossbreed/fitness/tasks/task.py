@@ -24,6 +24,10 @@ class Answer:
     """The tokens that were cut from the answer as thinking; None: the task cuts nothing."""
     length: float | None = None
     """The tokens of the answer, as `answer_length` counts them, on average over samples; None: it is no text."""
+    abstains: str = ""
+    """Why a judge gave no verdict: then `value` is NaN, and does not count. Empty: there is a value."""
+    agrees: bool | None = None
+    """Whether a judge that was asked several times said the same each time; None: none was."""
 
 
 class Kind(Protocol):

@@ -136,6 +136,7 @@ class MergeLoss:
             "dtype": slopes.dtype,
             "device": slopes.device,
             "tokens": slopes.tokens,
+            "context_tokens": inputs.context_tokens,
             "threads": torch.get_num_threads(),
             "versions": {package: version(package) for package in ("torch", "transformers")},
         }

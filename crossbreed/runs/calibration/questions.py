@@ -1,7 +1,7 @@
 """What a calibration loss is taken of, and the experts that know how to answer it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossbreed.errors import InputError
@@ -23,13 +23,16 @@ class Question:
     prompt: Generate | None = None
 
     def rule(self) -> list[Any]:
-        """Returns what the loss depends on, as JSON."""
+        """Returns what the loss depends on, as JSON: requests as they are, with the turns of chats and their limits."""
+        from crossbreed.runs.regression.texts import golds_of  # needs torch
+
         if self.item is not None:
-            request = self.task.calibration(self.item)
-            return [self.task.name, self.weight, request.prompt.text, request.continuation]
-        assert self.prompt is not None, "an item or a prompt"
-        limits = [self.prompt.max_tokens, *self.prompt.stop]
-        return [self.task.name, self.weight, self.prompt.prompt.text, limits]
+            asked = golds_of(self.task, [self.item])
+            requests = [asdict(one) for one in (*asked.requests, asked.asking) if one is not None]
+        else:
+            assert self.prompt is not None, "an item or a prompt"
+            requests = [asdict(self.prompt)]
+        return [self.task.name, self.weight, requests]
 
 
 def prompts_by_task(inputs: CalibrationInputs, needs: CalibrationNeeds) -> dict[str, tuple[Generate, ...]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any
 
+from crossbreed.fitness import judge_calls
 from crossbreed.runs.checking.rates import Rate, num_tokens
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.records import SplitName
@@ -48,6 +49,8 @@ class Cost:
     """The limit of the search."""
     rate: Rate | None
     """None: not measured yet."""
+    judge_calls: Mapping[SplitName, int] = field(default_factory=dict)
+    """Split -> requests to judges for each model, at most: about equal answers they are asked once."""
     stages: tuple[StageName, ...] = ()
     """The names of its stages; none in a run without a list of them."""
     num_initial: int = 0
@@ -106,12 +109,20 @@ class Cost:
             return None
         return int(self.budget_s / one * self.num_workers)
 
+    @property
+    def all_judge_calls(self) -> int | None:
+        """Requests to judges of the whole run, at most; None: until the minutes are over."""
+        if None in self.num_models.values():
+            return None
+        return sum(calls * (self.num_models[split] or 0) for split, calls in self.judge_calls.items())
+
     def to_json(self) -> dict[str, Any]:
         """Returns the cost for `check --json`."""
         return {
             "models": dict(self.num_models),
             "items": dict(self.items),
             "tokens": None if self.tokens is None else dict(self.tokens),
+            "judge_calls": {**self.judge_calls, "all": self.all_judge_calls},
             "workers": self.num_workers,
             "trial_seconds": self.model_s("search"),
             "seconds": {"search": self.search_s, "select": self.seconds("select"), "report": self.seconds("report")},
@@ -137,6 +148,10 @@ def cost_of(plan: Plan, rate: Rate | None) -> Cost:
         num_workers=workers.count if isinstance(workers.count, int) and workers.executor == "ray" else 1,
         budget_s=plan.limits.seconds,
         rate=rate,
+        judge_calls={
+            split: sum(judge_calls(task) * tasks[task.name].count for task in plan.tasks)
+            for split, tasks in plan.items.items()
+        },
         stages=plan.stage_names,
         num_initial=initial,
         own={stage: replace(own, trials=plan.limits.most[stage]) for stage, own in plan.limits.own.items()},

@@ -51,6 +51,8 @@ class Example:
     """The score of a model that answers exactly the gold; None if there is none."""
     gold_parts: Mapping[str, float] = field(default_factory=dict)
     """The same by each of the metrics that a task combines."""
+    judged: tuple[str, ...] = ()
+    """What judges are asked about the gold answer."""
     answer: str | None = None
     """The base's answer, if the engine was started."""
     value: float | None = None
@@ -67,6 +69,7 @@ class Example:
             "gold_tokens": self.gold_tokens,
             "gold_score": self.gold_value,
             "gold_scores": dict(self.gold_parts),
+            "judge_prompts": list(self.judged),
             "answer": self.answer,
             "score": self.value,
         }
@@ -189,6 +192,7 @@ def _example(plan: Plan, task: Task, golds: Mapping[str, Answer | None], lengths
         gold_tokens=lengths.golds[place] if lengths and lengths.golds else None,
         gold_value=None if gold is None else gold.value,
         gold_parts=_gold_parts(task, item),
+        judged=_judged(task, item),
     )
 
 
@@ -210,6 +214,11 @@ def _right_texts(task: Task, item: Item) -> tuple[str, ...]:
 def _gold_parts(task: Task, item: Item) -> Mapping[str, float]:
     kind = own_kind(task)
     return kind.gold_values(item) if isinstance(kind, TaskConfig) else {}
+
+
+def _judged(task: Task, item: Item) -> tuple[str, ...]:
+    kind = own_kind(task)
+    return kind.judged(item, task.kind.shown(item)) if isinstance(kind, TaskConfig) else ()
 
 
 def _constant(task: Task, items: Sequence[Item]) -> tuple[str, float] | None:

@@ -64,6 +64,10 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
     )
     yield f"  cost    {'trials' if trials is None else f'{trials} trials'} of {each} each"
     yield from map(_stage_line, cost.of_stages)
+    if calls := cost.judge_calls.get("search"):
+        total_calls = cost.all_judge_calls
+        in_all = "" if total_calls is None else f", {total_calls:,} in all with selection and report"
+        yield f"  judge   {counted(calls, 'request')} a trial{in_all}, at most: about equal answers it is asked once"
     one, total = cost.model_s("search"), cost.total_s
     if cost.rate is None or one is None:
         yield "  time    not known yet: this engine and base were not measured on this machine; --answer does it"
@@ -157,6 +161,10 @@ def _example_lines(example: Example) -> Iterator[str]:
         if example.gold_parts:
             value += f" ({', '.join(f'{name} {part:g}' for name, part in example.gold_parts.items())})"
         yield f"  gold: {_quoted(example.gold, _SHOWN_CHARACTERS)}{tokens}{value}"
+    for question in example.judged:
+        of = "the gold" if example.gold else "an empty answer"
+        yield f"  the judge is asked, of {of}:"
+        yield from (f"    | {line}" for line in _lines(question))
     if example.value is not None:
         answer = f"{_quoted(example.answer or '', _SHOWN_CHARACTERS)}, " if example.answer or example.gold else ""
         yield f"  base: {answer}score {example.value:g}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from crossbreed.durable import sync
+from crossbreed.durable import own_folder, sync
 from crossbreed.errors import InputError, MachineError
 
 
@@ -44,34 +44,41 @@ def new_folders(num_bytes: Mapping[Path, int]) -> Iterator[dict[Path, Path]]:
     """Yields temporary siblings to write in; on success all are renamed to the folders, otherwise all are removed.
 
     A crash between two of the renames leaves some folders complete, and the other siblings for the next attempt to
-    remove.
+    empty.
 
     Args:
         num_bytes: Folder, absent or empty -> number of bytes to write. All are on one disk.
 
     Raises:
-        InputError: a folder cannot be used, or the disk has no room for all of them.
+        InputError: a folder cannot be used, another process is writing it, or the disk has no room for all of them.
         MachineError: a folder could not be renamed; then none is.
     """
     for out in num_bytes:
         require_unused(out)
     real = {out: out.resolve() for out in num_bytes}  # of a link or `.`, the folder that is meant, on its own disk
     partial = {out: folder.with_name(f".{folder.name}.crossbreed-partial") for out, folder in real.items()}
-    try:
+    with ExitStack() as stack:
         for out, folder in partial.items():
-            _make_anew(folder, out)
+            _take(stack, folder, out)
+        for out in num_bytes:
+            require_unused(out)  # nor has another process finished it meanwhile
         _require_room(next(iter(partial.values())), sum(num_bytes.values()))
         yield partial
         _rename({real[out]: folder for out, folder in partial.items()})
-    finally:
-        for folder in partial.values():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_anew(folder: Path, out: Path) -> None:
+def _take(stack: ExitStack, folder: Path, out: Path) -> None:
+    """Makes a temporary sibling, which this process alone writes: two that share it would publish a mixture."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed publish
-        folder.mkdir(parents=True)
+        stack.enter_context(own_folder(folder))
+    except BlockingIOError:
+        raise InputError(
+            "another process is writing this output folder",
+            expected="one process for each folder",
+            got=f"{folder}, which is locked",
+            where=str(out),
+            fix="wait for it or stop it, or choose another --out",
+        ) from None
     except OSError as error:
         raise _unwritable(error, out) from None
 

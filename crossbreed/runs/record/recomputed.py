@@ -18,8 +18,8 @@ _CONFIGS = TypeAdapter(tuple[ObjectiveConfig, ...])
 def recorded_objectives(run: RunRecord) -> Sequence[tuple[Objective, ...]]:
     """Returns the objectives of a run as its first record has them, for either direction of its tasks' metrics.
 
-    What is better is known to the tasks, which need not be installed where a journal is read. Empty if the record says
-    nothing of objectives.
+    What is better is known to the tasks, which need not be installed where a journal is read. Each objective may have
+    its own direction. Empty if the record says nothing of objectives.
     """
     either = [objectives_as_recorded(run, dict.fromkeys(_names(run), less)) for less in (False, True)]
     return [objectives for objectives in either if objectives is not None]
@@ -69,15 +69,16 @@ def first_disagreement(
     means = {name: np.array([tasks[name].mean for _, tasks in told]) for name in names}
     recomputed = [np.stack([objective.plain.over(means) for objective in objectives], axis=1) for objectives in either]
     for index, (found, _) in enumerate(told):
-        if not any(_are_near(found, values_TO[index]) for values_TO in recomputed):
+        if not _are_near(found, [values_TO[index] for values_TO in recomputed]):
             return index, f"objectives {list(found)}, but the tasks give {recomputed[0][index].tolist()}"
     return None
 
 
-def _are_near(one: Sequence[float], other: Floats) -> bool:
-    return len(one) == len(other) and all(
-        math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
-        for a, b in zip(one, other.tolist(), strict=True)
+def _are_near(found: Sequence[float], either: Sequence[Floats]) -> bool:
+    """Returns whether each objective has the value of one of the directions."""
+    return all(len(found) == len(values) for values in either) and all(
+        any(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b)) for b in values)
+        for a, values in zip(found, np.stack(either, axis=1).tolist(), strict=True)
     )
 
 

@@ -232,6 +232,17 @@ class MeansRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRecord:
+    """What is known of the verdicts on a task's answers."""
+
+    __pydantic_config__ = _STRICT
+    abstained: tuple[_Number, ...] = ()
+    """Places of the items without a verdict, whose values are the mean of the others."""
+    agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of items on which repeated questions were answered alike; null if nothing was asked twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TellRecord:
     """The score of a candidate on one split."""
 
@@ -246,6 +257,8 @@ class TellRecord:
     """Task -> one value per item, in the order of the run's `items`."""
     means: Mapping[str, MeansRecord] = field(default_factory=dict)
     """Task whose values are means -> what is known of them. Not written if empty."""
+    judged: Mapping[str, JudgedRecord] = field(default_factory=dict)
+    """Task whose judges abstained, or were asked several times -> what is known of that. Not written if empty."""
     slopes: tuple[float, ...] | None = None
     fingerprint: str | None
     items: _Number
@@ -273,6 +286,11 @@ class TellRecord:
                 name: MeansRecord(counts=scores.means.counts, errors=scores.means.errors)
                 for name, scores in score.tasks.items()
                 if scores.means is not None
+            },
+            judged={
+                name: JudgedRecord(abstained=scores.abstained, agreement=scores.agreement)
+                for name, scores in score.tasks.items()
+                if scores.abstained or scores.agreement is not None
             },
             slopes=score.slopes,
             fingerprint=score.fingerprint,
@@ -302,6 +320,9 @@ class TellRecord:
         for name, found in self.means.items():
             if not len(found.counts) == len(found.errors) == len(self.tasks.get(name, ())) or 0 in found.counts:
                 raise ValueError(f"`means` of `{name}` are not of its values")
+        for name, judged in self.judged.items():
+            if max(judged.abstained, default=-1) >= len(self.tasks.get(name, ())):
+                raise ValueError(f"`judged` of `{name}` names items that have no value")
         return Score(
             status=self.status,
             tasks={
@@ -318,7 +339,14 @@ class TellRecord:
     def _scores(self, task: str, ids: tuple[str, ...]) -> ItemScores:
         values, told = self.tasks[task], self.means.get(task)
         means = None if told is None else Means(counts=told.counts, errors=told.errors)
-        return ItemScores(item_ids=ids[: len(values)], values=values, means=means)
+        judged = self.judged.get(task, JudgedRecord())
+        return ItemScores(
+            item_ids=ids[: len(values)],
+            values=values,
+            means=means,
+            abstained=judged.abstained,
+            agreement=judged.agreement,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,8 +413,9 @@ def to_json(record: Record) -> dict[str, Any]:
     if isinstance(record, AskRecord) and not record.stage:
         del value["stage"]
     if isinstance(record, TellRecord):
-        if not value["means"]:
-            del value["means"]
+        for name in ("means", "judged"):
+            if not value[name]:
+                del value[name]
         for name in ("attempts", "worker", "versions", "elapsed"):
             if not value[CLOCK][name] and value[CLOCK][name] != 0:
                 del value[CLOCK][name]

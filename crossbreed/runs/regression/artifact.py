@@ -8,10 +8,9 @@ as one more expert.
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from crossbreed.cache import is_ours
-from crossbreed.durable import write_atomically
+from crossbreed.durable import scratch_folder, write_atomically
 from crossbreed.errors import require
 from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.gram_files import folder
@@ -93,8 +92,8 @@ def regression_of(making: Making, on_event: Listener) -> Sources:
     if note.exists() and is_ours(note) and (found := made_source(sources, note.read_text(), folder())):
         return found
     folder().mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder()) as new:
-        made = making.make(Path(new), on_event)
+    with scratch_folder(folder()) as new:
+        made = making.make(new, on_event)
         keep_made(made, folder())
     content = made.structure.hashes[REGRESSION]
     write_atomically(note, content.encode())

@@ -61,6 +61,7 @@ class Making:
             "host": self.weights.host_hashes,
             "settings": self.config.model_dump(mode="json", exclude={"tasks", "prompts"}),
             "dtype": self.dtype,
+            "max_model_len": self.max_model_len,
             "texts": {name: hash_of([canonical_json(one.rule(encoder))]) for name, one in self.asked.items()},
             "threads": torch.get_num_threads(),  # on which rounding depends
             "versions": {package: version(package) for package in ("torch", "transformers")},

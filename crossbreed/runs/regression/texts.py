@@ -73,7 +73,7 @@ class Asked:
         """Returns all that the texts depend on beside the expert, as JSON."""
         return {
             "golds": [
-                {"texts": [encoder.encode(one).token_ids for one in golds.requests], "asking": _shown(golds.asking)}
+                {"texts": [_encoded(encoder, one) for one in golds.requests], "asking": _shown(golds.asking)}
                 for golds in self.golds
             ],
             "prompts": [[encoder.encode(one).token_ids, _shown(one)] for one in self.prompts],
@@ -206,6 +206,12 @@ def _parts(template: str, encoder: Encoder) -> Iterator[tuple[str, bool]]:
         return
     for literal, field, _, _ in string.Formatter().parse(template):
         yield (literal if field is None else literal.rstrip(" ")), field is not None  # a token begins with its space
+
+
+def _encoded(encoder: Encoder, request: Loglikelihood) -> list[Any]:
+    """With the place where the answer begins: its tokens may weigh more, and end otherwise."""
+    encoded = encoder.encode(request)
+    return [encoded.token_ids, encoded.num_prompt]
 
 
 def _shown(request: Generate | None) -> list[Any] | None:

@@ -5,7 +5,7 @@ It reads journals and answers nothing.
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ def _compared(first: Model, second: Model) -> Comparison:
         for task in shared
         if a[task].means or b[task].means
     }
-    notes += means_notes(means)
+    notes += [*means_notes(means), *_other_machinery(first.begun, second.begun)]
     less = first.run.minimized
     tasks = [Objective(kind="task", tasks=(task,), minimize=less.get(task, task.startswith(LENGTH))) for task in shared]
     return Comparison(
@@ -260,6 +260,27 @@ def _require_same_question(task: str, first: Model, second: Model) -> None:
             where=f"{first.run.folder.path} and {second.run.folder.path}",
             fix="run one of the two again, with the settings of the other",
         )
+
+
+def _other_machinery(first: RunRecord, second: RunRecord) -> Iterator[str]:
+    """Yields in what the two runs computed their answers otherwise, of which a part of the difference may be."""
+    ours, theirs = _computed(first), _computed(second)
+    kind = "fitness.engine.kind"
+    is_another = ours.get(kind) != theirs.get(kind)  # whose settings are others too
+    for key in ("dtype", kind) if is_another else sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            yield (
+                f"answered otherwise: {key} {shown(ours.get(key))} in the first run and {shown(theirs.get(key))} in "
+                "the second; a part of the difference may be theirs"
+            )
+
+
+def _computed(begun: RunRecord) -> dict[str, Any]:
+    """Returns what computes a run's answers, beside the recipe: setting -> value."""
+    fitness = begun.spec.get("fitness")
+    engine = fitness.get("engine") if isinstance(fitness, dict) else None
+    found = {f"fitness.engine.{key}": value for key, value in engine.items()} if isinstance(engine, dict) else {}
+    return {**found, "dtype": begun.spec.get("dtype")}
 
 
 def _settings(begun: RunRecord, task: str) -> Mapping[str, Any]:

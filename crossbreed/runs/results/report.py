@@ -14,6 +14,7 @@ from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.record.judging import Judge
 from crossbreed.runs.results.base_rates import BaseRate
 from crossbreed.runs.results.held import Held, held_by
+from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.results.winner import (
@@ -143,6 +144,10 @@ class Report:
     """Task with options -> what is right without reading the question, on the report items."""
     thinking: Mapping[str, float]
     """Task that cuts thoughts -> tokens of them in an answer of the winner, on average."""
+    judged: Mapping[str, Judged]
+    """Task with a judge -> its verdicts on the winner's answers, where there is something to tell."""
+    judged_others: Mapping[str, Judged]
+    """The same, of the baselines' answers together."""
     stages: tuple[StageRow, ...]
     """What the baselines and each stage gave; none in a run without a list of stages."""
     near_ties: Mapping[str, tuple[int, int]]
@@ -255,6 +260,8 @@ def make_report(
         unmeasured=_unmeasured(trials, baselines, scores, left_out),
         base_rates=base_rates,
         thinking={task: fsum(found.values()) / len(found) for task, found in thinking.items() if found},
+        judged=judged_in([measured[winner]]),
+        judged_others=judged_in(measured[r.number] for r in rows if r.number != winner),
         stages=stages,
         near_ties={
             task: (sum(margin < NEAR_A_TIE for margin in found.values()), len(found))
@@ -304,6 +311,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "thinking": dict(report.thinking),
         "cut": {task: {"cut": some, "n": n} for task, (some, n) in report.cut.items()},
         "trials_keeping_constraints": report.num_keeping,
+        "judged": {task: found.to_json() for task, found in report.judged.items()},
+        "judged_baselines": {task: found.to_json() for task, found in report.judged_others.items()},
         "stages": [row.to_json() for row in report.stages],
         "near_ties": {task: {"near": near, "n": n, "nats": NEAR_A_TIE} for task, (near, n) in report.near_ties.items()},
     }

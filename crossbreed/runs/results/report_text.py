@@ -78,6 +78,8 @@ def sentences(report: Report) -> list[str]:
     if cut := {task: pair for task, pair in report.cut.items() if pair[0]}:
         told = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in cut.items())
         lines.append(f"Answers of the winner that were cut, and count as `max_tokens`: {told}.")
+    for whose, judged in (("the winner", report.judged), ("the baselines", report.judged_others)):
+        lines += [f"Judge, of {whose}: {found.said(task)}." for task, found in judged.items()]
     if report.near_ties:
         near = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in report.near_ties.items())
         lines.append(

@@ -24,6 +24,7 @@ from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
 from crossbreed.runs.results.header import Header, read_header
+from crossbreed.runs.results.judging import judged_in
 from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line
 from crossbreed.runs.results.trial_table import fitted, trial_table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
@@ -180,7 +181,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
     failed = [t for t in run.trials if t.score.status is Status.FAILED]
     no_slopes = sum((t.score.error or "").startswith(NO_SLOPES) for t in ok)
-    last_s = time.time() - run.folder.journal.stat().st_mtime
+    last_s = max(0.0, time.time() - run.folder.journal.stat().st_mtime)  # a clock may go back
     lines = [
         f"{run.name}: {run.state}, {counted(len(run.trials), 'trial')}"
         + (f", last record {last_s:.0f} s ago" if run.state == "running" else "")
@@ -209,6 +210,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     below += constraint_lines(run, ok)
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
     below.append("time per trial: " + ", ".join(spent))
+    below += [f"judge: {judged.said(task)}" for task, judged in judged_in(t.score.tasks for t in ok).items()]
     vouchings = {vouching for trial in ok if (vouching := vouching_of(trial.score, run.takes))}
     below += [f"weights: {vouching}" for vouching in sorted(vouchings - {Vouching.FINGERPRINTED})]
     return "\n".join([*lines, *fitted(below, width=width)])
@@ -271,6 +273,7 @@ def _trial_lines(trial: Trial, run: Run) -> list[str]:
     spent = ", ".join(f"{phase} {s:.2f} s" for phase in PHASES if (s := score.cost.seconds.get(phase, 0.0)))
     facts = {
         "error": score.error or "",
+        "judge": "; ".join(judged.said(task) for task, judged in judged_in([score.tasks]).items()),
         "cost": f"{score.cost.items} items, {score.cost.tokens} tokens" + (f"; {spent}" if spent else ""),
         "weights": " ".join(filter(None, (score.fingerprint, vouching_of(score, run.takes)))),
     }
@@ -321,5 +324,6 @@ def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:
         "seconds": {phase: seconds.get(phase, 0.0) for phase in PHASES},
         "fingerprint": score.fingerprint,
         "weights": vouching_of(score, takes),
+        "judged": {task: judged.to_json() for task, judged in judged_in([score.tasks]).items()},
         "error": score.error,
     }

@@ -6,6 +6,8 @@ stream named after the task, so a task's interval does not depend on which other
 
 Of a task whose items nobody tells apart, means are drawn from normal distributions of the standard errors that are
 told, for each model alone: nothing is paired. Where none is told, an interval has no bounds.
+
+Nor has it where a task has a single item: that says nothing of how items differ.
 """
 
 import math
@@ -106,6 +108,8 @@ def _bootstrap(models: Sequence[Scores], objective: Measure, base: Scores | None
     drawn = {task: _drawn([model[task] for model in asked], task, seed) for task in objective.tasks}
     point = _over(objective, {task: found.mean_K for task, found in drawn.items()}, len(models))
     spreads = _over(objective, {task: found.mean_KB for task, found in drawn.items()}, len(models))
+    if len(models) == 2 and all(models[0][task] is models[1][task] for task in objective.tasks):
+        spreads = np.zeros_like(spreads)  # a model against itself, whatever is known of it
     mean, spread = (point[0], spreads[0]) if len(models) == 1 else (_gain(objective, point), _gain(objective, spreads))
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     is_known = bool(np.isfinite(low) and np.isfinite(high))
@@ -158,9 +162,14 @@ def _shared(models: Sequence[ItemScores]) -> Floats:
 
 
 def _resampled_means(v_KI: Floats, task: str, seed: int) -> Floats:
-    """Returns means over items drawn with replacement, the same for all models: (models K, resamples B)."""
+    """Returns means over items drawn with replacement, the same for all models: (models K, resamples B).
+
+    NaN where there is one item, of which every draw would be the same.
+    """
     rng = spawn(seed, "bootstrap", task)
     num_models, num_items = v_KI.shape
+    if num_items == 1:
+        return np.full((num_models, NUM_RESAMPLES), math.nan)
     means_KB = np.empty((num_models, NUM_RESAMPLES))
     step = max(1, _BLOCK // num_items)
     for start in range(0, NUM_RESAMPLES, step):

@@ -95,9 +95,7 @@ def _by_differences(report: Report) -> Verdict:
         return Verdict(
             kind="unclear",
             line=f"Trial {won} measures better than {name}, and nothing tells whether that is chance.",
-            why=f"On {best.by.n} report items the difference is {number(best.by.mean)}; of "
-            f"{', '.join(task for task, is_known in report.means.items() if not is_known)} the provider tells means "
-            "without standard errors.",
+            why=f"On {best.by.n} report items the difference is {number(best.by.mean)}; {_unknown(report)}.",
         )
     is_tuned_scalar = tuned is not None and tuned.name in report.won
     if best.by.low > 0:
@@ -111,6 +109,15 @@ def _by_differences(report: Report) -> Verdict:
         line=f"Not enough items to tell {winner} from {name}: {_more(best.by)}.",
         why=f"On {best.by.n} report items the difference is {by}: the {LEVEL:.0%} interval includes 0.",
     )
+
+
+def _unknown(report: Report) -> str:
+    """Returns why an interval is not known."""
+    untold = [task for task, is_known in report.means.items() if not is_known]
+    if untold:
+        return f"of {', '.join(untold)} the provider tells means without standard errors"
+    single = [task for task, found in report.winner.tasks.items() if found.n == 1]
+    return f"{', '.join(single)} has a single report item, which says nothing of how others differ"
 
 
 def _keep(difference: Difference) -> Verdict:

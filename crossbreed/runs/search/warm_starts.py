@@ -16,7 +16,7 @@ from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.recipes.grammar import renamed
 from crossbreed.search_spaces import HasDistance, SearchSpace
 from crossbreed.sources.structure import Structure
-from crossbreed.types import Box, ProposedBy, Recipe
+from crossbreed.types import REGRESSION, Box, ProposedBy, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -95,8 +95,20 @@ def require_sources(recipe: Recipe, structure: Structure, *, what: str, where: s
             expected=_listed(structure.hashes),
             got=_listed(recipe.sources),
             where=where,
+            fix=_with_made(recipe, structure),
         )
     require_matches(recipe, structure.tensors, where=where)
+
+
+def _with_made(recipe: Recipe, structure: Structure) -> str:
+    """Returns how to merge a recipe that names what another run has made; empty if it names nothing of that kind."""
+    made = recipe.sources.get(REGRESSION)
+    if made is None or made in structure.hashes.values():
+        return ""
+    return (
+        f"`{REGRESSION}` was made by the run that bred the recipe: add it to `sources.experts` under any other name, "
+        f"as the folder artifacts/{REGRESSION}-{made} in that run's folder"
+    )
 
 
 def place_of(recipe: Recipe, space: SearchSpace) -> str:

@@ -37,6 +37,8 @@ from crossbreed.types import Score
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 600.0
 """Between two starts, from the first that is not repeated at once; each pause is twice the one before."""
+_LOOK_S = 10.0
+"""Between two looks at the cluster's nodes, while no worker is left and the next ones have no place yet."""
 
 
 @dataclass(slots=True)
@@ -166,7 +168,9 @@ class RayPool:
         self._ray, self._make, self._retries, self._log, self._say = ray, make, retries, log, say
         self._on_phase, self._phase = on_phase, Phase.ENGINE
         self._deadlines = Deadlines(timeout_s)
-        self._is_ours = not ray.is_initialized()
+        self._is_ours, self._is_local = not ray.is_initialized(), address is None
+        self._needs = {"CPU": cpus, "GPU": gpus}
+        self._has_room = True
         if self._is_ours:
             connect(ray, address)
         self._actor: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus)
@@ -247,10 +251,38 @@ class RayPool:
         if not due:
             time.sleep(max(0.0, until - now))
             return None
+        if waits := not self._names and all(flight.step == "placed" for flight in self._in_flight.values()):
+            until = min(until, now + _LOOK_S)
         pause_s = None if math.isinf(until) else max(0.0, until - now)
         arrived, _ = self._ray.wait(list(due), num_returns=1, timeout=pause_s)
+        if waits and not arrived:
+            self._look_for_room()
         now = time.monotonic()
         return next(iter(arrived), None) or next((ref for ref, end in due.items() if end <= now), None)
+
+    def _look_for_room(self) -> None:
+        """Says that no node is left to wait for: another may join a cluster; on this machine none ever does.
+
+        Raises:
+            MachineError: the cluster was this machine's own.
+        """
+        had_room, self._has_room = (
+            self._has_room,
+            any(
+                node["Alive"]
+                and all(node["Resources"].get(kind, 0.0) >= number for kind, number in self._needs.items())
+                for node in self._ray.nodes()
+            ),
+        )
+        if self._has_room:
+            return
+        if self._is_ours and self._is_local:
+            raise MachineError(
+                "Ray on this machine has died, and all workers with it: log.txt may say why. Nothing is lost: the same "
+                "command starts it anew and goes on"
+            )
+        if had_room:
+            self._say("no worker is left, and no node of the cluster that could hold one: waiting for a node")
 
     def _deadline_s(self, flight: _Flight) -> float:
         """Returns the seconds that a flight may take; a busy cluster may have no room for an actor for days."""

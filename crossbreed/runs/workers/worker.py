@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import Surroundings, evaluate_tasks, greedy
+from crossbreed.fitness import Surroundings, begun_tasks, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import NO_SLOPES, Job, closed_on_error
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
@@ -33,10 +33,12 @@ class Worker:
     ) -> None:
         self._plan, self.other_versions = plan, other_versions
         around = around or Surroundings(seed=plan.spec.seed)
+        self._closing = ExitStack()
         self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
+            self._tasks = begun_tasks(plan.tasks, around, self._closing)
             self._slopes = self._start_slopes()
 
     def canary(self) -> None:
@@ -83,9 +85,8 @@ class Worker:
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
-            plan = self._plan
-            lengths = plan.lengths_measured
-            answers = evaluate_tasks(adopted.handle, plan.tasks, plan.items[job.split], lengths=lengths)
+            items, lengths = self._plan.items[job.split], self._plan.lengths_measured
+            answers = evaluate_tasks(adopted.handle, self._tasks, items, lengths=lengths)
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
@@ -111,7 +112,7 @@ class Worker:
 
     def close(self) -> None:
         """Frees the engines."""
-        with closing(self.candidate_engine):
+        with self._closing, closing(self.candidate_engine):
             if self._slopes:
                 self._slopes.close()
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from crossbreed.fitness.engines.api.faults import WrongAnswer
 from crossbreed.fitness.protocol import Alternatives, Generate, Loglikelihood, Response, ScoredPrompt
+from crossbreed.fitness.services.faults import WrongAnswer
 
 _ROUNDING = 1e-3
 """The largest log-probability: a probability of 1, up to rounding."""

@@ -11,12 +11,12 @@ from pydantic import PrivateAttr
 
 from crossbreed.errors import Collector, InputError, require
 from crossbreed.fitness import wire
-from crossbreed.fitness.engines.api.faults import WrongAnswer
 from crossbreed.fitness.engines.api.limits import require_within
-from crossbreed.fitness.engines.api.settings import ServiceSettings
 from crossbreed.fitness.engines.registry import EnginePart, InnerProducts, RecipeEngineConfig
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Loglikelihood, Request
+from crossbreed.fitness.services.faults import WrongAnswer
+from crossbreed.fitness.services.settings import ServiceSettings
 from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.sources.structure import Structure
@@ -25,8 +25,8 @@ from crossbreed.types import BASE, Recipe
 if TYPE_CHECKING:
     import httpx2
 
-    from crossbreed.fitness.engines.api.pace import Clock
-    from crossbreed.fitness.engines.api.transport import Transport
+    from crossbreed.fitness.services.pace import Clock
+    from crossbreed.fitness.services.transport import Transport
 
 
 class ApiConfig(ServiceSettings, RecipeEngineConfig):
@@ -59,7 +59,7 @@ class ApiConfig(ServiceSettings, RecipeEngineConfig):
             InputError: the key is not in the environment.
         """
         require("openai", extra="api")
-        from crossbreed.fitness.engines.api.transport import Transport
+        from crossbreed.fitness.services.transport import Transport
 
         return Transport(self, http=self._http, clock=self._clock)
 

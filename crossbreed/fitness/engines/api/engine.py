@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.abilities import probe
-from crossbreed.fitness.engines.api.begun import ENGINE, HOST, Begun
 from crossbreed.fitness.engines.api.completions import Asked, body_of, grouped, read_completion
 from crossbreed.fitness.engines.api.config import ApiConfig, read_sources
-from crossbreed.fitness.engines.api.faults import ModelForgotten, WrongAnswer
 from crossbreed.fitness.engines.api.requests import RequestJournal
 from crossbreed.fitness.engines.api.tokens import Tokens
 from crossbreed.fitness.engines.library import engine_code
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response, SplitMean, Surroundings
+from crossbreed.fitness.services.begun import ENGINE, HOST, Begun
+from crossbreed.fitness.services.faults import ModelForgotten, WrongAnswer
 from crossbreed.types import BASE, Recipe
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crossbreed.fitness.engines.api.appending import append_line, key_of, read_lines
+from crossbreed.fitness.services.appending import append_line, key_of, read_lines
 
 T = TypeVar("T")
 

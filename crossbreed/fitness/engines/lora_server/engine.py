@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights, ServiceOutage
 from crossbreed.fitness.engines.api.completions import Asked
-from crossbreed.fitness.engines.api.faults import ModelForgotten
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.lora_server.server import FIRST, Server
 from crossbreed.fitness.engines.lora_server.settings import LoraServerConfig
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings, Truth
+from crossbreed.fitness.services.faults import ModelForgotten
 from crossbreed.types import Recipe, WeightStream
 
 T = TypeVar("T")
@@ -62,7 +62,9 @@ class LoraServerEngine:
                 where=f"fitness.engine.folder: {self._room}",
                 fix="choose a folder that this user can write and the servers can read",
             ) from None
-        self._servers = [Server(one, scores_together=config.scores_together) for one in config.servers]
+        self._servers = [
+            Server(one, scores_together=config.scores_together, dtype=config.dtype) for one in config.servers
+        ]
         for server in self._servers:
             self._check_length(server)
         self._loaded: _Loaded | None = None
@@ -152,6 +154,7 @@ class LoraServerEngine:
             except ModelForgotten:
                 if loaded is None:
                     raise
+                server.check()  # it was restarted, perhaps as another
                 server.load(loaded.name, loaded.path)
         raise EngineError(f"the server at {server.url} forgets the adapter each time that it has loaded it")
 

@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from crossbreed.errors import InputError, InvalidWeights, ServiceOutage
 from crossbreed.fitness.engines.api.completions import Asked, body_of, read_completion
-from crossbreed.fitness.engines.api.faults import ModelForgotten, ServiceError, WrongAnswer
-from crossbreed.fitness.engines.api.settings import ServiceSettings
-from crossbreed.fitness.engines.api.transport import Transport
 from crossbreed.fitness.protocol import Generate, Prompt, Response
+from crossbreed.fitness.services.faults import ModelForgotten, ServiceError, WrongAnswer
+from crossbreed.fitness.services.settings import ServiceSettings
+from crossbreed.fitness.services.transport import Transport
 
 _NAN = "out of range float values"
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
@@ -37,6 +37,16 @@ FIRST = Asked(
     num_prompt=1,
 )
 """What is asked to see whether answers are numbers at all."""
+_KNOWN = Asked(
+    request=Generate(prompt=Prompt(token_ids=tuple(range(16)), text=""), max_tokens=1, use_cache=False),
+    token_ids=tuple(range(16)),
+    num_prompt=16,
+)
+"""What the base is asked before each candidate: it must say what it said at first."""
+_SAME = {"float32": 0.01}
+"""How far the log-probability of the likeliest token may be off, in nats: requests beside it change the rounding."""
+_SAME_ELSE = 0.25
+"""In other dtypes."""
 
 
 class AlreadyLoaded(Exception):
@@ -104,12 +114,13 @@ class _Vllm(Transport):
 class Server:
     """A connection to one server. Used by one thread at a time."""
 
-    def __init__(self, settings: ServiceSettings, *, scores_together: bool) -> None:
+    def __init__(self, settings: ServiceSettings, *, scores_together: bool, dtype: str) -> None:
         """Asks what it serves.
 
         Args:
             settings: How to reach it.
             scores_together: Whether it may score several prompts at a time.
+            dtype: In which it computes.
 
         Raises:
             InputError: it is no vLLM server of a model, or refuses the key.
@@ -120,6 +131,9 @@ class Server:
         """Why it is not used again; empty while it may be."""
         self.is_away = False
         """Whether it was waited for in vain."""
+        self._said: float | None = None
+        """What the base said to `_KNOWN`."""
+        self._same = _SAME.get(dtype, _SAME_ELSE)
         self.transport = _Vllm(settings)
         base = next((card for card in self._cards() if card.parent is None), None)
         if base is None:
@@ -175,13 +189,31 @@ class Server:
         return [found[place] for place in range(len(asked))]
 
     def check(self) -> None:
-        """Asks the base for a token, and does not use the server again if that is NaN: its KV cache is spoilt."""
+        """Asks the base for a token, and does not use the server again if that is NaN: its KV cache is spoilt.
+
+        Raises:
+            InputError: it is another base than at first: a server may have been restarted with other weights.
+        """
         try:
-            self._post([FIRST], None, ())
+            [response] = self._post([_KNOWN], None, ())
+            for said in response.logprobs:
+                self._require_same(said)
         except InvalidWeights:
             self.poisoned = (
                 f"the server at {self.url} answers NaN for the base itself since some adapter's answers were NaN; "
                 "it is not used again: restart it"
+            )
+
+    def _require_same(self, said: float) -> None:
+        if self._said is None:
+            self._said = said
+        elif abs(said - self._said) > self._same:
+            raise InputError(
+                "the server has become another: its base answers otherwise than when it was checked",
+                expected=f"log-probability {self._said:.4f} of the likeliest token, up to {self._same:g}",
+                got=f"{said:.4f}",
+                where=self.url,
+                fix="start it with the base and settings that it had; nothing is lost, and the same command goes on",
             )
 
     def _post(self, asked: Sequence[Asked], name: str | None, end_ids: Sequence[int]) -> list[Response]:

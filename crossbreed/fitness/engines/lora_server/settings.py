@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from crossbreed.fitness.engines.api.settings import ServiceSettings
 from crossbreed.fitness.engines.registry import AdapterEngineConfig, EnginePart, TokenizingConfig
+from crossbreed.fitness.services.settings import ServiceSettings
 from crossbreed.types import Dtype
 
 _MOVABLE = {"url", "key_env", "timeout", "patience", "folder", "server_folder"}

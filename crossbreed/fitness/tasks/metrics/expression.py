@@ -8,15 +8,19 @@ metric: {any: [exact_match, {regex: "answer is (.*)"}]}
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, Literal, TypeAlias
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, JsonValue, TypeAdapter, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, JsonValue, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from crossbreed.config import refused
 from crossbreed.errors import InputError
-from crossbreed.fitness.tasks.metrics.metric import Fields, Metric
+from crossbreed.fitness.protocol import Surroundings
+from crossbreed.fitness.tasks.metrics.metric import Abstention, Asker, Fields, Metric, Verdict
 from crossbreed.fitness.tasks.metrics.plain import check_pattern
 from crossbreed.fitness.tasks.metrics.registry import METRICS
 from crossbreed.parsing import any_of, hint_at_boolean, shown, type_name
@@ -24,6 +28,8 @@ from crossbreed.parsing import any_of, hint_at_boolean, shown, type_name
 WrittenMetric: TypeAlias = str | dict[str, JsonValue]
 """A comparison, as a spec writes it."""
 _DEEPEST = 8
+_ONE_AT_A_TIME = Lock()
+"""Held by metrics that ask nobody: threads are for waiting, and libraries may not expect them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +47,8 @@ class Single:
 
     @property
     def label(self) -> str:
-        """The metric's name."""
-        return self.name
+        """The metric's name, and who is asked."""
+        return self.name if self.asker is None else f"{self.name} {self.asker.who}"
 
     @property
     def higher_is_better(self) -> bool:
@@ -69,9 +75,42 @@ class Single:
         """Whether texts can be counted as votes: `key` tells which say the same."""
         return self.metric.key is not None
 
-    def value(self, text: str, gold: str, fields: Fields) -> float:
-        """Returns the value of a text."""
-        return float(self.metric(text, gold, *self._settings, *((fields,) * self.metric.takes_item)))
+    def value(self, text: str, gold: str, fields: Fields, heard: list[Verdict] | None = None) -> float:
+        """Returns the value of a text.
+
+        Args:
+            text: The text.
+            gold: The gold answer.
+            fields: The item's.
+            heard: Gets the verdicts of those that were asked.
+
+        Raises:
+            Abstention: there is no verdict.
+        """
+        if self.asker is not None:
+            found = self._of(text, gold, fields)
+        else:
+            with _ONE_AT_A_TIME:
+                found = self._of(text, gold, fields)
+        if not isinstance(found, Verdict):
+            return float(found)
+        if heard is not None:
+            heard.append(found)
+        if found.value is None:
+            raise Abstention(found.why)
+        return found.value
+
+    @property
+    def asker(self) -> Asker | None:
+        """Who is asked; None if it asks nobody."""
+        return self.setting if isinstance(self.setting, Asker) else None
+
+    def begun(self, around: Surroundings, closing: ExitStack) -> "Single":
+        """Returns it ready to ask."""
+        return self if self.asker is None else replace(self, setting=self.asker.begun(around, closing))
+
+    def _of(self, text: str, gold: str, fields: Fields) -> bool | float | Verdict:
+        return self.metric(text, gold, *self._settings, *((fields,) * self.metric.takes_item))
 
     def can_match(self, gold: str) -> bool:
         """Returns whether some text can score above 0."""
@@ -156,15 +195,25 @@ class Combined:
         """See Single."""
         return any(part.votes for part in self.parts)
 
-    def value(self, text: str, gold: str, fields: Fields) -> float:
+    def value(self, text: str, gold: str, fields: Fields, heard: list[Verdict] | None = None) -> float:
         """See Single."""
         best, pick = {"all": (0.0, min), "any": (1.0, max)}[self.how]
-        values = list[float]()
+        values, missing = list[float](), list[Abstention]()
         for part in self.parts:
-            values.append(part.value(text, gold, fields))
+            try:
+                values.append(part.value(text, gold, fields, heard))
+            except Abstention as error:  # unless another part settles it
+                missing.append(error)
+                continue
             if values[-1] == best:  # what comes behind changes nothing, and may be slow
-                break
+                return best
+        if missing:
+            raise missing[0]
         return pick(values)
+
+    def begun(self, around: Surroundings, closing: ExitStack) -> "Combined":
+        """See Single."""
+        return replace(self, parts=tuple(part.begun(around, closing) for part in self.parts))
 
     def can_match(self, gold: str) -> bool:
         """See Single."""
@@ -233,7 +282,25 @@ def comparison_of(
             raise InputError(f"the pattern of `{name}` is not a text", expected="a pattern", got=type_name(setting))
         check_pattern(setting)
         return Single(name=name, setting=re.compile(setting))
-    return Single(name=name, setting=TypeAdapter(metric.setting).validate_python(setting, context=context))
+    try:
+        return Single(name=name, setting=TypeAdapter(metric.setting).validate_python(setting, context=context))
+    except ValidationError as error:
+        if not isinstance(metric.setting, type):  # of a union, each member has its own complaint
+            raise
+        raise refused([_explained(name, one) for one in error.errors(include_url=False)]) from None
+
+
+def _explained(name: str, found: ErrorDetails) -> InputError:
+    """Returns what is wrong with one key of a metric's setting: pydantic's own error would lose the key."""
+    cause = found.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    key, said = ".".join(map(str, found["loc"])), found["msg"].removeprefix("Value error, ")
+    return InputError(
+        f"`{key}` of the metric `{name}`: {said}" if key else f"the metric `{name}`: {said}",
+        got="" if found["type"] == "missing" else shown(found["input"]),
+        fix=f"`crossbreed list metrics {name}` describes its keys",
+    )
 
 
 def _named(name: str, pattern: str | None) -> Single:

@@ -22,6 +22,7 @@ METRICS = Registry[Metric](
         "json": f"{_ROOM}.structured:JSON",
         "json_schema": f"{_ROOM}.structured:JSON_SCHEMA",
         "language": f"{_ROOM}.language:LANGUAGE",
+        "judge": f"{_ROOM}.judge.metric:JUDGE",
         "passes_tests": f"{_ROOM}.programs:PASSES_TESTS",
     },
     part=Metric,

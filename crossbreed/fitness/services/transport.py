@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights, ServiceOutage, first_line, printable
 from crossbreed.fitness import wire
-from crossbreed.fitness.engines.api.faults import Fault, ModelForgotten, ServiceError, WrongAnswer
-from crossbreed.fitness.engines.api.pace import Backoff, Breaker, Clock, Pacer, SystemClock, asked_wait_s
-from crossbreed.fitness.engines.api.settings import ServiceSettings
+from crossbreed.fitness.services.faults import Fault, ModelForgotten, ServiceError, WrongAnswer
+from crossbreed.fitness.services.pace import Backoff, Breaker, Clock, Pacer, SystemClock, asked_wait_s
+from crossbreed.fitness.services.settings import ServiceSettings
 
 T = TypeVar("T")
 Method: TypeAlias = Literal["GET", "POST"]
@@ -76,7 +76,7 @@ class Transport:
         self._requests = Pacer(settings.requests_per_minute, self._clock)
         self._tokens = Pacer(settings.tokens_per_minute, self._clock)
         self._last_away: Fault | None = None
-        self._has_answered = False
+        self._has_answered, self._is_closed = False, False
         self._slots = BoundedSemaphore(settings.concurrency)
         timeout = httpx2.Timeout(settings.timeout, connect=min(settings.timeout, _CONNECT_S))
         limits = httpx2.Limits(max_connections=None)  # there are as many as `concurrency` says
@@ -123,7 +123,8 @@ class Transport:
             return list(threads.map(partial(self.post, path, read=read), bodies))
 
     def close(self) -> None:
-        """Closes connections."""
+        """Closes connections; who still asks in another thread gives up."""
+        self._is_closed = True
         self._client.close()
 
     def decoded(self, response: httpx2.Response) -> Any:  # JSON
@@ -136,20 +137,21 @@ class Transport:
             return InvalidWeights(f"the service says: {error.message or 'NaN or infinite weights'}")
         if error.status == 404 and error.code == wire.MODEL_NOT_FOUND:
             return ModelForgotten(f"the service does not know the model: {error.message}")
-        if error.status in _AWAY or error.status in _PASSING or error.status >= 500:
+        if is_passing(error.status):
             return None
         fixes = {
             wire.NO_RIGHT: "ask the provider for the right",
             wire.BUDGET_SPENT: "ask the provider for more; the same command goes on with the run",
             wire.RECIPE_REFUSED: "narrow the space to what the service allows: `GET /v1/sources` says its limits",
         }
-        where, fix = "fitness.engine", fixes.get(error.code, "")
+        place = self.settings.place
+        where, fix = place, fixes.get(error.code, "")
         if error.status == 401:
             name = self.settings.key_env
             fix = f"export {name}=... with a key that it knows" if name else "name the variable: `key_env: MY_KEY`"
-            where = "fitness.engine.key_env"
+            where = f"{place}.key_env"
         elif error.status < 400 or error.status in (404, 405):
-            where, fix = "fitness.engine.url", "give the address of the service itself, as its provider names it"
+            where, fix = f"{place}.url", "give the address of the service itself, as its provider names it"
         return InputError(
             f"the service refuses: {error.message or 'without a reason'}",
             expected="a request that it answers",
@@ -164,6 +166,8 @@ class Transport:
         began_s = self._clock.now()
         until = began_s + self.settings.patience
         while True:
+            if self._is_closed:
+                raise EngineError(f"the connection to {self.settings.url} is closed")
             if (away_s := self._breaker.enter(until=until)) > 0:
                 self._give_up(away_s, self._last_away)
             try:
@@ -257,10 +261,12 @@ class Transport:
             is_stated="message" in said,
         )
 
+    def without_key(self, text: str) -> str:
+        """Returns a stranger's text without the key, which it may quote."""
+        return text.replace(self._key, "***") if self._key else text
+
     def _clean(self, text: str) -> str:
-        """Returns one line of a stranger's text, without the key."""
-        hidden = text.replace(self._key, "***") if self._key else text
-        return printable(" ".join(hidden.split()))[:_MOST_CHARACTERS]
+        return printable(" ".join(self.without_key(text).split()))[:_MOST_CHARACTERS]
 
     def _wait_for_pace(self, tokens: int) -> None:
         with self._lock:
@@ -301,17 +307,22 @@ class Transport:
         if not self._has_answered and last is not None:
             raise ServiceOutage(
                 f"the service at {self.settings.url} does not answer: {last.reason}\n"
-                "Does it run, and is `fitness.engine.url` right? The same command goes on once it answers"
+                f"Does it run, and is `{self.settings.place}.url` right? The same command goes on once it answers"
             )
         patience, is_asked = self.settings.patience, last is not None and last.asked_wait_s is not None
         what = f"asks to wait {wait_s:,.0f} s" if is_asked else "is away"
         longer = max(math.ceil(wait_s + patience), 2 * math.ceil(patience)) if math.isfinite(wait_s) else 86_400
         raise ServiceOutage(
-            f"the service at {self.settings.url} {what}, and `fitness.engine.patience` is {patience:,.0f} s: "
+            f"the service at {self.settings.url} {what}, and `{self.settings.place}.patience` is {patience:,.0f} s: "
             f"{last.reason if last else 'several requests in a row were not answered'}\n"
             "Nothing is lost, and no trial FAILED by it: the same command goes on from here; "
-            f"`crossbreed run` waits longer with `--set fitness.engine.patience={longer}`"
+            f"{self.settings.waiting_longer(longer)}"
         )
+
+
+def is_passing(status: int) -> bool:
+    """Returns whether a status is one that may be another when the same is asked again."""
+    return status in _AWAY or status in _PASSING or status >= 500
 
 
 def _say_nothing(text: str) -> None:

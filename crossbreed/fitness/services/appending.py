@@ -30,11 +30,24 @@ def append_line(file: Path, value: Mapping[str, Any]) -> None:
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     """Yields the objects of a file's lines, and passes over what is none."""
+    with suppress(OSError):
+        yield from _objects(file.read_bytes())
+
+
+def lines_of(file: Path, begin: int) -> tuple[list[dict[str, Any]], int]:
+    """Returns the objects of the whole lines behind a place, for a file that others append to, and where they end."""
     try:
-        lines = file.read_bytes().splitlines()
+        with file.open("rb") as lines:
+            lines.seek(begin)
+            content = lines.read()
     except OSError:
-        return
-    for line in lines:
+        return [], begin
+    whole = content[: content.rfind(b"\n") + 1]
+    return list(_objects(whole)), begin + len(whole)
+
+
+def _objects(content: bytes) -> Iterator[dict[str, Any]]:
+    for line in content.splitlines():
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):

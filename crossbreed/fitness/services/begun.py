@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from crossbreed.errors import InputError
-from crossbreed.fitness.engines.api.appending import append_line, read_lines
+from crossbreed.fitness.services.appending import append_line, read_lines
 
 HOST = "tokenizer, configuration or chat template"
 ENGINE = "engine or its settings"
@@ -27,9 +27,14 @@ class Begun:
         self._url, self._known = url, dict[str, str]()
         self._file: Path | None = None
 
-    def keep_in(self, folder: Path) -> None:
-        """Reads what earlier processes noted, and notes there what is new."""
-        self._file = folder / "service.jsonl"
+    def keep_in(self, folder: Path, *, name: str = "service.jsonl") -> None:
+        """Reads what earlier processes noted, and notes there what is new.
+
+        Args:
+            folder: The run's, for requests.
+            name: The file's.
+        """
+        self._file = folder / name
         with suppress(OSError):  # runs of older versions
             self._known[HOST] = (folder / "host").read_text()
         self._read()

@@ -1,7 +1,7 @@
 """Settings of whatever is reached over HTTP: the address, the key's variable, and how fast and patiently to ask."""
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -15,6 +15,9 @@ PACE_FIELDS = ("url", "key_env", "timeout", "patience", "concurrency", "requests
 
 class ServiceSettings(Config):
     """How to reach a service, and how to ask it."""
+
+    place: ClassVar[str] = "fitness.engine"
+    """Where in a spec these settings stand, for messages."""
 
     url: str
     """Where it listens, with or without `/v1`: `http://127.0.0.1:8000`."""
@@ -60,10 +63,14 @@ class ServiceSettings(Config):
                 "the service's key is not in the environment",
                 expected=f"the key in the variable {self.key_env}",
                 got="nothing" if not key else "characters that no key has",
-                where="fitness.engine.key_env",
+                where=f"{self.place}.key_env",
                 fix=f"export {self.key_env}=...",
             )
         return key
+
+    def waiting_longer(self, seconds: int) -> str:
+        """Returns, for messages, what makes a run wait so long."""
+        return f"`crossbreed run` waits longer with `--set {self.place}.patience={seconds}`"
 
     def lasting(self) -> dict[str, Any]:
         """Returns the settings on which answers can depend: all but address and pace."""
