@@ -41,7 +41,7 @@ class Session:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
         self.history = History(item_ids=plan.item_ids, counts=plan.mean_counts, objectives=(plan.objectives,))
-        self.history.judge_by(plan.criteria)
+        self.history.measure_by(plan.criteria)
         proposer = plan.proposer(on_event)
         self._num_initial = proposer.num_initial
         self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
@@ -129,17 +129,18 @@ class Session:
         """
         plan = self._plan
         self._require_measured()
-        objectives, judge = self.history.bound(plan.objectives), self.history.judge
+        objectives, yardstick = self.history.bound(plan.objectives), self.history.yardstick
         scalar = search_scalar(self.history.ok_trials, objectives)
         chosen = finalists(self.history.ok_trials, objectives)
         bests = [trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen]
-        base = None if judge is None or judge.base_number is None else self.history.trials[judge.base_number]
+        base_number = None if yardstick is None else yardstick.base_number
+        base = None if base_number is None else self.history.trials[base_number]
         others = [] if base is None or base in (*chosen, *bests) else [base]
         self._evaluate("select", [*chosen, *bests, *others])
         while True:
             unmeasurable = self._loop.unmeasurable("report")
             selection = {n: score for n, score in self.history.scores_of("select").items() if n not in unmeasurable}
-            winner = choose_winner(self._reproducible, objectives, selection, judge=judge)
+            winner = choose_winner(self._reproducible, objectives, selection, yardstick=yardstick)
             self._evaluate("report", reported(self._reproducible, objectives, winner.number))
             if winner.number not in {**self._loop.irreproducible, **self._loop.unmeasurable("report")}:
                 break
@@ -178,9 +179,9 @@ class Session:
         return [trial for trial in self.history.ok_trials if trial.number not in self._loop.irreproducible]
 
     def _require_measured(self) -> None:
-        judge = self.history.judge
-        if self.history.ok_trials and judge is not None and judge.criteria is None:
-            raise judge.missing()
+        yardstick = self.history.yardstick
+        if self.history.ok_trials and yardstick is not None and yardstick.criteria is None:
+            raise yardstick.missing()
         if not self.history.ok_trials:
             raise InputError(
                 "there is nothing to report: no trial of this run has been measured yet",
@@ -196,7 +197,7 @@ class Session:
             winner=winner,
             scores=self.history.scores_of("report"),
             objectives=self.history.bound(self._plan.objectives),
-            judge=self.history.judge,
+            yardstick=self.history.yardstick,
             seed=self._plan.spec.seed,
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),

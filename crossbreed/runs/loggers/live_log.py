@@ -110,7 +110,7 @@ class LiveLog:
             self._file.write_text(json.dumps({"to": self._config.to, "id": sink.id}) + "\n")
         best: Trial | None = None
         history = fold(read(self._folder.journal))
-        history.judge_by(self._plan.criteria)
+        history.measure_by(self._plan.criteria)
         for step, trial in enumerate(history.trials.values(), start=1):
             best = best_trial([trial, *([best] if best else [])], self._plan.objectives)
             self._log(sink, step, trial, best, logged)

@@ -259,7 +259,7 @@ def _merge_of(plan: Plan, trial: Trial) -> Merge:
 def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> Report | None:
     """Returns the report with this trial as the winner; None, after saying what is missing, if it is not complete."""
     history = fold(read(RunFolder(path).journal))
-    history.judge_by(plan.criteria)
+    history.measure_by(plan.criteria)
     scores = history.scores_of("report")
     wanted = reported(history.ok_trials, history.bound(plan.objectives), number)
     if missing := [t.number for t in wanted if t.number not in scores or scores[t.number].status is Status.FAILED]:
@@ -272,7 +272,7 @@ def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> 
         winner=number,
         scores=scores,
         objectives=history.bound(plan.objectives),
-        judge=history.judge,
+        yardstick=history.yardstick,
         most_tokens=plan.most_tokens,
         seed=plan.spec.seed,
         is_over=history.is_finished,
@@ -288,7 +288,7 @@ def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int
         made = plan.run_record().artifacts
         plan.require_begun(replace(records[0], artifacts=made) if is_dry else records[0], where=path)
     history = fold(records)
-    history.judge_by(plan.criteria)
+    history.measure_by(plan.criteria)
     if trial is None:
         if winner := recorded_winner(history, history.bound(plan.objectives)):
             return winner.number

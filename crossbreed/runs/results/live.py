@@ -54,7 +54,7 @@ class Outlook:
 def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outlook:
     """Returns what a journal says of the rest of its run; of the time left, only if a driver goes on with it."""
     history = followed.history
-    history.judge_by(known.criteria)
+    history.measure_by(known.criteria)
     objectives = history.bound(known.objectives)
     leads = Leads(objectives, base=history.base_on("search"))
     for trial in history.trials.values():

@@ -113,7 +113,7 @@ def is_driven(folder: RunFolder) -> bool:
 
 def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
     """Returns a run of which spec and journal have been read."""
-    history.judge_by(known.criteria)
+    history.measure_by(known.criteria)
     has_journal, phase = is_locked(folder.journal), read_phase(folder.path)
     is_running = has_journal or phase is not None
     state: State = "running" if is_running else "finished" if history.is_finished else "interrupted"

@@ -16,7 +16,7 @@ from crossbreed.errors import MachineError
 from crossbreed.optimizer.feasible import ordered_values
 from crossbreed.runs.record.archive import utilities
 from crossbreed.runs.record.history import History
-from crossbreed.runs.record.judging import Judge
+from crossbreed.runs.record.yardstick import Yardstick
 from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.criteria import Criteria
@@ -61,7 +61,7 @@ def choose_winner(
     selection: Mapping[int, Score],
     *,
     top: int = NUM_FINALISTS,
-    judge: Judge | None = None,
+    yardstick: Yardstick | None = None,
 ) -> Trial:
     """Returns the finalist that is best on its search and selection items together.
 
@@ -70,7 +70,7 @@ def choose_winner(
         objectives: The run's objectives.
         selection: Trial number -> score on the selection split, for the finalists.
         top: The number of finalists.
-        judge: Of a run with constraints, or objectives that are relative to baselines.
+        yardstick: Of a run with constraints, or objectives that are relative to baselines.
 
     Raises:
         MachineError: no finalist has a value on the selection split, or the base that they are relative to has none.
@@ -83,8 +83,12 @@ def choose_winner(
             "`crossbreed report RUN --trial N` has any other trial answer the report items"
         )
     pooled = [pool(t.score.tasks, scores[t.number].tasks) for t in contenders]
-    base = _pooled_base(trials, scores, judge)
-    criteria = Criteria(objectives=tuple(objectives)) if judge is None or judge.criteria is None else judge.criteria
+    base = _pooled_base(trials, scores, yardstick)
+    criteria = (
+        Criteria(objectives=tuple(objectives))
+        if yardstick is None or yardstick.criteria is None
+        else yardstick.criteria
+    )
     judged = [criteria.judged(tasks, base) for tasks in pooled]
     utility_CO = np.array([[o.utility(v) for o, v in zip(objectives, values, strict=True)] for values, _ in judged])
     off_C = [violation_of(excesses) for _, excesses in judged]
@@ -94,11 +98,11 @@ def choose_winner(
     return contenders[best]
 
 
-def _pooled_base(trials: Sequence[Trial], selection: Mapping[int, Score], judge: Judge | None) -> Scores | None:
+def _pooled_base(trials: Sequence[Trial], selection: Mapping[int, Score], yardstick: Yardstick | None) -> Scores | None:
     """Returns the base's search and selection items together, where something is relative to them."""
-    if judge is None or not judge.needs_base:
+    if yardstick is None or not yardstick.needs_base:
         return None
-    base = next((t for t in trials if t.number == judge.base_number and t.number in selection), None)
+    base = next((t for t in trials if t.number == yardstick.base_number and t.number in selection), None)
     if base is None:
         raise MachineError(
             "the base has no value on the selection items, and objectives or constraints are relative to it: log.txt "
@@ -121,7 +125,7 @@ def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial 
     else:  # what is INVALID on the report items does not win either
         selection = {n: score for n, score in selection.items() if n in measured or n not in answered}
     try:
-        winner = choose_winner(trials, objectives, selection, judge=history.judge)
+        winner = choose_winner(trials, objectives, selection, yardstick=history.yardstick)
     except MachineError:
         return None
     return winner if winner.number in measured else None

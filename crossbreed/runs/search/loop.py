@@ -283,7 +283,7 @@ class Loop:
         """Journals the next candidate before any work on it starts; None if there is none, or a budget is spent."""
         if self._is_spent(elapsed_s) or (self._are_initial_asked and self._is_stage_spent(elapsed_s)):
             return None
-        self._require_judge()
+        self._require_yardstick()
         candidate = self._proposer.propose()
         if candidate is not None:
             self._write(AskRecord.of(candidate))
@@ -328,23 +328,24 @@ class Loop:
     def _tell(self, number: int, score: Score, found: tuple[float, ...] | None) -> None:
         """Tells the proposer an outcome, as soon as it can be judged."""
         self._held.append((number, score, found))
-        if self._history.judge is None or self._history.judge.criteria is not None:
+        if self._history.yardstick is None or self._history.yardstick.criteria is not None:
             held, self._held = self._held, []
             for one in held:
                 self._proposer.tell(self._outcome(*one))
 
-    def _require_judge(self) -> None:
+    def _require_yardstick(self) -> None:
         """Ends a search whose baselines cannot be what its candidates are judged by."""
-        judge = self._history.judge
-        if judge is not None and judge.criteria is None and self._are_initial_asked and not self._history.pending:
-            raise judge.missing()
+        yardstick = self._history.yardstick
+        are_answered = self._are_initial_asked and not self._history.pending
+        if yardstick is not None and yardstick.criteria is None and are_answered:
+            raise yardstick.missing()
 
     def _outcome(self, number: int, score: Score, found: tuple[float, ...] | None) -> Outcome:
         """Returns a score as the optimizer sees it, with every objective to be maximised."""
-        excesses, judge = None, self._history.judge
-        if judge is not None and found is not None:
-            found, outside = judge.values(score.tasks)
-            excesses = outside if judge.given.constraints else None
+        excesses, yardstick = None, self._history.yardstick
+        if yardstick is not None and found is not None:
+            found, outside = yardstick.values(score.tasks)
+            excesses = outside if yardstick.given.constraints else None
         values = found and tuple(
             objective.utility(value) for value, objective in zip(found, self._objectives, strict=True)
         )

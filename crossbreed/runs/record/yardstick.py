@@ -13,7 +13,7 @@ from crossbreed.runs.spec.objectives import Scores
 from crossbreed.types import Candidate, Score, Status, Trial
 
 
-class Judge:
+class Yardstick:
     """The criteria of a run, bound to its baselines as soon as these are measured."""
 
     def __init__(self, criteria: Criteria) -> None:
@@ -53,7 +53,7 @@ class Judge:
         except InputError as error:
             self.refusal = error
 
-    def judged(self, trial: Trial) -> Trial:
+    def measured(self, trial: Trial) -> Trial:
         """Returns a trial with its values; without any while a baseline is missing for them."""
         if trial.score.status is not Status.OK:
             return trial
