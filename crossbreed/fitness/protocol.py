@@ -62,11 +62,15 @@ class Generate:
 class Loglikelihood:
     """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token.
 
-    The prompt is text, since the boundary is found there: a prompt in tokens is scored by a Generate.
+    The boundary is found in the texts; where the prompt is given in tokens, so is the continuation.
     """
 
     prompt: Prompt
     continuation: str
+    token_ids: tuple[int, ...] | None = None
+    """The continuation in tokens, used as they are after a prompt in tokens; `continuation` is then only shown."""
+    alternatives: int = 0
+    """How many of the most likely tokens to list at each place of the continuation, with their log-probabilities."""
 
 
 Request: TypeAlias = Generate | Loglikelihood
@@ -107,7 +111,7 @@ class Response:
     ended: Literal["stop", "length"] = "stop"
     """Why a text ended: at a stop string or an end token, or at the limit of tokens."""
     alternatives: Alternatives = ()
-    """For each of `token_ids`, where a Generate asks for some; may be left out."""
+    """For each of `token_ids`, where the request asks for some; may be left out."""
     prompt: ScoredPrompt | None = None
     """Where a Generate asks to score its prompt; may be left out."""
     text_tokens: int | None = None

@@ -84,7 +84,14 @@ def evaluate(
     recipe, weights = _opened(model, spec)
     kind = spec.fitness.engine
     served = kind.served_items() if isinstance(kind, RecipeEngineConfig) else {}
-    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind, seed=spec.seed)
+    loaded = load_tasks(
+        spec.fitness.tasks,
+        served,
+        engine=kind.kind,
+        seed=spec.seed,
+        host=weights.host if weights and kind.tokenizes_on_host else None,
+        context_tokens=kind.context_tokens,
+    )
     if weights:
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:

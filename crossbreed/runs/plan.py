@@ -299,7 +299,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         dtype = merge_dtype(spec, structure)
         if weights and searches:
             check_base(spec, weights)
-    tasks = _load_tasks(spec, mistakes, is_described=is_described)
+    tasks = _load_tasks(spec, mistakes, weights, is_described=is_described)
     with mistakes.noted():
         items = split_tasks(tasks, spec.fitness.split, seed=spec.seed)
     if weights:
@@ -349,20 +349,29 @@ def _require_none(
     mistakes.require_none()
 
 
-def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[Task]:
+def _load_tasks(spec: Spec, mistakes: Collector, weights: "Weights | None", *, is_described: bool) -> list[Task]:
     """Returns the tasks that can be loaded, and notes what is wrong with the others.
 
     Args:
         spec: The spec.
         mistakes: Where that is noted.
+        weights: With the host whose tokenizer the engine uses.
         is_described: Whether the engine has described its sources: else nothing is known of its tasks.
     """
     engine, tasks = spec.fitness.engine, list[Task]()
     served = engine.served_items() if is_described and isinstance(engine, RecipeEngineConfig) else {}
+    host = weights.host if weights and engine.tokenizes_on_host else None
     for config in spec.fitness.tasks:
         if is_described or not isinstance(config, RemoteTask):
             with mistakes.noted():
-                tasks += load_tasks([config], served, engine=engine.kind, seed=spec.seed)
+                tasks += load_tasks(
+                    [config],
+                    served,
+                    engine=engine.kind,
+                    seed=spec.seed,
+                    host=host,
+                    context_tokens=engine.context_tokens,
+                )
     if is_described and isinstance(engine, RecipeEngineConfig):
         with mistakes.noted():
             first = {task.name: request for task in tasks for request in islice(_first_requests([task]), 1)}

@@ -178,7 +178,12 @@ def open_provider(spec: Provided) -> Provider:
         weights.sources.require_changes()
         structure = weights.structure
         engine.check_base(weights.host, weights.shapes)
-    tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
+    tasks = load_tasks(
+        spec.tasks,
+        seed=spec.run.seed if spec.run else 0,
+        host=weights.host if weights and engine.tokenizes_on_host else None,
+        context_tokens=engine.context_tokens,
+    )
     _require_no_judges(tasks)
     if weights and engine.tokenizes_on_host:
         weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)

@@ -70,6 +70,9 @@ class Encoder:
         prompt_ids = self._tokens(request.prompt)
         if isinstance(request, Generate):
             ids, num_prompt, num_total = prompt_ids, len(prompt_ids), len(prompt_ids) + request.max_tokens
+        elif request.token_ids is not None:
+            ids, num_prompt = [*prompt_ids, *self._known(request.token_ids)], len(prompt_ids)
+            num_total = len(ids) + 1
         else:
             ids = self._tokens(request.prompt, request.continuation)
             num_prompt = num_prompt_tokens(prompt_ids, ids, continuation=request.continuation)
@@ -105,7 +108,7 @@ class Encoder:
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if prompt.token_ids is not None:
-            assert not continuation, "a prompt in tokens is scored by a Generate"
+            assert not continuation, "a continuation of a prompt in tokens is given in tokens"
             return self._known(prompt.token_ids)
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)

@@ -203,6 +203,7 @@ class TransformersEngine:
             token_ids=continuation,
             logprobs=tuple(logprobs_TV[torch.arange(len(continuation)), list(continuation)].tolist()),
             prompt_tokens=encoded.num_prompt,
+            alternatives=tuple(_most_likely(logprobs_TV, request.alternatives)),
         )
 
     def _generate(self, request: Generate, encoded: Encoded) -> Response:

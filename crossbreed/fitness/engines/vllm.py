@@ -179,7 +179,7 @@ class VllmEngine:
 
     def _parameters(self, request: Request) -> Any:
         if not isinstance(request, Generate):
-            return self._sampling(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+            return self._sampling(max_tokens=1, temperature=0, prompt_logprobs=request.alternatives, detokenize=False)
         return self._sampling(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -251,8 +251,14 @@ def _response(request: Request, encoded: Encoded, output: Any, encoder: Encoder)
             text_tokens=encoder.text_tokens(completion.text, token_ids),
         )
     token_ids = encoded.token_ids[encoded.num_prompt :]
-    logprobs = _chosen(token_ids, output.prompt_logprobs[encoded.num_prompt :])
-    return Response(text="", token_ids=token_ids, logprobs=logprobs, prompt_tokens=encoded.num_prompt)
+    places = output.prompt_logprobs[encoded.num_prompt :]
+    return Response(
+        text="",
+        token_ids=token_ids,
+        logprobs=_chosen(token_ids, places),
+        prompt_tokens=encoded.num_prompt,
+        alternatives=_most_likely(places, request.alternatives),
+    )
 
 
 def _scored(encoded: Encoded, places: Sequence[Any], count: int) -> ScoredPrompt:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -125,6 +126,23 @@ class TaskConfig(Config, ABC):
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed, for kinds that draw something of each item."""
         return self
+
+    def for_host(self, host: Path | None, *, context_tokens: int | None) -> Self:
+        """Returns the task as the models of a host are asked, for kinds that make tokens of their prompts.
+
+        Args:
+            host: The folder of the tokenizer; None: whoever answers has one of its own.
+            context_tokens: Longest prompt plus answer; None: what the host's config allows.
+        """
+        return self
+
+    def questions(self, item: Item) -> frozenset[str]:
+        """Returns texts, one of which two items share if they ask the same in another frame; none if nothing tells."""
+        return frozenset()
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns what a user should know of the task's items, a sentence each; once they are loaded."""
+        return ()
 
     @property
     def num_calls(self) -> int:
