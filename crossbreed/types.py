@@ -9,7 +9,7 @@ and of the Trial the archive and, as its Outcome, the optimizer.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -43,13 +43,6 @@ BASE = "base"
 REGRESSION = "regression"
 """What the recipes of a run call the regression that it has made, a source beside the experts."""
 RECIPE_SCHEMA = 1
-
-
-def renamed(value: Mapping[str, float] | Numbers, names: Mapping[str, str]) -> Mapping[str, float] | Numbers:
-    """Returns a parameter for sources with other names; those not in `names` keep theirs."""
-    changed: Any = {names.get(name, name): number for name, number in value.items()}
-    found: Mapping[str, float] | Numbers = changed
-    return found
 
 
 def canonical_json(value: Any) -> str:  # any JSON value
@@ -420,7 +413,9 @@ class Trial:
     candidate: Candidate
     score: Score
     objectives: tuple[float, ...] | None
-    """The Spec's objectives in their natural direction; None unless OK."""
+    """The Spec's objectives in their natural direction; None unless OK, and while baselines are missing for them."""
+    excesses: tuple[float, ...] | None = ()
+    """How far outside each constraint it is, by the size of the bound; None while the base is missing for that."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """`attempts` and `worker`, where the journal has them. Not compared between runs."""
 
@@ -448,3 +443,10 @@ class Outcome:
     """The values of all items that the objectives read, more is better; empty unless OK, and if a task tells none."""
     slopes: tuple[float, ...] | None = None
     """Slopes of a loss to be minimised, one per coordinate; None if no gradient was computed."""
+    excesses: tuple[float, ...] | None = None
+    """How far outside each constraint it is; 0 or less: it keeps it. None: the run has none, or it is not OK."""
+
+
+def violation_of(excesses: Iterable[float] | None) -> float:
+    """Returns how far off constraints are, all together; infinite if that is not known."""
+    return math.inf if excesses is None else math.fsum(max(0.0, excess) for excess in excesses)

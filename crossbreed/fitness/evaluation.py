@@ -43,6 +43,8 @@ def evaluate_tasks(
     tasks: Sequence[Task],
     items: Mapping[str, AnyItems],
     lessons: Lessons = MappingProxyType({}),
+    *,
+    lengths: Mapping[str, str] = MappingProxyType({}),
 ) -> Evaluation:
     """Evaluates a candidate on every task, in fixed chunks and in the order of the split.
 
@@ -51,6 +53,7 @@ def evaluate_tasks(
         tasks: the tasks, in the Spec's order.
         items: task name -> its items of one split.
         lessons: for tasks that have a teacher, what it answered to these items: see `ask_teacher`.
+        lengths: task name -> the name under which the length of its answers is measured; of other tasks it is not.
 
     Raises:
         EngineError: the engine could not answer, or its answers are not what the protocol says.
@@ -68,7 +71,8 @@ def evaluate_tasks(
             scores[task.name], texts[task.name] = _means(handle, task, offered), ("",) * len(offered)
             continue
         values, answers, distances = list[float](), list[str](), list[float | None]()
-        thoughts, abstained, agreed = list[int | None](), dict[int, str](), list[bool]()
+        thoughts, tokens = list[int | None](), list[float]()
+        abstained, agreed = dict[int, str](), list[bool]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
             for item, answer, responses in _answered(handle, task, chunk, lessons.get(task.name, {})):
@@ -79,6 +83,7 @@ def evaluate_tasks(
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
                 thoughts.append(answer.thinking)
+                tokens += [] if answer.length is None else [answer.length]
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
         scores[task.name] = ItemScores(
             item_ids=tuple(item.id for item in offered),
@@ -86,12 +91,16 @@ def evaluate_tasks(
             abstained=tuple(abstained),
             agreement=sum(agreed) / len(agreed) if agreed else None,
         )
+        if task.name in lengths:
+            if len(tokens) < len(values):
+                raise ValueError(f"task `{task.name}` does not tell how long its answers are")
+            scores[lengths[task.name]] = ItemScores(item_ids=scores[task.name].item_ids, values=tuple(tokens))
         texts[task.name] = tuple(answers)
         if any(margin is not None for margin in distances):
             margins[task.name] = tuple(distances)
         if any(length is not None for length in thoughts):
             thinking[task.name] = tuple(thoughts)
-    num_items = sum(found.num_items for found in scores.values())
+    num_items = sum(scores[task.name].num_items for task in tasks)
     return Evaluation(
         tasks=scores, texts=texts, margins=margins, thinking=thinking, num_items=num_items, num_tokens=num_tokens
     )

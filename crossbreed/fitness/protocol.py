@@ -114,6 +114,8 @@ class Response:
     """For each of `token_ids`, where the request asks for some; may be left out."""
     prompt: ScoredPrompt | None = None
     """Where a Generate asks to score its prompt; may be left out."""
+    text_tokens: int | None = None
+    """Of a Generate: how many of `token_ids` are the text's, before its stop or end token; None: not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

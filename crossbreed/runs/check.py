@@ -62,6 +62,8 @@ class Findings:
             "name": self.plan.spec.name,
             "experts": list(self.plan.structure.experts),
             "coordinates": list(self.plan.coordinates),
+            "objectives": [objective.name for objective in self.plan.objectives],
+            "constraints": [constraint.name for constraint in self.plan.criteria.constraints],
             "cost": self.cost.to_json(),
             "tasks": [task.to_json() for task in self.tasks],
             "notes": list(self.notes),

@@ -27,6 +27,7 @@ from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec.objectives import length_of
 from crossbreed.runs.splits import split_tasks
 from crossbreed.runs.teachers.checks import check_teachers, taught, teacher_recipe
 from crossbreed.runs.teachers.lessons import ask_teachers
@@ -115,7 +116,8 @@ def evaluate(
         closing.callback(candidate_engine.close)
         lessons = teachers.lessons(candidate_engine, begun, items) if teachers else {}
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, begun, items, lessons)
+        lengths = {task: length_of(task) for task in spec.fitness.criteria.lengths}
+        found = evaluate_tasks(adopted.handle, begun, items, lessons, lengths=lengths)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     return Evaluated(

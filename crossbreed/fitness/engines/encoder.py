@@ -9,7 +9,7 @@ from crossbreed.bounded import Begin
 from crossbreed.errors import Collector, EngineError, InputError, excerpt
 from crossbreed.fitness.engines.boundary import num_prompt_tokens
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.lengths import TaskLengths
+from crossbreed.fitness.lengths import TaskLengths, tokens_within
 from crossbreed.fitness.protocol import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
@@ -85,6 +85,11 @@ class Encoder:
         """Returns the text of generated tokens, without special tokens."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text
+
+    def text_tokens(self, text: str, token_ids: Sequence[int]) -> int:
+        """Returns how many generated tokens are a text's, before its stop or end token."""
+        is_ended = bool(token_ids) and token_ids[-1] in self.eos_ids
+        return tokens_within(text, token_ids[: len(token_ids) - is_ended], self.decode)
 
     def num_tokens(self, text: str) -> int:
         """Returns the number of tokens of a text that is generated, after a space or not."""

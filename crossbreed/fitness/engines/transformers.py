@@ -268,6 +268,7 @@ class TransformersEngine:
             ended=ended,
             alternatives=tuple(alternatives),
             prompt=prompt,
+            text_tokens=self._encoder.text_tokens(text, token_ids),
         )
 
     def _run(self, ids_BT: torch.Tensor, **cache: Any) -> Any:  # transformers has no types

@@ -162,7 +162,8 @@ class VllmEngine:
         parameters = [self._parameters(request) for request in requests]
         with self._call("vLLM did not answer"), torch.compiler.set_stance(self._stance):
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        responses = [_response(*pair) for pair in zip(requests, encoded, outputs, strict=True)]
+        answers = zip(requests, encoded, outputs, strict=True)
+        responses = [_response(*one, self._encoder) for one in answers]
         self._is_cache_spoilt |= any(
             not math.isfinite(logprob) for response in responses for logprob in response.logprobs
         )
@@ -300,7 +301,7 @@ def block_of(name: str) -> int | str:
     return ".".join(name.split(".")[:-2]) if layer is None else layer
 
 
-def _response(request: Request, encoded: Encoded, output: Any) -> Response:
+def _response(request: Request, encoded: Encoded, output: Any, encoder: Encoder) -> Response:
     if isinstance(request, Generate):
         [completion] = output.outputs
         token_ids = tuple(completion.token_ids)
@@ -312,6 +313,7 @@ def _response(request: Request, encoded: Encoded, output: Any) -> Response:
             ended="length" if completion.finish_reason == "length" else "stop",
             alternatives=_most_likely(completion.logprobs, request.alternatives),
             prompt=_scored(encoded, output.prompt_logprobs, request.alternatives) if request.scores_prompt else None,
+            text_tokens=encoder.text_tokens(completion.text, token_ids),
         )
     token_ids = encoded.token_ids[encoded.num_prompt :]
     places = output.prompt_logprobs[encoded.num_prompt :]

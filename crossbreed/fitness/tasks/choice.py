@@ -52,6 +52,11 @@ class ChoiceTask(PromptTaskConfig):
         """See Kind."""
         return "accuracy"
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """See TaskConfig."""
+        return 0.0, 1.0
+
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file, and checks that one way of naming the gold option fits all items."""
         mistakes = ItemMistakes(of=self.items)

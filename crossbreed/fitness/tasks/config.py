@@ -53,6 +53,16 @@ class TaskConfig(Config, ABC):
         """See Kind."""
 
     @property
+    def span(self) -> tuple[float, float] | None:
+        """The smallest and the largest value of an item, for messages on bounds; None: not known."""
+        return None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The length of its longest answers, in tokens; None: its answers are no texts."""
+        return None
+
+    @property
     def asks(self) -> bool:
         """Whether it makes requests of its items; else the engine or a function of the user's asks or scores."""
         return True

@@ -17,6 +17,11 @@ class NatsPerToken:
         return "nats per token"
 
     @property
+    def span(self) -> tuple[float, float]:
+        """See TaskConfig."""
+        return 0.0, math.inf
+
+    @property
     def higher_is_better(self) -> bool:
         """False: a likely text has fewer nats."""
         return False

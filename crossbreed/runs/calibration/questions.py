@@ -82,8 +82,8 @@ def num_held_out(number: int, part: float) -> int:
 def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, float]]:
     """Returns the tasks of an objective, each with the weight of its loss: negative if it is to be bad at the task."""
     shares = objective.shares
-    signs = {task.name: -1 if objective.minimize is task.higher_is_better else 1 for task in tasks}
-    return [(task, signs[task.name] * shares[task.name]) for task in tasks if shares.get(task.name)]
+    signs = {task.name: -1 if (task.name in objective.lesser) is task.higher_is_better else 1 for task in tasks}
+    return [(task, signs[task.name] * abs(shares[task.name])) for task in tasks if shares.get(task.name)]
 
 
 def experts_of(task: Task, inputs: CalibrationInputs) -> Sequence[str]:

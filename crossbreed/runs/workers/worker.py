@@ -98,7 +98,8 @@ class Worker:
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
-            answers = evaluate_tasks(adopted.handle, self._tasks, self._plan.items[job.split], lessons)
+            items, lengths = self._plan.items[job.split], self._plan.lengths_measured
+            answers = evaluate_tasks(adopted.handle, self._tasks, items, lessons, lengths=lengths)
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
