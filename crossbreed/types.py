@@ -9,7 +9,7 @@ and of the Trial the archive and, as its Outcome, the optimizer.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -445,8 +445,3 @@ class Outcome:
     """Slopes of a loss to be minimised, one per coordinate; None if no gradient was computed."""
     excesses: tuple[float, ...] | None = None
     """How far outside each constraint it is; 0 or less: it keeps it. None: the run has none, or it is not OK."""
-
-
-def violation_of(excesses: Iterable[float] | None) -> float:
-    """Returns how far off constraints are, all together; infinite if that is not known."""
-    return math.inf if excesses is None else math.fsum(max(0.0, excess) for excess in excesses)

@@ -8,7 +8,8 @@ from operator import index
 from typing import SupportsFloat, SupportsIndex, TypeGuard
 
 from crossbreed.errors import EngineError, InvalidWeights
-from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Handle
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.values import is_unicode
 
 LARGEST = 1e100

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from crossbreed.errors import EngineError, InputError, SwapError
 from crossbreed.fitness.answers import answers_of
-from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Logprobs, Prompt, Request, Response
+from crossbreed.fitness.protocol import Handle, Logprobs
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Request, Response
 
 R = TypeVar("R", Request, Loglikelihood)
 

@@ -9,7 +9,8 @@ from typing import SupportsFloat, TypeAlias
 from crossbreed.errors import EngineError
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
-from crossbreed.fitness.protocol import Handle, Response, ScoresItems, ScoresSplits
+from crossbreed.fitness.protocol import Handle, ScoresItems, ScoresSplits
+from crossbreed.fitness.requests import Response
 from crossbreed.fitness.tasks import Answer, Task, TaskConfig, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks

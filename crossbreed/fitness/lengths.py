@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crossbreed.fitness.protocol import Response
+from crossbreed.fitness.requests import Response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,9 @@ not, the one that is less far off.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from crossbreed.constraints import violation_of
 from crossbreed.optimizer.generation import measured
-from crossbreed.types import Outcome, violation_of
+from crossbreed.types import Outcome
 
 
 def off(outcome: Outcome) -> float:

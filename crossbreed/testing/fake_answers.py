@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Literal, TypeAlias
 
 from crossbreed.errors import EngineError
-from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.fitness.requests import Generate, Request, Response
 
 Failure: TypeAlias = Literal["start", "answer", "exit"]
 WRONG = "?"

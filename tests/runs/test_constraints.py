@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 from simulated import failed, score, search, trial
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.record.yardstick import Yardstick
 from crossbreed.runs.results.report import make_report
@@ -15,7 +16,7 @@ from crossbreed.runs.results.winner import choose_winner, finalists, reported
 from crossbreed.runs.spec.constraints import Bound, Constraint, ConstraintConfig, build_constraints
 from crossbreed.runs.spec.criteria import Criteria
 from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
-from crossbreed.types import ItemScores, Score, Trial, violation_of
+from crossbreed.types import ItemScores, Score, Trial
 
 MINIMIZED = {"sums": False, "french": False, "prose": True}
 SPANS = {"sums": (0.0, 1.0), "french": (0.0, 1.0), "prose": (0.0, float("inf"))}

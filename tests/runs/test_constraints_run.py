@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from toy_runs import journal_of, write_spec
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import InputError
 from crossbreed.runs import check_spec, load_spec, run
 from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.results.compare import compare
 from crossbreed.runs.results.show import open_run, show_json, show_text
-from crossbreed.types import violation_of
 
 KEEP_BLUE = {"task": "blue", "at_least": "25% base"}
 SHORT = {"length": "red", "at_most": 3}

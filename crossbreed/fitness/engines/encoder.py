@@ -10,7 +10,7 @@ from crossbreed.errors import Collector, EngineError, InputError, excerpt
 from crossbreed.fitness.engines.boundary import num_prompt_tokens
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.lengths import TaskLengths, tokens_within
-from crossbreed.fitness.protocol import Generate, Prompt, Request
+from crossbreed.fitness.requests import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.model_config import load_config

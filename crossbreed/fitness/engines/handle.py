@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crossbreed.errors import EngineError
-from crossbreed.fitness.protocol import Predict, Predicted, Request, Response
+from crossbreed.fitness.requests import Predict, Predicted, Request, Response
 
 
 class HoldsOne(Protocol):

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator
 from crossbreed.config import Config
 from crossbreed.errors import MissingExtra, is_installed, require
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import AdapterEngine, EndsAnswers, RecipeEngine, Request, WeightEngine
+from crossbreed.fitness.protocol import AdapterEngine, EndsAnswers, RecipeEngine, WeightEngine
+from crossbreed.fitness.requests import Request
 from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.objects import OBJECT, RECIPE_OBJECT
 from crossbreed.registry import OURS, Registry, Tagged, resolve

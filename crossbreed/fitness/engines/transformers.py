@@ -19,16 +19,8 @@ from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
 from crossbreed.fitness.engines.writing import write_together
-from crossbreed.fitness.protocol import (
-    Generate,
-    Loglikelihood,
-    Predict,
-    Predicted,
-    Request,
-    Response,
-    ScoredPrompt,
-    Truth,
-)
+from crossbreed.fitness.protocol import Truth
+from crossbreed.fitness.requests import Generate, Loglikelihood, Predict, Predicted, Request, Response, ScoredPrompt
 from crossbreed.sources.model_config import load_config
 from crossbreed.types import Recipe, WeightStream
 

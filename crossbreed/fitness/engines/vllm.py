@@ -26,7 +26,8 @@ from crossbreed.fitness.engines.handle import PredictingHandle
 from crossbreed.fitness.engines.library import internals, library_call, require_internals
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import VllmConfig
-from crossbreed.fitness.protocol import (
+from crossbreed.fitness.protocol import Truth
+from crossbreed.fitness.requests import (
     Alternatives,
     Generate,
     Loglikelihood,
@@ -35,7 +36,6 @@ from crossbreed.fitness.protocol import (
     Request,
     Response,
     ScoredPrompt,
-    Truth,
 )
 from crossbreed.sources.files import open_shards
 from crossbreed.sources.model_config import load_config

@@ -13,7 +13,7 @@ from crossbreed.errors import Collector, InputError, excerpt
 from crossbreed.fitness.item_files import legible_items, require_items
 from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Response
+from crossbreed.fitness.requests import Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.task import Answer

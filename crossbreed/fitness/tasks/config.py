@@ -12,7 +12,8 @@ from crossbreed.config import Config, InputPath, Name
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response, Surroundings
+from crossbreed.fitness.protocol import Surroundings
+from crossbreed.fitness.requests import Loglikelihood, Prompt, Request, Response
 from crossbreed.fitness.tasks.prompts import delimiter_after, field_names, fill_prompt, misread_field, turns_of
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.fitness.values import FieldValue, text_of

@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.lengths import answer_length
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Surroundings
+from crossbreed.fitness.protocol import Surroundings
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.metrics import METRICS, Comparison, MetricField, WrittenMetric, comparison_of
 from crossbreed.fitness.tasks.metrics.metric import Abstention, Asker, Verdict

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Response
+from crossbreed.fitness.requests import Response
 from crossbreed.fitness.tasks.task import Answer
 
 

@@ -10,7 +10,8 @@ from crossbreed.fitness.asking import Ask
 from crossbreed.fitness.functions import FunctionReference, UserFunction, fields_of, identity_of, load_function
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.lengths import answer_length
-from crossbreed.fitness.protocol import EvaluatesItems, Generate, Handle, Loglikelihood, Response
+from crossbreed.fitness.protocol import EvaluatesItems, Handle
+from crossbreed.fitness.requests import Generate, Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.task import Answer
 

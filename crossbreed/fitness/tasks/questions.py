@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, Split
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.remote import RemoteTask

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Handle, Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Handle
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.values import as_shown
 from crossbreed.types import canonical_json, content_id
 

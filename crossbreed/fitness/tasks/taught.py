@@ -17,7 +17,8 @@ from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness.answers import ROUNDING, likely_answers_of
 from crossbreed.fitness.divergence import entropy, jensen_shannon
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Alternatives, Generate, Handle, Predict, Predicted, Predicts, Response
+from crossbreed.fitness.protocol import Handle, Predicts
+from crossbreed.fitness.requests import Alternatives, Generate, Predict, Predicted, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.fitness.values import FieldValue

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import Trial, violation_of
+from crossbreed.types import Trial
 
 
 def best_trial(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.results.statistics import Interval, paired_difference
 from crossbreed.runs.spec.objectives import Objective, Scores
-from crossbreed.types import Trial, violation_of
+from crossbreed.types import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from math import fsum
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.record.yardstick import Yardstick
@@ -28,7 +29,7 @@ from crossbreed.runs.results.winner import (
 )
 from crossbreed.runs.spec.objectives import Objective, Scalar, Scores, length_of
 from crossbreed.runs.stages.table import StageRow
-from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial, violation_of
+from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
 REPORT_SCHEMA = 1
 NEAR_A_TIE = 0.05

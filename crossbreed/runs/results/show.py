@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import InputError, excerpt, printable
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.parsing import counted
@@ -34,7 +35,7 @@ from crossbreed.runs.spec.criteria import lengths_in
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.runs.stages.naming import StageName
 from crossbreed.runs.stages.table import StageRow, stage_rows
-from crossbreed.types import Status, Trial, violation_of
+from crossbreed.types import Status, Trial
 
 State: TypeAlias = Literal["running", "interrupted", "finished"]
 SPLITS: tuple[SplitName, ...] = ("search", "select", "report")

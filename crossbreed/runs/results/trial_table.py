@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from textwrap import wrap
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.spec.objectives import Objective
-from crossbreed.types import Trial, violation_of
+from crossbreed.types import Trial
 
 _OBJECTIVE, _TASK, _SECONDS = 14, 8, 7
 """Characters of a column at least."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import moocore
 import numpy as np
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
 from crossbreed.optimizer.feasible import ordered_values
 from crossbreed.runs.record.archive import utilities
@@ -21,7 +22,7 @@ from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.criteria import Criteria
 from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, Scores, build_scalar
-from crossbreed.types import BaselineKind, ProposedBy, Score, Status, Trial, violation_of
+from crossbreed.types import BaselineKind, ProposedBy, Score, Status, Trial
 
 NUM_FINALISTS = 8
 UNIFORM, TUNED_SCALAR, WINNER = "uniform", "tuned_scalar", "winner"

@@ -7,11 +7,12 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.record.history import History
 from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.spec.objectives import Scalar, Scores
 from crossbreed.runs.stages.naming import StageName
-from crossbreed.types import Score, Status, Trial, violation_of
+from crossbreed.types import Score, Status, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.completions import Asked
 from crossbreed.fitness.engines.boundary import num_prompt_tokens
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt
 from crossbreed.fitness.services.appending import append_line, key_of, read_lines
 from crossbreed.fitness.services.faults import WrongAnswer
 from crossbreed.fitness.services.transport import Transport

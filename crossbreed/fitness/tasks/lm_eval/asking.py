@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import EngineError, InputError
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Response
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Response
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.tokenization import num_appended, token_ids
 

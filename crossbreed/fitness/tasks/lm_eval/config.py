@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, JsonValue, PrivateAttr, TypeAdapter,
 from crossbreed.config import InputPath
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import TaskConfig
 from crossbreed.fitness.tasks.lm_eval.documents import Part
 from crossbreed.fitness.tasks.lm_eval.harness import EXTRA, require_harness, sources_in

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.lm_eval.asking import Speaker, result_of, speaker
 from crossbreed.fitness.tasks.lm_eval.documents import (
     Document,
