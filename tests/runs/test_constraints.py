@@ -9,6 +9,7 @@ from simulated import failed, score, search, trial
 from crossbreed.constraints import violation_of
 from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.record.yardstick import Yardstick
+from crossbreed.runs.results.held import held_by
 from crossbreed.runs.results.report import make_report
 from crossbreed.runs.results.report_text import sentences
 from crossbreed.runs.results.verdict import verdict_of
@@ -62,6 +63,16 @@ def test_excess_is_by_the_size_of_the_bound_and_0_at_it() -> None:
     assert one(task="sums", at_least="50% base").excess(scores(sums=0.5), base) == pytest.approx(-1)
     assert one(task="prose", at_most=0).excess(scores(prose=3.0), None) == 3.0  # a bound of no size
     assert one(worst=["sums", "french"], at_least=0.5).excess(scores(sums=0.9, french=0.4), None) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("bound", "value"), [("base - 0.1", 0.7), ("95% base", 0.76), (0.7, 0.8 - 0.1)])
+def test_a_model_that_rounding_alone_takes_out_of_its_bound_keeps_it(bound: float | str, value: float) -> None:
+    base = scores(sums=0.8, prose=0.8)
+    assert one(task="sums", at_least=bound).excess(scores(sums=value), base) == 0
+    assert one(task="sums", at_most=bound).excess(scores(sums=value), base) == 0
+    assert one(task="sums", at_least=bound).excess(scores(sums=value - 1e-6), base) > 0
+    [held] = held_by(scores(sums=value), base, [one(task="sums", at_least=bound)], seed=0)
+    assert held.is_kept
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import numpy as np
 
 from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
-from crossbreed.optimizer.feasible import ordered_values
 from crossbreed.runs.record.archive import utilities
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.yardstick import Yardstick
@@ -141,7 +140,10 @@ def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> S
 def tuned_scalar_trial(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
     """Returns the trial of the best tuned scalar on the search items; see `best_tuned_scalar`."""
     scored = {t.number: t for t in _scored(trials)}
-    best = best_tuned_scalar({n: (t.candidate.proposed_by, _in_order(t, objectives)) for n, t in scored.items()})
+    best = best_tuned_scalar(
+        {n: (t.candidate.proposed_by, utilities(t, objectives)) for n, t in scored.items()},
+        off={n: violation_of(t.excesses) for n, t in scored.items()},
+    )
     return None if best is None else scored[best]
 
 
@@ -172,12 +174,6 @@ def reported(trials: Sequence[Trial], objectives: Sequence[Objective], winner: i
 
 def _scored(trials: Iterable[Trial]) -> list[Trial]:
     return sorted((t for t in trials if t.objectives is not None), key=lambda t: t.number)
-
-
-def _in_order(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
-    """Returns what the search knows of a trial: with constraints, values that alone say what comes first."""
-    found = utilities(trial, objectives)
-    return ordered_values(found, violation_of(trial.excesses)) if trial.excesses else found
 
 
 def _utilities(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
