@@ -22,6 +22,7 @@ ROOT = Path(crossbreed.__file__).parent
 GROUND = {
     "types",
     "errors",
+    "constraints",
     "config",
     "field_docs",
     "parsing",

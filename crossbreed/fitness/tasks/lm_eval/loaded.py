@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
@@ -32,13 +32,11 @@ from crossbreed.fitness.tasks.lm_eval.harness import (
     sources_in,
 )
 from crossbreed.fitness.tasks.lm_eval.scoring import Scoring, check_metrics, notes_on_values, scoring_of
+from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.fitness.tasks.sampling import sample_seeds
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.parsing import any_of
 from crossbreed.types import canonical_json
-
-if TYPE_CHECKING:
-    from crossbreed.fitness.tasks.lm_eval.config import LmEvalTask
 
 _MOST_KEPT = 16
 """Tasks that a process keeps."""
@@ -49,7 +47,7 @@ class Loaded:
 
     def __init__(
         self,
-        task: "LmEvalTask",
+        task: LmEvalSettings,
         documents: Sequence[Document],
         scorings: Mapping[str, Scoring],
         speaks: Speaker,
@@ -176,10 +174,10 @@ class Loaded:
 
 
 _LOADED: dict[str, Loaded] = {}
-_RECENT: "list[tuple[LmEvalTask, str, Loaded]]" = []
+_RECENT: "list[tuple[LmEvalSettings, str, Loaded]]" = []
 
 
-def load(task: "LmEvalTask", *, seed: int, host: str | None, context: int | None, sources: str) -> Loaded:
+def load(task: LmEvalSettings, *, seed: int, host: str | None, context: int | None, sources: str) -> Loaded:
     """Returns a task as it is loaded, once in a process for the same settings and files.
 
     Args:
@@ -201,7 +199,7 @@ def load(task: "LmEvalTask", *, seed: int, host: str | None, context: int | None
     return _LOADED[key]
 
 
-def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
+def _read(task: LmEvalSettings, *, seed: int, speaks: Speaker) -> Loaded:
     leaves, is_group = load_leaves(task.task, folder=task.folder, where=task.where)
     for leaf in leaves:
         _check_kind(leaf, task)
@@ -235,7 +233,7 @@ def _read(task: "LmEvalTask", *, seed: int, speaks: Speaker) -> Loaded:
     return Loaded(task, documents, scorings, speaks, seed=seed, identity=identity, notes=notes, files=files)
 
 
-def _check_kind(leaf: HarnessTask, task: "LmEvalTask") -> None:
+def _check_kind(leaf: HarnessTask, task: LmEvalSettings) -> None:
     if getattr(leaf, "MULTIMODAL", False):
         raise InputError(
             f"the task `{name_of(leaf)}` asks about images or sounds", expected="a task of texts", where=task.where
@@ -251,7 +249,7 @@ def _check_kind(leaf: HarnessTask, task: "LmEvalTask") -> None:
         check_metrics(leaf, task)
 
 
-def _override(leaf: HarnessTask, task: "LmEvalTask") -> None:
+def _override(leaf: HarnessTask, task: LmEvalSettings) -> None:
     """Sets what the spec says in the place of the task, as lm-eval's own command does."""
     own = leaf.config.num_fewshot
     if task.num_fewshot and own == 0:
@@ -292,7 +290,7 @@ def _said(document: Document, answers: Sequence[Any]) -> str:
 
 
 def _notes_of_parts(
-    task: "LmEvalTask", parts: Mapping[Part, str], reported: Part, shown: Sequence[HarnessTask]
+    task: LmEvalSettings, parts: Mapping[Part, str], reported: Part, shown: Sequence[HarnessTask]
 ) -> list[str]:
     """Says where documents come from.
 

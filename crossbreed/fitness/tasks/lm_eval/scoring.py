@@ -3,17 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crossbreed.errors import InputError, require
 from crossbreed.fitness.tasks.lm_eval.asking import Writing
 from crossbreed.fitness.tasks.lm_eval.documents import Document, Part, results_of
 from crossbreed.fitness.tasks.lm_eval.harness import EXTRA, HarnessTask, name_of
 from crossbreed.fitness.tasks.lm_eval.metrics import Reading, readings_of
+from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.parsing import any_of, suggestion
-
-if TYPE_CHECKING:
-    from crossbreed.fitness.tasks.lm_eval.config import LmEvalTask
 
 _CERTAIN, _HOPELESS = 0.0, -50.0
 
@@ -35,7 +33,7 @@ class Scoring:
     """How many of the most likely tokens are needed."""
 
 
-def scoring_of(task: "LmEvalTask", leaf: HarnessTask, documents: Sequence[Document]) -> Scoring:
+def scoring_of(task: LmEvalSettings, leaf: HarnessTask, documents: Sequence[Document]) -> Scoring:
     """Chooses filter and metric, and tries them on the first document's right answer."""
     from lm_eval.filters import build_filter_ensemble
 
@@ -79,7 +77,7 @@ def scoring_of(task: "LmEvalTask", leaf: HarnessTask, documents: Sequence[Docume
     )
 
 
-def _writing(leaf: HarnessTask, task: "LmEvalTask") -> Writing:
+def _writing(leaf: HarnessTask, task: LmEvalSettings) -> Writing:
     try:
         return Writing.of(leaf.config.generation_kwargs or {})
     except InputError as error:
@@ -88,7 +86,7 @@ def _writing(leaf: HarnessTask, task: "LmEvalTask") -> Writing:
         ) from None
 
 
-def _chosen(noun: str, wanted: str | None, names: Sequence[str], leaf: HarnessTask, task: "LmEvalTask") -> str:
+def _chosen(noun: str, wanted: str | None, names: Sequence[str], leaf: HarnessTask, task: LmEvalSettings) -> str:
     if wanted is None and len(names) == 1:
         return names[0]
     if wanted is None:
@@ -110,7 +108,7 @@ def _chosen(noun: str, wanted: str | None, names: Sequence[str], leaf: HarnessTa
 
 
 def _chosen_metric(
-    wanted: str | None, found: Mapping[str, Reading | None], leaf: HarnessTask, task: "LmEvalTask"
+    wanted: str | None, found: Mapping[str, Reading | None], leaf: HarnessTask, task: LmEvalSettings
 ) -> str:
     usable = [name for name, reading in found.items() if reading is not None]
     if (wanted in found and wanted not in usable) or (wanted is None and not usable):
@@ -134,7 +132,7 @@ def _gold(document: Document) -> list[Any]:
     return [(_CERTAIN, True) if place in (None, idx) else (_HOPELESS, False) for idx in range(len(kinds))]
 
 
-def check_metrics(leaf: HarnessTask, task: "LmEvalTask") -> None:
+def check_metrics(leaf: HarnessTask, task: LmEvalSettings) -> None:
     """Raises InputError if the task names a metric that nobody computes: lm-eval says so once it has answers."""
     from lm_eval.api.registry import metric_registry
 
