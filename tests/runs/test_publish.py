@@ -66,6 +66,7 @@ def origins() -> CardInfo:
         report=report,
         engine={"kind": "vllm", "dtype": "bfloat16"},
         objectives=(MEAN,),
+        constraints=(),
         metrics={"sums": "exact_match", "french": "exact_match"},
         versions={"crossbreed": "1"},
         run_versions={"crossbreed": "0"},
