@@ -41,8 +41,8 @@ _MOST_GROUPS = 48
 """The maximum length of the coefficient table: a longer one is left to recipe.yaml."""
 
 _MERGED = (
-    "The scores are of base and adapter merged, each number rounded once to {dtype}, as `crossbreed merge` writes them. "
-    "Unmerged, as PEFT loads them above, or merged by another program, answers can differ by as much as rounding does."
+    "The scores are of base and adapter merged, each number rounded once to {dtype}, as `crossbreed merge` writes it. "
+    "Unmerged, as PEFT loads it above, or merged by another program, answers can differ by as much as rounding does."
 )
 
 
