@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from crossbreed.fitness import AnyEngineConfig, EngineConfig, build_engine
 from crossbreed.fitness.engines.handle import HoldsOne
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.kernels import materialize
 from crossbreed.recipes import load_recipe
 from crossbreed.runs import Plan, build_plan, load_spec

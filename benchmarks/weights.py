@@ -20,7 +20,8 @@ import yaml
 from benchmarks.distractors import NUM_DISTRACTORS
 from benchmarks.tables import is_done, report_of, shown
 from crossbreed.recipes.named import weighted_deltas
-from crossbreed.runs import Spec, build_plan, evaluate, parse_spec, run
+from crossbreed.runs import Spec, build_plan, parse_spec, run
+from crossbreed.runs.evaluate import evaluate
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.types import BASE, Recipe, Rule

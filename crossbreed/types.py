@@ -45,13 +45,6 @@ REGRESSION = "regression"
 RECIPE_SCHEMA = 1
 
 
-def renamed(value: Mapping[str, float] | Numbers, names: Mapping[str, str]) -> Mapping[str, float] | Numbers:
-    """Returns a parameter for sources with other names; those not in `names` keep theirs."""
-    changed: Any = {names.get(name, name): number for name, number in value.items()}
-    found: Mapping[str, float] | Numbers = changed
-    return found
-
-
 def canonical_json(value: Any) -> str:  # any JSON value
     """Returns the canonical text of a JSON value: sorted keys, no spaces, shortest floats, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -420,7 +413,9 @@ class Trial:
     candidate: Candidate
     score: Score
     objectives: tuple[float, ...] | None
-    """The Spec's objectives in their natural direction; None unless OK."""
+    """The Spec's objectives in their natural direction; None unless OK, and while baselines are missing for them."""
+    excesses: tuple[float, ...] | None = ()
+    """How far outside each constraint it is, by the size of the bound; None while the base is missing for that."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """`attempts` and `worker`, where the journal has them. Not compared between runs."""
 
@@ -448,3 +443,5 @@ class Outcome:
     """The values of all items that the objectives read, more is better; empty unless OK, and if a task tells none."""
     slopes: tuple[float, ...] | None = None
     """Slopes of a loss to be minimised, one per coordinate; None if no gradient was computed."""
+    excesses: tuple[float, ...] | None = None
+    """How far outside each constraint it is; 0 or less: it keeps it. None: the run has none, or it is not OK."""

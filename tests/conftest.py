@@ -27,7 +27,9 @@ def _own_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     """One for all processes: a kernel is compiled once."""
     root = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CROSSBREED_CACHE", str((root.parent if is_one_of_several(pytestconfig) else root) / "cache"))
+        folder = (root.parent if is_one_of_several(pytestconfig) else root) / "cache"
+        patch.setenv("CROSSBREED_CACHE", str(folder))
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))  # read when lm-eval's tasks import `datasets`
         yield
 
 

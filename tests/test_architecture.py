@@ -22,6 +22,7 @@ ROOT = Path(crossbreed.__file__).parent
 GROUND = {
     "types",
     "errors",
+    "constraints",
     "config",
     "field_docs",
     "parsing",
@@ -141,8 +142,8 @@ def constants(source: str) -> Iterator[str]:
 
 
 KINDS = {*OPERATORS, *OPTIMIZERS, *ENGINES, *TASKS, *SPACES}
-WORDS = {"transformers", "vllm", "nevergrad", "api", "object", "python"}
-"""Kinds that are also the names of packages or extras, of JSON's types, or of the language."""
+WORDS = {"transformers", "vllm", "nevergrad", "api", "object", "python", "agreement"}
+"""Kinds that are also the names of packages or extras, of JSON's types, of the language, or of what judges have."""
 RUNS = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "runs" and path.name != "presets.py"]
 
 

@@ -143,6 +143,29 @@ CHOICE = {
 }
 MERGE = ("merge", "recipe.yaml", "--out", "out", "--source", "base=base", "--source", "red=red")
 RULE = "rules.0."
+LOSS = {"kind": "likelihood", "name": "loss", "items": "red.jsonl", "prompt": "{q}", "answer": "a"}
+
+
+def judged_by(key: str, *configs: dict[str, Any]) -> Callable[[Place], None]:
+    """Objectives or constraints, over the task `red` and a loss on the same items."""
+
+    def spoil(place: Place) -> None:
+        tasks = yaml.safe_load(place.spec.read_text())["fitness"]["tasks"]
+        place.edit_spec("fitness.tasks", [*tasks, LOSS])
+        place.edit_spec("fitness.objectives", [{"task": "red"}])
+        place.edit_spec(f"fitness.{key}", list(configs))
+
+    return spoil
+
+
+def bounded(**config: Any) -> Callable[[Place], None]:
+    return judged_by("constraints", config)
+
+
+def sought(**config: Any) -> Callable[[Place], None]:
+    return judged_by("objectives", config)
+
+
 BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     # specs
     "spec: bomb": (more_spec(BOMB), CHECK, "with aliases expanded"),
@@ -188,6 +211,29 @@ BAD: dict[str, tuple[Callable[[Place], None], tuple[str, ...], str]] = {
     "override: yes for a number": (lambda place: None, (*CHECK, "--set", "seed=yes"), "write a number"),
     "override: no value": (lambda place: None, (*CHECK, "--set", "seed"), "has no value"),
     "override: bomb": (lambda place: None, (*CHECK, "--set", "seed=&a [*a]"), "an alias inside"),
+    # objectives and constraints
+    "objective: unknown task": (sought(task="rde"), CHECK, "write `red`"),
+    "objective: two kinds": (sought(task="red", length="red"), CHECK, "task and length"),
+    "objective: no weight above 0": (sought(mean=["red"], weights=[-1]), CHECK, "{task: red, minimize: true}"),
+    "objective: quantile of nothing": (sought(quantile=["red"]), CHECK, "needs `at`"),
+    "objective: quantile outside": (sought(quantile=["red"], at=1.5), CHECK, "fitness.objectives.0.at"),
+    "objective: relative to what": (sought(task="red", relative_to="expert"), CHECK, "'base' or 'experts'"),
+    "objective: no experts": (
+        lambda place: (sought(task="red", relative_to="experts")(place), place.edit_spec("sources.experts", {}))[1],
+        CHECK,
+        "sources.experts",
+    ),
+    "objective: length of no text": (sought(length="loss"), CHECK, "write `length: red`"),
+    "objective: mixed": (sought(worst=["red", "loss"]), CHECK, "take loss out"),
+    "constraint: unknown task": (bounded(task="rde", at_least=0.5), CHECK, "write `red`"),
+    "constraint: no bound": (bounded(task="red"), CHECK, "add one of them, as in at_least: 0.8"),
+    "constraint: two bounds": (bounded(task="red", at_least=0.1, at_most=0.2), CHECK, "make two constraints"),
+    "constraint: no such bound": (bounded(task="red", at_least="bse - 1"), CHECK, "95% base"),
+    "constraint: percent of a loss": (bounded(task="loss", at_most="105% base"), CHECK, "base + 0.02"),
+    "constraint: above the range": (bounded(task="red", at_least=95), CHECK, "no model keeps this bound"),
+    "constraint: below the range": (bounded(task="red", at_least=0), CHECK, "every model keeps this bound"),
+    "constraint: longer than max_tokens": (bounded(length="red", at_most=4000), CHECK, "from 0 to 16"),
+    "constraint: no direction": (bounded(task="red", at_least=0.5, minimize=True), CHECK, "unknown key `minimize`"),
     # paths of models
     "path: missing": (in_spec("sources.experts.red", "./rad"), CHECK, "did you mean `red`"),
     "path: missing beside others": (

@@ -8,12 +8,13 @@ from operator import index
 from typing import SupportsFloat, SupportsIndex, TypeGuard
 
 from crossbreed.errors import EngineError, InvalidWeights
-from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Handle
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.values import is_unicode
 
 LARGEST = 1e100
 """The largest value of an item, and of a log-probability without its sign: squares and sums of it are still numbers."""
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 """The largest log-probability: a probability of 1, up to the rounding of floating-point numbers."""
 _MOST_TOKENS = 2**31 - 1
 """The longest prompt, far longer than any model's."""
@@ -56,7 +57,7 @@ def likely_answers_of(handle: Handle, requests: Sequence[Request], *, asker: str
         raise InvalidWeights(f"{asker}: a log-probability is NaN or infinite")
     for number, response in enumerate(responses):
         least, most = min(response.logprobs, default=0.0), max(response.logprobs, default=0.0)
-        if least < -LARGEST or most > _ROUNDING:
+        if least < -LARGEST or most > ROUNDING:
             raise EngineError(
                 f"{_place(handle, asker)}, response {number} of a chunk: expected natural log-probabilities from "
                 f"-{LARGEST:g} to 0 in `logprobs`, got {least:g} to {most:g}"

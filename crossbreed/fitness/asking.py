@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from crossbreed.fitness.answers import likely_answers_of
-from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Prompt, Request, Response
+from crossbreed.fitness.protocol import Handle
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Request, Response
 
 
 class Ask:

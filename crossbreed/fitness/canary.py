@@ -35,18 +35,8 @@ from crossbreed.fitness.canary_probes import (
     scored,
     without_cache,
 )
-from crossbreed.fitness.protocol import (
-    Checkable,
-    Handle,
-    Loglikelihood,
-    RecipeEngine,
-    Remembers,
-    Request,
-    Response,
-    StartsOnHost,
-    Truth,
-    WeightEngine,
-)
+from crossbreed.fitness.protocol import Checkable, Handle, RecipeEngine, Remembers, StartsOnHost, Truth, WeightEngine
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.sources.naming import layer_of, may_be_head
 from crossbreed.types import Recipe, WeightStream
 

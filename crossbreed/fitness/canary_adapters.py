@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from crossbreed.errors import EngineError, SwapError
 from crossbreed.fitness.canary import compare_with_truth, require_alike
 from crossbreed.fitness.canary_probes import ask, can_move, limit_of, probes_of, scored, without_cache
-from crossbreed.fitness.protocol import AdapterEngine, Checkable, Engine, Handle, Loglikelihood, Request, Truth
+from crossbreed.fitness.protocol import AdapterEngine, Checkable, Engine, Handle, Truth
+from crossbreed.fitness.requests import Loglikelihood, Request
 
 _REPORT = "do not trust scores of this engine here: report it, with architecture and versions"
 _UNCHECKED = "the answers were not compared with transformers'"

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from crossbreed.errors import EngineError, InputError, SwapError
 from crossbreed.fitness.answers import answers_of
-from crossbreed.fitness.protocol import Generate, Handle, Loglikelihood, Logprobs, Prompt, Request, Response
+from crossbreed.fitness.protocol import Handle, Logprobs
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Request, Response
 
 R = TypeVar("R", Request, Loglikelihood)
 
@@ -130,7 +131,10 @@ def can_move(answers: Sequence[Response]) -> bool:
 
 
 def _as_scored(probe: Request, end: str) -> Request:
-    return Loglikelihood(prompt=probe.prompt, continuation=end) if isinstance(probe, Generate) else probe
+    """Returns a request that scores; the boundary of a prompt in tokens is found in its text."""
+    if not isinstance(probe, Generate):
+        return probe
+    return Loglikelihood(prompt=replace(probe.prompt, token_ids=None), continuation=end)
 
 
 def _with_two_ends(prefix: str) -> list[Request]:

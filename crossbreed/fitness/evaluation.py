@@ -3,15 +3,18 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import SupportsFloat
+from types import MappingProxyType
+from typing import SupportsFloat, TypeAlias
 
 from crossbreed.errors import EngineError
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item
-from crossbreed.fitness.protocol import Handle, Response, ScoresItems, ScoresSplits
+from crossbreed.fitness.protocol import Handle, ScoresItems, ScoresSplits
+from crossbreed.fitness.requests import Response
 from crossbreed.fitness.tasks import Answer, Task, TaskConfig, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
+from crossbreed.fitness.tasks.taught import Taught, TaughtTask
 from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores, Means
 
@@ -32,13 +35,26 @@ class Evaluation:
     """Prompt and completion tokens."""
 
 
-def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Evaluation:
+Lessons: TypeAlias = Mapping[str, Mapping[str, Taught]]
+"""Task -> item id -> what the task's teacher answered."""
+
+
+def evaluate_tasks(
+    handle: Handle,
+    tasks: Sequence[Task],
+    items: Mapping[str, AnyItems],
+    lessons: Lessons = MappingProxyType({}),
+    *,
+    lengths: Mapping[str, str] = MappingProxyType({}),
+) -> Evaluation:
     """Evaluates a candidate on every task, in fixed chunks and in the order of the split.
 
     Args:
         handle: the candidate.
         tasks: the tasks, in the Spec's order.
         items: task name -> its items of one split.
+        lessons: for tasks that have a teacher, what it answered to these items: see `ask_teacher`.
+        lengths: task name -> the name under which the length of its answers is measured; of other tasks it is not.
 
     Raises:
         EngineError: the engine could not answer, or its answers are not what the protocol says.
@@ -56,10 +72,11 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
             scores[task.name], texts[task.name] = _means(handle, task, offered), ("",) * len(offered)
             continue
         values, answers, distances = list[float](), list[str](), list[float | None]()
-        thoughts, abstained, agreed = list[int | None](), dict[int, str](), list[bool]()
+        thoughts, tokens = list[int | None](), list[float]()
+        abstained, agreed = dict[int, str](), list[bool]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
-            for item, answer, responses in _answered(handle, task, chunk):
+            for item, answer, responses in _answered(handle, task, chunk, lessons.get(task.name, {})):
                 if answer.abstains:
                     abstained[len(values)] = answer.abstains
                 values.append(math.nan if answer.abstains else _finite(answer.value, task=task.name, item=item.id))
@@ -67,6 +84,7 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
                 thoughts.append(answer.thinking)
+                tokens += [] if answer.length is None else [answer.length]
                 num_tokens += sum(r.prompt_tokens + len(r.token_ids) for r in responses)
         scores[task.name] = ItemScores(
             item_ids=tuple(item.id for item in offered),
@@ -74,15 +92,42 @@ def evaluate_tasks(handle: Handle, tasks: Sequence[Task], items: Mapping[str, An
             abstained=tuple(abstained),
             agreement=sum(agreed) / len(agreed) if agreed else None,
         )
+        if task.name in lengths:
+            if len(tokens) < len(values):
+                raise ValueError(f"task `{task.name}` does not tell how long its answers are")
+            scores[lengths[task.name]] = ItemScores(item_ids=scores[task.name].item_ids, values=tuple(tokens))
         texts[task.name] = tuple(answers)
         if any(margin is not None for margin in distances):
             margins[task.name] = tuple(distances)
         if any(length is not None for length in thoughts):
             thinking[task.name] = tuple(thoughts)
-    num_items = sum(found.num_items for found in scores.values())
+    num_items = sum(scores[task.name].num_items for task in tasks)
     return Evaluation(
         tasks=scores, texts=texts, margins=margins, thinking=thinking, num_items=num_items, num_tokens=num_tokens
     )
+
+
+def ask_teacher(handle: Handle, task: Task, items: AnyItems) -> dict[str, Taught]:
+    """Has the teacher of a task answer items, in the chunks in which candidates will be compared with it.
+
+    Args:
+        handle: the teacher.
+        task: the task, of a kind that has one.
+        items: its items of one split.
+
+    Returns:
+        Item id -> answer.
+
+    Raises:
+        EngineError: the engine could not answer.
+        InvalidWeights: its log-probabilities are NaN or infinite.
+    """
+    kind, found = own_kind(task), dict[str, Taught]()
+    assert isinstance(kind, TaughtTask), "the task has a teacher"
+    for start in range(0, len(items.items), task.kind.chunk):
+        chunk = items.items[start : start + task.kind.chunk]
+        found |= zip((item.id for item in chunk), kind.taught(handle, chunk), strict=True)
+    return found
 
 
 def _means(handle: Handle, task: Task, items: Sequence[Item]) -> ItemScores:
@@ -141,7 +186,9 @@ def _text(text: object, *, task: str, item: str) -> str:
     return text
 
 
-def _answered(handle: Handle, task: Task, chunk: Sequence[Item]) -> Iterator[tuple[Item, Answer, Sequence[Response]]]:
+def _answered(
+    handle: Handle, task: Task, chunk: Sequence[Item], lessons: Mapping[str, Taught]
+) -> Iterator[tuple[Item, Answer, Sequence[Response]]]:
     """Yields the items of a chunk, each scored, with the responses to it.
 
     A remote task's engine scores itself. A function that asks for itself got its responses for the whole chunk: they
@@ -154,6 +201,10 @@ def _answered(handle: Handle, task: Task, chunk: Sequence[Item]) -> Iterator[tup
         values = handle.score_items(task.name, [item.id for item in chunk])
         for item, value in zip(chunk, values, strict=True):
             yield item, Answer(value=value, text=""), ()
+        return
+    if isinstance(kind, TaughtTask):
+        compared, got = kind.compare(handle, chunk, [lessons[item.id] for item in chunk])
+        yield from zip(chunk, compared, ([one] for one in got), strict=True)
         return
     if isinstance(kind, AsksItself) and not kind.asks:
         answers, got = kind.evaluate(handle, chunk)

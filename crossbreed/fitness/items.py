@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -17,7 +17,10 @@ from crossbreed.errors import InputError, excerpt, first_line
 from crossbreed.fitness.values import FieldValue, is_unicode
 from crossbreed.parsing import any_of
 from crossbreed.randomness import spawn
-from crossbreed.types import canonical_json, content_id
+from crossbreed.types import SplitName, canonical_json, content_id
+
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+"""In the order in which they are taken from the items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,8 @@ class Item:
     """The file and the line it is from, for messages; empty if it was made in Python."""
     count: int = 1
     """How many questions it stands for: several, where their asker tells nothing but the mean of their values."""
+    splits: tuple[SplitName, ...] = field(default=SPLITS, compare=False)
+    """The splits that may have it: not all, where parts of a data set are meant for some of them."""
 
     def place(self, task: str, name: str = "") -> str:
         """Returns where a field of the item stands, for messages."""
@@ -166,25 +171,32 @@ def split_items(
     Raises:
         InputError: too few items, or one lacks the `stratify` field.
     """
-    num_search, num_select, num_report = (
-        share if isinstance(share, int) else max(1, int(share * len(items) + 1e-9))
-        for share in (config.search, config.select, config.report)
-    )
-    needed = num_search + num_select + num_report
-    if needed > len(items):
+    sizes = {split: _size(getattr(config, split), sum(split in item.splits for item in items)) for split in SPLITS}
+    ordered = _offered(items, seed=seed, task=task, stratify=stratify)
+    found, left = dict[SplitName, tuple[Item, ...]](), list(ordered)
+    for split, size in sizes.items():
+        found[split] = tuple([item for item in left if split in item.splits][:size])
+        taken = {item.id for item in found[split]}
+        left = [item for item in left if item.id not in taken]
+    if any(len(found[split]) < size for split, size in sizes.items()):
+        wanted = " + ".join(f"{size} {split}" for split, size in sizes.items())
+        of_parts = ", ".join(f"{sum(split in item.splits for item in items)} for {split}" for split in SPLITS)
         raise InputError(
             f"task `{task}` has too few items for the split",
-            expected=f"{num_search} search + {num_select} select + {num_report} report = {needed} items",
-            got=f"{len(items)} items",
+            expected=f"{wanted} = {sum(sizes.values())} items",
+            got=f"{len(items)} items" + f": {of_parts}" * any(item.splits != SPLITS for item in items),
             where=where,
             fix="lower the counts, or add items",
         )
-    ordered = _offered(items, seed=seed, task=task, stratify=stratify)
     return Split(
-        search=SearchItems(ordered[:num_search]),
-        select=SelectionItems(ordered[num_search : num_search + num_select]),
-        report=ReportItems(ordered[num_search + num_select : needed]),
+        search=SearchItems(found["search"]),
+        select=SelectionItems(found["select"]),
+        report=ReportItems(found["report"]),
     )
+
+
+def _size(share: int | float, num_items: int) -> int:
+    return share if isinstance(share, int) else max(1, int(share * num_items + 1e-9))
 
 
 QuestionsOf: TypeAlias = Callable[[Item], Collection[str]]

@@ -6,110 +6,19 @@ behind a service, for example. An engine's registration declares its kind (`Engi
 weights never imports a tensor library.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from crossbreed.fitness.requests import Generate, Loglikelihood, Predict, Predicted, Request, Response
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:
     import torch
 
     from crossbreed.fitness.items import Item
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """The model's input: plain text, or a message that the engine renders with the tokenizer's chat template."""
-
-    text: str
-    chat: bool = False
-    """Render `system` and `text` through the chat template, with the generation prompt."""
-    system: str | None = None
-    turns: tuple[tuple[str, str], ...] = ()
-    """For a chat: the (role, content) of the turns between `system` and `text`, which is the user's last one."""
-    token_ids: tuple[int, ...] | None = None
-    """The input in tokens, used as it is, instead of all of the above."""
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        """The turns of a chat, as chat templates take them."""
-        system = () if self.system is None else (("system", self.system),)
-        turns = (*system, *self.turns, ("user", self.text))
-        return [{"role": role, "content": content} for role, content in turns]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generate:
-    """A request to continue the prompt, greedily unless a temperature is given."""
-
-    prompt: Prompt
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    seed: int = 0
-    use_cache: bool = True
-    """False: recompute the prompt, ignoring the engine's prefix cache. The canary compares the two."""
-    alternatives: int = 0
-    """How many of the most likely tokens to list at each place, with their log-probabilities."""
-    scores_prompt: bool = False
-    """Whether to score the prompt's tokens too, all but the first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loglikelihood:
-    """A request to score `continuation` after the prompt. With an empty prompt, scoring starts at the second token.
-
-    The prompt is text, since the boundary is found there: a prompt in tokens is scored by a Generate.
-    """
-
-    prompt: Prompt
-    continuation: str
-
-
-Request: TypeAlias = Generate | Loglikelihood
-
-
-def greedy(request: Request) -> Request:
-    """Returns a request without drawn tokens."""
-    return replace(request, temperature=0.0, seed=0) if isinstance(request, Generate) else request
-
-
-Alternatives: TypeAlias = tuple[Mapping[int, float], ...]
-"""For each token of a text: token -> log-probability, of the most likely ones at its place."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredPrompt:
-    """The prompt's tokens, as the model expects them."""
-
-    token_ids: tuple[int, ...]
-    """All tokens of the prompt."""
-    logprobs: tuple[float, ...]
-    """Natural log-probability of each of them but the first, given all before it."""
-    alternatives: Alternatives = ()
-    """For each but the first, where the request asks for some."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """The response to one request."""
-
-    text: str
-    """The generated text, up to the stop string; empty for a Loglikelihood."""
-    token_ids: tuple[int, ...]
-    """The generated tokens, or those of the continuation."""
-    logprobs: tuple[float, ...]
-    """Natural log-probability of each of `token_ids` given all before it; for a Generate, it may be left out."""
-    prompt_tokens: int
-    ended: Literal["stop", "length"] = "stop"
-    """Why a text ended: at a stop string or an end token, or at the limit of tokens."""
-    alternatives: Alternatives = ()
-    """For each of `token_ids`, where a Generate asks for some; may be left out."""
-    prompt: ScoredPrompt | None = None
-    """Where a Generate asks to score its prompt; may be left out."""
 
 
 class Handle(Protocol):
@@ -128,6 +37,21 @@ class Handle(Protocol):
 
         Raises:
             EngineError: it could not answer (the trial is FAILED).
+        """
+        ...
+
+
+@runtime_checkable
+class Predicts(Handle, Protocol):
+    """A candidate whose engine tells the log-probabilities of chosen tokens, which may be unlikely ones."""
+
+    def predict(self, asked: Sequence[Predict]) -> list[Predicted]:
+        """Returns what is predicted at given answers, for one chunk, in order.
+
+        It depends on weights and chunk alone, not on what was asked before.
+
+        Raises:
+            EngineError: it could not (the trial is FAILED).
         """
         ...
 
@@ -335,7 +259,7 @@ class EndsAnswers(Engine, Protocol):
     def end_at(self, token_ids: Collection[int]) -> None:
         """Ends answers at these tokens too, besides those that the host's files name.
 
-        A merge may end an answer as any of its experts does. Called once, before the first candidate.
+        A merge may end an answer as any of its experts does. Called before the first candidate; tokens add up.
         """
         ...
 

@@ -24,6 +24,7 @@ from crossbreed.optimizer.build import (
     OptimizerPart,
     build_optimizer,
 )
+from crossbreed.optimizer.feasible import ordered
 from crossbreed.optimizer.options import CalibrationNeeds, LossKind, Options
 from crossbreed.optimizer.protocol import (
     Breeder,
@@ -90,6 +91,7 @@ __all__ = [
     "SearchInputs",
     "build_optimizer",
     "check_one_objective",
+    "ordered",
     "replayed",
 ]
 

@@ -49,6 +49,11 @@ class OptimizerConfig(Config):
         return False
 
     @property
+    def reads_violations(self) -> bool:
+        """Whether it reads `Outcome.violation`; else, values are told so that they alone say what comes first."""
+        return False
+
+    @property
     def most_trials(self) -> int | None:
         """The most candidates that it asks for, so that its search ends without a budget; None: any number."""
         return None

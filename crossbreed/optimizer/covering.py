@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from crossbreed.optimizer.feasible import nearest
 from crossbreed.optimizer.generation import measured
 from crossbreed.optimizer.protocol import Optimizer, SearchInputs, replayed
 from crossbreed.types import Box, Outcome, Point, Proposal, Status
@@ -92,7 +93,8 @@ class Covering:
 
     def _best(self) -> Point | None:
         """Returns the best of the alternatives, of equals the first; the given start if none was measured."""
-        values = {n: found for n, outcome in self._outcomes.items() if (found := measured(outcome)) is not None}
+        known = nearest([outcome for outcome in self._outcomes.values() if measured(outcome) is not None])
+        values = {outcome.number: found for outcome in known if (found := measured(outcome)) is not None}
         if not values:
             return self._inputs.start
         columns = list(zip(*values.values(), strict=True))

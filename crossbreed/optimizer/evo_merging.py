@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from crossbreed.errors import InputError
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.cma_es import CmaEs, CmaEsOptions
+from crossbreed.optimizer.feasible import ordered
 from crossbreed.optimizer.generation import measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.penalty import coordinates_of, penalised
@@ -45,6 +46,11 @@ class EvoMergingConfig(OptimizerConfig):
     @property
     def reads_budget(self) -> bool:
         """True: the stages share the trials."""
+        return True
+
+    @property
+    def reads_violations(self) -> bool:
+        """True: its penalties are on the values as they are."""
         return True
 
     @model_validator(mode="after")
@@ -117,7 +123,7 @@ class EvoMerging:
     def tell(self, outcome: Outcome) -> None:
         """Passes on the penalised value, and keeps the best of the stage."""
         part = self._out.pop(outcome.number)
-        told = penalised(outcome, part, self._stages[0].penalty)
+        told = ordered(penalised(outcome, part, self._stages[0].penalty))
         if (found := measured(told)) is not None and (self._best is None or found[0] > self._best[0]):
             self._best = found[0], part
         self._inner.tell(told)

@@ -33,6 +33,7 @@ from pydantic import Field, model_validator
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
+from crossbreed.optimizer.feasible import off
 from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.polytope import Floats, blocks_of, probes_of
@@ -101,6 +102,11 @@ class FrankWolfeConfig(OptimizerConfig):
     kind: Literal["frank_wolfe"] = "frank_wolfe"
     options: FrankWolfeOptions = FrankWolfeOptions()
 
+    @property
+    def reads_violations(self) -> bool:
+        """True: slopes are of the values as they are, and a step out of the constraints is halved."""
+        return True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
@@ -109,6 +115,12 @@ class _Place:
     point: Floats
     value: float
     slopes: Floats
+    violation: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What is larger for the place that comes first: one that keeps the constraints, then the better one."""
+        return -self.violation, self.value
 
 
 class FrankWolfe(Generational):
@@ -116,7 +128,7 @@ class FrankWolfe(Generational):
 
     FAILED carries no information about the direction: if all points of a step FAILED, the same points are asked again,
     a few times, since a machine may be down for a while. A step to a point that is INVALID or STOPPED, or that was
-    scored but has no slopes, is halved.
+    scored but has no slopes, is halved; so is one out of the constraints, once a point is known that keeps them.
 
     It steps towards a random mixture only as a last resort: if a step cannot be measured even at a sixteenth of its
     length, if the best point itself has no vertex downhill, or if its slopes are missing.
@@ -158,8 +170,11 @@ class FrankWolfe(Generational):
         if not places:
             self._retreat()
             return
+        place = max(places, key=lambda place: place.rank)
+        if place.violation and self._best is not None and not self._best.violation:
+            self._retreat()  # the step leads out of the constraints
+            return
         self._num_lost = 0
-        place = max(places, key=lambda place: place.value)
         if self._options.slopes == "gradient":
             self._go_on(place)
         else:
@@ -176,11 +191,11 @@ class FrankWolfe(Generational):
             slopes = (0.0,) * len(point)  # to be found
         if values is None or slopes is None or not np.isfinite(slopes).all():
             return None
-        return _Place(point=point, value=values[0], slopes=np.array(slopes))
+        return _Place(point=point, value=values[0], slopes=np.array(slopes), violation=off(outcome))
 
     def _go_on(self, place: _Place) -> None:
         """Takes the next step of the walk, or restarts if no step leads downhill."""
-        if self._best is None or place.value > self._best.value:
+        if self._best is None or place.rank > self._best.rank:
             self._best = place
         direction = self._downhill(place)
         if direction.any():

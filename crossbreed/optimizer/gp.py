@@ -25,6 +25,7 @@ from crossbreed.errors import InputError, require
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import measured
 from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.optuna_constraints import constrain
 from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
 from crossbreed.optimizer.silence_optuna import silence_optuna
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
@@ -51,6 +52,11 @@ class GpConfig(OptimizerConfig):
     kind: Literal["gp"] = "gp"
     options: GpOptions = GpOptions()
 
+    @property
+    def reads_violations(self) -> bool:
+        """True: Optuna models them, and multiplies the expected improvement by the chance that all hold."""
+        return True
+
 
 class Gp:
     """Expected improvement of a Gaussian process; joint with the candidates in flight, if there are any (qLogEI).
@@ -73,7 +79,7 @@ class Gp:
         """
         _check(inputs)
         options = options or GpOptions()
-        self._box, self._num_first = inputs.box, options.startup
+        self._box, self._num_first, self._num_constraints = inputs.box, options.startup, inputs.num_constraints
         self._free = [i for i, (low, high) in enumerate(zip(self._box.low, self._box.high, strict=True)) if low < high]
         self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in self._free}
         self._seed = int(inputs.rng.integers(2**32))
@@ -113,6 +119,7 @@ class Gp:
         if outcome.status is not Status.FAILED:
             (value,) = measured(outcome) or (-math.inf,)
             with silence_optuna():
+                constrain(trial, (math.inf,) * self._num_constraints if outcome.excesses is None else outcome.excesses)
                 self._study.tell(trial, value)
             self._num_valued += 1
 

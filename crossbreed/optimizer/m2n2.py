@@ -21,6 +21,7 @@ from pydantic import Field
 
 from crossbreed.errors import InputError
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
+from crossbreed.optimizer.feasible import off
 from crossbreed.optimizer.generation import measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.protocol import SearchInputs
@@ -73,11 +74,17 @@ class M2n2Config(OptimizerConfig):
         """True: members compete for items."""
         return True
 
+    @property
+    def reads_violations(self) -> bool:
+        """True: members that break constraints are dropped first, and are mates alone."""
+        return True
+
 
 class M2n2:
     """Steady state: parents come from the archive as it is when a child is asked, so no worker ever waits.
 
-    Only measured candidates enter the archive. A seed that FAILED is asked again: without limit while there are fewer
+    Only measured candidates enter the archive, of which those that break constraints leave first: a specialist that
+    breaks them is a mate until then. A seed that FAILED is asked again: without limit while there are fewer
     than two members, then between children, at most `SEED_RETRIES` times. If all seeds were measured and fewer than two
     are OK, nothing can be crossed and `ask` returns None from then on.
     """
@@ -114,6 +121,8 @@ class M2n2:
         self._numbers: list[int] = []
         self._scores_KI: Floats = np.empty((0, 0))
         """One row for each of `_numbers`, and one more for the child."""
+        self._off_K: Floats = np.zeros(self._options.archive + 1)
+        """How far off the constraints each of `_numbers` is, all together."""
         self._num_crossed = 0
         self._weights_I: Floats = np.array(inputs.item_weights) if inputs.item_weights else ALIKE
 
@@ -144,7 +153,7 @@ class M2n2:
         """Adds a measured child to the archive, and drops the least fit member of a full one."""
         assert outcome.items or outcome.status is not Status.OK
         if measured(outcome) is not None and np.isfinite(scores_I := np.array(outcome.items)).all():
-            self._admit(outcome.number, scores_I)
+            self._admit(outcome.number, scores_I, off(outcome))
             if outcome.number in self._seed_of:
                 self._measured_seeds.append(outcome.number)
         elif outcome.status is Status.FAILED and outcome.number in self._seed_of:
@@ -166,14 +175,17 @@ class M2n2:
         if self._retries_left[seed] >= 0:
             self._seeds.append(seed)
 
-    def _admit(self, number: int, scores_I: Floats) -> None:
+    def _admit(self, number: int, scores_I: Floats, off: float) -> None:
         if not self._numbers:
             self._scores_KI = np.empty((self._options.archive + 1, len(scores_I)))
         self._scores_KI[len(self._numbers)] = scores_I
+        self._off_K[len(self._numbers)] = off
         self._numbers.append(number)
         if len(self._numbers) > self._options.archive:
-            dropped = int(competition_fitness(self._scores_KI, self._options.alpha, self._weights_I).argmin())
+            fitness_K = competition_fitness(self._scores_KI, self._options.alpha, self._weights_I)
+            dropped = int(self._off_K.argmax() if self._off_K.any() else fitness_K.argmin())
             self._scores_KI[dropped] = scores_I
+            self._off_K[dropped] = off
             self._numbers[dropped] = number
             self._numbers.pop()
 
@@ -195,6 +207,9 @@ class M2n2:
             numbers, chances_K = self._measured_seeds, np.ones(len(self._measured_seeds))
         else:
             numbers, chances_K = self._numbers, competition_fitness(scores_KI, self._options.alpha, self._weights_I)
+            off_K = self._off_K[: len(numbers)]
+            if (off_K == 0).any():  # those that break constraints are mates alone, as long as others are there
+                chances_K = np.where(off_K == 0, np.maximum(chances_K, EPSILON), 0.0) if off_K.any() else chances_K
         first = self._draw(chances_K)
         if not self._options.crossover:
             return numbers[first], numbers[first]

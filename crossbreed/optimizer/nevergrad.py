@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from crossbreed.errors import InputError, require
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
+from crossbreed.optimizer.feasible import ordered
 from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.penalty import coordinates_of, penalised
@@ -61,6 +62,11 @@ class NevergradConfig(OptimizerConfig):
     @property
     def reads_budget(self) -> bool:
         """True: nevergrad chooses by it, and lays out schedules."""
+        return True
+
+    @property
+    def reads_violations(self) -> bool:
+        """True: its penalty is on the values as they are."""
         return True
 
     @model_validator(mode="after")
@@ -117,7 +123,7 @@ class Nevergrad(Generational):
         """Takes the penalised value."""
         point = self._generation.point(outcome.number)
         part = [point[index] for index in self._weights]
-        super().tell(penalised(outcome, part, self._options.weight_penalty))
+        super().tell(ordered(penalised(outcome, part, self._options.weight_penalty)))
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         with self._isolated():

@@ -16,6 +16,7 @@ from pydantic import Field
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.generation import Generation, Generational, measured
 from crossbreed.optimizer.options import Options
+from crossbreed.optimizer.optuna_constraints import constrain
 from crossbreed.optimizer.protocol import SearchInputs
 from crossbreed.optimizer.silence_optuna import silence_optuna
 from crossbreed.optimizer.unit_cube import from_unit, to_unit
@@ -37,6 +38,11 @@ class Nsga2Config(OptimizerConfig):
     kind: Literal["nsga2"] = "nsga2"
     options: Nsga2Options = Nsga2Options()
 
+    @property
+    def reads_violations(self) -> bool:
+        """True: Optuna dominates by them."""
+        return True
+
 
 class Nsga2(Generational):
     """A population of the least dominated points, crossed (SBX) and mutated (polynomial mutation).
@@ -51,6 +57,7 @@ class Nsga2(Generational):
         self._box, self._rng, self._spread = inputs.box, inputs.rng, options.spread
         self._start = None if inputs.start is None else to_unit(inputs.box, inputs.start)
         self._num_objectives, self._population = inputs.num_objectives, options.population
+        self._num_constraints = inputs.num_constraints
         self._axes = {str(i): FloatDistribution(0.0, 1.0) for i in range(inputs.box.dim)}
         with silence_optuna():
             self._sampler = _Sampler(
@@ -70,21 +77,26 @@ class Nsga2(Generational):
             if told.status is Status.FAILED:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
-                self._complete(trial, self._taken.get(index), measured(told) or (-math.inf,) * self._num_objectives)
+                self._complete(trial, self._taken.get(index), told)
                 self._num_completed += 1
         self._breed()
 
     def _take(self, index: int, recorded: Point) -> None:
         self._taken[index] = to_unit(self._box, recorded).tolist()
 
-    def _complete(self, trial: Trial, taken: Sequence[float] | None, values: Sequence[float]) -> None:
+    def _complete(self, trial: Trial, taken: Sequence[float] | None, told: Outcome) -> None:
         """Tells the study the values of a trial, or of a recorded one of the same generation in its place."""
+        values = measured(told) or (-math.inf,) * self._num_objectives
+        excesses = (math.inf,) * self._num_constraints if told.excesses is None else told.excesses
         if taken is None:
+            constrain(trial, excesses)
             completed = self._study.tell(trial, values)
         else:
             self._study.tell(trial, state=TrialState.FAIL)
             params = dict(zip(self._axes, taken, strict=True))
-            self._study.add_trial(create_trial(params=params, distributions=dict(self._axes), values=values))
+            made = create_trial(params=params, distributions=dict(self._axes), values=values)
+            constrain(made, excesses)
+            self._study.add_trial(made)
             completed = self._study.get_trials(deepcopy=False)[-1]
         self._sampler.completed.append(completed)
 

@@ -29,6 +29,11 @@ class CalibrationNeeds:
     about: str
     """What the optimizer does with it, for people."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether the loss compares what the merge predicts with what experts do."""
+        return self.loss == "agreement"
+
 
 class Options(Config):
     """Options of an optimizer without any."""

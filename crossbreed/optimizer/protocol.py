@@ -63,6 +63,8 @@ class SearchInputs:
     """The optimizer's own stream, spawned by name from the Spec's seed."""
     tuned_scalar: float | None = None
     """The factor s of the best global coefficient s/N on the search items; None if none was measured."""
+    num_constraints: int = 0
+    """Number of constraints; where there are any, OK outcomes have `excesses`."""
     item_weights: tuple[float, ...] = ()
     """The weight of each of an outcome's items in the objectives; empty: all equal."""
     calibration: CalibrationLoss | None = None

@@ -25,6 +25,7 @@ class OptimizerObject(OptimizerConfig):
     _make: MakeOptimizer | None = PrivateAttr(default=None)
     _slope_kind: SlopeKind | None = PrivateAttr(default=None)
     _reads_budget: bool = PrivateAttr(default=False)
+    _reads_violations: bool = PrivateAttr(default=False)
     _renamed: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def hold(self, given: MakeOptimizer | OptimizerPart[Any]) -> None:
@@ -35,6 +36,7 @@ class OptimizerObject(OptimizerConfig):
         config = given.config.model_validate({"kind": kind_of(given), "budget": self.budget})
         self._make = lambda inputs: build_part(given, config, inputs)
         self._slope_kind, self._reads_budget = config.slope_kind, config.reads_budget
+        self._reads_violations = config.reads_violations
         self._renamed = {_setting(old): _setting(new) for old, new in config.renamed.items()}
 
     def without_object(self) -> "OptimizerObject":
@@ -57,6 +59,11 @@ class OptimizerObject(OptimizerConfig):
     def reads_budget(self) -> bool:
         """That of the part; see OptimizerConfig."""
         return self._reads_budget
+
+    @property
+    def reads_violations(self) -> bool:
+        """That of the part; see OptimizerConfig."""
+        return self._reads_violations
 
     @property
     def renamed(self) -> Mapping[str, str]:

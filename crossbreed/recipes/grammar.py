@@ -18,7 +18,7 @@ from crossbreed.parsing import any_of, hint_at_boolean, hint_at_number, require_
 from crossbreed.patterns import Matcher, full_matcher, part_matcher
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.text_files import read_text
-from crossbreed.types import RECIPE_SCHEMA, Dtype, ParamValue, Recipe, Rule
+from crossbreed.types import RECIPE_SCHEMA, Dtype, Numbers, ParamValue, Recipe, Rule
 from crossbreed.yaml_files import MAX_BYTES, read_yaml
 
 DTYPES: tuple[str, ...] = get_args(Dtype)
@@ -293,3 +293,10 @@ def _strings(value: Any, *, where: str) -> dict[str, str]:
         fix = hint_at_boolean(value)
         raise InputError(f"`{where}` is not a mapping of names to hashes", got=shown(value), where=where, fix=fix)
     return dict(value)
+
+
+def renamed(value: Mapping[str, float] | Numbers, names: Mapping[str, str]) -> Mapping[str, float] | Numbers:
+    """Returns a parameter for sources with other names; those not in `names` keep theirs."""
+    changed: Any = {names.get(name, name): number for name, number in value.items()}
+    found: Mapping[str, float] | Numbers = changed
+    return found

@@ -17,6 +17,8 @@ from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.teachers.checks import teacher_recipe
+from crossbreed.runs.teachers.lessons import ask_teachers
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups, SearchSpace
 from crossbreed.sources.naming import ModuleType, module_of
@@ -60,6 +62,8 @@ class Findings:
             "name": self.plan.spec.name,
             "experts": list(self.plan.structure.experts),
             "coordinates": list(self.plan.coordinates),
+            "objectives": [objective.name for objective in self.plan.objectives],
+            "constraints": [constraint.name for constraint in self.plan.criteria.constraints],
             "cost": self.cost.to_json(),
             "tasks": [task.to_json() for task in self.tasks],
             "notes": list(self.notes),
@@ -147,12 +151,19 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
         begun = begun_tasks(plan.tasks, around, closing)
         candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         closing.callback(candidate_engine.close)
+        lessons = ask_teachers(
+            begun,
+            _search_items(plan),
+            lambda teacher: teacher_recipe(teacher, plan.structure.hashes, dtype=plan.dtype),
+            lambda recipe: candidate_engine.adopt(recipe).handle,
+        )
         adopted = candidate_engine.adopt(plan.base_recipe)
-        first = evaluate_tasks(adopted.handle, begun, _search_items(plan, at_most=1))  # an engine warms up on it
+        one_each = _search_items(plan, at_most=1)
+        first = evaluate_tasks(adopted.handle, begun, one_each, lessons)  # an engine warms up on it
         start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
         for task in begun:
             if time.perf_counter() - start_s < _ANSWERING_S and not judge_calls(task):
-                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan))
+                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan), lessons)
         answer_s = time.perf_counter() - start_s
     num_items = sum(chunk.num_items for chunk in chunks.values())
     fixed_s = sum(adopted.seconds.values())

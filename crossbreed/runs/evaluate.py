@@ -9,22 +9,33 @@ from typing import TYPE_CHECKING, Any
 from crossbreed.errors import InputError
 from crossbreed.fitness import (
     AdapterEngineConfig,
+    AnyItems,
+    EndsAnswers,
+    Lessons,
     RecipeEngineConfig,
     Surroundings,
+    Task,
     begun_tasks,
     evaluate_tasks,
     load_tasks,
 )
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
-from crossbreed.runs.opening import described_sources
+from crossbreed.runs.opening import described_sources, merge_dtype
 from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.spec.objectives import length_of
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.workers.candidate_engine import start_candidate_engine
+from crossbreed.runs.teachers.checks import check_teachers, taught, teacher_recipe
+from crossbreed.runs.teachers.lessons import ask_teachers
+from crossbreed.runs.workers.candidate_engine import (
+    CandidateEngine,
+    CandidateEngineByWeights,
+    start_candidate_engine,
+)
 from crossbreed.sources import Structure, require_tensors
 from crossbreed.types import Recipe
 
@@ -83,18 +94,30 @@ def evaluate(
     recipe, weights = _opened(model, spec)
     kind = spec.fitness.engine
     served = kind.served_items() if isinstance(kind, RecipeEngineConfig) else {}
-    loaded = load_tasks(spec.fitness.tasks, served, engine=kind.kind, seed=spec.seed)
+    loaded = load_tasks(
+        spec.fitness.tasks,
+        served,
+        engine=kind.kind,
+        seed=spec.seed,
+        host=weights.host if weights and kind.tokenizes_on_host else None,
+        context_tokens=kind.context_tokens,
+    )
     if weights:
         kind.check_base(weights.host, weights.shapes)
     if weights and kind.tokenizes_on_host:
-        weights.check_lengths(loaded, context_tokens=kind.context_tokens, calibration=False)
+        weights.check_lengths(loaded, context_tokens=kind.context_tokens)
+    items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
+    check_teachers(loaded, spec.sources.experts, kind)
+    teachers = _teachers(model, spec, weights) if taught(loaded) else None
     around = Surroundings(seed=spec.seed)
     with ExitStack() as closing:
         begun = begun_tasks(loaded, around, closing)
         candidate_engine = start_candidate_engine(spec.fitness.engine, weights, around)
         closing.callback(candidate_engine.close)
+        lessons = teachers.lessons(candidate_engine, begun, items) if teachers else {}
         adopted = candidate_engine.adopt(recipe)
-        found = evaluate_tasks(adopted.handle, begun, split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split])
+        lengths = {task: length_of(task) for task in spec.fitness.criteria.lengths}
+        found = evaluate_tasks(adopted.handle, begun, items, lessons, lengths=lengths)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     return Evaluated(
@@ -104,6 +127,60 @@ def evaluate(
         tasks=task_intervals(found.tasks, seed=spec.seed),
         judged=judged_in([found.tasks]),
     )
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Teachers:
+    """The teachers of a spec's tasks, for an engine that was started for a model."""
+
+    hashes: Mapping[str, str]
+    """Of the spec's sources."""
+    dtype: str
+    """Of merges."""
+    weights: "Weights | None"
+    """Of the sources, where the engine's own are those of a checkpoint."""
+
+    def lessons(self, engine: CandidateEngine, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Lessons:
+        """Returns what the teachers answer, by the engine that then answers for the model."""
+        if self.weights is not None:
+            assert isinstance(engine, CandidateEngineByWeights), "only such engines evaluate checkpoints"
+            if isinstance(engine.engine, EndsAnswers):
+                engine.engine.end_at(self.weights.sources.end_token_ids)
+            engine = CandidateEngineByWeights(engine.engine, self.weights)
+        return ask_teachers(
+            tasks,
+            items,
+            lambda teacher: teacher_recipe(teacher, self.hashes, dtype=self.dtype),
+            lambda recipe: engine.adopt(recipe).handle,
+        )
+
+
+def _teachers(model: str | os.PathLike[str] | Recipe, spec: Spec, weights: "Weights | None") -> _Teachers:
+    """Returns the teachers of the spec's tasks; raises InputError if a checkpoint reads texts otherwise than they."""
+    if isinstance(model, Recipe):
+        kind = spec.fitness.engine
+        if weights:
+            hashes = weights.structure.hashes
+        else:
+            assert isinstance(kind, RecipeEngineConfig), "all others have weights"
+            hashes = described_sources(kind, *spec.sources.told).hashes
+        return _Teachers(hashes=hashes, dtype=model.dtype, weights=None)
+    from crossbreed.runs.weights import open_weights
+    from crossbreed.sources.host import END_TOKENS
+
+    found = open_weights(spec)
+    own = weights.host_hashes if weights else {}
+    if differing := [
+        part for part, hash_ in found.host_hashes.items() if own.get(part) != hash_ and part != END_TOKENS
+    ]:
+        raise InputError(
+            "the model cannot be compared with the teachers of the spec's tasks: it reads texts otherwise",
+            expected="the configuration, tokenizer and templates of the spec's base",
+            got=f"another {' and '.join(differing)}",
+            where=os.fspath(model),
+            fix="evaluate it with a spec without tasks of the kinds `agreement` and `entropy`",
+        )
+    return _Teachers(hashes=found.structure.hashes, dtype=merge_dtype(spec, found.structure), weights=found)
 
 
 def _opened(model: str | os.PathLike[str] | Recipe, spec: Spec) -> tuple[Recipe, "Weights | None"]:

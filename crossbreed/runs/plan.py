@@ -34,10 +34,12 @@ from crossbreed.runs.search.pace import Limits, limits_of
 from crossbreed.runs.search.proposer import Proposer
 from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
 from crossbreed.runs.spec import Spec
-from crossbreed.runs.spec.objectives import Objective, build_objectives, item_weights
-from crossbreed.runs.splits import require_items, split_tasks, told_as_means
+from crossbreed.runs.spec.criteria import Criteria
+from crossbreed.runs.spec.objectives import Objective, item_weights, length_of
+from crossbreed.runs.splits import require_items, require_losses, split_tasks, told_as_means
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.runs.stages.stage import Stage, build_stages, placed
+from crossbreed.runs.teachers.checks import check_teachers, taught
 from crossbreed.search_spaces import SearchSpace, require_slopes
 from crossbreed.sources import Structure
 from crossbreed.types import ProposedBy, Recipe, SlopeKind
@@ -69,6 +71,22 @@ class Plan:
     """Task -> lengths of its items, once `measured`; empty if the engine does not use the base's tokenizer."""
 
     @property
+    def criteria(self) -> Criteria:
+        """What candidates are judged by."""
+        return Criteria(objectives=self.objectives, constraints=self.spec.fitness.criteria.constraints)
+
+    @property
+    def lengths_measured(self) -> dict[str, str]:
+        """Task of which the length of answers is measured -> the name under which it is."""
+        return {task: length_of(task) for task in self.criteria.lengths}
+
+    @property
+    def most_tokens(self) -> dict[str, int]:
+        """Task of which the length of answers is measured -> the most tokens of an answer."""
+        known = {config.name: config.most_tokens for config in self.spec.fitness.tasks}
+        return {task: most for task in self.lengths_measured if (most := known.get(task)) is not None}
+
+    @property
     def limits(self) -> Limits:
         """The limits of the searches, together and alone."""
         return limits_of(self.spec)
@@ -81,10 +99,12 @@ class Plan:
     @property
     def item_ids(self) -> ItemIds:
         """The splits by item id, as the journal records them."""
-        return {
+        found = {
             split: {name: tuple(item.id for item in items.items) for name, items in tasks.items()}
             for split, tasks in self.items.items()
         }
+        lengths = self.lengths_measured.items()
+        return {split: ids | {name: ids[task] for task, name in lengths} for split, ids in found.items()}
 
     @property
     def mean_counts(self) -> dict[str, dict[str, int]]:
@@ -194,6 +214,8 @@ class Plan:
             with mistakes.noted(), placed(self.spec, stage.number):
                 require_items(stage.optimizer, means)
             with mistakes.noted(), placed(self.spec, stage.number):
+                require_losses(stage.optimizer, self.criteria.objectives)
+            with mistakes.noted(), placed(self.spec, stage.number):
                 stage.make_optimizer(stage.space, None, None, calibrate=partial(self._calibration, ignore))
 
     def check_recipes(self) -> None:
@@ -248,6 +270,7 @@ class Plan:
             objective=self.objectives[0],
             experts=self.experts,
             weights=self.weights,
+            dtype=self.dtype,
             slopes=self.spec.fitness.slopes,
             context_tokens=self.spec.fitness.max_model_len,
             seed=self.spec.seed,
@@ -278,7 +301,9 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         dtype = merge_dtype(spec, structure)
         if weights and searches:
             check_base(spec, weights)
-    tasks = _load_tasks(spec, mistakes, is_described=is_described)
+    tasks = _load_tasks(spec, mistakes, weights, is_described=is_described)
+    with mistakes.noted():
+        check_teachers(tasks, spec.sources.experts, spec.fitness.engine)
     with mistakes.noted():
         items = split_tasks(tasks, spec.fitness.split, seed=spec.seed)
     if weights:
@@ -300,7 +325,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         tasks=tasks,
         items=items,
         stages=stages,
-        objectives=build_objectives(spec.fitness.objectives, spec.fitness.minimized),
+        objectives=spec.fitness.criteria.objectives,
         dtype=dtype,
         warm_starts=given,
     )
@@ -328,20 +353,29 @@ def _require_none(
     mistakes.require_none()
 
 
-def _load_tasks(spec: Spec, mistakes: Collector, *, is_described: bool) -> list[Task]:
+def _load_tasks(spec: Spec, mistakes: Collector, weights: "Weights | None", *, is_described: bool) -> list[Task]:
     """Returns the tasks that can be loaded, and notes what is wrong with the others.
 
     Args:
         spec: The spec.
         mistakes: Where that is noted.
+        weights: With the host whose tokenizer the engine uses.
         is_described: Whether the engine has described its sources: else nothing is known of its tasks.
     """
     engine, tasks = spec.fitness.engine, list[Task]()
     served = engine.served_items() if is_described and isinstance(engine, RecipeEngineConfig) else {}
+    host = weights.host if weights and engine.tokenizes_on_host else None
     for config in spec.fitness.tasks:
         if is_described or not isinstance(config, RemoteTask):
             with mistakes.noted():
-                tasks += load_tasks([config], served, engine=engine.kind, seed=spec.seed)
+                tasks += load_tasks(
+                    [config],
+                    served,
+                    engine=engine.kind,
+                    seed=spec.seed,
+                    host=host,
+                    context_tokens=engine.context_tokens,
+                )
     if is_described and isinstance(engine, RecipeEngineConfig):
         with mistakes.noted():
             first = {task.name: request for task in tasks for request in islice(_first_requests([task]), 1)}
@@ -360,7 +394,7 @@ def _lengths(spec: Spec, weights: "Weights | None", tasks: Sequence[Task]) -> di
     return weights.check_lengths(
         tasks,
         context_tokens=engine.context_tokens,
-        calibration=spec.needs_reference,
+        calibration=[task.name for task in tasks if spec.needs_golds or (spec.needs_reference and not taught([task]))],
     )
 
 
@@ -379,7 +413,16 @@ def _stages(
     tasks: Sequence[Task],
 ) -> tuple[Stage, ...]:
     """Builds the searches; see `build_stages`."""
-    objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
-    num_items = {task: len(found.items) for task, found in items["search"].items()}
+    criteria = spec.fitness.criteria
+    objectives, num_items = criteria.objectives, {task: len(found.items) for task, found in items["search"].items()}
+    num_items |= {length_of(task): num_items[task] for task in criteria.lengths}
     weighted = () if told_as_means(objectives, tasks) else item_weights(objectives, num_items)
-    return build_stages(spec, structure, dtype, weights, num_objectives=len(objectives), item_weights=weighted)
+    return build_stages(
+        spec,
+        structure,
+        dtype,
+        weights,
+        num_objectives=len(objectives),
+        item_weights=weighted,
+        num_constraints=len(criteria.constraints),
+    )

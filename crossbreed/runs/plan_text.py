@@ -48,6 +48,7 @@ def plan_text(plan: Plan) -> str:
     if plan.space is not None:
         for path, (_, recipe) in zip(plan.spec.warm_start, plan.warm_starts, strict=True):
             steps += f"  warm    {path}: {place_of(recipe, plan.space)}\n"
+    steps += "".join(f"{line}\n" for line in _criteria_lines(plan))
     size = f"{plan.merged_bytes / 1e9:.2f} GB per candidate, in memory only"
     made = size if plan.weights else "made by the engine"
     if isinstance(plan.spec.fitness.engine, AdapterEngineConfig):
@@ -63,6 +64,24 @@ def plan_text(plan: Plan) -> str:
         f"  report  up to {num_reported(experts)} models, {counted(num_items['report'], 'item')} each\n"
         f"  weights {made}"
     )
+
+
+def _criteria_lines(plan: Plan) -> Iterator[str]:
+    """Yields the constraints, and what the baselines have to tell for them and for the objectives."""
+    criteria = plan.criteria
+    for constraint in criteria.constraints:
+        yield f"  keep    {constraint.name}"
+    relative = [objective.name for objective in criteria.objectives if objective.needs_base]
+    relative += [constraint.name for constraint in criteria.constraints if constraint.needs_base]
+    if relative:
+        yield f"  base    its answers to the same items decide on {'; '.join(relative)}"
+    for objective in criteria.objectives:
+        if objective.relative_to == "experts":
+            yield "  gains   the run ends after the baselines unless an expert is better than the base at each of "
+            yield f"          {', '.join(objective.tasks)}"
+    for stage in plan.stages:
+        if criteria.constraints and (stage.optimizer.slope_kind or stage.optimizer.calibration):
+            yield f"  slopes  of `{stage.optimizer.label}` know no constraints: trials that keep them come first"
 
 
 def stage_plan(plan: Plan) -> Iterator[str]:

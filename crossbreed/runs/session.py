@@ -41,6 +41,7 @@ class Session:
         """Restores the state of the search at the end of the journal."""
         self._plan, self._folder, self._pool, self._on_event = plan, folder, pool, on_event
         self.history = History(item_ids=plan.item_ids, counts=plan.mean_counts, objectives=(plan.objectives,))
+        self.history.measure_by(plan.criteria)
         proposer = plan.proposer(on_event)
         self._num_initial = proposer.num_initial
         self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
@@ -101,7 +102,8 @@ class Session:
 
     def _date_report(self) -> None:
         """Has the report of a search that goes on say so: else it would be taken for one of all trials after a stop."""
-        if self.history.is_finished and (winner := recorded_winner(self.history, self._plan.objectives)):
+        objectives = self.history.bound(self._plan.objectives)
+        if self.history.is_finished and (winner := recorded_winner(self.history, objectives)):
             report = replace(self._report(winner.number), is_over=False, has_gone_on=True)
             write_derived(self._plan, self._folder, self.history, report)
 
@@ -127,15 +129,19 @@ class Session:
         """
         plan = self._plan
         self._require_measured()
-        scalar = search_scalar(self.history.ok_trials, plan.objectives)
-        chosen = finalists(self.history.ok_trials, plan.objectives)
-        bests = (trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen)
-        self._evaluate("select", [*chosen, *bests])
+        objectives, yardstick = self.history.bound(plan.objectives), self.history.yardstick
+        scalar = search_scalar(self.history.ok_trials, objectives)
+        chosen = finalists(self.history.ok_trials, objectives)
+        bests = [trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen]
+        base_number = None if yardstick is None else yardstick.base_number
+        base = None if base_number is None else self.history.trials[base_number]
+        others = [] if base is None or base in (*chosen, *bests) else [base]
+        self._evaluate("select", [*chosen, *bests, *others])
         while True:
             unmeasurable = self._loop.unmeasurable("report")
             selection = {n: score for n, score in self.history.scores_of("select").items() if n not in unmeasurable}
-            winner = choose_winner(self._reproducible, plan.objectives, selection)
-            self._evaluate("report", reported(self._reproducible, plan.objectives, winner.number))
+            winner = choose_winner(self._reproducible, objectives, selection, yardstick=yardstick)
+            self._evaluate("report", reported(self._reproducible, objectives, winner.number))
             if winner.number not in {**self._loop.irreproducible, **self._loop.unmeasurable("report")}:
                 break
         self._loop.end()
@@ -153,7 +159,7 @@ class Session:
             InputError: the trial has no value.
         """
         self.history.publishable(number, where=str(self._folder.path))
-        self._evaluate("report", reported(self._reproducible, self._plan.objectives, number))
+        self._evaluate("report", reported(self._reproducible, self.history.bound(self._plan.objectives), number))
         if why := {**self._loop.irreproducible, **self._loop.unmeasurable("report")}.get(number):
             raise MachineError(why)
         return self._report(number)
@@ -173,6 +179,9 @@ class Session:
         return [trial for trial in self.history.ok_trials if trial.number not in self._loop.irreproducible]
 
     def _require_measured(self) -> None:
+        yardstick = self.history.yardstick
+        if self.history.ok_trials and yardstick is not None and yardstick.criteria is None:
+            raise yardstick.missing()
         if not self.history.ok_trials:
             raise InputError(
                 "there is nothing to report: no trial of this run has been measured yet",
@@ -187,18 +196,20 @@ class Session:
             trials=self.history.all_trials,
             winner=winner,
             scores=self.history.scores_of("report"),
-            objectives=self._plan.objectives,
+            objectives=self.history.bound(self._plan.objectives),
+            yardstick=self.history.yardstick,
             seed=self._plan.spec.seed,
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),
             left_out={**self._loop.irreproducible, **self._loop.unmeasurable("report")},
             margins=self._folder.margins("report", winner, item_ids=self._plan.item_ids["report"]),
             thinking=self._folder.thinking("report", winner, item_ids=self._plan.item_ids["report"]),
+            most_tokens=self._plan.most_tokens,
             base_rates=base_rates(self._plan.tasks, self._plan.items["report"]),
             stages=stage_rows(
                 self.history,
                 self._stages,
-                search_scalar(self.history.ok_trials, self._plan.objectives),
+                search_scalar(self.history.ok_trials, self.history.bound(self._plan.objectives)),
                 made_s=self._plan.made_s,
             ),
         )

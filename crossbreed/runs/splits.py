@@ -15,6 +15,7 @@ from crossbreed.fitness import (
     split_items,
 )
 from crossbreed.optimizer import OptimizerConfig
+from crossbreed.runs.spec.criteria import lengths_in
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import SplitName
 
@@ -67,4 +68,23 @@ def require_items(optimizer: OptimizerConfig, means: Sequence[str]) -> None:
             where="optimizer.kind",
             fix="use another optimizer, such as `kind: cma_es`, or ask the provider for values of items "
             "(`serve.detail: items`)",
+        )
+
+
+def require_losses(optimizer: OptimizerConfig, objectives: Sequence[Objective]) -> None:
+    """Refuses an optimizer that goes down slopes, where an objective is the length of answers, which has none.
+
+    Args:
+        optimizer: Its settings.
+        objectives: The run's.
+    """
+    has_slopes = optimizer.slope_kind is not None or optimizer.calibration is not None
+    if has_slopes and (lengths := lengths_in(objectives)):
+        raise InputError(
+            f"optimizer `{optimizer.kind}` needs slopes of a loss, and the length of answers has none",
+            expected="objectives of tasks with right answers",
+            got=f"length: {lengths[0]}",
+            where="optimizer.kind",
+            fix="use another optimizer, such as `kind: cma_es`, or bound the length by a constraint: "
+            f"{{length: {lengths[0]}, at_most: 90% base}}",
         )

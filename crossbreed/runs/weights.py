@@ -156,14 +156,14 @@ class Weights:
             return slopes(gradient, self.sources, kind, self.cache)
 
     def check_lengths(
-        self, tasks: Iterable[Task], *, context_tokens: int | None, calibration: bool
+        self, tasks: Iterable[Task], *, context_tokens: int | None, calibration: Collection[str] = ()
     ) -> dict[str, TaskLengths]:
         """Returns task -> lengths of its items in tokens; refuses those beyond the base's context. Needs transformers.
 
         Args:
             tasks: The tasks of the run.
             context_tokens: The engine's own limit.
-            calibration: Whether right answers will be asked for, too.
+            calibration: The tasks whose right answers will be asked for, too.
 
         Raises:
             MissingExtra: transformers is not installed.

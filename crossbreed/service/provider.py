@@ -30,6 +30,7 @@ from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.splits import split_tasks
+from crossbreed.runs.teachers.checks import taught
 from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.runs.workers.candidate_engine import CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
@@ -178,10 +179,23 @@ def open_provider(spec: Provided) -> Provider:
         weights.sources.require_changes()
         structure = weights.structure
         engine.check_base(weights.host, weights.shapes)
-    tasks = load_tasks(spec.tasks, seed=spec.run.seed if spec.run else 0)
+    tasks = load_tasks(
+        spec.tasks,
+        seed=spec.run.seed if spec.run else 0,
+        host=weights.host if weights and engine.tokenizes_on_host else None,
+        context_tokens=engine.context_tokens,
+    )
+    if found := [kind for _, kind in taught(tasks)]:
+        raise InputError(
+            f"a service scores no task of kind `{found[0].kind}`: its values are told without a teacher's answers",
+            expected="tasks of other kinds",
+            got=f"`{found[0].name}`, whose teacher is `{found[0].teacher}`",
+            where="fitness.tasks",
+            fix="remove it from the spec that is served",
+        )
     _require_no_judges(tasks)
     if weights and engine.tokenizes_on_host:
-        weights.check_lengths(tasks, context_tokens=engine.context_tokens, calibration=False)
+        weights.check_lengths(tasks, context_tokens=engine.context_tokens)
     seed = spec.run.seed if spec.run else 0
     if spec.run:  # its selection and report items stay its own
         searched = split_tasks(tasks, spec.run.fitness.split, seed=seed)["search"]

@@ -20,13 +20,20 @@ _USER = {"role": "user", "content": "How many are two and two?"}
 _CHATS = ([_USER], [{"role": "system", "content": "Be brief."}, _USER])
 
 
-def render_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, template: str | None = None) -> str:
+def render_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    template: str | None = None,
+    goes_on: bool = False,
+) -> str:
     """Returns a chat as a template writes it, up to where the answer begins.
 
     Args:
         tokenizer: The tokenizer whose special tokens the template may use.
         messages: The chat.
         template: Another template than the tokenizer's own.
+        goes_on: Whether the last message is the beginning of the answer, which is not ended.
 
     Raises:
         InputError: the template refuses the chat, or is broken.
@@ -35,7 +42,8 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, 
         text: str = tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
             strftime_now=TODAY.strftime,
             chat_template=template,
         )

@@ -12,6 +12,8 @@ from crossbreed.sources.opening import Sources
 from crossbreed.sources.tokenization import cleans_up, signature
 
 _HASH_BYTES = 16
+END_TOKENS = "end tokens"
+"""The part that experts add to."""
 
 
 def host_hashes(sources: Sources) -> dict[str, str]:
@@ -25,6 +27,6 @@ def host_hashes(sources: Sources) -> dict[str, str]:
         "config.json": canonical_config(base.config),
         "tokenizer": repr(signature(base.path)) + " cleans up" * cleans_up(base.path),
         "chat template": template_of(base.path) or "",
-        "end tokens": repr(sorted(sources.end_token_ids)),
+        END_TOKENS: repr(sorted(sources.end_token_ids)),
     }
     return {part: blake3(content.encode()).hexdigest(length=_HASH_BYTES) for part, content in parts.items()}

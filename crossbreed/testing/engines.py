@@ -17,18 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import pytest
 
 from crossbreed.errors import EngineError, InvalidWeights
-from crossbreed.fitness.protocol import (
-    Engine,
-    Generate,
-    Handle,
-    Loglikelihood,
-    Prompt,
-    RecipeEngine,
-    RecipeHandle,
-    Request,
-    Response,
-    WeightEngine,
-)
+from crossbreed.fitness.protocol import Engine, Handle, RecipeEngine, RecipeHandle, WeightEngine
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Request, Response
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:

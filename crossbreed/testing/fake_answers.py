@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Literal, TypeAlias
 
 from crossbreed.errors import EngineError
-from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.fitness.requests import Generate, Request, Response
 
 Failure: TypeAlias = Literal["start", "answer", "exit"]
 WRONG = "?"
@@ -37,6 +37,8 @@ def respond(request: Request, quality: Callable[[str], float]) -> Response:
         token_ids=tokens,
         logprobs=(quality(skill_of(prompt or said)) - (2.0 if is_expected else 4.0),) * len(tokens),
         prompt_tokens=len(prompt.encode()),
+        ended="length" if isinstance(request, Generate) and _is_cut(said, request) else "stop",
+        text_tokens=len(tokens) if isinstance(request, Generate) else None,
     )
 
 
@@ -44,6 +46,11 @@ def _cut(text: str, request: Generate) -> str:
     """Returns the text up to the first stop, at most `max_tokens` bytes."""
     end = min((end for stop in request.stop if (end := text.find(stop)) >= 0), default=len(text))
     return text[:end].encode()[: request.max_tokens].decode(errors="ignore")
+
+
+def _is_cut(text: str, request: Generate) -> bool:
+    """Returns whether a text ends at `max_tokens` bytes, before any stop."""
+    return not any(stop in text for stop in request.stop) and len(text.encode()) > request.max_tokens
 
 
 def skill_of(prompt: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.engines.registry import EnginePart, RecipeEngineConfig
-from crossbreed.fitness.protocol import Request, Response
+from crossbreed.fitness.requests import Request, Response
 from crossbreed.randomness import spawn
 from crossbreed.recipes import rule_finder
 from crossbreed.sources.naming import layer_of

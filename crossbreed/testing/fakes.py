@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from crossbreed.errors import EngineError
 from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.registry import FakeConfig
-from crossbreed.fitness.protocol import Request, Response
+from crossbreed.fitness.requests import Request, Response
 from crossbreed.randomness import spawn
 from crossbreed.sources.naming import layer_of
 from crossbreed.testing.fake_answers import Faults, respond

@@ -29,9 +29,10 @@ from crossbreed.kernels.materialize import program_of
 from crossbreed.kernels.reference import merged_fp64
 from crossbreed.kernels.reference.tensor import Tensor, full_tensor
 from crossbreed.kernels.tensors import TensorInputs
+from crossbreed.recipes.grammar import renamed
 from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.testing.toy_merges import BASE, MATRIX, SHAPES, ToyMerge, choices, params_of
-from crossbreed.types import ParamValue, Rule, renamed
+from crossbreed.types import ParamValue, Rule
 
 Params = Mapping[str, ParamValue]
 

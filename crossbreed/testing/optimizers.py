@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Optimizer, SearchInputs, replayed
+from crossbreed.optimizer import Optimizer, SearchInputs, ordered, replayed
 from crossbreed.testing.global_random import check_it_is_left_alone
 from crossbreed.types import Box, Genomes, Outcome, Point, Status, WeightBlock
 
@@ -73,6 +73,28 @@ class Spheres:
         return float(next(volumes) / next(volumes))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fenced:
+    """A problem with a constraint that its best points break: the last coordinate is at most `limit`."""
+
+    problem: "Sphere | Spheres"
+    limit: float
+
+    def outcome(self, number: int, point: Point) -> Outcome:
+        """Returns the outcome of an evaluation that went well."""
+        return replace(ok(self.problem, number, point), excesses=(point[-1] - self.limit,))
+
+    def keeps(self, point: Point) -> bool:
+        """Returns whether a point keeps the constraint."""
+        return point[-1] <= self.limit
+
+    @property
+    def best(self) -> float:
+        """The value of the best point that keeps it, where there is one objective."""
+        assert isinstance(self.problem, Sphere)
+        return -(max(0.0, self.problem.optimum[-1] - self.limit) ** 2)
+
+
 class Bowls:
     """A calibration loss over a box: each item has a bowl of its own, and their mean is around `optimum`.
 
@@ -101,11 +123,15 @@ class Bowls:
         return float(((np.array(point) - self._optimum) ** 2).sum())
 
 
-def make_inputs(*, dim: int = 4, num_objectives: int = 1, start: Point | None = None, seed: int = 7) -> SearchInputs:
+def make_inputs(
+    *, dim: int = 4, num_objectives: int = 1, start: Point | None = None, seed: int = 7, num_constraints: int = 0
+) -> SearchInputs:
     """Returns the inputs of a search over the box [-0.5, 1.5]^dim, all of it one weight block."""
     box = Box(low=(-0.5,) * dim, high=(1.5,) * dim, weight_blocks=(one_block(dim),))
     rng = np.random.default_rng(seed)
-    return SearchInputs(domain=box, num_objectives=num_objectives, start=start, rng=rng)
+    return SearchInputs(
+        domain=box, num_objectives=num_objectives, num_constraints=num_constraints, start=start, rng=rng
+    )
 
 
 def one_block(dim: int) -> WeightBlock:
@@ -208,6 +234,12 @@ class OptimizerConformance:
     """One objective: largest distance to the optimum's value after that budget, in 4 coordinates."""
     front_covered: ClassVar[float] = 0.9
     """Several objectives: smallest share of the true front's hypervolume after that budget."""
+    reads_violations: ClassVar[bool] = False
+    """Whether it reads `Outcome.excesses` itself (`OptimizerConfig.reads_violations`)."""
+    fenced_trials: ClassVar[int] = 300
+    """Budget of the test with a constraint."""
+    fenced_regret: ClassVar[float] = 0.01
+    """One objective: largest distance to the value of the best point that keeps it, after that budget."""
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
@@ -367,6 +399,36 @@ class OptimizerConformance:
             assert problem.covered(points, (-16.0,) * self.num_objectives) > self.front_covered
         else:
             assert -max(problem(point)[0] for point in points) < self.sphere_regret
+
+    def run_fenced(self, make: MakeOptimizer, fenced: Fenced, *, start: Point | None, trials: int) -> list[Point]:
+        """Drives a new optimizer as a run with a constraint does; what it asked, another one replays."""
+
+        def evaluate(number: int, point: Point) -> Outcome:
+            found = fenced.outcome(number, point)
+            return found if self.reads_violations else ordered(found)
+
+        def made() -> Optimizer:
+            return make(make_inputs(num_objectives=self.num_objectives, start=start, num_constraints=1))
+
+        points, again = drive(made(), evaluate, trials=trials), made()
+        for number, point in enumerate(points):
+            assert replayed(again, number, point) == point
+            again.tell(evaluate(number, point))
+        return points
+
+    def test_it_ends_at_the_best_that_keeps_a_constraint(self, make: MakeOptimizer) -> None:
+        """Where the unconstrained optimum breaks it: what comes first by Deb's rules keeps it, and is near the best.
+
+        The start keeps it, as the base does where a bound is relative to the base.
+        """
+        problem = self.problem
+        assert isinstance(problem, Sphere | Spheres)
+        fenced, start = Fenced(problem=problem, limit=0.6), (0.2,) * 4
+        points = self.run_fenced(make, fenced, start=start, trials=self.fenced_trials)
+        kept = [point for point in points if fenced.keeps(point)]
+        assert any(map(fenced.keeps, points[-20:])), "the search has left what keeps the constraint"
+        if isinstance(problem, Sphere):
+            assert fenced.best - max(problem(point)[0] for point in kept) < self.fenced_regret
 
     @pytest.mark.parametrize("status", [Status.FAILED, Status.INVALID])
     def test_what_could_not_be_measured_does_not_attract(self, make: MakeOptimizer, status: Status) -> None:

@@ -24,7 +24,7 @@ from crossbreed.config import Config
 from crossbreed.errors import InputError
 from crossbreed.fitness.evaluation import evaluate_tasks
 from crossbreed.fitness.items import Item, SearchItems, field_of
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks import Answer, Task
 
 CERTAIN, HOPELESS = 0.0, -50.0

@@ -223,3 +223,18 @@ def test_an_item_that_another_task_searches_on_is_refused_in_a_report() -> None:
     }
     with pytest.raises(InputError, match="uses for search or selection"):
         check_disjoint(splits)
+
+
+def test_items_stay_in_the_splits_that_they_are_meant_for() -> None:
+    """Fractions are of those that a split may have; too few of them are said by split."""
+    items = [
+        Item(id=f"{n}", fields={"n": n}, splits=("report",) if n < 10 else ("search", "select")) for n in range(22)
+    ]
+    found = split_items(items, SplitConfig(search=0.5, select=4, report=0.3), seed=1, task="t")
+    assert len(found.search.items) == 6
+    assert len(found.report.items) == 3
+    assert {item.splits for item in (*found.search.items, *found.select.items)} == {("search", "select")}
+    assert {item.splits for item in found.report.items} == {("report",)}
+    assert not {item.id for item in found.search.items} & {item.id for item in found.select.items}
+    with pytest.raises(InputError, match="22 items: 12 for search, 12 for select, 10 for report"):
+        split_items(items, SplitConfig(search=10, select=4, report=3), seed=1, task="t")

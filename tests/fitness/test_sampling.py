@@ -2,15 +2,18 @@
 
 from collections import Counter
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import ChoiceTask, Generate, GenerateTask, Item, Loglikelihood, Response
+from crossbreed.fitness import ChoiceTask, Generate, GenerateTask, Item, Loglikelihood, Response, Task
+from crossbreed.fitness.evaluation import evaluate_tasks
+from crossbreed.fitness.items import SearchItems
 from crossbreed.fitness.tasks.sampling import best_of, most_said
+from crossbreed.testing.tasks import Scripted
 
 SUM = Item(id="1", fields={"q": "34 + 12", "a": "46"})
 
@@ -179,3 +182,36 @@ def test_examples_are_permuted_as_items_are() -> None:
     for example in examples:
         assert f"{example[-1]}. Paris" in example
     assert len({example[-1] for example in examples}) > 1
+
+
+def said(text: str, *, tokens: int, told: int | None = None, ended: Literal["stop", "length"] = "stop") -> Response:
+    return Response(text=text, token_ids=(1,) * tokens, logprobs=(), prompt_tokens=1, ended=ended, text_tokens=told)
+
+
+@pytest.mark.parametrize(
+    ("made", "answers", "length"),
+    [
+        (task(), [said("46", tokens=5, told=3)], 3),
+        (task(), [said("46", tokens=5)], 4),  # an engine that does not tell: one token ended it
+        (task(), [said("", tokens=0)], 0),
+        (task(max_tokens=8), [said("46", tokens=8, told=8, ended="length")], 8),
+        (task(thinking="<t>.*?(</t>|$)"), [said("<t>so</t>46", tokens=12, told=11)], 1),  # the rest, by characters
+        (task(thinking="<t>.*?(</t>|$)", max_tokens=9), [said("<t>so and", tokens=9, told=9, ended="length")], 9),
+        (task(samples=2, temperature=1.0), [said("46", tokens=3, told=2), said("it is 46", tokens=7, told=6)], 4),
+    ],
+)
+def test_the_length_of_an_answer(made: GenerateTask, answers: list[Response], length: float) -> None:
+    assert made.score(SUM, answers).length == length
+
+
+def test_a_length_is_measured_beside_the_values_where_it_is_asked_for() -> None:
+    texts = Task(kind=task(name="texts", prompt="{q} ="), items=(SUM,))
+    responses = [said("46", tokens=5, told=3)]
+    found = evaluate_tasks(Scripted(responses), [texts], {"texts": SearchItems(items=(SUM,))})
+    assert found.tasks.keys() == {"texts"}
+    found = evaluate_tasks(
+        Scripted(responses), [texts], {"texts": SearchItems(items=(SUM,))}, lengths={"texts": "length of texts"}
+    )
+    assert found.tasks["length of texts"].values == (3.0,)
+    assert found.tasks["length of texts"].item_ids == found.tasks["texts"].item_ids
+    assert found.num_items == 1

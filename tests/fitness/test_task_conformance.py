@@ -11,7 +11,7 @@ import pytest
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Generate, Request, Response
+from crossbreed.fitness.requests import Generate, Request, Response
 from crossbreed.fitness.tasks import Answer, ChoiceTask, GenerateTask, LikelihoodTask, PerplexityTask, Task
 from crossbreed.testing.tasks import TaskConformance, response
 

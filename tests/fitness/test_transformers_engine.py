@@ -124,6 +124,8 @@ def test_a_stop_ends_a_text_and_is_not_in_it(engine: TransformersEngine, folders
     [stopped] = handle.answer([Generate(prompt=Prompt(text="a"), max_tokens=12, stop=("never said", stop))])
     assert stopped.text == free.text[: free.text.index(stop)]
     assert len(stopped.token_ids) == len(stopped.logprobs) < 12
+    assert stopped.text_tokens == len(stopped.token_ids) - 1  # one byte a token
+    assert (free.text_tokens, free.ended) == (12, "length")
 
 
 def test_the_models_own_end_ends_a_text(engine: TransformersEngine, folders: dict[str, Path]) -> None:

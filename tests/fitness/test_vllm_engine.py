@@ -13,13 +13,22 @@ from vllm_process import (
     gap,
     in_its_own_process,
     plain,
+    predictions,
     stream,
     swap,
     swap_tests,
     swap_without_processing_experts,
 )
 
-from crossbreed.fitness import Generate, Loglikelihood, Prompt, Request, VllmConfig
+from crossbreed.fitness import (
+    Generate,
+    Loglikelihood,
+    Predict,
+    Prompt,
+    Request,
+    TransformersConfig,
+    VllmConfig,
+)
 from crossbreed.fitness.canary import TRUTH_TOLERANCE
 from crossbreed.testing.tiny_models import make_model
 from crossbreed.testing.toys import Architecture, make_checkpoint, make_expert
@@ -139,6 +148,24 @@ def test_vllm_needs_experts_processed_and_the_canary_sees_it(tmp_path: Path) -> 
     distance, said = in_its_own_process(swap_without_processing_experts, folder)
     assert distance > TOLERANCE, "vLLM processes experts fully at each reload: `_vllm_worker` no longer needs to"
     assert "as it did when it started on the same weights" in said
+
+
+@pytest.mark.slow
+def test_chosen_tokens_are_as_likely_as_transformers_says(tmp_path: Path) -> None:
+    """However unlikely, more than vLLM tells at once, and the most likely ones; whatever was asked before."""
+    base = make_checkpoint(tmp_path / "base", dtype=torch.float32)
+    answer, prompts = (70, 80, 90), ("1 + 2 =", SHARED + "A", SHARED + "B")
+    chosen = [tuple(range(start, 272, 2 + start)) for start in range(3)]
+    asked = [Predict(prompt=Prompt(text=text), answer=answer, tokens=tuple(chosen)) for text in prompts]
+    asked.append(Predict(prompt=Prompt(text=prompts[0]), answer=answer, alternatives=64))
+    config = VllmConfig(kind="vllm", dtype="float32", kv_cache_gb=0.25)
+    found, again = in_its_own_process(predictions, config, base, asked)
+    [expected, _] = predictions(TransformersConfig(kind="transformers"), base, asked)
+    assert found == again
+    for one, other in zip(found, expected, strict=True):
+        assert one.prompt_tokens == other.prompt_tokens
+        for place, truth in zip(one.places, other.places, strict=True):
+            assert place == pytest.approx(truth, abs=TOLERANCE)
 
 
 def test_an_engine_that_failed_is_not_asked_again(tmp_path: Path) -> None:

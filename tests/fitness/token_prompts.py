@@ -7,7 +7,7 @@ import pytest
 
 from crossbreed.errors import EngineError, InputError
 from crossbreed.fitness.engines.encoder import Encoder
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt
 from crossbreed.testing.engines import Subject
 
 

@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 from crossbreed.errors import EngineError, InvalidWeights, SwapError
 from crossbreed.fitness import (
     Generate,
+    Predict,
+    Predicted,
+    Predicts,
     Prompt,
     Request,
     Response,
@@ -188,6 +191,16 @@ def swap_without_processing_experts(folder: Path) -> tuple[float, str]:
     except SwapError as error:
         said = str(error)
     return gap(engine.adopt(recipe(folder), stream(folder)).answer(REQUESTS), before), said
+
+
+def predictions(config: VllmConfig | TransformersConfig, host: Path, asked: Sequence[Predict]) -> list[list[Predicted]]:
+    """What an engine predicts with the host's weights, before and after it has generated from the same prompts."""
+    engine = build_engine(config, host)
+    handle = engine.adopt(recipe(host), stream(host))
+    assert isinstance(handle, Predicts)
+    first = handle.predict(asked)
+    handle.answer([Generate(prompt=one.prompt, max_tokens=4, alternatives=64) for one in asked])
+    return [first, handle.predict(asked)]
 
 
 def fail_inside_vllm(config: VllmConfig, base: Path) -> list[str]:

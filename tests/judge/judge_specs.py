@@ -10,7 +10,7 @@ from judge_server import PROMPT
 
 from crossbreed.fitness import SearchItems, Surroundings, begun_tasks, evaluate_tasks, load_tasks
 from crossbreed.fitness.evaluation import Evaluation
-from crossbreed.fitness.protocol import Request, Response
+from crossbreed.fitness.requests import Request, Response
 from crossbreed.fitness.tasks import GenerateTask
 
 NUM_ITEMS = 20

@@ -23,6 +23,8 @@ SCALE = 2.2
 
 class TestFrankWolfe(OptimizerConformance):
     draws: ClassVar[bool] = False
+    reads_violations: ClassVar[bool] = True
+    fenced_regret: ClassVar[float] = 0.1
     sphere_regret: ClassVar[float] = 0.02  # 2 C / (t + 2) after 600 steps, with C the squared diameter
 
     @pytest.fixture
@@ -32,6 +34,8 @@ class TestFrankWolfe(OptimizerConformance):
 
 class TestSoftFrankWolfe(OptimizerConformance):
     draws: ClassVar[bool] = False
+    reads_violations: ClassVar[bool] = True
+    fenced_regret: ClassVar[float] = 0.1
     sphere_regret: ClassVar[float] = 0.02
 
     @pytest.fixture
@@ -41,6 +45,8 @@ class TestSoftFrankWolfe(OptimizerConformance):
 
 class TestFrankWolfeByDifferences(OptimizerConformance):
     draws: ClassVar[bool] = False
+    reads_violations: ClassVar[bool] = True
+    fenced_regret: ClassVar[float] = 0.1
     sphere_regret: ClassVar[float] = 0.1  # 600 trials are 66 steps
 
     @pytest.fixture

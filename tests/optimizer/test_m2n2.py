@@ -352,3 +352,19 @@ def test_one_seed_is_refused_and_so_is_another_kind_of_space() -> None:
     with pytest.raises(InputError, match="searches genomes: m2n2"):
         build_optimizer(CmaEsConfig(budget=budget), make_inputs())
     assert isinstance(build_optimizer(M2n2Config(budget=budget), make_inputs()), M2n2)
+
+
+def test_members_that_break_constraints_leave_first_and_are_mates_alone() -> None:
+    optimizer, world = M2n2(make_inputs(), M2n2Options(archive=World.num_seeds)), World()
+    for number in range(World.num_seeds):
+        birth = optimizer.ask(number)
+        assert isinstance(birth, Seed)
+        world.create(number, birth)
+        optimizer.tell(replace(ok(number, world), excesses=(0.1 * number if number else -1.0,)))
+    births = [optimizer.ask(number) for number in range(World.num_seeds, World.num_seeds + 20)]
+    assert {birth.parents[0] for birth in births if isinstance(birth, Cross)} == {0}
+    assert len({birth.parents[1] for birth in births if isinstance(birth, Cross)}) > 1
+    child = World.num_seeds
+    world.create(child, births[0])
+    optimizer.tell(replace(ok(child, world), excesses=(-1.0,)))
+    assert {*optimizer.parents} == {*range(World.num_seeds - 1), child}  # the last seed was farthest off

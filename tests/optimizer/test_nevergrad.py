@@ -20,12 +20,15 @@ PROBLEM = Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
 
 
 class TestCma(OptimizerConformance):
+    reads_violations: ClassVar[bool] = True
+
     @pytest.fixture
     def make(self) -> MakeOptimizer:
         return lambda inputs: Nevergrad(inputs, NevergradOptions(name="CMA"), trials=600)
 
 
 class TestDifferentialEvolutionOfFour(OptimizerConformance):
+    reads_violations: ClassVar[bool] = True
     sphere_regret: ClassVar[float] = 0.01
 
     @pytest.fixture

@@ -39,6 +39,7 @@ from crossbreed.optimizer import (
 from crossbreed.optimizer.cma_es import rank_losses
 from crossbreed.testing.optimizers import (
     Bowls,
+    Fenced,
     MakeOptimizer,
     OptimizerConformance,
     Sphere,
@@ -62,6 +63,9 @@ class TestCmaEs(OptimizerConformance):
 
 class TestEvoMerging(OptimizerConformance):
     sphere_regret: ClassVar[float] = 0.01  # with its penalties
+    reads_violations: ClassVar[bool] = True
+    fenced_trials: ClassVar[int] = 600
+    fenced_regret: ClassVar[float] = 0.03  # with its penalties
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
@@ -75,6 +79,9 @@ class TestEvoMerging(OptimizerConformance):
     def test_it_finds_the_known_optimum(self, make: MakeOptimizer) -> None:
         super().test_it_finds_the_known_optimum(partial(self.build, trials=self.sphere_trials))
 
+    def test_it_ends_at_the_best_that_keeps_a_constraint(self, make: MakeOptimizer) -> None:
+        super().test_it_ends_at_the_best_that_keeps_a_constraint(partial(self.build, trials=self.fenced_trials))
+
 
 class TestGp(OptimizerConformance):
     """On few trials: an ask costs a tenth of a second, and grows with what was told."""
@@ -82,6 +89,9 @@ class TestGp(OptimizerConformance):
     trials: ClassVar[int] = 14
     sphere_trials: ClassVar[int] = 28
     sphere_regret: ClassVar[float] = 0.03
+    reads_violations: ClassVar[bool] = True
+    fenced_trials: ClassVar[int] = 20
+    fenced_regret: ClassVar[float] = 0.1
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
@@ -95,6 +105,7 @@ class TestGp(OptimizerConformance):
 class TestNsga2(OptimizerConformance):
     num_objectives: ClassVar[int] = 2
     sphere_trials: ClassVar[int] = 300
+    reads_violations: ClassVar[bool] = True
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
@@ -105,6 +116,7 @@ class TestNsga2OnFourObjectives(OptimizerConformance):
     num_objectives: ClassVar[int] = 4
     sphere_trials: ClassVar[int] = 300
     front_covered: ClassVar[float] = 0.75
+    reads_violations: ClassVar[bool] = True
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
@@ -113,6 +125,7 @@ class TestNsga2OnFourObjectives(OptimizerConformance):
 
 class TestRandom(OptimizerConformance):
     sphere_regret: ClassVar[float] = 0.5
+    fenced_regret: ClassVar[float] = 0.5
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:
@@ -579,6 +592,12 @@ class TestGradient(OptimizerConformance):
 
     def test_it_finds_the_known_optimum(self, make: MakeOptimizer) -> None:
         super().test_it_finds_the_known_optimum(partial(descent, steps=self.sphere_trials))
+
+    def test_it_ends_at_the_best_that_keeps_a_constraint(self, make: MakeOptimizer) -> None:
+        """Its slopes know nothing of constraints: the checkpoints on the way keep it, and the last do not."""
+        fenced = Fenced(problem=Sphere(optimum=(0.1, 0.4, 0.7, 1.0)), limit=0.6)
+        points = self.run_fenced(make, fenced, start=(0.2,) * 4, trials=100)
+        assert [fenced.keeps(points[place]) for place in (0, -1)] == [True, False]
 
 
 def descent(inputs: SearchInputs, **options: Any) -> Gradient:

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy_runs import write_spec
 
-from benchmarks import anchors, distractors, results, weights
+from benchmarks import anchors, distractors, label_free, results, weights
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs import build_plan, load_spec, run
 
@@ -66,3 +67,26 @@ def test_tables_say_what_a_run_found(tmp_path: Path, toy_base: Path, toy_adapter
     assert f"{winner['origin']} {winner['number']}" in distractors.row_of(folder)
     row = anchors.row_of("none", [folder, folder])
     assert "0.000 [0.000, 0.000]" in row, "a run is not better than itself"
+
+
+def test_goals_without_labels_are_correlated_with_labels(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    """Of recorded candidates; those that were measured are not measured again."""
+    run(load_spec(write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, trials=4)), tmp_path / "run")
+    out = tmp_path / "values.json"
+
+    def measured(number: int) -> dict[str, list[float]]:
+        return label_free.measure(tmp_path / "run", "agreement", out, items=2, number=number, engine="transformers")
+
+    values = measured(3)
+    assert set(values) == {"labelled", *(f"{task} by {name}" for task in ("red", "blue") for name in toy_adapters)}
+    assert {len(column) for column in values.values()} == {3}
+    kept = out.read_text()
+    assert measured(3) == values
+    assert out.read_text() == kept
+    first, *others = label_free.table(values).splitlines()
+    assert first.startswith("3 candidates")
+    assert len(others) == 5
+    value, low, high = label_free.correlation(np.arange(30.0), -np.sqrt(np.arange(30.0)))
+    assert (value, low, high) == (-1.0, -1.0, -1.0)

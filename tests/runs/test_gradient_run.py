@@ -43,6 +43,12 @@ GENERATE = [
 ]
 
 
+def taught(kind: str, top_k: int) -> list[dict[str, Any]]:
+    """Tasks without right answers; each has a teacher."""
+    usual = {"kind": kind, "items": "red.jsonl", "prompt": "{q}|", "max_tokens": 3, "top_k": top_k}
+    return [{"name": f"like-{teacher}", "teacher": teacher, **usual} for teacher in ("everything", "plain")]
+
+
 def gradient(**options: Any) -> dict[str, Any]:
     return {
         "kind": "gradient",
@@ -106,19 +112,22 @@ def gpt2(folder: Path) -> tuple[Path, dict[str, Path]]:
 
 
 @pytest.mark.parametrize(
-    ("space", "kind", "architecture"),
+    ("space", "kind", "architecture", "tasks"),
     [
-        (COMPONENTS, "cross_entropy", "llama"),
-        (COMPONENTS, "agreement", "llama"),
-        (WEIGHTS, "entropy", "llama"),
-        (COMPONENTS, "cross_entropy", "gpt2"),
+        (COMPONENTS, "cross_entropy", "llama", GENERATE),
+        (COMPONENTS, "agreement", "llama", GENERATE),
+        (COMPONENTS, "agreement", "llama", taught("agreement", 16)),
+        (WEIGHTS, "entropy", "llama", GENERATE),
+        (WEIGHTS, "entropy", "llama", taught("entropy", 272)),  # of fewer, steps change which are the most likely
+        (COMPONENTS, "cross_entropy", "gpt2", GENERATE),
     ],
-    ids=["components", "components-agreement", "weights-entropy", "gpt2"],
+    ids=["components", "components-agreement", "taught-agreement", "weights-entropy", "taught-entropy", "gpt2"],
 )
 def test_slopes_are_derivatives(
     space: dict[str, Any],
     kind: str,
     architecture: str,
+    tasks: list[dict[str, Any]],
     tmp_path: Path,
     toy_base: Path,
     experts: dict[str, Path],
@@ -126,7 +135,11 @@ def test_slopes_are_derivatives(
 ) -> None:
     """By finite differences: of each loss, along the coordinates of each expert, from a point off the start."""
     base, experts = gpt2(tmp_path) if architecture == "gpt2" else (toy_base, experts)
-    plan = build_plan(load_spec(spec_of(tmp_path, base, experts, space=space, dtype="float32")))
+    changes: dict[str, Any] = {"space": space, "fitness__tasks": tasks, "dtype": "float32"}
+    if tasks is not GENERATE:
+        objectives = [{"mean": [task["name"] for task in tasks], "minimize": True}]
+        changes |= {"fitness__objectives": objectives, "fitness__engine": {"kind": "transformers"}}
+    plan = build_plan(load_spec(spec_of(tmp_path, base, experts, **changes)))
     loss, rng = loss_of(plan, kind), np.random.default_rng(0)
     items, box = all_items(loss), plan.space.domain
     point = 0.2 * rng.standard_normal(box.dim)

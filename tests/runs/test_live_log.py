@@ -10,7 +10,7 @@ import pytest
 from toy_runs import SKILLS, write_spec
 
 from crossbreed.errors import EngineError, InputError, MissingExtra
-from crossbreed.fitness.protocol import Request, Response
+from crossbreed.fitness.requests import Request, Response
 from crossbreed.runs import load_spec, run
 from crossbreed.runs.events import Event, TrialDone
 from crossbreed.runs.loggers import live_log

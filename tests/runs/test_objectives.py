@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from crossbreed.errors import InputError
+from crossbreed.runs.results.statistics import interval
 from crossbreed.runs.spec.objectives import (
     Normalized,
     Objective,
@@ -28,6 +31,47 @@ def test_values_by_hand() -> None:
     assert one(worst=["sums", "french"]).value(means) == 0.5
     assert one(worst=["sums", "french"], minimize=True).value(means) == 0.9
     assert one(task="prose").value(means) == 20.0
+
+
+def test_values_of_weights_below_0_quantiles_and_lengths_by_hand() -> None:
+    means = {"sums": 0.5, "french": 0.9, "prose": 20.0, "length of sums": 7.0}
+    unlearnt = one(mean=["sums", "french"], weights=[1, -0.5])
+    assert unlearnt.value(means) == pytest.approx((0.5 - 0.45) / 1.5)
+    assert not unlearnt.minimize
+    assert unlearnt.lesser == {"french"}
+    kept = one(mean=["sums", "prose"], weights=[1, -0.1])  # a loss among scores
+    assert kept.value(means) == pytest.approx((0.5 - 2.0) / 1.1)
+    assert not kept.minimize
+    assert one(quantile=["sums", "french"], at=0.25).value(means) == pytest.approx(0.6)
+    assert one(quantile=["sums", "french"], at=0.25, minimize=True).value(means) == pytest.approx(0.8)
+    length = one(length="sums")
+    assert (length.name, length.value(means), length.minimize) == ("length of sums", 7.0, True)
+
+
+def test_values_relative_to_baselines_by_hand() -> None:
+    means, base = {"sums": 0.5, "prose": 3.0}, {"sums": 0.25, "prose": 4.0}
+    over = one(task="prose", relative_to="base")
+    assert (over.value(means, base), over.minimize) == (-1.0, True)
+    gain = one(mean=["sums", "prose"], relative_to="experts")
+    assert not gain.minimize
+    assert gain.lesser == {"prose"}
+    gain = replace(gain, gains=(0.5, -2.0))
+    assert gain.value(means, base) == pytest.approx((0.5 + 0.5) / 2)
+    assert gain.value(base, base) == 0
+    assert gain.plain.value(means) == pytest.approx(1.75)  # which a journal records
+
+
+def test_a_relative_difference_is_paired_with_the_base() -> None:
+    """Items that are hard for both are no noise: the interval is of the differences."""
+    rng = np.random.default_rng(0)
+    hard = rng.standard_normal(200)
+    ids = tuple(map(str, range(200)))
+    base = {"prose": ItemScores(item_ids=ids, values=tuple(hard + 3))}
+    model = {"prose": ItemScores(item_ids=ids, values=tuple(hard + 3.1))}
+    found = interval(model, one(task="prose", relative_to="base"), base=base)
+    assert (found.mean, found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1))
+    alone = interval(model, one(task="prose"))
+    assert alone.high - alone.low > 0.2
 
 
 def test_direction_is_the_metrics_unless_given() -> None:
@@ -68,9 +112,16 @@ def test_opposite_directions_are_refused() -> None:
         ({"mean": []}, "distinct tasks"),
         ({"worst": ["sums", "sums"]}, "distinct tasks"),
         ({"task": "sums", "weights": [1]}, "are for `mean`"),
-        ({"mean": ["sums", "french"], "weights": [1]}, "2 non-negative"),
+        ({"mean": ["sums", "french"], "weights": [1]}, "2 numbers"),
         ({"mean": ["sums", "french"], "weights": [0, 0]}, "not all 0"),
-        ({"mean": ["sums", "french"], "weights": [2, -1]}, "non-negative"),
+        ({"mean": ["sums", "french"], "weights": [0, -1]}, "minimize: true"),
+        ({"mean": ["sums"], "weights": [-1]}, "minimize: true"),
+        ({"quantile": ["sums", "french"]}, "needs `at`"),
+        ({"quantile": ["sums", "french"], "at": 1}, "less than 1"),
+        ({"quantile": ["sums", "french"], "at": 0}, "greater than 0"),
+        ({"worst": ["sums", "french"], "at": 0.5}, "takes none"),
+        ({"length": "sums", "task": "sums"}, "task and length"),
+        ({"task": "sums", "relative_to": "expert"}, "relative_to"),
         ({"mean": ["sums"], "weihgts": [1]}, "weihgts"),
     ],
 )

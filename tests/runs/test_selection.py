@@ -78,7 +78,7 @@ def test_knee_of_a_front_and_the_front_before_what_it_dominates() -> None:
 
 def test_knee_does_not_depend_on_the_units_of_an_objective() -> None:
     class Scaled(Objective):
-        def over(self, means):  # type: ignore[no-untyped-def]
+        def over(self, means, base=None):  # type: ignore[no-untyped-def]
             return 1000 * super().over(means)
 
     other = (SUMS, Scaled(kind="task", tasks=("french",)))

@@ -27,6 +27,8 @@ ITEMS: dict[str, list[dict[str, Any]]] = {
         {"question": f"What is {n}?", "options": (options := ["a", "b", f"c{n}"]), "right": options[n % 3]}
         for n in range(12)
     ],
+    "validation": [{"question": f"Near {n}?", "options": ["a", f"b{n}"], "gold": n % 2} for n in range(12)],
+    "test": [{"question": f"Far from {n}?", "options": ["a", f"b{n}"], "gold": n % 2} for n in range(12)],
     "digits": [{"pixels": [n % 2, n % 3, n % 5, 1.0], "digit": n % 3} for n in range(12)],
 }
 SPLIT = {"search": 4, "select": 4, "report": 4}
@@ -46,6 +48,9 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
     (tmp_path / "own.py").write_text("\n\n".join(blocks("python")))
+    (tmp_path / "my_tasks").mkdir()
+    [cities] = blocks("text")
+    (tmp_path / "my_tasks/cities.yaml").write_text(cities.replace("/data", str(tmp_path)))
     return tmp_path
 
 
@@ -62,6 +67,8 @@ def marks(path: str, body: Any, key: str | None) -> tuple[int, Any]:
 
 
 def needs(task: dict[str, Any]) -> list[str]:
+    if task["kind"] == "lm_eval":
+        return ["lm_eval"]
     singles = comparison_of(task.get("metric", "exact_match"), pattern=task.get("pattern")).singles()
     return [module for single in singles for module in single.metric.needs]
 
@@ -71,12 +78,15 @@ def test_an_example_is_asked_and_scored(
     task: dict[str, Any], folder: Path, toy_base: Path, toy_adapters: dict[str, Path]
 ) -> None:
     if not all(map(is_installed, needs(task))):
-        pytest.skip("the extra `metrics` is not installed")
+        pytest.skip("an extra is not installed")
+    teachers = {task["teacher"]} - {"base"} if "teacher" in task else set()
+    experts = {**toy_adapters, **dict.fromkeys(teachers, toy_adapters["plain"])}
     path = write_spec(
         folder,
         base=toy_base,
-        experts=toy_adapters,
+        experts=experts,
         trials=1,
+        fitness__engine={"kind": "transformers" if "teacher" in task else "fake"},
         fitness__tasks=[task],
         fitness__objectives=[],
         fitness__split=SPLIT,

@@ -9,8 +9,8 @@ from crossbreed.bounded import Begin
 from crossbreed.errors import Collector, EngineError, InputError, excerpt
 from crossbreed.fitness.engines.boundary import num_prompt_tokens
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.lengths import TaskLengths
-from crossbreed.fitness.protocol import Generate, Prompt, Request
+from crossbreed.fitness.lengths import TaskLengths, tokens_within
+from crossbreed.fitness.requests import Generate, Prompt, Request
 from crossbreed.fitness.tasks import Task, TaskConfig, own_kind
 from crossbreed.sources.chat_templates import render_chat
 from crossbreed.sources.model_config import load_config
@@ -70,6 +70,9 @@ class Encoder:
         prompt_ids = self._tokens(request.prompt)
         if isinstance(request, Generate):
             ids, num_prompt, num_total = prompt_ids, len(prompt_ids), len(prompt_ids) + request.max_tokens
+        elif request.token_ids is not None:
+            ids, num_prompt = [*prompt_ids, *self._known(request.token_ids)], len(prompt_ids)
+            num_total = len(ids) + 1
         else:
             ids = self._tokens(request.prompt, request.continuation)
             num_prompt = num_prompt_tokens(prompt_ids, ids, continuation=request.continuation)
@@ -82,6 +85,11 @@ class Encoder:
         """Returns the text of generated tokens, without special tokens."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text
+
+    def text_tokens(self, text: str, token_ids: Sequence[int]) -> int:
+        """Returns how many generated tokens are a text's, before its stop or end token."""
+        is_ended = bool(token_ids) and token_ids[-1] in self.eos_ids
+        return tokens_within(text, token_ids[: len(token_ids) - is_ended], self.decode)
 
     def num_tokens(self, text: str) -> int:
         """Returns the number of tokens of a text that is generated, after a space or not."""
@@ -100,7 +108,7 @@ class Encoder:
     def _tokens(self, prompt: Prompt, continuation: str = "") -> list[int]:
         ids: list[int]
         if prompt.token_ids is not None:
-            assert not continuation, "a prompt in tokens is scored by a Generate"
+            assert not continuation, "a continuation of a prompt in tokens is given in tokens"
             return self._known(prompt.token_ids)
         if not prompt.chat:
             return token_ids(self.tokenizer, prompt.text + continuation, appended=self._num_appended)
@@ -136,7 +144,7 @@ class Encoder:
 
 
 def check_tasks(
-    tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: bool = False
+    tasks: Iterable[Task], host: Path, *, max_model_len: int | None, calibration: Collection[str] = ()
 ) -> dict[str, TaskLengths]:
     """Tokenises every request of every task, without an engine, within limits of time and memory.
 
@@ -144,7 +152,7 @@ def check_tasks(
         tasks: the tasks of the run.
         host: the folder that an engine would start from.
         max_model_len: maximum length of prompt plus answer, if the engine limits it.
-        calibration: whether the run also needs calibration requests.
+        calibration: the tasks whose calibration requests the run needs, too.
 
     Returns:
         Task -> lengths of its items.
@@ -157,7 +165,7 @@ def check_tasks(
         _Asked(
             task=task,
             requests=[task.requests(item) for item in task.items],
-            calibrations=[task.calibration(item) for item in task.items] if calibration else [],
+            calibrations=[task.calibration(item) for item in task.items] if task.name in calibration else [],
         )
         for task in tasks
     ]

@@ -8,7 +8,7 @@ from crossbreed.errors import EngineError
 from crossbreed.fitness.engines.registry import EngineConfig, EnginePart
 from crossbreed.fitness.functions import FunctionReference, fields_of, identity_of, load_function
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Request, Response
+from crossbreed.fitness.requests import Request, Response
 from crossbreed.types import Recipe, WeightStream
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from transformers.utils import logging
 from crossbreed.errors import EngineError
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.library import library_call
-from crossbreed.fitness.protocol import Loglikelihood, Logprobs, Truth
+from crossbreed.fitness.protocol import Logprobs, Truth
+from crossbreed.fitness.requests import Loglikelihood
 from crossbreed.sources.model_config import load_config
 from crossbreed.types import Dtype, WeightStream
 

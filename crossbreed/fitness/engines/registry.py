@@ -14,7 +14,8 @@ from pydantic import Field, field_validator
 from crossbreed.config import Config
 from crossbreed.errors import MissingExtra, is_installed, require
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import AdapterEngine, EndsAnswers, RecipeEngine, Request, WeightEngine
+from crossbreed.fitness.protocol import AdapterEngine, EndsAnswers, RecipeEngine, WeightEngine
+from crossbreed.fitness.requests import Request
 from crossbreed.fitness.tasks.remote import ServedItems
 from crossbreed.objects import OBJECT, RECIPE_OBJECT
 from crossbreed.registry import OURS, Registry, Tagged, resolve
@@ -35,6 +36,9 @@ class EngineConfig(Config):
     """Whether it uses the tokenizer of its host folder: then the lengths of requests are checked before a run."""
     scores_items: ClassVar[bool] = False
     """Whether it scores items itself instead of answering requests: then all tasks are such (`is_scored_by_engine`)."""
+
+    predicts: ClassVar[bool] = False
+    """Whether its candidates tell the log-probabilities of chosen tokens (`Predicts`), as tasks with a teacher need."""
 
     @property
     def context_tokens(self) -> int | None:
@@ -150,6 +154,8 @@ class AdapterEngineConfig(EngineConfig):
 class VllmConfig(TokenizingConfig):
     """vLLM in the worker's own process, on CPU or CUDA: the engine for searches."""
 
+    predicts: ClassVar[bool] = True
+
     kind: Literal["vllm"]
     dtype: Dtype = "bfloat16"
     """The dtype in which the model computes."""
@@ -171,6 +177,8 @@ class VllmConfig(TokenizingConfig):
 
 class TransformersConfig(TokenizingConfig):
     """Hugging Face transformers, one request at a time: slow and simple, the reference for the other engines."""
+
+    predicts: ClassVar[bool] = True
 
     kind: Literal["transformers"]
     dtype: Dtype = "float32"

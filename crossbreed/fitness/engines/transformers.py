@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import EngineError, InputError, InvalidWeights, first_line
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
-from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.fitness.engines.handle import PredictingHandle
 from crossbreed.fitness.engines.library import BUGS, engine_code, library_call, require_internals
 from crossbreed.fitness.engines.loading import Part, Places
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import TransformersConfig
 from crossbreed.fitness.engines.writing import write_together
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, ScoredPrompt, Truth
+from crossbreed.fitness.protocol import Truth
+from crossbreed.fitness.requests import Generate, Loglikelihood, Predict, Predicted, Request, Response, ScoredPrompt
 from crossbreed.sources.model_config import load_config
 from crossbreed.types import Recipe, WeightStream
 
@@ -66,7 +67,7 @@ class TransformersEngine:
         return self._held.intersection(unchanged)
 
     @torch.no_grad()
-    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> PredictingHandle:
         """Copies every tensor of the stream to its place in the model; see `WeightEngine`.
 
         Like transformers itself, it skips tensors of old checkpoints that the model computes (masks, angles).
@@ -91,7 +92,7 @@ class TransformersEngine:
         if held != self._complete and (missing := self._places.missing(held)):
             raise EngineError(f"recipe {recipe.id}: there are no weights for {missing[:3]}")
         self._complete = self._held = frozenset(held)
-        return CurrentHandle(self, self.version)
+        return PredictingHandle(self, self.version)
 
     def _parts_of(self, name: str, tensor: torch.Tensor) -> tuple[Part, ...]:
         try:
@@ -104,6 +105,12 @@ class TransformersEngine:
         """Answers one request after the other: no answer depends on its neighbours."""
         with engine_code("transformers did not answer"):
             return [self._answer(request, self._encoder.encode(request)) for request in requests]
+
+    @torch.inference_mode()
+    def predict(self, asked: Sequence[Predict]) -> list[Predicted]:
+        """Runs the model once over each prompt with its answer; see `Predicts`."""
+        with engine_code("transformers did not predict"):
+            return [self._predict(one) for one in asked]
 
     def gradient(self, requests: Sequence[Loglikelihood], weights: Sequence[float], *, tokens: int) -> WeightStream:
         """Runs the model forwards and backwards over all requests; see `Differentiable`."""
@@ -203,7 +210,17 @@ class TransformersEngine:
             token_ids=continuation,
             logprobs=tuple(logprobs_TV[torch.arange(len(continuation)), list(continuation)].tolist()),
             prompt_tokens=encoded.num_prompt,
+            alternatives=tuple(most_likely(logprobs_TV, request.alternatives)),
         )
+
+    def _predict(self, asked: Predict) -> Predicted:
+        prompt = self._encoder.encode(Generate(prompt=asked.prompt, max_tokens=len(asked.answer))).token_ids
+        logits_TV = self._run(self._tensor((*prompt, *asked.answer[:-1])), use_cache=False).logits[0]
+        logprobs_AV = logits_TV[len(prompt) - 1 :].float().cpu().log_softmax(-1)
+        wanted = zip(asked.tokens, logprobs_AV, strict=True) if asked.tokens else ()
+        named = [dict(zip(ids, logprobs_V[list(ids)].tolist(), strict=True)) for ids, logprobs_V in wanted]
+        places = named or most_likely(logprobs_AV, asked.alternatives)
+        return Predicted(places=tuple(places), prompt_tokens=len(prompt))
 
     def _generate(self, request: Generate, encoded: Encoded) -> Response:
         generator = torch.Generator().manual_seed(request.seed)
@@ -223,7 +240,7 @@ class TransformersEngine:
             token_ids.append(token)
             logprobs_V = logits_V.log_softmax(-1)
             logprobs.append(float(logprobs_V[token]))
-            alternatives += _most_likely(logprobs_V[None], request.alternatives)
+            alternatives += most_likely(logprobs_V[None], request.alternatives)
             is_end = token in self._encoder.eos_ids
             said = token_ids[:-1] if is_end else token_ids  # an end is no text, whether or not the tokenizer knows
             text, is_stopped = _until_stop(self._encoder.decode(said), request.stop)
@@ -243,6 +260,7 @@ class TransformersEngine:
             ended=ended,
             alternatives=tuple(alternatives),
             prompt=prompt,
+            text_tokens=self._encoder.text_tokens(text, token_ids),
         )
 
     def _run(self, ids_BT: torch.Tensor, **cache: Any) -> Any:  # transformers has no types
@@ -278,11 +296,11 @@ def _scored(token_ids: Sequence[int], logits_TV: torch.Tensor, count: int) -> Sc
     return ScoredPrompt(
         token_ids=tuple(token_ids),
         logprobs=tuple(logprobs_TV[torch.arange(len(token_ids) - 1), list(token_ids[1:])].tolist()),
-        alternatives=tuple(_most_likely(logprobs_TV, count)),
+        alternatives=tuple(most_likely(logprobs_TV, count)),
     )
 
 
-def _most_likely(logprobs_TV: torch.Tensor, count: int) -> list[Mapping[int, float]]:
+def most_likely(logprobs_TV: torch.Tensor, count: int) -> list[Mapping[int, float]]:
     """Returns the `count` most likely tokens of each place; nothing if there are to be none."""
     if not count:
         return []

@@ -22,11 +22,21 @@ import torch
 
 from crossbreed.errors import EngineError, InputError, require
 from crossbreed.fitness.engines.encoder import Encoded, Encoder
-from crossbreed.fitness.engines.handle import CurrentHandle
+from crossbreed.fitness.engines.handle import PredictingHandle
 from crossbreed.fitness.engines.library import internals, library_call, require_internals
 from crossbreed.fitness.engines.reference import truth_of
 from crossbreed.fitness.engines.registry import VllmConfig
-from crossbreed.fitness.protocol import Alternatives, Generate, Loglikelihood, Request, Response, ScoredPrompt, Truth
+from crossbreed.fitness.protocol import Truth
+from crossbreed.fitness.requests import (
+    Alternatives,
+    Generate,
+    Loglikelihood,
+    Predict,
+    Predicted,
+    Request,
+    Response,
+    ScoredPrompt,
+)
 from crossbreed.sources.files import open_shards
 from crossbreed.sources.model_config import load_config
 from crossbreed.sources.naming import layer_of
@@ -38,6 +48,10 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CPU_KV_CACHE_GB = 1.0
+_MOST_TOKENS = 128
+"""The most tokens whose log-probabilities vLLM tells of one place (`logprob_token_ids`)."""
+_MOST_LIKELY = 1024
+"""The most tokens that it may list at a place; its own limit is 20."""
 _BATCH_BYTES = 256 << 20
 """The number of bytes taken from a stream before they are passed to vLLM. Packing and merging both use all cores: at
 the same time they would wait for each other; one after the other they take three quarters of the time."""
@@ -92,9 +106,9 @@ class VllmEngine:
         """Ends answers at these tokens too; see `EndsAnswers`."""
         self._encoder.end_at(token_ids)
 
-    def as_started(self) -> CurrentHandle | None:
+    def as_started(self) -> PredictingHandle | None:
         """Returns the host's weights as vLLM has loaded them; see `StartsOnHost`."""
-        return CurrentHandle(self, self.version) if self._reads_host and self.version == 0 else None
+        return PredictingHandle(self, self.version) if self._reads_host and self.version == 0 else None
 
     def host_weights(self) -> WeightStream:
         """Reads the host's files; see `StartsOnHost`."""
@@ -120,7 +134,7 @@ class VllmEngine:
         changing = {block_of(name) for name in self._held.difference(unchanged)}
         return frozenset(name for name in self._held if block_of(name) not in changing)
 
-    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> CurrentHandle:
+    def adopt(self, recipe: Recipe, weights: WeightStream, *, kept: Collection[str] = ()) -> PredictingHandle:
         """Streams the weights into the engine; see `WeightEngine`."""
         self.version += 1
         assert self._held.issuperset(kept), "only what is held can be kept"
@@ -139,7 +153,7 @@ class VllmEngine:
         if stream.error is not None:
             raise stream.error
         self._held = frozenset(stream.came).union(kept)
-        return CurrentHandle(self, self.version)
+        return PredictingHandle(self, self.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Response]:
         """Answers one chunk in one call of vLLM."""
@@ -148,11 +162,25 @@ class VllmEngine:
         parameters = [self._parameters(request) for request in requests]
         with self._call("vLLM did not answer"), torch.compiler.set_stance(self._stance):
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        responses = [_response(*pair) for pair in zip(requests, encoded, outputs, strict=True)]
+        answers = zip(requests, encoded, outputs, strict=True)
+        responses = [_response(*one, self._encoder) for one in answers]
         self._is_cache_spoilt |= any(
             not math.isfinite(logprob) for response in responses for logprob in response.logprobs
         )
         return responses
+
+    def predict(self, asked: Sequence[Predict]) -> list[Predicted]:
+        """Asks for one token at each place of the answers; see `Predicts`.
+
+        vLLM tells chosen tokens' log-probabilities where it generates. Prompts are computed anew at each place: read
+        from a cache, they would be rounded otherwise than the first time.
+        """
+        found = dict[int, Predicted]()
+        for is_named in (True, False):  # vLLM 0.32 answers a batch in one of the two ways
+            numbers = [number for number, one in enumerate(asked) if bool(one.tokens) is is_named]
+            if numbers:
+                found |= zip(numbers, self._predicted([asked[number] for number in numbers]), strict=True)
+        return [found[number] for number in range(len(asked))]
 
     def close(self) -> None:
         """Drops the engine; its memory is freed when the process ends."""
@@ -178,7 +206,7 @@ class VllmEngine:
 
     def _parameters(self, request: Request) -> Any:
         if not isinstance(request, Generate):
-            return self._sampling(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+            return self._sampling(max_tokens=1, temperature=0, prompt_logprobs=request.alternatives, detokenize=False)
         return self._sampling(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -188,6 +216,44 @@ class VllmEngine:
             logprobs=request.alternatives,
             prompt_logprobs=request.alternatives if request.scores_prompt else None,
             skip_reading_prefix_cache=not request.use_cache,
+        )
+
+    def _predicted(self, asked: Sequence[Predict]) -> list[Predicted]:
+        """Predicts one chunk, in one call of vLLM."""
+        prompts = [
+            self._encoder.encode(Generate(prompt=one.prompt, max_tokens=len(one.answer))).token_ids for one in asked
+        ]
+        questions = [
+            (number, place, group)
+            for number, one in enumerate(asked)
+            for place in range(len(one.answer))
+            for group in (_groups(one.tokens[place]) if one.tokens else [()])
+        ]
+        texts = [{"prompt_token_ids": [*prompts[n], *asked[n].answer[:place]]} for n, place, _ in questions]
+        parameters = [self._one_token(group, asked[n].alternatives) for n, _, group in questions]
+        with self._call("vLLM did not predict"), torch.compiler.set_stance(self._stance):
+            outputs = self._llm.generate(texts, parameters, use_tqdm=False)
+        places: list[list[dict[int, float]]] = [[{} for _ in one.answer] for one in asked]
+        for (number, place, group), output in zip(questions, outputs, strict=True):
+            [told] = output.outputs[0].logprobs
+            [likely] = _most_likely([told], asked[number].alternatives) or [{}]
+            places[number][place] |= {token: told[token].logprob for token in group} or likely
+        values = (value for of_text in places for place in of_text for value in place.values())
+        self._is_cache_spoilt |= any(map(math.isnan, values))
+        return [
+            Predicted(places=tuple(found), prompt_tokens=len(prompt))
+            for found, prompt in zip(places, prompts, strict=True)
+        ]
+
+    def _one_token(self, tokens: Sequence[int], alternatives: int) -> Any:
+        """Returns what asks for one token, and for the log-probabilities of some, or of the most likely ones."""
+        return self._sampling(
+            max_tokens=1,
+            temperature=0,
+            logprobs=None if tokens else alternatives,
+            logprob_token_ids=list(tokens) or None,
+            detokenize=False,
+            skip_reading_prefix_cache=True,
         )
 
 
@@ -235,7 +301,7 @@ def block_of(name: str) -> int | str:
     return ".".join(name.split(".")[:-2]) if layer is None else layer
 
 
-def _response(request: Request, encoded: Encoded, output: Any) -> Response:
+def _response(request: Request, encoded: Encoded, output: Any, encoder: Encoder) -> Response:
     if isinstance(request, Generate):
         [completion] = output.outputs
         token_ids = tuple(completion.token_ids)
@@ -247,10 +313,21 @@ def _response(request: Request, encoded: Encoded, output: Any) -> Response:
             ended="length" if completion.finish_reason == "length" else "stop",
             alternatives=_most_likely(completion.logprobs, request.alternatives),
             prompt=_scored(encoded, output.prompt_logprobs, request.alternatives) if request.scores_prompt else None,
+            text_tokens=encoder.text_tokens(completion.text, token_ids),
         )
     token_ids = encoded.token_ids[encoded.num_prompt :]
-    logprobs = _chosen(token_ids, output.prompt_logprobs[encoded.num_prompt :])
-    return Response(text="", token_ids=token_ids, logprobs=logprobs, prompt_tokens=encoded.num_prompt)
+    places = output.prompt_logprobs[encoded.num_prompt :]
+    return Response(
+        text="",
+        token_ids=token_ids,
+        logprobs=_chosen(token_ids, places),
+        prompt_tokens=encoded.num_prompt,
+        alternatives=_most_likely(places, request.alternatives),
+    )
+
+
+def _groups(tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [tokens[start : start + _MOST_TOKENS] for start in range(0, len(tokens), _MOST_TOKENS)]
 
 
 def _scored(encoded: Encoded, places: Sequence[Any], count: int) -> ScoredPrompt:
@@ -285,6 +362,7 @@ def _defaults(host: Path) -> dict[str, Any]:
         | whole
         | {
             "seed": 0,
+            "max_logprobs": _MOST_LIKELY,
             "generation_config": "vllm",  # sampling is set by the request, not by the host
             "load_format": "auto" if has_weights else "dummy",
             "disable_log_stats": True,

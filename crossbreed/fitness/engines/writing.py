@@ -15,7 +15,7 @@ import torch
 
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.loading import Model
-from crossbreed.fitness.protocol import Generate, Response
+from crossbreed.fitness.requests import Generate, Response
 
 _TOGETHER = 64
 """The largest number of texts of a batch."""

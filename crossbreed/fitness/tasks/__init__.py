@@ -1,14 +1,16 @@
 """Tasks. A kind of task turns an item into requests, and the responses into one value.
 
 `generate` compares generated text with a gold text, `choice` checks whether the gold option is the most likely one,
-`likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `python` is scored by a function
-of the user's, `remote` by the engine itself. A new kind is a file with a `TaskConfig`, named below or as an entry point
-of another package (docs/plugins.md).
+`likelihood` measures how likely the gold text is, `perplexity` how likely a text is, `lm_eval` is a task of
+lm-evaluation-harness, `python` is scored by a function of the user's, `remote` by the engine itself; `agreement` and
+`entropy` need no right answers. A new kind is a file with a `TaskConfig`, named below or as an entry point of another
+package (docs/plugins.md).
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
@@ -28,6 +30,7 @@ from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.tasks.questions import check_questions, judge_calls, own_kind, own_split, questions_of
 from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
+from crossbreed.fitness.tasks.taught import AgreementTask, EntropyTask, Taught, TaughtTask
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
 
@@ -39,7 +42,10 @@ TASKS = Registry[type[TaskConfig]](
         "choice": "crossbreed.fitness.tasks.choice:ChoiceTask",
         "likelihood": "crossbreed.fitness.tasks.likelihood:LikelihoodTask",
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
+        "lm_eval": "crossbreed.fitness.tasks.lm_eval.config:LmEvalTask",
         "python": "crossbreed.fitness.tasks.python:PythonTask",
+        "agreement": "crossbreed.fitness.tasks.taught:AgreementTask",
+        "entropy": "crossbreed.fitness.tasks.taught:EntropyTask",
         "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
     },
@@ -59,6 +65,8 @@ def load_tasks(
     *,
     engine: str = "",
     seed: int = 0,
+    host: Path | None = None,
+    context_tokens: int | None = None,
 ) -> list[Task]:
     """Loads the items of every task and renders each once, so that errors surface before any expensive step.
 
@@ -67,6 +75,8 @@ def load_tasks(
         served: The tasks that the engine scores itself.
         engine: Its kind, for messages.
         seed: The run's.
+        host: The folder of the tokenizer that the engine uses; None: it has one of its own.
+        context_tokens: The engine's own limit of prompt plus answer.
 
     Raises:
         InputError: files, items or fields are invalid; the message names the first few of each task.
@@ -76,7 +86,7 @@ def load_tasks(
         with mistakes.noted():
             if isinstance(config, RemoteTask):
                 config.take(served, engine)
-            seeded = config.with_seed(seed)
+            seeded = config.with_seed(seed).for_host(host, context_tokens=context_tokens)
             seeded.require()
             tasks.append(_loaded(seeded))
     mistakes.require_none()
@@ -116,9 +126,11 @@ __all__ = [
     "METRICS",
     "SHOWN_KEYS",
     "TASKS",
+    "AgreementTask",
     "Answer",
     "AnyTaskConfig",
     "ChoiceTask",
+    "EntropyTask",
     "FileTaskConfig",
     "GenerateTask",
     "Kind",
@@ -129,6 +141,8 @@ __all__ = [
     "RemoteTask",
     "Task",
     "TaskConfig",
+    "Taught",
+    "TaughtTask",
     "begun_tasks",
     "fill_prompt",
     "gold_answer",

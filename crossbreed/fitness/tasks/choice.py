@@ -13,7 +13,7 @@ from crossbreed.errors import Collector, InputError, excerpt
 from crossbreed.fitness.item_files import legible_items, require_items
 from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Response
+from crossbreed.fitness.requests import Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.task import Answer
@@ -51,6 +51,11 @@ class ChoiceTask(PromptTaskConfig):
     def metric_name(self) -> str:
         """See Kind."""
         return "accuracy"
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """See TaskConfig."""
+        return 0.0, 1.0
 
     def load_items(self) -> tuple[Item, ...]:
         """Reads the file, and checks that one way of naming the gold option fits all items."""

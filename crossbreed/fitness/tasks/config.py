@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -11,7 +12,8 @@ from crossbreed.config import Config, InputPath, Name
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Prompt, Request, Response, Surroundings
+from crossbreed.fitness.protocol import Surroundings
+from crossbreed.fitness.requests import Loglikelihood, Prompt, Request, Response
 from crossbreed.fitness.tasks.prompts import delimiter_after, field_names, fill_prompt, misread_field, turns_of
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.fitness.values import FieldValue, text_of
@@ -50,6 +52,16 @@ class TaskConfig(Config, ABC):
     @abstractmethod
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """See Kind."""
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The smallest and the largest value of an item, for messages on bounds; None: not known."""
+        return None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The length of its longest answers, in tokens; None: its answers are no texts."""
+        return None
 
     @property
     def asks(self) -> bool:
@@ -115,6 +127,23 @@ class TaskConfig(Config, ABC):
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed, for kinds that draw something of each item."""
         return self
+
+    def for_host(self, host: Path | None, *, context_tokens: int | None) -> Self:
+        """Returns the task as the models of a host are asked, for kinds that make tokens of their prompts.
+
+        Args:
+            host: The folder of the tokenizer; None: whoever answers has one of its own.
+            context_tokens: Longest prompt plus answer; None: what the host's config allows.
+        """
+        return self
+
+    def questions(self, item: Item) -> frozenset[str]:
+        """Returns texts, one of which two items share if they ask the same in another frame; none if nothing tells."""
+        return frozenset()
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns what a user should know of the task's items, a sentence each; once they are loaded."""
+        return ()
 
     @property
     def num_calls(self) -> int:
@@ -252,7 +281,10 @@ class PromptTaskConfig(FileTaskConfig):
         Raises:
             InputError: the answer is neither a text, a number nor a list of them.
         """
-        gold = self.gold(item)
+        return self.texts_of(item, self.gold(item), by_value=by_value)
+
+    def texts_of(self, item: Item, gold: FieldValue, *, by_value: bool = False) -> tuple[str, ...]:
+        """Returns the texts of the right answers that a field's value stands for; see `golds`."""
         try:
             texts = tuple(text_of(one, by_value=by_value) for one in (gold if isinstance(gold, list) else [gold]))
         except ValueError as error:
@@ -275,6 +307,10 @@ class PromptTaskConfig(FileTaskConfig):
             fix=fix or "correct the item, or name the field that holds the answer",
         )
 
+    def shot_answer(self, shot: Item) -> str:
+        """Returns the answer of an example."""
+        return self.shown(shot)
+
     def delimiter_after(self, prompt: str) -> str:
         """Returns what separates an answer from its prompt in plain text and in examples."""
         return delimiter_after(prompt)
@@ -292,5 +328,5 @@ class PromptTaskConfig(FileTaskConfig):
         if isinstance(self.few_shot, str):
             return self.few_shot
         shots = [Item(id=f"few_shot {i}", fields=fields) for i, fields in enumerate(self.few_shot)]
-        filled = ((self.question(shot), self.shown(shot)) for shot in shots)
+        filled = ((self.question(shot), self.shot_answer(shot)) for shot in shots)
         return "".join(f"{prompt}{self.delimiter_after(prompt)}{answer}\n\n" for prompt, answer in filled)

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response, Surroundings
+from crossbreed.fitness.lengths import answer_length
+from crossbreed.fitness.protocol import Surroundings
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.metrics import METRICS, Comparison, MetricField, WrittenMetric, comparison_of
 from crossbreed.fitness.tasks.metrics.metric import Abstention, Asker, Verdict
@@ -95,6 +97,17 @@ class GenerateTask(PromptTaskConfig):
         """Whether larger values of the metric are better; see Kind."""
         return self._comparison.higher_is_better
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Of metrics that are our own, 0 and 1; see TaskConfig."""
+        are_ours = all(single.name in METRICS.ours for single in self._comparison.singles())
+        return (0.0, 1.0) if are_ours else None
+
+    @property
+    def most_tokens(self) -> int:
+        """See TaskConfig."""
+        return self.max_tokens
+
     def require(self) -> None:
         """Refuses a metric that cannot work here."""
         for single in self._comparison.singles():
@@ -142,7 +155,11 @@ class GenerateTask(PromptTaskConfig):
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Returns the metric's value of the text: the best over all golds; of several texts, what is to be taken."""
         said = [self._without_thinking(response.text) for response in responses]
-        thinking = None if self.thinking is None else sum(map(_cut_tokens, responses, said))
+        cut = [*map(_cut_tokens, responses, said)]
+        thinking = None if self.thinking is None else sum(cut)
+        pairs = zip(responses, cut, strict=True)
+        length = fsum(answer_length(one, max_tokens=self.max_tokens, thinking=out) for one, out in pairs)
+        length /= len(responses)
         if self.take == "majority":
             place = most_said([self._comparison.key(text) for text in said])
             said, text = [said[place]], responses[place].text
@@ -155,7 +172,7 @@ class GenerateTask(PromptTaskConfig):
             why = str(error)
         repeated = [one.agrees for one in heard if one.agrees is not None]
         agrees = all(repeated) if repeated else None
-        return Answer(value=value, text=text, thinking=thinking, abstains=why, agrees=agrees)
+        return Answer(value=value, text=text, thinking=thinking, abstains=why, agrees=agrees, length=length)
 
     def score_chunk(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Answer]:
         """Scores a chunk of items; where judges are asked, several at a time."""

@@ -2,7 +2,7 @@
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Request, Response
+from crossbreed.fitness.requests import Generate, Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.questions import judge_calls
 from crossbreed.fitness.tasks.task import Answer, Task
 

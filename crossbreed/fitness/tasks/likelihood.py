@@ -3,7 +3,7 @@
 from typing import Literal
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood
+from crossbreed.fitness.requests import Loglikelihood
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.nats import NatsPerToken
 

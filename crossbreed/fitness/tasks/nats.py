@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Response
+from crossbreed.fitness.requests import Response
 from crossbreed.fitness.tasks.task import Answer
 
 
@@ -15,6 +15,11 @@ class NatsPerToken:
     def metric_name(self) -> str:
         """See Kind."""
         return "nats per token"
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """See TaskConfig."""
+        return 0.0, math.inf
 
     @property
     def higher_is_better(self) -> bool:

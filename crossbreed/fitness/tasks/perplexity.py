@@ -4,7 +4,7 @@ from typing import Literal
 
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.items import Item, field_of
-from crossbreed.fitness.protocol import Loglikelihood, Prompt
+from crossbreed.fitness.requests import Loglikelihood, Prompt
 from crossbreed.fitness.tasks.config import FileTaskConfig
 from crossbreed.fitness.tasks.nats import NatsPerToken
 

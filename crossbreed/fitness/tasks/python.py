@@ -9,7 +9,9 @@ from crossbreed.errors import EngineError
 from crossbreed.fitness.asking import Ask
 from crossbreed.fitness.functions import FunctionReference, UserFunction, fields_of, identity_of, load_function
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import EvaluatesItems, Generate, Handle, Loglikelihood, Response
+from crossbreed.fitness.lengths import answer_length
+from crossbreed.fitness.protocol import EvaluatesItems, Handle
+from crossbreed.fitness.requests import Generate, Loglikelihood, Response
 from crossbreed.fitness.tasks.config import PromptTaskConfig
 from crossbreed.fitness.tasks.task import Answer
 
@@ -47,6 +49,11 @@ class PythonTask(PromptTaskConfig):
     def has_prompt(self) -> bool:
         """Whether the task asks; else its function does, or nobody."""
         return bool(self.prompt) or self.messages is not None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """See TaskConfig; how a function asks for itself is not known."""
+        return self.max_tokens if self.has_prompt else None
 
     @property
     def asks(self) -> bool:
@@ -99,7 +106,11 @@ class PythonTask(PromptTaskConfig):
         """Has the function score the responses of a chunk: `score(answers, items)`."""
         answers = [response for [response] in responses]
         values = self._function().values([answers, [*map(fields_of, items)]], items, where=self._where)
-        return [Answer(value=value, text=said.text) for value, said in zip(values, answers, strict=True)]
+        lengths = (answer_length(said, max_tokens=self.max_tokens) for said in answers)
+        return [
+            Answer(value=value, text=said.text, length=length)
+            for value, said, length in zip(values, answers, lengths, strict=True)
+        ]
 
     def evaluate(self, handle: Handle, items: Sequence[Item]) -> tuple[list[Answer], list[Response]]:
         """Has the function ask and score, or the engine score; returns the answers, and the responses that it got."""

@@ -8,7 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, PrivateAttr
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings
+from crossbreed.fitness.protocol import Surroundings
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.config import TaskConfig
 from crossbreed.fitness.tasks.task import Answer, Task
 from crossbreed.objects import absent

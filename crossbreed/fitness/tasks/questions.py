@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from crossbreed.errors import InputError, excerpt
 from crossbreed.fitness.item_mistakes import ItemMistakes
 from crossbreed.fitness.items import Item, Split
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt, Request
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt, Request
 from crossbreed.fitness.tasks.config import PromptTaskConfig, TaskConfig
 from crossbreed.fitness.tasks.prompts import folded
 from crossbreed.fitness.tasks.remote import RemoteTask
@@ -26,7 +26,8 @@ def questions_of(task: Task, item: Item) -> frozenset[str]:
     if not _asks(kind):
         return frozenset()  # ids and contents are compared
     if not isinstance(kind, PromptTaskConfig):
-        return frozenset((_rendered(task.requests(item)),))
+        own = kind.questions(item) if isinstance(kind, TaskConfig) else frozenset[str]()
+        return own | {_rendered(task.requests(item))}
     options = sorted(folded(r.continuation) for r in task.requests(item) if isinstance(r, Loglikelihood))
     values = " ".join(map(folded, kind.shown_values(item)))
     framed = "\n".join((folded(kind.question(item)), *options))

@@ -8,7 +8,7 @@ from pydantic import PrivateAttr
 
 from crossbreed.errors import InputError
 from crossbreed.fitness.items import Item, ReportItems, SearchItems, SelectionItems, Split
-from crossbreed.fitness.protocol import Request, Response
+from crossbreed.fitness.requests import Request, Response
 from crossbreed.fitness.tasks.config import TaskConfig
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.parsing import any_of, suggestion

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Handle, Loglikelihood, Request, Response
+from crossbreed.fitness.protocol import Handle
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.values import as_shown
 from crossbreed.types import canonical_json, content_id
 
@@ -22,6 +23,8 @@ class Answer:
     """The nats by which the answer's log-likelihood exceeds what another answer needs to be taken; None: not known."""
     thinking: int | None = None
     """The tokens that were cut from the answer as thinking; None: the task cuts nothing."""
+    length: float | None = None
+    """The tokens of the answer, as `answer_length` counts them, on average over samples; None: it is no text."""
     abstains: str = ""
     """Why a judge gave no verdict: then `value` is NaN, and does not count. Empty: there is a value."""
     agrees: bool | None = None

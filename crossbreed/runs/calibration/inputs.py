@@ -24,6 +24,8 @@ class CalibrationInputs:
     experts: tuple[str, ...]
     weights: "Weights | None"
     """The sources' tensors; None where none are on this machine: then there is no loss."""
+    dtype: str
+    """Of merges."""
     slopes: SlopesConfig
     context_tokens: int | None
     """The context of the model, if the settings of the engine limit it."""

@@ -20,7 +20,14 @@ from crossbreed.durable import write_atomically
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
 from crossbreed.runs.calibration.inputs import CalibrationInputs
-from crossbreed.runs.calibration.questions import Question, calibrated, experts_of, num_held_out, prompts_by_task
+from crossbreed.runs.calibration.questions import (
+    Question,
+    calibrated,
+    experts_of,
+    num_held_out,
+    prompts_by_task,
+    question_of,
+)
 from crossbreed.runs.events import Listener, Note, ignore
 from crossbreed.search_spaces import SearchSpace, require_terms
 from crossbreed.sources.hashes import hash_of
@@ -29,7 +36,7 @@ from crossbreed.types import Point, canonical_json
 if TYPE_CHECKING:
     from crossbreed.runs.calibration.model import CalibrationModel
 
-_SCHEMA = 1
+_SCHEMA = 2
 """The version of what is computed. Increment it with every change."""
 
 
@@ -58,7 +65,7 @@ class MergeLoss:
             items = inputs.items["search"][task.name].items[: needs.items]
             held = _held_out(len(items), needs.held_out, seed=inputs.seed, task=task.name)
             weight = share if needs.loss == "cross_entropy" else abs(share)
-            asked = [Question(task=task, item=item, weight=weight) for item in items]
+            asked = [question_of(task, item, weight) for item in items]
             self._held += [one for index, one in enumerate(asked) if index in held]
             first = len(self._questions)
             self._questions += [one for index, one in enumerate(asked) if index not in held]

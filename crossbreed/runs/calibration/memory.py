@@ -35,7 +35,7 @@ def slopes_bytes(plan: Plan, space: SearchSpace, needs: CalibrationNeeds) -> int
     vocabulary = max((info.shape[0] for name, info in tensors.items() if layer_of(name) is None), default=0)
     kept = slopes.tokens * (_SAVED * outputs * width + _LOGITS * vocabulary * 4 // 2)
     predicted = 0
-    if needs.loss == "agreement":
+    if needs.compares:
         predicted = (
             2
             * vocabulary

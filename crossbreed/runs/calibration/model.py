@@ -2,23 +2,31 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from crossbreed.fitness import Task, reference_config
-from crossbreed.fitness.engines.answer_losses import entropy, jensen_shannon, right_answer
+from crossbreed.fitness import Task, TaughtTask, own_kind, reference_config
+from crossbreed.fitness.engines.answer_losses import (
+    entropy,
+    jensen_shannon,
+    listed_entropy,
+    listed_jensen_shannon,
+    right_answer,
+)
 from crossbreed.fitness.engines.branches import BranchedEngine, Text
 from crossbreed.fitness.engines.encoder import Encoder
+from crossbreed.fitness.engines.transformers import most_likely
+from crossbreed.fitness.tasks.taught import listed
 from crossbreed.optimizer import CalibrationNeeds
-from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.calibration.branches import branches_of
 from crossbreed.runs.calibration.inputs import CalibrationInputs
 from crossbreed.runs.calibration.questions import Question, experts_of
 from crossbreed.runs.regression.texts import answered, golds_of
 from crossbreed.runs.regression.walk import Text as Read
+from crossbreed.runs.teachers.checks import teacher_recipe
 from crossbreed.search_spaces import HasTerms
-from crossbreed.types import Point
+from crossbreed.types import BASE, Point
 
 
 class CalibrationModel:
@@ -33,7 +41,7 @@ class CalibrationModel:
             EngineError: transformers could not run the model.
         """
         assert inputs.weights is not None, "gradients need weights"
-        self._inputs, self._weights, self._questions, self._loss = inputs, inputs.weights, questions, needs.loss
+        self._inputs, self._weights, self._questions, self._needs = inputs, inputs.weights, questions, needs
         slopes, context_tokens = inputs.slopes, inputs.context_tokens
         self._tokens = slopes.tokens
         config = reference_config(dtype=slopes.dtype, device=slopes.device, context_tokens=context_tokens)
@@ -43,10 +51,12 @@ class CalibrationModel:
             one.end_at(self._weights.sources.end_token_ids)
         self._texts: list[list[Text]] = [[] for _ in questions]
         """Of each question, one for each expert that counts."""
-        self._experts: list[torch.Tensor] = []
-        """What an expert predicts at the answer of a text, by its index: log-probabilities [A, V]."""
-        for expert in inputs.experts:
-            self._read(expert)
+        self._known: list[_Known] = []
+        """What is known of the answer of a text, by its index."""
+        readers = dict.fromkeys(reader for question in questions for reader in self._readers(question))
+        for expert in sorted(readers, key=(*inputs.experts, BASE).index):
+            self._read(expert, [n for n, one in enumerate(questions) if one.top_k is None], dtype="float32")
+            self._read(expert, [n for n, one in enumerate(questions) if one.top_k is not None], dtype=inputs.dtype)
         self._engine.adopt(space.origin, self._weights.materialize(space.origin))
         self._engine.attach(branches_of(space.terms, self._weights.sources))
 
@@ -60,22 +70,32 @@ class CalibrationModel:
             texts += [replace(text, weight=weight) for text in found]
         return self._engine.loss(point, texts, self._measure, tokens=self._tokens, slopes=slopes)
 
-    def _read(self, expert: str) -> None:
+    def _read(self, expert: str, among: Sequence[int], *, dtype: str) -> None:
         """Reads the questions of an expert's tasks as it ends their answers."""
-        numbers = [n for n, question in enumerate(self._questions) if expert in self._readers(question)]
+        numbers = [number for number in among if expert in self._readers(self._questions[number])]
         if not numbers:
             return
-        hashes = self._weights.structure.hashes
-        recipe = weighted_deltas({expert: 1.0}, hashes=hashes, dtype="float32")
+        recipe = teacher_recipe(expert, self._weights.structure.hashes, dtype=dtype)
         self._engine.adopt(recipe, self._weights.materialize(recipe))
         for task in self._inputs.tasks:
             for number, read in self._answered([n for n in numbers if self._questions[n].task is task], task):
-                index = len(self._experts)
-                text = Text(token_ids=read.token_ids, num_prompt=read.num_prompt, weight=0.0, index=index)
+                text = Text(token_ids=read.token_ids, num_prompt=read.num_prompt, weight=0.0, index=len(self._known))
                 self._texts[number].append(text)
-                if self._loss == "agreement":
-                    [logits_AV] = self._engine.logits_of((), [text], tokens=self._tokens)
-                    self._experts.append(logits_AV.log_softmax(-1).half())
+                self._known.append(self._known_of(text, self._questions[number].top_k))
+
+    def _known_of(self, text: Text, top_k: int | None) -> "_Known":
+        """Returns what the expert that is adopted predicts at the answer of a text, if that is compared."""
+        if not self._needs.compares:
+            return _Known(top_k=top_k)
+        [logits_AV] = self._engine.logits_of((), [text], tokens=self._tokens)
+        logprobs_AV = logits_AV.log_softmax(-1)
+        if top_k is None:
+            return _Known(logprobs=logprobs_AV.half())
+        answer = text.token_ids[text.num_prompt :]
+        places = most_likely(logprobs_AV.cpu(), top_k)
+        ids_AK = torch.tensor([listed(*one, top_k) for one in zip(places, answer, strict=True)])
+        ids_AK = ids_AK.to(logprobs_AV.device)
+        return _Known(top_k=top_k, ids=ids_AK, logprobs=logprobs_AV.gather(-1, ids_AK))
 
     def _answered(self, numbers: Sequence[int], task: Task) -> Iterator[tuple[int, Read]]:
         """Yields questions of a task with their right answers, or with those that the expert writes."""
@@ -87,19 +107,38 @@ class CalibrationModel:
             yield from ((n, text) for (n, _), text in zip(items, texts, strict=True))
         if prompts:
             asked = [prompt for _, prompt in prompts]
+            if isinstance(own_kind(task), TaughtTask):
+                write = self._engine.answer  # one after the other, as candidates are asked
             texts = answered([encoder.encode(one).token_ids for one in asked], asked, write)
             yield from ((n, text) for (n, _), text in zip(prompts, texts, strict=True))
 
     def _readers(self, question: Question) -> Sequence[str]:
         """The experts that count: for agreement all of the task, else the first, which says how answers end."""
         experts = experts_of(question.task, self._inputs)
-        return experts if self._loss == "agreement" else experts[:1]
+        return experts if self._needs.compares else experts[:1]
 
     def _measure(self, logits_AV: torch.Tensor, text: Text) -> torch.Tensor:
-        match self._loss:
-            case "cross_entropy":
-                return right_answer(logits_AV, text)
-            case "entropy":
-                return entropy(logits_AV)
-            case "agreement":
-                return jensen_shannon(logits_AV, self._experts[text.index])
+        known = self._known[text.index]
+        if self._needs.compares:
+            assert known.logprobs is not None, "the expert was asked"
+            if known.ids is None:
+                return jensen_shannon(logits_AV, known.logprobs)
+            return listed_jensen_shannon(logits_AV, known.ids, known.logprobs)
+        if self._needs.loss == "cross_entropy":
+            return right_answer(logits_AV, text)
+        return entropy(logits_AV) if known.top_k is None else listed_entropy(logits_AV, known.top_k)
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Known:
+    """What is known of the answer of a text.
+
+    Shapes: A tokens of the answer, K listed at each place, V the vocabulary.
+    """
+
+    top_k: int | None = None
+    """How many tokens are told apart at a place; None: all."""
+    ids: torch.Tensor | None = None
+    """The listed tokens [A, K]; None: all."""
+    logprobs: torch.Tensor | None = None
+    """What the expert predicts: log-probabilities of those [A, K], or of all [A, V]."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Generate, Item, Task
+from crossbreed.fitness import Generate, Item, Task, TaughtTask, own_kind
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.runs.calibration.inputs import CalibrationInputs
@@ -14,7 +14,7 @@ from crossbreed.runs.spec.objectives import Objective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """An item of a task with its right answer, or a prompt that experts answer."""
+    """An item of a task with its right answer, or a prompt that experts answer: of a task with a teacher, each item."""
 
     task: Task
     weight: float
@@ -32,7 +32,20 @@ class Question:
         else:
             assert self.prompt is not None, "an item or a prompt"
             requests = [asdict(self.prompt)]
-        return [self.task.name, self.weight, requests]
+        return [self.task.name, self.weight, requests, self.top_k]
+
+    @property
+    def top_k(self) -> int | None:
+        """How many tokens are told apart at each place, if its task has a teacher; None: all of the vocabulary."""
+        kind = own_kind(self.task)
+        return kind.top_k if isinstance(kind, TaughtTask) else None
+
+
+def question_of(task: Task, item: Item, weight: float) -> Question:
+    """Returns an item as what the loss is taken of."""
+    if isinstance(kind := own_kind(task), TaughtTask):
+        return Question(task=task, prompt=kind.requests(item)[0], weight=weight)
+    return Question(task=task, item=item, weight=weight)
 
 
 def prompts_by_task(inputs: CalibrationInputs, needs: CalibrationNeeds) -> dict[str, tuple[Generate, ...]]:
@@ -69,12 +82,14 @@ def num_held_out(number: int, part: float) -> int:
 def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, float]]:
     """Returns the tasks of an objective, each with the weight of its loss: negative if it is to be bad at the task."""
     shares = objective.shares
-    signs = {task.name: -1 if objective.minimize is task.higher_is_better else 1 for task in tasks}
-    return [(task, signs[task.name] * shares[task.name]) for task in tasks if shares.get(task.name)]
+    signs = {task.name: -1 if (task.name in objective.lesser) is task.higher_is_better else 1 for task in tasks}
+    return [(task, signs[task.name] * abs(shares[task.name])) for task in tasks if shares.get(task.name)]
 
 
 def experts_of(task: Task, inputs: CalibrationInputs) -> Sequence[str]:
-    """Returns the experts of a task: the one with its name, or those without a task of their name, or all."""
+    """Returns the experts of a task: its teacher, the one with its name, those without a task of their name, or all."""
+    if isinstance(kind := own_kind(task), TaughtTask):
+        return (kind.teacher,)
     names = [one.name for one in inputs.tasks]
     if task.name in inputs.experts:
         return (task.name,)

@@ -170,7 +170,7 @@ def examine_task(plan: Plan, task: Task) -> TaskFindings:
         gold_values=tuple(values.values()),
         constant=_constant(task, task.items),
         positions=positions_of(task, task.items),
-        notes=(*_gold_notes(task, values, cut), *_signal_notes(plan, task)),
+        notes=(*_own_notes(task), *_gold_notes(task, values, cut), *_signal_notes(plan, task)),
         example=_example(plan, task, golds, lengths),
         higher_is_better=task.higher_is_better,
     )
@@ -214,6 +214,11 @@ def _right_texts(task: Task, item: Item) -> tuple[str, ...]:
 def _gold_parts(task: Task, item: Item) -> Mapping[str, float]:
     kind = own_kind(task)
     return kind.gold_values(item) if isinstance(kind, TaskConfig) else {}
+
+
+def _own_notes(task: Task) -> tuple[str, ...]:
+    kind = own_kind(task)
+    return kind.notes() if isinstance(kind, TaskConfig) else ()
 
 
 def _judged(task: Task, item: Item) -> tuple[str, ...]:

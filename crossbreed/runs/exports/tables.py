@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeAlias, get_args
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.answers import Questions
 from crossbreed.runs.results.show import PHASES, Run
+from crossbreed.runs.spec.objectives import length_of
 from crossbreed.types import Candidate, Trial
 
 Cell: TypeAlias = int | float | str | None
@@ -58,10 +59,11 @@ def trial_table(run: Run, coordinates: Coordinates) -> Table:
         run: The run.
         coordinates: Those of its searches; baselines and warm starts have none.
     """
-    tasks, names = list(run.minimized), coordinates.names
+    tasks, names = [*run.minimized, *map(length_of, run.lengths)], coordinates.names
     measured = {
         **dict.fromkeys((f"objective: {name}" for name in objective_names(run)), "float"),
         **{f"task: {task}": "float" for task in tasks},
+        **{f"excess: {constraint.name}": "float" for constraint in run.constraints},
         **{f"seconds: {phase}": "float" for phase in PHASES},
         **{f"coefficient: {name}": "float" for name in names},
     }
@@ -82,6 +84,7 @@ def _trial_row(
         *(score.cost.items, score.cost.tokens, fsum(seconds), score.error),
         *(trial.objectives or (None,) * len(run.objectives)),
         *(score.tasks[task].mean if task in score.tasks else None for task in tasks),
+        *(trial.excesses or (None,) * len(run.constraints)),
         *seconds,
         *map(coordinates.named(candidate).get, names),
     )

@@ -109,7 +109,9 @@ class LiveLog:
         if resumed_id is None:
             self._file.write_text(json.dumps({"to": self._config.to, "id": sink.id}) + "\n")
         best: Trial | None = None
-        for step, trial in enumerate(fold(read(self._folder.journal)).trials.values(), start=1):
+        history = fold(read(self._folder.journal))
+        history.measure_by(self._plan.criteria)
+        for step, trial in enumerate(history.trials.values(), start=1):
             best = best_trial([trial, *([best] if best else [])], self._plan.objectives)
             self._log(sink, step, trial, best, logged)
         return sink, logged

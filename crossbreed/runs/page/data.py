@@ -12,7 +12,7 @@ from crossbreed.runs.record.archive import best_trial, pareto_front
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.answers import AnswerRow, Questions
 from crossbreed.runs.results.recipe_table import coefficient_map
-from crossbreed.runs.results.show import PHASES, Run, seconds_by_phase, trial_answers
+from crossbreed.runs.results.show import PHASES, Run, constraint_lines, seconds_by_phase, trial_answers
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Status, Trial
 
@@ -158,6 +158,7 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "trial_s": run.outlook and run.outlook.trial_s,
         "left_s": run.outlook and run.outlook.left_s,
         "stage": run.outlook and run.outlook.stage and run.outlook.stage.following,
+        "constraints": constraint_lines(run, history.ok_trials),
         "stages": [row.to_json() for row in run.stage_rows],
         "failed": len(history.failed),
         "workers": str(run.workers) if run.workers else None,
@@ -173,7 +174,8 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
 
 def _tasks(run: Run) -> list[str]:
     """Returns the tasks in the order of the objectives; a journal's keys are sorted."""
-    return list(dict.fromkeys([*(t for o in run.objectives for t in o.tasks), *run.history.item_ids.get("search", {})]))
+    read = (task for measure in (*run.objectives, *run.constraints) for task in measure.tasks)
+    return list(dict.fromkeys([*read, *run.history.item_ids.get("search", {})]))
 
 
 def _columns(run: Run, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -192,7 +194,14 @@ def _columns(run: Run, trials: Sequence[Trial]) -> dict[str, Any]:
         ],
         "seconds": [round(sum(trial.score.cost.seconds.values()), 2) for trial in trials],
         "odd": _odd(trials),
+        "broken": {trial.number: names for trial in trials if (names := _broken(run, trial))},
     }
+
+
+def _broken(run: Run, trial: Trial) -> list[str]:
+    """Returns the constraints that a trial breaks on the search items."""
+    pairs = zip(run.constraints, trial.excesses or (), strict=False)
+    return [constraint.name for constraint, excess in pairs if excess > 0]
 
 
 def _odd(trials: Sequence[Trial], *, say: Callable[[str], str] = str) -> dict[int, list[str]]:

@@ -84,6 +84,7 @@ function drawTrials(place) {
         originName(trials.origin[at]),
         number === winner() ? " \u2605" : head.frontSet.has(number) ? " \u2022" : "",
         odd && h("small", { class: "odd" }, odd.join(": ")),
+        !keeps(at) && h("small", { class: "odd" }, `breaks ${trials.broken.get(number).join("; ")}`),
       ),
       head.objectives.map((_, i) => h("td", {}, fixed(trials.objectives[at]?.[i], 4))),
       furtherTasks().map(i => h("td", {}, fixed(trials.tasks[at][i]))),

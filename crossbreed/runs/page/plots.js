@@ -11,7 +11,7 @@ function chart(id, options) {
 function bestSoFar(order, valueAt, minimize) {
   const line = [];
   let best = null;
-  for (const at of order) {
+  for (const at of order.some(keeps) ? order.filter(keeps) : order) {
     if (best === null || isBetter(valueAt(at), best, minimize)) {
       if (best !== null) line.push([trials.number[at], best]);
       best = valueAt(at);
@@ -183,7 +183,7 @@ function drawTasks(place) {
 function bestLine(order, task, minimize) {
   const line = [];
   let best = null;
-  for (const at of order) {
+  for (const at of order.some(keeps) ? order.filter(keeps) : order) {
     if (best !== null && !isBetter(trials.objectives[at][0], trials.objectives[best][0], minimize)) continue;
     if (best !== null) line.push([trials.number[at], trials.tasks[best][task]]);
     best = at;

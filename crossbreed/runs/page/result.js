@@ -31,6 +31,7 @@ function drawLead(place) {
       ),
     );
   }
+  if (!found) children.push(...head.constraints.map(line => h("p", { class: "note" }, line)));
   children.push(h("dl", { class: "tiles" }, found ? reportTiles(found) : searchTiles(at)));
   if (head.state === "running" && head.wanted) {
     const bar = h("i");

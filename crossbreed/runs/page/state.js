@@ -1,7 +1,7 @@
 // What the page knows of the run: taken from the documents of data, whole or what is new.
 
 const first = JSON.parse(document.getElementById("data").textContent);
-const trials = { number: [], origin: [], objectives: [], tasks: [], seconds: [], odd: new Map(), at: new Map() };
+const trials = { number: [], origin: [], objectives: [], tasks: [], seconds: [], odd: new Map(), broken: new Map(), at: new Map() };
 const details = new Map();
 const view = {
   picked: null,
@@ -29,10 +29,11 @@ function take(data) {
   if (data.since === 0) {
     for (const column of ["number", "origin", "objectives", "tasks", "seconds"]) trials[column] = [];
     trials.odd.clear();
+    trials.broken.clear();
     trials.at.clear();
     details.clear();
   }
-  const { number, origins, origin, objectives, tasks, seconds, odd } = data.trials;
+  const { number, origins, origin, objectives, tasks, seconds, odd, broken } = data.trials;
   number.forEach((n, i) => {
     const at = trials.at.get(n) ?? trials.number.length;
     trials.at.set(n, at);
@@ -42,7 +43,9 @@ function take(data) {
     trials.tasks[at] = tasks[i];
     trials.seconds[at] = seconds[i];
     trials.odd.delete(n);
+    trials.broken.delete(n);
   });
+  for (const [n, names] of Object.entries(broken)) trials.broken.set(Number(n), names);
   for (const [n, found] of Object.entries(odd)) trials.odd.set(Number(n), found);
   for (const found of data.shown) details.set(found.number, found);
   head = data;
@@ -75,6 +78,7 @@ const scored = () =>
     .map((_, at) => at)
     .filter(at => trials.objectives[at])
     .sort((a, b) => trials.number[a] - trials.number[b]);
+const keeps = at => !trials.broken.has(trials.number[at]);
 /** Returns the places of the tasks that are no objective by themselves: the others have a column already. */
 const furtherTasks = () =>
   head.tasks
@@ -102,9 +106,10 @@ function bestBaseline() {
 }
 
 function bestSearched() {
-  const found = scored().filter(
+  const given = scored().filter(
     at => trials.origin[at].startsWith("baseline:") && !trials.origin[at].startsWith("baseline:tuned_scalar"),
   );
+  const found = given.some(keeps) ? given.filter(keeps) : given;
   return found.reduce(
     (best, at) =>
       best === null || isBetter(trials.objectives[at][0], trials.objectives[best][0], head.objectives[0].minimize)

@@ -9,6 +9,7 @@ function drawTrial(place) {
   const facts = [
     ["proposed by", originName(trials.origin[at])],
     odd && [odd[0], odd[1]],
+    head.constraints.length && ["constraints", keeps(at) ? "kept" : `breaks ${trials.broken.get(number).join("; ")}`],
     ...head.objectives.map((o, i) => [o.name, fixed(trials.objectives[at]?.[i], 4)]),
     found?.recipe && ["recipe", found.recipe],
     found?.fingerprint && ["weights", found.fingerprint],

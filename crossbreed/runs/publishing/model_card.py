@@ -18,6 +18,7 @@ from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.recipe_table import CoefficientMap, setting_text
 from crossbreed.runs.results.report import Report
 from crossbreed.runs.results.report_text import how_measured, sentences
+from crossbreed.runs.spec.constraints import Constraint
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.sources import Adapter, Checkpoint, Sources
 from crossbreed.types import BASE, Recipe, Trial
@@ -90,6 +91,7 @@ class CardInfo:
     objectives: tuple[Objective, ...]
     metrics: Mapping[str, str]
     """Task -> metric, for example `exact_match`."""
+    constraints: tuple[Constraint, ...]
     versions: Mapping[str, str]
     """The versions that publish it."""
     run_versions: Mapping[str, str]
@@ -109,7 +111,9 @@ class CardInfo:
             report=report,
             engine=spec.fitness.engine.identity(),
             objectives=plan.objectives,
-            metrics={task.name: task.metric_name for task in spec.fitness.tasks},
+            metrics={task.name: task.metric_name for task in spec.fitness.tasks}
+            | dict.fromkeys(plan.lengths_measured.values(), "tokens"),
+            constraints=plan.criteria.constraints,
             versions=versions(),
             run_versions=run.clock.versions,
         )
@@ -122,6 +126,7 @@ class CardInfo:
             "engine": dict(self.engine),
             "versions": dict(self.versions),
             "optimised_on": list(self.optimised_on),
+            **({"constraints": [constraint.name for constraint in self.constraints]} if self.constraints else {}),
             "scores": self.report and self.report.winner.to_json(),
         }
 
@@ -304,10 +309,12 @@ def _scores(info: CardInfo, report: Report) -> str:
         ]
         for row in report.rows
     ]
-    untouched = [task for task in tasks if task not in info.optimised_on]
+    bounded = {task for constraint in info.constraints for task in constraint.tasks}
+    untouched = [task for task in tasks if task not in info.optimised_on and task not in bounded]
     told = f"Optimised on: {', '.join(info.optimised_on)}" + (
-        f"; measured and not optimised: {', '.join(untouched)}." if untouched else "."
+        f"; chosen to keep: {'; '.join(constraint.name for constraint in info.constraints)}" if bounded else ""
     )
+    told += f"; measured and not optimised: {', '.join(untouched)}." if untouched else "."
     notes = "\n".join(f"- {line}" for line in [told, *sentences(report)])
     return f"{how_measured(report)} Answered by {info.engine_text}.\n\n{_table(heads, rows)}\n\n{notes}"
 

@@ -259,8 +259,9 @@ def _merge_of(plan: Plan, trial: Trial) -> Merge:
 def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> Report | None:
     """Returns the report with this trial as the winner; None, after saying what is missing, if it is not complete."""
     history = fold(read(RunFolder(path).journal))
+    history.measure_by(plan.criteria)
     scores = history.scores_of("report")
-    wanted = reported(history.ok_trials, plan.objectives, number)
+    wanted = reported(history.ok_trials, history.bound(plan.objectives), number)
     if missing := [t.number for t in wanted if t.number not in scores or scores[t.number].status is Status.FAILED]:
         num_items = sum(items.count for items in plan.items["report"].values())
         shown = f"would first answer {num_items} report items with each of {len(missing)} models"
@@ -270,7 +271,9 @@ def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> 
         trials=history.all_trials,
         winner=number,
         scores=scores,
-        objectives=plan.objectives,
+        objectives=history.bound(plan.objectives),
+        yardstick=history.yardstick,
+        most_tokens=plan.most_tokens,
         seed=plan.spec.seed,
         is_over=history.is_finished,
         takes=takes_of(plan.spec.fitness.engine),
@@ -285,8 +288,9 @@ def _recorded(plan: Plan, path: Path, trial: int | None, *, is_dry: bool) -> int
         made = plan.run_record().artifacts
         plan.require_begun(replace(records[0], artifacts=made) if is_dry else records[0], where=path)
     history = fold(records)
+    history.measure_by(plan.criteria)
     if trial is None:
-        if winner := recorded_winner(history, plan.objectives):
+        if winner := recorded_winner(history, history.bound(plan.objectives)):
             return winner.number
         raise InputError(
             "the run has no winner yet",

@@ -67,7 +67,7 @@ def first_disagreement(
         return None
     names = {task for objective in either[0] for task in objective.tasks}
     means = {name: np.array([tasks[name].mean for _, tasks in told]) for name in names}
-    recomputed = [np.stack([objective.over(means) for objective in objectives], axis=1) for objectives in either]
+    recomputed = [np.stack([objective.plain.over(means) for objective in objectives], axis=1) for objectives in either]
     for index, (found, _) in enumerate(told):
         if not _are_near(found, [values_TO[index] for values_TO in recomputed]):
             return index, f"objectives {list(found)}, but the tasks give {recomputed[0][index].tolist()}"

@@ -20,6 +20,7 @@ PACKAGES = (
     "optuna",
     "moocore",
     "numpy",
+    "lm-eval",
 )
 
 

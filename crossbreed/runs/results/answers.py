@@ -12,6 +12,7 @@ from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.records import RunRecord, SplitName
 from crossbreed.runs.results.header import read_tasks
+from crossbreed.runs.spec.objectives import LENGTH
 from crossbreed.types import Status
 
 
@@ -135,6 +136,7 @@ def answer_rows(
             less_is_better=minimized.get(task, False),
         )
         for task, ids in history.item_ids.get(split, {}).items()
+        if not task.startswith(LENGTH)
         if all(score and task in score.tasks and score.tasks[task].means is None for score in scores)
         for i, item_id in enumerate(ids)
     ]

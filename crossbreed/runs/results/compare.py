@@ -19,7 +19,7 @@ from crossbreed.runs.results.report_text import means_notes
 from crossbreed.runs.results.show import Run, open_run
 from crossbreed.runs.results.statistics import LEVEL, Interval, paired_difference
 from crossbreed.runs.results.winner import WINNER, named_baselines, recorded_winner
-from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.spec.objectives import LENGTH, Objective
 from crossbreed.types import ItemScores, Means, Score, Status
 
 COMPARISON_SCHEMA = 1
@@ -162,13 +162,17 @@ def _compared(first: Model, second: Model) -> Comparison:
     a, b = ({task: _only(model.tasks[task], ids) for task, ids in shared.items()} for model in (first, second))
     seed = int(str(first.begun.spec.get("seed", 0)))
 
+    base = _base_on(first, shared)
+
     def line(measure: Objective) -> Line:
-        by = paired_difference(a, b, measure, seed=seed)
-        return Line(name=measure.name, minimize=measure.minimize, first=measure.of(a), second=measure.of(b), by=by)
+        by = paired_difference(a, b, measure, base=base, seed=seed)
+        values = measure.of(a, base), measure.of(b, base)
+        return Line(name=measure.name, minimize=measure.minimize, first=values[0], second=values[1], by=by)
 
     ours, theirs = first.run.objectives, second.run.objectives
-    both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks)]
-    others = [o for o in (*ours, *theirs) if o not in both and not (o.kind == "task" and o.tasks[0] in shared)]
+    both = [o for o in ours if o in theirs and shared.keys() >= set(o.tasks) and not (o.needs_base and base is None)]
+    alone = [o for o in (*ours, *theirs) if o not in both]
+    others = [o for o in alone if not (o.kind == "task" and not o.needs_base and o.tasks[0] in shared)]
     if names := dict.fromkeys(f"`{o.name}`" for o in others):
         notes.append(f"not compared, since only one of the two has the objective or its tasks: {', '.join(names)}")
     means = {
@@ -178,15 +182,23 @@ def _compared(first: Model, second: Model) -> Comparison:
     }
     notes += [*means_notes(means), *_other_machinery(first.begun, second.begun)]
     less = first.run.minimized
-    tasks = [Objective(kind="task", tasks=(task,), minimize=less.get(task, False)) for task in shared]
+    tasks = [Objective(kind="task", tasks=(task,), minimize=less.get(task, task.startswith(LENGTH))) for task in shared]
     return Comparison(
         first=first,
         second=second,
-        objectives=tuple(line(o) for o in both if o.kind != "task"),
+        objectives=tuple(line(o) for o in both if o.kind != "task" or o.needs_base),
         tasks=tuple(map(line, tasks)),
         notes=tuple(notes),
         is_paired=len(means) < len(shared),
     )
+
+
+def _base_on(first: Model, shared: Mapping[str, frozenset[str]]) -> dict[str, ItemScores] | None:
+    """Returns the scores of the first run's base on the shared items; None if it answered others."""
+    found = first.run.history.base_on("report")
+    if found is None or any(ids - {*found[task].item_ids} for task, ids in shared.items() if task in found):
+        return None
+    return {task: _only(found[task], ids) for task, ids in shared.items() if task in found}
 
 
 def _shared_items(first: Model, second: Model) -> tuple[dict[str, frozenset[str]], list[str]]:
@@ -205,8 +217,9 @@ def _shared_items(first: Model, second: Model) -> tuple[dict[str, frozenset[str]
         _require_same_question(task, first, second)
         ids = [frozenset(model.tasks[task].item_ids) for model in (first, second)]
         shared[task] = ids[0] & ids[1]
-        if first.begun.contents.get(task) != second.begun.contents.get(task):
-            has_own = any(task in model.begun.own_ids for model in (first, second))
+        asked = task.removeprefix(LENGTH)
+        if first.begun.contents.get(asked) != second.begun.contents.get(asked):
+            has_own = any(asked in model.begun.own_ids for model in (first, second))
             shared[task] = frozenset() if has_own else frozenset(filter(CONTENT_ID.fullmatch, shared[task]))
         if ids[0] != ids[1]:
             notes.append(

@@ -25,7 +25,8 @@ from crossbreed.runs.results.vouching import takes_of
 
 def write_derived(plan: Plan, folder: RunFolder, history: History, report: Report) -> None:
     """Writes archive.json, the recipes of winner and archive, report.json and report.html."""
-    front = pareto_front(history.ok_trials, plan.objectives)
+    objectives = history.bound(plan.objectives)
+    front = pareto_front(history.ok_trials, objectives)
     folder.write_json(folder.archive, {"schema": 1, "archive": [trial.number for trial in front]})
     folder.recipes.mkdir(exist_ok=True)
     for number in {report.winner.number, *(trial.number for trial in front)}:
@@ -38,7 +39,8 @@ def write_derived(plan: Plan, folder: RunFolder, history: History, report: Repor
         name=plan.spec.name,
         takes=takes_of(plan.spec.fitness.engine),
         history=history,
-        objectives=plan.objectives,
+        objectives=objectives,
+        constraints=plan.criteria.constraints,
         minimized=plan.spec.fitness.minimized,
         stages=plan.stage_names,
         state="finished" if report.is_over else "interrupted",

@@ -18,12 +18,15 @@ from crossbreed.runs.record.records import RunRecord
 from crossbreed.runs.results.vouching import takes_of
 from crossbreed.runs.search.pace import Limits, limits_of
 from crossbreed.runs.spec import load_spec
+from crossbreed.runs.spec.constraints import Constraint, ConstraintConfig, build_constraints
+from crossbreed.runs.spec.criteria import Criteria
 from crossbreed.runs.spec.objectives import Objective, ObjectiveConfig, build_objectives
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.yaml_files import read_yaml
 
 _TASKS: TypeAdapter[list[TaskConfig]] = TypeAdapter(list[AnyTaskConfig])
 _OBJECTIVES = TypeAdapter(tuple[ObjectiveConfig, ...])
+_CONSTRAINTS = TypeAdapter(tuple[ConstraintConfig, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,18 @@ class Header:
     objectives: tuple[Objective, ...]
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better; without a task's plug-in, as its objectives have it."""
+    constraints: tuple[Constraint, ...] = ()
     limits: Limits = field(default_factory=lambda: Limits.of(trials=None, seconds=None))
     """What ends its searches, as far as that is known."""
     stages: tuple[StageName, ...] = ()
     """The names of its stages; none of a run without a list of them."""
     is_of_program: bool = False
     """Whether parts of it are objects of a Python program."""
+
+    @property
+    def criteria(self) -> Criteria:
+        """What trials are judged by."""
+        return Criteria(objectives=self.objectives, constraints=self.constraints)
 
 
 def read_header(folder: RunFolder, begun: RunRecord | None) -> Header:
@@ -79,11 +88,12 @@ def _read_header(folder: RunFolder) -> Header:
         with suppress(OSError, LookupError, TypeError, AttributeError, ValueError):
             return _without_plugins(folder)
         raise error from None
-    objectives = build_objectives(spec.fitness.objectives, spec.fitness.minimized)
+    criteria = spec.fitness.criteria
     return Header(
         name=spec.name,
         takes=takes_of(spec.fitness.engine),
-        objectives=objectives,
+        objectives=criteria.objectives,
+        constraints=criteria.constraints,
         minimized=spec.fitness.minimized,
         limits=limits_of(spec),
         is_of_program=has_objects(spec),
@@ -106,7 +116,8 @@ def _without_plugins(folder: RunFolder) -> Header:
     takes = ENGINES[kind].takes if kind in ENGINES.working() else None
     objectives = _objectives(fitness, folder)
     minimized = {task: objective.minimize for objective in objectives for task in objective.tasks}
-    return Header(name=raw["name"], takes=takes, objectives=objectives, minimized=minimized)
+    constraints = build_constraints(_CONSTRAINTS.validate_python(fitness.get("constraints", [])), minimized, {})
+    return Header(name=raw["name"], takes=takes, objectives=objectives, constraints=constraints, minimized=minimized)
 
 
 def _objectives(fitness: Mapping[str, Any], folder: RunFolder) -> tuple[Objective, ...]:

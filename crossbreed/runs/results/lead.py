@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.results.statistics import Interval, paired_difference
-from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.spec.objectives import Objective, Scores
 from crossbreed.types import Trial
 
 
@@ -48,9 +49,14 @@ class Lead:
 class Leads:
     """The lead in each objective, trial by trial: the work does not grow with the trials before."""
 
-    def __init__(self, objectives: Sequence[Objective]) -> None:
-        """Starts with nothing known."""
-        self._objectives = objectives
+    def __init__(self, objectives: Sequence[Objective], *, base: Scores | None = None) -> None:
+        """Starts with nothing known.
+
+        Args:
+            objectives: The run's, bound to its baselines.
+            base: The base's scores on the search items, where they are relative to them.
+        """
+        self._objectives, self._base = objectives, base
         self._best = [dict[bool, Trial]() for _ in objectives]
         """For each objective: whether it is a baseline -> the best such trial."""
         self._known = dict[tuple[int, int, int], Lead]()
@@ -61,8 +67,8 @@ class Leads:
         if trial.objectives is None or by.kind == "tuned_scalar":
             return
         for index, objective in enumerate(self._objectives):
-            best, value = self._best[index].get(by.is_baseline), trial.objectives[index]
-            if best is None or objective.improvement(value, over=_value(best, index)) > 0:
+            best = self._best[index].get(by.is_baseline)
+            if best is None or _is_better(trial, best, index, objective):
                 self._best[index][by.is_baseline] = trial
 
     def now(self) -> tuple[Lead, ...]:
@@ -81,9 +87,15 @@ class Leads:
                 value=_value(best, index),
                 baseline=baseline.candidate.proposed_by.label,
                 baseline_value=_value(baseline, index),
-                by=paired_difference(best.score.tasks, baseline.score.tasks, objective),
+                by=paired_difference(best.score.tasks, baseline.score.tasks, objective, base=self._base),
             )
         return self._known[key]
+
+
+def _is_better(trial: Trial, than: Trial, index: int, objective: Objective) -> bool:
+    """Returns whether a trial comes before another: one that keeps the constraints does, then the better one."""
+    off, least = violation_of(trial.excesses), violation_of(than.excesses)
+    return off < least if off != least else objective.improvement(_value(trial, index), over=_value(than, index)) > 0
 
 
 def _value(trial: Trial, index: int) -> float:

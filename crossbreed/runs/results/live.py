@@ -54,7 +54,9 @@ class Outlook:
 def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outlook:
     """Returns what a journal says of the rest of its run; of the time left, only if a driver goes on with it."""
     history = followed.history
-    leads = Leads(known.objectives)
+    history.measure_by(known.criteria)
+    objectives = history.bound(known.objectives)
+    leads = Leads(objectives, base=history.base_on("search"))
     for trial in history.trials.values():
         leads.add(trial)
     pace = Pace(known.limits, num_initial=_num_initial(followed))
@@ -65,7 +67,7 @@ def outlook_of(followed: FollowedRun, known: Header, *, goes_on: bool) -> Outloo
         trial_s=pace.trial_s(history),
         left_s=pace.left_s(history) if goes_on and not history.is_finished else None,
         leads=leads.now(),
-        told=tuple(outlook(history, known.objectives, pace if goes_on else None)),
+        told=tuple(outlook(history, objectives, pace if goes_on else None)),
         stage=stage_progress(known.stages, known.limits, history),
     )
 

@@ -4,14 +4,17 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
 from crossbreed.fitness.engines.registry import Takes
+from crossbreed.runs.record.yardstick import Yardstick
 from crossbreed.runs.results.base_rates import BaseRate
+from crossbreed.runs.results.held import Held, held_by
 from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
 from crossbreed.runs.results.vouching import Vouching, vouching_of
@@ -24,7 +27,7 @@ from crossbreed.runs.results.winner import (
     row_name,
     search_scalar,
 )
-from crossbreed.runs.spec.objectives import Objective, Scalar
+from crossbreed.runs.spec.objectives import Objective, Scalar, Scores, length_of
 from crossbreed.runs.stages.table import StageRow
 from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
@@ -53,6 +56,12 @@ class Row:
     """The report's scalar."""
     objectives: tuple[float, ...]
     tasks: Mapping[str, Interval]
+    constraints: tuple[Held, ...] = ()
+
+    @property
+    def num_broken(self) -> int:
+        """How many constraints it breaks, as far as means go."""
+        return sum(not held.is_kept for held in self.constraints)
 
     @property
     def is_bred(self) -> bool:
@@ -67,6 +76,7 @@ class Row:
             **self.value.to_json(),
             "tasks": {task: found.to_json() for task, found in self.tasks.items()},
             "objectives": list(self.objectives),
+            **({"constraints": [held.to_json() for held in self.constraints]} if self.constraints else {}),
             "number": self.number,
             "origin": str(self.proposed_by),
             "recipe_id": self.recipe.id,
@@ -116,7 +126,8 @@ class Report:
     baselines: tuple[Row, ...]
     """The measured ones of base, each expert, uniform and tuned_scalar."""
     to_best_baseline: Difference | None
-    """The difference to the baseline, other than tuned_scalar, that is best on the report split."""
+    """The difference to the baseline, other than tuned_scalar, that is best on the report split: of those that break
+    the fewest constraints."""
     to_tuned_scalar: Difference | None
     optimism: float
     """The excess of the winner's score on its search items over that on the report items."""
@@ -144,6 +155,11 @@ class Report:
     """Task -> how many of the winner's answers are nearly ties, and of how many that is known."""
     means: Mapping[str, bool]
     """Task of which the provider tells only means -> whether it tells their standard errors."""
+    cut: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Task whose length is measured -> on how many items all answers of the winner were cut at `max_tokens`, of how
+    many."""
+    num_keeping: int | None = None
+    """How many trials keep all constraints on the search items; None: there are no constraints."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -170,6 +186,8 @@ def make_report(
     base_rates: Mapping[str, BaseRate] = MappingProxyType({}),
     thinking: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     stages: tuple[StageRow, ...] = (),
+    yardstick: Yardstick | None = None,
+    most_tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Report:
     """Returns the report of a run.
 
@@ -186,15 +204,20 @@ def make_report(
         base_rates: Task with options -> its base rates on the report items.
         thinking: Task -> item -> tokens of the winner's answer that were cut as thinking.
         stages: What each stage gave.
+        yardstick: Of a run with constraints, or objectives that are relative to baselines.
+        most_tokens: Task whose length is measured -> the most tokens of an answer.
 
     Raises:
-        MachineError: the winner could not be measured on the report split.
+        MachineError: the winner could not be measured on the report split, or the base that it is judged by.
     """
     scalar = search_scalar(trials, objectives)
     winning = next(t for t in trials if t.number == winner)
     measured = {number: score.tasks for number, score in scores.items() if score.status is Status.OK}
     if winner not in measured:
         raise MachineError(f"trial {winner} could not be measured on the report split{_why(scores.get(winner))}")
+    base, constraints = (None, ()) if yardstick is None else (yardstick.base_on(scores), yardstick.given.constraints)
+    if scalar.needs_base and base is None:
+        raise MachineError("the base could not be measured on the report split, and objectives are relative to it")
 
     def row(trial: Trial, name: str, kind: RowKind) -> Row:
         tasks, vouching = measured[trial.number], vouching_of(scores[trial.number], takes)
@@ -207,19 +230,20 @@ def make_report(
             recipe=trial.recipe,
             fingerprint=scores[trial.number].fingerprint,
             vouching=vouching,
-            value=interval(tasks, scalar, seed=seed),
-            objectives=tuple(objective.of(tasks) for objective in objectives),
+            value=interval(tasks, scalar, base=base, seed=seed),
+            objectives=tuple(objective.of(tasks, base) for objective in objectives),
             tasks=task_intervals(tasks, seed=seed),
+            constraints=held_by(tasks, base, constraints, seed=seed),
         )
 
     def difference(other: Row) -> Difference:
-        by = paired_difference(measured[winner], measured[other.number], scalar, seed=seed)
+        by = paired_difference(measured[winner], measured[other.number], scalar, base=base, seed=seed)
         return Difference(name=other.name, by=by)
 
     baselines = named_baselines(trials, objectives)
     rows = [row(b.trial, b.name, b.kind) for b in baselines if b.trial.number in measured]
     plain = [r for r in rows if r.kind != TUNED_SCALAR]
-    best = max(plain, key=lambda r: scalar.utility(r.value.mean), default=None)
+    best = max(plain, key=lambda r: (-r.num_broken, scalar.utility(r.value.mean)), default=None)
     tuned = next((r for r in rows if r.kind == TUNED_SCALAR), None)
     crowned = row(winning, WINNER, "winner")
     return Report(
@@ -227,8 +251,8 @@ def make_report(
         baselines=tuple(rows),
         to_best_baseline=difference(best) if best else None,
         to_tuned_scalar=difference(tuned) if tuned else None,
-        optimism=scalar.improvement(scalar.of(winning.score.tasks), over=crowned.value.mean),
-        ideal=_ideal(rows, crowned, measured, scalar, seed),
+        optimism=scalar.improvement(_on_search(winning, scalar, trials, yardstick), over=crowned.value.mean),
+        ideal=_ideal(rows, crowned, measured, scalar, base, seed),
         objectives=tuple(objectives),
         scalar=scalar,
         is_over=is_over,
@@ -250,7 +274,21 @@ def make_report(
             for task, found in measured[winner].items()
             if found.means is not None
         },
+        cut={
+            task: (sum(value >= most for value in found.values), len(found.values))
+            for task, most in most_tokens.items()
+            if (found := measured[winner].get(length_of(task))) is not None
+        },
+        num_keeping=sum(t.objectives is not None and not violation_of(t.excesses) for t in trials)
+        if constraints
+        else None,
     )
+
+
+def _on_search(winning: Trial, scalar: Scalar, trials: Sequence[Trial], yardstick: Yardstick | None) -> float:
+    """Returns the winner's scalar on the search items."""
+    base = next((t.score.tasks for t in trials if yardstick is not None and t.number == yardstick.base_number), None)
+    return scalar.of(winning.score.tasks, base)
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -272,6 +310,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "means": dict(report.means),
         "base_rates": {task: rate.to_json() for task, rate in report.base_rates.items()},
         "thinking": dict(report.thinking),
+        "cut": {task: {"cut": some, "n": n} for task, (some, n) in report.cut.items()},
+        "trials_keeping_constraints": report.num_keeping,
         "judged": {task: found.to_json() for task, found in report.judged.items()},
         "judged_baselines": {task: found.to_json() for task, found in report.judged_others.items()},
         "stages": [row.to_json() for row in report.stages],
@@ -301,6 +341,7 @@ def _ideal(
     winner: Row,
     measured: Mapping[int, Mapping[str, ItemScores]],
     scalar: Scalar,
+    base: Scores | None,
     seed: int,
 ) -> Ideal | None:
     """Returns the composite of the best at every task; of equals a parent.
@@ -317,16 +358,16 @@ def _ideal(
     }
     composite = {task: measured[r.number][task] for task, r in best.items()}
     return Ideal(
-        value=interval(composite, scalar, seed=seed),
+        value=interval(composite, scalar, base=base, seed=seed),
         tasks={task: r.tasks[task] for task, r in best.items()},
         parents={task: r.name for task, r in best.items()},
-        gap=paired_difference(composite, measured[winner.number], scalar, seed=seed),
+        gap=paired_difference(composite, measured[winner.number], scalar, base=base, seed=seed),
     )
 
 
 def _minimized_tasks(scalar: Scalar) -> set[str]:
     objectives = (scalar,) if isinstance(scalar, Objective) else scalar.objectives
-    return {task for objective in objectives if objective.minimize for task in objective.tasks}
+    return {task for objective in objectives for task in objective.lesser}
 
 
 def _why(score: Score | None) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crossbreed.errors import printable
+from crossbreed.runs.results.held import Held
 from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.report import NEAR_A_TIE, Report
 from crossbreed.runs.results.statistics import LEVEL
@@ -56,6 +57,12 @@ def sentences(report: Report) -> list[str]:
             else "the winner reaches it"
         )
         lines.append(f"Ideal ({parents}): {number(report.ideal.value.mean)}; {short}.")
+    if report.num_keeping == 0:
+        lines.append(
+            "No trial keeps all constraints on the search items: the winner is the one that is least far off, and "
+            "nothing says that any merge of these sources would."
+        )
+    lines += [_told(held) for held in report.winner.constraints]
     lines.append(f"Optimism (excess of the winner's score on its search items): {number(report.optimism)}.")
     if alike := _alike(report):
         lines.append(f"Every model here has the same score in {', '.join(alike)}, which tells nothing about the merge.")
@@ -68,6 +75,9 @@ def sentences(report: Report) -> list[str]:
     if report.thinking:
         thoughts = ", ".join(f"{tokens:.0f} in {task}" for task, tokens in report.thinking.items())
         lines.append(f"Tokens of thinking in an answer of the winner, on average: {thoughts}.")
+    if cut := {task: pair for task, pair in report.cut.items() if pair[0]}:
+        told = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in cut.items())
+        lines.append(f"Answers of the winner that were cut, and count as `max_tokens`: {told}.")
     for whose, judged in (("the winner", report.judged), ("the baselines", report.judged_others)):
         lines += [f"Judge, of {whose}: {found.said(task)}." for task, found in judged.items()]
     if report.near_ties:
@@ -78,6 +88,18 @@ def sentences(report: Report) -> list[str]:
         )
     lines += [f"No row for {row_label(name)}: {why}." for name, why in report.unmeasured.items()]
     return lines
+
+
+def _told(held: Held) -> str:
+    """Returns what the items say of a constraint."""
+    if held.inside is None or held.bound is None:
+        return f"Constraint {held.name}: {held.answer}, since the base could not be measured on these items."
+    side = "inside" if held.inside.mean >= 0 else "outside"
+    inside = with_interval(held.inside, signed=True)
+    return (
+        f"Constraint {held.name} ({number(held.bound)}): {held.answer}; it has {with_interval(held.value)}, which is "
+        f"{side} by {number(abs(held.inside.mean))} (inside: {inside})."
+    )
 
 
 def _alike(report: Report) -> list[str]:

@@ -1,5 +1,6 @@
 """`crossbreed show`: a run folder as text, or as documented JSON for scripts. Needs neither engine nor sources."""
 
+import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import InputError, excerpt, printable
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.parsing import counted
 from crossbreed.recipes import dump_recipe
-from crossbreed.runs.record.archive import best_trial, pareto_front, utilities
+from crossbreed.runs.record.archive import best_trial, pareto_front, rank
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.followed import FollowedRun
 from crossbreed.runs.record.history import History
@@ -28,6 +30,8 @@ from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_jso
 from crossbreed.runs.results.trial_table import fitted, trial_table
 from crossbreed.runs.results.vouching import Vouching, vouching_of
 from crossbreed.runs.search.pool import NO_SLOPES
+from crossbreed.runs.spec.constraints import Constraint
+from crossbreed.runs.spec.criteria import lengths_in
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.runs.stages.naming import StageName
 from crossbreed.runs.stages.table import StageRow, stage_rows
@@ -49,11 +53,13 @@ class Run:
     """What its engine is given; None where the engine is not installed."""
     history: History
     objectives: tuple[Objective, ...]
+    """Bound to the baselines, where they are relative to them."""
     minimized: Mapping[str, bool]
     """Task -> whether less of its metric is better."""
     state: State
     workers: WorkerCounts | None
     """Of the driver that is running; None if none is, or it needs none yet."""
+    constraints: tuple[Constraint, ...] = ()
     stages: tuple[StageName, ...] = ()
     """The names of its stages; none of a run without a list of them."""
     is_of_program: bool = False
@@ -67,6 +73,11 @@ class Run:
     def trials(self) -> list[Trial]:
         """The search's trials, by number."""
         return self.history.all_trials
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """The tasks of which the length of answers is measured."""
+        return lengths_in((*self.objectives, *self.constraints))
 
     @property
     def stage_rows(self) -> tuple[StageRow, ...]:
@@ -103,6 +114,7 @@ def is_driven(folder: RunFolder) -> bool:
 
 def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlook | None = None) -> Run:
     """Returns a run of which spec and journal have been read."""
+    history.measure_by(known.criteria)
     has_journal, phase = is_locked(folder.journal), read_phase(folder.path)
     is_running = has_journal or phase is not None
     state: State = "running" if is_running else "finished" if history.is_finished else "interrupted"
@@ -112,7 +124,8 @@ def run_of(folder: RunFolder, known: Header, history: History, *, outlook: Outlo
         takes=known.takes,
         stages=known.stages,
         history=history,
-        objectives=known.objectives,
+        objectives=history.bound(known.objectives),
+        constraints=known.constraints,
         minimized=known.minimized,
         state=state,
         is_of_program=known.is_of_program,
@@ -138,6 +151,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "phase": phase_json(run.phase),
         **(run.outlook.to_json() if run.outlook else {}),
         "objectives": [{"name": o.name, "minimize": o.minimize} for o in run.objectives],
+        "constraints": [constraint.name for constraint in run.constraints],
         "stages": [row.to_json() for row in run.stage_rows],
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
@@ -164,7 +178,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
     """Returns what `show_text` does, of a run that has been read."""
     ok = run.history.ok_trials
     front = {trial.number for trial in pareto_front(ok, run.objectives)}
-    ranked = sorted(ok, key=lambda t: utilities(t, run.objectives), reverse=True)
+    ranked = sorted(ok, key=lambda t: rank(t, run.objectives) if t.objectives else (-math.inf,), reverse=True)
     shown = {t.number for t in ranked[:10]} | front | {t.number for t in ok if t.candidate.proposed_by.is_baseline}
     failed = [t for t in run.trials if t.score.status is Status.FAILED]
     no_slopes = sum((t.score.error or "").startswith(NO_SLOPES) for t in ok)
@@ -194,12 +208,26 @@ def text_of(run: Run, *, width: int | None = None) -> str:
 
         below += stage_lines(run.stage_rows)
     below.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
+    below += constraint_lines(run, ok)
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
     below.append("time per trial: " + ", ".join(spent))
     below += [f"judge: {judged.said(task)}" for task, judged in judged_in(t.score.tasks for t in ok).items()]
     vouchings = {vouching for trial in ok if (vouching := vouching_of(trial.score, run.takes))}
     below += [f"weights: {vouching}" for vouching in sorted(vouchings - {Vouching.FINGERPRINTED})]
     return "\n".join([*lines, *fitted(below, width=width)])
+
+
+def constraint_lines(run: Run, ok: Sequence[Trial]) -> list[str]:
+    """Returns how many trials keep each constraint on the search items."""
+    if not run.constraints:
+        return []
+    known = [trial.excesses for trial in ok if trial.excesses is not None]
+    keep, of = sum(not violation_of(excesses) for excesses in known), f"of {len(known)} trials"
+    counts = [sum(excesses[index] <= 0 for excesses in known) for index in range(len(run.constraints))]
+    return [
+        *(f"kept by {count or 'none'} {of}: {one.name}" for count, one in zip(counts, run.constraints, strict=True)),
+        f"{keep or 'none'} {of} keep{'s' * (keep == 1)} all constraints on the search items; ! breaks one",
+    ]
 
 
 def _how_to_go_on(run: Run) -> str:
@@ -252,9 +280,16 @@ def _trial_lines(trial: Trial, run: Run) -> list[str]:
     }
     return [
         f"trial {trial.number}  {trial.candidate.proposed_by}  {score.status.value}",
+        *(printable(f"  {told}") for told in _kept(trial, run)),
         *(printable(f"  {name:<{width}}  {value:.4f}") for name, value in named.items()),
         *(printable(f"  {name}: {fact}") for name, fact in facts.items() if fact),
     ]
+
+
+def _kept(trial: Trial, run: Run) -> list[str]:
+    """Returns whether a trial keeps each constraint on the search items."""
+    pairs = zip(run.constraints, trial.excesses or (), strict=False)
+    return [f"{'keeps' if excess <= 0 else 'BREAKS'}: {constraint.name}" for constraint, excess in pairs]
 
 
 def _recipe_lines(trial: Trial) -> list[str]:
@@ -281,6 +316,10 @@ def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:
         "recipe": trial.candidate.recipe and trial.candidate.recipe.to_json(),
         "tasks": {name: scores.mean for name, scores in score.tasks.items()},
         "objectives": None if trial.objectives is None else list(trial.objectives),
+        "keeps_constraints": None
+        if trial.excesses is None or trial.objectives is None
+        else not violation_of(trial.excesses),
+        "excesses": None if trial.excesses is None else list(trial.excesses),
         "items": score.cost.items,
         "tokens": score.cost.tokens,
         "seconds": {phase: seconds.get(phase, 0.0) for phase in PHASES},

@@ -23,7 +23,7 @@ def findings(trials: Sequence[Trial], objectives: Sequence[Objective], *, num_re
     measured = [t for t in trials if t.candidate.proposed_by.is_baseline and t.objectives is not None]
     if not measured:
         return []
-    lesser = {task: objective.minimize for objective in objectives for task in objective.tasks}
+    lesser = {task: task in objective.lesser for objective in objectives for task in objective.tasks}
     found = [text for task, less in lesser.items() if (text := _of_task(task, measured, minimize=less))]
     return [*found, *_too_small(measured, objectives, num_report)]
 
@@ -99,7 +99,9 @@ def _paired_spread(best: Trial, others: Sequence[Trial], task: str) -> float:
 
 def _detectable(objective: Objective, spreads: Mapping[str, float], num_items: Mapping[str, int]) -> float:
     errors = {task: spread / math.sqrt(num_items[task]) for task, spread in spreads.items() if num_items.get(task)}
-    if objective.kind == "worst":
+    gains = dict(zip(objective.tasks, objective.gains or (), strict=False))
+    errors = {task: error / abs(gains.get(task, 1.0)) for task, error in errors.items()}
+    if objective.kind in ("worst", "quantile"):
         return DETECTED * max(errors.values(), default=0.0)
     shares = objective.shares
     return DETECTED * math.sqrt(math.fsum((shares[task] * error) ** 2 for task, error in errors.items()))

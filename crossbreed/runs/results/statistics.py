@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crossbreed.randomness import spawn
-from crossbreed.runs.spec.objectives import Floats, Measure, Objective
+from crossbreed.runs.spec.objectives import Floats, Measure, Objective, Scores
 from crossbreed.types import ItemScores, Means
 
 NUM_RESAMPLES = 10_000
@@ -53,13 +53,13 @@ class Interval:
         return {"mean": self.mean, "low": low, "high": high, "n": self.n}
 
 
-def interval(scores: Mapping[str, ItemScores], objective: Measure, *, seed: int = 0) -> Interval:
-    """Returns the objective of one model, with its 95 % bootstrap interval."""
-    return _bootstrap([scores], objective, seed)
+def interval(scores: Scores, objective: Measure, *, base: Scores | None = None, seed: int = 0) -> Interval:
+    """Returns the objective of one model, with its 95 % bootstrap interval; paired with the base where it is needed."""
+    return _bootstrap([scores], objective, base, seed)
 
 
 def paired_difference(
-    a: Mapping[str, ItemScores], b: Mapping[str, ItemScores], objective: Measure, *, seed: int = 0
+    a: Scores, b: Scores, objective: Measure, *, base: Scores | None = None, seed: int = 0
 ) -> Interval:
     """Returns the improvement of `a` over `b` on the items that both answered; positive means better.
 
@@ -67,7 +67,7 @@ def paired_difference(
     >>> paired_difference({"sums": sums}, {"sums": sums}, Objective(kind="task", tasks=("sums",)))
     Interval(mean=0.0, low=0.0, high=0.0, n=2)
     """
-    return _bootstrap([a, b], objective, seed)
+    return _bootstrap([a, b], objective, base, seed)
 
 
 def task_intervals(scores: Mapping[str, ItemScores], *, seed: int = 0) -> dict[str, Interval]:
@@ -101,11 +101,13 @@ class _Drawn:
     num_items: int
 
 
-def _bootstrap(models: Sequence[Mapping[str, ItemScores]], objective: Measure, seed: int) -> Interval:
+def _bootstrap(models: Sequence[Scores], objective: Measure, base: Scores | None, seed: int) -> Interval:
     """Returns the objective of one model, or the improvement of the first over the second."""
-    drawn = {task: _drawn([model[task] for model in models], task, seed) for task in objective.tasks}
-    point = objective.over({task: found.mean_K for task, found in drawn.items()})
-    spreads = objective.over({task: found.mean_KB for task, found in drawn.items()})
+    assert base is not None or not objective.needs_base, "what is relative to the base needs its scores"
+    asked = [*models, base] if base is not None and objective.needs_base else models
+    drawn = {task: _drawn([model[task] for model in asked], task, seed) for task in objective.tasks}
+    point = _over(objective, {task: found.mean_K for task, found in drawn.items()}, len(models))
+    spreads = _over(objective, {task: found.mean_KB for task, found in drawn.items()}, len(models))
     if len(models) == 2 and all(models[0][task] is models[1][task] for task in objective.tasks):
         spreads = np.zeros_like(spreads)  # a model against itself, whatever is known of it
     mean, spread = (point[0], spreads[0]) if len(models) == 1 else (_gain(objective, point), _gain(objective, spreads))
@@ -117,6 +119,16 @@ def _bootstrap(models: Sequence[Mapping[str, ItemScores]], objective: Measure, s
         high=float(max(high, mean)) if is_known else math.inf,
         n=sum(found.num_items for found in drawn.values()),
     )
+
+
+def _over(objective: Measure, means: Mapping[str, Floats], num_models: int) -> Floats:
+    """Returns the objective of the models, which come before the base."""
+    of_models, of_base = ({task: mean[part] for task, mean in means.items()} for part in _parts(num_models))
+    return objective.over(of_models, of_base if objective.needs_base else None)
+
+
+def _parts(num_models: int) -> tuple[slice, slice]:
+    return slice(None, num_models), slice(num_models, None)
 
 
 def _drawn(models: Sequence[ItemScores], task: str, seed: int) -> _Drawn:

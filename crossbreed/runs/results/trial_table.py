@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from textwrap import wrap
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.spec.objectives import Objective
 from crossbreed.types import Trial
 
@@ -11,6 +12,7 @@ _OBJECTIVE, _TASK, _SECONDS = 14, 8, 7
 _ORIGIN = 28
 _GAP = "  "
 _STAR = "  *"
+_BROKEN = "  !"
 
 
 def trial_table(
@@ -33,7 +35,7 @@ def trial_table(
     while width is not None and shown > 1 and 8 + origin + _size(columns[:shown]) > width:
         shown -= 1
     numbers = ["trial", *(str(trial.number) for trial in trials)]
-    stars = ["", *(_STAR if trial.number in marked else "" for trial in trials)]
+    stars = ["", *(_mark(trial, is_marked=trial.number in marked) for trial in trials)]
     lines = [
         f"{number:>6}{_GAP}{who:<{origin}}{_GAP.join(cells)}{star}"
         for number, who, star, *cells in zip(numbers, origins, stars, *columns[:shown], strict=True)
@@ -41,6 +43,12 @@ def trial_table(
     if left_out := [column[0].strip() for column in columns[shown:]]:
         lines += fitted([f"no room for {', '.join(left_out)}: widen the terminal, or see --json"], width=width)
     return lines
+
+
+def _mark(trial: Trial, *, is_marked: bool) -> str:
+    """Returns what stands behind a row: a star, and an exclamation mark where a constraint is broken."""
+    is_broken = bool(trial.excesses) and violation_of(trial.excesses) > 0
+    return (_STAR + "!" * is_broken) if is_marked else _BROKEN * is_broken
 
 
 def fitted(lines: Sequence[str], *, width: int | None) -> list[str]:

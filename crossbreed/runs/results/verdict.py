@@ -5,7 +5,7 @@ excludes 0. A winner that measures no better than the best without tuning is not
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from crossbreed.runs.results.numbers import number, row_label, with_interval
@@ -37,17 +37,58 @@ class Verdict:
 
 def verdict_of(report: Report) -> Verdict:
     """Returns the verdict of a report."""
+    if (broken := _broken(report)) is not None:
+        return broken
+    judged = _by_differences(report)
+    unsure = [held.name for held in report.winner.constraints if held.answer == "cannot be told"]
+    if judged.kind == "take" and unsure:
+        told = f" Whether it keeps {'; '.join(unsure)} cannot be told from {report.winner.value.n} report items."
+        return replace(judged, why=judged.why + told)
+    return judged
+
+
+def _broken(report: Report) -> Verdict | None:
+    """Returns the verdict on a winner that breaks constraints; None if it is not known to."""
+    won, failing = report.winner.number, [h for h in report.winner.constraints if h.answer == "does not hold"]
+    if report.num_keeping == 0:
+        return Verdict(
+            kind="keep",
+            line="Take none: no trial keeps all constraints.",
+            why=f"The nearest on the search items is trial {won}. On the report items: {_answers(report)}.",
+        )
+    if failing:
+        return Verdict(
+            kind="keep",
+            line=f"Do not take trial {won}: on the report items it breaks {'; '.join(h.name for h in failing)}.",
+            why=f"It kept all constraints on the items that chose it. On the report items: {_answers(report)}.",
+        )
+    return None
+
+
+def _answers(report: Report) -> str:
+    return "; ".join(
+        f"{held.name} {held.answer}" + (f" ({with_interval(held.inside, signed=True)} inside)" if held.inside else "")
+        for held in report.winner.constraints
+    )
+
+
+def _by_differences(report: Report) -> Verdict:
+    """Returns the verdict of what the winner gains."""
     won, tuned = report.winner.number, report.to_tuned_scalar
     if report.to_best_baseline is None:
         why = "No baseline could be measured on the report items."
         return Verdict(kind="unclear", line=f"Trial {won} has nothing to be compared with.", why=why)
     best = report.to_best_baseline
+    kept = {row.name: not row.num_broken for row in report.baselines}
+    if not kept[best.name] and report.winner.constraints and not report.winner.num_broken:
+        why = f"It keeps the constraints on the report items, and {row_label(best.name)}, as all baselines, does not."
+        return Verdict(kind="take", line=f"Take the winner, trial {won}.", why=why)
     if best.name in report.won:
         why = "No bred merge beat it on the search and selection items."
         return Verdict(kind="keep", line=f"Keep {row_label(best.name)}.", why=why)
     if best.by.mean <= 0:
         return _keep(best)
-    if tuned and tuned.by.high < 0:
+    if tuned and tuned.by.high < 0 and kept[tuned.name]:
         return _keep(tuned)
     name, by = row_label(best.name), with_interval(best.by, signed=True)
     if not best.by.is_known:

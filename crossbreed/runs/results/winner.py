@@ -3,7 +3,7 @@
 Every OK trial competes, including baselines and warm starts: if no bred merge beats them, one of them wins, and the
 report points it out. With several objectives, the winner is the knee of the Pareto front: the point furthest out from
 the plane through the front's extremes, that is with the largest sum of objectives scaled to the front's range. With one
-objective this is the best.
+objective this is the best. Trials that keep the constraints come before those that do not, by Deb's rules.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import moocore
 import numpy as np
 
+from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
+from crossbreed.optimizer.feasible import ordered_values
 from crossbreed.runs.record.archive import utilities
 from crossbreed.runs.record.history import History
+from crossbreed.runs.record.yardstick import Yardstick
 from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.search.baselines import best_tuned_scalar
-from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, build_scalar
+from crossbreed.runs.spec.criteria import Criteria
+from crossbreed.runs.spec.objectives import Floats, Objective, Scalar, Scores, build_scalar
 from crossbreed.types import BaselineKind, ProposedBy, Score, Status, Trial
 
 NUM_FINALISTS = 8
@@ -40,11 +44,16 @@ def finalists(trials: Iterable[Trial], objectives: Sequence[Objective], *, top: 
     distinct = list({t.recipe.id: t for t in reversed(_scored(trials))}.values())
     if not distinct:
         return []
-    utility_TO = _utilities(distinct, objectives)
+    off = {t.number: violation_of(t.excesses) for t in distinct}
+    kept, broken = ([t for t in distinct if (off[t.number] > 0) is is_broken] for is_broken in (False, True))
+    broken.sort(key=lambda t: (off[t.number], t.number))
+    if not kept:
+        return broken[:top]
+    utility_TO = _utilities(kept, objectives)
     rank_T = moocore.pareto_rank(utility_TO, maximise=True)
     knee_T = _knee(utility_TO, among=utility_TO)
-    order = sorted(range(len(distinct)), key=lambda i: (rank_T[i], -knee_T[i], distinct[i].number))
-    return [distinct[i] for i in order[:top]]
+    order = sorted(range(len(kept)), key=lambda i: (rank_T[i], -knee_T[i], kept[i].number))
+    return [*(kept[i] for i in order), *broken][:top]
 
 
 def choose_winner(
@@ -53,6 +62,7 @@ def choose_winner(
     selection: Mapping[int, Score],
     *,
     top: int = NUM_FINALISTS,
+    yardstick: Yardstick | None = None,
 ) -> Trial:
     """Returns the finalist that is best on its search and selection items together.
 
@@ -61,9 +71,10 @@ def choose_winner(
         objectives: The run's objectives.
         selection: Trial number -> score on the selection split, for the finalists.
         top: The number of finalists.
+        yardstick: Of a run with constraints, or objectives that are relative to baselines.
 
     Raises:
-        MachineError: no finalist has a value on the selection split.
+        MachineError: no finalist has a value on the selection split, or the base that they are relative to has none.
     """
     scores = {number: score for number, score in selection.items() if score.status is Status.OK}
     contenders = [t for t in finalists(trials, objectives, top=top) if t.number in scores]
@@ -73,10 +84,32 @@ def choose_winner(
             "`crossbreed report RUN --trial N` has any other trial answer the report items"
         )
     pooled = [pool(t.score.tasks, scores[t.number].tasks) for t in contenders]
-    utility_CO = np.array([[o.utility(o.of(tasks)) for o in objectives] for tasks in pooled])
-    knee_C = _knee(utility_CO, among=_utilities(_scored(trials), objectives))
-    best = max(range(len(contenders)), key=lambda i: (knee_C[i], -contenders[i].number))
+    base = _pooled_base(trials, scores, yardstick)
+    criteria = (
+        Criteria(objectives=tuple(objectives))
+        if yardstick is None or yardstick.criteria is None
+        else yardstick.criteria
+    )
+    judged = [criteria.judged(tasks, base) for tasks in pooled]
+    utility_CO = np.array([[o.utility(v) for o, v in zip(objectives, values, strict=True)] for values, _ in judged])
+    off_C = [violation_of(excesses) for _, excesses in judged]
+    kept = [t for t in _scored(trials) if not violation_of(t.excesses)] or _scored(trials)
+    knee_C = _knee(utility_CO, among=_utilities(kept, objectives))
+    best = max(range(len(contenders)), key=lambda i: (-off_C[i], off_C[i] == 0 and knee_C[i], -contenders[i].number))
     return contenders[best]
+
+
+def _pooled_base(trials: Sequence[Trial], selection: Mapping[int, Score], yardstick: Yardstick | None) -> Scores | None:
+    """Returns the base's search and selection items together, where something is relative to them."""
+    if yardstick is None or not yardstick.needs_base:
+        return None
+    base = next((t for t in trials if t.number == yardstick.base_number and t.number in selection), None)
+    if base is None:
+        raise MachineError(
+            "the base has no value on the selection items, and objectives or constraints are relative to it: log.txt "
+            "says why\nthe same command evaluates it again"
+        )
+    return pool(base.score.tasks, selection[base.number].tasks)
 
 
 def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial | None:
@@ -93,7 +126,7 @@ def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial 
     else:  # what is INVALID on the report items does not win either
         selection = {n: score for n, score in selection.items() if n in measured or n not in answered}
     try:
-        winner = choose_winner(trials, objectives, selection)
+        winner = choose_winner(trials, objectives, selection, yardstick=history.yardstick)
     except MachineError:
         return None
     return winner if winner.number in measured else None
@@ -108,7 +141,7 @@ def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> S
 def tuned_scalar_trial(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
     """Returns the trial of the best tuned scalar on the search items; see `best_tuned_scalar`."""
     scored = {t.number: t for t in _scored(trials)}
-    best = best_tuned_scalar({n: (t.candidate.proposed_by, utilities(t, objectives)) for n, t in scored.items()})
+    best = best_tuned_scalar({n: (t.candidate.proposed_by, _in_order(t, objectives)) for n, t in scored.items()})
     return None if best is None else scored[best]
 
 
@@ -138,7 +171,13 @@ def reported(trials: Sequence[Trial], objectives: Sequence[Objective], winner: i
 
 
 def _scored(trials: Iterable[Trial]) -> list[Trial]:
-    return sorted((t for t in trials if t.score.status is Status.OK), key=lambda t: t.number)
+    return sorted((t for t in trials if t.objectives is not None), key=lambda t: t.number)
+
+
+def _in_order(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """Returns what the search knows of a trial: with constraints, values that alone say what comes first."""
+    found = utilities(trial, objectives)
+    return ordered_values(found, violation_of(trial.excesses)) if trial.excesses else found
 
 
 def _utilities(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:

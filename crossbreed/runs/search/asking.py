@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Breeder, Optimizer, replayed
+from crossbreed.optimizer import Breeder, Optimizer, ordered, replayed
 from crossbreed.runs.record.records import damaged
 from crossbreed.runs.search.proposals import check_proposal, is_rounding
 from crossbreed.search_spaces import Genome, SearchSpace
@@ -24,6 +24,8 @@ class Search:
     """Called once, with the space, the start of the search and the best tuned scalar: see `SearchInputs`."""
     number: int = 0
     """Recorded with its candidates, where it is not 0."""
+    reads_violations: bool = False
+    """Whether the optimizer knows constraints; else it is told values that alone say what comes first."""
 
     def begin(self, ranked: Iterable[Recipe], tuned_scalar: float | None, *, seed: int, first: int) -> "Asking":
         """Begins at the first of some recipes that the space can express.
@@ -51,7 +53,7 @@ class Asking:
         self.stage = search.number
         self._domain, self._decoder = space.domain, space.decoder(seed=seed)
         self._proposed_by = ProposedBy(kind="optimizer", name=search.optimizer)
-        self._optimizer = optimizer
+        self._optimizer, self._reads_violations = optimizer, search.reads_violations
         self._breeder = optimizer if isinstance(optimizer, Breeder) else None
         """The optimizer, if it lists the candidates to which it may still refer."""
         self._waiting: dict[int, Outcome] = {}
@@ -98,6 +100,8 @@ class Asking:
         if outcome.number not in self._unanswered:
             return
         self._unanswered.remove(outcome.number)
+        if not self._reads_violations:
+            outcome = ordered(outcome)
         if self._optimizer.in_order:
             self._waiting[outcome.number] = outcome
             while (following := self._waiting.pop(self._next_told, None)) is not None:

@@ -55,6 +55,8 @@ class Loop:
         self._to_replay: Sequence[Record] = ()
         self._irreproducible: dict[int, str] = {}
         self._unmeasurable: dict[tuple[SplitName, int], str] = {}
+        self._held: list[tuple[int, Score, tuple[float, ...] | None]] = []
+        """What the proposer is told once the baselines are known by which it is judged."""
 
     def replay(self, records: Sequence[Record]) -> None:
         """Restores the history from a journal's records, which the proposer will repeat when the search goes on."""
@@ -170,7 +172,7 @@ class Loop:
                     self._proposer.replay(self._history.candidates[record.number])
                 case TellRecord(split="search"):
                     score = record.score(self._history.item_ids["search"])
-                    self._proposer.tell(self._outcome(record.number, score, record.objectives))
+                    self._tell(record.number, score, record.objectives)
         self._to_replay = ()
 
     def missing(self, split: SplitName, trials: Sequence[Trial]) -> list[Trial]:
@@ -252,9 +254,8 @@ class Loop:
         self._keep_answers(split, number, score)
         self._write(TellRecord.of(score, number=number, split=split, objectives=objectives, clock=clock))
         if split == "search":
-            trial = self._history.trials[number]
-            self._proposer.tell(self._outcome(number, trial.score, trial.objectives))
-            self._watch(trial, self._history)
+            self._tell(number, self._history.trials[number].score, objectives)
+            self._watch(self._history.trials[number], self._history)
 
     def end(self) -> None:
         """Journals the end of the search if it is complete, unless that is already journalled."""
@@ -282,6 +283,7 @@ class Loop:
         """Journals the next candidate before any work on it starts; None if there is none, or a budget is spent."""
         if self._is_spent(elapsed_s) or (self._are_initial_asked and self._is_stage_spent(elapsed_s)):
             return None
+        self._require_yardstick()
         candidate = self._proposer.propose()
         if candidate is not None:
             self._write(AskRecord.of(candidate))
@@ -320,15 +322,42 @@ class Loop:
         self._history.apply(record)
 
     def _objective_values(self, score: Score) -> tuple[float, ...]:
-        return tuple(objective.of(score.tasks) for objective in self._objectives)
+        """Returns what the tasks alone give: that is what the journal records."""
+        return tuple(objective.plain.of(score.tasks) for objective in self._objectives)
+
+    def _tell(self, number: int, score: Score, found: tuple[float, ...] | None) -> None:
+        """Tells the proposer an outcome, as soon as it can be judged."""
+        self._held.append((number, score, found))
+        if self._history.yardstick is None or self._history.yardstick.criteria is not None:
+            held, self._held = self._held, []
+            for one in held:
+                self._proposer.tell(self._outcome(*one))
+
+    def _require_yardstick(self) -> None:
+        """Ends a search whose baselines cannot be what its candidates are judged by."""
+        yardstick = self._history.yardstick
+        are_answered = self._are_initial_asked and not self._history.pending
+        if yardstick is not None and yardstick.criteria is None and are_answered:
+            raise yardstick.missing()
 
     def _outcome(self, number: int, score: Score, found: tuple[float, ...] | None) -> Outcome:
         """Returns a score as the optimizer sees it, with every objective to be maximised."""
+        excesses, yardstick = None, self._history.yardstick
+        if yardstick is not None and found is not None:
+            found, outside = yardstick.values(score.tasks)
+            excesses = outside if yardstick.given.constraints else None
         values = found and tuple(
             objective.utility(value) for value, objective in zip(found, self._objectives, strict=True)
         )
         items = item_values(self._objectives, score.tasks) if values else ()
-        return Outcome(number=number, status=score.status, values=values, items=items, slopes=score.slopes)
+        return Outcome(
+            number=number,
+            status=score.status,
+            values=values,
+            items=items,
+            slopes=score.slopes,
+            excesses=excesses,
+        )
 
 
 def _with_other(score: Score, wall_s: float) -> Score:

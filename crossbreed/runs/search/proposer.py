@@ -7,6 +7,7 @@ own and goes on from there.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from crossbreed.optimizer import ordered
 from crossbreed.runs.search.asking import Asking, Search, described, other_than
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.search_spaces import Genome
@@ -92,7 +93,7 @@ class Proposer:
     def tell(self, outcome: Outcome) -> None:
         """Passes on an outcome to the search that it is of; see `Asking.tell`."""
         if outcome.values is not None:
-            self._values[outcome.number] = outcome.values
+            self._values[outcome.number] = ordered(outcome).values or ()
         if outcome.number < len(self._initial):
             self._heard.add(outcome.number)
         for asking in self._begun:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from crossbreed.errors import InputError, each
 from crossbreed.mergekit import read_config
 from crossbreed.recipes import load_recipe, require_matches
+from crossbreed.recipes.grammar import renamed
 from crossbreed.search_spaces import HasDistance, SearchSpace
 from crossbreed.sources.structure import Structure
-from crossbreed.types import REGRESSION, Box, ProposedBy, Recipe, renamed
+from crossbreed.types import REGRESSION, Box, ProposedBy, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights

@@ -1,56 +1,108 @@
-"""Objectives: scalar functions of the tasks' means, written over arrays so that a bootstrap is one call."""
+"""Objectives: scalar functions of the tasks' means, written over arrays so that a bootstrap is one call.
+
+Some are relative to baselines on the same items: their means come beside those of the model that is judged.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from crossbreed.config import Config
 from crossbreed.errors import Collector, InputError
 from crossbreed.types import ItemScores
 
 Floats: TypeAlias = NDArray[np.float64]
+Scores: TypeAlias = Mapping[str, ItemScores]
+"""Task, or the length of its answers -> the values of one model."""
+KINDS = ("mean", "worst", "quantile", "task", "length")
+"""The keys that say what is measured."""
+LENGTH = "length of "
+"""What stands before a task's name in the name of the length of its answers."""
 
 
-class ObjectiveConfig(Config):
-    """One objective: exactly one of `mean`, `worst` and `task`."""
+def length_of(task: str) -> str:
+    """Returns the name under which the length of a task's answers is measured."""
+    return f"{LENGTH}{task}"
+
+
+class MeasureConfig(Config):
+    """One number of a model: exactly one of `mean`, `worst`, `quantile`, `task` and `length`."""
 
     mean: tuple[str, ...] | None = None
     """The (weighted) mean of these tasks' means."""
     worst: tuple[str, ...] | None = None
     """The worst of these tasks' means."""
+    quantile: tuple[str, ...] | None = None
+    """The mean than which the share `at` of these tasks is worse, interpolated."""
     task: str | None = None
     """The mean of this task."""
+    length: str | None = None
+    """The tokens that this task's answers have on average, without thinking, stop and end; one that is cut has
+    `max_tokens`."""
     weights: tuple[float, ...] | None = None
-    """One non-negative weight for each task of `mean`; default: equal weights."""
-    minimize: bool | None = None
-    """Whether less is better; default: the direction of the tasks' metrics."""
+    """One weight for each task of `mean`; default: equal weights. A task with a negative one is to be unlearnt, or is
+    a loss among scores. The sum is divided by the weights without their signs."""
+    at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For `quantile`: 0.25 is the mean than which a quarter of the tasks is worse."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "ObjectiveConfig":
-        given = [kind for kind in ("mean", "worst", "task") if getattr(self, kind) is not None]
+    def _one_kind(self) -> Self:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"an objective has one of `mean`, `worst` and `task`, got {' and '.join(given) or 'none'}")
+            raise ValueError(
+                "an objective or constraint has one of `mean`, `worst`, `quantile`, `task` and `length`, got "
+                f"{' and '.join(given) or 'none'}"
+            )
         names = self.task_names
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`{given[0]}` must name distinct tasks, at least one, got {list(names)}")
+        if (self.at is None) is (self.quantile is not None):
+            raise ValueError(
+                "`quantile` needs `at`, the share of its tasks that may be worse, as in `at: 0.25`"
+                if self.quantile is not None
+                else f"`at` is for `quantile`; `{given[0]}` takes none"
+            )
         if self.weights is not None:
-            if self.mean is None:
-                raise ValueError(f"`weights` are for `mean`; `{given[0]}` takes none")
-            if len(self.weights) != len(names) or min(self.weights) < 0 or sum(self.weights) == 0:
-                raise ValueError(f"`weights` must be {len(names)} non-negative numbers, not all 0")
+            self._check_weights(given[0])
         return self
+
+    def _check_weights(self, kind: str) -> None:
+        weights, names = self.weights or (), self.task_names
+        if self.mean is None:
+            raise ValueError(f"`weights` are for `mean`; `{kind}` takes none")
+        if len(weights) != len(names) or not any(weights):
+            raise ValueError(f"`weights` must be {len(names)} numbers, not all 0")
+        if max(weights) <= 0:
+            raise InputError(
+                "no weight of an objective is above 0: nothing says which way is better",
+                expected="at least one positive weight",
+                got=f"weights: {list(weights)}",
+                fix=f"to unlearn one task, write {{task: {names[0]}, minimize: true}}; beside it, give what is to be "
+                "kept a positive weight",
+            )
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """The named tasks, whatever the kind."""
-        return self.mean or self.worst or ((self.task,) if self.task else ())
+        alone = self.task or self.length
+        return self.mean or self.worst or self.quantile or ((alone,) if alone else ())
+
+
+class ObjectiveConfig(MeasureConfig):
+    """One objective: exactly one of `mean`, `worst`, `quantile`, `task` and `length` (docs/objectives.md)."""
+
+    minimize: bool | None = None
+    """Whether less is better; default: the direction of the tasks' metrics. Less is better of a length."""
+    relative_to: Literal["base", "experts"] | None = None
+    """`base`: each task's difference to the base. `experts`: the share of the way from the base to the best expert at
+    that task, so that tasks of any scale and direction can be averaged. Both on the same items."""
 
 
 class Measure:
@@ -60,17 +112,27 @@ class Measure:
     tasks: tuple[str, ...]
     minimize: bool
 
-    def over(self, means: Mapping[str, Floats]) -> Floats:
-        """Returns the value at every position of the tasks' mean arrays, which share one shape."""
+    @property
+    def needs_base(self) -> bool:
+        """Whether it is relative to the base, whose scores on the same items it then needs."""
+        return False
+
+    def over(self, means: Mapping[str, Floats], base: Mapping[str, Floats] | None = None) -> Floats:
+        """Returns the value at every position of the tasks' mean arrays, which share one shape.
+
+        Args:
+            means: Task -> means of models.
+            base: Task -> the base's means, in a shape that fits; for what `needs_base`.
+        """
         raise NotImplementedError
 
-    def value(self, means: Mapping[str, float]) -> float:
+    def value(self, means: Mapping[str, float], base: Mapping[str, float] | None = None) -> float:
         """Returns the value for one mean per task."""
-        return float(self.over({task: np.asarray(means[task], dtype=np.float64) for task in self.tasks}))
+        return float(self.over(self._arrays(means), None if base is None else self._arrays(base)))
 
-    def of(self, scores: Mapping[str, ItemScores]) -> float:
-        """Returns the value for one model's item scores."""
-        return self.value({task: scores[task].mean for task in self.tasks})
+    def of(self, scores: Scores, base: Scores | None = None) -> float:
+        """Returns the value for one model's item scores, and those of the base on the same items."""
+        return self.value(self._means(scores), self._means(base) if self.needs_base and base is not None else None)
 
     def improvement(self, value: float, over: float) -> float:
         """Returns how much better `value` is: positive is better, in either direction."""
@@ -79,6 +141,12 @@ class Measure:
     def utility(self, value: float) -> float:
         """Returns a number that is larger where `value` is better."""
         return self.improvement(value, over=0.0)
+
+    def _means(self, scores: Scores) -> dict[str, float]:
+        return {task: scores[task].mean for task in self.tasks}
+
+    def _arrays(self, means: Mapping[str, float]) -> dict[str, Floats]:
+        return {task: np.asarray(means[task], dtype=np.float64) for task in self.tasks}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +157,18 @@ class Objective(Measure):
     0.4
     """
 
-    kind: Literal["mean", "worst", "task"]
+    kind: Literal["mean", "worst", "quantile", "task"]
     tasks: tuple[str, ...]
+    """Tasks, or lengths of their answers."""
     weights: tuple[float, ...] | None = None
     minimize: bool = False
+    at: float = 0.0
+    """Of a quantile: the share that may be worse."""
+    relative_to: Literal["base", "experts"] | None = None
+    less: frozenset[str] = frozenset()
+    """Of `experts`: the tasks of whose metric less is better."""
+    gains: tuple[float, ...] | None = None
+    """Of `experts`: what the best expert adds to the base at each task on the search items; None: not known yet."""
 
     @property
     def name(self) -> str:
@@ -100,19 +176,54 @@ class Objective(Measure):
         names = ", ".join(self.tasks)
         if self.weights is not None:
             names = ", ".join(f"{weight:g} {task}" for weight, task in zip(self.weights, self.tasks, strict=True))
-        return names if self.kind == "task" else f"{self.kind} of {names}"
+        kind = f"quantile {self.at:g}" if self.kind == "quantile" else self.kind
+        over = {"base": " over the base", "experts": " (share of the experts' gain)", None: ""}[self.relative_to]
+        return (names if self.kind == "task" else f"{kind} of {names}") + over
+
+    @property
+    def needs_base(self) -> bool:
+        """See Measure."""
+        return self.relative_to is not None
 
     @property
     def shares(self) -> dict[str, float]:
-        """Task -> its share in the mean, summing to 1; equal for `worst`, since any of its tasks may be the worst."""
-        weights = self.weights or (1.0,) * len(self.tasks)
-        return {task: weight / math.fsum(weights) for task, weight in zip(self.tasks, weights, strict=True)}
+        """Task -> its share in the mean, without signs summing to 1.
 
-    def over(self, means: Mapping[str, Floats]) -> Floats:
+        Equal for `worst` and `quantile`, since any of their tasks may be the one that counts.
+        """
+        weights = self.weights or (1.0,) * len(self.tasks)
+        return {task: weight / math.fsum(map(abs, weights)) for task, weight in zip(self.tasks, weights, strict=True)}
+
+    @property
+    def lesser(self) -> frozenset[str]:
+        """The tasks of which a smaller mean makes the objective better."""
+        flipped = self.less if self.relative_to == "experts" else frozenset[str]()
+        signs = {task: (share < 0) ^ self.minimize ^ (task in flipped) for task, share in self.shares.items()}
+        return frozenset(task for task, is_lesser in signs.items() if is_lesser)
+
+    @property
+    def plain(self) -> Self:
+        """The same of the tasks' own means: what a journal records, for it needs nothing but them."""
+        return self if self.relative_to is None else replace(self, relative_to=None, gains=None)
+
+    def over(self, means: Mapping[str, Floats], base: Mapping[str, Floats] | None = None) -> Floats:
         """Returns the objective at every position of the means."""
-        stacked = np.stack([means[task] for task in self.tasks])
+        stacked = [means[task] for task in self.tasks]
+        if self.relative_to is not None:
+            assert base is not None, "what is relative to the base needs its means"
+            stacked = [mean - base[task] for mean, task in zip(stacked, self.tasks, strict=True)]
+        if self.relative_to == "experts":
+            assert self.gains is not None, "the gains are known once the baselines are"
+            stacked = [mean / gain for mean, gain in zip(stacked, self.gains, strict=True)]
+        return self._combined(np.stack(stacked))
+
+    def _combined(self, stacked: Floats) -> Floats:
         if self.kind == "worst":
             return np.asarray(stacked.max(axis=0) if self.minimize else stacked.min(axis=0))
+        if self.kind == "quantile":
+            return np.asarray(np.quantile(stacked, 1 - self.at if self.minimize else self.at, axis=0))
+        if self.weights is not None and min(self.weights) < 0:
+            return np.asarray(np.tensordot([*self.shares.values()], stacked, axes=1))
         return np.asarray(np.average(stacked, axis=0, weights=self.weights))
 
 
@@ -132,7 +243,12 @@ class Normalized(Measure):
         """The name in tables and on axes."""
         return "mean of normalised objectives"
 
-    def over(self, means: Mapping[str, Floats]) -> Floats:
+    @property
+    def needs_base(self) -> bool:
+        """Whether one of them does."""
+        return any(objective.needs_base for objective in self.objectives)
+
+    def over(self, means: Mapping[str, Floats], base: Mapping[str, Floats] | None = None) -> Floats:
         """Returns the scalar at every position of the means. A model that beats every baseline is above 1.
 
         Where all baselines are equal, the unit is the objective's own.
@@ -141,7 +257,7 @@ class Normalized(Measure):
             (objective, worst, best - worst or objective.utility(1.0))
             for objective, worst, best in zip(self.objectives, self.worst, self.best, strict=True)
         ]
-        return np.asarray(np.mean([(o.over(means) - worst) / span for o, worst, span in parts], axis=0))
+        return np.asarray(np.mean([(o.over(means, base) - worst) / span for o, worst, span in parts], axis=0))
 
 
 Scalar: TypeAlias = Objective | Normalized
@@ -160,8 +276,8 @@ def item_values(objectives: Sequence[Objective], scores: Mapping[str, ItemScores
 def item_weights(objectives: Sequence[Objective], num_items: Mapping[str, int]) -> tuple[float, ...]:
     """Returns the weight of each of `item_values`, 1 on average; empty if all are equal.
 
-    With these weights, their mean is the mean of the objectives, unless one is a `worst`, which weights its tasks
-    equally.
+    With these weights, their mean is the mean of the objectives, unless one is a `worst` or a `quantile`, which weight
+    their tasks equally, or is relative to what is not known yet.
 
     Args:
         objectives: The run's objectives.
@@ -177,9 +293,9 @@ def _shares(objectives: Sequence[Objective]) -> dict[str, float]:
     """Returns task -> its share in the mean of the objectives, negative if less is better."""
     shares: dict[str, float] = {}
     for objective in objectives:
-        sign = -1 if objective.minimize else 1
         for task, share in objective.shares.items():
-            shares[task] = shares.get(task, 0.0) + sign * share / len(objectives)
+            sign = -1 if task in objective.lesser else 1
+            shares[task] = shares.get(task, 0.0) + sign * abs(share) / len(objectives)
     return shares
 
 
@@ -207,34 +323,68 @@ def check_objectives(configs: Sequence[ObjectiveConfig], minimized: Mapping[str,
 
 
 def _build(config: ObjectiveConfig, minimized: Mapping[str, bool], where: str) -> Objective:
+    measure = build_measure(config, minimized, where, mixed=config.relative_to == "experts")
+    minimize = measure.minimize and config.relative_to != "experts"
+    return replace(
+        measure,
+        minimize=minimize if config.minimize is None else config.minimize,
+        relative_to=config.relative_to,
+        less=measure.less if config.relative_to == "experts" else frozenset(),
+    )
+
+
+def build_measure(
+    config: MeasureConfig, minimized: Mapping[str, bool], where: str, *, mixed: bool = False, what: str = "an objective"
+) -> Objective:
+    """Returns what a config measures, with the direction of its tasks.
+
+    Args:
+        config: As given in the spec.
+        minimized: Task name -> whether less of its metric is better.
+        where: Its dotted key.
+        mixed: Whether tasks of opposite directions may stand together.
+        what: What it is, for messages.
+
+    Raises:
+        InputError: a task is unknown, or tasks of opposite directions stand together.
+    """
     tasks = config.task_names
     for task in tasks:
         if task not in minimized:
             close = get_close_matches(task, minimized, n=1)
             raise InputError(
-                f"an objective names the unknown task `{task}`",
+                f"{what} names the unknown task `{task}`",
                 expected=f"one of {', '.join(minimized)}",
                 got=task,
                 where=where,
                 fix=f"write `{close[0]}`" if close else "name a task of fitness.tasks",
             )
-    directions = {minimized[task] for task in tasks}
-    if len(directions) > 1:
+    if config.length is not None:
+        return Objective(kind="task", tasks=(length_of(config.length),), minimize=True, less=_one(config.length))
+    weights = config.weights or (1.0,) * len(tasks)
+    directions = {minimized[task] for task, weight in zip(tasks, weights, strict=True) if weight >= 0}
+    if len(directions) > 1 and not mixed:
         fewer = [task for task in tasks if minimized[task]]
         less, flow = ", ".join(fewer), yaml.safe_dump({"task": fewer[0]}, default_flow_style=True).strip()
         raise InputError(
-            "an objective mixes tasks where more is better with tasks where less is better",
+            f"{what} mixes tasks where more is better with tasks where less is better",
             expected="tasks of one direction",
             got=f"{', '.join(tasks)}; less is better in {less}",
             where=where,
-            fix=f"take {less} out, and make {fewer[0]} an objective of its own: {flow}",
+            fix=f"take {less} out, and make {fewer[0]} {what} of its own: {flow}",
         )
     return Objective(
-        kind="mean" if config.mean else "worst" if config.worst else "task",
+        kind="mean" if config.mean else "worst" if config.worst else "quantile" if config.quantile else "task",
         tasks=tasks,
         weights=config.weights,
-        minimize=directions.pop() if config.minimize is None else config.minimize,
+        at=config.at or 0.0,
+        minimize=min(directions),
+        less=frozenset(task for task in tasks if minimized[task]),
     )
+
+
+def _one(task: str) -> frozenset[str]:
+    return frozenset([length_of(task)])
 
 
 def build_scalar(objectives: Sequence[Objective], baselines: Iterable[Sequence[float]]) -> Scalar:

@@ -14,6 +14,7 @@ from crossbreed.config import Config, Name
 from crossbreed.errors import InputError
 from crossbreed.fitness import AnyEngineConfig, AnyTaskConfig, EngineConfig, TaskConfig
 from crossbreed.runs.spec.presets import PRESET
+from crossbreed.runs.spec.scored_tasks import scorable, unique_names
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.spec.sources import NamedSourcesConfig, SourcesConfig
 from crossbreed.runs.spec.spec import (
@@ -22,8 +23,6 @@ from crossbreed.runs.spec.spec import (
     noting,
     parse_spec_file,
     read_spec_file,
-    scorable,
-    unique_names,
 )
 from crossbreed.types import Dtype
 

@@ -24,20 +24,27 @@ from crossbreed.fitness import (
     SHOWN_KEYS,
     AnyEngineConfig,
     AnyTaskConfig,
-    EngineConfig,
     SplitConfig,
-    TaskConfig,
 )
 from crossbreed.optimizer import OF_OPTIMIZER, BudgetConfig, OptimizerConfig
 from crossbreed.parsing import shown
 from crossbreed.runs.loggers.config import LogConfig
 from crossbreed.runs.spec.artifacts import ArtifactsConfig, mistakes_in_artifacts
+from crossbreed.runs.spec.constraints import ConstraintConfig
+from crossbreed.runs.spec.criteria import (
+    Criteria,
+    build_criteria,
+    directions_of,
+    mistakes_in_constraints,
+    mistakes_in_objectives,
+)
 from crossbreed.runs.spec.messages import Keys, explain
-from crossbreed.runs.spec.objectives import ObjectiveConfig, check_objectives
+from crossbreed.runs.spec.objectives import ObjectiveConfig
 from crossbreed.runs.spec.overrides import apply_override
 from crossbreed.runs.spec.places import Places
 from crossbreed.runs.spec.presets import PRESET, RawSpec, fill_in
 from crossbreed.runs.spec.regression import RegressionConfig
+from crossbreed.runs.spec.scored_tasks import scorable, unique_names
 from crossbreed.runs.spec.second_look import as_meant, note_items
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.spec.sources import AnySources, marked
@@ -58,47 +65,6 @@ def _names_a_folder(name: str) -> str:
     if name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError(f"`name` is the name of a folder in `runs`, not a path: {shown(name)}")
     return name
-
-
-def unique_names(tasks: list[TaskConfig]) -> list[TaskConfig]:
-    """Returns tasks of which no two have one name; raises ValueError for others."""
-    names = [task.name for task in tasks]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two tasks have the name {doubled[0]!r}")
-    return tasks
-
-
-def scorable(tasks: list[TaskConfig], info: ValidationInfo) -> list[TaskConfig]:
-    """Returns tasks that the engine scores: it answers what they ask, or scores their items itself."""
-    engine: EngineConfig | None = info.data.get("engine")
-    mistakes = Collector()
-    for task in tasks:
-        with mistakes.noted():
-            if engine is not None:
-                _require_scorable(task, engine)
-    if mistakes.errors:
-        raise refused(mistakes.errors)
-    return tasks
-
-
-def _require_scorable(task: TaskConfig, engine: EngineConfig) -> None:
-    """Raises InputError for a task that an engine does not score."""
-    if task.is_scored_by_engine and not engine.scores_items:
-        raise InputError(
-            f"nobody scores the items of task `{task.name}`",
-            expected="a `function` in the task, or an engine that scores items: `kind: python`",
-            got=f"a task of kind `{task.kind}` without a function, and the engine `{engine.kind}`",
-            where="fitness.tasks",
-            fix="name the function that scores them",
-        )
-    if engine.scores_items and not task.is_scored_by_engine:
-        raise InputError(
-            f"the engine `{engine.kind}` does not answer what task `{task.name}` asks",
-            expected="tasks whose items the engine's function scores: {name: NAME, kind: python, items: FILE}",
-            got=f"kind: {task.kind}",
-            where="fitness.tasks",
-            fix="remove its prompt and function, or use an engine that runs language models",
-        )
 
 
 class SlopesConfig(Config):
@@ -128,6 +94,8 @@ class FitnessConfig(Config):
     """The tasks on which candidates are scored."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(validate_default=True)] = ()
     """One: the single best candidate is searched. Several: a Pareto front. Empty: the mean over all tasks."""
+    constraints: tuple[ConstraintConfig, ...] = ()
+    """Bounds that a candidate has to keep: those that keep all come before those that do not (docs/objectives.md)."""
     split: SplitConfig
     """Items of each task for search, selection of the winner, and the report: counts or fractions."""
     slopes: SlopesConfig = SlopesConfig()
@@ -141,18 +109,32 @@ class FitnessConfig(Config):
     @property
     def minimized(self) -> dict[str, bool]:
         """Task name -> whether less of its metric is better."""
-        return {task.name: not task.higher_is_better for task in self.tasks}
+        return directions_of(self.tasks)
+
+    @property
+    def criteria(self) -> Criteria:
+        """What candidates are judged by."""
+        return build_criteria(self.objectives, self.constraints, self.tasks)
 
     @field_validator("objectives")
     @classmethod
     def _objectives_name_tasks(
         cls, objectives: tuple[ObjectiveConfig, ...], info: ValidationInfo
     ) -> tuple[ObjectiveConfig, ...]:
-        if (tasks := info.data.get("tasks")) is not None:
-            minimized = {task.name: not task.higher_is_better for task in tasks}
-            if errors := check_objectives(objectives, minimized):
-                raise refused(errors)
+        tasks = info.data.get("tasks")
+        if tasks is not None and (errors := mistakes_in_objectives(objectives, tasks)):
+            raise refused(errors)
         return objectives
+
+    @field_validator("constraints")
+    @classmethod
+    def _constraints_can_be_kept(
+        cls, constraints: tuple[ConstraintConfig, ...], info: ValidationInfo
+    ) -> tuple[ConstraintConfig, ...]:
+        tasks = info.data.get("tasks")
+        if tasks is not None and (errors := mistakes_in_constraints(constraints, tasks)):
+            raise refused(errors)
+        return constraints
 
 
 class WorkersConfig(Config):
@@ -245,6 +227,12 @@ class Spec(Config):
         needs = [(search.optimizer.slope_kind, search.optimizer.calibration) for search in self.searches]
         asked = self.artifacts.grams, self.regression, *(need for both in needs for need in both)
         return any(one is not None for one in asked)
+
+    @property
+    def needs_golds(self) -> bool:
+        """Whether right answers of every task are read: the optimizer `gradient` has teachers answer where it can."""
+        slopes = [search.optimizer.slope_kind for search in self.searches]
+        return any(one is not None for one in (self.artifacts.grams, self.regression, *slopes))
 
     @classmethod
     def known_keys(cls) -> Collection[str]:

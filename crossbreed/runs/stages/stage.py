@@ -44,6 +44,7 @@ class Stage:
     stream: tuple[str, ...]
     """The name of its optimizer's random stream."""
     num_objectives: int
+    num_constraints: int
     item_weights: tuple[float, ...]
     seed: int
 
@@ -62,6 +63,7 @@ class Stage:
         return Search(
             number=self.number,
             optimizer=self.optimizer.kind,
+            reads_violations=self.optimizer.reads_violations,
             space_around=self.space_around,
             make_optimizer=partial(self.make_optimizer, calibrate=calibrate),
         )
@@ -101,6 +103,7 @@ class Stage:
         inputs = SearchInputs(
             domain=space.domain,
             num_objectives=self.num_objectives,
+            num_constraints=self.num_constraints,
             start=start,
             rng=spawn(self.seed, *self.stream),
             tuned_scalar=tuned_scalar,
@@ -118,6 +121,7 @@ def build_stages(
     *,
     num_objectives: int,
     item_weights: tuple[float, ...],
+    num_constraints: int = 0,
 ) -> tuple[Stage, ...]:
     """Builds the searches of a spec, and checks early, not after the baselines, that their operators can merge.
 
@@ -128,6 +132,7 @@ def build_stages(
         weights: The sources, unless the engine takes recipes.
         num_objectives: Number of objectives.
         item_weights: See `SearchInputs`.
+        num_constraints: Number of constraints.
 
     Raises:
         InputError: a space does not fit the sources.
@@ -154,6 +159,7 @@ def build_stages(
                 space=space,
                 stream=("optimizer",) if place == 0 else ("optimizer", str(settings.number)),
                 num_objectives=num_objectives,
+                num_constraints=num_constraints,
                 item_weights=item_weights,
                 seed=spec.seed,
             )

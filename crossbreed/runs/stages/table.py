@@ -7,9 +7,10 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+from crossbreed.constraints import violation_of
 from crossbreed.runs.record.history import History
 from crossbreed.runs.results.statistics import pool
-from crossbreed.runs.spec.objectives import Scalar
+from crossbreed.runs.spec.objectives import Scalar, Scores
 from crossbreed.runs.stages.naming import StageName
 from crossbreed.types import Score, Status, Trial
 
@@ -59,7 +60,8 @@ class StageRow:
 
 def stage_bests(history: History, names: Sequence[StageName], scalar: Scalar) -> list[Trial]:
     """Returns the best trial of each stage by search, for the selection items: the table compares them on these."""
-    bests = (_best(trials, scalar) for _, trials in _by_stage(history, names))
+    base = history.base_on("search")
+    bests = (_best(trials, scalar, base) for _, trials in _by_stage(history, names))
     return [trial for trial in bests if trial is not None]
 
 
@@ -79,6 +81,7 @@ def stage_rows(
         made_s: Source that the run has made -> seconds of making it.
     """
     select, report = history.scores_of("select"), history.scores_of("report")
+    bases = {split: history.base_on(split) for split in ("search", "select", "report")}
     edges = [*sorted(history.began_s.items()), (None, history.elapsed_s)]
     spent = {stage: end - began for (stage, began), (_, end) in pairwise(edges)}
     trials = history.all_trials
@@ -93,6 +96,7 @@ def stage_rows(
             scalar,
             select,
             report,
+            bases,
         )
         for name, trials in _by_stage(history, names)
     )
@@ -105,28 +109,33 @@ def _row(
     scalar: Scalar,
     select: Mapping[int, Score],
     report: Mapping[int, Score],
+    bases: Mapping[str, Scores | None],
 ) -> StageRow:
-    best = _best(trials, scalar)
+    on_search, on_select, on_report = bases["search"], bases["select"], bases["report"]
+    best = _best(trials, scalar, on_search)
     row = StageRow(
         name=name,
         num_trials=len(trials),
         seconds=seconds,
         best=None if best is None else best.number,
-        search=None if best is None else scalar.of(best.score.tasks),
+        search=None if best is None else scalar.of(best.score.tasks, on_search),
     )
     selected = [t for t in _measured(trials) if t.number in select and select[t.number].status is Status.OK]
-    if not selected:
+    if not selected or (scalar.needs_base and on_select is None):
         return row
-    pooled = {t.number: scalar.of(pool(t.score.tasks, select[t.number].tasks)) for t in selected}
-    finalist = max(selected, key=lambda t: (scalar.utility(pooled[t.number]), -t.number))
-    found, told = scalar.of(select[finalist.number].tasks), report.get(finalist.number)
-    reported = scalar.of(told.tasks) if told is not None and told.status is Status.OK else None
+    on_both = pool(on_search, on_select) if on_search and on_select else None
+    pooled = {t.number: scalar.of(pool(t.score.tasks, select[t.number].tasks), on_both) for t in selected}
+    finalist = max(selected, key=lambda t: (-_off(t), scalar.utility(pooled[t.number]), -t.number))
+    found, told = scalar.of(select[finalist.number].tasks, on_select), report.get(finalist.number)
+    is_told = told is not None and told.status is Status.OK and not (scalar.needs_base and on_report is None)
+    reported = scalar.of(told.tasks, on_report) if told is not None and is_told else None
+    searched = scalar.of(finalist.score.tasks, on_search)
     return replace(
         row,
         finalist=finalist.number,
         select=found,
         report=reported,
-        gap=scalar.improvement(scalar.of(finalist.score.tasks), over=found if reported is None else reported),
+        gap=scalar.improvement(searched, over=found if reported is None else reported),
     )
 
 
@@ -151,13 +160,20 @@ def _stage_of(trial: Trial, names: Sequence[StageName]) -> int | None:
     return next(made, None) if by.kind == "made" else None
 
 
-def _best(trials: Sequence[Trial], scalar: Scalar) -> Trial | None:
+def _best(trials: Sequence[Trial], scalar: Scalar, base: Scores | None) -> Trial | None:
     measured = _measured(trials)
-    return max(measured, key=lambda t: (scalar.utility(scalar.of(t.score.tasks)), -t.number), default=None)
+    return max(
+        measured, key=lambda t: (-_off(t), scalar.utility(scalar.of(t.score.tasks, base)), -t.number), default=None
+    )
+
+
+def _off(trial: Trial) -> float:
+    """Returns how far off the constraints a trial is on the search items."""
+    return violation_of(trial.excesses)
 
 
 def _measured(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if trial.score.status is Status.OK]
+    return [trial for trial in trials if trial.objectives is not None]
 
 
 def _seconds(trial: Trial) -> float:

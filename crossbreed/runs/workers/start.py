@@ -110,4 +110,4 @@ def start_worker(
     check_same_run(planned, plan.run_record(), where=spec.sources.told[0] or "the engine's sources")
     ours = plan.run_record().clock.versions
     others = {name: version for name, version in ours.items() if planned.clock.versions.get(name) != version}
-    return Worker(plan, other_versions=others, around=around)
+    return Worker(plan, other_versions=others, around=around, kept=kept)

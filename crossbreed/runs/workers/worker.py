@@ -3,13 +3,15 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InvalidWeights, MachineError
-from crossbreed.fitness import Surroundings, begun_tasks, evaluate_tasks, greedy
+from crossbreed.fitness import Handle, Surroundings, begun_tasks, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import NO_SLOPES, Job, closed_on_error
+from crossbreed.runs.teachers.lessons import Teachers
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
 from crossbreed.types import Cost, Recipe, Score, Status
 
@@ -30,11 +32,21 @@ class Worker:
         *,
         other_versions: Mapping[str, str] = MappingProxyType({}),
         around: Surroundings | None = None,
+        kept: Path | None = None,
     ) -> None:
+        """Starts the engine.
+
+        Args:
+            plan: The run's plan.
+            other_versions: Packages whose versions differ from the driver's.
+            around: What the engine may use.
+            kept: The folder in which the run keeps artifacts.
+        """
         self._plan, self.other_versions = plan, other_versions
         around = around or Surroundings(seed=plan.spec.seed)
         self._closing = ExitStack()
         self.candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
+        self._teachers = Teachers(plan, kept)
         self._slopes: Slopes | None = None
         self.notes: tuple[str, ...] = ()
         with closed_on_error(self):
@@ -79,13 +91,15 @@ class Worker:
             self._plan.weights.sources.require_unchanged()
 
     def _evaluated(self, job: Job) -> Score:
+        lessons = self._teachers.lessons(job.split, self._adopted)
         start = time.perf_counter()
         recipe = job.recipe
         assert recipe is not None, "an engine answers with merged weights"
         try:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
-            answers = evaluate_tasks(adopted.handle, self._tasks, self._plan.items[job.split])
+            items, lengths = self._plan.items[job.split], self._plan.lengths_measured
+            answers = evaluate_tasks(adopted.handle, self._tasks, items, lessons, lengths=lengths)
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))
@@ -108,6 +122,10 @@ class Worker:
             cost=Cost(items=num_items, tokens=answers.num_tokens, seconds=seconds),
             error=fault or adopted.remark,
         )
+
+    def _adopted(self, recipe: Recipe) -> Handle:
+        """Returns a model that is asked, and not scored."""
+        return self.candidate_engine.adopt(recipe).handle
 
     def close(self) -> None:
         """Frees the engines."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from crossbreed.fitness import wire
-from crossbreed.fitness.protocol import Generate, Prompt, Request, Response
+from crossbreed.fitness.requests import Generate, Prompt, Request, Response
 
 Ask: TypeAlias = Callable[[Sequence[Request]], list[Response]]
 _TEXTS = ("The capital of France is", "Question: what is two and three?\nAnswer:")

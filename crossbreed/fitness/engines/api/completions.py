@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from crossbreed.fitness.protocol import Alternatives, Generate, Loglikelihood, Response, ScoredPrompt
+from crossbreed.fitness.requests import Alternatives, Generate, Loglikelihood, Response, ScoredPrompt
 from crossbreed.fitness.services.faults import WrongAnswer
 
 _ROUNDING = 1e-3

@@ -14,7 +14,7 @@ from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.limits import require_within
 from crossbreed.fitness.engines.registry import EnginePart, InnerProducts, RecipeEngineConfig
 from crossbreed.fitness.items import Item
-from crossbreed.fitness.protocol import Loglikelihood, Request
+from crossbreed.fitness.requests import Loglikelihood, Request
 from crossbreed.fitness.services.faults import WrongAnswer
 from crossbreed.fitness.services.settings import ServiceSettings
 from crossbreed.fitness.tasks.remote import ServedItems

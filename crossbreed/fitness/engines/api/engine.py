@@ -17,7 +17,8 @@ from crossbreed.fitness.engines.api.config import ApiConfig, read_sources
 from crossbreed.fitness.engines.api.requests import RequestJournal
 from crossbreed.fitness.engines.api.tokens import Tokens
 from crossbreed.fitness.engines.library import engine_code
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response, SplitMean, Surroundings
+from crossbreed.fitness.protocol import SplitMean, Surroundings
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.services.begun import ENGINE, HOST, Begun
 from crossbreed.fitness.services.faults import ModelForgotten, WrongAnswer
 from crossbreed.types import BASE, Recipe

@@ -9,7 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import wire
 from crossbreed.fitness.engines.api.completions import Asked
 from crossbreed.fitness.engines.boundary import num_prompt_tokens
-from crossbreed.fitness.protocol import Generate, Loglikelihood, Prompt
+from crossbreed.fitness.requests import Generate, Loglikelihood, Prompt
 from crossbreed.fitness.services.appending import append_line, key_of, read_lines
 from crossbreed.fitness.services.faults import WrongAnswer
 from crossbreed.fitness.services.transport import Transport
@@ -61,7 +61,8 @@ class Tokens:
     def _encoded(self, request: Generate | Loglikelihood, questions: Sequence[Mapping[str, Any]]) -> Asked:
         if request.prompt.token_ids is not None:
             ids = request.prompt.token_ids
-            return Asked(request=request, token_ids=ids, num_prompt=len(ids))
+            more = () if isinstance(request, Generate) else request.token_ids or ()
+            return Asked(request=request, token_ids=(*ids, *more), num_prompt=len(ids))
         first, last = self._known[key_of(questions[0])], self._known[key_of(questions[-1])]
         if isinstance(request, Generate):
             if not first:

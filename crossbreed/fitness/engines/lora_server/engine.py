@@ -14,7 +14,8 @@ from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.lora_server.server import FIRST, Server
 from crossbreed.fitness.engines.lora_server.settings import LoraServerConfig
 from crossbreed.fitness.engines.reference import truth_of
-from crossbreed.fitness.protocol import Loglikelihood, Request, Response, Surroundings, Truth
+from crossbreed.fitness.protocol import Surroundings, Truth
+from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.services.faults import ModelForgotten
 from crossbreed.types import Recipe, WeightStream
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from crossbreed.errors import InputError, InvalidWeights, ServiceOutage
 from crossbreed.fitness.engines.api.completions import Asked, body_of, read_completion
-from crossbreed.fitness.protocol import Generate, Prompt, Response
+from crossbreed.fitness.requests import Generate, Prompt, Response
 from crossbreed.fitness.services.faults import ModelForgotten, ServiceError, WrongAnswer
 from crossbreed.fitness.services.settings import ServiceSettings
 from crossbreed.fitness.services.transport import Transport
