@@ -32,8 +32,8 @@ from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.folder import RunFolder
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.teachers.answers import ask_teachers
 from crossbreed.runs.teachers.checks import teacher_recipe
-from crossbreed.runs.teachers.lessons import ask_teachers
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.runs.workers.start import prepare_artifacts
 from crossbreed.types import Trial
@@ -77,14 +77,14 @@ def measure(run: Path, kind: Kind, out: Path, *, items: int, number: int, engine
     if missing := [trial for trial in trials if str(trial.number) not in held]:
         candidates = start_candidate_engine(_engine(plan, engine), plan.weights)
         try:
-            lessons = ask_teachers(
+            teacher_answers = ask_teachers(
                 tasks,
                 offered,
                 lambda teacher: teacher_recipe(teacher, plan.structure.hashes, dtype=plan.dtype),
                 lambda recipe: candidates.adopt(recipe).handle,
             )
             for trial in missing:
-                found = evaluate_tasks(candidates.adopt(trial.recipe).handle, tasks, offered, lessons).tasks
+                found = evaluate_tasks(candidates.adopt(trial.recipe).handle, tasks, offered, teacher_answers).tasks
                 candidates.confirm()
                 held[str(trial.number)] = {name: scores.mean for name, scores in found.items()}
                 write_atomically(out, json.dumps(held, indent=1).encode())

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from crossbreed.recipes import parse_recipe
-from crossbreed.runs import parse_spec
+from crossbreed.runs import load_spec, parse_spec
+from crossbreed.runs.spec.criteria import build_criteria
 from crossbreed.runs.spec.listing import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,15 @@ def test_the_example_of_a_run_is_one() -> None:
     shown = parse_spec(yaml.safe_load(example), folder=ROOT / "examples/smollm2")
     demo = ROOT / "examples/smollm2/demo.yaml"
     assert shown == parse_spec(yaml.safe_load(demo.read_text()), folder=demo.parent)
+
+
+SPECS = sorted(path for path in (ROOT / "examples/smollm2").glob("*.yaml") if path.stem != "provider")
+
+
+@pytest.mark.parametrize("example", SPECS, ids=lambda path: path.stem)
+def test_each_spec_of_the_zoo_is_one(example: Path) -> None:
+    spec = load_spec(example)
+    build_criteria(spec.fitness.objectives, spec.fitness.constraints, spec.fitness.tasks)
 
 
 def test_the_readme_s_python_runs_a_spec_file(

@@ -24,7 +24,7 @@ from crossbreed.fitness.engines import (
     require_code,
 )
 from crossbreed.fitness.engines.library import engine_code, library_call
-from crossbreed.fitness.evaluation import Evaluation, Lessons, ask_teacher, evaluate_tasks
+from crossbreed.fitness.evaluation import Evaluation, TeacherAnswers, ask_teacher, evaluate_tasks
 from crossbreed.fitness.item_files import load_items
 from crossbreed.fitness.items import (
     CONTENT_ID,
@@ -75,8 +75,8 @@ from crossbreed.fitness.tasks import (
     RemoteTask,
     Task,
     TaskConfig,
-    Taught,
-    TaughtTask,
+    TeacherAnswer,
+    TeacherTask,
     begun_tasks,
     fill_prompt,
     gold_answer,
@@ -114,7 +114,6 @@ __all__ = [
     "Handle",
     "Item",
     "Kind",
-    "Lessons",
     "LikelihoodTask",
     "Loglikelihood",
     "Metric",
@@ -142,8 +141,9 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskLengths",
-    "Taught",
-    "TaughtTask",
+    "TeacherAnswer",
+    "TeacherAnswers",
+    "TeacherTask",
     "TransformersConfig",
     "UsesRun",
     "VllmConfig",

@@ -14,7 +14,7 @@ from crossbreed.fitness.requests import Response
 from crossbreed.fitness.tasks import Answer, Task, TaskConfig, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
-from crossbreed.fitness.tasks.taught import Taught, TaughtTask
+from crossbreed.fitness.tasks.teacher import TeacherAnswer, TeacherTask
 from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores, Means
 
@@ -35,7 +35,7 @@ class Evaluation:
     """Prompt and completion tokens."""
 
 
-Lessons: TypeAlias = Mapping[str, Mapping[str, Taught]]
+TeacherAnswers: TypeAlias = Mapping[str, Mapping[str, TeacherAnswer]]
 """Task -> item id -> what the task's teacher answered."""
 
 
@@ -43,7 +43,7 @@ def evaluate_tasks(
     handle: Handle,
     tasks: Sequence[Task],
     items: Mapping[str, AnyItems],
-    lessons: Lessons = MappingProxyType({}),
+    teacher_answers: TeacherAnswers = MappingProxyType({}),
     *,
     lengths: Mapping[str, str] = MappingProxyType({}),
 ) -> Evaluation:
@@ -53,7 +53,7 @@ def evaluate_tasks(
         handle: the candidate.
         tasks: the tasks, in the Spec's order.
         items: task name -> its items of one split.
-        lessons: for tasks that have a teacher, what it answered to these items: see `ask_teacher`.
+        teacher_answers: for tasks that have a teacher, what it answered to these items: see `ask_teacher`.
         lengths: task name -> the name under which the length of its answers is measured; of other tasks it is not.
 
     Raises:
@@ -76,7 +76,7 @@ def evaluate_tasks(
         abstained, agreed = dict[int, str](), list[bool]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
-            for item, answer, responses in _answered(handle, task, chunk, lessons.get(task.name, {})):
+            for item, answer, responses in _answered(handle, task, chunk, teacher_answers.get(task.name, {})):
                 if answer.abstains:
                     abstained[len(values)] = answer.abstains
                 values.append(math.nan if answer.abstains else _finite(answer.value, task=task.name, item=item.id))
@@ -107,7 +107,7 @@ def evaluate_tasks(
     )
 
 
-def ask_teacher(handle: Handle, task: Task, items: AnyItems) -> dict[str, Taught]:
+def ask_teacher(handle: Handle, task: Task, items: AnyItems) -> dict[str, TeacherAnswer]:
     """Has the teacher of a task answer items, in the chunks in which candidates will be compared with it.
 
     Args:
@@ -122,11 +122,11 @@ def ask_teacher(handle: Handle, task: Task, items: AnyItems) -> dict[str, Taught
         EngineError: the engine could not answer.
         InvalidWeights: its log-probabilities are NaN or infinite.
     """
-    kind, found = own_kind(task), dict[str, Taught]()
-    assert isinstance(kind, TaughtTask), "the task has a teacher"
+    kind, found = own_kind(task), dict[str, TeacherAnswer]()
+    assert isinstance(kind, TeacherTask), "the task has a teacher"
     for start in range(0, len(items.items), task.kind.chunk):
         chunk = items.items[start : start + task.kind.chunk]
-        found |= zip((item.id for item in chunk), kind.taught(handle, chunk), strict=True)
+        found |= zip((item.id for item in chunk), kind.teacher_answers(handle, chunk), strict=True)
     return found
 
 
@@ -187,7 +187,7 @@ def _text(text: object, *, task: str, item: str) -> str:
 
 
 def _answered(
-    handle: Handle, task: Task, chunk: Sequence[Item], lessons: Mapping[str, Taught]
+    handle: Handle, task: Task, chunk: Sequence[Item], teacher_answers: Mapping[str, TeacherAnswer]
 ) -> Iterator[tuple[Item, Answer, Sequence[Response]]]:
     """Yields the items of a chunk, each scored, with the responses to it.
 
@@ -202,8 +202,8 @@ def _answered(
         for item, value in zip(chunk, values, strict=True):
             yield item, Answer(value=value, text=""), ()
         return
-    if isinstance(kind, TaughtTask):
-        compared, got = kind.compare(handle, chunk, [lessons[item.id] for item in chunk])
+    if isinstance(kind, TeacherTask):
+        compared, got = kind.compare(handle, chunk, [teacher_answers[item.id] for item in chunk])
         yield from zip(chunk, compared, ([one] for one in got), strict=True)
         return
     if isinstance(kind, AsksItself) and not kind.asks:

@@ -31,17 +31,9 @@ def ordered(outcome: Outcome) -> Outcome:
     found = measured(outcome)
     if found is None or outcome.excesses is None:
         return outcome
-    return replace(outcome, values=ordered_values(found, off(outcome)), excesses=None)
-
-
-def ordered_values(values: Sequence[float], violation: float) -> tuple[float, ...]:
-    """Returns the values of `ordered`.
-
-    Args:
-        values: Finite; more is better.
-        violation: How far off the constraints are; 0: they are kept.
-    """
-    return (-1 - violation,) * len(values) if violation else tuple(value / (1 + abs(value)) for value in values)
+    violation = off(outcome)
+    values = (-1 - violation,) * len(found) if violation else tuple(value / (1 + abs(value)) for value in found)
+    return replace(outcome, values=values, excesses=None)
 
 
 def nearest(outcomes: Sequence[Outcome]) -> list[Outcome]:

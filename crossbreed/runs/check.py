@@ -17,8 +17,8 @@ from crossbreed.runs.objects import require_engine, require_sendable
 from crossbreed.runs.plan import Plan, build_plan
 from crossbreed.runs.publishing.questions import publish_notes
 from crossbreed.runs.spec import Spec
+from crossbreed.runs.teachers.answers import ask_teachers
 from crossbreed.runs.teachers.checks import teacher_recipe
-from crossbreed.runs.teachers.lessons import ask_teachers
 from crossbreed.runs.workers.candidate_engine import start_candidate_engine
 from crossbreed.search_spaces import Group, HasGroups, SearchSpace
 from crossbreed.sources.naming import ModuleType, module_of
@@ -151,7 +151,7 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
         begun = begun_tasks(plan.tasks, around, closing)
         candidate_engine = start_candidate_engine(plan.spec.fitness.engine, plan.weights, around)
         closing.callback(candidate_engine.close)
-        lessons = ask_teachers(
+        teacher_answers = ask_teachers(
             begun,
             _search_items(plan),
             lambda teacher: teacher_recipe(teacher, plan.structure.hashes, dtype=plan.dtype),
@@ -159,11 +159,11 @@ def _answered(plan: Plan, tasks: list[TaskFindings]) -> list[TaskFindings]:
         )
         adopted = candidate_engine.adopt(plan.base_recipe)
         one_each = _search_items(plan, at_most=1)
-        first = evaluate_tasks(adopted.handle, begun, one_each, lessons)  # an engine warms up on it
+        first = evaluate_tasks(adopted.handle, begun, one_each, teacher_answers)  # an engine warms up on it
         start_s, chunks = time.perf_counter(), dict[str, Evaluation]()
         for task in begun:
             if time.perf_counter() - start_s < _ANSWERING_S and not judge_calls(task):
-                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan), lessons)
+                chunks[task.name] = evaluate_tasks(adopted.handle, [task], _search_items(plan), teacher_answers)
         answer_s = time.perf_counter() - start_s
     num_items = sum(chunk.num_items for chunk in chunks.values())
     fixed_s = sum(adopted.seconds.values())

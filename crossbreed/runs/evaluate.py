@@ -11,10 +11,10 @@ from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
     EndsAnswers,
-    Lessons,
     RecipeEngineConfig,
     Surroundings,
     Task,
+    TeacherAnswers,
     begun_tasks,
     evaluate_tasks,
     load_tasks,
@@ -29,8 +29,8 @@ from crossbreed.runs.search.warm_starts import require_sources
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.objectives import length_of
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.teachers.checks import check_teachers, taught, teacher_recipe
-from crossbreed.runs.teachers.lessons import ask_teachers
+from crossbreed.runs.teachers.answers import ask_teachers
+from crossbreed.runs.teachers.checks import check_teachers, teacher_recipe, teacher_tasks
 from crossbreed.runs.workers.candidate_engine import (
     CandidateEngine,
     CandidateEngineByWeights,
@@ -108,16 +108,16 @@ def evaluate(
         weights.check_lengths(loaded, context_tokens=kind.context_tokens)
     items = split_tasks(loaded, spec.fitness.split, seed=spec.seed)[split]
     check_teachers(loaded, spec.sources.experts, kind)
-    teachers = _teachers(model, spec, weights) if taught(loaded) else None
+    teachers = _teachers(model, spec, weights) if teacher_tasks(loaded) else None
     around = Surroundings(seed=spec.seed)
     with ExitStack() as closing:
         begun = begun_tasks(loaded, around, closing)
         candidate_engine = start_candidate_engine(spec.fitness.engine, weights, around)
         closing.callback(candidate_engine.close)
-        lessons = teachers.lessons(candidate_engine, begun, items) if teachers else {}
+        teacher_answers = teachers.answers(candidate_engine, begun, items) if teachers else {}
         adopted = candidate_engine.adopt(recipe)
         lengths = {task: length_of(task) for task in spec.fitness.criteria.lengths}
-        found = evaluate_tasks(adopted.handle, begun, items, lessons, lengths=lengths)
+        found = evaluate_tasks(adopted.handle, begun, items, teacher_answers, lengths=lengths)
         if weights:
             weights.sources.require_unchanged()  # read before or after it changed, nobody knows what was scored
     return Evaluated(
@@ -140,7 +140,7 @@ class _Teachers:
     weights: "Weights | None"
     """Of the sources, where the engine's own are those of a checkpoint."""
 
-    def lessons(self, engine: CandidateEngine, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> Lessons:
+    def answers(self, engine: CandidateEngine, tasks: Sequence[Task], items: Mapping[str, AnyItems]) -> TeacherAnswers:
         """Returns what the teachers answer, by the engine that then answers for the model."""
         if self.weights is not None:
             assert isinstance(engine, CandidateEngineByWeights), "only such engines evaluate checkpoints"

@@ -39,7 +39,7 @@ from crossbreed.runs.spec.objectives import Objective, item_weights, length_of
 from crossbreed.runs.splits import require_items, require_losses, split_tasks, told_as_means
 from crossbreed.runs.stages.naming import StageName, stage_names
 from crossbreed.runs.stages.stage import Stage, build_stages, placed
-from crossbreed.runs.teachers.checks import check_teachers, taught
+from crossbreed.runs.teachers.checks import check_teachers, teacher_tasks
 from crossbreed.search_spaces import SearchSpace, require_slopes
 from crossbreed.sources import Structure
 from crossbreed.types import ProposedBy, Recipe, SlopeKind
@@ -394,7 +394,9 @@ def _lengths(spec: Spec, weights: "Weights | None", tasks: Sequence[Task]) -> di
     return weights.check_lengths(
         tasks,
         context_tokens=engine.context_tokens,
-        calibration=[task.name for task in tasks if spec.needs_golds or (spec.needs_reference and not taught([task]))],
+        calibration=[
+            task.name for task in tasks if spec.needs_golds or (spec.needs_reference and not teacher_tasks([task]))
+        ],
     )
 
 

@@ -129,18 +129,18 @@ class Session:
         """
         plan = self._plan
         self._require_measured()
-        objectives, yardstick = self.history.bound(plan.objectives), self.history.yardstick
+        objectives, relative_criteria = self.history.bound(plan.objectives), self.history.relative_criteria
         scalar = search_scalar(self.history.ok_trials, objectives)
         chosen = finalists(self.history.ok_trials, objectives)
         bests = [trial for trial in stage_bests(self.history, self._stages, scalar) if trial not in chosen]
-        base_number = None if yardstick is None else yardstick.base_number
+        base_number = None if relative_criteria is None else relative_criteria.base_number
         base = None if base_number is None else self.history.trials[base_number]
         others = [] if base is None or base in (*chosen, *bests) else [base]
         self._evaluate("select", [*chosen, *bests, *others])
         while True:
             unmeasurable = self._loop.unmeasurable("report")
             selection = {n: score for n, score in self.history.scores_of("select").items() if n not in unmeasurable}
-            winner = choose_winner(self._reproducible, objectives, selection, yardstick=yardstick)
+            winner = choose_winner(self._reproducible, objectives, selection, relative_criteria=relative_criteria)
             self._evaluate("report", reported(self._reproducible, objectives, winner.number))
             if winner.number not in {**self._loop.irreproducible, **self._loop.unmeasurable("report")}:
                 break
@@ -179,9 +179,9 @@ class Session:
         return [trial for trial in self.history.ok_trials if trial.number not in self._loop.irreproducible]
 
     def _require_measured(self) -> None:
-        yardstick = self.history.yardstick
-        if self.history.ok_trials and yardstick is not None and yardstick.criteria is None:
-            raise yardstick.missing()
+        relative_criteria = self.history.relative_criteria
+        if self.history.ok_trials and relative_criteria is not None and relative_criteria.criteria is None:
+            raise relative_criteria.missing()
         if not self.history.ok_trials:
             raise InputError(
                 "there is nothing to report: no trial of this run has been measured yet",
@@ -197,7 +197,7 @@ class Session:
             winner=winner,
             scores=self.history.scores_of("report"),
             objectives=self.history.bound(self._plan.objectives),
-            yardstick=self.history.yardstick,
+            relative_criteria=self.history.relative_criteria,
             seed=self._plan.spec.seed,
             is_over=self._loop.is_over,
             takes=takes_of(self._plan.spec.fitness.engine),

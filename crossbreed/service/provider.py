@@ -30,7 +30,7 @@ from crossbreed.runs.spec import SourcesConfig
 from crossbreed.runs.spec.provider import Provided
 from crossbreed.runs.spec.serve import ServeConfig
 from crossbreed.runs.splits import split_tasks
-from crossbreed.runs.teachers.checks import taught
+from crossbreed.runs.teachers.checks import teacher_tasks
 from crossbreed.runs.workers.adopted import Adopted
 from crossbreed.runs.workers.candidate_engine import CandidateEngine, start_candidate_engine, verified
 from crossbreed.service.answers import finite_answers
@@ -185,7 +185,7 @@ def open_provider(spec: Provided) -> Provider:
         host=weights.host if weights and engine.tokenizes_on_host else None,
         context_tokens=engine.context_tokens,
     )
-    if found := [kind for _, kind in taught(tasks)]:
+    if found := [kind for _, kind in teacher_tasks(tasks)]:
         raise InputError(
             f"a service scores no task of kind `{found[0].kind}`: its values are told without a teacher's answers",
             expected="tasks of other kinds",

@@ -275,3 +275,15 @@ def test_an_unknown_document_is_an_input_error(tasks_folder: Path) -> None:
     task = load(tasks_folder, "shots")
     with pytest.raises(InputError, match="the task has no document `nowhere`"):
         task.requests(Item(id="nowhere", fields={}))
+
+
+def test_where_no_option_is_right_there_is_nothing_to_calibrate_on(tasks_folder: Path, tmp_path: Path) -> None:
+    """Else a loss would take the first option for the right one."""
+    folder = shutil.copytree(tasks_folder, tmp_path / "tasks")
+    metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
+    write_task(
+        folder, "open", {**TASKS["chat"], "num_fewshot": 0, "doc_to_target": "none", "metric_list": [metric]}, PARTS
+    )
+    task = load(folder, "open")
+    with pytest.raises(InputError, match="has no correct answers"):
+        task.calibration(task.items[0])

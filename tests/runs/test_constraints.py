@@ -8,7 +8,8 @@ from simulated import failed, score, search, trial
 
 from crossbreed.constraints import violation_of
 from crossbreed.errors import InputError, MachineError
-from crossbreed.runs.record.yardstick import Yardstick
+from crossbreed.runs.record.relative_criteria import RelativeCriteria
+from crossbreed.runs.results.held import held_by
 from crossbreed.runs.results.report import make_report
 from crossbreed.runs.results.report_text import sentences
 from crossbreed.runs.results.verdict import verdict_of
@@ -64,6 +65,16 @@ def test_excess_is_by_the_size_of_the_bound_and_0_at_it() -> None:
     assert one(worst=["sums", "french"], at_least=0.5).excess(scores(sums=0.9, french=0.4), None) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("bound", "value"), [("base - 0.1", 0.7), ("95% base", 0.76), (0.7, 0.8 - 0.1)])
+def test_a_model_that_rounding_alone_takes_out_of_its_bound_keeps_it(bound: float | str, value: float) -> None:
+    base = scores(sums=0.8, prose=0.8)
+    assert one(task="sums", at_least=bound).excess(scores(sums=value), base) == 0
+    assert one(task="sums", at_most=bound).excess(scores(sums=value), base) == 0
+    assert one(task="sums", at_least=bound).excess(scores(sums=value - 1e-6), base) > 0
+    [held] = held_by(scores(sums=value), base, [one(task="sums", at_least=bound)], seed=0)
+    assert held.is_kept
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -98,13 +109,13 @@ def test_bad_constraints(config: dict[str, object], message: str) -> None:
         ConstraintConfig.model_validate(config)
 
 
-def judged(trials: list[Trial], criteria: Criteria) -> tuple[Yardstick, list[Trial]]:
-    yardstick = Yardstick(criteria)
-    yardstick.look((t.candidate for t in trials), {t.number: t for t in trials})
-    return yardstick, [yardstick.measured(t) for t in trials]
+def judged(trials: list[Trial], criteria: Criteria) -> tuple[RelativeCriteria, list[Trial]]:
+    relative_criteria = RelativeCriteria(criteria)
+    relative_criteria.look((t.candidate for t in trials), {t.number: t for t in trials})
+    return relative_criteria, [relative_criteria.measured(t) for t in trials]
 
 
-def with_constraint(**config: object) -> tuple[Yardstick, list[Trial]]:
+def with_constraint(**config: object) -> tuple[RelativeCriteria, list[Trial]]:
     return judged(search(objectives=(SUMS,)), Criteria(objectives=(SUMS,), constraints=(one(**config),)))
 
 
@@ -118,18 +129,18 @@ def on(split: str, trials: list[Trial]) -> dict[int, Score]:
 
 def test_what_keeps_the_constraints_comes_first() -> None:
     """Deb's rules: the lone expert is best at sums, and breaks the bound for French."""
-    yardstick, trials = with_constraint(task="french", at_least=0.4)
+    relative_criteria, trials = with_constraint(task="french", at_least=0.4)
     best = finalists(trials, [SUMS])
     assert not violation_of(best[0].excesses)
     assert best[0].score.tasks["sums"].mean < max(t.score.tasks["sums"].mean for t in trials)
-    winner = choose_winner(trials, [SUMS], on("select", best), yardstick=yardstick)
+    winner = choose_winner(trials, [SUMS], on("select", best), relative_criteria=relative_criteria)
     assert not violation_of(winner.excesses)
     report = make_report(
         trials=trials,
         winner=winner.number,
         scores=on("report", reported(trials, [SUMS], winner.number)),
         objectives=[SUMS],
-        yardstick=yardstick,
+        relative_criteria=relative_criteria,
     )
     [held] = report.winner.constraints
     assert held.answer == "holds"
@@ -139,33 +150,37 @@ def test_what_keeps_the_constraints_comes_first() -> None:
 
 
 def test_if_none_keeps_them_the_nearest_is_taken_and_the_verdict_says_so() -> None:
-    yardstick, trials = with_constraint(mean=["sums", "french"], at_least=0.999)
+    relative_criteria, trials = with_constraint(mean=["sums", "french"], at_least=0.999)
     best = finalists(trials, [SUMS])
     off = [violation_of(t.excesses) for t in best]
     assert off == sorted(off)
     assert off[0] > 0
-    winner = choose_winner(trials, [SUMS], on("select", best), yardstick=yardstick)
+    winner = choose_winner(trials, [SUMS], on("select", best), relative_criteria=relative_criteria)
     report = make_report(
         trials=trials,
         winner=winner.number,
         scores=on("report", reported(trials, [SUMS], winner.number)),
         objectives=[SUMS],
-        yardstick=yardstick,
+        relative_criteria=relative_criteria,
     )
     assert verdict_of(report).line == "Take none: no trial keeps all constraints."
     assert verdict_of(report).kind == "keep"
 
 
 def test_a_winner_that_breaks_a_constraint_on_report_items_is_not_to_be_taken() -> None:
-    yardstick, trials = with_constraint(task="french", at_least=0.4)
+    relative_criteria, trials = with_constraint(task="french", at_least=0.4)
     winner = finalists(trials, [SUMS])[0]
     told = on("report", reported(trials, [SUMS], winner.number))
     told[winner.number] = score({"sums": 0.95, "french": 0.05}, split="report", number=winner.number)
-    report = make_report(trials=trials, winner=winner.number, scores=told, objectives=[SUMS], yardstick=yardstick)
+    report = make_report(
+        trials=trials, winner=winner.number, scores=told, objectives=[SUMS], relative_criteria=relative_criteria
+    )
     assert [held.answer for held in report.winner.constraints] == ["does not hold"]
     assert "it breaks french at least 0.4" in verdict_of(report).line
     told[winner.number] = score({"sums": 0.95, "french": 0.4}, split="report", number=winner.number)
-    report = make_report(trials=trials, winner=winner.number, scores=told, objectives=[SUMS], yardstick=yardstick)
+    report = make_report(
+        trials=trials, winner=winner.number, scores=told, objectives=[SUMS], relative_criteria=relative_criteria
+    )
     assert [held.answer for held in report.winner.constraints] == ["cannot be told"]
 
 
@@ -178,11 +193,11 @@ def test_nothing_is_judged_before_its_baselines_are_known() -> None:
     trials = search(0)
     criteria = relative(mean=["sums", "french"], relative_to="experts")
     for missing in (0, 1, 2):
-        yardstick, found = judged([t for t in trials if t.number != missing], criteria)
+        relative_criteria, found = judged([t for t in trials if t.number != missing], criteria)
         known = {t.number for t in found if t.objectives is not None}
-        assert (known == set()) is (missing == 0 or yardstick.criteria is None)
-    yardstick, found = judged(trials, criteria)
-    assert yardstick.criteria is not None
+        assert (known == set()) is (missing == 0 or relative_criteria.criteria is None)
+    relative_criteria, found = judged(trials, criteria)
+    assert relative_criteria.criteria is not None
     values = {str(t.candidate.proposed_by): t.objectives for t in found}
     assert values["baseline:base"] == (0.0,)
     assert max(v[0] for v in values.values() if v) > 0.5
@@ -190,10 +205,10 @@ def test_nothing_is_judged_before_its_baselines_are_known() -> None:
 
 def test_a_baseline_that_failed_leaves_nothing_to_judge_by() -> None:
     trials: list[Trial] = [failed(0, "baseline:base"), *search(0)[1:]]
-    yardstick, found = judged(trials, relative(task="sums", relative_to="base"))
-    assert yardstick.criteria is None
+    relative_criteria, found = judged(trials, relative(task="sums", relative_to="base"))
+    assert relative_criteria.criteria is None
     assert all(t.objectives is None for t in found)
-    assert isinstance(yardstick.missing(), MachineError)
+    assert isinstance(relative_criteria.missing(), MachineError)
 
 
 def test_a_task_at_which_no_expert_is_better_than_the_base_is_named() -> None:
@@ -204,6 +219,6 @@ def test_a_task_at_which_no_expert_is_better_than_the_base_is_named() -> None:
         "baseline:uniform": (0.5, 0.5),
     }
     trials = [trial(i, origin, *means) for i, (origin, means) in enumerate(by.items())]
-    yardstick, _ = judged(trials, relative(mean=["sums", "french"], relative_to="experts"))
+    relative_criteria, _ = judged(trials, relative(mean=["sums", "french"], relative_to="experts"))
     with pytest.raises(InputError, match="at task `french` no expert is better than the base"):
-        raise yardstick.missing()
+        raise relative_criteria.missing()

@@ -43,7 +43,7 @@ GENERATE = [
 ]
 
 
-def taught(kind: str, top_k: int) -> list[dict[str, Any]]:
+def of_teacher(kind: str, top_k: int) -> list[dict[str, Any]]:
     """Tasks without right answers; each has a teacher."""
     usual = {"kind": kind, "items": "red.jsonl", "prompt": "{q}|", "max_tokens": 3, "top_k": top_k}
     return [{"name": f"like-{teacher}", "teacher": teacher, **usual} for teacher in ("everything", "plain")]
@@ -116,9 +116,9 @@ def gpt2(folder: Path) -> tuple[Path, dict[str, Path]]:
     [
         (COMPONENTS, "cross_entropy", "llama", GENERATE),
         (COMPONENTS, "agreement", "llama", GENERATE),
-        (COMPONENTS, "agreement", "llama", taught("agreement", 16)),
+        (COMPONENTS, "agreement", "llama", of_teacher("agreement", 16)),
         (WEIGHTS, "entropy", "llama", GENERATE),
-        (WEIGHTS, "entropy", "llama", taught("entropy", 272)),  # of fewer, steps change which are the most likely
+        (WEIGHTS, "entropy", "llama", of_teacher("entropy", 272)),  # of fewer, steps change which are the most likely
         (COMPONENTS, "cross_entropy", "gpt2", GENERATE),
     ],
     ids=["components", "components-agreement", "taught-agreement", "weights-entropy", "taught-entropy", "gpt2"],

@@ -16,7 +16,7 @@ from toy_runs import journal_of, records_of, write_spec
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import SearchItems, Task, Taught, TaughtTask, ask_teacher, evaluate_tasks, load_tasks
+from crossbreed.fitness import SearchItems, Task, TeacherAnswer, TeacherTask, ask_teacher, evaluate_tasks, load_tasks
 from crossbreed.fitness.divergence import entropy, jensen_shannon
 from crossbreed.fitness.engines.registry import TransformersConfig, build_engine
 from crossbreed.optimizer import CalibrationNeeds
@@ -25,7 +25,7 @@ from crossbreed.runs import build_plan, load_spec, run
 from crossbreed.runs.calibration.loss import MergeLoss
 from crossbreed.runs.evaluate import evaluate
 from crossbreed.runs.spec.provider import load_provider_spec
-from crossbreed.runs.teachers.lessons import PREFIX
+from crossbreed.runs.teachers.answers import PREFIX
 from crossbreed.service.provider import open_provider
 from crossbreed.testing.toys import load_weights
 from crossbreed.types import Recipe
@@ -98,9 +98,9 @@ def values_of(models: Models, folder: Path, candidate: str, **changes: Any) -> t
     tasks = loaded(folder, task("agreement", "teacher", **changes), task("entropy", "teacher", **changes))
     items = {one.name: SearchItems(one.items) for one in tasks}
     teacher = models.adopt("teacher")
-    lessons = {one.name: ask_teacher(teacher, one, items[one.name]) for one in tasks}
-    found = evaluate_tasks(models.adopt(candidate), tasks, items, lessons)
-    return tasks, lessons, {kind: found.tasks[f"{kind}-teacher"].values for kind in ("agreement", "entropy")}
+    teacher_answers = {one.name: ask_teacher(teacher, one, items[one.name]) for one in tasks}
+    found = evaluate_tasks(models.adopt(candidate), tasks, items, teacher_answers)
+    return tasks, teacher_answers, {kind: found.tasks[f"{kind}-teacher"].values for kind in ("agreement", "entropy")}
 
 
 def predictions(models: Models, name: str, item: int, answer: Sequence[int]) -> np.ndarray[Any, Any]:
@@ -121,10 +121,10 @@ def divergence(p: np.ndarray[Any, Any], q: np.ndarray[Any, Any]) -> float:
 @pytest.mark.parametrize("top_k", [8, VOCABULARY])
 def test_values_are_those_of_the_definition(models: Models, tmp_path: Path, top_k: int) -> None:
     """By fp64 arithmetic of another kind; a few tokens give less than all of them, which give the whole divergence."""
-    _, lessons, values = values_of(models, tmp_path, "other", top_k=top_k)
+    _, teacher_answers, values = values_of(models, tmp_path, "other", top_k=top_k)
     for number in range(3):
-        answer = lessons["agreement-teacher"][f"r{number}"].token_ids
-        assert answer == lessons["entropy-teacher"][f"r{number}"].token_ids
+        answer = teacher_answers["agreement-teacher"][f"r{number}"].token_ids
+        assert answer == teacher_answers["entropy-teacher"][f"r{number}"].token_ids
         theirs, ours = (predictions(models, name, number, answer) for name in ("teacher", "other"))
         assert list(answer) == theirs.argmax(-1).tolist(), "the answer is greedy"
         listed, uncertain = list[float](), list[float]()
@@ -172,13 +172,13 @@ def test_a_run_asks_teachers_once_and_goes_on_anywhere(
     split = {"search": 2, "select": 2, "report": 2}
     path = spec_of(tmp_path, toy_base, experts, tasks, fitness__split=split)
     asked = list[tuple[str, tuple[str, ...]]]()
-    taught = TaughtTask.taught
+    answered = TeacherTask.teacher_answers
 
-    def watched(self: TaughtTask, handle: Any, items: Sequence[Any]) -> list[Taught]:
+    def watched(self: TeacherTask, handle: Any, items: Sequence[Any]) -> list[TeacherAnswer]:
         asked.append((self.name, tuple(item.id for item in items)))
-        return taught(self, handle, items)
+        return answered(self, handle, items)
 
-    monkeypatch.setattr(TaughtTask, "taught", watched)
+    monkeypatch.setattr(TeacherTask, "teacher_answers", watched)
     plan = build_plan(load_spec(path))
     ids = {
         split: {name: tuple(i.id for i in found.items) for name, found in of.items()}

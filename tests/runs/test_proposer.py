@@ -42,7 +42,7 @@ def space() -> SearchSpace:
 def proposer(
     space: SearchSpace,
     starts: list[Point | None] | None = None,
-    origins: tuple[str, str] = ("baseline:uniform", "baseline:tuned_scalar:2"),
+    origins: tuple[str, ...] = ("baseline:uniform", "baseline:tuned_scalar:2"),
 ) -> Proposer:
     def make(space: SearchSpace, start: Point | None, tuned_scalar: float | None) -> Optimizer:
         if starts is not None:
@@ -50,7 +50,7 @@ def proposer(
         inputs = SearchInputs(domain=space.domain, num_objectives=1, start=start, rng=spawn(1, "optimizer"))
         return build_optimizer(CmaEsConfig(kind="cma_es", budget=BudgetConfig(trials=9)), inputs)
 
-    recipes = (uniform(0.25), uniform(0.5))
+    recipes = [uniform(0.25 * (number + 1)) for number in range(len(origins))]
     initial_candidates = [(ProposedBy.parse(text), recipe) for text, recipe in zip(origins, recipes, strict=True)]
     return Proposer(seed=1, initial_candidates=initial_candidates, searches=[searching(space, make, "cma_es")])
 
@@ -95,6 +95,27 @@ def test_a_lone_expert_starts_no_search_however_good(space: SearchSpace) -> None
         proposing.tell(Outcome(number=number, status=Status.OK, values=(value,)))
     proposing.propose()
     assert starts == [space.encode(uniform(0.5))]
+
+
+@pytest.mark.parametrize(("excesses", "weight"), [((0.0, -1.0), 0.5), ((0.1, 0.0), 0.5), ((0.1, 0.2), 0.25)])
+def test_what_keeps_the_constraints_starts_a_search_before_what_does_not(
+    excesses: tuple[float, float], weight: float, space: SearchSpace
+) -> None:
+    starts: list[Point | None] = []
+    proposing = proposer(space, starts)
+    for candidate, value, excess in zip(list(asked(proposing)), (0.1, 0.9), excesses, strict=True):
+        proposing.tell(Outcome(number=candidate.number, status=Status.OK, values=(value,), excesses=(excess,)))
+    proposing.propose()
+    assert starts == [space.encode(uniform(weight))]
+
+
+def test_a_merge_far_off_the_constraints_sets_no_scale(space: SearchSpace) -> None:
+    origins = ("baseline:uniform", *(f"baseline:tuned_scalar:{scalar}" for scalar in (0.5, 1.5, 2)))
+    proposing = proposer(space, origins=origins)
+    found = (((0.9, -20.0), -0.1), ((0.2, -10.0), -0.1), ((0.6, -14.0), -0.1), ((1.0, -1e4), 5.0))
+    for candidate, (values, excess) in zip(list(asked(proposing)), found, strict=True):
+        proposing.tell(Outcome(number=candidate.number, status=Status.OK, values=values, excesses=(excess,)))
+    assert proposing._ranked() == [2, 0, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ def test_a_broken_merge_does_not_decide_which_scalar_is_the_best() -> None:
     assert best_tuned_scalar({0: told[0]}) is None
 
 
+def test_the_best_scalar_keeps_the_constraints_if_one_does() -> None:
+    found = {"base": 0.2, "uniform": 0.3, "tuned_scalar:0.5": 0.25, "tuned_scalar:2": 0.9}
+    told = {number: (ProposedBy.parse(f"baseline:{name}"), (found[name],)) for number, name in enumerate(found)}
+    assert best_tuned_scalar(told, off={3: 0.1}) == 1
+    assert best_tuned_scalar(told, off={1: 0.3, 2: 0.2, 3: 0.1}) == 3
+
+
 def test_an_expert_s_name_is_its_own() -> None:
     """Else a report had two rows of one name, and its verdict took one for the other."""
     names = ("sums", "uniform", "tuned_scalar", "winner", "12", "expert:12")

@@ -30,7 +30,7 @@ from crossbreed.fitness.tasks.prompts import fill_prompt
 from crossbreed.fitness.tasks.questions import check_questions, judge_calls, own_kind, own_split, questions_of
 from crossbreed.fitness.tasks.remote import RemoteTask, ServedItems
 from crossbreed.fitness.tasks.task import Answer, Kind, Task
-from crossbreed.fitness.tasks.taught import AgreementTask, EntropyTask, Taught, TaughtTask
+from crossbreed.fitness.tasks.teacher import AgreementTask, EntropyTask, TeacherAnswer, TeacherTask
 from crossbreed.objects import OBJECT
 from crossbreed.registry import Registry, Tagged
 
@@ -44,8 +44,8 @@ TASKS = Registry[type[TaskConfig]](
         "perplexity": "crossbreed.fitness.tasks.perplexity:PerplexityTask",
         "lm_eval": "crossbreed.fitness.tasks.lm_eval.config:LmEvalTask",
         "python": "crossbreed.fitness.tasks.python:PythonTask",
-        "agreement": "crossbreed.fitness.tasks.taught:AgreementTask",
-        "entropy": "crossbreed.fitness.tasks.taught:EntropyTask",
+        "agreement": "crossbreed.fitness.tasks.teacher:AgreementTask",
+        "entropy": "crossbreed.fitness.tasks.teacher:EntropyTask",
         "remote": "crossbreed.fitness.tasks.remote:RemoteTask",
         "object": "crossbreed.fitness.tasks.python_object:TaskObject",
     },
@@ -141,8 +141,8 @@ __all__ = [
     "RemoteTask",
     "Task",
     "TaskConfig",
-    "Taught",
-    "TaughtTask",
+    "TeacherAnswer",
+    "TeacherTask",
     "begun_tasks",
     "fill_prompt",
     "gold_answer",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from crossbreed.fitness import Task, TaughtTask, own_kind, reference_config
+from crossbreed.fitness import Task, TeacherTask, own_kind, reference_config
 from crossbreed.fitness.engines.answer_losses import (
     entropy,
     jensen_shannon,
@@ -17,7 +17,7 @@ from crossbreed.fitness.engines.answer_losses import (
 from crossbreed.fitness.engines.branches import BranchedEngine, Text
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.transformers import most_likely
-from crossbreed.fitness.tasks.taught import listed
+from crossbreed.fitness.tasks.teacher import listed
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.runs.calibration.branches import branches_of
 from crossbreed.runs.calibration.inputs import CalibrationInputs
@@ -107,7 +107,7 @@ class CalibrationModel:
             yield from ((n, text) for (n, _), text in zip(items, texts, strict=True))
         if prompts:
             asked = [prompt for _, prompt in prompts]
-            if isinstance(own_kind(task), TaughtTask):
+            if isinstance(own_kind(task), TeacherTask):
                 write = self._engine.answer  # one after the other, as candidates are asked
             texts = answered([encoder.encode(one).token_ids for one in asked], asked, write)
             yield from ((n, text) for (n, _), text in zip(prompts, texts, strict=True))

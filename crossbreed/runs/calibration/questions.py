@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Generate, Item, Task, TaughtTask, own_kind
+from crossbreed.fitness import Generate, Item, Task, TeacherTask, own_kind
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.runs.calibration.inputs import CalibrationInputs
@@ -38,12 +38,12 @@ class Question:
     def top_k(self) -> int | None:
         """How many tokens are told apart at each place, if its task has a teacher; None: all of the vocabulary."""
         kind = own_kind(self.task)
-        return kind.top_k if isinstance(kind, TaughtTask) else None
+        return kind.top_k if isinstance(kind, TeacherTask) else None
 
 
 def question_of(task: Task, item: Item, weight: float) -> Question:
     """Returns an item as what the loss is taken of."""
-    if isinstance(kind := own_kind(task), TaughtTask):
+    if isinstance(kind := own_kind(task), TeacherTask):
         return Question(task=task, prompt=kind.requests(item)[0], weight=weight)
     return Question(task=task, item=item, weight=weight)
 
@@ -88,7 +88,7 @@ def calibrated(tasks: Sequence[Task], objective: Objective) -> list[tuple[Task, 
 
 def experts_of(task: Task, inputs: CalibrationInputs) -> Sequence[str]:
     """Returns the experts of a task: its teacher, the one with its name, those without a task of their name, or all."""
-    if isinstance(kind := own_kind(task), TaughtTask):
+    if isinstance(kind := own_kind(task), TeacherTask):
         return (kind.teacher,)
     names = [one.name for one in inputs.tasks]
     if task.name in inputs.experts:

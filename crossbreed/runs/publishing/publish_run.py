@@ -272,7 +272,7 @@ def _report_or_cost(plan: Plan, path: Path, number: int, on_event: Listener) -> 
         winner=number,
         scores=scores,
         objectives=history.bound(plan.objectives),
-        yardstick=history.yardstick,
+        relative_criteria=history.relative_criteria,
         most_tokens=plan.most_tokens,
         seed=plan.spec.seed,
         is_over=history.is_finished,

@@ -17,8 +17,8 @@ from crossbreed.runs.record.records import (
     TellRecord,
     damaged,
 )
+from crossbreed.runs.record.relative_criteria import RelativeCriteria
 from crossbreed.runs.record.uncollected import uncollected
-from crossbreed.runs.record.yardstick import Yardstick
 from crossbreed.runs.spec.criteria import Criteria
 from crossbreed.runs.spec.objectives import Objective, Scores
 from crossbreed.types import Candidate, ItemScores, Score, Status, Trial
@@ -53,29 +53,29 @@ class History:
     """Stage -> search time at its first ask."""
     published: list[PublishRecord] = field(default_factory=list)
     """Published trials and their folders, newest last."""
-    yardstick: Yardstick | None = None
+    relative_criteria: RelativeCriteria | None = None
     """Values of trials, where a trial's own tell does not say all; see `measure_by`."""
 
     def measure_by(self, criteria: Criteria) -> None:
         """Has trials judged by criteria that a tell alone does not decide: those known by now, and those to come."""
-        if criteria.are_plain or (self.yardstick is not None and self.yardstick.given == criteria):
+        if criteria.are_plain or (self.relative_criteria is not None and self.relative_criteria.given == criteria):
             return
-        self.yardstick = Yardstick(criteria)
+        self.relative_criteria = RelativeCriteria(criteria)
         self._measure_all()
 
     def _measure_all(self) -> None:
-        assert self.yardstick is not None, "there are criteria"
-        self.yardstick.look(self.candidates.values(), self.trials)
-        self.trials = {number: self.yardstick.measured(trial) for number, trial in self.trials.items()}
+        assert self.relative_criteria is not None, "there are criteria"
+        self.relative_criteria.look(self.candidates.values(), self.trials)
+        self.trials = {number: self.relative_criteria.measured(trial) for number, trial in self.trials.items()}
 
     def bound(self, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
         """Returns the run's objectives as they are bound to its baselines, where any is relative to them."""
-        found = self.yardstick and self.yardstick.criteria
+        found = self.relative_criteria and self.relative_criteria.criteria
         return found.objectives if found else objectives
 
     def base_on(self, split: SplitName) -> Scores | None:
         """Returns the base's scores on a split, where something is relative to them."""
-        return None if self.yardstick is None else self.yardstick.base_on(self.scores_of(split))
+        return None if self.relative_criteria is None else self.relative_criteria.base_on(self.scores_of(split))
 
     def num_items(self, split: str) -> dict[str, int]:
         """Returns task -> number of its items in a split."""
@@ -154,11 +154,11 @@ class History:
                 objectives=record.objectives,
                 provenance={name: str(value) for name, value in known.items() if value is not None},
             )
-            if self.yardstick is not None:
+            if self.relative_criteria is not None:
                 if self.candidates[number].proposed_by.is_untuned:
                     self._measure_all()
                 else:
-                    self.trials[number] = self.yardstick.measured(self.trials[number])
+                    self.trials[number] = self.relative_criteria.measured(self.trials[number])
             if score.status is Status.FAILED:
                 self.failed.add(number)
             else:

@@ -31,7 +31,9 @@ class Progress:
 
     def after(self, trial: Trial, history: History) -> TrialDone:
         """Returns the event of a trial that is in the history; called for each as it is added."""
-        if history.yardstick is not None and trial.candidate.proposed_by.is_untuned:  # those before it are judged anew
+        if (
+            history.relative_criteria is not None and trial.candidate.proposed_by.is_untuned
+        ):  # those before it are judged anew
             self._is_begun, self._best = False, None
         if not self._is_begun:
             self._leads = Leads(history.bound(self._objectives), base=history.base_on("search"))

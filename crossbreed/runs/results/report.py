@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
 from crossbreed.fitness.engines.registry import Takes
-from crossbreed.runs.record.yardstick import Yardstick
+from crossbreed.runs.record.relative_criteria import RelativeCriteria
 from crossbreed.runs.results.base_rates import BaseRate
 from crossbreed.runs.results.held import Held, held_by
 from crossbreed.runs.results.judging import Judged, judged_in
@@ -186,7 +186,7 @@ def make_report(
     base_rates: Mapping[str, BaseRate] = MappingProxyType({}),
     thinking: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     stages: tuple[StageRow, ...] = (),
-    yardstick: Yardstick | None = None,
+    relative_criteria: RelativeCriteria | None = None,
     most_tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Report:
     """Returns the report of a run.
@@ -204,7 +204,7 @@ def make_report(
         base_rates: Task with options -> its base rates on the report items.
         thinking: Task -> item -> tokens of the winner's answer that were cut as thinking.
         stages: What each stage gave.
-        yardstick: Of a run with constraints, or objectives that are relative to baselines.
+        relative_criteria: Of a run with constraints, or objectives that are relative to baselines.
         most_tokens: Task whose length is measured -> the most tokens of an answer.
 
     Raises:
@@ -215,7 +215,11 @@ def make_report(
     measured = {number: score.tasks for number, score in scores.items() if score.status is Status.OK}
     if winner not in measured:
         raise MachineError(f"trial {winner} could not be measured on the report split{_why(scores.get(winner))}")
-    base, constraints = (None, ()) if yardstick is None else (yardstick.base_on(scores), yardstick.given.constraints)
+    base, constraints = (
+        (None, ())
+        if relative_criteria is None
+        else (relative_criteria.base_on(scores), relative_criteria.given.constraints)
+    )
     if scalar.needs_base and base is None:
         raise MachineError("the base could not be measured on the report split, and objectives are relative to it")
 
@@ -251,7 +255,7 @@ def make_report(
         baselines=tuple(rows),
         to_best_baseline=difference(best) if best else None,
         to_tuned_scalar=difference(tuned) if tuned else None,
-        optimism=scalar.improvement(_on_search(winning, scalar, trials, yardstick), over=crowned.value.mean),
+        optimism=scalar.improvement(_on_search(winning, scalar, trials, relative_criteria), over=crowned.value.mean),
         ideal=_ideal(rows, crowned, measured, scalar, base, seed),
         objectives=tuple(objectives),
         scalar=scalar,
@@ -285,9 +289,14 @@ def make_report(
     )
 
 
-def _on_search(winning: Trial, scalar: Scalar, trials: Sequence[Trial], yardstick: Yardstick | None) -> float:
+def _on_search(
+    winning: Trial, scalar: Scalar, trials: Sequence[Trial], relative_criteria: RelativeCriteria | None
+) -> float:
     """Returns the winner's scalar on the search items."""
-    base = next((t.score.tasks for t in trials if yardstick is not None and t.number == yardstick.base_number), None)
+    base = next(
+        (t.score.tasks for t in trials if relative_criteria is not None and t.number == relative_criteria.base_number),
+        None,
+    )
     return scalar.of(winning.score.tasks, base)
 
 

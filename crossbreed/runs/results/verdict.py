@@ -60,7 +60,7 @@ def _broken(report: Report) -> Verdict | None:
         return Verdict(
             kind="keep",
             line=f"Do not take trial {won}: on the report items it breaks {'; '.join(h.name for h in failing)}.",
-            why=f"It kept all constraints on the items that chose it. On the report items: {_answers(report)}.",
+            why=f"On the report items: {_answers(report)}.",
         )
     return None
 

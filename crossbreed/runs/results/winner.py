@@ -14,10 +14,9 @@ import numpy as np
 
 from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
-from crossbreed.optimizer.feasible import ordered_values
 from crossbreed.runs.record.archive import utilities
 from crossbreed.runs.record.history import History
-from crossbreed.runs.record.yardstick import Yardstick
+from crossbreed.runs.record.relative_criteria import RelativeCriteria
 from crossbreed.runs.results.statistics import pool
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.runs.spec.criteria import Criteria
@@ -62,7 +61,7 @@ def choose_winner(
     selection: Mapping[int, Score],
     *,
     top: int = NUM_FINALISTS,
-    yardstick: Yardstick | None = None,
+    relative_criteria: RelativeCriteria | None = None,
 ) -> Trial:
     """Returns the finalist that is best on its search and selection items together.
 
@@ -71,7 +70,7 @@ def choose_winner(
         objectives: The run's objectives.
         selection: Trial number -> score on the selection split, for the finalists.
         top: The number of finalists.
-        yardstick: Of a run with constraints, or objectives that are relative to baselines.
+        relative_criteria: Of a run with constraints, or objectives that are relative to baselines.
 
     Raises:
         MachineError: no finalist has a value on the selection split, or the base that they are relative to has none.
@@ -84,11 +83,11 @@ def choose_winner(
             "`crossbreed report RUN --trial N` has any other trial answer the report items"
         )
     pooled = [pool(t.score.tasks, scores[t.number].tasks) for t in contenders]
-    base = _pooled_base(trials, scores, yardstick)
+    base = _pooled_base(trials, scores, relative_criteria)
     criteria = (
         Criteria(objectives=tuple(objectives))
-        if yardstick is None or yardstick.criteria is None
-        else yardstick.criteria
+        if relative_criteria is None or relative_criteria.criteria is None
+        else relative_criteria.criteria
     )
     judged = [criteria.judged(tasks, base) for tasks in pooled]
     utility_CO = np.array([[o.utility(v) for o, v in zip(objectives, values, strict=True)] for values, _ in judged])
@@ -99,11 +98,13 @@ def choose_winner(
     return contenders[best]
 
 
-def _pooled_base(trials: Sequence[Trial], selection: Mapping[int, Score], yardstick: Yardstick | None) -> Scores | None:
+def _pooled_base(
+    trials: Sequence[Trial], selection: Mapping[int, Score], relative_criteria: RelativeCriteria | None
+) -> Scores | None:
     """Returns the base's search and selection items together, where something is relative to them."""
-    if yardstick is None or not yardstick.needs_base:
+    if relative_criteria is None or not relative_criteria.needs_base:
         return None
-    base = next((t for t in trials if t.number == yardstick.base_number and t.number in selection), None)
+    base = next((t for t in trials if t.number == relative_criteria.base_number and t.number in selection), None)
     if base is None:
         raise MachineError(
             "the base has no value on the selection items, and objectives or constraints are relative to it: log.txt "
@@ -126,7 +127,7 @@ def recorded_winner(history: History, objectives: Sequence[Objective]) -> Trial 
     else:  # what is INVALID on the report items does not win either
         selection = {n: score for n, score in selection.items() if n in measured or n not in answered}
     try:
-        winner = choose_winner(trials, objectives, selection, yardstick=history.yardstick)
+        winner = choose_winner(trials, objectives, selection, relative_criteria=history.relative_criteria)
     except MachineError:
         return None
     return winner if winner.number in measured else None
@@ -141,7 +142,10 @@ def search_scalar(trials: Iterable[Trial], objectives: Sequence[Objective]) -> S
 def tuned_scalar_trial(trials: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
     """Returns the trial of the best tuned scalar on the search items; see `best_tuned_scalar`."""
     scored = {t.number: t for t in _scored(trials)}
-    best = best_tuned_scalar({n: (t.candidate.proposed_by, _in_order(t, objectives)) for n, t in scored.items()})
+    best = best_tuned_scalar(
+        {n: (t.candidate.proposed_by, utilities(t, objectives)) for n, t in scored.items()},
+        off={n: violation_of(t.excesses) for n, t in scored.items()},
+    )
     return None if best is None else scored[best]
 
 
@@ -172,12 +176,6 @@ def reported(trials: Sequence[Trial], objectives: Sequence[Objective], winner: i
 
 def _scored(trials: Iterable[Trial]) -> list[Trial]:
     return sorted((t for t in trials if t.objectives is not None), key=lambda t: t.number)
-
-
-def _in_order(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
-    """Returns what the search knows of a trial: with constraints, values that alone say what comes first."""
-    found = utilities(trial, objectives)
-    return ordered_values(found, violation_of(trial.excesses)) if trial.excesses else found
 
 
 def _utilities(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:

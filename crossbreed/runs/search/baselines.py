@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.types import BASE, ProposedBy, Recipe
@@ -39,22 +40,26 @@ def num_reported(num_experts: int) -> int:
     return num_experts + (4 if num_experts > 1 else 3)  # with one expert, uniform is the expert
 
 
-def best_tuned_scalar(measured: Mapping[int, tuple[ProposedBy, tuple[float, ...]]]) -> int | None:
+def best_tuned_scalar(
+    measured: Mapping[int, tuple[ProposedBy, tuple[float, ...]]], *, off: Mapping[int, float] = MappingProxyType({})
+) -> int | None:
     """Returns the number of the best tuned scalar, `uniform` (s = 1) among them; of equals the first; None without any.
 
     Several objectives count as in the report: each scaled between the worst and the best of base, experts and uniform.
+    One that is less far off the constraints comes before one that is farther off.
 
     Args:
         measured: Candidate number -> its origin and its objectives, of which more is better.
+        off: Candidate number -> how far off the constraints it is, all together; if it is not there, it keeps them.
     """
     plain = [values for by, values in measured.values() if by.is_untuned]
     ranges = [(min(column), max(column) - min(column) or 1.0) for column in zip(*plain, strict=True)]
 
-    def scaled(number: int) -> float:
+    def scaled(number: int) -> tuple[float, float]:
         values = measured[number][1]
-        if not ranges:
-            return math.fsum(values)
-        return math.fsum((value - low) / span for value, (low, span) in zip(values, ranges, strict=True))
+        if ranges:
+            values = tuple((value - low) / span for value, (low, span) in zip(values, ranges, strict=True))
+        return -off.get(number, 0.0), math.fsum(values)
 
     tuned = sorted(number for number, (by, _) in measured.items() if by.global_scalar is not None)
     return max(tuned, key=scaled, default=None)

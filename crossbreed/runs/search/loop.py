@@ -283,7 +283,7 @@ class Loop:
         """Journals the next candidate before any work on it starts; None if there is none, or a budget is spent."""
         if self._is_spent(elapsed_s) or (self._are_initial_asked and self._is_stage_spent(elapsed_s)):
             return None
-        self._require_yardstick()
+        self._require_relative_criteria()
         candidate = self._proposer.propose()
         if candidate is not None:
             self._write(AskRecord.of(candidate))
@@ -328,24 +328,24 @@ class Loop:
     def _tell(self, number: int, score: Score, found: tuple[float, ...] | None) -> None:
         """Tells the proposer an outcome, as soon as it can be judged."""
         self._held.append((number, score, found))
-        if self._history.yardstick is None or self._history.yardstick.criteria is not None:
+        if self._history.relative_criteria is None or self._history.relative_criteria.criteria is not None:
             held, self._held = self._held, []
             for one in held:
                 self._proposer.tell(self._outcome(*one))
 
-    def _require_yardstick(self) -> None:
+    def _require_relative_criteria(self) -> None:
         """Ends a search whose baselines cannot be what its candidates are judged by."""
-        yardstick = self._history.yardstick
+        relative_criteria = self._history.relative_criteria
         are_answered = self._are_initial_asked and not self._history.pending
-        if yardstick is not None and yardstick.criteria is None and are_answered:
-            raise yardstick.missing()
+        if relative_criteria is not None and relative_criteria.criteria is None and are_answered:
+            raise relative_criteria.missing()
 
     def _outcome(self, number: int, score: Score, found: tuple[float, ...] | None) -> Outcome:
         """Returns a score as the optimizer sees it, with every objective to be maximised."""
-        excesses, yardstick = None, self._history.yardstick
-        if yardstick is not None and found is not None:
-            found, outside = yardstick.values(score.tasks)
-            excesses = outside if yardstick.given.constraints else None
+        excesses, relative_criteria = None, self._history.relative_criteria
+        if relative_criteria is not None and found is not None:
+            found, outside = relative_criteria.values(score.tasks)
+            excesses = outside if relative_criteria.given.constraints else None
         values = found and tuple(
             objective.utility(value) for value, objective in zip(found, self._objectives, strict=True)
         )

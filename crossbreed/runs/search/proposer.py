@@ -7,7 +7,7 @@ own and goes on from there.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from crossbreed.optimizer import ordered
+from crossbreed.optimizer.feasible import off
 from crossbreed.runs.search.asking import Asking, Search, described, other_than
 from crossbreed.runs.search.baselines import best_tuned_scalar
 from crossbreed.search_spaces import Genome
@@ -38,6 +38,8 @@ class Proposer:
         """The candidates that later searches may start from."""
         self._values: dict[int, tuple[float, ...]] = {}
         """Their objectives, where they were measured."""
+        self._off: dict[int, float] = {}
+        """How far off the constraints they are."""
         self._heard: set[int] = set()
         """The initial candidates that have an outcome."""
         self._recorded: Sequence[Candidate] = ()
@@ -93,7 +95,7 @@ class Proposer:
     def tell(self, outcome: Outcome) -> None:
         """Passes on an outcome to the search that it is of; see `Asking.tell`."""
         if outcome.values is not None:
-            self._values[outcome.number] = ordered(outcome).values or ()
+            self._values[outcome.number], self._off[outcome.number] = outcome.values, off(outcome)
         if outcome.number < len(self._initial):
             self._heard.add(outcome.number)
         for asking in self._begun:
@@ -148,17 +150,22 @@ class Proposer:
         """Returns the merges that were measured (single models if none was), best first.
 
         A lone expert is a corner of the box: good at one skill and bad at the others, and worse in every direction.
-        Among equals, warm starts and what was bred come first, then the simplest baseline.
+        Among equals, warm starts and what was bred come first, then the simplest baseline. Merges that keep the
+        constraints come before those that do not, and set the objectives' scales alone.
         """
         by = {number: self._known[number].proposed_by for number in self._values}
         merges = {number: values for number, values in self._values.items() if not by[number].is_single_model}
-        sums = _scaled_sums(merges or self._values)
-        return sorted(sums, key=lambda number: (-sums[number], by[number].is_baseline, number))
+        known = merges or self._values
+        least = min((self._off[number] for number in known), default=0.0)
+        sums = _scaled_sums({number: values for number, values in known.items() if self._off[number] == least})
+        return sorted(
+            known, key=lambda number: (self._off[number], -sums.get(number, 0.0), by[number].is_baseline, number)
+        )
 
     def _tuned_scalar(self) -> float | None:
         """Returns the factor s of the best baseline that merges all experts with s/N."""
         initial = {n: (self._initial[n][0], values) for n, values in self._values.items() if n < len(self._initial)}
-        best = best_tuned_scalar(initial)
+        best = best_tuned_scalar(initial, off=self._off)
         return None if best is None else self._initial[best][0].global_scalar
 
 

@@ -17,6 +17,8 @@ _OFFSET = re.compile(rf"base(?:\s*(?P<sign>[-+])\s*(?P<offset>{_NUMBER}))?")
 _SHARE = re.compile(rf"(?P<percent>{_NUMBER})\s*%\s*(?:of\s+)?base")
 _LEAST_SIZE = 1e-9
 """Below it, a bound has no size by which violations could be measured."""
+_ROUNDING = 1e-12
+"""Of means and bounds, by their size: a model that is at the bound keeps it, and 0.8 - 0.1 is above 0.7."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +140,8 @@ class Constraint(Measure):
             assert base is not None, "a bound relative to the base needs its means"
             bound = self.bound.share * self.measure.over(base) + self.bound.offset
         inside = self.measure.over(means) - bound
-        return np.asarray(inside if self.side == "at_least" else -inside)
+        inside = np.where(np.abs(inside) <= _ROUNDING * np.maximum(1.0, np.abs(bound)), 0.0, inside)
+        return np.asarray(inside if self.side == "at_least" else 0.0 - inside)  # no -0.0
 
     def limit(self, base: Scores | None) -> float:
         """Returns the bound as a number, for the items that the base has these scores on."""

@@ -101,8 +101,8 @@ class ObjectiveConfig(MeasureConfig):
     minimize: bool | None = None
     """Whether less is better; default: the direction of the tasks' metrics. Less is better of a length."""
     relative_to: Literal["base", "experts"] | None = None
-    """`base`: each task's difference to the base. `experts`: the share of the way from the base to the best expert at
-    that task, so that tasks of any scale and direction can be averaged. Both on the same items."""
+    """`base`: each task's difference to the base. `experts`: the share of the gap between the base and the best expert
+    at that task, so that tasks of any scale and direction can be averaged. Both on the same items."""
 
 
 class Measure:

@@ -3,16 +3,16 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from crossbreed.errors import Collector, InputError
-from crossbreed.fitness import EngineConfig, Task, TaughtTask, own_kind
+from crossbreed.fitness import EngineConfig, Task, TeacherTask, own_kind
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.types import BASE, Recipe
 
 
-def taught(tasks: Sequence[Task]) -> list[tuple[Task, TaughtTask]]:
+def teacher_tasks(tasks: Sequence[Task]) -> list[tuple[Task, TeacherTask]]:
     """Returns the tasks that have a teacher, with their kinds."""
     kinds = ((task, own_kind(task)) for task in tasks)
-    return [(task, kind) for task, kind in kinds if isinstance(kind, TaughtTask)]
+    return [(task, kind) for task, kind in kinds if isinstance(kind, TeacherTask)]
 
 
 def check_teachers(tasks: Sequence[Task], experts: Collection[str], engine: EngineConfig) -> None:
@@ -22,7 +22,7 @@ def check_teachers(tasks: Sequence[Task], experts: Collection[str], engine: Engi
         InputError: naming each such task.
     """
     mistakes, known = Collector(), (*experts, BASE)
-    for task, kind in taught(tasks):
+    for task, kind in teacher_tasks(tasks):
         where = f"fitness.tasks, `{task.name}`"
         if not engine.predicts:
             mistakes.note(

@@ -11,7 +11,7 @@ from crossbreed.errors import InvalidWeights, MachineError
 from crossbreed.fitness import Handle, Surroundings, begun_tasks, evaluate_tasks, greedy
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.search.pool import NO_SLOPES, Job, closed_on_error
-from crossbreed.runs.teachers.lessons import Teachers
+from crossbreed.runs.teachers.answers import Teachers
 from crossbreed.runs.workers.candidate_engine import CandidateEngineByWeights, start_candidate_engine, verified
 from crossbreed.types import Cost, Recipe, Score, Status
 
@@ -91,7 +91,7 @@ class Worker:
             self._plan.weights.sources.require_unchanged()
 
     def _evaluated(self, job: Job) -> Score:
-        lessons = self._teachers.lessons(job.split, self._adopted)
+        teacher_answers = self._teachers.answers(job.split, self._adopted)
         start = time.perf_counter()
         recipe = job.recipe
         assert recipe is not None, "an engine answers with merged weights"
@@ -99,7 +99,7 @@ class Worker:
             adopted = self.candidate_engine.adopt(recipe)
             adopted_s = time.perf_counter()
             items, lengths = self._plan.items[job.split], self._plan.lengths_measured
-            answers = evaluate_tasks(adopted.handle, self._tasks, items, lessons, lengths=lengths)
+            answers = evaluate_tasks(adopted.handle, self._tasks, items, teacher_answers, lengths=lengths)
             answered_s = time.perf_counter()
         except InvalidWeights as error:
             return Score(status=Status.INVALID, error=str(error), cost=Cost(seconds={"other": _since(start)}))

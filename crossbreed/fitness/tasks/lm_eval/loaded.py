@@ -106,8 +106,9 @@ class Loaded:
             target = self.shown(item)
             between = document.task.config.target_delimiter if target else ""
             return self._speaks.likelihood(first.args[0], between + target, alternatives=0) if target.strip() else None
-        place = document.place or 0
-        request = self._of_instances(item)[place][0]
+        if document.options and document.place is None:
+            return None
+        request = self._of_instances(item)[document.place or 0][0]
         assert isinstance(request, Loglikelihood)
         return request
 

@@ -13,7 +13,7 @@ from crossbreed.runs.spec.objectives import Scores
 from crossbreed.types import Candidate, Score, Status, Trial
 
 
-class Yardstick:
+class RelativeCriteria:
     """The criteria of a run, bound to its baselines as soon as these are measured."""
 
     def __init__(self, criteria: Criteria) -> None:

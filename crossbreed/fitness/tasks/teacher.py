@@ -25,7 +25,7 @@ from crossbreed.fitness.values import FieldValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taught:
+class TeacherAnswer:
     """What a teacher answered to an item."""
 
     token_ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Taught:
     """For each of them: the tokens that candidates are asked for -> the teacher's log-probability. Empty: none are."""
 
 
-class TaughtTask(PromptTaskConfig):
+class TeacherTask(PromptTaskConfig):
     """Base of the kinds that a teacher's answers are for."""
 
     best: ClassVar[float | None] = None
@@ -82,7 +82,7 @@ class TaughtTask(PromptTaskConfig):
         """Returns the first answer of an example."""
         return self.texts_of(shot, super().gold(shot))[0]
 
-    def taught(self, handle: Handle, items: Sequence[Item]) -> list[Taught]:
+    def teacher_answers(self, handle: Handle, items: Sequence[Item]) -> list[TeacherAnswer]:
         """Has a teacher answer a chunk of items.
 
         Args:
@@ -97,10 +97,10 @@ class TaughtTask(PromptTaskConfig):
         said = likely_answers_of(handle, asked, asker=self._where)
         if empty := [item for item, one in zip(items, said, strict=True) if not one.token_ids]:
             raise EngineError(f"{self._where}: the teacher `{self.teacher}` wrote no token to item `{empty[0].id}`")
-        return self.learnt(handle, items, said)
+        return self.kept(handle, items, said)
 
     def compare(
-        self, handle: Handle, items: Sequence[Item], taught: Sequence[Taught]
+        self, handle: Handle, items: Sequence[Item], answers: Sequence[TeacherAnswer]
     ) -> tuple[list[Answer], list[Response]]:
         """Compares a candidate with what the teacher answered to a chunk of items.
 
@@ -111,11 +111,11 @@ class TaughtTask(PromptTaskConfig):
             EngineError: the engine could not answer.
             InvalidWeights: a log-probability is NaN.
         """
-        found = self._predicted(handle, items, taught)
-        values = [self.value(one.places, known) for one, known in zip(found, taught, strict=True)]
+        found = self._predicted(handle, items, answers)
+        values = [self.value(one.places, known) for one, known in zip(found, answers, strict=True)]
         responses = [
             Response(text="", token_ids=known.token_ids, logprobs=(), prompt_tokens=one.prompt_tokens)
-            for one, known in zip(found, taught, strict=True)
+            for one, known in zip(found, answers, strict=True)
         ]
         return [Answer(value=value, text="") for value in values], responses
 
@@ -125,14 +125,14 @@ class TaughtTask(PromptTaskConfig):
         """How many of the teacher's most likely tokens are wanted where it writes."""
 
     @abstractmethod
-    def learnt(self, handle: Handle, items: Sequence[Item], said: Sequence[Response]) -> list[Taught]:
+    def kept(self, handle: Handle, items: Sequence[Item], said: Sequence[Response]) -> list[TeacherAnswer]:
         """Returns what is kept of a teacher's answers to a chunk."""
 
     @abstractmethod
-    def value(self, places: Alternatives, taught: Taught) -> float:
+    def value(self, places: Alternatives, known: TeacherAnswer) -> float:
         """Returns the value of what a candidate predicts at the tokens of the teacher's answer."""
 
-    def _predicted(self, handle: Handle, items: Sequence[Item], taught: Sequence[Taught]) -> list[Predicted]:
+    def _predicted(self, handle: Handle, items: Sequence[Item], answers: Sequence[TeacherAnswer]) -> list[Predicted]:
         if not isinstance(handle, Predicts):
             raise EngineError(
                 f"{self._where} is of kind `{self.kind}`, and the engine tells no chosen tokens' likelihoods"
@@ -144,10 +144,10 @@ class TaughtTask(PromptTaskConfig):
                 tokens=tuple(tuple(place) for place in known.places),
                 alternatives=0 if known.places else self.top_k,
             )
-            for item, known in zip(items, taught, strict=True)
+            for item, known in zip(items, answers, strict=True)
         ]
         found = handle.predict(asked)
-        for one, known in zip(found, taught, strict=True):
+        for one, known in zip(found, answers, strict=True):
             _require_numbers(one.places, known, where=self._where)
         return found
 
@@ -156,7 +156,7 @@ class TaughtTask(PromptTaskConfig):
         return f"task `{self.name}`"
 
 
-class AgreementTask(TaughtTask):
+class AgreementTask(TeacherTask):
     """How far a candidate's predictions are from an expert's, at each token of the expert's own answer (DivMerge).
 
     The Jensen-Shannon divergence in nats, mean over the tokens, over the expert's `top_k` most likely tokens and all
@@ -172,13 +172,13 @@ class AgreementTask(TaughtTask):
 
     @property
     def most_likely(self) -> int:
-        """See TaughtTask."""
+        """See TeacherTask."""
         return self.top_k
 
-    def learnt(self, handle: Handle, items: Sequence[Item], said: Sequence[Response]) -> list[Taught]:
+    def kept(self, handle: Handle, items: Sequence[Item], said: Sequence[Response]) -> list[TeacherAnswer]:
         """Asks the teacher as candidates will be asked: what it predicts where it writes may be rounded otherwise."""
         chosen = [
-            Taught(
+            TeacherAnswer(
                 token_ids=one.token_ids,
                 places=tuple(
                     dict.fromkeys(listed(place, token, self.top_k), 0.0)
@@ -190,13 +190,13 @@ class AgreementTask(TaughtTask):
         found = self._predicted(handle, items, chosen)
         return [replace(one, places=predicted.places) for one, predicted in zip(chosen, found, strict=True)]
 
-    def value(self, places: Alternatives, taught: Taught) -> float:
+    def value(self, places: Alternatives, known: TeacherAnswer) -> float:
         """Returns the divergence."""
-        ours = [[place[token] for token in known] for place, known in zip(places, taught.places, strict=True)]
-        return jensen_shannon(ours, [[*known.values()] for known in taught.places])
+        ours = [[place[token] for token in wanted] for place, wanted in zip(places, known.places, strict=True)]
+        return jensen_shannon(ours, [[*wanted.values()] for wanted in known.places])
 
 
-class EntropyTask(TaughtTask):
+class EntropyTask(TeacherTask):
     """How uncertain a candidate is at each token of an expert's own answer (AdaMerging).
 
     The entropy in nats, mean over the tokens, of the candidate's `top_k` most likely tokens and all others as one. Less
@@ -212,14 +212,14 @@ class EntropyTask(TaughtTask):
 
     @property
     def most_likely(self) -> int:
-        """See TaughtTask."""
+        """See TeacherTask."""
         return 0
 
-    def learnt(self, handle: Handle, items: Sequence[Item], said: Sequence[Response]) -> list[Taught]:
+    def kept(self, handle: Handle, items: Sequence[Item], said: Sequence[Response]) -> list[TeacherAnswer]:
         """Returns the answers alone."""
-        return [Taught(token_ids=one.token_ids) for one in said]
+        return [TeacherAnswer(token_ids=one.token_ids) for one in said]
 
-    def value(self, places: Alternatives, taught: Taught) -> float:
+    def value(self, places: Alternatives, known: TeacherAnswer) -> float:
         """Returns the entropy."""
         return entropy([[*place.values()] for place in places])
 
@@ -230,7 +230,7 @@ def listed(place: Mapping[int, float], token: int, number: int) -> tuple[int, ..
     return tuple(likely if token in likely else [*likely[: number - 1], token])
 
 
-def _require_numbers(places: Alternatives, known: Taught, *, where: str) -> None:
+def _require_numbers(places: Alternatives, known: TeacherAnswer, *, where: str) -> None:
     """Raises InvalidWeights for NaN, and EngineError for what is no answer to the question."""
     if len(places) != len(known.token_ids):
         raise EngineError(f"{where}: predictions at {len(places)} of {len(known.token_ids)} tokens of an answer")

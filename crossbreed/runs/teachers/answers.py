@@ -15,12 +15,12 @@ from typing import Any
 
 from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError, InvalidWeights
-from crossbreed.fitness import AnyItems, Handle, Lessons, Task, Taught, TaughtTask, ask_teacher
+from crossbreed.fitness import AnyItems, Handle, Task, TeacherAnswer, TeacherAnswers, TeacherTask, ask_teacher
 from crossbreed.runs.plan import Plan
-from crossbreed.runs.teachers.checks import taught, teacher_recipe
+from crossbreed.runs.teachers.checks import teacher_recipe, teacher_tasks
 from crossbreed.types import BASE, Recipe, SplitName, canonical_json, content_id
 
-PREFIX = "lessons-"
+PREFIX = "teachers-"
 """Of the files' names."""
 _SCHEMA = 1
 """The version of a file. Increment it with every change of what is asked or kept."""
@@ -36,11 +36,11 @@ class Teachers:
             plan: The run's plan.
             kept: The folder of the run's artifacts, which may be on another machine.
         """
-        self._plan, self._tasks = plan, [task for task, _ in taught(plan.tasks)]
+        self._plan, self._tasks = plan, [task for task, _ in teacher_tasks(plan.tasks)]
         self._folder = kept if kept is not None and kept.parent.is_dir() else None
-        self._known: dict[SplitName, Lessons] = {}
+        self._known: dict[SplitName, TeacherAnswers] = {}
 
-    def lessons(self, split: SplitName, adopt: Callable[[Recipe], Handle]) -> Lessons:
+    def answers(self, split: SplitName, adopt: Callable[[Recipe], Handle]) -> TeacherAnswers:
         """Returns what the teachers answer to a split, from the run's folder or asked for now.
 
         Args:
@@ -54,7 +54,7 @@ class Teachers:
         if split not in self._known:
             items = self._plan.items[split]
             paths = {task.name: self._path(task, items[task.name]) for task in self._tasks}
-            found = dict[str, Mapping[str, Taught]]()
+            found = dict[str, Mapping[str, TeacherAnswer]]()
             for name, path in paths.items():
                 if path and (held := _read(path)) is not None:
                     found[name] = held
@@ -95,7 +95,7 @@ def ask_teachers(
     items: Mapping[str, AnyItems],
     recipe_of: Callable[[str], Recipe],
     adopt: Callable[[Recipe], Handle],
-) -> dict[str, Mapping[str, Taught]]:
+) -> dict[str, Mapping[str, TeacherAnswer]]:
     """Has the teachers of tasks answer some items, each teacher adopted once.
 
     Args:
@@ -111,11 +111,11 @@ def ask_teachers(
         InputError: a teacher's log-probabilities are NaN.
         EngineError: the engine could not answer.
     """
-    found: dict[str, Mapping[str, Taught]] = {}
-    for teacher in dict.fromkeys(kind.teacher for _, kind in taught(tasks)):
+    found: dict[str, Mapping[str, TeacherAnswer]] = {}
+    for teacher in dict.fromkeys(kind.teacher for _, kind in teacher_tasks(tasks)):
         try:
             handle = adopt(recipe_of(teacher))
-            for task, kind in taught(tasks):
+            for task, kind in teacher_tasks(tasks):
                 if kind.teacher == teacher:
                     found[task.name] = ask_teacher(handle, task, items[task.name])
         except InvalidWeights as error:
@@ -125,15 +125,15 @@ def ask_teachers(
                 where="fitness.tasks",
                 fix="name another teacher, or compute in another `fitness.engine.dtype`",
             ) from error
-    return {task.name: found[task.name] for task, _ in taught(tasks)}
+    return {task.name: found[task.name] for task, _ in teacher_tasks(tasks)}
 
 
-def _kind_of(task: Task) -> TaughtTask:
-    [(_, kind)] = taught([task])
+def _kind_of(task: Task) -> TeacherTask:
+    [(_, kind)] = teacher_tasks([task])
     return kind
 
 
-def _write(path: Path, answers: Mapping[str, Taught]) -> None:
+def _write(path: Path, answers: Mapping[str, TeacherAnswer]) -> None:
     """Writes answers with a checksum of them; the same bytes for the same answers."""
     text = json.dumps(
         {
@@ -146,7 +146,7 @@ def _write(path: Path, answers: Mapping[str, Taught]) -> None:
     write_atomically(path, gzip.compress(whole.encode(), mtime=0))
 
 
-def _read(path: Path) -> dict[str, Taught] | None:
+def _read(path: Path) -> dict[str, TeacherAnswer] | None:
     """Returns the answers of a file; None if it is not there, or damaged."""
     try:
         whole: Any = json.loads(gzip.decompress(path.read_bytes()))
@@ -157,6 +157,6 @@ def _read(path: Path) -> dict[str, Taught] | None:
         return None
 
 
-def _parsed(one: Any) -> Taught:  # JSON
+def _parsed(one: Any) -> TeacherAnswer:  # JSON
     places = tuple({int(token): float(logprob) for token, logprob in place} for place in one["places"])
-    return Taught(token_ids=tuple(map(int, one["token_ids"])), places=places)
+    return TeacherAnswer(token_ids=tuple(map(int, one["token_ids"])), places=places)
