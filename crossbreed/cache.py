@@ -1,12 +1,16 @@
 """The cache folder of this machine, for data that can be recomputed: digests of files, compiled kernels, Grams.
 
-What lies there is believed, and kernels are run. So a file counts only if no other user can have put it there.
+What lies there is believed, and kernels are run. So a file counts only if no other user can have put it there, and
+small ones end with a checksum: a file that a power cut or a bad disk has left is made again.
 """
 
 import os
 import stat
 import tempfile
+from hashlib import sha256
 from pathlib import Path
+
+_SEAL_BYTES = sha256().digest_size
 
 
 def cache_folder() -> Path:
@@ -22,6 +26,21 @@ def cache_folder() -> Path:
         return Path("~/.cache").expanduser() / "crossbreed"
     except RuntimeError:  # neither HOME nor an entry in the list of users
         return Path(tempfile.gettempdir()) / f"crossbreed-{os.getuid()}"
+
+
+def sealed(content: bytes) -> bytes:
+    """Returns the content and, behind it, its checksum, which loaders of libraries and arrays pass over."""
+    return content + sha256(content).digest()
+
+
+def unsealed(path: Path) -> bytes | None:
+    """Returns what was `sealed` in a file of the cache; None if it is absent, damaged, or open to other users."""
+    try:
+        found = path.read_bytes() if is_ours(path) else b""
+    except OSError:
+        return None
+    content = found[:-_SEAL_BYTES]
+    return content if found and sealed(content) == found else None
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

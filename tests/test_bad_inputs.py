@@ -16,7 +16,7 @@ import pytest
 import yaml
 from in_process import exit_code_of
 
-from crossbreed.cache import cache_folder, is_ours
+from crossbreed.cache import cache_folder, is_ours, sealed, unsealed
 from crossbreed.durable import write_atomically
 from crossbreed.errors import InputError, printable
 from crossbreed.fitness.tasks.metrics import plain as metrics
@@ -430,7 +430,7 @@ def test_digests_of_others_are_found_again(place: Place, tmp_path: Path, monkeyp
     monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "cache"))
     right = open_sources("base", {"red": "red"}).base.hash
     for entry in (tmp_path / "cache" / "digests").iterdir():
-        entry.write_text(json.dumps(dict.fromkeys(json.loads(entry.read_text()), "0" * 32)))
+        entry.write_bytes(sealed(json.dumps(dict.fromkeys(json.loads(unsealed(entry) or b""), "0" * 32)).encode()))
     assert open_sources("base", {"red": "red"}).base.hash != right  # ours are believed
     for entry in (tmp_path / "cache" / "digests").iterdir():
         entry.chmod(0o666)

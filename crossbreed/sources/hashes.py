@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from crossbreed.cache import cache_folder, is_ours
+from crossbreed.cache import cache_folder, sealed, unsealed
 from crossbreed.errors import InputError
 from crossbreed.sources.mapped_file import MappedFile
 from crossbreed.sources.pages import MappedPages
 from crossbreed.sources.slow_reads import about_to_read
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _HASH_BYTES = 16
 _MANY_BYTES = 16 << 20
 """From here on several threads hash a tensor faster than one; for less, they are woken for nothing."""
@@ -132,11 +132,11 @@ def _entry_path(file: MappedFile) -> Path:
 
 def _read_entry(entry: Path) -> dict[str, str] | None:
     """Returns None for an entry that is absent or broken: it can always be computed again."""
-    if not is_ours(entry):
+    if (content := unsealed(entry)) is None:
         return None
     try:
-        value = json.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(content)
+    except ValueError:
         return None
     sound = isinstance(value, dict) and all(isinstance(digest, str) for digest in value.values())
     return value if sound else None
@@ -146,8 +146,8 @@ def _write_entry(entry: Path, digests: Mapping[str, str]) -> None:
     """Renames a whole file into place; a cache that cannot be written costs time, not the run."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=entry.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(digests, file)
+        with NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
+            file.write(sealed(json.dumps(digests).encode()))
         os.replace(file.name, entry)
     except OSError:
         return

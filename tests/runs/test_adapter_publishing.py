@@ -87,6 +87,7 @@ def test_an_exact_adapter_has_the_winners_scores_and_fingerprint(base: Path, of_
     assert "base_model_relation: adapter" in card
     assert "nothing is left out" in card
     assert "**this model**" in card
+    assert "of base and adapter merged, each number rounded once to bfloat16" in card, "PEFT's answers are others"
     theirs, ours = logits(tmp_path / "model"), logits(base, tmp_path / "adapter")
     assert (theirs - ours).abs().max() < 0.1 * theirs.std(), "the checkpoint is rounded to bfloat16, the adapter is not"
     noted = [record for record in records_of(of_adapters) if record["kind"] == "publish"]

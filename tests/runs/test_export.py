@@ -1,7 +1,10 @@
 """`crossbreed export`: a run's trials in CSV, Parquet and Optuna are what its journal holds."""
 
 import csv
+import gzip
+import json
 import shlex
+import shutil
 import sqlite3
 import sys
 import time
@@ -101,6 +104,21 @@ def test_a_row_for_each_item_that_was_answered(finished: Path, tmp_path: Path) -
     assert all(row["answer"] for row in rows), "the fake engine generates a text for every item"
     red = [row["value"] for row in rows if (row["number"], row["split"], row["task"]) == (3, "search", "red")]
     assert tuple(red) == opened.history.scores["search", 3].tasks["red"].values
+
+
+def test_whatever_an_answer_holds_a_row_is_one_row(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    [file] = (tmp_path / "run/answers").glob("000003.search.json.gz")
+    said = json.loads(gzip.decompress(file.read_bytes()))
+    texts = ["a\rb", "\r", "a\r\nb", "\n", 'a"b', ",;\t", "\u2028\x85\x0b\x1c"]
+    said["red"] = dict(zip(said["red"], texts + ["x"] * len(said["red"]), strict=False))
+    file.write_bytes(gzip.compress(json.dumps(said).encode()))
+    export_run(tmp_path / "run", csv=tmp_path / "i.csv", items=True)
+    with (tmp_path / "i.csv").open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    assert all(None not in row and None not in row.values() for row in rows)
+    red = [row["answer"] for row in rows if (row["number"], row["split"], row["task"]) == ("3", "search", "red")]
+    assert red[: len(texts)] == texts
 
 
 def test_an_item_has_its_question_where_that_is_at_hand(finished: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file, save_file
 
-from crossbreed.cache import cache_folder
+from crossbreed.cache import cache_folder, sealed, unsealed
 from crossbreed.errors import InputError
 from crossbreed.sources import Checkpoint, SourceLocation, Structure, open_sources, opening
 from crossbreed.sources import hashes as hashes_module
@@ -66,6 +66,17 @@ def test_an_unchanged_file_is_read_once(cache: Path, tmp_path: Path, monkeypatch
     os.utime(file.path, ns=(0, 0))
     with pytest.raises(TypeError):
         digests_of(MappedFile(path=file.path, state=FileState.of(file.path)), named)
+
+
+def test_digests_in_which_a_bit_flipped_are_found_again(cache: Path, tmp_path: Path) -> None:
+    file, named = tensor_file(tmp_path, torch.ones(3))
+    first = digests_of(file, named)
+    [entry] = cache.iterdir()
+    whole = entry.read_bytes()
+    for place in range(len(whole)):
+        entry.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert digests_of(file, named) == first
+    assert entry.read_bytes() == whole
 
 
 def test_another_file_of_the_same_size_and_time_is_read_anew(cache: Path, tmp_path: Path) -> None:
@@ -140,9 +151,10 @@ def test_a_broken_cache_entry_is_computed_again(damage: str, cache: Path, tmp_pa
     file, named = tensor_file(tmp_path, torch.ones(3))
     first = digests_of(file, named)
     (entry,) = cache.iterdir()
-    entry.write_text(damage)
-    assert digests_of(file, named) == first
-    assert json.loads(entry.read_text()) == first
+    for content in (damage.encode(), sealed(damage.encode())):
+        entry.write_bytes(content)
+        assert digests_of(file, named) == first
+    assert json.loads(unsealed(entry) or b"") == first
     assert list(cache.iterdir()) == [entry]
 
 

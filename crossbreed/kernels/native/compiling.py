@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp
 
-from crossbreed.cache import cache_folder, is_ours
+from crossbreed.cache import cache_folder, is_ours, sealed, unsealed
 
 _FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
@@ -34,8 +34,8 @@ def library(compiler: str, source: str) -> ctypes.CDLL | None:
     """Returns the library that is made of the source; None, with a warning, if that fails."""
     try:
         path = _path(compiler, source)
-        if path.is_file() and is_ours(path):
-            with suppress(OSError):  # a file that a crash cut short is made again
+        if unsealed(path) is not None:  # a file that is cut ends the process that loads it, and one bit changes merges
+            with suppress(OSError):
                 return ctypes.CDLL(str(path))
         return ctypes.CDLL(str(_compile(compiler, source, path)))
     except (OSError, subprocess.CalledProcessError) as error:
@@ -63,6 +63,7 @@ def _compile(compiler: str, source: str, path: Path) -> Path:
     command = [compiler, *_FLAGS, "-x", "c++", "-", "-o", str(made)]
     try:
         subprocess.run(command, input=source, check=True, capture_output=True, text=True)
+        made.write_bytes(sealed(made.read_bytes()))
         made.replace(path)
     finally:
         if path.parent != folder:

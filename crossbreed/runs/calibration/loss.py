@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbreed.cache import cache_folder, is_ours
+from crossbreed.cache import cache_folder, sealed, unsealed
 from crossbreed.durable import write_atomically
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
@@ -151,16 +151,13 @@ class MergeLoss:
 
     def _remembered(self, key: Any, find: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:  # any JSON value
         path = self._folder / f"{_hash(key)}.npy"
-        if path.exists() and is_ours(path):
-            try:
-                held: NDArray[np.float64] = np.load(path, allow_pickle=False)
-                return held
-            except (OSError, ValueError, EOFError):  # damaged: it is found again
-                pass
-        found, content = find(), io.BytesIO()
-        np.save(content, found, allow_pickle=False)
+        if (content := unsealed(path)) is not None:
+            held: NDArray[np.float64] = np.load(io.BytesIO(content), allow_pickle=False)
+            return held
+        found, written = find(), io.BytesIO()
+        np.save(written, found, allow_pickle=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_atomically(path, sealed(written.getvalue()))
         return found
 
 

@@ -154,7 +154,7 @@ def _write_study(run: Run, file: Path) -> None:
 def _write_csv(run: Run, file: Path, *, items: bool) -> None:
     table = _table(run, items=items)
     with file.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.writer(opened, lineterminator="\n")
+        writer = csv.writer(opened)  # ends lines as RFC 4180 has it: with "\n", a "\r" in an answer would not be quoted
         writer.writerow(table.columns)
         writer.writerows(table.rows)
 

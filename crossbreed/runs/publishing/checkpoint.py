@@ -133,7 +133,7 @@ def card_adapter(
         is_scored: Whether adapters were scored in this run.
     """
     card = _Card.of(merge, out, info=info, title=title, licence=licence)
-    extra = {CARD: card.text(in_mergekit=False, adapter=made)}
+    extra = {CARD: card.text(in_mergekit=False, adapter=made, is_scored=is_scored)}
     return adapter_contents(made, merge.sources, record=card.record, extra=extra, is_scored=is_scored)
 
 
@@ -158,7 +158,7 @@ class _Card:
         """Further content of `crossbreed.json`."""
         return {"licence": self.licence, **self.info.to_json()}
 
-    def text(self, *, in_mergekit: bool, adapter: RecipeAdapter | None = None) -> str:
+    def text(self, *, in_mergekit: bool, adapter: RecipeAdapter | None = None, is_scored: bool = False) -> str:
         """Returns the card; see `model_card`."""
         recipe, sources = self.merge.recipe, self.merge.sources
         return model_card(
@@ -171,6 +171,7 @@ class _Card:
             notes=sources.notes,
             accepted=sources.accept,
             adapter=adapter,
+            is_scored=is_scored,
         )
 
 

@@ -41,6 +41,11 @@ _HUB_LICENCES = frozenset(
 _MOST_GROUPS = 48
 """The maximum length of the coefficient table: a longer one is left to recipe.yaml."""
 
+_MERGED = (
+    "The scores are of base and adapter merged, each number rounded once to {dtype}, as `crossbreed merge` writes it. "
+    "Unmerged, as PEFT loads it above, or merged by another program, answers can differ by as much as rounding does."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
@@ -197,6 +202,7 @@ def model_card(
     notes: Sequence[str] = (),
     accepted: Sequence[str] = (),
     adapter: RecipeAdapter | None = None,
+    is_scored: bool = False,
 ) -> str:
     """Returns README.md.
 
@@ -210,6 +216,7 @@ def model_card(
         notes: Differences between the parents and the base, whose configuration and tokenizer this model has.
         accepted: The differences that `crossbreed merge` must be told to accept.
         adapter: What is published, if it is no checkpoint.
+        is_scored: Whether the engine answered with the adapter itself, and not with the merge.
     """
     tags = ["lora"] * (adapter is not None) + ["merge"] + ["mergekit"] * in_mergekit
     parts = [
@@ -218,6 +225,7 @@ def model_card(
         _opening(parents, info),
         *([_adapter(adapter, parents[0])] if adapter else []),
         "## Scores",
+        *([_MERGED.format(dtype=info.trial.recipe.dtype)] if adapter and info.report and not is_scored else []),
         _scores(info, info.report) if info.report else "Not measured on held-out items.",
         "## Parents",
         "\n\n".join([_parents(parents), *(f"- {note}" for note in notes)]),
