@@ -165,6 +165,7 @@ def test_an_outage_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_workers_share_what_the_judge_said(tmp_path: Path) -> None:
     """Two Ray workers; but for what both asked at the same time, each question is asked once."""
     with judging(fault=capricious) as server:

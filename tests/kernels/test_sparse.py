@@ -21,7 +21,7 @@ from crossbreed.types import Rule
 OPERATORS = [part.spec.name for part in sparse.PARTS]
 RANDOM = [name for name in OPERATORS if name.startswith(("dare", "della"))]
 EXPERTS = ("a", "b", "mlp", "p", "q")
-quick = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 weights = st.fixed_dictionaries(dict.fromkeys(EXPERTS, st.floats(0.1, 1.5).map(lambda w: round(w, 4))))
 
 

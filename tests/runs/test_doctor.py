@@ -54,15 +54,15 @@ def test_plug_ins_are_listed_and_broken_ones_are_problems(monkeypatch: pytest.Mo
     assert "problem: the metric `broken` cannot be imported: ImportError: no such library" in shown
 
 
-@pytest.mark.parametrize("role", ["arithmetic", "check", "reference"])
 def test_a_function_of_a_plug_in_s_operator_that_cannot_be_imported_is_a_problem(
-    role: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     part = OPERATORS["linear"]
     monkeypatch.setattr(Registry, "package_of", lambda self, name: "theirs 1.0" if name == "mine" else "crossbreed")
     with OPERATORS.holding("mine", replace(part, spec=replace(part.spec, name="mine"))):
         assert [plugin["problem"] for plugin in examine()["plugins"]] == [None]
-    with OPERATORS.holding("mine", replace(part, **{role: "no_such_module:merge"})):
-        [problem] = [plugin["problem"] for plugin in examine()["plugins"]]
-    assert "the operator `mine` cannot be imported: ModuleNotFoundError" in problem
-    assert "got:      no_such_module:merge" in problem
+    for role in ("arithmetic", "check", "reference"):
+        with OPERATORS.holding("mine", replace(part, **{role: "no_such_module:merge"})):
+            [problem] = [plugin["problem"] for plugin in examine()["plugins"]]
+        assert "the operator `mine` cannot be imported: ModuleNotFoundError" in problem
+        assert "got:      no_such_module:merge" in problem
