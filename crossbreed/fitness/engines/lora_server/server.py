@@ -189,12 +189,13 @@ class Server:
         return [found[place] for place in range(len(asked))]
 
     def check(self) -> None:
-        """Asks the base for a token, and does not use the server again if that is NaN: its KV cache is spoilt.
+        """Asks the base for two tokens, and does not use the server again if one is NaN: its KV cache is spoilt.
 
         Raises:
             InputError: it is another base than at first: a server may have been restarted with other weights.
         """
         try:
+            self._post([FIRST], None, ())  # so short that it reads what is left of others in its block of the KV cache
             [response] = self._post([_KNOWN], None, ())
             for said in response.logprobs:
                 self._require_same(said)
