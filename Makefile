@@ -1,4 +1,4 @@
-# Python 3.11 on two cores without a GPU: `make setup` takes two minutes, `make test` eight more, `make demo` some fifteen.
+# Python 3.11 on two cores without a GPU: `make setup` takes two minutes, `make test` twelve more, `make demo` six.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SETUP := .venv/.setup-done

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.tables import is_done, name_of, report_of, shown
+from benchmarks.tables import is_done, name_of, per_task, report_of, shown
 from crossbreed.runs import Spec, parse_spec, run
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
@@ -25,13 +25,17 @@ ROWS = {
 """Name -> optimizer, and how many distractors."""
 
 
+def noise(number: int) -> dict[str, str]:
+    """Returns the random experts, as a spec names them."""
+    return {f"noise-{n}": f"models/distractors/noise-{n}" for n in range(1, number + 1)}
+
+
 def spec_of(name: str, *, trials: int, split: dict[str, int], engine: dict[str, Any] | None = None) -> Spec:
     """Returns the example's spec, with another optimizer, other experts, and perhaps another engine."""
     kind, num_distractors = ROWS[name]
     raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
-    noise = {f"noise-{n}": f"models/distractors/noise-{n}" for n in range(1, num_distractors + 1)}
     raw["name"], raw["workers"] = name, {"executor": "local"}
-    raw["sources"]["experts"] |= noise
+    raw["sources"]["experts"] |= noise(num_distractors)
     raw["fitness"]["split"] = split
     raw["fitness"]["engine"] = engine or raw["fitness"]["engine"]
     raw["fitness"]["slopes"] = {"items": min(32, split["search"])}
@@ -44,8 +48,7 @@ def spec_of(name: str, *, trials: int, split: dict[str, int], engine: dict[str, 
 def row_of(folder: Path) -> str:
     """Returns a run's line of the table."""
     winner = report_of(folder)["winner"]
-    per_task = " / ".join(f"{found['mean']:.3f}" for found in winner["tasks"].values())
-    return f"| {folder.name} | {shown(winner)} | {per_task} | {name_of(winner)} |"
+    return f"| {folder.name} | {shown(winner)} | {per_task(winner)} | {name_of(winner)} |"
 
 
 def main() -> None:

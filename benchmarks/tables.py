@@ -22,6 +22,11 @@ def shown(found: Mapping[str, float]) -> str:
     return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
+def per_task(winner: Mapping[str, Any]) -> str:
+    """Returns a winner's means by task."""
+    return " / ".join(f"{found['mean']:.3f}" for found in winner["tasks"].values())
+
+
 def name_of(winner: Mapping[str, Any]) -> str:
     """Returns who made a winner, which may be a baseline, and its number."""
     return f"{winner['origin']} {winner['number']}"

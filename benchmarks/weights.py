@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.distractors import NUM_DISTRACTORS
-from benchmarks.tables import is_done, report_of, shown
+from benchmarks.distractors import NUM_DISTRACTORS, noise
+from benchmarks.tables import is_done, per_task, report_of, shown
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs import Spec, build_plan, parse_spec, run
 from crossbreed.runs.evaluate import evaluate
@@ -70,8 +70,7 @@ def spec_of(name: str, seed: int) -> Spec:
         del raw["space"], raw["optimizer"]
         raw |= RUNS[name]
     if "random experts" in name:
-        noise = range(1, NUM_DISTRACTORS + 1)
-        raw["sources"]["experts"] |= {f"noise-{n}": f"models/distractors/noise-{n}" for n in noise}
+        raw["sources"]["experts"] |= noise(NUM_DISTRACTORS)
     return parse_spec(raw | {"name": "weights", "seed": seed}, folder=EXAMPLE)
 
 
@@ -102,13 +101,10 @@ def trained(spec: Spec, folder: Path) -> Spec:
 def evaluate_at_once(name: str, seed: int, folder: Path) -> None:
     """Writes the report scores of a merge without data, or of the adapter."""
     began = time.monotonic()
-    spec = spec_of(name, seed)
-    spec = trained(spec, folder) if name == LORA else spec
+    is_lora, spec = name == LORA, spec_of(name, seed)
+    spec = trained(spec, folder) if is_lora else spec
     hashes = build_plan(spec).structure.hashes
-    if name == LORA:
-        recipe = weighted_deltas({"lora": 1.0}, hashes=hashes, dtype="bfloat16")
-    else:
-        recipe = recipe_of(name, hashes)
+    recipe = weighted_deltas({"lora": 1.0}, hashes=hashes, dtype="bfloat16") if is_lora else recipe_of(name, hashes)
     minutes = (time.monotonic() - began) / 60
     tasks = evaluate(recipe, spec, split="report").to_json()["tasks"]
     means, half_widths = zip(*((t["mean"], (t["high"] - t["low"]) / 2) for t in tasks.values()), strict=True)
@@ -123,8 +119,7 @@ def row_of(name: str, seed: int, folder: Path) -> str:
     report = report_of(folder)
     journal = folder / "journal.jsonl"
     minutes = fold(read(journal)).elapsed_s / 60 if journal.exists() else report["minutes"]
-    per_task = " / ".join(f"{found['mean']:.3f}" for found in report["winner"]["tasks"].values())
-    return f"| {name} | {seed} | {shown(report['winner'])} | {per_task} | {minutes:.1f} |"
+    return f"| {name} | {seed} | {shown(report['winner'])} | {per_task(report['winner'])} | {minutes:.1f} |"
 
 
 def main() -> None:

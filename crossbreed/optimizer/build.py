@@ -50,7 +50,7 @@ class OptimizerConfig(Config):
 
     @property
     def reads_violations(self) -> bool:
-        """Whether it reads `Outcome.violation`; else, values are told so that they alone say what comes first."""
+        """Whether it reads `Outcome.excesses`; else, values are told so that they alone say what comes first."""
         return False
 
     @property

@@ -6,7 +6,7 @@ score. A service that is away for longer than `patience` ends the run with a Ser
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import BoundedSemaphore, Lock
@@ -144,17 +144,48 @@ class Transport:
             wire.BUDGET_SPENT: "ask the provider for more; the same command goes on with the run",
             wire.RECIPE_REFUSED: "narrow the space to what the service allows: `GET /v1/sources` says its limits",
         }
-        place = self.settings.place
-        where, fix = place, fixes.get(error.code, "")
-        if error.status == 401:
-            name = self.settings.key_env
-            fix = f"export {name}=... with a key that it knows" if name else "name the variable: `key_env: MY_KEY`"
-            where = f"{place}.key_env"
-        elif error.status < 400 or error.status in (404, 405):
-            where, fix = f"{place}.url", "give the address of the service itself, as its provider names it"
-        return InputError(
-            f"the service refuses: {error.message or 'without a reason'}",
+        return self.refused(
+            error,
+            who="the service",
             expected="a request that it answers",
+            keyless=(401,),
+            key="a key that it knows",
+            address="give the address of the service itself, as its provider names it",
+            fix=fixes.get(error.code, ""),
+        )
+
+    def refused(
+        self,
+        error: ServiceError,
+        *,
+        who: str,
+        expected: str,
+        keyless: Collection[int],
+        key: str,
+        address: str,
+        fix: str = "",
+    ) -> InputError:
+        """Returns what to tell the user of a refusal that will last.
+
+        Args:
+            error: The refusal.
+            who: Who refuses.
+            expected: What it would answer.
+            keyless: The statuses that ask for another key.
+            key: The key to get then.
+            address: The fix of a wrong address.
+            fix: The fix of anything else.
+        """
+        where = self.settings.place
+        if error.status in keyless:
+            name = self.settings.key_env
+            fix = f"export {name}=... with {key}" if name else "name the variable: `key_env: MY_KEY`"
+            where = f"{where}.key_env"
+        elif error.status < 400 or error.status in (404, 405):
+            where, fix = f"{where}.url", address
+        return InputError(
+            f"{who} refuses: {error.message or 'without a reason'}",
+            expected=expected,
             got=f"HTTP {error.status} {error.code}".rstrip() + f" from {self.settings.url}",
             where=where,
             fix=fix,

@@ -183,19 +183,13 @@ class _ToJudge(Transport):
             return None
         if error.status in _OF_THE_QUESTION:
             return _QuestionRefused(error.message, status=error.status)
-        place, name = self.settings.place, self.settings.key_env
-        where, fix = place, ""
-        if error.status in (401, 403):
-            where = f"{place}.key_env"
-            fix = f"export {name}=... with a key that may use it" if name else "name the variable: `key_env: MY_KEY`"
-        elif error.status < 400 or error.status in (404, 405):
-            where, fix = f"{place}.url", "correct `url`, to which /v1/chat/completions is appended, or `model`"
-        return InputError(
-            f"the judge refuses: {error.message or 'without a reason'}",
+        return self.refused(
+            error,
+            who="the judge",
             expected="a chat endpoint that answers",
-            got=f"HTTP {error.status} {error.code}".rstrip() + f" from {self.settings.url}",
-            where=where,
-            fix=fix,
+            keyless=(401, 403),
+            key="a key that may use it",
+            address="correct `url`, to which /v1/chat/completions is appended, or `model`",
         )
 
 
