@@ -153,7 +153,7 @@ def to_recipe(plan: MergePlan, naming: Naming, hashes: Mapping[str, str], dtype:
     operator = _OPERATORS.get(config.method.name, config.method.name)
     rules: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for tensor in plan.tensors:
-        found = _params(tensor, plan, names, OPERATOR_SPECS[operator])
+        found = rule_params(tensor, plan, names, OPERATOR_SPECS[operator])
         rules.setdefault(canonical_json(found), ([], found))[0].append(tensor.name)
     params = [params for _, params in rules.values()]
     return parse_recipe(
@@ -186,10 +186,14 @@ def _dtype(config: MergeConfig, stored: str) -> str:
     return dtype
 
 
-def _params(
+def rule_params(
     tensor: OutputTensor, plan: MergePlan, names: Mapping[ModelReference, str], spec: OperatorSpec
 ) -> dict[str, Any]:
-    """Returns the parameters of one tensor's rule."""
+    """Returns the parameters of one tensor's rule.
+
+    Raises:
+        InputError: a recipe cannot express what the plan has for it.
+    """
     method, models = plan.config.method, [one.model for one in tensor.inputs]
     for one in tensor.inputs:
         if one.tensor != tensor.name:
@@ -231,7 +235,9 @@ def _params(
 def _divided(weights: Mapping[str, float]) -> dict[str, float]:
     """Returns weights divided by their sum; as they are if they cancel, as in mergekit."""
     total = math.fsum(weights.values())
-    return {name: weight / total if abs(total) >= 1e-8 else weight for name, weight in weights.items()}
+    if abs(total) < 1e-8 or math.isclose(total, 1.0, rel_tol=1e-12):  # divided already, but for rounding
+        return dict(weights)
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def _having(tensor: OutputTensor, name: str) -> Iterator[Any]:
