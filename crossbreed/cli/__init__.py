@@ -16,7 +16,7 @@ from crossbreed.cli.output import STOP
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(runs.run, specs.check, runs.show, runs.report, runs.compare, runs.export, runs.dashboard),
     *(machine.serve, models.publish, models.merge, models.regress, models.evaluate),
-    *(specs.list_, specs.init, specs.schema, models.inspect, machine.doctor),
+    *(specs.list_, specs.init, specs.import_, specs.schema, models.inspect, machine.doctor),
 )
 """In the order of `crossbreed --help`."""
 

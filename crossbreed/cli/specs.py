@@ -75,6 +75,26 @@ def init(
     typer.echo(f"{out}: `crossbreed check {path}` shows what will be asked; `crossbreed run {path}` starts", err=True)
 
 
+def import_(
+    file: Annotated[Path, typer.Argument(help="A configuration of mergekit-evolve.", metavar="EVOLVE.yml")],
+    out: Annotated[Path, typer.Option("--out", help="The spec to write; never one that exists.")] = Path("spec.yaml"),
+    trials: Annotated[int, typer.Option(min=1, help="Its --max-fevals.")] = 100,
+    sigma0: Annotated[float, typer.Option(min=0.001, max=1.5, help="Its --sigma0.")] = 1 / 6,
+    popsize: Annotated[int | None, typer.Option(min=4, help="Its --force-population-size.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Its --random-seed; here of everything.")] = 0,
+    tasks: Annotated[Path | None, typer.Option(help="Its --task-search-path.")] = None,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Its --vllm.")] = False,
+) -> None:
+    """Write the spec of a configuration of mergekit-evolve."""
+    from crossbreed.runs.drafting.evolve import Arguments, import_evolve
+
+    given = Arguments(trials=trials, sigma0=sigma0, popsize=popsize, seed=seed, tasks=tasks, is_vllm=vllm)
+    for remark in import_evolve(file, out=out, arguments=given).remarks:
+        typer.echo(f"differs  {remark.what}: {remark.why}", err=True)
+    path = shlex.quote(str(out))
+    typer.echo(f"{out}: `crossbreed check {path}` shows what will be asked; `crossbreed run {path}` starts", err=True)
+
+
 def schema() -> None:
     """Print the JSON schema of specs, for editors."""
     from crossbreed.runs.spec.json_schema import schema_text

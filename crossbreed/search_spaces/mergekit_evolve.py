@@ -21,7 +21,6 @@ from crossbreed.mergekit.config import ModelReference
 from crossbreed.mergekit.patterns import patterns_of
 from crossbreed.mergekit.plan import plan_merge
 from crossbreed.mergekit.reading import parse_config
-from crossbreed.mergekit.recipe import rule_params
 from crossbreed.parsing import any_of
 from crossbreed.recipes import parse_recipe, rule_finder
 from crossbreed.recipes.operators import OPERATOR_SPECS
@@ -188,6 +187,8 @@ class MergekitEvolveSpace(BoxSpace):
 
     def decode(self, point: Point) -> Recipe:
         """Returns the recipe of mergekit's configuration for the genotype, rounded to six decimals."""
+        from crossbreed.mergekit.recipe import rule_params  # opens sources, for which it needs torch
+
         whole = np.zeros(self.shape)
         for gene, value in zip(self._genes, point, strict=True):
             whole[gene.group, gene.model, gene.set, gene.param] = six_decimals(value)
