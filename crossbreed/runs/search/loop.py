@@ -251,6 +251,7 @@ class Loop:
             versions=result.versions,
             elapsed=elapsed_s,
         )
+        self._journal.require_untouched()  # else the answers might overwrite those of another run in the folder's place
         self._keep_answers(split, number, score)
         self._write(TellRecord.of(score, number=number, split=split, objectives=objectives, clock=clock))
         if split == "search":
