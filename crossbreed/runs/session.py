@@ -228,6 +228,7 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
             plan.require_begun(journal.run, where=folder.path)
         else:
             journal.append(planned)
+        folder.clear()
         if plan.weights:
             plan.weights.keep_artifacts(folder.artifacts)
         folder.keep_structure(plan.structure)
@@ -246,14 +247,14 @@ def open_session(plan: Plan, folder: RunFolder, on_event: Listener) -> Iterator[
 
 
 def _other_versions(begun: RunRecord | None, planned: RunRecord) -> str:
-    """Returns in which packages this driver differs from the one that started the run."""
+    """Returns in which packages and threads this driver differs from the one that started the run."""
     if begun is None or not begun.clock.versions:
         return ""
     before, now = begun.clock.versions, planned.clock.versions
     return ", ".join(
         f"{name} {before.get(name, 'none')} (now {now.get(name, 'none')})"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        if before.get(name) != now.get(name) and (name in before or name != "threads")  # older ones did not tell
     )
 
 

@@ -59,9 +59,18 @@ class Sources:
 
     @property
     def end_token_ids(self) -> frozenset[int]:
-        """Tokens that end a text by the files of the base or of any expert: a merge may end like each of them."""
-        paths = (self.base.path, *(expert.path for expert in self.experts.values()))
+        """Tokens that end a text by the files of the base or of any expert: a merge may end like each of them.
+
+        What the run has made is a merge: the files beside its tensors are copies, of this base as it was then, or of
+        another one of which the same tensors were made.
+        """
+        paths = (self.base.path, *(expert.path for expert in self.tuned.values()))
         return frozenset[int]().union(*(end_token_ids(path, base=self.base) for path in paths))
+
+    @property
+    def tuned(self) -> Mapping[str, Expert]:
+        """The experts without those that the run has made."""
+        return {name: expert for name, expert in self.experts.items() if name not in self.made}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -154,12 +163,13 @@ def open_sources(base: str, experts: Mapping[str, str], *, accept: Collection[st
 
 
 def with_made(sources: Sources, name: str, folder: Path) -> Sources:
-    """Returns the sources with one more expert, a checkpoint that a run has made of them.
+    """Returns the sources with one more expert, a checkpoint that a run has made of them: its tensors are all of it.
 
     Raises:
         InputError: it is broken, or no merge of these sources.
     """
-    made, _ = open_expert(name, locate(str(folder)), sources.base, accept=sources.accept)
+    made = Checkpoint.open(locate(str(folder)), base=sources.base)
+    _check_tensors(name, made, sources.base)
     experts = {**sources.experts, name: made}
     structure = _structure(sources.base, experts)
     return replace(sources, experts=experts, structure=structure, made=sources.made | {name})
@@ -243,7 +253,7 @@ def _notes(sources: Sources) -> Iterator[str]:
     yield from map(str, sources.differences)
     yield from _twins(sources)
     ours = end_token_ids(sources.base.path, base=sources.base)
-    for name, expert in sources.experts.items():
+    for name, expert in sources.tuned.items():
         if others := end_token_ids(expert.path, base=sources.base) - ours:
             both = f"`{name}` ends a text with {_listed(others, sources)} too, the base with {_listed(ours, sources)}"
             yield f"{both}: answers end at all of them, and so do published models"
@@ -264,7 +274,7 @@ def _twins(sources: Sources) -> Iterator[str]:
 def _listed(rows: Collection[int], sources: Sources) -> str:
     texts = {
         token.id: token.text
-        for path in (sources.base.path, *(expert.path for expert in sources.experts.values()))
+        for path in (sources.base.path, *(expert.path for expert in sources.tuned.values()))
         for token in end_tokens(path, vocabulary=sources.base.path)
     }
     return ", ".join(f"{texts.get(row) or 'token'} ({row})" for row in sorted(rows)) or "nothing"

@@ -28,6 +28,7 @@ from crossbreed.fitness import (
     questions_of,
     split_items,
 )
+from crossbreed.fitness.tasks.lm_eval import loaded
 from crossbreed.fitness.tasks.lm_eval.asking import Speaker
 from crossbreed.fitness.tasks.lm_eval.config import LmEvalTask
 from crossbreed.testing.tasks import TaskConformance, response
@@ -287,3 +288,18 @@ def test_where_no_option_is_right_there_is_nothing_to_calibrate_on(tasks_folder:
     task = load(folder, "open")
     with pytest.raises(InputError, match="has no correct answers"):
         task.calibration(task.items[0])
+
+
+def test_what_was_loaded_is_scored_whatever_becomes_of_the_data(tasks_folder: Path, tmp_path: Path) -> None:
+    """However many tasks a process has loaded since."""
+    folder = write_tasks(tmp_path / "tasks")
+    found = load(folder, "shots")
+    item = found.items[0]
+    right = found.kind.shown(item)
+    for split in SIZES:
+        data = folder / f"{split}.jsonl"
+        rows = [json.loads(line) | {"a": "another"} for line in data.read_text().splitlines()]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded._LOADED.clear()
+    assert found.kind.model_copy().shown(item) == found.kind.shown(item) == right
+    assert pickle.loads(pickle.dumps(found.kind)).shown(item) == "another"

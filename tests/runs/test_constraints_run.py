@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_workers import fails
 from toy_runs import journal_of, write_spec
 
 from crossbreed.constraints import violation_of
-from crossbreed.errors import InputError
+from crossbreed.errors import EngineError, InputError, MachineError
 from crossbreed.runs import check_spec, load_spec, run
 from crossbreed.runs.checking.text import findings_text
+from crossbreed.runs.plan import Plan
 from crossbreed.runs.results.compare import compare
 from crossbreed.runs.results.show import open_run, show_json, show_text
+from crossbreed.runs.search.pool import Job, JobResult
+from crossbreed.runs.workers.worker import Worker
+from crossbreed.types import Score, Status
 
 KEEP_BLUE = {"task": "blue", "at_least": "25% base"}
 SHORT = {"length": "red", "at_most": 3}
@@ -110,3 +115,49 @@ def test_a_run_relative_to_the_base_ends_with_its_report(
     [line] = found.objectives
     assert line.second == 0
     assert line.first == pytest.approx(report.winner.value.mean)
+
+
+class Two:
+    """A pool of two workers in this process: of two jobs, it answers the later one first."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._worker, self._jobs = Worker(plan), list[Job]()
+
+    @property
+    def idle(self) -> bool:
+        return len(self._jobs) < 2
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def wait(self) -> JobResult:
+        job = self._jobs.pop()
+        try:
+            score = self._worker.evaluate(job)
+        except EngineError as error:
+            score = Score(status=Status.FAILED, error=str(error))
+        return JobResult(job=job, score=score)
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def test_a_baseline_that_failed_is_waited_for_by_all_workers(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says that the same command evaluates it again: with several workers, too."""
+    monkeypatch.setattr("crossbreed.runs.session.start_pool", lambda plan, *others: Two(plan))
+    objectives = [{"mean": ["red", "blue"], "relative_to": "base"}]
+    path = relative_spec(tmp_path, toy_base, toy_adapters, fitness__objectives=objectives)
+    with monkeypatch.context() as patch:
+        fails(patch, lambda job: job.number == 0)
+        with pytest.raises(MachineError, match="the same command evaluates it again"):
+            run(load_spec(path), tmp_path / "run")
+    status = {r["number"]: r["status"] for r in journal_of(tmp_path / "run") if r["kind"] == "tell"}
+    assert status.pop(0) == "FAILED"
+    assert {*status.values()} == {"OK"}
+    assert run(load_spec(path), tmp_path / "run").is_over

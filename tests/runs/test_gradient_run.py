@@ -336,3 +336,14 @@ def test_settings_that_mean_nothing_are_refused(
     with pytest.raises(InputError, match=message) as refused:
         build_plan(load_spec(spec_of(tmp_path, toy_base, toy_adapters, **changes)))
     assert "Traceback" not in str(refused.value)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = build_plan(load_spec(spec_of(tmp_path, toy_base, toy_adapters)))
+    point = (0.0,) * plan.space.domain.dim
+    right, _ = loss_of(plan).slopes(point, [0])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "file" / "cache"))
+    assert loss_of(plan).slopes(point, [0])[0] == right

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from test_golden_runs import GOLDEN, copied
 from toy_runs import call, journal_of, records_of, write_spec
 
+from crossbreed.errors import MachineError
 from crossbreed.optimizer import CmaEs
 from crossbreed.runs import load_spec, publish_run, report_on, run
+from crossbreed.runs.events import TrialDone
+from crossbreed.runs.record.folder import RunFolder
+from crossbreed.runs.record.versions import versions
 from crossbreed.runs.stages.stage import Stage
 from crossbreed.types import Point
 
@@ -64,6 +69,48 @@ def test_a_run_that_is_gone_on_with_by_other_versions_says_so(
     [warning] = [line for line in said if "other versions" in line]
     assert "(now 9.9.9)" in warning
     assert (tmp_path / "run" / "journal.jsonl").read_text().count('"torch":"9.9.9"') == 1
+
+
+def test_the_number_of_threads_is_one_of_the_versions() -> None:
+    """On which the last digits of log-probabilities depend."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        assert versions()["threads"] == str(before + 1)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_kill_leaves_is_removed_when_a_run_goes_on(spec: Path, tmp_path: Path) -> None:
+    """And nothing of the user's."""
+    out, left = (
+        tmp_path / "run",
+        [".phase.json-a1b2c3d4", ".spec.yaml-a1b2c3d4", "answers/.000001.search.json.gz-_1b2c3d4"],
+    )
+    run(load_spec(spec), out)
+    for name in (*left, ".notes.txt-a1b2c3d4"):
+        (out / name).write_text("half of a file")
+    run(load_spec(spec), out)
+    assert [path.name for path in out.rglob(".*")] == [".notes.txt-a1b2c3d4"]
+    RunFolder(tmp_path / "empty").clear()
+
+
+def test_another_run_in_the_folder_s_place_keeps_its_answers(spec: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "run", tmp_path / "other"
+    run(load_spec(spec), other)
+    answers = other / "answers" / "000003.search.json.gz"
+    answers.write_bytes(b"of the other run")
+
+    def swap(event: object) -> None:
+        if isinstance(event, TrialDone) and other.exists():
+            out.rename(tmp_path / "aside")
+            other.rename(out)
+
+    with pytest.raises(MachineError, match="removed or replaced"):
+        run(load_spec(spec), out, on_event=swap)
+    assert {path.read_bytes() for path in (out / "answers").glob("000003.search.json.gz")} == {b"of the other run"}
+    ours, theirs = (len(list((place / "answers").iterdir())) for place in (tmp_path / "aside", out))
+    assert ours == 1 < theirs
 
 
 KERNELS: dict[str, dict[str, str]] = {

@@ -14,7 +14,7 @@ import yaml
 from toy_runs import journal_of, write_spec
 from transformers import AutoModelForCausalLM
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, MachineError
 from crossbreed.fitness import Generate
 from crossbreed.recipes import dump_recipe
 from crossbreed.recipes.named import weighted_deltas
@@ -399,3 +399,29 @@ def test_settings_that_mean_nothing_are_refused(
 def test_an_expert_of_its_name_is_refused(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="names what this run makes"):
         load_spec(spec(tmp_path, toy_base, {"regression": toy_adapters["plain"]}))
+
+
+def test_the_files_beside_a_regression_say_nothing(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    """In a cache, they may be those of another base with the same tensors, which ended texts otherwise."""
+    weights, folder = opened(toy_base, toy_adapters), tmp_path / "regression"
+    shutil.copytree(toy_base, folder)
+    for name, change in (("generation_config.json", {"eos_token_id": [10, 256]}), ("config.json", {"rope_theta": 7.0})):
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | change))
+    found = with_made(weights.sources, "regression", folder)
+    assert found.end_token_ids == weights.sources.end_token_ids == {256}
+    assert found.notes == weights.sources.notes
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_what_to_do(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And done so, the same command goes on."""
+    (tmp_path / "file").touch()
+    plan = build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters, items=1)))
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(MachineError, match="set CROSSBREED_CACHE to a folder that can be written"):
+        prepare_regression(plan)
+    monkeypatch.setenv("CROSSBREED_CACHE", str(tmp_path / "cache"))
+    assert prepare_regression(plan).made_hashes

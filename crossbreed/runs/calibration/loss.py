@@ -7,6 +7,7 @@ costs no gradient there, and nothing depends on the cache but time.
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -156,8 +157,9 @@ class MergeLoss:
             return held
         found, written = find(), io.BytesIO()
         np.save(written, found, allow_pickle=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, sealed(written.getvalue()))
+        with suppress(OSError):  # a cache that cannot be written costs time, not the run
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, sealed(written.getvalue()))
         return found
 
 

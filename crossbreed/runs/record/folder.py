@@ -22,6 +22,7 @@ from crossbreed.recipes import dump_recipe
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.record.phase import PHASE_FILE, read_phase
 from crossbreed.runs.record.records import RunRecord, SplitName
+from crossbreed.runs.record.worker_counts import WORKERS_FILE
 from crossbreed.sources.structure import Structure
 from crossbreed.types import Recipe, Score
 
@@ -35,7 +36,17 @@ MIN_FREE_BYTES = 200 * 2**20
 """The disk space to require: a run folder contains text (journals, answers, reports)."""
 TRACEBACK_IS_IN = "the traceback is in "
 """The beginning of the note on an exception whose traceback is in log.txt."""
-_WARM_STARTS = "warm_starts"
+_ANSWERS, _WARM_STARTS = "answers", "warm_starts"
+_IN_THE_ROOT = (
+    "spec.yaml",
+    "archive.json",
+    "report.json",
+    "report.html",
+    "structure.json.gz",
+    PHASE_FILE,
+    WORKERS_FILE,
+)
+"""What is written atomically beside the journal; other names that look alike are the user's."""
 _LEFT_BY_A_FAILED_START = ("owner.json", "lock", "log.txt", PHASE_FILE)
 
 
@@ -132,6 +143,15 @@ class RunFolder:
                     where=str(self.path),
                     fix="remove it",
                 )
+
+    def clear(self) -> None:
+        """Removes what killed processes have left before it had its place; the caller has the journal open."""
+        ours = [self.recipes, self.artifacts, self.path / _ANSWERS, self.path / _WARM_STARTS]
+        for place in (self.path, *ours):
+            for left in place.glob(".?*-????????"):
+                if place != self.path or written_as(left.name) in _IN_THE_ROOT:
+                    with suppress(OSError):  # a folder, or another process's that has been refused
+                        left.unlink()
 
     def begun(self) -> RunRecord | None:
         """Returns the first record of the journal; None for a new run."""
@@ -265,10 +285,10 @@ class RunFolder:
         write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def _answers(self, split: SplitName, number: int) -> Path:
-        return self.path / "answers" / f"{number:06d}.{split}.json.gz"
+        return self.path / _ANSWERS / f"{number:06d}.{split}.json.gz"
 
     def _details(self, split: SplitName, number: int, what: str) -> Path:
-        return self.path / "answers" / f"{number:06d}.{split}.{what}.json.gz"
+        return self.path / _ANSWERS / f"{number:06d}.{split}.{what}.json.gz"
 
 
 def _zipped(value: Any) -> bytes:  # any JSON value

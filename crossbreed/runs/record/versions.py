@@ -1,7 +1,8 @@
-"""The versions that a run works with: packages, platform, commit. Recorded with results, never compared."""
+"""What a run works with: packages, platform, commit, threads. Recorded with results; differences are said."""
 
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,11 +26,14 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Returns installed package -> version, with Python, platform and the commit of a source checkout.
+    """Returns installed package -> version, with Python, platform, threads and the commit of a source checkout.
 
-    Includes packages that provide parts, whether or not the run uses them.
+    Includes packages that provide parts, whether or not the run uses them. On the number of threads, the last digits
+    of log-probabilities depend; it is told where torch is in use.
     """
-    return {**plugin_versions(), **_of_this_process()}
+    torch = sys.modules.get("torch")
+    threads = {} if torch is None else {"threads": str(torch.get_num_threads())}
+    return {**plugin_versions(), **_of_this_process(), **threads}
 
 
 @cache

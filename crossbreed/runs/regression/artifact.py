@@ -8,10 +8,11 @@ as one more expert.
 """
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from crossbreed.cache import is_ours
 from crossbreed.durable import scratch_folder, write_atomically
-from crossbreed.errors import require
+from crossbreed.errors import MachineError, require
 from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.gram_files import folder
 from crossbreed.runs.made_sources import keep_made, made_source
@@ -91,7 +92,7 @@ def regression_of(making: Making, on_event: Listener) -> Sources:
     sources = making.weights.sources
     if note.exists() and is_ours(note) and (found := made_source(sources, note.read_text(), folder())):
         return found
-    folder().mkdir(parents=True, exist_ok=True)
+    _require_folder()
     with scratch_folder(folder()) as new:
         made = making.make(new, on_event)
         keep_made(made, folder())
@@ -100,3 +101,20 @@ def regression_of(making: Making, on_event: Listener) -> Sources:
     found = made_source(sources, content, folder())
     assert found is not None, "it was written a moment ago"
     return found
+
+
+def _require_folder() -> None:
+    """Makes the folder, if need be.
+
+    Raises:
+        MachineError: it cannot be made or written.
+    """
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder()):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"the regression cannot be kept in {folder()}: {error.strerror}\n"
+            "set CROSSBREED_CACHE to a folder that can be written, and give the same command"
+        ) from error

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from crossbreed.errors import MachineError
+from crossbreed.errors import InputError, MachineError
 from crossbreed.runs.record.history import History
 from crossbreed.runs.record.journal import Journal
 from crossbreed.runs.record.records import AskRecord, EndRecord, Record, SplitName, TellClock, TellRecord
@@ -115,7 +115,7 @@ class Loop:
             while (
                 pool.idle
                 and not outage.needs_proof
-                and (candidate := again.pop(0) if again else self._ask(stopwatch.elapsed_s))
+                and (candidate := again.pop(0) if again else self._ask(stopwatch.elapsed_s, is_waiting=pool.busy))
             ):
                 self._submit(candidate, pool, stopwatch, outage)
             is_last = outage.is_suspected and not pool.busy  # none but these is left to be asked
@@ -251,6 +251,7 @@ class Loop:
             versions=result.versions,
             elapsed=elapsed_s,
         )
+        self._journal.require_untouched()  # else the answers might overwrite those of another run in the folder's place
         self._keep_answers(split, number, score)
         self._write(TellRecord.of(score, number=number, split=split, objectives=objectives, clock=clock))
         if split == "search":
@@ -279,11 +280,19 @@ class Loop:
         score = self._history.scores.get((split, number))
         return score is not None and score.status is not Status.FAILED
 
-    def _ask(self, elapsed_s: float) -> Candidate | None:
-        """Journals the next candidate before any work on it starts; None if there is none, or a budget is spent."""
+    def _ask(self, elapsed_s: float, *, is_waiting: bool) -> Candidate | None:
+        """Journals the next candidate before any work on it starts; None if there is none, or a budget is spent.
+
+        Args:
+            elapsed_s: The search time.
+            is_waiting: Whether something is still to be answered: a baseline that FAILED may be evaluated again.
+        """
         if self._is_spent(elapsed_s) or (self._are_initial_asked and self._is_stage_spent(elapsed_s)):
             return None
-        self._require_relative_criteria()
+        if (missing := self._missing_criteria()) is not None:
+            if is_waiting:
+                return None
+            raise missing
         candidate = self._proposer.propose()
         if candidate is not None:
             self._write(AskRecord.of(candidate))
@@ -333,12 +342,12 @@ class Loop:
             for one in held:
                 self._proposer.tell(self._outcome(*one))
 
-    def _require_relative_criteria(self) -> None:
-        """Ends a search whose baselines cannot be what its candidates are judged by."""
+    def _missing_criteria(self) -> InputError | MachineError | None:
+        """Returns why candidates cannot be judged, though all baselines have been answered; None if they can."""
         relative_criteria = self._history.relative_criteria
         are_answered = self._are_initial_asked and not self._history.pending
-        if relative_criteria is not None and relative_criteria.criteria is None and are_answered:
-            raise relative_criteria.missing()
+        is_missing = relative_criteria is not None and relative_criteria.criteria is None and are_answered
+        return relative_criteria.missing() if relative_criteria is not None and is_missing else None
 
     def _outcome(self, number: int, score: Score, found: tuple[float, ...] | None) -> Outcome:
         """Returns a score as the optimizer sees it, with every objective to be maximised."""

@@ -1,6 +1,7 @@
 """An lm-eval task, which is what its settings say of lm-eval's own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,13 @@ from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.fitness.tasks.task import Answer
 
 
+@dataclass(slots=True)
+class _Held:
+    """What was loaded: what changes in the task's files later changes no score. Two tasks are equal without it."""
+
+    loaded: Loaded | None = field(default=None, compare=False)
+
+
 class LmEvalTask(LmEvalSettings):
     """A task or a group of lm-evaluation-harness: its documents, prompts, filters and metric, answered by the engine.
 
@@ -25,18 +33,20 @@ class LmEvalTask(LmEvalSettings):
     _host: str | None = PrivateAttr(default=None)
     _context: int | None = PrivateAttr(default=None)
     _sources: str = PrivateAttr(default="")
-    """The hash of the task's files once it was loaded: what changes in them later changes no score."""
+    """The hash of the task's files once it was loaded."""
+    _held: _Held = PrivateAttr(default_factory=_Held)
 
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed, for drawn texts."""
         seeded = self.model_copy()
-        seeded._seed = seed
+        seeded._seed, seeded._held = seed, _Held()
         return seeded
 
     def for_host(self, host: Path | None, *, context_tokens: int | None) -> Self:
         """Returns the task as the models of a host are asked."""
         placed = self.model_copy()
         placed._host, placed._context = (None, None) if host is None else (str(host), context_tokens)
+        placed._held = _Held()
         return placed
 
     def require(self) -> None:
@@ -57,7 +67,7 @@ class LmEvalTask(LmEvalSettings):
                 where=self.where,
                 fix="use such an engine, or `chat_template: false`",
             )
-        self._sources = ""
+        self._sources, self._held = "", _Held()
         self._sources = sources_in(self.folder)
         _ = self._loaded
 
@@ -107,7 +117,16 @@ class LmEvalTask(LmEvalSettings):
         found = self.model_dump(mode="json", exclude={"include_path"})
         return found | {"task": f"{Path(self.task).name}@{self._loaded.identity}"}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what was loaded: a worker loads it itself."""
+        state = super().__getstate__()
+        private = state["__pydantic_private__"]
+        return {**state, "__pydantic_private__": private and {**private, "_held": _Held()}}
+
     @property
     def _loaded(self) -> Loaded:
-        """What was loaded in this process; loaded anew where a worker got the task by pickle."""
-        return load(self, seed=self._seed, host=self._host, context=self._context, sources=self._sources)
+        """What was loaded in this process."""
+        if (found := self._held.loaded) is None:
+            found = load(self, seed=self._seed, host=self._host, context=self._context, sources=self._sources)
+            self._held.loaded = found
+        return found

@@ -39,7 +39,7 @@ from crossbreed.parsing import any_of
 from crossbreed.types import canonical_json
 
 _MOST_KEPT = 16
-"""Tasks that a process keeps."""
+"""Loaded tasks that a process keeps for others of the same settings; each keeps its own."""
 
 
 class Loaded:
@@ -174,7 +174,6 @@ class Loaded:
 
 
 _LOADED: dict[str, Loaded] = {}
-_RECENT: "list[tuple[LmEvalSettings, str, Loaded]]" = []
 
 
 def load(task: LmEvalSettings, *, seed: int, host: str | None, context: int | None, sources: str) -> Loaded:
@@ -187,15 +186,10 @@ def load(task: LmEvalSettings, *, seed: int, host: str | None, context: int | No
         context: Longest prompt plus answer.
         sources: Hash of the task's files; empty: they are looked at again.
     """
-    for one, of_files, found in _RECENT:
-        if one is task and of_files == sources != "":
-            return found
     key = canonical_json([task.model_dump(mode="json"), seed, host, context, sources or sources_in(task.folder)])
     if key not in _LOADED or _LOADED[key].is_stale():
         _LOADED[key] = _read(task, seed=seed, speaks=speaker(None if host is None else Path(host), context))
         _ = [_LOADED.pop(old) for old in list(_LOADED)[:-_MOST_KEPT]]
-    _RECENT.insert(0, (task, sources, _LOADED[key]))
-    del _RECENT[_MOST_KEPT:]
     return _LOADED[key]
 
 
