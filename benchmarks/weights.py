@@ -2,16 +2,17 @@
 
 Closed forms, gradients and searches by scores from local weights, what people would do instead (a LoRA trained on the
 same search items), and merges without any data. All have the demo's items, engine and experts, and are scored on the
-report items, which none of them saw. A run that is there already is gone on with or only read.
+report items, which none of them saw. A run that is there already is gone on with or only read. Below the table are the
+differences of `PAIRS`, paired on the report items.
 """
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from crossbreed.runs import Spec, build_plan, parse_spec, run
 from crossbreed.runs.evaluate import evaluate
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
-from crossbreed.types import BASE, Recipe, Rule
+from crossbreed.runs.results.statistics import interval, paired_difference
+from crossbreed.runs.spec.objectives import Objective
+from crossbreed.types import BASE, ItemScores, Recipe, Rule
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 SKILLS = ("sums", "french", "roman")
@@ -46,10 +49,11 @@ RUNS: dict[str, dict[str, Any]] = {
         ]
     },
     "data_free": {"preset": "data_free"},
+    "cma_es": {},
     "forward_only": {"preset": "forward_only"},
     "api": {"preset": "api"},
 }
-"""Name -> what its spec has."""
+"""Name -> what its spec has in place of the example's search; nothing: the example as it stands."""
 MERGES: dict[str, dict[str, Any]] = {
     "uniform": {"operator": "task_arithmetic", "weight": 1 / 3},
     "tsv_m": {"operator": "tsv_m", "weight": 1.0, "scale": 0.85},
@@ -60,15 +64,24 @@ MERGES: dict[str, dict[str, Any]] = {
 """Name -> operator and parameters of a merge without data, at its paper's or mergekit's defaults."""
 LORA = "a LoRA trained on the search items"
 NAMES = (*RUNS, *MERGES, LORA)
+PAIRS = (
+    *(("data_free", name) for name in MERGES),
+    ("best, 8 random experts more", "best"),
+    ("forward_only", "cma_es"),
+    ("regression", LORA),
+    ("best", LORA),
+)
+"""Rows that are compared."""
 HEAD = "| what | seed | mean of skills | sums / French / Roman | minutes |\n|---|---|---|---|---|"
+PAIRS_HEAD = "| what | over | seed | better by |\n|---|---|---|---|"
 
 
 def spec_of(name: str, seed: int) -> Spec:
     """Returns the example's spec with what a row has in place of its search."""
     raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
-    if name in RUNS:
+    if search := RUNS.get(name):
         del raw["space"], raw["optimizer"]
-        raw |= RUNS[name]
+        raw |= search
     if "random experts" in name:
         raw["sources"]["experts"] |= noise(NUM_DISTRACTORS)
     return parse_spec(raw | {"name": "weights", "seed": seed}, folder=EXAMPLE)
@@ -106,12 +119,35 @@ def evaluate_at_once(name: str, seed: int, folder: Path) -> None:
     hashes = build_plan(spec).structure.hashes
     recipe = weighted_deltas({"lora": 1.0}, hashes=hashes, dtype="bfloat16") if is_lora else recipe_of(name, hashes)
     minutes = (time.monotonic() - began) / 60
-    tasks = evaluate(recipe, spec, split="report").to_json()["tasks"]
-    means, half_widths = zip(*((t["mean"], (t["high"] - t["low"]) / 2) for t in tasks.values()), strict=True)
-    mean, half = sum(means) / len(means), math.hypot(*half_widths) / len(means)
-    found = {"mean": mean, "low": mean - half, "high": mean + half, "tasks": tasks}
+    found = evaluate(recipe, spec, split="report")
+    winner = interval(found.scores, mean_over(found.scores), seed=seed).to_json() | {"tasks": found.to_json()["tasks"]}
+    scores = {task: [list(one.item_ids), list(one.values)] for task, one in found.scores.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps({"winner": found, "minutes": minutes}))
+    (folder / "report.json").write_text(json.dumps({"winner": winner, "scores": scores, "minutes": minutes}))
+
+
+def mean_over(tasks: Iterable[str]) -> Objective:
+    """Returns what rows are compared by."""
+    return Objective(kind="mean", tasks=tuple(tasks))
+
+
+def scores_of(folder: Path) -> dict[str, ItemScores]:
+    """Returns what a row's merge got for each report item."""
+    report, journal = report_of(folder), folder / "journal.jsonl"
+    if journal.exists():
+        return dict(fold(read(journal)).scores["report", report["winner"]["number"]].tasks)
+    return {
+        task: ItemScores(item_ids=tuple(ids), values=tuple(values)) for task, (ids, values) in report["scores"].items()
+    }
+
+
+def differences(done: Mapping[tuple[str, int], Path], seeds: Sequence[int]) -> Iterator[str]:
+    """Yields the lines of the second table: how much better the first of a pair is, on the same items."""
+    for (first, second), seed in product(PAIRS, seeds):
+        if {(first, seed), (second, seed)} <= done.keys():
+            a, b = (scores_of(done[name, seed]) for name in (first, second))
+            by = paired_difference(a, b, mean_over(a), seed=seed).to_json()
+            yield f"| {first} | {second} | {seed} | {shown(by)} |"
 
 
 def row_of(name: str, seed: int, folder: Path) -> str:
@@ -132,17 +168,19 @@ def main() -> None:
     )
     parser.add_argument("--show", action="store_true", help="only print the table")
     arguments = parser.parse_args()
-    rows = [
-        (name, seed, arguments.out / f"{name}-{seed}".replace(" ", "-")) for name in NAMES for seed in arguments.seeds
-    ]
-    for name, seed, folder in () if arguments.show else rows:
+    folders = {
+        (name, seed): arguments.out / f"{name}-{seed}".replace(" ", "-") for name in NAMES for seed in arguments.seeds
+    }
+    for (name, seed), folder in () if arguments.show else folders.items():
         if name not in arguments.only or is_done(folder):
             continue
         if name in RUNS:
             run(spec_of(name, seed), folder)
         else:
             evaluate_at_once(name, seed, folder)
-    print(HEAD, *(row_of(*row) for row in rows if is_done(row[-1])), sep="\n")
+    done = {row: folder for row, folder in folders.items() if is_done(folder)}
+    print(HEAD, *(row_of(*row, folder) for row, folder in done.items()), sep="\n")
+    print("", PAIRS_HEAD, *differences(done, arguments.seeds), sep="\n")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from crossbreed.runs.workers.candidate_engine import (
     start_candidate_engine,
 )
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Recipe
+from crossbreed.types import ItemScores, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -53,6 +53,8 @@ class Evaluated:
     fingerprint: str | None
     """The fingerprint of the evaluated weights; from an engine that takes recipes, the one it vouches for."""
     tasks: Mapping[str, Interval]
+    scores: Mapping[str, ItemScores]
+    """Task -> the value of each item, to be paired with another model's."""
     judged: Mapping[str, Judged]
     """Task with a judge -> its verdicts, where there is something to tell."""
 
@@ -125,6 +127,7 @@ def evaluate(
         split=split,
         fingerprint=adopted.fingerprint,
         tasks=task_intervals(found.tasks, seed=spec.seed),
+        scores=found.tasks,
         judged=judged_in([found.tasks]),
     )
 

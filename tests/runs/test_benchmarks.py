@@ -69,6 +69,19 @@ def test_tables_say_what_a_run_found(tmp_path: Path, toy_base: Path, toy_adapter
     assert "0.000 [0.000, 0.000]" in row, "a run is not better than itself"
 
 
+def test_rows_of_runs_and_of_merges_are_paired_on_the_report_items(
+    tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    folder, merge = tmp_path / "run", tmp_path / "merge"
+    run(load_spec(write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, trials=2)), folder)
+    found = weights.scores_of(folder)
+    worse = {task: [one.item_ids[::-1], [value - 0.25 for value in one.values[::-1]]] for task, one in found.items()}
+    merge.mkdir()
+    (merge / "report.json").write_text(json.dumps({"scores": worse}))
+    rows = {("data_free", 7): folder, ("uniform", 7): merge, ("best", 7): folder}
+    assert [*weights.differences(rows, [7, 8])] == ["| data_free | uniform | 7 | 0.250 [0.250, 0.250] |"]
+
+
 def test_goals_without_labels_are_correlated_with_labels(
     tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]
 ) -> None:
