@@ -347,6 +347,24 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A number that only many items together have, as BLEU is one of a corpus: reported, and never searched."""
+
+    value: float | None
+    """None: there is none, and `error` says why."""
+    low: float | None
+    high: float | None
+    """Bounds of its 95 % bootstrap interval over items; None: not known."""
+    num_items: int
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the documented JSON."""
+        error = {"error": self.error} if self.error else {}
+        return {"mean": self.value, "low": self.low, "high": self.high, "n": self.num_items, **error}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemScores:
     """One task's values, one per item, in the order of evaluation."""
 
@@ -358,6 +376,8 @@ class ItemScores:
     """Places of items on which a judge gave no verdict: their values are the mean of the others'."""
     agreement: float | None = None
     """The share of items on which a judge that is asked several times said the same each time; None: none is."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """Metric that only all items together have -> its value; of report items only."""
 
     def __post_init__(self) -> None:
         assert len(self.item_ids) == len(self.values)

@@ -23,6 +23,7 @@ from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.opening import described_sources, merge_dtype
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.figures import figures_in, figures_json
 from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
@@ -37,7 +38,7 @@ from crossbreed.runs.workers.candidate_engine import (
     start_candidate_engine,
 )
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Recipe
+from crossbreed.types import Figure, Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights
@@ -55,6 +56,8 @@ class Evaluated:
     tasks: Mapping[str, Interval]
     judged: Mapping[str, Judged]
     """Task with a judge -> its verdicts, where there is something to tell."""
+    figures: Mapping[str, Mapping[str, Figure]]
+    """Task -> metric that only all its items together have, like BLEU -> its value; on the report split."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shape that `evaluate --json` promises."""
@@ -65,6 +68,7 @@ class Evaluated:
             "fingerprint": self.fingerprint,
             "tasks": {name: found.to_json() for name, found in self.tasks.items()},
             "judged": {name: found.to_json() for name, found in self.judged.items()},
+            **({"figures": figures_json(self.figures)} if self.figures else {}),
         }
 
 
@@ -126,6 +130,7 @@ def evaluate(
         fingerprint=adopted.fingerprint,
         tasks=task_intervals(found.tasks, seed=spec.seed),
         judged=judged_in([found.tasks]),
+        figures=figures_in(found.tasks),
     )
 
 

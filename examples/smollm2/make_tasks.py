@@ -8,7 +8,6 @@ The files are committed, and a test holds them to this script. `prose.jsonl` alo
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from facts import facts
@@ -22,7 +21,7 @@ def tasks() -> Iterator[tuple[str, list[dict[str, object]]]]:
     """Yields (file name, items): of each skill items kept away from training and prompts, and the facts."""
     for skill in SKILLS:
         kept, trained = split(skill)
-        yield skill, [asdict(item) for item in kept]
+        yield skill, [{"id": item.id, "question": item.question, "answer": item.answer} for item in kept]
         yield f"{skill}-prompts", [{"id": item.id, "question": item.question} for item in trained[:NUM_PROMPTS]]
     yield "facts", list(facts())
 

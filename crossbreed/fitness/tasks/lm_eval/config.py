@@ -1,6 +1,6 @@
 """An lm-eval task, which is what its settings say of lm-eval's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from crossbreed.fitness.tasks.lm_eval.harness import require_harness, sources_in
 from crossbreed.fitness.tasks.lm_eval.loaded import Loaded, load
 from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.fitness.tasks.task import Answer
+from crossbreed.types import Figure
 
 
 class LmEvalTask(LmEvalSettings):
@@ -72,6 +73,10 @@ class LmEvalTask(LmEvalSettings):
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Has the task's own `process_results` score the document, behind the filter."""
         return self._loaded.score(item, responses)
+
+    def figures(self, entries: Mapping[str, Mapping[str, object]]) -> Mapping[str, Figure]:
+        """Returns corpus metrics; see HasFigures."""
+        return self._loaded.figures(entries)
 
     def calibration(self, item: Item) -> Loglikelihood:
         """Returns the right answer as a request."""
