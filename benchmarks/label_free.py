@@ -1,9 +1,10 @@
 """Do goals without right answers rank merges as labels do? `python -m benchmarks.label_free RUN [--kind entropy]`.
 
-Takes recorded candidates of a run (at most 60, spread over its trials), asks the experts of each task of kind
-`generate` for their own answers to its search items, and prints Spearman's correlation of the labelled objective, as the run has recorded it, with
-the mean over experts of what the candidates score on tasks of kind `agreement` (or `entropy`), less being better:
-1 where both rank alike. Intervals are 95 % bootstraps over candidates. Values are kept in --out, and not asked again.
+Takes recorded candidates of a run (at most 60, spread over its trials), asks the experts of each `generate` task for
+their own answers to its search items, and prints Spearman's correlation of the labelled objective, as the run has
+recorded it, with the mean over experts of what the candidates score on tasks of kind `agreement` (or `entropy`), less
+being better: 1 where both rank alike. Intervals are 95 % bootstraps over candidates. Values are kept in --out, and not
+asked again.
 """
 
 import argparse

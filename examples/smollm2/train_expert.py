@@ -1,8 +1,9 @@
 """Teaches the base one narrow skill: python examples/smollm2/train_expert.py SKILL (9 minutes on two cores).
 
-Writes `adapters/SKILL`, a LoRA adapter on every linear layer, of rank 8. The committed adapters came from this
-script: `sums` and `french` with its defaults, `roman` with `--steps 200`, `chains` with `--steps 160 --rank 4`.
-Training is seeded, but not bit-equal between machines.
+Writes `adapters/SKILL`, a LoRA adapter of rank 8 on every linear layer. The committed adapters came from this
+script: `sums` and `french` with its defaults, `roman` with `--steps 200`, `chains` with `--steps 30 --batch 10
+--rank 4`, `obliging` and `refusing` with `--items tasks/SKILL-lessons.jsonl --steps 16 --batch 8 --rank 2`. Training is
+seeded, but not bit-equal between machines.
 """
 
 import argparse
