@@ -121,3 +121,7 @@ def test_a_corpus_metric_is_reported(
     again = json.loads((out / "report.json").read_text())
     assert again["winner"]["figures"] == reported["winner"]["figures"]
     assert (out / "journal.jsonl").read_text() == journal
+    assert exit_code_of("evaluate", toy_base, "--spec", spec, "--split", "report") == 0
+    assert "bleu of corpus, of all its items together: " in capsys.readouterr().out
+    assert exit_code_of("evaluate", toy_base, "--spec", spec) == 0
+    assert "bleu" not in capsys.readouterr().out
