@@ -3,8 +3,7 @@
 The Spec (crossbreed.runs.spec) builds the parts. Then, for each trial:
 
     Proposal -> Candidate(recipe) -> journal (ask) -> stream of tensors -> Score -> journal (tell) -> Trial
-
-and of the Trial the archive and, as its Outcome, the optimizer.
+    Trial -> archive, and as its Outcome the optimizer
 """
 
 import json
@@ -15,6 +14,8 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from crossbreed.figures import Figure
 
 if TYPE_CHECKING:
     import torch
@@ -344,24 +345,6 @@ class Means:
     """Number of items of each."""
     errors: tuple[float | None, ...]
     """Standard error of each, in the words of who asked the items; None: not told."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A number that only many items together have, as BLEU is one of a corpus: reported, and never searched."""
-
-    value: float | None
-    """None: there is none, and `error` says why."""
-    low: float | None
-    high: float | None
-    """Bounds of its 95 % bootstrap interval over items; None: not known."""
-    num_items: int
-    error: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the documented JSON."""
-        error = {"error": self.error} if self.error else {}
-        return {"mean": self.value, "low": self.low, "high": self.high, "n": self.num_items, **error}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import SupportsFloat, TypeAlias
 
 from crossbreed.errors import EngineError
+from crossbreed.figures import Figure
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
 from crossbreed.fitness.items import AnyItems, Item, ReportItems
 from crossbreed.fitness.protocol import Handle, ScoresItems, ScoresSplits
@@ -16,7 +17,7 @@ from crossbreed.fitness.tasks.remote import RemoteTask
 from crossbreed.fitness.tasks.task import AsksItself, HasFigures, ScoresChunks
 from crossbreed.fitness.tasks.teacher import TeacherAnswer, TeacherTask
 from crossbreed.fitness.values import is_unicode
-from crossbreed.types import Figure, ItemScores, Means
+from crossbreed.types import ItemScores, Means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

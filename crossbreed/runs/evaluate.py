@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
+from crossbreed.figures import Figure
 from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
@@ -38,7 +39,7 @@ from crossbreed.runs.workers.candidate_engine import (
     start_candidate_engine,
 )
 from crossbreed.sources import Structure, require_tensors
-from crossbreed.types import Figure, Recipe
+from crossbreed.types import Recipe
 
 if TYPE_CHECKING:
     from crossbreed.runs.weights import Weights

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from crossbreed.errors import EngineError, InputError, MissingExtra, is_installed
-from crossbreed.fitness import METRICS, AnyTaskConfig, GenerateTask, Item, Response, TaskConfig, load_tasks
+from crossbreed.errors import EngineError, InputError, is_installed
+from crossbreed.fitness import METRICS, AnyTaskConfig, GenerateTask, Item, Response, TaskConfig
 from crossbreed.fitness.tasks.metrics import comparison_of
 from crossbreed.fitness.tasks.metrics.mathematical import Beside
 from crossbreed.fitness.tasks.metrics.overlap import _longest_common
@@ -444,16 +443,3 @@ def test_a_schema_in_a_file_is_part_of_a_run_by_its_content(tmp_path: Path) -> N
     assert one.identity() == two.identity() != task(metric={"json_schema": {}}).identity()
     (tmp_path / "two.json").write_text("{}")
     assert one.identity() != two.identity()
-
-
-def test_a_missing_package_is_said_with_the_metric_that_needs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "items.jsonl").write_text('{"q": "Red?", "a": "yes"}\n')
-    monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    task = GenerateTask.model_validate(
-        {"name": "red", "kind": "generate", "items": str(tmp_path / "items.jsonl"), "prompt": "{q}", "answer": "a"}
-        | {"metric": {"all": ["contains", "chrf"]}}
-    )
-    with pytest.raises(MissingExtra, match=r"(?s)`sacrebleu`.*task `red`, metric `chrf`.*crossbreed\[metrics\]"):
-        load_tasks([task])

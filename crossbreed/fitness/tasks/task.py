@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from crossbreed.figures import Figure
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Handle
 from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.values import as_shown
-from crossbreed.types import Figure, canonical_json, content_id
+from crossbreed.types import canonical_json, content_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field
 
-from crossbreed.types import Figure
+from crossbreed.figures import Figure
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 Number: TypeAlias = Annotated[int, Field(ge=0)]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from crossbreed.figures import Figure
 from crossbreed.runs.results.numbers import number
-from crossbreed.types import Figure, ItemScores
+from crossbreed.types import ItemScores
 
 
 def figures_in(tasks: Mapping[str, ItemScores]) -> dict[str, Mapping[str, Figure]]:

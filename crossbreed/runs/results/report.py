@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
+from crossbreed.figures import Figure
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.record.relative_criteria import RelativeCriteria
 from crossbreed.runs.results.base_rates import BaseRate
@@ -30,7 +31,7 @@ from crossbreed.runs.results.winner import (
 )
 from crossbreed.runs.spec.objectives import Objective, Scalar, Scores, length_of
 from crossbreed.runs.stages.table import StageRow
-from crossbreed.types import BaselineKind, Figure, ItemScores, ProposedBy, Recipe, Score, Status, Trial
+from crossbreed.types import BaselineKind, ItemScores, ProposedBy, Recipe, Score, Status, Trial
 
 REPORT_SCHEMA = 1
 NEAR_A_TIE = 0.05

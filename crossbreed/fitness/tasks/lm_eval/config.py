@@ -7,13 +7,13 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 
 from crossbreed.errors import InputError
+from crossbreed.figures import Figure
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.lm_eval.harness import require_harness, sources_in
 from crossbreed.fitness.tasks.lm_eval.loaded import Loaded, load
 from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.fitness.tasks.task import Answer
-from crossbreed.types import Figure
 
 
 class LmEvalTask(LmEvalSettings):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from crossbreed.errors import excerpt, first_line
+from crossbreed.figures import Figure
 from crossbreed.fitness.tasks.lm_eval.harness import quiet
-from crossbreed.types import Figure
 
 NUM_RESAMPLES = 200
 """Fewer than of means: each is a whole aggregation, and lm-eval itself takes 100 of BLEU."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
+from crossbreed.figures import Figure
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.lm_eval.asking import Speaker, result_of, speaker
@@ -39,7 +40,7 @@ from crossbreed.fitness.tasks.sampling import sample_seeds
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.parsing import any_of
 from crossbreed.randomness import spawn
-from crossbreed.types import Figure, canonical_json
+from crossbreed.types import canonical_json
 
 _MOST_KEPT = 16
 """Tasks that a process keeps."""
