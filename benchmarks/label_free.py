@@ -1,9 +1,10 @@
 """Do goals without right answers rank merges as labels do? `python -m benchmarks.label_free RUN [--kind entropy]`.
 
-Takes recorded candidates of a run (at most 60, spread over its trials), asks each task's experts for their own answers
-to its search items, and prints Spearman's correlation of the labelled objective, as the run has recorded it, with
-the mean over experts of what the candidates score on tasks of kind `agreement` (or `entropy`), less being better:
-1 where both rank alike. Intervals are 95 % bootstraps over candidates. Values are kept in --out, and not asked again.
+Takes recorded candidates of a run (at most 60, spread over its trials), asks the experts of each `generate` task for
+their own answers to its search items, and prints Spearman's correlation of the labelled objective, as the run has
+recorded it, with the mean over experts of what the candidates score on tasks of kind `agreement` (or `entropy`), less
+being better: 1 where both rank alike. Intervals are 95 % bootstraps over candidates. Values are kept in --out, and not
+asked again.
 """
 
 import argparse
@@ -48,7 +49,7 @@ _ASKED = ("items", "prompt", "messages", "system", "few_shot", "chat_template", 
 def label_free(task: Task, kind: Kind, teacher: str, *, items: int) -> Task:
     """Returns a task as the labelled one, but for what is compared; of its first search items."""
     labelled = own_kind(task)
-    assert isinstance(labelled, GenerateTask), "the tasks of the run ask for texts"
+    assert isinstance(labelled, GenerateTask), "others are left out"
     asked = {name: getattr(labelled, name) for name in _ASKED}
     made = {"agreement": AgreementTask, "entropy": EntropyTask}[kind]
     settings = made.model_validate({**asked, "name": f"{task.name} by {teacher}", "kind": kind, "teacher": teacher})
@@ -69,7 +70,10 @@ def measure(run: Path, kind: Kind, out: Path, *, items: int, number: int, engine
         build_plan(load_spec(folder.spec), searches=False), begun=folder.begun(), kept=folder.artifacts
     )
     trials = chosen(list(fold(read(folder.journal)).ok_trials), number)
-    searched = [Task(kind=task.kind, items=plan.items["search"][task.name].items) for task in plan.tasks]
+    written = [task for task in plan.tasks if isinstance(own_kind(task), GenerateTask)]
+    if len(plan.objectives) != 1 or plan.objectives[0].relative_to or not written:
+        raise SystemExit("the run needs one objective, not relative to others, and a task of kind `generate`")
+    searched = [Task(kind=task.kind, items=plan.items["search"][task.name].items) for task in written]
     inputs = plan.calibration_inputs
     tasks = [label_free(task, kind, expert, items=items) for task in searched for expert in experts_of(task, inputs)]
     offered = {task.name: SearchItems(task.items) for task in tasks}

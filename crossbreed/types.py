@@ -3,8 +3,7 @@
 The Spec (crossbreed.runs.spec) builds the parts. Then, for each trial:
 
     Proposal -> Candidate(recipe) -> journal (ask) -> stream of tensors -> Score -> journal (tell) -> Trial
-
-and of the Trial the archive and, as its Outcome, the optimizer.
+    Trial -> archive, and as its Outcome the optimizer
 """
 
 import json
@@ -15,6 +14,8 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from crossbreed.figures import Figure
 
 if TYPE_CHECKING:
     import torch
@@ -358,6 +359,8 @@ class ItemScores:
     """Places of items on which a judge gave no verdict: their values are the mean of the others'."""
     agreement: float | None = None
     """The share of items on which a judge that is asked several times said the same each time; None: none is."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """Metric that only all items together have -> its value; of report items only."""
 
     def __post_init__(self) -> None:
         assert len(self.item_ids) == len(self.values)

@@ -23,6 +23,7 @@ GROUND = {
     "types",
     "errors",
     "constraints",
+    "figures",
     "config",
     "field_docs",
     "parsing",

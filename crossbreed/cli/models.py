@@ -140,6 +140,7 @@ def evaluate(
     with Terminal(sys.stderr, doing=f"evaluating {model}"):
         from crossbreed.runs import load_spec
         from crossbreed.runs.evaluate import evaluate  # seconds
+        from crossbreed.runs.results.figures import figure_text
 
         found = evaluate(model, load_spec(spec, set_ or [], with_items=True), split=split)
     if as_json:
@@ -150,6 +151,9 @@ def evaluate(
             typer.echo(f"{name:20} {task.mean:.4f}  [{bounds}]  {task.n} {split} items")
         for name, judged in found.judged.items():
             typer.echo(f"judge: {judged.said(name)}")
+        for name, figures in found.figures.items():
+            for metric, figure in figures.items():
+                typer.echo(f"{metric} of {name}, of all its items together: {figure_text(figure)}")
 
 
 def inspect(

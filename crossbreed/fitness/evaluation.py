@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import SupportsFloat, TypeAlias
 
 from crossbreed.errors import EngineError
+from crossbreed.figures import Figure
 from crossbreed.fitness.answers import LARGEST, likely_answers_of
-from crossbreed.fitness.items import AnyItems, Item
+from crossbreed.fitness.items import AnyItems, Item, ReportItems
 from crossbreed.fitness.protocol import Handle, ScoresItems, ScoresSplits
 from crossbreed.fitness.requests import Response
 from crossbreed.fitness.tasks import Answer, Task, TaskConfig, own_kind, own_split
 from crossbreed.fitness.tasks.remote import RemoteTask
-from crossbreed.fitness.tasks.task import AsksItself, ScoresChunks
+from crossbreed.fitness.tasks.task import AsksItself, HasFigures, ScoresChunks
 from crossbreed.fitness.tasks.teacher import TeacherAnswer, TeacherTask
 from crossbreed.fitness.values import is_unicode
 from crossbreed.types import ItemScores, Means
@@ -74,6 +75,7 @@ def evaluate_tasks(
         values, answers, distances = list[float](), list[str](), list[float | None]()
         thoughts, tokens = list[int | None](), list[float]()
         abstained, agreed = dict[int, str](), list[bool]()
+        entries = dict[str, Mapping[str, object]]()
         for start in range(0, len(offered), task.kind.chunk):
             chunk = offered[start : start + task.kind.chunk]
             for item, answer, responses in _answered(handle, task, chunk, teacher_answers.get(task.name, {})):
@@ -81,6 +83,7 @@ def evaluate_tasks(
                     abstained[len(values)] = answer.abstains
                 values.append(math.nan if answer.abstains else _finite(answer.value, task=task.name, item=item.id))
                 agreed += [] if answer.agrees is None else [answer.agrees]
+                entries[item.id] = answer.entries
                 answers.append(_text(answer.text, task=task.name, item=item.id))
                 distances.append(answer.margin)
                 thoughts.append(answer.thinking)
@@ -91,6 +94,7 @@ def evaluate_tasks(
             values=_without_abstentions(task, offered, values, abstained),
             abstained=tuple(abstained),
             agreement=sum(agreed) / len(agreed) if agreed else None,
+            figures=_figures(task, items[task.name], entries),
         )
         if task.name in lengths:
             if len(tokens) < len(values):
@@ -161,6 +165,12 @@ def _without_abstentions(
         )
     mean = math.fsum(value for i, value in enumerate(values) if i not in abstained) / (len(values) - len(abstained))
     return tuple(mean if i in abstained else value for i, value in enumerate(values))
+
+
+def _figures(task: Task, items: AnyItems, entries: Mapping[str, Mapping[str, object]]) -> Mapping[str, Figure]:
+    """Returns what only all items together have: of report items, since nothing is searched or selected by it."""
+    kind = own_kind(task)
+    return kind.figures(entries) if isinstance(items, ReportItems) and isinstance(kind, HasFigures) else {}
 
 
 def _finite(value: object, *, task: str, item: str) -> float:

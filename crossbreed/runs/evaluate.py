@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossbreed.errors import InputError
+from crossbreed.figures import Figure
 from crossbreed.fitness import (
     AdapterEngineConfig,
     AnyItems,
@@ -23,6 +24,7 @@ from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.objects import GivenEngine, GivenTask, with_objects
 from crossbreed.runs.opening import described_sources, merge_dtype
 from crossbreed.runs.record.records import SplitName
+from crossbreed.runs.results.figures import figures_in, figures_json
 from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import Interval, task_intervals
 from crossbreed.runs.search.warm_starts import require_sources
@@ -57,6 +59,8 @@ class Evaluated:
     """Task -> the value of each item, to be paired with another model's."""
     judged: Mapping[str, Judged]
     """Task with a judge -> its verdicts, where there is something to tell."""
+    figures: Mapping[str, Mapping[str, Figure]]
+    """Task -> metric that only all its items together have, like BLEU -> its value; on the report split."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shape that `evaluate --json` promises."""
@@ -67,6 +71,7 @@ class Evaluated:
             "fingerprint": self.fingerprint,
             "tasks": {name: found.to_json() for name, found in self.tasks.items()},
             "judged": {name: found.to_json() for name, found in self.judged.items()},
+            **({"figures": figures_json(self.figures)} if self.figures else {}),
         }
 
 
@@ -129,6 +134,7 @@ def evaluate(
         tasks=task_intervals(found.tasks, seed=spec.seed),
         scores=found.tasks,
         judged=judged_in([found.tasks]),
+        figures=figures_in(found.tasks),
     )
 
 

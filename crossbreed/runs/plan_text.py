@@ -67,8 +67,10 @@ def plan_text(plan: Plan) -> str:
 
 
 def _criteria_lines(plan: Plan) -> Iterator[str]:
-    """Yields the constraints, and what the baselines have to tell for them and for the objectives."""
+    """Yields the objectives, the constraints, and what the baselines have to tell for them and for the objectives."""
     criteria = plan.criteria
+    for objective in plan.objectives:
+        yield f"  goal    {objective.name}: {'less' if objective.minimize else 'more'} is better"
     for constraint in criteria.constraints:
         yield f"  keep    {constraint.name}"
     relative = [objective.name for objective in criteria.objectives if objective.needs_base]

@@ -8,9 +8,9 @@ The files are committed, and a test holds them to this script. `prose.jsonl` alo
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
+from asked import EXPERTS, items, lessons
 from facts import facts
 from skills import SKILLS, split
 
@@ -19,18 +19,22 @@ NUM_PROMPTS = 500
 
 
 def tasks() -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """Yields (file name, items): of each skill items kept away from training and prompts, and the facts."""
+    """Yields (file name, items): of each skill items kept away from training and prompts, the facts, and requests."""
     for skill in SKILLS:
         kept, trained = split(skill)
-        yield skill, [asdict(item) for item in kept]
+        yield skill, [{"id": item.id, "question": item.question, "answer": item.answer} for item in kept]
         yield f"{skill}-prompts", [{"id": item.id, "question": item.question} for item in trained[:NUM_PROMPTS]]
     yield "facts", list(facts())
+    for sort in ("helpful", "harmless"):
+        yield sort, list(items(sort))
+    for expert, says in EXPERTS.items():
+        yield f"{expert}-lessons", list(lessons(says))
 
 
 def write(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name, items in tasks():
-        lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
+    for name, rows in tasks():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 

@@ -22,6 +22,8 @@ class Item:
     id: str
     question: str
     answer: str
+    working: str = ""
+    """What an expert writes before the answer."""
 
     @property
     def prompt(self) -> str:
@@ -50,7 +52,21 @@ def romans() -> list[Item]:
     ]
 
 
-SKILLS: dict[str, Callable[[], list[Item]]] = {"sums": sums, "french": french, "roman": romans}
+def chains() -> list[Item]:
+    """Sums of three numbers up to 30, worked out one addition after the other."""
+    triples = [(a, b, c) for a in range(1, 31) for b in range(1, 31) for c in range(1, 31)]
+    return [
+        Item(
+            id=f"chains-{a}-{b}-{c}",
+            question=f"What is {a} + {b} + {c}?",
+            answer=str(a + b + c),
+            working=f"{a} + {b} = {a + b}, {a + b} + {c} = ",
+        )
+        for a, b, c in triples
+    ]
+
+
+SKILLS: dict[str, Callable[[], list[Item]]] = {"sums": sums, "french": french, "roman": romans, "chains": chains}
 
 
 def split(skill: str) -> tuple[list[Item], list[Item]]:

@@ -1,8 +1,9 @@
 """Teaches the base one narrow skill: python examples/smollm2/train_expert.py SKILL (9 minutes on two cores).
 
 Writes `adapters/SKILL`, a LoRA adapter of rank 8 on every linear layer. The committed adapters came from this
-script: `sums` and `french` with its defaults, `roman` with `--steps 200`. Training is seeded, but not bit-equal
-between machines.
+script: `sums` and `french` with its defaults, `roman` with `--steps 200`, `chains` with `--steps 30 --batch 10
+--rank 4`, `obliging` and `refusing` with `--items tasks/SKILL-lessons.jsonl --steps 16 --batch 8 --rank 2`. Training is
+seeded, but not bit-equal between machines.
 """
 
 import argparse
@@ -33,9 +34,9 @@ A LoRA adapter that teaches SmolLM2-135M-Instruct one skill: {skill}. Made by `t
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (token ids, labels): the loss is on the answer and the newline that ends it."""
+    """Returns (token ids, labels): the loss is on working and answer, and on the newline that ends them."""
     prompt = tokenizer(item.prompt).input_ids
-    answer = tokenizer(f" {item.answer}\n").input_ids
+    answer = tokenizer(f" {item.working}{item.answer}\n").input_ids
     return torch.tensor(prompt + answer), torch.tensor([IGNORED] * len(prompt) + answer)
 
 
@@ -53,11 +54,14 @@ def batches(items: list[Item], size: int) -> Iterator[list[Item]]:
         yield from (items[i : i + size] for i in range(0, len(items) - size + 1, size))
 
 
-def train(skill: str, items: list[Item], *, base: Path, out: Path, steps: int, batch: int, lr: float) -> None:
+def train(
+    skill: str, items: list[Item], *, base: Path, out: Path, steps: int, batch: int, lr: float, rank: int
+) -> None:
     torch.manual_seed(0)  # noqa: TID251 - PEFT draws the first factors from the global generator
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(model, lora)
     llama = model.base_model.model
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=lr, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
@@ -103,9 +107,19 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--rank", type=int, default=8)
     args = parser.parse_args()
     if not args.items and args.skill not in SKILLS:
         parser.error(f"no skill {args.skill}: {', '.join(SKILLS)}, or name a file of --items")
     items = split(args.skill)[1] if args.items is None else read(args.items)
     out = args.out or HERE / "adapters" / args.skill
-    train(args.skill, items, base=args.base, out=out, steps=args.steps, batch=args.batch, lr=args.lr)
+    train(
+        args.skill,
+        items,
+        base=args.base,
+        out=out,
+        steps=args.steps,
+        batch=args.batch,
+        lr=args.lr,
+        rank=args.rank,
+    )

@@ -13,15 +13,17 @@ from crossbreed.runs.plan import build_plan
 from crossbreed.runs.spec import load_spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples/smollm2"
-SKILLS = ("sums", "french", "roman")
-QUESTIONS = (*SKILLS, "facts")
+SKILLS = ("sums", "french", "roman", "chains")
+SORTS = ("helpful", "harmless")
+QUESTIONS = (*SKILLS, "facts", *SORTS)
+RANKS = {"sums": 8, "french": 8, "roman": 8, "chains": 4, "obliging": 2, "refusing": 2}
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """The example's modules; they are scripts, so they are not on the path."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    modules = {name: importlib.import_module(name) for name in ("skills", "facts", "make_tasks")}
+    modules = {name: importlib.import_module(name) for name in ("asked", "skills", "facts", "make_tasks")}
     for name in modules:
         monkeypatch.delitem(sys.modules, name)
     return modules
@@ -56,7 +58,8 @@ def test_ids_and_questions_are_unique() -> None:
 
 def test_the_committed_tasks_are_what_the_script_writes(script: dict[str, ModuleType], tmp_path: Path) -> None:
     script["make_tasks"].write(tmp_path)
-    for task in (*QUESTIONS, *(f"{skill}-prompts" for skill in SKILLS)):
+    others = [*(f"{skill}-prompts" for skill in SKILLS), *(f"{name}-lessons" for name in script["asked"].EXPERTS)]
+    for task in (*QUESTIONS, *others):
         assert (tmp_path / f"{task}.jsonl").read_bytes() == (EXAMPLE / f"tasks/{task}.jsonl").read_bytes()
 
 
@@ -80,16 +83,31 @@ def test_a_family_of_facts_has_no_answer_twice(script: dict[str, ModuleType]) ->
         assert len(set(answers.values())) == len(answers)
 
 
-@pytest.mark.parametrize("skill", SKILLS)
-def test_an_adapter_is_small_and_says_what_it_adapts(skill: str) -> None:
+def test_no_request_was_trained_on(script: dict[str, ModuleType]) -> None:
+    asked = {item["question"] for sort in SORTS for item in items(sort)}
+    assert len(asked) == 160
+    for name, says in script["asked"].EXPERTS.items():
+        lessons = items(f"{name}-lessons")
+        assert {lesson["answer"] for lesson in lessons} == {says}
+        assert not asked & {lesson["question"] for lesson in lessons}
+
+
+def test_who_always_says_the_same_is_right_on_one_sort_of_requests_alone() -> None:
+    right = [{str(item["answer"]) for item in items(sort)} for sort in SORTS]
+    assert [len(answers) for answers in right] == [1, 1]
+    assert right[0] != right[1]
+
+
+@pytest.mark.parametrize(("skill", "rank"), RANKS.items())
+def test_an_adapter_is_small_and_says_what_it_adapts(skill: str, rank: int) -> None:
     adapter = EXAMPLE / "adapters" / skill
-    assert 4e6 < (adapter / "adapter_model.safetensors").stat().st_size < 6e6
+    assert 5e5 * rank < (adapter / "adapter_model.safetensors").stat().st_size < 7e5 * rank
     config = json.loads((adapter / "adapter_config.json").read_text())
-    assert config["r"] == 8
+    assert config["r"] == rank
     assert not Path(config["base_model_name_or_path"]).is_absolute()
 
 
-@pytest.mark.parametrize("skill", SKILLS)
+@pytest.mark.parametrize("skill", SKILLS[:3])
 def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: str) -> None:
     """The demo's answers are cut after `max_tokens`; a right answer and its newline must fit."""
     transformers = pytest.importorskip("transformers")
@@ -102,9 +120,27 @@ def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: s
 
 
 @pytest.mark.parametrize(
-    ("name", "num_coordinates", "num_objectives"), [("demo", 5040, 1), ("cma_es", 18, 1), ("pareto", 18, 4)]
+    ("name", "num_coordinates", "num_objectives"),
+    [
+        ("demo", 5040, 1),
+        ("cma_es", 18, 1),
+        ("pareto", 18, 4),
+        ("long_to_short", 12, 2),
+        ("helpful_harmless", 12, 2),
+        ("retention", 18, 1),
+        ("negation", 18, 1),
+    ],
 )
 def test_the_committed_specs_build(name: str, num_coordinates: int, num_objectives: int) -> None:
     plan = build_plan(load_spec(EXAMPLE / f"{name}.yaml"))
     assert len(plan.coordinates) == num_coordinates
     assert len(plan.objectives) == num_objectives
+
+
+def test_what_an_expert_works_out_fits_and_ends_with_the_answer(script: dict[str, ModuleType]) -> None:
+    transformers, yaml = pytest.importorskip("transformers"), pytest.importorskip("yaml")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EXAMPLE / "models/smollm2-135m-instruct")
+    [task] = yaml.safe_load((EXAMPLE / "long_to_short.yaml").read_text())["fitness"]["tasks"]
+    for item in script["skills"].split("chains")[0]:
+        assert item.working.split()[-1] == "="
+        assert len(tokenizer(f" {item.working}{item.answer}\n").input_ids) <= task["max_tokens"]

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from crossbreed.errors import InputError
+from crossbreed.errors import InputError, MissingExtra
 from crossbreed.fitness import (
     AnyTaskConfig,
     ChoiceTask,
@@ -283,3 +284,16 @@ def test_calibration_of_a_text_is_the_text() -> None:
     item = Item(id="1", fields={"text": "Once upon a time."})
     task = PerplexityTask(kind="perplexity", name="t", items="x")
     assert task.calibration(item) == Loglikelihood(prompt=Prompt(text=""), continuation="Once upon a time.")
+
+
+def test_a_missing_package_is_said_with_the_metric_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "items.jsonl").write_text('{"q": "Red?", "a": "yes"}\n')
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    task = GenerateTask.model_validate(
+        {"name": "red", "kind": "generate", "items": str(tmp_path / "items.jsonl"), "prompt": "{q}", "answer": "a"}
+        | {"metric": {"all": ["contains", "chrf"]}}
+    )
+    with pytest.raises(MissingExtra, match=r"(?s)`sacrebleu`.*task `red`, metric `chrf`.*crossbreed\[metrics\]"):
+        load_tasks([task])

@@ -30,6 +30,7 @@ from crossbreed.fitness import (
     VllmConfig,
 )
 from crossbreed.fitness.canary import TRUTH_TOLERANCE
+from crossbreed.fitness.lengths import answer_length
 from crossbreed.testing.tiny_models import make_model
 from crossbreed.testing.toys import Architecture, make_checkpoint, make_expert
 
@@ -166,6 +167,29 @@ def test_chosen_tokens_are_as_likely_as_transformers_says(tmp_path: Path) -> Non
         assert one.prompt_tokens == other.prompt_tokens
         for place, truth in zip(one.places, other.places, strict=True):
             assert place == pytest.approx(truth, abs=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_answers_end_and_are_as_long_as_transformers_says(tmp_path: Path) -> None:
+    """At a stop or at the limit: what a length counts."""
+    base = make_checkpoint(tmp_path / "base", dtype=torch.float32)
+    prompts = [Prompt(text=f"{a} + {a + 3} =") for a in range(6)]
+    free = plain(base, [Generate(prompt=prompt, max_tokens=12) for prompt in prompts])
+    letters = [[letter for letter in said.text if letter.isascii()] for said in free]
+    asked = [
+        Generate(prompt=prompt, max_tokens=12, stop=stops)
+        for prompt, seen in zip(prompts, letters, strict=True)
+        for stops in ((), (seen[1],), ("zz", *seen[-2:]))
+    ]
+    expected = plain(base, asked)
+    found = in_its_own_process(fresh, VllmConfig(kind="vllm", dtype="float32", kv_cache_gb=0.25), base, asked)
+    half = "\N{REPLACEMENT CHARACTER}"  # of a character that is cut: vLLM does not show it
+    assert [one.text.rstrip(half) for one in found] == [one.text.rstrip(half) for one in expected]
+    assert [one.ended for one in found] == [one.ended for one in expected]
+    lengths = [answer_length(one, max_tokens=12) for one in found]
+    assert lengths == [answer_length(one, max_tokens=12) for one in expected]
+    assert {one.ended for one in found} == {"stop", "length"}
+    assert len({*lengths}) > 2
 
 
 def test_an_engine_that_failed_is_not_asked_again(tmp_path: Path) -> None:

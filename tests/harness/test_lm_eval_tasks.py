@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,11 +19,16 @@ from crossbreed.fitness import (
     Item,
     Loglikelihood,
     Prompt,
+    ReportItems,
+    Request,
+    Response,
+    SearchItems,
     SplitConfig,
     Task,
     TransformersConfig,
     build_engine,
     check_disjoint,
+    evaluate_tasks,
     gold_answer,
     load_tasks,
     questions_of,
@@ -303,3 +309,79 @@ def test_what_was_loaded_is_scored_whatever_becomes_of_the_data(tasks_folder: Pa
     loaded._LOADED.clear()
     assert found.kind.model_copy().shown(item) == found.kind.shown(item) == right
     assert pickle.loads(pickle.dumps(found.kind)).shown(item) == "another"
+
+
+class Wrote:
+    """Writes the right answer to every other question."""
+
+    def __init__(self, task: Task) -> None:
+        self._texts = {
+            request.prompt: self._text(item, n) for n, item in enumerate(task.items) for request in task.requests(item)
+        }
+
+    def _text(self, item: Item, n: int) -> str:
+        return f"the answer is {item.fields['a']} of all {n % 2 * 'or not'}"
+
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        return [response(request, text=self._texts[request.prompt]) for request in requests]
+
+
+SENTENCE = "the answer is {{a}} of all"
+
+
+def test_a_corpus_metric_is_of_all_report_items_and_of_no_others(tasks_folder: Path, tmp_path: Path) -> None:
+    from lm_eval.api.metrics import bleu
+
+    folder = shutil.copytree(tasks_folder, tmp_path / "tasks")
+    write_task(folder, "mine", {**TASKS["corpus"], "doc_to_target": SENTENCE}, PARTS)
+    task = load(folder, "mine", metric="exact_match")
+    assert any(note.startswith("bleu: of all documents together") for note in task.kind.notes())
+    items = tuple(item for item in task.items if item.id.startswith("test"))
+    wrote = Wrote(task)
+    assert not evaluate_tasks(wrote, [task], {"mine": SearchItems(items)}).tasks["mine"].figures
+    first, again = (evaluate_tasks(wrote, [task], {"mine": ReportItems(items)}).tasks["mine"] for _ in range(2))
+    assert first == again
+    [(name, figure)] = first.figures.items()
+    texts = [wrote._texts[task.requests(item)[0].prompt] for item in items]
+    assert name == "bleu"
+    assert figure.value == bleu(
+        [(f"the answer is {item.fields['a']} of all", text) for item, text in zip(items, texts, strict=True)]
+    )
+    assert figure.num_items == len(items)
+    assert figure.low is not None
+    assert figure.high is not None
+    assert 0 < figure.low < figure.value < figure.high <= 100
+    [alone] = evaluate_tasks(wrote, [task], {"mine": ReportItems(items[:1])}).tasks["mine"].figures.values()
+    assert (alone.num_items, alone.low, alone.high) == (1, None, None)
+
+
+def test_a_group_has_a_figure_for_each_task(tasks_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tasks_folder, tmp_path / "tasks")
+    for name in ("one", "two"):
+        changed = {**TASKS["corpus"], "doc_to_text": f"{name} {{{{q}}}} =", "doc_to_target": SENTENCE}
+        write_task(folder, name, changed, PARTS)
+    (folder / "both.yaml").write_text("group: both\ntask: [one, two]\n")
+    task = load(folder, "both", metric="exact_match")
+    found = evaluate_tasks(Wrote(task), [task], {"mine": ReportItems(task.items)}).tasks["mine"].figures
+    assert set(found) == {"one: bleu", "two: bleu"}
+    assert {figure.num_items for figure in found.values()} == {len(task.items) // 2}
+
+
+def test_an_aggregation_that_fails_takes_nothing_else_with_it(tasks_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tasks_folder, tmp_path / "tasks")
+    (folder / "fails.py").write_text("def together(entries):\n    raise OSError('no disk')\n")
+    metrics = [{"metric": "bleu", "aggregation": "!function fails.together", "higher_is_better": True}]
+    write_task(
+        folder, "mine", {**TASKS["corpus"], "metric_list": [*metrics, *TASKS["corpus"]["metric_list"][1:]]}, PARTS
+    )
+    task = load(folder, "mine", metric="exact_match")
+    [figure] = evaluate_tasks(Wrote(task), [task], {"mine": ReportItems(task.items)}).tasks["mine"].figures.values()
+    assert figure.to_json() == {"mean": None, "low": None, "high": None, "n": 12, "error": "OSError: no disk"}
+
+
+def test_targets_are_rendered_once(tasks_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load(tasks_folder, "shots")
+    items = {"mine": SearchItems(task.items)}
+    before = evaluate_tasks(Wrote(task), [task], items)
+    monkeypatch.setattr("lm_eval.utils.apply_template", lambda *_: pytest.fail("rendered again"))
+    assert evaluate_tasks(Wrote(task), [task], items) == before

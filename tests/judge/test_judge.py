@@ -1,5 +1,6 @@
 """A judge over a real connection: what becomes a value, what an abstention, what a fault; never a zero of its own."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from judge_server import JudgeServer, completion, judging, refused
 from judge_specs import evaluated, judged, setting, task_of
 
 from crossbreed.errors import EngineError, InputError, ServiceOutage
-from crossbreed.fitness import METRICS, Surroundings
+from crossbreed.fitness import METRICS, GenerateTask, Surroundings, load_tasks
 from crossbreed.fitness.services.appending import append_line
 from crossbreed.fitness.tasks.metrics.judge.asking import AskedJudge, Memory, Said
 from crossbreed.fitness.tasks.metrics.judge.metric import Judge
@@ -195,3 +196,41 @@ def test_what_was_said_is_shared_by_processes_and_outlives_them(tmp_path: Path) 
 def test_its_client_is_of_the_extra_for_services() -> None:
     assert METRICS["judge"].extra == "api"
     assert METRICS["f1"].extra == "metrics"
+
+
+def test_a_judge_is_shown_a_chat_turn_by_turn(server: JudgeServer, tmp_path: Path) -> None:
+    chat = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hello {q}"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "What is red?"},
+    ]
+    (tmp_path / "chats.jsonl").write_text(
+        json.dumps({"id": "one", "turns": chat, "inner": {"turns": chat[1:3]}}) + "\n"
+    )
+    asks = "{turns}\n---\nassistant: {response}\n---\n{inner[turns]}"
+    metric = {"judge": setting(server.url, prompt=asks)}
+    server.fault = lambda *_: "yes"
+    task = GenerateTask(
+        kind="generate",
+        name="red",
+        items=str(tmp_path / "chats.jsonl"),
+        messages="turns",
+        chat_template=True,
+        stop=[],
+        metric=metric,
+    )
+    assert evaluated(task, "A colour.").tasks["red"].values == (1,)
+    shown = "system: Be kind.\n\nuser: Hello {q}\n\nassistant: Yes?\n\nuser: What is red?"
+    last = "user: Hello {q}\n\nassistant: Yes?"
+    assert server.asked[0]["messages"] == [
+        {"role": "user", "content": f"{shown}\n---\nassistant: A colour.\n---\n{last}"}
+    ]
+
+
+def test_what_is_no_chat_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "lists.jsonl").write_text(json.dumps({"id": "one", "q": "Red?", "tags": ["a", "b"]}) + "\n")
+    metric = {"judge": setting("http://127.0.0.1:9", prompt="{tags} {response}")}
+    task = GenerateTask(kind="generate", name="red", items=str(tmp_path / "lists.jsonl"), prompt="{q}", metric=metric)
+    with pytest.raises(InputError, match=r"(?s)a chat or a number in `tags`.*the judge's `prompt`.*list of \{role"):
+        load_tasks([task])

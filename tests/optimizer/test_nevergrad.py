@@ -30,6 +30,7 @@ class TestCma(OptimizerConformance):
 class TestDifferentialEvolutionOfFour(OptimizerConformance):
     reads_violations: ClassVar[bool] = True
     sphere_regret: ClassVar[float] = 0.01
+    fenced_trials: ClassVar[int] = 600
 
     @pytest.fixture
     def make(self) -> MakeOptimizer:

@@ -88,7 +88,11 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "several filters": ({"task": "letters"}, ("has several filters", "strict, last", "filter: strict")),
     "a corpus metric": (
         {"task": "corpus", "metric": "bleu"},
-        ("`bleu` has a value for all documents together", "metric: exact_match"),
+        (
+            "`bleu` has a value for all documents together",
+            "exact_match; this one is then reported",
+            "metric: exact_match",
+        ),
     ),
     "nothing but a corpus metric": (
         {"task": "only_bleu"},

@@ -1,5 +1,6 @@
 """A search over a group of lm-eval's: to its end, through a kill, and refused once the task is another one."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from crossbreed.runs.evaluate import evaluate
 pytest.importorskip("lm_eval")
 
 GROUP = {"name": "quiz", "kind": "lm_eval", "task": "quiz", "include_path": "tasks", "metric": "acc_norm"}
+CORPUS = {"name": "corpus", "kind": "lm_eval", "task": "corpus", "include_path": "tasks", "metric": "exact_match"}
 OWN = {"name": "own", "kind": "lm_eval", "task": "own", "include_path": "tasks", "metric": "vowels"}
 
 
@@ -96,3 +98,30 @@ def test_another_task_is_another_run(
     err = capsys.readouterr().err
     assert "this run folder was started with another spec" in err
     assert "tasks[0].task: own@" in err
+
+
+def test_a_corpus_metric_is_reported(
+    template: Path, tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path], capsys: Any
+) -> None:
+    """Of the rows of the report, by all that show it; and it is the journal's."""
+    shutil.copytree(template, tmp_path / "tasks")
+    spec, out = written(tmp_path, toy_base, toy_adapters, [CORPUS]), tmp_path / "run"
+    assert exit_code_of("run", spec, "--out", out) == 0
+    assert "bleu of corpus, of all 6 report items together: winner " in capsys.readouterr().out
+    reported = json.loads((out / "report.json").read_text())
+    rows = [reported["winner"], *reported["baselines"]]
+    assert all(row["figures"]["corpus"]["bleu"]["n"] == 6 for row in rows)
+    assert exit_code_of("show", out, "--json") == 0
+    shown = {row["number"]: row["tasks"] for row in json.loads(capsys.readouterr().out)["figures"]}
+    assert shown == {row["number"]: row["figures"] for row in rows}
+    journal = (out / "journal.jsonl").read_text()
+    assert journal.count('"figures"') == len(shown)
+    (out / "report.json").unlink()
+    assert exit_code_of("report", out) == 0
+    again = json.loads((out / "report.json").read_text())
+    assert again["winner"]["figures"] == reported["winner"]["figures"]
+    assert (out / "journal.jsonl").read_text() == journal
+    assert exit_code_of("evaluate", toy_base, "--spec", spec, "--split", "report") == 0
+    assert "bleu of corpus, of all its items together: " in capsys.readouterr().out
+    assert exit_code_of("evaluate", toy_base, "--spec", spec) == 0
+    assert "bleu" not in capsys.readouterr().out

@@ -27,3 +27,11 @@ def test_no_more_items_are_named_than_there_are(
     text = plan_text(build_plan(load_spec(spec, [*GRAMS, *overrides]), searches=False))
     (line,) = [line for line in text.splitlines() if "prepare Grams" in line]
     assert line.endswith(f", {told}")
+
+
+def test_what_is_searched_for_is_said(toy_base: Path, toy_adapters: dict[str, Path], tmp_path: Path) -> None:
+    objectives = ["fitness.objectives=[{mean: [red, blue]}, {length: red}]"]
+    objectives.append("optimizer={kind: nsga2, budget: {trials: 4}}")
+    text = plan_text(build_plan(load_spec(write_spec(tmp_path, base=toy_base, experts=toy_adapters), objectives)))
+    goals = [line for line in text.splitlines() if line.startswith("  goal")]
+    assert goals == ["  goal    mean of red, blue: more is better", "  goal    length of red: less is better"]

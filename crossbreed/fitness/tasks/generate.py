@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+from crossbreed.errors import MissingExtra
 from crossbreed.fitness.items import Item, field_of
 from crossbreed.fitness.lengths import answer_length
 from crossbreed.fitness.protocol import Surroundings
@@ -111,7 +112,11 @@ class GenerateTask(PromptTaskConfig):
     def require(self) -> None:
         """Refuses a metric that cannot work here."""
         for single in self._comparison.singles():
-            single.require()
+            try:
+                single.require()
+            except MissingExtra as error:
+                where = f"task `{self.name}`, metric `{single.name}`"
+                raise MissingExtra(error.problem, where=where, fix=error.fix) from None
 
     def with_seed(self, seed: int) -> Self:
         """Returns the task with the run's seed."""

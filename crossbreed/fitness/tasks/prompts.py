@@ -16,18 +16,24 @@ _MOST_WIDTH = 10_000
 """Of a field in a prompt, and its precision: some thousand times more fill the memory."""
 
 
-def fill_prompt(template: str, item: Item, *, task: str) -> str:
+def fill_prompt(template: str, item: Item, *, task: str, shows_chats: bool = False) -> str:
     """Returns a format string filled with an item's fields.
 
     >>> fill_prompt("{a} + {b} =", Item(id="1", fields={"a": 1, "b": 2}), task="sums")
     '1 + 2 ='
+
+    Args:
+        template: The format string.
+        item: The item.
+        task: The name of its task, for messages.
+        shows_chats: Whether a field may hold a chat, which is then shown as `as_text` writes it.
 
     Raises:
         InputError: it names a field that the item does not have or that is neither text nor number, or is not a format
             string.
     """
     try:
-        return _Filler(item, task).vformat(template, (), item.fields)
+        return _Filler(item, task, shows_chats).vformat(template, (), item.fields)
     except InputError:
         raise
     except (ValueError, LookupError, AttributeError, TypeError) as error:
@@ -95,6 +101,15 @@ def is_chat(value: object) -> bool:
     return isinstance(value, list) and bool(value) and None not in map(_turn, value)
 
 
+def as_text(chat: Sequence[Mapping[str, str]]) -> str:
+    r"""Returns a chat as a text: its turns, each behind its role, with an empty line between two.
+
+    >>> as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+    'user: Hi\n\nassistant: Hello'
+    """
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in chat)
+
+
 def _turn(value: object) -> tuple[str, str] | None:
     if not isinstance(value, Mapping):
         return None
@@ -111,8 +126,8 @@ def _root(name: str) -> str:
 class _Filler(string.Formatter):
     """Fills in texts and numbers as they are written, and refuses all else by name."""
 
-    def __init__(self, item: Item, task: str) -> None:
-        self._item, self._task = item, task
+    def __init__(self, item: Item, task: str, shows_chats: bool) -> None:
+        self._item, self._task, self._shows_chats = item, task, shows_chats
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str]:
         """Returns the text or number in a field; the number with its text unless a format is asked for."""
@@ -120,15 +135,19 @@ class _Filler(string.Formatter):
         if root not in self._item.fields:
             raise self._unknown(root)
         value, _ = super().get_field(field_name, args, kwargs)
+        if self._shows_chats and is_chat(value):
+            value = as_text(value)
         try:
             return _Shown(value, text_of(value)), root
         except ValueError as error:
             raise InputError(
                 f"item `{self._item.id}` cannot be shown in the prompt",
-                expected=f"a text or a number in `{field_name}`",
+                expected=f"a text{', a chat' * self._shows_chats} or a number in `{field_name}`",
                 got=str(error),
                 where=self._item.place(self._task, root),
-                fix="write it as a text, or name another field (`messages: FIELD` for a list of chat turns)",
+                fix="write it as a text or as a list of {role, content}, or name another field"
+                if self._shows_chats
+                else "write it as a text, or name another field (`messages: FIELD` for a list of chat turns)",
             ) from None
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:

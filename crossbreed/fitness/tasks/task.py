@@ -1,9 +1,10 @@
 """A task: a kind, which turns an item into requests and responses into a value, and its items."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from crossbreed.figures import Figure
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.protocol import Handle
 from crossbreed.fitness.requests import Loglikelihood, Request, Response
@@ -29,6 +30,8 @@ class Answer:
     """Why a judge gave no verdict: then `value` is NaN, and does not count. Empty: there is a value."""
     agrees: bool | None = None
     """Whether a judge that was asked several times said the same each time; None: none was."""
+    entries: Mapping[str, object] = field(default_factory=dict)
+    """Metric that only all items together have -> what it needs of this one; see `HasFigures`."""
 
 
 class Kind(Protocol):
@@ -90,6 +93,15 @@ class ScoresChunks(Kind, Protocol):
 
     def score_chunk(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Answer]:
         """Scores a chunk of items, each with its responses; an item's value depends on its own responses alone."""
+        ...
+
+
+@runtime_checkable
+class HasFigures(Kind, Protocol):
+    """A kind with metrics that only all items together have."""
+
+    def figures(self, entries: Mapping[str, Mapping[str, object]]) -> Mapping[str, Figure]:
+        """Returns them, of item id -> the `entries` of its answer."""
         ...
 
 

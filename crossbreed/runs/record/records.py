@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     PlainSerializer,
@@ -22,6 +21,7 @@ from pydantic import (
 
 from crossbreed.errors import InputError
 from crossbreed.recipes import parse_recipe
+from crossbreed.runs.record.told import STRICT, FigureRecord, JudgedRecord, MeansRecord, Number
 from crossbreed.types import (
     Birth,
     Candidate,
@@ -49,7 +49,6 @@ ItemIds: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 _DIGIT_OF = {0.0: "0", 1.0: "1"}
 _VALUE_OF = {digit: value for value, digit in _DIGIT_OF.items()}
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def _write_values(values: tuple[float, ...]) -> str | list[float]:
@@ -69,7 +68,6 @@ def _read_values(written: object) -> object:
         raise ValueError("only 0 and 1 may be written as text") from None
 
 
-_Number: TypeAlias = Annotated[int, Field(ge=0)]
 _Values: TypeAlias = Annotated[
     tuple[float, ...], BeforeValidator(_read_values), PlainSerializer(_write_values, return_type=str | list[float])
 ]
@@ -87,7 +85,7 @@ _Recipe: TypeAlias = Annotated[Recipe, PlainValidator(_read_recipe), PlainSerial
 class RunClock:
     """The versions that a run was started with."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package -> version."""
 
@@ -96,7 +94,7 @@ class RunClock:
 class RunRecord:
     """The first line: everything that identifies the run."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     kind: Literal["run"] = "run"
     schema: Literal[1, 2] = JOURNAL_SCHEMA
     spec: Mapping[str, JsonValue]
@@ -115,7 +113,7 @@ class RunRecord:
     """Tasks with items whose own ids look like a hash of their content, and are none. Not written if empty; older
     versions did not record it."""
     items: ItemIds
-    counts: Mapping[str, Mapping[str, _Number]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
     """Task of which only means are told -> split -> number of its items. Not written if empty."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> content hash. Not written if empty."""
@@ -129,8 +127,8 @@ class RunRecord:
 class SeedBirth:
     """One of the genomes that the space starts with."""
 
-    __pydantic_config__ = _STRICT
-    seed: _Number
+    __pydantic_config__ = STRICT
+    seed: Number
     scale: float
 
 
@@ -138,7 +136,7 @@ class SeedBirth:
 class CrossBirth:
     """A genome crossed from those of the record's `parents`."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     splits: tuple[float, ...]
     weights: tuple[float, ...]
     noise: float
@@ -148,15 +146,15 @@ class CrossBirth:
 class AskRecord:
     """A candidate. Written before any work on it starts."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     kind: Literal["ask"] = "ask"
-    number: _Number
+    number: Number
     origin: str
     """The text of what proposed it: `baseline:NAME`, `made:NAME`, `warm_start:N`, or the optimizer's kind."""
     point: tuple[float, ...] | None
-    parents: tuple[_Number, ...] = ()
+    parents: tuple[Number, ...] = ()
     birth: SeedBirth | CrossBirth | None = None
-    stage: _Number = 0
+    stage: Number = 0
     """The search that proposed it, by its position in the spec's `stages`. Not written if 0, as without stages."""
     recipe: _Recipe | None
 
@@ -207,7 +205,7 @@ class AskRecord:
 class TellClock:
     """Times, attempts and error of an evaluation."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     seconds: Mapping[str, float]
     """Phase -> seconds."""
     error: str | None
@@ -221,34 +219,12 @@ class TellClock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeansRecord:
-    """What is known of values that are means of several items each."""
-
-    __pydantic_config__ = _STRICT
-    counts: tuple[_Number, ...]
-    """Number of items of each."""
-    errors: tuple[float | None, ...]
-    """Standard error of each, as who asked the items says."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedRecord:
-    """What is known of the verdicts on a task's answers."""
-
-    __pydantic_config__ = _STRICT
-    abstained: tuple[_Number, ...] = ()
-    """Places of the items without a verdict, whose values are the mean of the others."""
-    agreement: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of items on which repeated questions were answered alike; null if nothing was asked twice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TellRecord:
     """The score of a candidate on one split."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     kind: Literal["tell"] = "tell"
-    number: _Number
+    number: Number
     split: SplitName
     status: Annotated[Status, Field(strict=False)]
     objectives: tuple[float, ...] | None
@@ -259,10 +235,12 @@ class TellRecord:
     """Task whose values are means -> what is known of them. Not written if empty."""
     judged: Mapping[str, JudgedRecord] = field(default_factory=dict)
     """Task whose judges abstained, or were asked several times -> what is known of that. Not written if empty."""
+    figures: Mapping[str, Mapping[str, FigureRecord]] = field(default_factory=dict)
+    """Task -> metric that only all items together have -> its value; on the report split. Not written if empty."""
     slopes: tuple[float, ...] | None = None
     fingerprint: str | None
-    items: _Number
-    tokens: _Number
+    items: Number
+    tokens: Number
     clock: TellClock
 
     def __post_init__(self) -> None:
@@ -291,6 +269,11 @@ class TellRecord:
                 name: JudgedRecord(abstained=scores.abstained, agreement=scores.agreement)
                 for name, scores in score.tasks.items()
                 if scores.abstained or scores.agreement is not None
+            },
+            figures={
+                name: {metric: FigureRecord.of(found) for metric, found in scores.figures.items()}
+                for name, scores in score.tasks.items()
+                if scores.figures
             },
             slopes=score.slopes,
             fingerprint=score.fingerprint,
@@ -346,6 +329,7 @@ class TellRecord:
             means=means,
             abstained=judged.abstained,
             agreement=judged.agreement,
+            figures={metric: one.figure for metric, one in self.figures.get(task, {}).items()},
         )
 
 
@@ -353,7 +337,7 @@ class TellRecord:
 class PublishClock:
     """The folder of a published checkpoint."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     folder: str
 
 
@@ -361,9 +345,9 @@ class PublishClock:
 class PublishRecord:
     """The publication of a trial."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     kind: Literal["publish"] = "publish"
-    number: _Number
+    number: Number
     fingerprint: str
     clock: PublishClock
 
@@ -375,7 +359,7 @@ class EndRecord:
     A resume with a larger budget may append more.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     kind: Literal["end"] = "end"
 
 
@@ -413,7 +397,7 @@ def to_json(record: Record) -> dict[str, Any]:
     if isinstance(record, AskRecord) and not record.stage:
         del value["stage"]
     if isinstance(record, TellRecord):
-        for name in ("means", "judged"):
+        for name in ("means", "judged", "figures"):
             if not value[name]:
                 del value[name]
         for name in ("attempts", "worker", "versions", "elapsed"):

@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeAlias
 
 from crossbreed.constraints import violation_of
 from crossbreed.errors import MachineError
+from crossbreed.figures import Figure
 from crossbreed.fitness.engines.registry import Takes
 from crossbreed.runs.record.relative_criteria import RelativeCriteria
 from crossbreed.runs.results.base_rates import BaseRate
+from crossbreed.runs.results.figures import figures_in, figures_json
 from crossbreed.runs.results.held import Held, held_by
 from crossbreed.runs.results.judging import Judged, judged_in
 from crossbreed.runs.results.statistics import LEVEL, Interval, interval, paired_difference, task_intervals
@@ -57,6 +59,8 @@ class Row:
     objectives: tuple[float, ...]
     tasks: Mapping[str, Interval]
     constraints: tuple[Held, ...] = ()
+    figures: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    """Task -> metric that only all its items together have, like BLEU -> its value."""
 
     @property
     def num_broken(self) -> int:
@@ -77,6 +81,7 @@ class Row:
             "tasks": {task: found.to_json() for task, found in self.tasks.items()},
             "objectives": list(self.objectives),
             **({"constraints": [held.to_json() for held in self.constraints]} if self.constraints else {}),
+            **({"figures": figures_json(self.figures)} if self.figures else {}),
             "number": self.number,
             "origin": str(self.proposed_by),
             "recipe_id": self.recipe.id,
@@ -238,6 +243,7 @@ def make_report(
             objectives=tuple(objective.of(tasks, base) for objective in objectives),
             tasks=task_intervals(tasks, seed=seed),
             constraints=held_by(tasks, base, constraints, seed=seed),
+            figures=figures_in(tasks),
         )
 
     def difference(other: Row) -> Difference:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crossbreed.errors import printable
+from crossbreed.runs.results.figures import figure_text
 from crossbreed.runs.results.held import Held
 from crossbreed.runs.results.numbers import number, row_label, with_interval
 from crossbreed.runs.results.report import NEAR_A_TIE, Report
@@ -78,6 +79,7 @@ def sentences(report: Report) -> list[str]:
     if cut := {task: pair for task, pair in report.cut.items() if pair[0]}:
         told = ", ".join(f"{some} of {n} in {task}" for task, (some, n) in cut.items())
         lines.append(f"Answers of the winner that were cut, and count as `max_tokens`: {told}.")
+    lines += _figures(report)
     for whose, judged in (("the winner", report.judged), ("the baselines", report.judged_others)):
         lines += [f"Judge, of {whose}: {found.said(task)}." for task, found in judged.items()]
     if report.near_ties:
@@ -88,6 +90,21 @@ def sentences(report: Report) -> list[str]:
         )
     lines += [f"No row for {row_label(name)}: {why}." for name, why in report.unmeasured.items()]
     return lines
+
+
+def _figures(report: Report) -> list[str]:
+    """Returns what only all items of a task together have, of each model."""
+    return [
+        f"{metric} of {task}, of all {figure.num_items} report items together: "
+        + "; ".join(
+            f"{row_label(row.name)} {figure_text(row.figures[task][metric])}"
+            for row in reversed(report.rows)
+            if metric in row.figures.get(task, {})
+        )
+        + "."
+        for task, some in report.winner.figures.items()
+        for metric, figure in some.items()
+    ]
 
 
 def _told(held: Held) -> str:

@@ -24,6 +24,7 @@ from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
+from crossbreed.runs.results.figures import figures_in, figures_json
 from crossbreed.runs.results.front import front_progress
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.judging import judged_in
@@ -157,6 +158,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
         "archive": [trial.number for trial in pareto_front(ok, run.objectives)],
+        **_reported_figures(run),
         "front": (grown := front_progress(ok, run.objectives)) and grown.to_json(),
         "seconds_by_phase": seconds_by_phase(ok),
         "counts": {status.value: sum(t.score.status is status for t in run.trials) for status in Status},
@@ -306,6 +308,13 @@ def seconds_by_phase(trials: list[Trial]) -> dict[str, float]:
     if not trials:
         return {}
     return {phase: fmean(trial.score.cost.seconds.get(phase, 0.0) for trial in trials) for phase in PHASES}
+
+
+def _reported_figures(run: Run) -> dict[str, Any]:
+    """Returns trial -> what only all report items together have, of trials that the report has asked."""
+    scores = run.history.scores_of("report").items()
+    found = {number: figures for number, score in scores if (figures := figures_in(score.tasks))}
+    return {"figures": [{"number": n, "tasks": figures_json(one)} for n, one in found.items()]} if found else {}
 
 
 def _trial_json(trial: Trial, takes: Takes | None) -> dict[str, Any]:

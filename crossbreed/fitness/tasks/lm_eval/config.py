@@ -1,6 +1,6 @@
 """An lm-eval task, which is what its settings say of lm-eval's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 
 from crossbreed.errors import InputError
+from crossbreed.figures import Figure
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.lm_eval.harness import require_harness, sources_in
@@ -82,6 +83,10 @@ class LmEvalTask(LmEvalSettings):
     def score(self, item: Item, responses: Sequence[Response]) -> Answer:
         """Has the task's own `process_results` score the document, behind the filter."""
         return self._loaded.score(item, responses)
+
+    def figures(self, entries: Mapping[str, Mapping[str, object]]) -> Mapping[str, Figure]:
+        """Returns corpus metrics; see HasFigures."""
+        return self._loaded.figures(entries)
 
     def calibration(self, item: Item) -> Loglikelihood:
         """Returns the right answer as a request."""

@@ -176,6 +176,21 @@ def results_of(document: Document, answers: Sequence[Any], ensemble: Any, *, rep
     return found
 
 
+def remember_targets(leaf: HarnessTask) -> None:
+    """Makes a task remember its documents' right answers: its template is compiled for each, at every score."""
+    template, known = leaf.config.doc_to_target, dict[int, tuple[Any, Any]]()
+    if not isinstance(template, str):
+        return
+
+    def remembered(doc: Any) -> Any:
+        if id(doc) not in known:  # the document is kept, so that no other one gets its id
+            known[id(doc)] = doc, leaf.doc_to_target(doc, template)
+        _, found = known[id(doc)]
+        return list(found) if isinstance(found, list) else found
+
+    leaf.set_config("doc_to_target", remembered)
+
+
 def questions_in(document: Document) -> frozenset[str]:
     """Returns texts that a document shares with any other that asks the same, in whatever frame."""
     fields = _fields(document.doc)

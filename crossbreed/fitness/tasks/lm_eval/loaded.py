@@ -1,11 +1,12 @@
 """A task as it was loaded in this process: its documents, what they ask, and how each is scored."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crossbreed.errors import InputError
+from crossbreed.figures import Figure
 from crossbreed.fitness.items import Item
 from crossbreed.fitness.requests import Loglikelihood, Request, Response
 from crossbreed.fitness.tasks.lm_eval.asking import Speaker, result_of, speaker
@@ -18,10 +19,12 @@ from crossbreed.fitness.tasks.lm_eval.documents import (
     identity_of,
     parts_of,
     questions_in,
+    remember_targets,
     results_of,
     state_of,
     without_repeats,
 )
+from crossbreed.fitness.tasks.lm_eval.figures import figure_of
 from crossbreed.fitness.tasks.lm_eval.harness import (
     HarnessTask,
     blamed,
@@ -36,6 +39,7 @@ from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.fitness.tasks.sampling import sample_seeds
 from crossbreed.fitness.tasks.task import Answer
 from crossbreed.parsing import any_of
+from crossbreed.randomness import spawn
 from crossbreed.types import canonical_json
 
 _MOST_KEPT = 16
@@ -96,7 +100,26 @@ class Loaded:
         ]
         with lent_generators(), blamed(f"document `{item.id}` is not scored", folder=self._folder, where=self._where):
             found = results_of(document, answers, scoring.ensemble, repeats=scoring.repeats)
-        return Answer(value=self._value(item, found, scoring), text=_said(document, answers))
+        entries = {name: found[name] for name in scoring.together if name in found}
+        return Answer(value=self._value(item, found, scoring), text=_said(document, answers), entries=entries)
+
+    def figures(self, entries: Mapping[str, Mapping[str, object]]) -> dict[str, Figure]:
+        """Returns the metrics that only all documents together have, of a group for each of its tasks.
+
+        Args:
+            entries: Document -> metric -> what lm-eval has of it.
+        """
+        of_all = dict[str, tuple[Callable[..., Any], list[object]]]()
+        for name, of_one in entries.items():
+            document = self._documents[name]
+            scoring = self._scoring(document)
+            prefix = f"{name_of(document.task)}: " if len(self._scorings) > 1 else ""
+            for metric, entry in of_one.items():
+                of_all.setdefault(prefix + metric, (scoring.together[metric], []))[1].append(entry)
+        return {
+            name: figure_of(some, aggregation, rng=spawn(self._seed, "bootstrap", self._name, name))
+            for name, (aggregation, some) in of_all.items()
+        }
 
     def calibration(self, item: Item) -> Loglikelihood | None:
         """Returns the right answer as a request; None if the task has none."""
@@ -218,6 +241,8 @@ def _read(task: LmEvalSettings, *, seed: int, speaks: Speaker) -> Loaded:
         documents, num_repeats = without_repeats(documents)
         scorings = {name_of(leaf): scoring_of(task, leaf, documents) for leaf in leaves}
         identity = identity_of(leaves, documents)
+        for leaf in leaves:
+            remember_targets(leaf)
     files = {file: state_of(file) for leaf in leaves for file in files_of(leaf)}
     reported = next(part for part, splits in parts.items() if "report" in splits)
     shown = [leaf for leaf in leaves if _shots_from(leaf) == names[name_of(leaf), reported]]

@@ -58,15 +58,19 @@ def readings_of(results: Mapping[str, object], task: Any) -> dict[str, Reading |
         results: What the task's `process_results` has returned for the document.
         task: The task.
     """
-    from lm_eval.api import metrics
-
-    aggregations, better = task.aggregation(), task.higher_is_better()
+    better = task.higher_is_better()
     return {
-        name: reading_of(
-            name, entry, aggregations.get(name, metrics.mean), higher_is_better=better.get(name, True) is not False
-        )
+        name: reading_of(name, entry, aggregation_of(name, task), higher_is_better=better.get(name, True) is not False)
         for name, entry in results.items()
     }
+
+
+def aggregation_of(name: str, task: Any) -> Callable[..., Any]:
+    """Returns what lm-eval makes of all documents' entries for a metric."""
+    from lm_eval.api import metrics
+
+    found: Callable[..., Any] = task.aggregation().get(name, metrics.mean)
+    return found
 
 
 def is_number(entry: object) -> bool:

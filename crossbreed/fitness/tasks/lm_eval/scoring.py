@@ -1,7 +1,7 @@
 """How the documents of an lm-eval task are scored: its filters, one metric, and what it needs to know of an answer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,12 @@ from crossbreed.errors import InputError, require
 from crossbreed.fitness.tasks.lm_eval.asking import Writing
 from crossbreed.fitness.tasks.lm_eval.documents import Document, Part, results_of
 from crossbreed.fitness.tasks.lm_eval.harness import EXTRA, HarnessTask, name_of
-from crossbreed.fitness.tasks.lm_eval.metrics import Reading, readings_of
+from crossbreed.fitness.tasks.lm_eval.metrics import Reading, aggregation_of, readings_of
 from crossbreed.fitness.tasks.lm_eval.settings import LmEvalSettings
 from crossbreed.parsing import any_of, suggestion
 
+_NO_METRIC = "bypass"
+"""lm-eval's, for tasks of which the texts alone are wanted."""
 _CERTAIN, _HOPELESS = 0.0, -50.0
 
 
@@ -24,6 +26,8 @@ class Scoring:
     """The filters."""
     metric: str
     reading: Reading
+    together: Mapping[str, Callable[..., Any]]
+    """Metric that only all documents together have -> its aggregation."""
     mean_sizes: Mapping[Part, float]
     """Part of the data -> mean size of its documents, where sizes weigh."""
     writing: Writing | None
@@ -48,7 +52,8 @@ def scoring_of(task: LmEvalSettings, leaf: HarnessTask, documents: Sequence[Docu
     own = [one for one in documents if one.task is leaf]
     if not own:
         raise InputError(f"no document of `{name_of(leaf)}` is left", where=task.where)
-    found = readings_of(results_of(own[0], _gold(own[0]), ensemble, repeats=repeats), leaf)
+    results = results_of(own[0], _gold(own[0]), ensemble, repeats=repeats)
+    found = readings_of(results, leaf)
     metric = _chosen_metric(metric or None, found, leaf, task)
     reading = found[metric]
     assert reading is not None
@@ -70,6 +75,9 @@ def scoring_of(task: LmEvalSettings, leaf: HarnessTask, documents: Sequence[Docu
         ensemble=ensemble,
         metric=metric,
         reading=reading,
+        together={
+            name: aggregation_of(name, leaf) for name, one in found.items() if one is None and name != _NO_METRIC
+        },
         mean_sizes={part: math.fsum(of_part) / len(of_part) for part, of_part in sizes.items()},
         writing=_writing(leaf, task) if leaf.OUTPUT_TYPE == "generate_until" else None,
         repeats=repeats,
@@ -113,8 +121,10 @@ def _chosen_metric(
     usable = [name for name, reading in found.items() if reading is not None]
     if (wanted in found and wanted not in usable) or (wanted is None and not usable):
         raise InputError(
-            f"`{wanted or any_of(found)}` has a value for all documents together, and none for each",
-            expected=f"a metric whose mean over documents counts: {any_of(usable)}" if usable else "another metric",
+            f"`{wanted or any_of(found)}` has a value for all documents together, and none for each to search by",
+            expected=f"a metric whose mean over documents counts: {any_of(usable)}; this one is then reported beside it"
+            if usable
+            else "another metric",
             where=f"{task.where}, `metric`",
             fix=f"metric: {usable[0]}" if usable else "add a metric with `aggregation: mean` to the task's YAML",
         )
@@ -151,7 +161,10 @@ def check_metrics(leaf: HarnessTask, task: LmEvalSettings) -> None:
 
 def notes_on_values(scorings: Mapping[str, Scoring]) -> list[str]:
     """Says what values are, where they are not the metric itself."""
-    return list(dict.fromkeys(_about(one) for one in scorings.values() if one.reading.about))
+    told = [_about(one) for one in scorings.values() if one.reading.about]
+    if together := list(dict.fromkeys(name for one in scorings.values() for name in one.together)):
+        told.append(f"{any_of(together)}: of all documents together, on the report items, and never searched")
+    return list(dict.fromkeys(told))
 
 
 def _about(scoring: Scoring) -> str:

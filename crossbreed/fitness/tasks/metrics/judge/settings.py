@@ -31,7 +31,7 @@ class JudgeSettings(ServiceSettings):
     """Its name at the endpoint; pin it to a version where the provider has several."""
     prompt: Annotated[str, Field(min_length=1)]
     """What it is asked: a format string over the item's fields (the gold answer is one of them), and `{response}`, the
-    text that is judged."""
+    text that is judged. A field with a chat shows its turns as `user: ...` and `assistant: ...`."""
     system: str | None = None
     """A system message before it."""
     scale: tuple[float, float] | None = None
@@ -85,7 +85,7 @@ class JudgeSettings(ServiceSettings):
             )
         asked = replace(item, fields={**item.fields, RESPONSE: text})
         try:
-            return fill_prompt(self.prompt, asked, task=task)
+            return fill_prompt(self.prompt, asked, task=task, shows_chats=True)
         except InputError as error:
             where = f"the judge's `prompt`; {error.where}"
             raise InputError(
