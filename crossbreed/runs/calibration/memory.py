@@ -47,3 +47,9 @@ def slopes_bytes(plan: Plan, space: SearchSpace, needs: CalibrationNeeds) -> int
         )
     model = sum(prod(info.shape) for info in tensors.values()) * width
     return model + branches * width + kept + predicted
+
+
+def gradient_bytes(plan: Plan) -> int:
+    """Returns about how much the gradient of a candidate's weights takes, for slopes along whole deltas."""
+    slopes, tensors = plan.spec.fitness.slopes, plan.structure.tensors
+    return 2 * sum(prod(info.shape) for info in tensors.values()) * BYTES[slopes.dtype]

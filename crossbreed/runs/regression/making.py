@@ -100,6 +100,8 @@ class Making:
         return Settings(
             ridge=config.ridge,
             own=config.own,
+            off_diagonal=config.off_diagonal,
+            is_fed_by_experts=config.inputs == "experts",
             answer_weight=config.answer_weight,
             in_row_space=config.row_space,
             tokens=config.tokens,

@@ -1,7 +1,7 @@
 """The settings of the regression that walks over the layers (`runs.regression`)."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -62,6 +62,12 @@ class RegressionConfig(Config):
     holds. 0: not at all, where there are more tokens than columns."""
     own: Annotated[float, Field(ge=0, le=1)] = 0.5
     """1: the targets are the experts' own outputs; 0: what the experts' matrices make of the merge's inputs."""
+    inputs: Literal["merge", "experts"] = "merge"
+    """What feeds a matrix within its layer: the merge, as far as it is made; or what each expert's own matrices of the
+    layer make of the merge's hidden states before it (RegMean++)."""
+    off_diagonal: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Factor on elements of Grams off the diagonal (RegMean's alpha). Below 1, columns are held to the experts' own in
+    its place, as strongly as inputs are large there, so that `ridge: 0` needs no anchor."""
     answer_weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the tokens of answers; those of prompts weigh 1."""
     row_space: bool = False
