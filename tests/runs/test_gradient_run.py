@@ -93,7 +93,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def loss_of(plan: Plan, loss: str = "cross_entropy", held_out: float = 0.25) -> MergeLoss:
-    needs = CalibrationNeeds(loss=loss, items=None, held_out=held_out, about="")
+    given: Any = {"temperature": 2.0, "hidden": 0.5, "hidden_layers": (1, 4)} if loss == "distillation" else {}
+    needs = CalibrationNeeds(loss=loss, items=None, held_out=held_out, about="", **given)
     return MergeLoss(plan.calibration_inputs, plan.space, needs)
 
 
@@ -117,11 +118,20 @@ def gpt2(folder: Path) -> tuple[Path, dict[str, Path]]:
         (COMPONENTS, "cross_entropy", "llama", GENERATE),
         (COMPONENTS, "agreement", "llama", GENERATE),
         (COMPONENTS, "agreement", "llama", of_teacher("agreement", 16)),
+        (WEIGHTS, "distillation", "llama", GENERATE),
         (WEIGHTS, "entropy", "llama", GENERATE),
         (WEIGHTS, "entropy", "llama", of_teacher("entropy", 272)),  # of fewer, steps change which are the most likely
         (COMPONENTS, "cross_entropy", "gpt2", GENERATE),
     ],
-    ids=["components", "components-agreement", "taught-agreement", "weights-entropy", "taught-entropy", "gpt2"],
+    ids=[
+        "components",
+        "components-agreement",
+        "taught-agreement",
+        "distillation",
+        "weights-entropy",
+        "taught-entropy",
+        "gpt2",
+    ],
 )
 def test_slopes_are_derivatives(
     space: dict[str, Any],
@@ -321,6 +331,10 @@ def test_check_says_what_it_costs(tmp_path: Path, toy_base: Path, toy_adapters: 
         ({"optimizer": gradient(warmup=6)}, "`warmup` must be less than `steps`"),
         ({"optimizer": gradient(held_out=0.9)}, "held_out"),
         ({"optimizer": gradient(loss="hinge")}, "loss"),
+        ({"optimizer": gradient(temperature=2)}, "`temperature` is of `loss: distillation`"),
+        ({"optimizer": gradient(hidden=1)}, "`hidden` needs `loss: distillation` or `agreement`"),
+        ({"optimizer": gradient(loss="distillation", hidden_layers=[1])}, "set `hidden`"),
+        ({"optimizer": gradient(loss="distillation", hidden=1, hidden_layers=[5])}, "no such layer"),
         ({"optimizer": gradient(prompts={"rad": "red.jsonl"})}, "unknown task `rad`"),
         ({"optimizer": gradient(prompts={"red": "red.jsonl"})}, r"is one of the (select|report) items"),
         ({"space": {"kind": "coefficients", "operator": "ties"}}, "no sums of the experts' deltas"),

@@ -147,7 +147,9 @@ def test_regmean_plus_plus(alpha: float, toy_base: Path, toy_adapters: dict[str,
         solved = [name for name in weights.projections if name.startswith(prefix)]
         below = tuple(f"model.layers.{number}." for number in range(layer))
         for expert, [text] in texts.items():
-            model.load_state_dict({**own[expert], **{n: v for n, v in made.items() if n.startswith(below)}}, strict=False)
+            model.load_state_dict(
+                {**own[expert], **{n: v for n, v in made.items() if n.startswith(below)}}, strict=False
+            )
             grams[expert] = {}
 
             def see(name: str, inputs: torch.Tensor, into: dict[str, torch.Tensor] = grams[expert]) -> None:
