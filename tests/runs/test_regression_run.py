@@ -329,6 +329,26 @@ def test_passes_begin_where_the_last_one_ended(
     assert steps[1] > steps[0]
 
 
+def test_any_recipe_of_the_sources_may_be_the_anchor(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    """What an earlier run has found: with a large lambda it comes back, and another file is another regression."""
+    weights, path = opened(toy_base, toy_adapters), tmp_path / "found.yaml"
+    given = weighted_deltas({"plain": 0.9, "stabilised": 0.2}, hashes=weights.structure.hashes, dtype="float32")
+    path.write_text(dump_recipe(given))
+    written = spec(tmp_path, toy_base, toy_adapters, anchor_recipe=str(path), ridge=1e9)
+    plan = build_plan(load_spec(written, ["dtype=float32"]))
+    making = making_of(plan, plan.spec.artifacts.regression)
+    rule = making.rule()
+    made = making.make(tmp_path, lambda event: None).experts["regression"].path
+    assert furthest(load_weights(made), dict(weights.materialize(given))) < 1e-5
+    path.write_text(dump_recipe(summed(weights, 0.1)))
+    assert making.rule() != rule
+    path.write_text(dump_recipe(replace(given, sources={**given.sources, "plain": "another"})))
+    with pytest.raises(InputError, match="the anchor of the regression merges other sources"):
+        build_plan(load_spec(written))
+
+
 def test_full_experts_give_norms_and_embeddings_their_mean(tmp_path: Path, cache: Path, toy_base: Path) -> None:
     experts = {name: make_expert(tmp_path / name, base=toy_base, seed=n) for n, name in enumerate("ab")}
     regress(load_spec(spec(tmp_path, toy_base, experts)), tmp_path / "out")

@@ -55,6 +55,9 @@ class RegressionConfig(Config):
     anchor: Annotated[str, Named(OPERATORS), AfterValidator(_is_anchor)] = ANCHOR
     """The operator around whose merge of all experts matrices are solved. Matrices that are not solved (`modules`, and
     experts of a mixture) keep it; norms, biases, embeddings and the head have the mean of the deltas."""
+    anchor_recipe: InputPath | None = None
+    """A recipe of base and experts, or a configuration of mergekit, whose merge is the anchor in place of all that: for
+    example what an earlier run has found (`RUN/recipes/N.yaml`)."""
     anchor_scale: Annotated[float, Field(ge=0)] = 0.85
     """Factor on the anchor's delta; where the operator has no `scale`, the weight of every expert."""
     ridge: Annotated[float, Field(ge=0)] = 1.0
@@ -89,6 +92,8 @@ class RegressionConfig(Config):
     def _has_texts(self) -> "RegressionConfig":
         if not (self.items or self.prompts or self.samples):
             raise ValueError("a regression needs texts: set `items`, `prompts` or `samples`")
+        if self.anchor_recipe is not None and self.model_fields_set & {"anchor", "anchor_scale"}:
+            raise ValueError("a regression has one anchor: remove `anchor` and `anchor_scale`, or `anchor_recipe`")
         return self
 
     def describe(self) -> str:
