@@ -69,11 +69,8 @@ def write_models(out: Path) -> None:
     """Writes a base of the shape of Qwen2.5-1.5B, and adapters of all its matrices, with random weights."""
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    chance, settings, like = (
-        torch.Generator().manual_seed(0),
-        Qwen2Config(**QWEN),
-        EXAMPLE / "models/smollm2-135m-instruct",
-    )
+    chance, settings = torch.Generator().manual_seed(0), Qwen2Config(**QWEN)
+    like = EXAMPLE / "models/smollm2-135m-instruct"
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in AutoModelForCausalLM.from_config(settings).named_parameters()}
     base = out / "base"
@@ -134,10 +131,8 @@ def gradient(plan: Plan) -> tuple[int, Callable[[], object]]:
     needs = stage.optimizer.calibration
     assert needs is not None, "it goes down a loss"
     loss = MergeLoss(plan.calibration_inputs, stage.space, needs)
-    point = (0.0,) * len(plan.coordinates)
-    return slopes_bytes(plan, stage.space, needs), lambda: loss.slopes(
-        point, [n for task in loss.tasks for n in task[:4]]
-    )
+    point, items = (0.0,) * len(plan.coordinates), [item for task in loss.tasks for item in task[: needs.batch]]
+    return slopes_bytes(plan, stage.space, needs), lambda: loss.slopes(point, items)
 
 
 def frank_wolfe(plan: Plan) -> tuple[int, Callable[[], object]]:
@@ -152,9 +147,8 @@ def frank_wolfe(plan: Plan) -> tuple[int, Callable[[], object]]:
 def measure(name: str, models: Path) -> dict[str, float]:
     """Returns what was planned and what was taken, in GB, and the seconds."""
     plan = build_plan(spec_of(name, models)).measured()
-    planned, work = {"regression": regression, "gradient": gradient, "frank_wolfe": frank_wolfe}[
-        name.partition(":")[0]
-    ](plan)
+    of_kind = {"regression": regression, "gradient": gradient, "frank_wolfe": frank_wolfe}
+    planned, work = of_kind[name.partition(":")[0]](plan)
     before, began_s = _anonymous(), time.perf_counter()
     peak = Peak()
     work()

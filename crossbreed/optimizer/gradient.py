@@ -79,6 +79,7 @@ class GradientOptions(Options):
             loss=self.loss,
             items=self.items,
             held_out=self.held_out,
+            batch=self.batch,
             prompts=self.prompts,
             temperature=self.temperature,
             hidden=self.hidden,

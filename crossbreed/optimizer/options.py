@@ -24,6 +24,8 @@ class CalibrationNeeds:
     """Maximum number of search items per task; None: all."""
     held_out: float
     """The part of them that is held out."""
+    batch: int | None = None
+    """The most items of each task whose slopes are asked for together; None: any number."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Task -> file of further items without answers, which experts answer."""
     temperature: float = 1.0

@@ -121,7 +121,7 @@ def test_not_every_engine_can() -> None:
 
 
 def test_a_distilled_loss_is_the_divergence_from_the_expert() -> None:
-    """In fp64 by its definition: KL(expert, ours) of predictions at a temperature, times its square; less a constant."""
+    """In fp64 by its definition: KL(expert, ours) of predictions at a temperature, times its square."""
     draw = torch.Generator().manual_seed(3)
     ours, theirs = (torch.randn(5, 11, dtype=torch.float64, generator=draw) for _ in range(2))
     for temperature in (1.0, 2.5):

@@ -104,7 +104,7 @@ def test_numbers_that_are_none_are_said() -> None:
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_columns_held_to_experts_own_are_regmean(ridge: float) -> None:
-    """RegMean's solution, off-diagonal elements scaled, in one formula; and from any anchor, where there is no ridge."""
+    """RegMean's solution, off-diagonal elements scaled, in a formula; from any anchor, without a ridge."""
     draw = torch.Generator().manual_seed(6)
     matrices = [torch.randn(NUM_ROWS, NUM_COLUMNS, dtype=torch.float64, generator=draw) for _ in range(3)]
     anchor_MN = torch.randn(NUM_ROWS, NUM_COLUMNS, dtype=torch.float64, generator=draw)

@@ -132,7 +132,7 @@ def test_architectures(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("alpha", [0.9, 0.5])
 def test_regmean_plus_plus(alpha: float, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
-    """As its paper has it (arXiv 2508.03121), from hooks of whole models: merged layers below, an expert's from there on.
+    """As its paper has it (arXiv 2508.03121), by hooks of whole models: merged layers below, an expert's from there on.
 
     W = (sum We Ce) (sum Ce)^-1, C the Gram of a matrix's inputs, off-diagonal elements times alpha; from any anchor.
     """

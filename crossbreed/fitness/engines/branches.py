@@ -164,7 +164,7 @@ class BranchedEngine(TransformersEngine):
         return torch.stack(terms).sum()
 
     def _seen(self, batch: Sequence[Text]) -> Iterator[Seen]:
-        """Yields what the model makes of texts; at an answer's tokens is: from the token before it, without the last."""
+        """Yields what the model makes of texts: logits from the token before an answer on, without the last one's."""
         device = self._model.device
         ids_BT = pad_sequence([torch.tensor(text.token_ids, device=device) for text in batch], batch_first=True)
         spans = [range(text.num_prompt - 1, len(text.token_ids) - 1) for text in batch]

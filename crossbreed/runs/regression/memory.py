@@ -10,12 +10,14 @@ from crossbreed.sources.naming import is_projection, is_stored_transposed, layer
 
 CACHE_BYTES = 64 << 20
 """Of what merges of the same sources find out, for the next ones: in a walk, each matrix is made once."""
+PROCESS_BYTES = 64 << 20
+"""Tokenizers, and code that is imported by and by."""
 _SUM_BYTES = 8
 """Of a number of the sums, which are fp64."""
 
 
 def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
-    """Returns the most memory that the walk takes, beside the sources, which are mapped.
+    """Returns the most memory that it takes to write texts, and then to walk, beside the sources, which are mapped.
 
     Without the process itself, and without texts that experts write.
     """
@@ -33,13 +35,16 @@ def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
         if is_projection(name, info.shape):
             rows, columns = info.shape[::-1] if is_stored_transposed(name, model_type) else info.shape
             layers[layer].append((rows, columns))
+    every = [prod(info.shape) for info in plan.structure.tensors.values()]
+    writing = width * sum(every) + 4 * max(every, default=0)  # the model that experts write with, and a tensor to come
     tokens, hidden = num_tokens(plan, config), _hidden(plan)
-    models = 2 if config.own == 1 else 1 + len(plan.experts)
+    models = 2 if config.own == 1 and config.off_diagonal == 1 and config.inputs == "merge" else 1 + len(plan.experts)
     weights = width * max(sizes.values(), default=0) * models
     outputs = max((sum(rows for rows, _ in one) for one in layers.values()), default=0)
     texts = width * (tokens * (2 * hidden + outputs) + config.tokens * 2 * outputs)  # of all, and of a batch meanwhile
     sums = max((_solving(one) for one in layers.values()), default=0)
-    return plan.merged_bytes + width * 2 * outside + weights + texts + sums + CACHE_BYTES
+    walking = plan.weights.merged_bytes(plan.dtype) + width * 2 * outside + weights + texts + sums + CACHE_BYTES
+    return max(walking, writing) + PROCESS_BYTES
 
 
 def _solving(matrices: list[tuple[int, int]]) -> int:

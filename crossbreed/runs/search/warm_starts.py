@@ -34,7 +34,6 @@ def warm_starts(
     Raises:
         InputError: one is not a recipe, merges other sources, or has a rule that matches no tensor.
     """
-
     read = partial(recipe_at, structure=structure, weights=weights, what="a warm start")
     for index, recipe in enumerate(each(read, paths)):
         yield ProposedBy(kind="warm_start", index=index), recipe
