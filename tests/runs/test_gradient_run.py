@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,8 @@ def test_experts_answer_prompts_themselves(tmp_path: Path, toy_base: Path, toy_a
     prompts = {"red": str(tmp_path / "more.jsonl")}
     path = spec_of(tmp_path, toy_base, toy_adapters, optimizer=gradient(prompts=prompts))
     plan = build_plan(load_spec(path))
-    loss = MergeLoss(plan.calibration_inputs, plan.space, plan.spec.optimizer.calibration)
+    needs = plan.spec.optimizer.calibration
+    loss = MergeLoss(plan.calibration_inputs, plan.space, needs)
     assert [len(items) for items in loss.tasks] == [7 + 3, 7]
     point = (0.0,) * plan.space.domain.dim
     value, slopes = loss.slopes(point, loss.tasks[0][-3:])
@@ -312,6 +314,8 @@ def test_experts_answer_prompts_themselves(tmp_path: Path, toy_base: Path, toy_a
     assert np.linalg.norm(slopes) > 0
     read = [loss._model._texts[number] for number in loss.tasks[0][-3:]]
     assert all(len(text.token_ids) > text.num_prompt for [text] in read)
+    compared = MergeLoss(plan.calibration_inputs, plan.space, replace(needs, loss="distillation"))
+    assert np.linalg.norm(compared.slopes(point, loss.tasks[0][-3:])[1]) > 0, "experts are compared with there, too"
     alone = loss_of(plan, held_out=0.125)
     assert alone._folder != loss._folder, "another loss"
     assert alone.held_out(point) == pytest.approx(loss.held_out(point))

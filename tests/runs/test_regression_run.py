@@ -448,6 +448,9 @@ def test_a_first_stage_makes_it_and_later_ones_polish_it(
         ({"tasks": {"plane": ["red"]}}, "unknown expert `plane`"),
         ({"prompts": {"rad": "red.jsonl"}}, "unknown task `rad`"),
         ({"own": 1.5}, "own"),
+        ({"off_diagonal": 1.1}, "off_diagonal"),
+        ({"inputs": "expert"}, "inputs"),
+        ({"anchor_recipe": "found.yaml", "anchor": "ties"}, "one anchor"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(

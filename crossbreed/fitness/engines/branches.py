@@ -137,7 +137,7 @@ class BranchedEngine(TransformersEngine):
         total, self._numbers = 0.0, leaf
         failure = "transformers did not compute the loss; fewer `fitness.slopes.tokens` need less memory"
         with engine_code(failure), nullcontext() if slopes else torch.no_grad():
-            for batch in _batches(texts, tokens):
+            for batch in batches(texts, tokens):
                 loss = self._loss_of(batch, measure)
                 if not loss.isfinite():
                     raise InvalidWeights("the calibration loss is NaN or infinite")
@@ -154,7 +154,7 @@ class BranchedEngine(TransformersEngine):
         self._numbers = torch.tensor([*numbers], device=self._model.device)
         found: dict[int, Seen] = {}
         with engine_code("transformers did not run the model"), torch.no_grad():
-            for batch in _batches(texts, tokens):
+            for batch in batches(texts, tokens):
                 for text, seen in zip(batch, self._seen(batch), strict=True):
                     found[id(text)] = Seen(seen.logits_AV.float(), tuple(hidden.clone() for hidden in seen.hidden))
         yield from (found[id(text)] for text in texts)
@@ -215,7 +215,7 @@ class BranchedEngine(TransformersEngine):
         )
 
 
-def _batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
+def batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
     """Returns texts of similar length together: as few passes and as little padding as cost least, each within a limit.
 
     A text that is longer than the limit has a pass of its own.
@@ -227,9 +227,9 @@ def _batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
         longest = len(last.token_ids)
         first = max(0, end - max(1, tokens // longest))
         least.append(min((least[start][0] + (end - start) * longest + _PASS, start) for start in range(first, end)))
-    batches, end = list[list[Text]](), len(ordered)
+    found, end = list[list[Text]](), len(ordered)
     while end:
         start = least[end][1]
-        batches.append(ordered[start:end])
+        found.append(ordered[start:end])
         end = start
-    return batches[::-1]
+    return found[::-1]

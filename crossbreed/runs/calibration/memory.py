@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from crossbreed.fitness import reference_config
+from crossbreed.fitness.engines.branches import Text, batches
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.runs.calibration.questions import experts_of
 from crossbreed.runs.plan import Plan
@@ -12,10 +13,13 @@ from crossbreed.runs.weights import BYTES
 from crossbreed.search_spaces import SearchSpace, require_terms
 from crossbreed.sources.naming import is_projection, layer_of
 
-_SAVED = 2
-"""What backward keeps of a layer, in outputs of its matrices: attention, activations, norms."""
+_SAVED, _SAVED_EXACTLY = 1.5, 3.0
+"""What backward keeps of a layer (inputs of matrices, attention, activations, norms) for each output of its matrices:
+numbers in the dtype that is computed in, and bytes that are float32's whatever that is. Measured, as the next one."""
+_OF_BRANCHES = 0.7
+"""The part of it that is kept where no matrix has a gradient of its own."""
 _LOGITS = 3
-"""Copies of the logits: as they are made, their log-probabilities and their gradient."""
+"""Copies of the logits: as they are made, and of their gradient."""
 
 
 def slopes_bytes(plan: Plan, space: SearchSpace, needs: CalibrationNeeds) -> int:
@@ -31,8 +35,8 @@ def slopes_bytes(plan: Plan, space: SearchSpace, needs: CalibrationNeeds) -> int
         rank = plan.structure.ranks.get(term.expert, {}).get(term.tensor)
         thin = sum(shape) * (rank or len(term.coordinates))
         branches += prod(shape) if term.is_whole and rank is None else thin
-    tokens, vocabulary = min(slopes.tokens, _step_tokens(plan, needs)), _vocabulary(plan)
-    kept = tokens * (_SAVED * _outputs(plan) * width + _LOGITS * vocabulary * 4 // 2)
+    tokens, vocabulary = _step_tokens(plan, needs), _vocabulary(plan)
+    kept = int(tokens * (_OF_BRANCHES * _saved(plan) + _LOGITS * vocabulary * width / 2))
     predicted = 2 * vocabulary * sum(_answers(plan)) if needs.compares else 0
     if needs.hidden:
         predicted += width * _hidden(plan) * max(1, len(needs.hidden_layers)) * sum(_lengths(plan, None))
@@ -49,8 +53,8 @@ def gradient_bytes(plan: Plan) -> int:
     slopes, width = fitness.slopes, BYTES[fitness.slopes.dtype]
     own = reference_config(dtype=slopes.dtype, device=slopes.device, context_tokens=fitness.max_model_len)
     gradient, model = _model(plan) * width, 0 if fitness.engine == own else _model(plan) * width
-    token = _SAVED * _outputs(plan) * width + _LOGITS * _vocabulary(plan) * width
-    first, *later = [tokens * token for tokens in _passes(_lengths(plan, slopes.items), slopes.tokens)] or [0]
+    token = _saved(plan) + _LOGITS * _vocabulary(plan) * width
+    first, *later = [int(tokens * token) for tokens in _passes(_lengths(plan, slopes.items), slopes.tokens)] or [0]
     sizes = (prod(info.shape) for info in plan.structure.tensors.values())
     largest = 0 if width == 4 else 4 * max(sizes, default=0)
     return model + max(first, gradient + max([largest, *later])) + PROCESS_BYTES
@@ -60,13 +64,14 @@ def _model(plan: Plan) -> int:
     return sum(prod(info.shape) for info in plan.structure.tensors.values())
 
 
-def _outputs(plan: Plan) -> int:
-    """The outputs of all matrices; of experts of a mixture, a few are run."""
-    return sum(
+def _saved(plan: Plan) -> float:
+    """Bytes that backward keeps of a token; of experts of a mixture, a few are run."""
+    outputs = sum(
         min(info.shape[0], 4 * info.shape[1])
         for name, info in plan.structure.tensors.items()
         if layer_of(name) is not None and is_projection(name, info.shape)
     )
+    return outputs * (_SAVED * BYTES[plan.spec.fitness.slopes.dtype] + _SAVED_EXACTLY)
 
 
 def _vocabulary(plan: Plan) -> int:
@@ -97,19 +102,16 @@ def _answers(plan: Plan) -> Iterable[int]:
 
 
 def _step_tokens(plan: Plan, needs: CalibrationNeeds) -> int:
-    """The most tokens of a step: a batch of each task's longest items, for each expert that is compared with."""
-    total = 0
+    """Tokens of the largest pass of a step over a batch of each task's longest items, for each expert that counts."""
+    texts, limit = list[Text](), plan.spec.fitness.slopes.tokens
     for task in plan.tasks:
-        if task.name not in plan.lengths:
-            return plan.spec.fitness.slopes.tokens
-        totals = plan.lengths[task.name].totals
-        items = plan.items["search"][task.name].items[: needs.items]
-        number = len(items) if needs.batch is None else needs.batch
-        if needs.batch is None and needs.prompts.get(task.name):
-            return plan.spec.fitness.slopes.tokens
+        if task.name not in plan.lengths or (needs.batch is None and needs.prompts.get(task.name)):
+            return limit
+        totals, items = plan.lengths[task.name].totals, plan.items["search"][task.name].items[: needs.items]
+        longest = sorted((totals[item.id] for item in items), reverse=True)[: needs.batch]
         readers = len(experts_of(task, plan.calibration_inputs)) if needs.compares else 1
-        total += number * readers * max((totals[item.id] for item in items), default=0)
-    return total
+        texts += [Text(token_ids=(0,) * length, num_prompt=0, weight=0.0) for length in longest * readers]
+    return max(len(some) * len(some[-1].token_ids) for some in batches(texts, limit)) if texts else limit
 
 
 def _passes(lengths: Iterable[int], tokens: int) -> Sequence[int]:
