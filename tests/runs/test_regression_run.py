@@ -342,6 +342,11 @@ def test_any_recipe_of_the_sources_may_be_the_anchor(
     rule = making.rule()
     made = making.make(tmp_path, lambda event: None).experts["regression"].path
     assert furthest(load_weights(made), dict(weights.materialize(given))) < 1e-5
+    raw = yaml.safe_load(written.read_text())
+    settings, _, _ = (raw.pop(key) for key in ("artifacts", "optimizer", "space"))
+    raw["stages"] = [{"kind": "regression", **settings["regression"]}, {"kind": "gradient"}]
+    (staged := tmp_path / "spec" / "staged.yaml").write_text(yaml.safe_dump(raw))
+    assert build_plan(load_spec(staged)).spec.regression == plan.spec.regression
     path.write_text(dump_recipe(summed(weights, 0.1)))
     assert making.rule() != rule
     path.write_text(dump_recipe(replace(given, sources={**given.sources, "plain": "another"})))

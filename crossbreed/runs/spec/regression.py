@@ -92,7 +92,8 @@ class RegressionConfig(Config):
     def _has_texts(self) -> "RegressionConfig":
         if not (self.items or self.prompts or self.samples):
             raise ValueError("a regression needs texts: set `items`, `prompts` or `samples`")
-        if self.anchor_recipe is not None and self.model_fields_set & {"anchor", "anchor_scale"}:
+        usual = {name: type(self).model_fields[name].default for name in ("anchor", "anchor_scale")}
+        if self.anchor_recipe is not None and any(getattr(self, name) != value for name, value in usual.items()):
             raise ValueError("a regression has one anchor: remove `anchor` and `anchor_scale`, or `anchor_recipe`")
         return self
 
