@@ -27,6 +27,7 @@ from crossbreed.runs.regression.walk import Settings, Text, walk
 from crossbreed.runs.search.warm_starts import recipe_at
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.weights import Weights
+from crossbreed.runs.workers.memory import return_freed_memory
 from crossbreed.sources import Sources
 from crossbreed.sources.files import write_tensors
 from crossbreed.sources.hashes import hash_of
@@ -148,6 +149,8 @@ class Making:
                     )
         finally:
             engine.close()
+            del engine
+            return_freed_memory()  # the walk comes now, and needs it
         return found
 
     def _encoder(self) -> Encoder:
