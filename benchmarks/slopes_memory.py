@@ -20,7 +20,7 @@ from crossbreed.runs.workers.worker import Worker
 
 
 class Peak:
-    """The most anonymous memory of this process, looked at every two milliseconds."""
+    """The most anonymous memory of this process, looked at every five milliseconds."""
 
     def __init__(self) -> None:
         self.bytes, self._ended = 0, threading.Event()
@@ -34,7 +34,7 @@ class Peak:
         return self.bytes
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.002):
+        while not self._ended.wait(0.005):
             status = Path("/proc/self/status").read_text()
             self.bytes = max(self.bytes, 1024 * int(status.partition("RssAnon:")[2].split()[0]))
 

@@ -36,16 +36,52 @@ NO_SEARCH = {
     "space": {"kind": "coefficients", "operator": "task_arithmetic"},
     "optimizer": {"kind": "cma_es", "budget": {"trials": 0}},
 }
+EACH_LAYER = {
+    "kind": "coefficients",
+    "operator": "task_arithmetic",
+    "groups": {"layers": "each"},
+    "weight": [0.0, 1.0],
+}
 RUNS: dict[str, dict[str, Any]] = {
     "regression": {"preset": "regression"},
     "regression, expert's matrix as target": NO_SEARCH
     | {"artifacts": {"regression": {"own": 0, "ridge": 0.01, "anchor": "task_arithmetic", "anchor_scale": 0.5}}},
+    "RegMean++": NO_SEARCH
+    | {
+        "artifacts": {
+            "regression": {
+                "own": 0,
+                "inputs": "experts",
+                "ridge": 0,
+                "off_diagonal": 0.95,
+                "anchor": "task_arithmetic",
+                "anchor_scale": 1 / 3,
+            }
+        }
+    },
+    "Expert Merging": {
+        "space": EACH_LAYER,
+        "optimizer": {
+            "kind": "gradient",
+            "options": {"loss": "distillation", "hidden": 1.0, "pull": 15.0, "steps": 60, "held_out": 0},
+        },
+    },
+    "Expert Merging, logits alone": {
+        "space": EACH_LAYER,
+        "optimizer": {"kind": "gradient", "options": {"loss": "distillation", "steps": 60, "held_out": 0}},
+    },
     "best": {"preset": "best"},
     "best, 8 random experts more": {"preset": "best"},
     "best, 500 prompts a skill": {
         "stages": [
             {"kind": "regression", "items": 48, "prompts": PROMPTS, "ridge": 0.3},
             {"kind": "gradient", "options": {"steps": 60, "held_out": 0}},
+        ]
+    },
+    "best, 500 prompts a skill in both stages": {
+        "stages": [
+            {"kind": "regression", "items": 48, "prompts": PROMPTS, "ridge": 0.3},
+            {"kind": "gradient", "options": {"steps": 60, "held_out": 0, "prompts": PROMPTS}},
         ]
     },
     "data_free": {"preset": "data_free"},

@@ -35,8 +35,17 @@ class GradientOptions(Options):
 
     loss: LossKind = "cross_entropy"
     """`cross_entropy`: of right answers, the mean over their tokens. `agreement`: Jensen-Shannon divergence of the
-    merge's prediction from each expert's on its own tasks. `entropy`: of the merge's prediction, without any answers'
-    being right."""
+    merge's prediction from each expert's on its own tasks. `distillation`: Kullback-Leibler divergence from it, over
+    the whole vocabulary. `entropy`: of the merge's prediction, without any answers' being right."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Softens both predictions of `distillation`."""
+    hidden: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean squared difference of the merge's hidden states from the expert's, over all tokens of a text:
+    added to `agreement` or `distillation`. 0: none."""
+    hidden_layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """The layers behind which they are compared; the first is 1. Default: the middle one."""
+    pull: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean distance of coordinates from where the descent began, added to the loss. 0: none."""
     steps: Annotated[int, Field(ge=1)] = 60
     """Steps of the whole descent; the schedule follows from it."""
     steps_per_trial: Annotated[int, Field(ge=1)] = 10
@@ -67,8 +76,26 @@ class GradientOptions(Options):
         size = "all items" if self.batch is None else f"{self.batch} items per task"
         about = f"{self.steps} steps of {size}, a trial every {self.steps_per_trial}"
         return CalibrationNeeds(
-            loss=self.loss, items=self.items, held_out=self.held_out, prompts=self.prompts, about=about
+            loss=self.loss,
+            items=self.items,
+            held_out=self.held_out,
+            batch=self.batch,
+            prompts=self.prompts,
+            temperature=self.temperature,
+            hidden=self.hidden,
+            hidden_layers=self.hidden_layers if self.hidden else (),
+            about=about,
         )
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "GradientOptions":
+        if self.temperature != 1 and self.loss != "distillation":
+            raise ValueError(f"`temperature` is of `loss: distillation`; got {self.loss}: remove it")
+        if self.hidden and self.loss not in ("agreement", "distillation"):
+            raise ValueError(f"`hidden` needs `loss: distillation` or `agreement`, which ask experts; got {self.loss}")
+        if self.hidden_layers and not self.hidden:
+            raise ValueError("`hidden_layers` are compared by a weight: set `hidden`, for example to 1")
+        return self
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "GradientOptions":
@@ -106,6 +133,7 @@ class Gradient:
         self._low, self._high = np.array(box.low), np.array(box.high)
         start = (self._low + self._high) / 2 if inputs.start is None else np.array(inputs.start)
         self._point: Floats = start.clip(self._low, self._high)
+        self._start = self._point
         self._moments = np.zeros((2, box.dim))
         self._num_steps, self._num_worse, self._least, self._is_over = 0, 0, np.inf, False
         self._left: list[list[int]] = [[] for _ in self._loss.tasks]
@@ -119,6 +147,7 @@ class Gradient:
         for _ in range(min(options.steps_per_trial, options.steps - self._num_steps)):
             try:
                 _, slopes = self._loss.slopes(_as_point(self._point), self._batch())
+                slopes = slopes + self._options.pull * np.sign(self._point - self._start) / len(self._point)
             except InvalidWeights:  # it has gone too far: what was asked before stands
                 self._is_over = True
                 return None
@@ -206,5 +235,6 @@ PART = OptimizerPart(
     make=lambda inputs, config: Gradient(inputs, config.options),
     searches=Box,
     space="components",
-    paper="arXiv 1412.6980 (Adam), arXiv 2310.02575 (AdaMerging), arXiv 2509.02108 (DivMerge)",
+    paper="arXiv 1412.6980 (Adam), arXiv 2310.02575 (AdaMerging), arXiv 2509.02108 (DivMerge), "
+    "arXiv 2509.25712 (Expert Merging)",
 )

@@ -11,8 +11,8 @@ from pydantic import model_validator
 from crossbreed.config import Config
 from crossbreed.types import SlopeKind
 
-LossKind: TypeAlias = Literal["cross_entropy", "agreement", "entropy"]
-"""The kinds of calibration losses: of right answers; of the merge and each expert; of the merge alone."""
+LossKind: TypeAlias = Literal["cross_entropy", "agreement", "distillation", "entropy"]
+"""The kinds of calibration losses: of right answers; two of the merge and each expert; of the merge alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +24,23 @@ class CalibrationNeeds:
     """Maximum number of search items per task; None: all."""
     held_out: float
     """The part of them that is held out."""
+    batch: int | None = None
+    """The most items of each task whose slopes are asked for together; None: any number."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Task -> file of further items without answers, which experts answer."""
+    temperature: float = 1.0
+    """Of predictions, for `distillation`."""
+    hidden: float = 0.0
+    """Weight of the differences of hidden states from the expert's."""
+    hidden_layers: tuple[int, ...] = ()
+    """The layers behind which they are compared; none: the middle one."""
     about: str
     """What the optimizer does with it, for people."""
 
     @property
     def compares(self) -> bool:
         """Whether the loss compares what the merge predicts with what experts do."""
-        return self.loss == "agreement"
+        return self.loss in ("agreement", "distillation")
 
 
 class Options(Config):

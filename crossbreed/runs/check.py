@@ -10,6 +10,7 @@ from typing import Any
 from crossbreed.errors import Collector, InputError
 from crossbreed.fitness import AnyItems, Evaluation, Surroundings, begun_tasks, evaluate_tasks, judge_calls
 from crossbreed.runs.checking.cost import Cost, cost_of
+from crossbreed.runs.checking.memory import MemoryNeeds, memory_needs
 from crossbreed.runs.checking.questions import Example, TaskFindings, examine_task
 from crossbreed.runs.checking.rates import Rate, item_tokens, known_rate, remember_rate
 from crossbreed.runs.loggers.config import require_logger
@@ -49,6 +50,8 @@ class Findings:
     """The work of a run, and its time if that was measured on this machine."""
     publish_notes: tuple[str, ...]
     """What `publish` will ask, one sentence each."""
+    memory: MemoryNeeds
+    """What a regression and slopes take beside the sources."""
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -73,6 +76,8 @@ class Findings:
             "candidate_bytes": self.plan.merged_bytes,
             "memory_bytes": self.memory_bytes,
             "free_disk_bytes": self.free_disk_bytes,
+            "regression_bytes": self.memory.walk,
+            "slopes_bytes": {str(stage): size for stage, size in self.memory.slopes.items()},
         }
 
 
@@ -121,6 +126,7 @@ def check_spec(spec: Spec, *, answer: bool = False) -> Findings:
         tasks=tuple(tasks),
         cost=cost_of(plan, known_rate(plan)),
         publish_notes=publish_notes(plan),
+        memory=memory_needs(plan),
     )
 
 

@@ -32,7 +32,7 @@ from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
 from crossbreed.runs.search.baselines import baselines
 from crossbreed.runs.search.pace import Limits, limits_of
 from crossbreed.runs.search.proposer import Proposer
-from crossbreed.runs.search.warm_starts import check_warm_starts, warm_starts
+from crossbreed.runs.search.warm_starts import check_warm_starts, recipe_at, warm_starts
 from crossbreed.runs.spec import Spec
 from crossbreed.runs.spec.criteria import Criteria
 from crossbreed.runs.spec.objectives import Objective, item_weights, length_of
@@ -317,6 +317,10 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         stages = _stages(spec, structure, dtype, weights, items, tasks)
     with mistakes.noted():
         given = tuple(warm_starts(spec.warm_start, structure, weights))
+    if weights and spec.regression is not None and (path := spec.regression.anchor_recipe) is not None:
+        with mistakes.noted():
+            anchor = recipe_at(path, structure=structure, weights=weights, what="the anchor of the regression")
+            weights.check(anchor)
     _require_none(mistakes, spec, weights, tasks, searches=searches)
     plan = Plan(
         spec=spec,

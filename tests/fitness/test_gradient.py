@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from crossbreed.errors import EngineError, InvalidWeights
 from crossbreed.fitness import Differentiable, Loglikelihood, Prompt, TransformersConfig, build_engine
+from crossbreed.fitness.engines.answer_losses import hidden_error, kullback_leibler
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.testing.fakes import FakeEngine
 from crossbreed.testing.toys import make_checkpoint
@@ -117,3 +118,17 @@ def test_weights_without_a_loss_are_invalid_and_an_old_gradient_is_refused(folde
 
 def test_not_every_engine_can() -> None:
     assert not issubclass(FakeEngine, Differentiable)
+
+
+def test_a_distilled_loss_is_the_divergence_from_the_expert() -> None:
+    """In fp64 by its definition: KL(expert, ours) of predictions at a temperature, times its square."""
+    draw = torch.Generator().manual_seed(3)
+    ours, theirs = (torch.randn(5, 11, dtype=torch.float64, generator=draw) for _ in range(2))
+    for temperature in (1.0, 2.5):
+        p, q = ((one / temperature).softmax(-1) for one in (theirs, ours))
+        wanted = temperature**2 * (p * (p / q).log()).sum(-1).mean()
+        found = kullback_leibler(ours, theirs.log_softmax(-1), temperature=temperature)
+        assert torch.allclose(found, wanted, rtol=1e-12)
+    assert kullback_leibler(ours, ours.log_softmax(-1), temperature=2.0).abs() < 1e-12
+    pairs = [(torch.zeros(4, 3), torch.ones(4, 3)), (torch.ones(4, 3), torch.full((4, 3), 3.0))]
+    assert hidden_error(*zip(*pairs, strict=True)) == 2.5

@@ -100,3 +100,29 @@ def test_numbers_that_are_none_are_said() -> None:
     r_TM[0, 0] = torch.nan
     with pytest.raises(InvalidWeights, match="`w`"):
         summed([(x_TN, r_TM)]).change("w", ridge=0.1)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_columns_held_to_experts_own_are_regmean(ridge: float) -> None:
+    """RegMean's solution, off-diagonal elements scaled, in a formula; from any anchor, without a ridge."""
+    draw = torch.Generator().manual_seed(6)
+    matrices = [torch.randn(NUM_ROWS, NUM_COLUMNS, dtype=torch.float64, generator=draw) for _ in range(3)]
+    anchor_MN = torch.randn(NUM_ROWS, NUM_COLUMNS, dtype=torch.float64, generator=draw)
+    sums, alpha = AnchoredSums(NUM_COLUMNS, {"w": NUM_ROWS}), 0.9
+    numerator, grams = torch.zeros(NUM_ROWS, NUM_COLUMNS).double(), torch.zeros(NUM_COLUMNS, NUM_COLUMNS).double()
+    for (x_TN, _), matrix_MN in zip(experts(7), matrices, strict=True):
+        x_TN = x_TN[:4].clone()  # fewer tokens than columns
+        x_TN[:, 2] = 0
+        gram_NN = x_TN.T @ x_TN / len(x_TN)
+        reduced_NN = alpha * gram_NN + (1 - alpha) * gram_NN.diagonal().diag()
+        numerator, grams = numerator + matrix_MN @ reduced_NN, grams + reduced_NN
+        residual_TM = x_TN @ (matrix_MN - anchor_MN).T
+        sums.add(x_TN, {"w": residual_TM}, share=alpha / len(x_TN))
+        sums.hold(x_TN.square().mean(0), {"w": matrix_MN - anchor_MN}, share=1 - alpha)
+    prior = ridge * grams.trace() / NUM_COLUMNS
+    seen = [0, 1, 3, 4, 5, 6]
+    grams = grams[seen][:, seen] + prior * torch.eye(len(seen), dtype=torch.float64)
+    wanted = torch.linalg.solve(grams, (numerator + prior * anchor_MN)[:, seen].T).T
+    made = anchor_MN + sums.change("w", ridge=ridge)
+    assert torch.allclose(made[:, seen], wanted, atol=1e-10)
+    assert torch.equal(made[:, 2], anchor_MN[:, 2]), "an input that is always 0 says nothing"

@@ -607,15 +607,18 @@ def descent(inputs: SearchInputs, **options: Any) -> Gradient:
     return Gradient(replace(inputs, calibration=loss), GradientOptions.model_validate(settings))
 
 
-def test_a_descent_is_adam_s() -> None:
-    """Against torch's, with a batch of all items."""
+@pytest.mark.parametrize("pull", [0.0, 1.5])
+def test_a_descent_is_adam_s(pull: float) -> None:
+    """Against torch's, with a batch of all items; also with a pull to where it began: `pull` times mean |x|."""
     inputs = make_inputs(start=(0.0,) * 4)
-    optimizer = descent(inputs, steps=20, warmup=0, decay="none", batch=None, rate=0.03)
+    optimizer = descent(inputs, steps=20, warmup=0, decay="none", batch=None, rate=0.03, pull=pull)
     leaf = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     theirs = torch.optim.Adam([leaf], lr=0.03, betas=(0.9, 0.99), eps=1e-12)
     loss = Bowls(inputs.box, optimum=(0.1, 0.4, 0.7, 1.0))
     for number in range(20):
-        leaf.grad = torch.tensor(loss.slopes(tuple(leaf.tolist()), range(12))[1])
+        theirs.zero_grad()
+        (pull * leaf.abs().mean()).backward()
+        leaf.grad += torch.tensor(loss.slopes(tuple(leaf.tolist()), range(12))[1])
         theirs.step()
         assert optimizer.ask(number) == pytest.approx(leaf.tolist(), abs=1e-5)
     assert optimizer.ask(20) is None, "its steps are done"

@@ -15,7 +15,8 @@ from crossbreed.fitness.engines.encoder import Encoded
 from crossbreed.fitness.engines.transformers import TransformersEngine
 from crossbreed.fitness.tasks import GenerateTask
 from crossbreed.kernels import materialize
-from crossbreed.runs import build_plan, load_spec, run
+from crossbreed.runs import build_plan, check_spec, load_spec, run
+from crossbreed.runs.checking.text import findings_text
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.results.show import show_text
 from crossbreed.runs.search.pool import Job
@@ -62,6 +63,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> Path:
 def space_of(plan: Plan) -> CoefficientSpace:
     assert isinstance(plan.space, CoefficientSpace)
     return plan.space
+
+
+def test_check_says_what_slopes_take(spec: Path) -> None:
+    findings = check_spec(load_spec(spec))
+    weights = 4 * sum(math.prod(info.shape) for info in findings.plan.structure.tensors.values())
+    assert findings.to_json()["slopes_bytes"]["0"] > 2 * weights, (
+        "a gradient, and a model: the engine has another context"
+    )
+    assert "GB beside the sources for slopes in each worker" in findings_text(findings)
 
 
 def calibration_loss(plan: Plan, point: Point) -> float:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def loss_of(plan: Plan, loss: str = "cross_entropy", held_out: float = 0.25) -> MergeLoss:
-    needs = CalibrationNeeds(loss=loss, items=None, held_out=held_out, about="")
+    given: Any = {"temperature": 2.0, "hidden": 0.5, "hidden_layers": (1, 4)} if loss == "distillation" else {}
+    needs = CalibrationNeeds(loss=loss, items=None, held_out=held_out, about="", **given)
     return MergeLoss(plan.calibration_inputs, plan.space, needs)
 
 
@@ -117,11 +119,20 @@ def gpt2(folder: Path) -> tuple[Path, dict[str, Path]]:
         (COMPONENTS, "cross_entropy", "llama", GENERATE),
         (COMPONENTS, "agreement", "llama", GENERATE),
         (COMPONENTS, "agreement", "llama", of_teacher("agreement", 16)),
+        (WEIGHTS, "distillation", "llama", GENERATE),
         (WEIGHTS, "entropy", "llama", GENERATE),
         (WEIGHTS, "entropy", "llama", of_teacher("entropy", 272)),  # of fewer, steps change which are the most likely
         (COMPONENTS, "cross_entropy", "gpt2", GENERATE),
     ],
-    ids=["components", "components-agreement", "taught-agreement", "weights-entropy", "taught-entropy", "gpt2"],
+    ids=[
+        "components",
+        "components-agreement",
+        "taught-agreement",
+        "distillation",
+        "weights-entropy",
+        "taught-entropy",
+        "gpt2",
+    ],
 )
 def test_slopes_are_derivatives(
     space: dict[str, Any],
@@ -294,7 +305,8 @@ def test_experts_answer_prompts_themselves(tmp_path: Path, toy_base: Path, toy_a
     prompts = {"red": str(tmp_path / "more.jsonl")}
     path = spec_of(tmp_path, toy_base, toy_adapters, optimizer=gradient(prompts=prompts))
     plan = build_plan(load_spec(path))
-    loss = MergeLoss(plan.calibration_inputs, plan.space, plan.spec.optimizer.calibration)
+    needs = plan.spec.optimizer.calibration
+    loss = MergeLoss(plan.calibration_inputs, plan.space, needs)
     assert [len(items) for items in loss.tasks] == [7 + 3, 7]
     point = (0.0,) * plan.space.domain.dim
     value, slopes = loss.slopes(point, loss.tasks[0][-3:])
@@ -302,6 +314,8 @@ def test_experts_answer_prompts_themselves(tmp_path: Path, toy_base: Path, toy_a
     assert np.linalg.norm(slopes) > 0
     read = [loss._model._texts[number] for number in loss.tasks[0][-3:]]
     assert all(len(text.token_ids) > text.num_prompt for [text] in read)
+    compared = MergeLoss(plan.calibration_inputs, plan.space, replace(needs, loss="distillation"))
+    assert np.linalg.norm(compared.slopes(point, loss.tasks[0][-3:])[1]) > 0, "experts are compared with there, too"
     alone = loss_of(plan, held_out=0.125)
     assert alone._folder != loss._folder, "another loss"
     assert alone.held_out(point) == pytest.approx(loss.held_out(point))
@@ -321,6 +335,10 @@ def test_check_says_what_it_costs(tmp_path: Path, toy_base: Path, toy_adapters: 
         ({"optimizer": gradient(warmup=6)}, "`warmup` must be less than `steps`"),
         ({"optimizer": gradient(held_out=0.9)}, "held_out"),
         ({"optimizer": gradient(loss="hinge")}, "loss"),
+        ({"optimizer": gradient(temperature=2)}, "`temperature` is of `loss: distillation`"),
+        ({"optimizer": gradient(hidden=1)}, "`hidden` needs `loss: distillation` or `agreement`"),
+        ({"optimizer": gradient(loss="distillation", hidden_layers=[1])}, "set `hidden`"),
+        ({"optimizer": gradient(loss="distillation", hidden=1, hidden_layers=[5])}, "no such layer"),
         ({"optimizer": gradient(prompts={"rad": "red.jsonl"})}, "unknown task `rad`"),
         ({"optimizer": gradient(prompts={"red": "red.jsonl"})}, r"is one of the (select|report) items"),
         ({"space": {"kind": "coefficients", "operator": "ties"}}, "no sums of the experts' deltas"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,46 @@ def test_architectures(kind: str, tmp_path: Path) -> None:
         is_solved = name in weights.projections and "experts" not in name and "gate.weight" not in name
         wanted, part = (expert[name], 0.12) if is_solved else (kept[name], 1e-5)
         assert (merged[name] - wanted).norm() <= part * (expert[name] - kept[name]).norm(), name
+
+
+@pytest.mark.parametrize("alpha", [0.9, 0.5])
+def test_regmean_plus_plus(alpha: float, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    """As its paper has it (arXiv 2508.03121), by hooks of whole models: merged layers below, an expert's from there on.
+
+    W = (sum We Ce) (sum Ce)^-1, C the Gram of a matrix's inputs, off-diagonal elements times alpha; from any anchor.
+    """
+    weights = opened(toy_base, toy_adapters)
+    texts = {"plain": TEXTS[:1], "stabilised": TEXTS[1:]}
+    how = {"ridge": 0.0, "own": 0.0, "off_diagonal": alpha, "is_fed_by_experts": True, "dtype": torch.float64}
+    made = walked(weights, summed(weights, 0.5), texts=texts, **how)
+    own = {name: dict(weights.materialize(summed(weights, 1.0, [name]))) for name in toy_adapters}
+    model = AutoModelForCausalLM.from_pretrained(toy_base, dtype=torch.float64)
+    for layer in (0, 2):
+        prefix, grams = f"model.layers.{layer}.", dict[str, dict[str, torch.Tensor]]()
+        solved = [name for name in weights.projections if name.startswith(prefix)]
+        below = tuple(f"model.layers.{number}." for number in range(layer))
+        for expert, [text] in texts.items():
+            model.load_state_dict(
+                {**own[expert], **{n: v for n, v in made.items() if n.startswith(below)}}, strict=False
+            )
+            grams[expert] = {}
+
+            def see(name: str, inputs: torch.Tensor, into: dict[str, torch.Tensor] = grams[expert]) -> None:
+                gram_NN = inputs[0].T @ inputs[0] / inputs.shape[1]
+                into[name] = alpha * gram_NN + (1 - alpha) * gram_NN.diagonal().diag()
+
+            with ExitStack() as hooks, torch.no_grad():
+                for name in solved:
+                    module = model.get_submodule(name.removesuffix(".weight"))
+                    hook = module.register_forward_pre_hook(lambda _, given, name=name, see=see: see(name, given[0]))
+                    hooks.callback(hook.remove)
+                model(torch.tensor([text.token_ids]))
+        for name in solved:
+            top = sum(own[expert][name].double() @ grams[expert][name] for expert in texts)
+            wanted = torch.linalg.solve(sum(grams[expert][name] for expert in texts), top.T).T
+            assert (made[name] - wanted).abs().max() < 1e-4, name
+    other = walked(weights, summed(weights, 0.2), texts=texts, **how)
+    assert furthest(made, other) < 1e-4, "there is no anchor"
 
 
 def test_names_and_order_of_experts_change_rounding_alone(toy_base: Path, toy_adapters: dict[str, Path]) -> None:
@@ -288,6 +329,31 @@ def test_passes_begin_where_the_last_one_ended(
     assert steps[1] > steps[0]
 
 
+def test_any_recipe_of_the_sources_may_be_the_anchor(
+    tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict[str, Path]
+) -> None:
+    """What an earlier run has found: with a large lambda it comes back, and another file is another regression."""
+    weights, path = opened(toy_base, toy_adapters), tmp_path / "found.yaml"
+    given = weighted_deltas({"plain": 0.9, "stabilised": 0.2}, hashes=weights.structure.hashes, dtype="float32")
+    path.write_text(dump_recipe(given))
+    written = spec(tmp_path, toy_base, toy_adapters, anchor_recipe=str(path), ridge=1e9)
+    plan = build_plan(load_spec(written, ["dtype=float32"]))
+    making = making_of(plan, plan.spec.artifacts.regression)
+    rule = making.rule()
+    made = making.make(tmp_path, lambda event: None).experts["regression"].path
+    assert furthest(load_weights(made), dict(weights.materialize(given))) < 1e-5
+    raw = yaml.safe_load(written.read_text())
+    settings, _, _ = (raw.pop(key) for key in ("artifacts", "optimizer", "space"))
+    raw["stages"] = [{"kind": "regression", **settings["regression"]}, {"kind": "gradient"}]
+    (staged := tmp_path / "spec" / "staged.yaml").write_text(yaml.safe_dump(raw))
+    assert build_plan(load_spec(staged)).spec.regression == plan.spec.regression
+    path.write_text(dump_recipe(summed(weights, 0.1)))
+    assert making.rule() != rule
+    path.write_text(dump_recipe(replace(given, sources={**given.sources, "plain": "another"})))
+    with pytest.raises(InputError, match="the anchor of the regression merges other sources"):
+        build_plan(load_spec(written))
+
+
 def test_full_experts_give_norms_and_embeddings_their_mean(tmp_path: Path, cache: Path, toy_base: Path) -> None:
     experts = {name: make_expert(tmp_path / name, base=toy_base, seed=n) for n, name in enumerate("ab")}
     regress(load_spec(spec(tmp_path, toy_base, experts)), tmp_path / "out")
@@ -387,6 +453,9 @@ def test_a_first_stage_makes_it_and_later_ones_polish_it(
         ({"tasks": {"plane": ["red"]}}, "unknown expert `plane`"),
         ({"prompts": {"rad": "red.jsonl"}}, "unknown task `rad`"),
         ({"own": 1.5}, "own"),
+        ({"off_diagonal": 1.1}, "off_diagonal"),
+        ({"inputs": "expert"}, "inputs"),
+        ({"anchor_recipe": "found.yaml", "anchor": "ties"}, "one anchor"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(

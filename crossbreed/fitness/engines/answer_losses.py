@@ -1,7 +1,9 @@
 """Losses of an answer, from the logits at its tokens: what a gradient goes down.
 
-Shapes: A tokens of the answer, V the vocabulary.
+Shapes: A tokens of the answer, V the vocabulary, T tokens of the text, H of a hidden state.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -35,6 +37,26 @@ def jensen_shannon(logits_AV: torch.Tensor, expert_AV: torch.Tensor) -> torch.Te
     mean_AV = torch.logaddexp(ours_AV, theirs_AV) - torch.log(torch.tensor(2.0, dtype=ours_AV.dtype))
     parts = [(one_AV.exp() * (one_AV - mean_AV)).sum(-1) for one_AV in (ours_AV, theirs_AV)]
     return ((parts[0] + parts[1]) / 2).mean()
+
+
+def kullback_leibler(logits_AV: torch.Tensor, expert_AV: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Returns the mean divergence of the merge's prediction from the expert's at the answer's tokens, in nats.
+
+    Both are softened by a temperature, and the mean is multiplied by its square, which leaves slopes as large.
+
+    Args:
+        logits_AV: Of the merge.
+        expert_AV: Log-probabilities of the expert.
+        temperature: 1: as they are.
+    """
+    ours_AV, theirs_AV = ((_exact(one_AV) / temperature).log_softmax(-1) for one_AV in (logits_AV, expert_AV))
+    return temperature**2 * (theirs_AV.exp() * (theirs_AV - ours_AV)).sum(-1).mean()
+
+
+def hidden_error(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns the mean squared difference of hidden states [T, H]: over numbers, tokens and layers."""
+    errors = [(_exact(a_TH) - _exact(b_TH)).square().mean() for a_TH, b_TH in zip(ours, theirs, strict=True)]
+    return torch.stack(errors).mean()
 
 
 def listed_jensen_shannon(logits_AV: torch.Tensor, ids_AK: torch.Tensor, expert_AK: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ output. What is no Linear's whole matrix (norms, embeddings, stacked experts) an
 added to the parameter itself, whose gradient then comes and goes, tensor by tensor.
 
 Shapes: B texts, T tokens, V the vocabulary, A tokens of an answer, M and N of a matrix as the checkpoint stores it,
-R components.
+R components, H of a hidden state.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.func import functional_call
@@ -73,8 +73,19 @@ class Text:
 
 _PASS = 64
 """What a pass costs beside its tokens, in tokens."""
-MeasureAnswer: TypeAlias = Callable[[torch.Tensor, Text], torch.Tensor]
-"""(logits [A, V] at the answer's tokens, text) -> loss."""
+
+
+class Seen(NamedTuple):
+    """What the model makes of a text."""
+
+    logits_AV: torch.Tensor
+    """At the answer's tokens."""
+    hidden: tuple[torch.Tensor, ...] = ()
+    """Hidden states [T, H] of all its tokens, behind each layer that was asked for."""
+
+
+MeasureAnswer: TypeAlias = Callable[[Seen, Text], torch.Tensor]
+"""What is made of a text -> its loss."""
 
 
 class BranchedEngine(TransformersEngine):
@@ -85,9 +96,14 @@ class BranchedEngine(TransformersEngine):
         super().__init__(config, host)
         self._model.requires_grad_(False)
         self._numbers = torch.zeros(0)
+        self._layers: Sequence[int] = ()
         self._added: list[tuple[str, Branch]] = []
         """Branches that are added to parameters, by their tensors."""
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
+
+    def observe(self, layers: Sequence[int]) -> None:
+        """Has measures see the hidden states behind these layers, the first of which is 1."""
+        self._layers = layers
 
     def attach(self, branches: Mapping[str, Collection[Branch]]) -> None:
         """Puts branches beside tensors of the checkpoint that was adopted."""
@@ -121,7 +137,7 @@ class BranchedEngine(TransformersEngine):
         total, self._numbers = 0.0, leaf
         failure = "transformers did not compute the loss; fewer `fitness.slopes.tokens` need less memory"
         with engine_code(failure), nullcontext() if slopes else torch.no_grad():
-            for batch in _batches(texts, tokens):
+            for batch in batches(texts, tokens):
                 loss = self._loss_of(batch, measure)
                 if not loss.isfinite():
                     raise InvalidWeights("the calibration loss is NaN or infinite")
@@ -133,33 +149,39 @@ class BranchedEngine(TransformersEngine):
             raise InvalidWeights("a slope of the calibration loss is NaN or infinite")
         return total, found
 
-    def logits_of(self, numbers: Sequence[float], texts: Sequence[Text], *, tokens: int) -> Iterator[torch.Tensor]:
-        """Yields the logits [A, V] at the tokens of each text's answer, in the order of the texts."""
+    def seen(self, numbers: Sequence[float], texts: Sequence[Text], *, tokens: int) -> Iterator[Seen]:
+        """Yields what the model makes of each text, in the order of the texts."""
         self._numbers = torch.tensor([*numbers], device=self._model.device)
-        found: dict[int, torch.Tensor] = {}
+        found: dict[int, Seen] = {}
         with engine_code("transformers did not run the model"), torch.no_grad():
-            for batch in _batches(texts, tokens):
-                for text, logits_AV in zip(batch, self._answers(batch), strict=True):
-                    found[id(text)] = logits_AV.float()
+            for batch in batches(texts, tokens):
+                for text, seen in zip(batch, self._seen(batch), strict=True):
+                    found[id(text)] = Seen(seen.logits_AV.float(), tuple(hidden.clone() for hidden in seen.hidden))
         yield from (found[id(text)] for text in texts)
 
     def _loss_of(self, batch: Sequence[Text], measure: MeasureAnswer) -> torch.Tensor:
-        terms = [text.weight * measure(logits, text) for text, logits in zip(batch, self._answers(batch), strict=True)]
+        terms = [text.weight * measure(seen, text) for text, seen in zip(batch, self._seen(batch), strict=True)]
         return torch.stack(terms).sum()
 
-    def _answers(self, batch: Sequence[Text]) -> Iterator[torch.Tensor]:
-        """Yields the logits at the tokens of each answer: of the token before it on, without the last one's."""
+    def _seen(self, batch: Sequence[Text]) -> Iterator[Seen]:
+        """Yields what the model makes of texts: logits from the token before an answer on, without the last one's."""
         device = self._model.device
         ids_BT = pad_sequence([torch.tensor(text.token_ids, device=device) for text in batch], batch_first=True)
         spans = [range(text.num_prompt - 1, len(text.token_ids) - 1) for text in batch]
         wanted = sorted(set[int]().union(*spans)) if self._keeps_logits else [*range(ids_BT.shape[1])]
-        kept = {"logits_to_keep": torch.tensor(wanted, device=device)} if self._keeps_logits else {}
-        logits_BTV = functional_call(
+        kept: dict[str, torch.Tensor | bool] = {}
+        if self._keeps_logits:
+            kept["logits_to_keep"] = torch.tensor(wanted, device=device)
+        if self._layers:
+            kept["output_hidden_states"] = True
+        made = functional_call(
             self._model, self._changed(), (ids_BT,), {"use_cache": False, **kept}
-        ).logits  # padding is last: masked by causal attention
+        )  # padding is last: masked by causal attention
+        hidden = [made.hidden_states[layer] for layer in self._layers]
         places = {place: index for index, place in enumerate(wanted)}
-        for logits_TV, span in zip(logits_BTV, spans, strict=True):
-            yield logits_TV[[places[place] for place in span]]
+        for number, (text, span) in enumerate(zip(batch, spans, strict=True)):
+            logits_AV = made.logits[number][[places[place] for place in span]]
+            yield Seen(logits_AV, tuple(one_BTH[number, : len(text.token_ids)] for one_BTH in hidden))
 
     def _beside(
         self, branch: ThinBranch, module: torch.nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor
@@ -193,7 +215,7 @@ class BranchedEngine(TransformersEngine):
         )
 
 
-def _batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
+def batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
     """Returns texts of similar length together: as few passes and as little padding as cost least, each within a limit.
 
     A text that is longer than the limit has a pass of its own.
@@ -205,9 +227,9 @@ def _batches(texts: Sequence[Text], tokens: int) -> list[list[Text]]:
         longest = len(last.token_ids)
         first = max(0, end - max(1, tokens // longest))
         least.append(min((least[start][0] + (end - start) * longest + _PASS, start) for start in range(first, end)))
-    batches, end = list[list[Text]](), len(ordered)
+    found, end = list[list[Text]](), len(ordered)
     while end:
         start = least[end][1]
-        batches.append(ordered[start:end])
+        found.append(ordered[start:end])
         end = start
-    return batches[::-1]
+    return found[::-1]

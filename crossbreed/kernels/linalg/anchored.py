@@ -6,6 +6,12 @@ the residuals r = y - A x of the anchor A, and means over an expert's (weighted)
     D = argmin sum_e mean |D x - r|^2 + l |D|^2 = R (C + l I)^-1
     C = sum_e mean x x^T,   R = sum_e mean r x^T,   l = lambda times the mean eigenvalue of C
 
+Off the diagonal, C counts by a factor alpha below 1 where each column is also held to each expert's own (`hold`):
+
+    C = alpha sum_e Ce + (1 - alpha) sum_e diag(Ce)      R likewise, with (We - A) diag(Ce) in place of r x^T
+
+which, where the targets are what the experts' matrices We make of x, is RegMean's solution sum We Ce' (sum Ce')^-1.
+
 Linears that get the same inputs share C, and its Cholesky factor. `within` an orthonormal basis Q of some rows, D has
 no others: D = R Q (Q^T C Q + l I)^-1 Q^T.
 
@@ -50,6 +56,8 @@ class AnchoredSums:
         }
         self._is_rounded = False
         """Whether inputs were less than fp64, so that tiny eigenvalues of C are what rounding has made."""
+        self._is_held = False
+        """Whether `hold` has given each column of C a part of its own: then C has an inverse, rounded or not."""
         self._factors: dict[float, torch.Tensor] = {}
 
     def add(
@@ -75,6 +83,21 @@ class AnchoredSums:
         self._gram_NN.add_(weighted_TN.T @ x_TN, alpha=share)
         for name, residual_TM in residuals.items():
             self._cross[name].add_(_wide(residual_TM).T @ weighted_TN, alpha=share)
+
+    def hold(self, squares_N: torch.Tensor, differences: Mapping[str, torch.Tensor], *, share: float) -> None:
+        """Holds each column to an expert's own, as strongly as inputs are large there.
+
+        Args:
+            squares_N: Sum of the (weighted) squares of the expert's inputs.
+            differences: Linear -> the expert's matrix [M, N] less the anchor's.
+            share: As in `add`.
+        """
+        self._factors.clear()
+        self._is_held = True
+        squares_N = squares_N.double()
+        self._gram_NN.diagonal().add_(squares_N, alpha=share)
+        for name, difference_MN in differences.items():
+            self._cross[name].add_(difference_MN * squares_N, alpha=share)
 
     @property
     def mean_eigenvalue(self) -> float:
@@ -106,12 +129,13 @@ class AnchoredSums:
     ) -> torch.Tensor:
         """Returns R (C + l I)^-1, with the factor of the same C that is among `factors`, or is put there."""
         absolute = ridge * self.mean_eigenvalue
-        if ridge < _LEAST:
+        if ridge < _LEAST and not (self._is_held and gram_NN is self._gram_NN):
             found = directions(gram_NN, are_stored=self._is_rounded)
             return (cross_MN @ found.basis_NR / (found.eigenvalues_R + absolute)) @ found.basis_NR.T
         if ridge not in factors:
             ridged_NN = gram_NN.clone()
             ridged_NN.diagonal().add_(absolute)
+            ridged_NN.diagonal()[ridged_NN.diagonal() == 0] = 1.0  # of inputs that are always 0: the anchor stays
             factors[ridge] = torch.linalg.cholesky(ridged_NN)
         solved_NM: torch.Tensor = torch.cholesky_solve(cross_MN.T, factors[ridge])
         return solved_NM.T

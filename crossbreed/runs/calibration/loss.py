@@ -8,6 +8,7 @@ costs no gradient there, and nothing depends on the cache but time.
 import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from crossbreed.cache import cache_folder, sealed, unsealed
 from crossbreed.durable import write_atomically
+from crossbreed.errors import InputError
 from crossbreed.optimizer import CalibrationNeeds
 from crossbreed.randomness import spawn
 from crossbreed.runs.calibration.inputs import CalibrationInputs
@@ -58,7 +60,8 @@ class MergeLoss:
         Raises:
             InputError: the merges of the space are no sums, a task has no right answers, or prompts are no such.
         """
-        self._inputs, self._space, self._needs, self._on_event = inputs, require_terms(space), needs, on_event
+        self._inputs, self._space, self._on_event = inputs, require_terms(space), on_event
+        self._needs = _with_layers(needs, inputs)
         self._losses, self._num_slopes = list[float](), 0
         self._questions, self._held, self._tasks = list[Question](), list[Question](), list[tuple[int, ...]]()
         prompts = prompts_by_task(inputs, needs)
@@ -148,6 +151,8 @@ class MergeLoss:
             "threads": torch.get_num_threads(),
             "versions": {package: version(package) for package in ("torch", "transformers")},
         }
+        if (needs := self._needs).loss == "distillation" or needs.hidden:
+            rule["compared"] = [needs.temperature, needs.hidden, [*needs.hidden_layers]]
         return cache_folder() / "slopes" / _hash(rule)
 
     def _remembered(self, key: Any, find: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:  # any JSON value
@@ -161,6 +166,27 @@ class MergeLoss:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, sealed(written.getvalue()))
         return found
+
+
+def _with_layers(needs: CalibrationNeeds, inputs: CalibrationInputs) -> CalibrationNeeds:
+    """Returns the needs with the layers behind which hidden states are compared, if any are.
+
+    Raises:
+        InputError: the model has no such layer.
+    """
+    if not needs.hidden or inputs.weights is None:
+        return needs
+    number = inputs.weights.structure.num_layers
+    layers = needs.hidden_layers or (max(1, number // 2),)
+    if max(layers) > number:
+        raise InputError(
+            "there is no such layer behind which hidden states could be compared",
+            expected=f"1 to {number}",
+            got=str(max(layers)),
+            where="optimizer.options.hidden_layers",
+            fix="name layers of the model, or none: the middle one",
+        )
+    return replace(needs, hidden_layers=layers)
 
 
 def _held_out(number: int, part: float, *, seed: int, task: str) -> frozenset[int]:

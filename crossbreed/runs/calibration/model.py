@@ -9,12 +9,14 @@ import torch
 from crossbreed.fitness import Task, TeacherTask, own_kind, reference_config
 from crossbreed.fitness.engines.answer_losses import (
     entropy,
+    hidden_error,
     jensen_shannon,
+    kullback_leibler,
     listed_entropy,
     listed_jensen_shannon,
     right_answer,
 )
-from crossbreed.fitness.engines.branches import BranchedEngine, Text
+from crossbreed.fitness.engines.branches import BranchedEngine, Seen, Text
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.transformers import most_likely
 from crossbreed.fitness.tasks.teacher import listed
@@ -47,6 +49,7 @@ class CalibrationModel:
         config = reference_config(dtype=slopes.dtype, device=slopes.device, context_tokens=context_tokens)
         self._engine = BranchedEngine(config, self._weights.host)
         self._encoder = Encoder(self._weights.host, max_model_len=context_tokens)
+        self._engine.observe(needs.hidden_layers)
         for one in (self._engine, self._encoder):
             one.end_at(self._weights.sources.end_token_ids)
         self._texts: list[list[Text]] = [[] for _ in questions]
@@ -87,15 +90,15 @@ class CalibrationModel:
         """Returns what the expert that is adopted predicts at the answer of a text, if that is compared."""
         if not self._needs.compares:
             return _Known(top_k=top_k)
-        [logits_AV] = self._engine.logits_of((), [text], tokens=self._tokens)
+        [(logits_AV, hidden)] = self._engine.seen((), [text], tokens=self._tokens)
         logprobs_AV = logits_AV.log_softmax(-1)
-        if top_k is None:
-            return _Known(logprobs=logprobs_AV.half())
+        if top_k is None or self._needs.loss == "distillation":
+            return _Known(logprobs=logprobs_AV.half(), hidden=hidden)
         answer = text.token_ids[text.num_prompt :]
         places = most_likely(logprobs_AV.cpu(), top_k)
         ids_AK = torch.tensor([listed(*one, top_k) for one in zip(places, answer, strict=True)])
         ids_AK = ids_AK.to(logprobs_AV.device)
-        return _Known(top_k=top_k, ids=ids_AK, logprobs=logprobs_AV.gather(-1, ids_AK))
+        return _Known(top_k=top_k, ids=ids_AK, logprobs=logprobs_AV.gather(-1, ids_AK), hidden=hidden)
 
     def _answered(self, numbers: Sequence[int], task: Task) -> Iterator[tuple[int, Read]]:
         """Yields questions of a task with their right answers, or with those that the expert writes."""
@@ -117,16 +120,22 @@ class CalibrationModel:
         experts = experts_of(question.task, self._inputs)
         return experts if self._needs.compares else experts[:1]
 
-    def _measure(self, logits_AV: torch.Tensor, text: Text) -> torch.Tensor:
-        known = self._known[text.index]
-        if self._needs.compares:
-            assert known.logprobs is not None, "the expert was asked"
-            if known.ids is None:
-                return jensen_shannon(logits_AV, known.logprobs)
-            return listed_jensen_shannon(logits_AV, known.ids, known.logprobs)
-        if self._needs.loss == "cross_entropy":
+    def _measure(self, seen: Seen, text: Text) -> torch.Tensor:
+        known, needs, logits_AV = self._known[text.index], self._needs, seen.logits_AV
+        if needs.compares:
+            loss = self._from_expert(logits_AV, known)
+            return loss + needs.hidden * hidden_error(seen.hidden, known.hidden) if needs.hidden else loss
+        if needs.loss == "cross_entropy":
             return right_answer(logits_AV, text)
         return entropy(logits_AV) if known.top_k is None else listed_entropy(logits_AV, known.top_k)
+
+    def _from_expert(self, logits_AV: torch.Tensor, known: "_Known") -> torch.Tensor:
+        assert known.logprobs is not None, "the expert was asked"
+        if self._needs.loss == "distillation":
+            return kullback_leibler(logits_AV, known.logprobs, temperature=self._needs.temperature)
+        if known.ids is None:
+            return jensen_shannon(logits_AV, known.logprobs)
+        return listed_jensen_shannon(logits_AV, known.ids, known.logprobs)
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -142,3 +151,5 @@ class _Known:
     """The listed tokens [A, K]; None: all."""
     logprobs: torch.Tensor | None = None
     """What the expert predicts: log-probabilities of those [A, K], or of all [A, V]."""
+    hidden: tuple[torch.Tensor, ...] = ()
+    """Its hidden states [T, H] behind the layers that are compared."""

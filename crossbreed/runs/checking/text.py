@@ -33,19 +33,7 @@ def findings_text(findings: "Findings") -> str:
         where = f"of this machine's {memory}" if plan.spec.workers.address is None else "on a machine of the cluster"
         lines.append(f"  memory  each worker's engine holds {gigabytes:.2f} GB of weights and a cache, {where}")
         lines.append(f"  disk    publishing takes {gigabytes:.2f} GB; {disk} are free in this folder")
-    if (config := plan.spec.regression) is not None:
-        from crossbreed.runs.regression.memory import num_tokens, walk_bytes
-
-        lines.append(
-            f"  walk    {walk_bytes(plan, config) / 1e9:.2f} GB beside the sources while the regression is made, "
-            f"on about {num_tokens(plan, config):,} tokens"
-        )
-    for stage in plan.stages:
-        if (needs := stage.optimizer.calibration) is not None:
-            from crossbreed.runs.calibration.memory import slopes_bytes
-
-            size = slopes_bytes(plan, stage.space, needs) / 1e9
-            lines.append(f"  slopes  about {size:.2f} GB beside the sources for slopes")
+    lines += _memory_lines(findings)
     lines += [f"  note    {note}" for note in findings.notes]
     for note in findings.publish_notes:
         lines += _labelled("  publish ", note)
@@ -55,6 +43,21 @@ def findings_text(findings: "Findings") -> str:
     num_notes = sum(len(task.notes) for task in findings.tasks)
     ending = f"; {counted(num_notes, 'note')} on the tasks above" if num_notes else ""
     return "\n".join([*lines, "", f"no problems found{ending}"])
+
+
+def _memory_lines(findings: "Findings") -> Iterator[str]:
+    needs, plan = findings.memory, findings.plan
+    if needs.walk is not None and (config := plan.spec.regression) is not None:
+        from crossbreed.runs.regression.memory import num_tokens
+
+        yield (
+            f"  walk    {needs.walk / 1e9:.2f} GB beside the sources while the regression is made, "
+            f"on about {num_tokens(plan, config):,} tokens"
+        )
+    for stage in plan.stages:
+        if (size := needs.slopes.get(stage.number)) is not None:
+            where = "" if stage.optimizer.slope_kind is None else " in each worker"
+            yield f"  slopes  about {size / 1e9:.2f} GB beside the sources for slopes{where}"
 
 
 def _cost_lines(cost: Cost) -> Iterator[str]:

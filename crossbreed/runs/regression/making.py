@@ -24,8 +24,10 @@ from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.regression.memory import CACHE_BYTES
 from crossbreed.runs.regression.texts import Asked
 from crossbreed.runs.regression.walk import Settings, Text, walk
+from crossbreed.runs.search.warm_starts import recipe_at
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.weights import Weights
+from crossbreed.runs.workers.memory import return_freed_memory
 from crossbreed.sources import Sources
 from crossbreed.sources.files import write_tensors
 from crossbreed.sources.hashes import hash_of
@@ -54,12 +56,13 @@ class Making:
 
     def rule(self) -> dict[str, Any]:
         """Returns what says how to make it again, as JSON. Of the texts it has hashes, not the user's items."""
-        encoder = self._encoder()
+        encoder, given = self._encoder(), self._given_anchor()
         return {
             "schema": _SCHEMA,
             "sources": dict(self.weights.structure.hashes),
             "host": self.weights.host_hashes,
-            "settings": self.config.model_dump(mode="json", exclude={"tasks", "prompts"}),
+            "settings": self.config.model_dump(mode="json", exclude={"tasks", "prompts", "anchor_recipe"}),
+            **({} if given is None else {"anchor": given.to_json()}),
             "dtype": self.dtype,
             "max_model_len": self.max_model_len,
             "texts": {name: hash_of([canonical_json(one.rule(encoder))]) for name, one in self.asked.items()},
@@ -89,17 +92,33 @@ class Making:
         return sources
 
     def anchor(self) -> Recipe:
-        """Returns the merge around which matrices are solved. What is no matrix has the mean of the deltas."""
+        """Returns the merge around which matrices are solved. Of an operator's, what is no matrix has the deltas' mean.
+
+        Raises:
+            InputError: the file of a recipe is none, or it cannot be merged here.
+        """
+        if (given := self._given_anchor()) is not None:
+            return given
         rules = scaled_merge(
             self.config.anchor, self.config.anchor_scale, experts=[*self.asked], matrices=self.weights.projections
         )
         return Recipe(base=BASE, sources=self.weights.structure.hashes, rules=rules, dtype=self.dtype)
+
+    def _given_anchor(self) -> Recipe | None:
+        if (path := self.config.anchor_recipe) is None:
+            return None
+        structure = self.weights.structure
+        recipe = recipe_at(path, structure=structure, weights=self.weights, what="the anchor of the regression")
+        self.weights.check(recipe)
+        return replace(recipe, dtype=self.dtype)
 
     def _settings(self) -> Settings:
         config, matchers = self.config, [part_matcher(pattern) for pattern in self.config.modules]
         return Settings(
             ridge=config.ridge,
             own=config.own,
+            off_diagonal=config.off_diagonal,
+            is_fed_by_experts=config.inputs == "experts",
             answer_weight=config.answer_weight,
             in_row_space=config.row_space,
             tokens=config.tokens,
@@ -130,6 +149,8 @@ class Making:
                     )
         finally:
             engine.close()
+            del engine
+            return_freed_memory()  # the walk comes now, and needs it
         return found
 
     def _encoder(self) -> Encoder:

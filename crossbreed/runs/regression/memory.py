@@ -10,14 +10,19 @@ from crossbreed.sources.naming import is_projection, is_stored_transposed, layer
 
 CACHE_BYTES = 64 << 20
 """Of what merges of the same sources find out, for the next ones: in a walk, each matrix is made once."""
+PROCESS_BYTES = 64 << 20
+"""Tokenizers, and code that is imported by and by."""
+_KEPT_BYTES = 96 << 20
+"""What malloc keeps between the tensors of one expert and of the next, measured."""
 _SUM_BYTES = 8
 """Of a number of the sums, which are fp64."""
 
 
 def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
-    """Returns the most memory that the walk takes, beside the sources, which are mapped.
+    """Returns the most memory that it takes beside the sources, which are mapped, without the process itself.
 
-    Without the process itself, and without texts that experts write.
+    That is the largest of three: the model that experts write with, and a tensor to come, twice; what begins the walk,
+    with all tensors that belong to no layer, of the merge and of an expert; or what is made, and one layer.
     """
     assert plan.weights is not None, "a plan with a regression has weights"
     width, model_type = BYTES[config.dtype], plan.weights.sources.base.config.get("model_type")
@@ -33,13 +38,22 @@ def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
         if is_projection(name, info.shape):
             rows, columns = info.shape[::-1] if is_stored_transposed(name, model_type) else info.shape
             layers[layer].append((rows, columns))
+    tensors, touched = plan.structure.tensors, plan.structure.touched_by_any
+    every = {name: prod(info.shape) for name, info in tensors.items()}
+    writing = width * sum(every.values()) + 2 * 4 * max(every.values(), default=0) + _KEPT_BYTES
+    is_made = (
+        name for name, info in tensors.items() if name in touched or info.dtype != plan.dtype
+    )  # else it is mapped
+    made = BYTES[plan.dtype] * sum(every[name] for name in is_made)
     tokens, hidden = num_tokens(plan, config), _hidden(plan)
-    models = 2 if config.own == 1 else 1 + len(plan.experts)
+    models = 2 if config.own == 1 and config.off_diagonal == 1 and config.inputs == "merge" else 1 + len(plan.experts)
     weights = width * max(sizes.values(), default=0) * models
     outputs = max((sum(rows for rows, _ in one) for one in layers.values()), default=0)
-    texts = width * (tokens * (2 * hidden + outputs) + config.tokens * 2 * outputs)  # of all, and of a batch meanwhile
+    batch = min(tokens, config.tokens)
+    texts = width * (tokens * (2 * hidden + outputs) + batch * 2 * outputs)  # of all, and of a batch meanwhile
     sums = max((_solving(one) for one in layers.values()), default=0)
-    return plan.merged_bytes + width * 2 * outside + weights + texts + sums + CACHE_BYTES
+    beginning, walking = 3 * width * outside + weights, made + weights + texts + sums
+    return max(writing, CACHE_BYTES + max(beginning, walking)) + PROCESS_BYTES
 
 
 def _solving(matrices: list[tuple[int, int]]) -> int:

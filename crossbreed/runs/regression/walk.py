@@ -10,7 +10,7 @@ What is solved: the weights of Linears that run once on every token, and that so
 the anchor's values: experts of a mixture, norms, embeddings, the head.
 
 Memory: the hidden states of all texts, twice; the outputs of one layer's Linears for all texts; the weights of one
-layer, in the dtype that is computed in, of the merge and one expert (of all experts where targets are not their own);
+layer, in the dtype that is computed in, of the merge and one expert (of all where `Settings.needs_experts`);
 two matrices [N, N] and one [M, N] for each output of a group, in fp64; and the merge itself, in its own dtype.
 """
 
@@ -46,6 +46,10 @@ class Settings:
     """Lambda, in mean eigenvalues of the inputs' Gram."""
     own: float = 1.0
     """1: the targets are the experts' own outputs; 0: what their matrices make of the merge's inputs."""
+    off_diagonal: float = 1.0
+    """Factor on the Grams' elements off the diagonal; in its place, columns are held to the experts' own."""
+    is_fed_by_experts: bool = False
+    """Whether, within a layer, inputs are what the expert's own matrices make of the merge's hidden states."""
     answer_weight: float = 1.0
     """Weight of an answer's tokens; those of prompts weigh 1."""
     in_row_space: bool = False
@@ -57,6 +61,11 @@ class Settings:
     device: str = "cpu"
     is_solved: Callable[[str], bool] = field(default=lambda name: True)
     """Which of the matrices are solved, by name."""
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether the experts' matrices are needed beside what their own passes put out."""
+        return self.own < 1 or self.off_diagonal < 1 or self.is_fed_by_experts
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -157,7 +166,7 @@ class _Walk:
                 if batch.expert == expert:
                     batch.own, outputs = blocks.run(layer, own, batch.own, solved)
                     batch.outputs = {name: batch.without_padding(value) for name, value in outputs.items()}
-            if self._settings.own < 1:
+            if self._settings.needs_experts:
                 experts[expert] = own
         for group in groups:
             for name, changed in self._solved(layer, group, values, batches, experts):
@@ -177,9 +186,10 @@ class _Walk:
         experts: Mapping[str, Mapping[str, torch.Tensor]],
     ) -> list[tuple[str, torch.Tensor]]:
         """Returns the matrices of a group of Linears that share their inputs."""
-        blocks, own, sums = self._blocks, self._settings.own, None
+        blocks, own, alpha, sums = self._blocks, self._settings.own, self._settings.off_diagonal, None
         for batch in batches:
-            inputs_BTN = blocks.inputs(layer, values, batch.merged, group[0])
+            feeding = experts[batch.expert] if self._settings.is_fed_by_experts else values
+            inputs_BTN = blocks.inputs(layer, feeding, batch.merged, group[0])
             x_TN = batch.without_padding(inputs_BTN)
             residuals = dict[str, torch.Tensor]()
             for name in group:
@@ -188,7 +198,11 @@ class _Walk:
             if sums is None:
                 rows = {name: residual.shape[1] for name, residual in residuals.items()}
                 sums = AnchoredSums(x_TN.shape[1], rows, device=x_TN.device)
-            sums.add(x_TN, residuals, share=1.0, weights_T=batch.weights_T)
+            sums.add(x_TN, residuals, share=alpha, weights_T=batch.weights_T)
+            if alpha < 1:
+                squares_N = batch.weights_T.double() @ x_TN.double().square()
+                differences = {name: self._less_anchor(name, experts[batch.expert], values) for name in group}
+                sums.hold(squares_N, differences, share=1 - alpha)
         assert sums is not None, "every expert has texts"
         return [(name, self._changed(name, values, sums)) for name in group]
 
@@ -196,13 +210,23 @@ class _Walk:
         """Returns the anchor's matrix with its change, as it is stored."""
         within_NR = self._row_space(name) if self._settings.in_row_space else None
         change_MN = sums.change(name, ridge=self._settings.ridge, within_NR=within_NR)
-        is_turned = is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
         anchor = values[self._blocks.parameter(name)]
-        return (anchor.double() + (change_MN.T if is_turned else change_MN)).to(self._stored).cpu()
+        return (anchor.double() + (change_MN.T if self._is_turned(name) else change_MN)).to(self._stored).cpu()
+
+    def _less_anchor(
+        self, name: str, expert: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Returns an expert's matrix less the anchor's, as a Linear's."""
+        parameter = self._blocks.parameter(name)
+        difference = expert[parameter].double() - values[parameter].double()
+        return difference.T if self._is_turned(name) else difference
+
+    def _is_turned(self, name: str) -> bool:
+        return is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
 
     def _row_space(self, name: str) -> torch.Tensor:
         """The rows of the experts' deltas, as a Linear's rows."""
-        is_turned = is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
+        is_turned = self._is_turned(name)
         base, rows = self._weights.sources.base.tensor(name).float(), list[torch.Tensor]()
         for expert in (self._weights.sources.experts[expert] for expert in self._texts):
             if name not in expert.touched:

@@ -7,6 +7,7 @@ recipe calls them.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,14 +34,16 @@ def warm_starts(
     Raises:
         InputError: one is not a recipe, merges other sources, or has a rule that matches no tensor.
     """
-
-    def recipe_in(path: str) -> Recipe:
-        recipe = _under_our_names(_read(Path(path), weights), structure.hashes)
-        require_sources(recipe, structure, what="a warm start", where=path)
-        return recipe
-
-    for index, recipe in enumerate(each(recipe_in, paths)):
+    read = partial(recipe_at, structure=structure, weights=weights, what="a warm start")
+    for index, recipe in enumerate(each(read, paths)):
         yield ProposedBy(kind="warm_start", index=index), recipe
+
+
+def recipe_at(path: str, *, structure: Structure, weights: "Weights | None", what: str) -> Recipe:
+    """Returns the recipe in a file, over the spec's own sources; raises as `warm_starts`."""
+    recipe = _under_our_names(_read(Path(path), weights), structure.hashes)
+    require_sources(recipe, structure, what=what, where=path)
+    return recipe
 
 
 def _read(path: Path, weights: "Weights | None") -> Recipe:

@@ -1,7 +1,7 @@
 """The settings of the regression that walks over the layers (`runs.regression`)."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -55,6 +55,9 @@ class RegressionConfig(Config):
     anchor: Annotated[str, Named(OPERATORS), AfterValidator(_is_anchor)] = ANCHOR
     """The operator around whose merge of all experts matrices are solved. Matrices that are not solved (`modules`, and
     experts of a mixture) keep it; norms, biases, embeddings and the head have the mean of the deltas."""
+    anchor_recipe: InputPath | None = None
+    """A recipe of base and experts, or a configuration of mergekit, whose merge is the anchor in place of all that: for
+    example what an earlier run has found (`RUN/recipes/N.yaml`)."""
     anchor_scale: Annotated[float, Field(ge=0)] = 0.85
     """Factor on the anchor's delta; where the operator has no `scale`, the weight of every expert."""
     ridge: Annotated[float, Field(ge=0)] = 1.0
@@ -62,6 +65,12 @@ class RegressionConfig(Config):
     holds. 0: not at all, where there are more tokens than columns."""
     own: Annotated[float, Field(ge=0, le=1)] = 0.5
     """1: the targets are the experts' own outputs; 0: what the experts' matrices make of the merge's inputs."""
+    inputs: Literal["merge", "experts"] = "merge"
+    """What feeds a matrix within its layer: the merge, as far as it is made; or what each expert's own matrices of the
+    layer make of the merge's hidden states before it (RegMean++)."""
+    off_diagonal: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Factor on elements of Grams off the diagonal (RegMean's alpha). Below 1, columns are held to the experts' own in
+    its place, as strongly as inputs are large there, so that `ridge: 0` needs no anchor."""
     answer_weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the tokens of answers; those of prompts weigh 1."""
     row_space: bool = False
@@ -83,6 +92,9 @@ class RegressionConfig(Config):
     def _has_texts(self) -> "RegressionConfig":
         if not (self.items or self.prompts or self.samples):
             raise ValueError("a regression needs texts: set `items`, `prompts` or `samples`")
+        usual = {name: type(self).model_fields[name].default for name in ("anchor", "anchor_scale")}
+        if self.anchor_recipe is not None and any(getattr(self, name) != value for name, value in usual.items()):
+            raise ValueError("a regression has one anchor: remove `anchor` and `anchor_scale`, or `anchor_recipe`")
         return self
 
     def describe(self) -> str:

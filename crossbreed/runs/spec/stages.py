@@ -195,7 +195,8 @@ def mistakes_in(stages: Sequence[Config], budget: BudgetConfig) -> Iterator[Inpu
                 expected="one stage of `kind: regression`, before every search",
                 got=f"stage {number + 1} of {len(stages)}",
                 where=f"stages.{number}",
-                fix="move it to the front, or remove it; its anchor is an operator (`anchor`), not a trial",
+                fix="move it to the front, or remove it; a second run solves around what a search has found, with "
+                "`anchor_recipe: RUN/recipes/N.yaml` (docs/stages.md)",
             )
     for search in searches_in(stages):
         if not (search.own.is_limited or budget.is_limited or search.optimizer.most_trials is not None):
