@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
     from crossbreed.optimizer.nevergrad import Nevergrad, NevergradConfig, NevergradOptions
     from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
+    from crossbreed.optimizer.nsga3 import Nsga3, Nsga3Config, Nsga3Options
     from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
+    from crossbreed.optimizer.tpe import Tpe, TpeConfig, TpeOptions
 
 __all__ = [
     "OF_OPTIMIZER",
@@ -80,6 +82,9 @@ __all__ = [
     "Nsga2",
     "Nsga2Config",
     "Nsga2Options",
+    "Nsga3",
+    "Nsga3Config",
+    "Nsga3Options",
     "Optimizer",
     "OptimizerConfig",
     "OptimizerPart",
@@ -89,6 +94,9 @@ __all__ = [
     "RandomSearch",
     "Replayable",
     "SearchInputs",
+    "Tpe",
+    "TpeConfig",
+    "TpeOptions",
     "build_optimizer",
     "check_one_objective",
     "ordered",
@@ -107,6 +115,8 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
             "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
             "crossbreed.optimizer.nevergrad": ["Nevergrad", "NevergradConfig", "NevergradOptions"],
             "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],
+            "crossbreed.optimizer.nsga3": ["Nsga3", "Nsga3Config", "Nsga3Options"],
             "crossbreed.optimizer.random_search": ["RandomConfig", "RandomOptions", "RandomSearch"],
+            "crossbreed.optimizer.tpe": ["Tpe", "TpeConfig", "TpeOptions"],
         },
     )
