@@ -37,6 +37,7 @@ from crossbreed.optimizer.protocol import (
 )
 
 if TYPE_CHECKING:
+    from crossbreed.optimizer.cat_cma import CatCma, CatCmaConfig, CatCmaOptions
     from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
     from crossbreed.optimizer.evo_merging import EvoMerging, EvoMergingConfig, EvoMergingOptions
     from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
@@ -57,6 +58,9 @@ __all__ = [
     "BudgetConfig",
     "CalibrationLoss",
     "CalibrationNeeds",
+    "CatCma",
+    "CatCmaConfig",
+    "CatCmaOptions",
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
@@ -107,6 +111,7 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
     __getattr__, __dir__ = attributes(
         __name__,
         {
+            "crossbreed.optimizer.cat_cma": ["CatCma", "CatCmaConfig", "CatCmaOptions"],
             "crossbreed.optimizer.cma_es": ["CmaEs", "CmaEsConfig", "CmaEsOptions"],
             "crossbreed.optimizer.evo_merging": ["EvoMerging", "EvoMergingConfig", "EvoMergingOptions"],
             "crossbreed.optimizer.frank_wolfe": ["FrankWolfe", "FrankWolfeConfig", "FrankWolfeOptions"],

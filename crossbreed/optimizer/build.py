@@ -89,6 +89,7 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
     "optimizer",
     "crossbreed.optimizers",
     {
+        "cat_cma": "crossbreed.optimizer.cat_cma:PART",
         "cma_es": "crossbreed.optimizer.cma_es:PART",
         "evo_merging": "crossbreed.optimizer.evo_merging:PART",
         "frank_wolfe": "crossbreed.optimizer.frank_wolfe:PART",

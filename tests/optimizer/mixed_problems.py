@@ -1,5 +1,6 @@
 """A problem of mixed genes whose best point is known."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,12 @@ class Mixed:
         """Coordinates that are no numbers."""
         return 4
 
-    def inputs(self, *, seed: int = 7, start: Point | None = None) -> SearchInputs:
-        """A search for it."""
-        coordinates = tuple(Coordinate(param=f"gene {i}", levels=levels) for i, levels in enumerate(_LEVELS))
-        box = Box(low=_LOW, high=_HIGH, coordinates=coordinates)
+    def inputs(
+        self, *, seed: int = 7, start: Point | None = None, of: Sequence[int] = range(len(_LEVELS))
+    ) -> SearchInputs:
+        """A search for it, or of some of its coordinates."""
+        coordinates = tuple(Coordinate(param=f"gene {i}", levels=_LEVELS[i]) for i in of)
+        box = Box(low=tuple(_LOW[i] for i in of), high=tuple(_HIGH[i] for i in of), coordinates=coordinates)
         return SearchInputs(domain=box, num_objectives=1, start=start, rng=np.random.default_rng(seed))
 
     def level(self, index: int, point: Point) -> int:
