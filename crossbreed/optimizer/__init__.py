@@ -30,6 +30,7 @@ from crossbreed.optimizer.protocol import (
     Breeder,
     CalibrationLoss,
     Optimizer,
+    Remarking,
     Replayable,
     SearchInputs,
     check_one_objective,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
     from crossbreed.optimizer.gradient import Gradient, GradientConfig, GradientOptions
     from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
+    from crossbreed.optimizer.map import Map, MapConfig, MapOptions
     from crossbreed.optimizer.nevergrad import Nevergrad, NevergradConfig, NevergradOptions
     from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
     from crossbreed.optimizer.nsga3 import Nsga3, Nsga3Config, Nsga3Options
@@ -80,6 +82,9 @@ __all__ = [
     "M2n2",
     "M2n2Config",
     "M2n2Options",
+    "Map",
+    "MapConfig",
+    "MapOptions",
     "Nevergrad",
     "NevergradConfig",
     "NevergradOptions",
@@ -96,6 +101,7 @@ __all__ = [
     "RandomConfig",
     "RandomOptions",
     "RandomSearch",
+    "Remarking",
     "Replayable",
     "SearchInputs",
     "Tpe",
@@ -118,6 +124,7 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
             "crossbreed.optimizer.gp": ["Gp", "GpConfig", "GpOptions"],
             "crossbreed.optimizer.gradient": ["Gradient", "GradientConfig", "GradientOptions"],
             "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
+            "crossbreed.optimizer.map": ["Map", "MapConfig", "MapOptions"],
             "crossbreed.optimizer.nevergrad": ["Nevergrad", "NevergradConfig", "NevergradOptions"],
             "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],
             "crossbreed.optimizer.nsga3": ["Nsga3", "Nsga3Config", "Nsga3Options"],

@@ -96,6 +96,7 @@ OPTIMIZERS = Registry[OptimizerPart[Any]](
         "gp": "crossbreed.optimizer.gp:PART",
         "gradient": "crossbreed.optimizer.gradient:PART",
         "m2n2": "crossbreed.optimizer.m2n2:PART",
+        "map": "crossbreed.optimizer.map:PART",
         "nevergrad": "crossbreed.optimizer.nevergrad:PART",
         "nsga2": "crossbreed.optimizer.nsga2:PART",
         "nsga3": "crossbreed.optimizer.nsga3:PART",

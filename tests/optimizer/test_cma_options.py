@@ -28,6 +28,7 @@ CONFIG: TypeAdapter[OptimizerConfig] = TypeAdapter(AnyOptimizerConfig)
 SPHERE = Sphere(optimum=(0.1, 0.4, 0.7, 1.0))
 
 
+@pytest.mark.slow
 class TestSeparable(OptimizerConformance):
     @pytest.fixture
     def make(self) -> MakeOptimizer:
