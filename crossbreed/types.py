@@ -147,6 +147,29 @@ Proposal: TypeAlias = Point | Birth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """The values of a coordinate that is no number: as many equal intervals of its range, each of which is one of them.
+
+    An optimizer that knows only numbers moves through the range as through any other.
+
+    >>> Levels(count=3).at(0.4), Levels(count=3).middle(1)
+    (1, 0.5)
+    """
+
+    count: int
+    is_ordered: bool = False
+    """Whether neighbours are alike, as integers are; else they are alternatives."""
+
+    def at(self, share: float) -> int:
+        """Returns the level, from 0, at this share of the range."""
+        return min(max(int(share * self.count), 0), self.count - 1)
+
+    def middle(self, level: int) -> float:
+        """Returns the share of the range at the middle of a level's interval."""
+        return (level + 0.5) / self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinate:
     """What a coordinate of a box is."""
 
@@ -154,6 +177,8 @@ class Coordinate:
     """What is stepped along, such as `weight` or `ln density`."""
     owner: str | None = None
     """The expert (or the base) whose it is; None: of a whole group, or of all."""
+    levels: Levels | None = None
+    """Its values, if they are integers or alternatives; None: it is a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +195,8 @@ class Box:
     why_no_weight_blocks: str | None = None
     """The reason, for messages; None if there are weight blocks."""
     choices: int = 1
-    """Number of equal intervals of the first coordinate, each of which stands for an alternative; 1: it is a number."""
+    """Number of alternatives of the first coordinate, as of `Levels`, if each has coordinates that no other reads: they
+    are asked before a search begins. 1: there are none, whatever its levels."""
     coordinates: tuple[Coordinate, ...] = ()
     """What each coordinate is; empty: not known."""
 
@@ -178,6 +204,12 @@ class Box:
     def dim(self) -> int:
         """Number of coordinates."""
         return len(self.low)
+
+    @property
+    def levels(self) -> Mapping[int, Levels]:
+        """The coordinates that are no numbers, by their index, `choices` included."""
+        chosen = {0: Levels(count=self.choices)} if self.choices > 1 else {}
+        return chosen | {index: one.levels for index, one in enumerate(self.coordinates) if one.levels is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

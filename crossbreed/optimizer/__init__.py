@@ -30,6 +30,7 @@ from crossbreed.optimizer.protocol import (
     Breeder,
     CalibrationLoss,
     Optimizer,
+    Remarking,
     Replayable,
     SearchInputs,
     check_one_objective,
@@ -37,15 +38,19 @@ from crossbreed.optimizer.protocol import (
 )
 
 if TYPE_CHECKING:
+    from crossbreed.optimizer.cat_cma import CatCma, CatCmaConfig, CatCmaOptions
     from crossbreed.optimizer.cma_es import CmaEs, CmaEsConfig, CmaEsOptions
     from crossbreed.optimizer.evo_merging import EvoMerging, EvoMergingConfig, EvoMergingOptions
     from crossbreed.optimizer.frank_wolfe import FrankWolfe, FrankWolfeConfig, FrankWolfeOptions
     from crossbreed.optimizer.gp import Gp, GpConfig, GpOptions
     from crossbreed.optimizer.gradient import Gradient, GradientConfig, GradientOptions
     from crossbreed.optimizer.m2n2 import M2n2, M2n2Config, M2n2Options
+    from crossbreed.optimizer.map import Map, MapConfig, MapOptions
     from crossbreed.optimizer.nevergrad import Nevergrad, NevergradConfig, NevergradOptions
     from crossbreed.optimizer.nsga2 import Nsga2, Nsga2Config, Nsga2Options
+    from crossbreed.optimizer.nsga3 import Nsga3, Nsga3Config, Nsga3Options
     from crossbreed.optimizer.random_search import RandomConfig, RandomOptions, RandomSearch
+    from crossbreed.optimizer.tpe import Tpe, TpeConfig, TpeOptions
 
 __all__ = [
     "OF_OPTIMIZER",
@@ -55,6 +60,9 @@ __all__ = [
     "BudgetConfig",
     "CalibrationLoss",
     "CalibrationNeeds",
+    "CatCma",
+    "CatCmaConfig",
+    "CatCmaOptions",
     "CmaEs",
     "CmaEsConfig",
     "CmaEsOptions",
@@ -74,12 +82,18 @@ __all__ = [
     "M2n2",
     "M2n2Config",
     "M2n2Options",
+    "Map",
+    "MapConfig",
+    "MapOptions",
     "Nevergrad",
     "NevergradConfig",
     "NevergradOptions",
     "Nsga2",
     "Nsga2Config",
     "Nsga2Options",
+    "Nsga3",
+    "Nsga3Config",
+    "Nsga3Options",
     "Optimizer",
     "OptimizerConfig",
     "OptimizerPart",
@@ -87,8 +101,12 @@ __all__ = [
     "RandomConfig",
     "RandomOptions",
     "RandomSearch",
+    "Remarking",
     "Replayable",
     "SearchInputs",
+    "Tpe",
+    "TpeConfig",
+    "TpeOptions",
     "build_optimizer",
     "check_one_objective",
     "ordered",
@@ -99,14 +117,18 @@ if not TYPE_CHECKING:  # else mypy would accept every name, as one that `__getat
     __getattr__, __dir__ = attributes(
         __name__,
         {
+            "crossbreed.optimizer.cat_cma": ["CatCma", "CatCmaConfig", "CatCmaOptions"],
             "crossbreed.optimizer.cma_es": ["CmaEs", "CmaEsConfig", "CmaEsOptions"],
             "crossbreed.optimizer.evo_merging": ["EvoMerging", "EvoMergingConfig", "EvoMergingOptions"],
             "crossbreed.optimizer.frank_wolfe": ["FrankWolfe", "FrankWolfeConfig", "FrankWolfeOptions"],
             "crossbreed.optimizer.gp": ["Gp", "GpConfig", "GpOptions"],
             "crossbreed.optimizer.gradient": ["Gradient", "GradientConfig", "GradientOptions"],
             "crossbreed.optimizer.m2n2": ["M2n2", "M2n2Config", "M2n2Options"],
+            "crossbreed.optimizer.map": ["Map", "MapConfig", "MapOptions"],
             "crossbreed.optimizer.nevergrad": ["Nevergrad", "NevergradConfig", "NevergradOptions"],
             "crossbreed.optimizer.nsga2": ["Nsga2", "Nsga2Config", "Nsga2Options"],
+            "crossbreed.optimizer.nsga3": ["Nsga3", "Nsga3Config", "Nsga3Options"],
             "crossbreed.optimizer.random_search": ["RandomConfig", "RandomOptions", "RandomSearch"],
+            "crossbreed.optimizer.tpe": ["Tpe", "TpeConfig", "TpeOptions"],
         },
     )

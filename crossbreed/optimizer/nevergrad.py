@@ -20,10 +20,11 @@ from crossbreed.errors import InputError, require
 from crossbreed.optimizer.build import OptimizerConfig, OptimizerPart
 from crossbreed.optimizer.feasible import ordered
 from crossbreed.optimizer.generation import Generation, Generational, measured
+from crossbreed.optimizer.nevergrad_space import NevergradSpace
 from crossbreed.optimizer.options import Options
 from crossbreed.optimizer.penalty import coordinates_of, penalised
 from crossbreed.optimizer.protocol import SearchInputs, check_one_objective
-from crossbreed.optimizer.unit_cube import from_unit, to_unit
+from crossbreed.optimizer.unit_cube import declared_levels, from_unit, to_unit
 from crossbreed.parsing import suggestion
 from crossbreed.types import Box, Outcome, Point, Proposal, Status
 
@@ -97,13 +98,14 @@ class Nevergrad(Generational):
         require("nevergrad", extra="nevergrad")
         check_one_objective(inputs, "nevergrad")
         self._options, self._box = options or NevergradOptions(), inputs.box
+        self._space = NevergradSpace(declared_levels(inputs.box))
         self._weights = coordinates_of(inputs.box, "weight")
         self._losses: list[float] = []
         seed = int(inputs.rng.integers(2**32))
         legacy = np.random.RandomState(seed)
         self._states: tuple[Any, Any] = legacy.get_state(), random.Random(seed).getstate()
         with self._isolated():
-            self._optimizer = _build(inputs, self._options, np.random.RandomState(seed), trials)
+            self._optimizer = _build(inputs, self._options, self._space, np.random.RandomState(seed), trials)
         self._waits = any(inner.no_parallelization for inner in _inner_optimizers(self._optimizer))
         """Whether its algorithm runs in a thread that waits to be told."""
         self._candidates: list[Any] = []
@@ -141,9 +143,9 @@ class Nevergrad(Generational):
 
     def _take(self, index: int, recorded: Point) -> None:
         """Puts a recorded point in the place of a candidate, unless rounding or the algorithm's own thread forbids."""
-        unit, asked = to_unit(self._box, recorded), self._candidates[index]
-        if not self._waits and not np.allclose(unit, asked.value, rtol=0, atol=_SAME):
-            self._candidates[index] = self._optimizer.parametrization.spawn_child(new_value=unit)
+        value, asked = self._space.value(to_unit(self._box, recorded)), self._candidates[index]
+        if not self._waits and not np.allclose(value, asked.value, rtol=0, atol=_SAME):
+            self._candidates[index] = self._optimizer.parametrization.spawn_child(new_value=value)
 
     def _ensure_begun(self) -> None:
         if not self._is_begun:
@@ -153,7 +155,8 @@ class Nevergrad(Generational):
 
     def _sample(self) -> None:
         self._candidates = [_in_daemon(self._optimizer.ask) for _ in range(self._options.num_workers)]
-        self._generation = Generation([from_unit(self._box, candidate.value) for candidate in self._candidates])
+        units = [self._space.unit(candidate.value) for candidate in self._candidates]
+        self._generation = Generation([from_unit(self._box, unit) for unit in units])
 
     @contextmanager
     def _isolated(self) -> Iterator[None]:
@@ -188,7 +191,13 @@ def _in_daemon(ask: Callable[[], Any]) -> Any:
     return future.result()
 
 
-def _build(inputs: SearchInputs, options: NevergradOptions, random_state: np.random.RandomState, trials: int) -> Any:
+def _build(
+    inputs: SearchInputs,
+    options: NevergradOptions,
+    searched: NevergradSpace,
+    random_state: np.random.RandomState,
+    trials: int,
+) -> Any:
     import nevergrad as ng
 
     if options.name not in ng.optimizers.registry:
@@ -202,8 +211,7 @@ def _build(inputs: SearchInputs, options: NevergradOptions, random_state: np.ran
     box = inputs.box
     middle = from_unit(box, np.full(box.dim, 0.5))
     start = (inputs.start or middle) if options.start is None else (options.start,) * box.dim
-    space = ng.p.Array(init=to_unit(box, start), lower=np.zeros(box.dim), upper=np.ones(box.dim))
-    space.set_mutation(sigma=options.sigma)
+    space = searched.parameters(to_unit(box, start), options.sigma)
     space.random_state = random_state
     chosen = ng.optimizers.registry[options.name]
     if options.num_workers > 1 and chosen.no_parallelization:

@@ -144,6 +144,16 @@ class Breeder(Optimizer, Protocol):
         ...
 
 
+@runtime_checkable
+class Remarking(Optimizer, Protocol):
+    """An optimizer that says something of its search to people: how well its model predicts, for instance."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What it has said so far, one line each; a run tells each once, and writes it to log.txt."""
+        ...
+
+
 def check_one_objective(inputs: SearchInputs, kind: str) -> None:
     """Rejects several objectives, for an optimizer that compares candidates by one number.
 

@@ -1,9 +1,11 @@
 """The box as a unit cube, so that one step size fits coordinates of every range (weights, log densities, genes)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossbreed.types import Box, Point
+from crossbreed.types import Box, Levels, Point
 
 
 def to_unit(box: Box, point: Point) -> NDArray[np.float64]:
@@ -26,3 +28,14 @@ def from_unit(box: Box, unit: ArrayLike) -> Point:
     """
     inside = np.clip(box.low + np.asarray(unit) * np.subtract(box.high, box.low), box.low, box.high)
     return tuple(float(value) for value in inside)
+
+
+def declared_levels(box: Box) -> Mapping[int, Levels]:
+    """Returns the coordinates that are no numbers, if the box says of some what they are.
+
+    A choice of operators alone stays a number: runs that were recorded when all were numbers go on as they began.
+
+    >>> declared_levels(Box(low=(0.0,), high=(3.0,), choices=3))
+    {}
+    """
+    return box.levels if any(coordinate.levels is not None for coordinate in box.coordinates) else {}

@@ -43,7 +43,9 @@ class Session:
         self.history = History(item_ids=plan.item_ids, counts=plan.mean_counts, objectives=(plan.objectives,))
         self.history.measure_by(plan.criteria)
         proposer = plan.proposer(on_event)
-        self._num_initial = proposer.num_initial
+        self._num_initial, self._proposer = proposer.num_initial, proposer
+        self._num_remarks = 0
+        """How many remarks of optimizers have been told."""
         self._pace, self._stages = Pace(plan.limits, self._num_initial), plan.stage_names
         self._progress = Progress(self._pace, plan.objectives, self._stages)
         self._loop = Loop(
@@ -75,6 +77,7 @@ class Session:
     def _watch(self, trial: Trial, history: History) -> None:
         """Tells of each trial, and after the last baseline what they say of the rest."""
         self._on_event(self._progress.after(trial, history))
+        self._tell_remarks()
         if len(history.trials) == self._num_initial and trial.number < self._num_initial:
             for text in outlook(history, self._plan.objectives, self._pace):
                 self._on_event(Note(text=text))
@@ -93,6 +96,7 @@ class Session:
 
     def _resumed(self, differing: Sequence[int]) -> None:
         self._tell_differing(differing)
+        self._num_remarks = len(self._proposer.remarks)  # log.txt has those of before
         self._date_report()
         if len(self.history.trials) < self._num_initial:
             self._on_event(PhaseStarting(phase=Phase.BASELINES))
@@ -110,6 +114,13 @@ class Session:
     def tell(self, event: Event) -> None:
         """Passes an event on to the listener and to log.txt."""
         self._on_event(event)
+
+    def _tell_remarks(self) -> None:
+        """Tells what the optimizers say of their searches."""
+        remarks = self._proposer.remarks
+        for remark in remarks[self._num_remarks :]:
+            self._on_event(Note(text=remark))
+        self._num_remarks = len(remarks)
 
     def _tell_differing(self, numbers: Sequence[int]) -> None:
         """Says which recorded candidates this machine or version would have proposed otherwise."""

@@ -20,9 +20,12 @@ from crossbreed.optimizer import (
     M2n2,
     M2n2Options,
     Nsga2,
+    Nsga3,
     RandomSearch,
     SearchInputs,
+    Tpe,
 )
+from crossbreed.optimizer.cma_surrogate import LqCmaEs
 from crossbreed.testing import breeders
 from crossbreed.testing.optimizers import Bowls, MakeOptimizer, Sphere, Spheres, drive, make_inputs, ok
 from crossbreed.types import Coordinate, Point
@@ -46,22 +49,26 @@ STAGES = EvoMergingOptions(population=8)
 DIFFERENCES = FrankWolfeOptions(slopes="differences", variant="soft", vertex_scale=2.0, steps=(0.5, 1.0))
 OPTIMIZERS: dict[str, tuple[MakeOptimizer, int]] = {
     "cma_es": (CmaEs, 1),
+    "cma_es_lq": (LqCmaEs, 1),
     "evo_merging": (lambda inputs: EvoMerging(with_densities(inputs), STAGES, trials=60), 1),
     "frank_wolfe": (FrankWolfe, 1),
     "frank_wolfe_differences": (lambda inputs: FrankWolfe(inputs, DIFFERENCES), 1),
     "gp": (Gp, 1),
     "gradient": (with_bowls, 1),
     "nsga2": (Nsga2, 2),
+    "nsga3": (Nsga3, 3),
     "random": (RandomSearch, 1),
+    "tpe": (Tpe, 1),
 }
 """Name -> how it is built, and its number of objectives."""
-TRIALS = {"gp": 24}
+TRIALS = {"gp": 24, "tpe": 30}
 """Of the record, unless 60. Beyond, a difference in the last digit has grown: processors part (by 1e-3 at trial 50)."""
 
 
 def trajectory(name: str) -> list[Point]:
     make, num_objectives = OPTIMIZERS[name]
-    problem = Sphere(optimum=(0.1, 0.7, 1.0)) if num_objectives == 1 else Spheres(optima=((0.1,) * 3, (0.9,) * 3))
+    optima = tuple((0.1 + 0.8 * i / max(1, num_objectives - 1),) * 3 for i in range(num_objectives))
+    problem = Sphere(optimum=(0.1, 0.7, 1.0)) if num_objectives == 1 else Spheres(optima=optima)
     optimizer = make(make_inputs(dim=3, num_objectives=num_objectives, start=(0.3, 0.3, 0.3)))
     return drive(optimizer, lambda number, point: ok(problem, number, point), trials=TRIALS.get(name, 60), workers=3)
 

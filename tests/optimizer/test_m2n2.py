@@ -347,7 +347,7 @@ def test_one_seed_is_refused_and_so_is_another_kind_of_space() -> None:
     with pytest.raises(InputError, match="crosses at least two"):
         M2n2(make_inputs(num_seeds=1))
     budget = BudgetConfig(trials=3)
-    with pytest.raises(InputError, match="searches a box: cma_es"):
+    with pytest.raises(InputError, match="searches a box: cat_cma, cma_es"):
         build_optimizer(M2n2Config(budget=budget), make_box_inputs())
     with pytest.raises(InputError, match="searches genomes: m2n2"):
         build_optimizer(CmaEsConfig(budget=budget), make_inputs())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_runs import write_spec
 
-from benchmarks import anchors, distractors, label_free, results, weights
+from benchmarks import anchors, distractors, label_free, landscapes, optimizers, results, weights
 from crossbreed.recipes import parse_recipe
 from crossbreed.runs import build_plan, load_spec, run
 
@@ -103,3 +103,23 @@ def test_goals_without_labels_are_correlated_with_labels(
     assert len(others) == 5
     value, low, high = label_free.correlation(np.arange(30.0), -np.sqrt(np.arange(30.0)))
     assert (value, low, high) == (-1.0, -1.0, -1.0)
+
+
+def test_searches_are_compared_on_landscapes_whose_best_is_known() -> None:
+    landscape = landscapes.LANDSCAPES["bowl, 6 coordinates"]()
+    assert landscape.value(tuple(np.linspace(0.2, 1.1, 6))) == pytest.approx(landscape.best)
+    lines = [*optimizers.table(landscape, ["random", "cma_es", "pycma itself", "gp"], seeds=2, budgets=[60])]
+    found = dict(line.strip("| ").split(" | ") for line in lines[2:])
+    assert found["gp"] == "not run"
+    assert float(found["cma_es"].split()[0]) < float(found["random"].split()[0])
+    assert optimizers.regret(optimizers.ours("cma_es"), landscape, seed=3, budget=20) == optimizers.regret(
+        optimizers.ours("cma_es"), landscape, seed=3, budget=20
+    )
+
+
+def test_a_run_is_a_landscape_between_its_trials(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> None:
+    spec = load_spec(write_spec(tmp_path / "spec", base=toy_base, experts=toy_adapters, trials=24))
+    run(spec, tmp_path / "run")
+    landscape = landscapes.recorded(tmp_path / "run")
+    assert 0 <= landscape.value(landscape.start) <= landscape.best <= 1
+    assert optimizers.regret(optimizers.ours("random"), landscape, seed=0, budget=5) >= 0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from crossbreed.errors import InputError
-from crossbreed.optimizer import Breeder, Optimizer, ordered, replayed
+from crossbreed.optimizer import Breeder, Optimizer, Remarking, ordered, replayed
 from crossbreed.runs.record.records import damaged
 from crossbreed.runs.search.proposals import check_proposal, is_rounding
 from crossbreed.search_spaces import Genome, SearchSpace
@@ -69,6 +69,11 @@ class Asking:
         self.differing: list[int] = []
         """The replayed candidates that this machine would have proposed otherwise, by more than rounding."""
         self._next_told = first
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the optimizer has said of its search."""
+        return self._optimizer.remarks if isinstance(self._optimizer, Remarking) else ()
 
     def ask(self, number: int) -> Candidate | None:
         """Returns the next candidate, or None until more results arrive."""

@@ -60,6 +60,11 @@ class Proposer:
         """The replayed candidates that this machine would have proposed otherwise, by more than rounding."""
         return [number for asking in self._begun for number in asking.differing]
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the optimizers have said of their searches."""
+        return [remark for asking in self._begun for remark in asking.remarks]
+
     def advance(self) -> bool:
         """Ends the present search, so that the next one begins; returns False if there is none.
 
