@@ -204,8 +204,8 @@ def _refusal(key: str, why: str, where: Path) -> InputError:
         f"`{key}` of the configuration cannot follow the layers: {why}",
         expected="rules that all models have alike, for all layers in their order; or lists with an entry for each",
         where=str(where),
-        fix="keep all layers of one model in their places: `models` without `layer_range` in a configuration of mergekit, no "
-        "`layers` in a recipe, `space: {kind: coefficients}` in a spec",
+        fix="keep all layers of one model in their places: `models` without `layer_range` in a configuration of "
+        "mergekit, no `layers` in a recipe, `space: {kind: coefficients}` in a spec",
     )
 
 

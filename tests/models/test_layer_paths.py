@@ -1,4 +1,4 @@
-"""Paths of layers through tiny models of many architectures: what is folded, idle or published computes as it should."""
+"""Paths of layers through tiny models of many architectures: what is folded, idle or published computes rightly."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
