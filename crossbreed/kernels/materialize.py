@@ -24,8 +24,8 @@ from crossbreed.kernels.transposed import is_to_turn, turned, turning
 from crossbreed.recipes import rule_finder
 from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import Adapter, Checkpoint, Sources
-from crossbreed.sources.naming import count_layers, depth_of, is_stored_transposed
-from crossbreed.sources.output_tensors import output_tensors
+from crossbreed.sources.naming import count_layers, depth_of, in_layer, is_stored_transposed, layer_of
+from crossbreed.sources.output_tensors import OutputTensor, output_tensors
 from crossbreed.sources.pages import MappedPages
 from crossbreed.types import BASE, Recipe, Rule, WeightStream
 
@@ -132,12 +132,21 @@ def unchanged(
     cache: SourceCache | None = None,
     *,
     artifacts: Collection[InputGrams] = (),
+    shift: int = 0,
 ) -> frozenset[str]:
     """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
 
     A tensor depends on sources, dtype, what it is planned to be made of and the rule that it obeys, and on no other
     tensor's rule. A tensor that no expert changes is made under both recipes and compared by identity: usually both
     return the base's own tensor.
+
+    Args:
+        before: A recipe.
+        after: Another one, whose names are returned.
+        sources: Opened.
+        cache: As for `materialize`.
+        artifacts: As for `materialize`.
+        shift: A layer of `after` is compared with that of `before` whose number is larger by this.
 
     Raises:
         InputError: `sources` lacks a source of the recipes, or `artifacts` an artifact.
@@ -149,16 +158,18 @@ def unchanged(
     old, new = (_Merge(recipe, sources, cache, artifacts) for recipe in (before, after))
     touched = sources.structure.touched_by_any
 
-    def is_unchanged(name: str) -> bool:
-        if old.outputs[name] != new.outputs[name]:
+    def is_unchanged(output: OutputTensor) -> bool:
+        other = old.outputs.get(_shifted(output.name, shift))
+        if other is None or replace(other, name=output.name) != output:
             return False
-        source = old.outputs[name].tensor
-        if old.outputs[name].expert or old.rule(source) == new.rule(source) or source in touched:
-            return bool(old.outputs[name].expert) or old.rule(source) == new.rule(source)
-        ((_, made),) = _stream([name], [old, new])
-        return made[0] is made[1]
+        source = output.tensor
+        if output.expert is not None or old.rule(source) == new.rule(source):
+            return True
+        if source in touched:
+            return False
+        return _made(other.name, old) is _made(output.name, new)
 
-    return frozenset(filter(is_unchanged, old.outputs.keys() & new.outputs.keys()))
+    return frozenset(output.name for output in new.outputs.values() if is_unchanged(output))
 
 
 def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Adapter]:
@@ -262,6 +273,16 @@ def releasing_pages(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Ex
         for checkpoint in full:
             if name in checkpoint.tensors:
                 pages.let_go(checkpoint.tensor(name))
+
+
+def _made(name: str, merge: _Merge) -> torch.Tensor:
+    ((_, (made,)),) = _stream([name], [merge])
+    return made
+
+
+def _shifted(name: str, shift: int) -> str:
+    layer = layer_of(name) if shift else None
+    return name if layer is None or layer + shift < 0 else in_layer(name, layer + shift)
 
 
 def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:

@@ -37,7 +37,7 @@ from crossbreed.runs.gram_files import artifacts_of, keep
 from crossbreed.runs.made_sources import keep_made, with_made_of
 from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
-from crossbreed.sources.depth import filled_up, idle_tensors, require_depth, write_host
+from crossbreed.sources.depth import Filling, filling, require_depth, write_host
 from crossbreed.sources.host import host_hashes
 from crossbreed.sources.naming import is_projection, layer_of
 from crossbreed.types import Recipe, SlopeKind, WeightStream
@@ -135,11 +135,11 @@ class Weights:
         with TemporaryDirectory(prefix="crossbreed-host-") as folder:
             yield write_host(self.sources, self.depth, Path(folder))
 
-    def for_engine(self, recipe: Recipe, stream: WeightStream, *, kept: Collection[str] = ()) -> WeightStream:
-        """Returns a recipe's weights as an engine takes them: filled up with idle layers."""
+    def filling(self, recipe: Recipe) -> Filling:
+        """Returns how a recipe's merge stands in an engine's model."""
         if self.depth is None:
-            return stream
-        return filled_up(stream, self.sources, recipe, self.depth, kept=kept)
+            return Filling(num_idle=0, idle={})
+        return filling(recipe, self.sources, self.depth)
 
     def with_depth(self, depth: int | None) -> "Weights":
         """Returns the weights for engines of models of this depth; None: of the base's.
@@ -174,16 +174,13 @@ class Weights:
         return Fingerprinted(self.materialize(recipe, without=kept.keys()), base=self.sources.base, kept=kept)
 
     def unchanged(self, before: Recipe, after: Recipe) -> frozenset[str]:
-        """Returns the names of tensors that are equal in two recipes' merges; see `kernels.unchanged`.
-
-        Those of layers that are idle in both are among them.
-        """
+        """Returns the tensors of the engine's model that are equal for two recipes; see `kernels.unchanged`."""
+        old, new = self.filling(before), self.filling(after)
+        shift = new.num_idle - old.num_idle
         with _machine_errors("two recipes were not compared"):
-            same = unchanged(before, after, self.sources, self.cache, artifacts=self.artifacts)
-        if self.depth is None or before.dtype != after.dtype:
-            return same
-        idle = (idle_tensors(self.sources, recipe, self.depth).keys() for recipe in (before, after))
-        return same | frozenset.intersection(*map(frozenset, idle))
+            same = unchanged(before, after, self.sources, self.cache, artifacts=self.artifacts, shift=shift)
+        idle = {name for name, info in new.idle.items() if old.idle.get(name) == info}
+        return frozenset(map(new.engine_name, same)) | idle
 
     def inner_products(self, names: Iterable[str]) -> NDArray[np.float64]:
         """Returns the inner products of base and deltas over some tensors; see `kernels.inner_products`."""

@@ -1,13 +1,15 @@
 """Models of other depths than the base: their configurations, and idle layers that fill up an engine's model.
 
-An engine holds a model of one depth. A merge of fewer layers is filled up behind its last one: an idle layer is all
-zeros, so that it adds zero to the residual stream and hidden states pass it as they are.
+An engine holds a model of one depth. A merge of fewer layers is filled up: an idle layer is all zeros, so that it adds
+zero to the residual stream, and hidden states pass it as they are. Idle layers stand in front, where only embeddings
+pass them. Behind a layer they would round: fused kernels (vLLM's) add what a layer writes and norm the sum before it is
+rounded to the engine's dtype, and a layer in between rounds it first.
 """
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from heapq import merge as merge_sorted
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from crossbreed.sources.layer_lists import LayerOrigin, config_of_layers, requir
 from crossbreed.sources.naming import in_layer, layer_of
 from crossbreed.sources.opening import Sources
 from crossbreed.sources.output_tensors import require_pre_norm
+from crossbreed.sources.structure import TensorInfo
 from crossbreed.types import Recipe, WeightStream
 
 _WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -86,32 +89,45 @@ def write_host(sources: Sources, depth: int, folder: Path) -> Path:
     return folder
 
 
-def idle_tensors(sources: Sources, recipe: Recipe, depth: int) -> dict[str, str]:
-    """Returns the tensors of idle layers behind a recipe's last: name -> a tensor of the base of its shape, sorted."""
-    first = len(recipe.layers) or sources.structure.num_layers
-    held = [name for name in sources.base.tensors if layer_of(name) == 0]
-    return dict(sorted((in_layer(name, layer), name) for layer in range(first, depth) for name in held))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filling:
+    """A recipe's merge in an engine's model of some depth: idle layers first, then its own."""
 
+    num_idle: int
+    idle: Mapping[str, TensorInfo]
+    """Name in the engine's model -> shape and dtype, of the tensors of idle layers."""
 
-def filled_up(
-    stream: WeightStream, sources: Sources, recipe: Recipe, depth: int, *, kept: Collection[str] = ()
-) -> WeightStream:
-    """Returns a recipe's weights with idle layers up to a depth, sorted by name.
+    def engine_name(self, name: str) -> str:
+        """Returns what a tensor of the merge is called in the engine's model."""
+        layer = layer_of(name)
+        return name if layer is None or not self.num_idle else in_layer(name, layer + self.num_idle)
 
-    Args:
-        stream: The recipe's weights.
-        sources: Its sources.
-        recipe: The recipe.
-        depth: The number of layers of the engine's model.
-        kept: Names that are not to come.
-    """
+    def own_name(self, name: str) -> str:
+        """Returns what a tensor of the engine's model is called in the merge, where it is none of an idle layer."""
+        layer = layer_of(name)
+        return name if layer is None or not self.num_idle else in_layer(name, layer - self.num_idle)
 
-    def idle() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, like in idle_tensors(sources, recipe, depth).items():
+    def filled(self, stream: WeightStream, *, kept: Collection[str] = ()) -> WeightStream:
+        """Returns a merge's weights under the names of the engine's model, those of idle layers first.
+
+        Args:
+            stream: The merge's weights.
+            kept: Names in the engine's model that are not to come.
+        """
+        for name, info in self.idle.items():
             if name not in kept:
-                tensor = sources.base.tensor(like)
-                is_weight = tensor.is_floating_point()
-                dtype = getattr(torch, recipe.dtype) if is_weight else tensor.dtype
-                yield name, torch.zeros(tensor.shape, dtype=dtype) if is_weight else tensor
+                yield name, torch.zeros(info.shape, dtype=getattr(torch, info.dtype))
+        for name, tensor in stream:
+            yield self.engine_name(name), tensor
 
-    return iter(merge_sorted(stream, idle(), key=lambda item: item[0]))
+
+def filling(recipe: Recipe, sources: Sources, depth: int) -> Filling:
+    """Returns how a recipe's merge stands in a model of this depth."""
+    num_idle = depth - (len(recipe.layers) or sources.structure.num_layers)
+    assert num_idle >= 0, f"recipe {recipe.id} is deeper than the engine's model"
+    idle: dict[str, TensorInfo] = {}
+    for name, info in sources.structure.tensors.items():
+        if layer_of(name) == 0:
+            dtype = recipe.dtype if "float" in info.dtype else info.dtype
+            idle |= {in_layer(name, layer): replace(info, dtype=dtype) for layer in range(num_idle)}
+    return Filling(num_idle=num_idle, idle=idle)

@@ -14,7 +14,7 @@ from crossbreed.fitness.engines import TransformersConfig, build_engine
 from crossbreed.kernels import check_recipe, materialize
 from crossbreed.runs.publishing.checkpoint import Merge, write_checkpoint
 from crossbreed.sources import Sources, open_sources
-from crossbreed.sources.depth import filled_up, require_depth, write_host
+from crossbreed.sources.depth import filling, require_depth, write_host
 from crossbreed.sources.output_tensors import PRE_NORM
 from crossbreed.testing.tiny_models import ARCHITECTURES, make_model
 from crossbreed.types import BASE, LayerStep, Recipe
@@ -63,7 +63,7 @@ def write(sources: Sources, recipe: Recipe, out: Path) -> Path:
 def logprobs(sources: Sources, recipe: Recipe, host: Path, *, depth: int | None = None) -> tuple[float, ...]:
     engine = build_engine(TransformersConfig(kind="transformers"), host)
     stream = materialize(recipe, sources)
-    handle = engine.adopt(recipe, stream if depth is None else filled_up(stream, sources, recipe, depth))
+    handle = engine.adopt(recipe, stream if depth is None else filling(recipe, sources, depth).filled(stream))
     return tuple(handle.answer(REQUESTS)[0].logprobs)
 
 

@@ -148,7 +148,7 @@ class _Held:
 
     recipe: Recipe
     digests: Mapping[str, str]
-    """Tensor -> digest."""
+    """Tensor of the engine's model -> digest, without idle ones."""
 
 
 class CandidateEngineByWeights:
@@ -174,11 +174,14 @@ class CandidateEngineByWeights:
         start = time.perf_counter()
         held, self._held, self._adopted = self._held, None, None
         kept = self._kept(held, recipe) if held else frozenset()
-        digests = {} if held is None else {name: held.digests[name] for name in kept & held.digests.keys()}
+        filling = self._weights.filling(recipe)
+        known = {} if held is None else {name: held.digests[name] for name in kept & held.digests.keys()}
+        digests = {filling.own_name(name): digest for name, digest in known.items()}
         fingerprinted = self._weights.fingerprinted(recipe, kept=digests)
-        stream = _Timed(self._weights.for_engine(recipe, fingerprinted, kept=kept))
+        stream = _Timed(filling.filled(fingerprinted, kept=kept))
         handle = self.engine.adopt(recipe, iter(stream), kept=kept)
-        self._adopted = _Held(recipe=recipe, digests=fingerprinted.digests)
+        made = {filling.engine_name(name): digest for name, digest in fingerprinted.digests.items()}
+        self._adopted = _Held(recipe=recipe, digests=made)
         swap_s = time.perf_counter() - start - stream.seconds
         seconds = {"materialize": stream.seconds, "swap": swap_s}
         return Adopted(handle=handle, fingerprint=fingerprinted.value, seconds=seconds)
@@ -199,7 +202,7 @@ class CandidateEngineByWeights:
 
     def _whole(self, recipe: Recipe) -> WeightStream:
         """Returns all weights of a recipe, as the engine takes them."""
-        return self._weights.for_engine(recipe, self._weights.materialize(recipe))
+        return self._weights.filling(recipe).filled(self._weights.materialize(recipe))
 
     def _kept(self, held: _Held, recipe: Recipe) -> frozenset[str]:
         """Returns the tensors that need not be made and sent again."""
