@@ -159,7 +159,8 @@ def unchanged(
     touched = sources.structure.touched_by_any
 
     def is_unchanged(output: OutputTensor) -> bool:
-        other = old.outputs.get(_shifted(output.name, shift))
+        named = _shifted(output.name, shift)
+        other = None if named is None else old.outputs.get(named)
         if other is None or replace(other, name=output.name) != output:
             return False
         source = output.tensor
@@ -280,9 +281,12 @@ def _made(name: str, merge: _Merge) -> torch.Tensor:
     return made
 
 
-def _shifted(name: str, shift: int) -> str:
+def _shifted(name: str, shift: int) -> str | None:
+    """Returns the name in another layer; None: there is none before the first."""
     layer = layer_of(name) if shift else None
-    return name if layer is None or layer + shift < 0 else in_layer(name, layer + shift)
+    if layer is None:
+        return name
+    return None if layer + shift < 0 else in_layer(name, layer + shift)
 
 
 def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:
