@@ -58,13 +58,21 @@ def output_tensors(recipe: Recipe, names: Iterable[str], config: Mapping[str, An
         config: The base's config.json.
 
     Raises:
-        InputError: the recipe has `layers`, and the base lacks one, or has an architecture without paths.
+        InputError: the recipe has `layers`, and the base lacks one, or its architecture has no scales.
     """
     if not recipe.layers:
         return {name: OutputTensor(name=name, tensor=name) for name in sorted(names)}
     names = tuple(names)
-    require_pre_norm(config)
+    if any(scale != 1 for *_, scale in recipe.layers):
+        require_pre_norm(config)
     num_layers = count_layers(names)
+    if drafts := [name for name in names if (layer_of(name) or 0) >= num_layers]:
+        raise InputError(
+            "the base has layers that draft further tokens, which belong to no place in a path",
+            expected="a base without them",
+            got=drafts[0],
+            fix="leave `layers` out of the recipe",
+        )
     if beyond := [number for _, number, _ in recipe.layers if number >= num_layers]:
         raise InputError(
             f"the recipe takes layer {beyond[0]}, which the base does not have",
@@ -86,11 +94,11 @@ def require_pre_norm(config: Mapping[str, Any]) -> None:
     if kind not in PRE_NORM:
         why = _OTHERWISE.get(str(kind), "it is not known here whether its layers add to one residual stream")
         raise InputError(
-            f"there are no paths of layers through models of the architecture `{kind}`: {why}",
+            f"layers of models of the architecture `{kind}` can be neither scaled nor idle: {why}",
             expected=f"`model_type`: {any_of(sorted(PRE_NORM))}",
             got=str(kind),
             where="the base's config.json",
-            fix="keep the base's own layers: search `space: {kind: coefficients}`, or leave `layers` out of the recipe",
+            fix="search over the base's own layers, `space: {kind: coefficients}`; in a recipe, write scales of 1",
         )
 
 

@@ -162,8 +162,11 @@ REFUSED = {
 def test_other_architectures_are_refused_by_name(name: str, tmp_path: Path) -> None:
     sources = open_sources(str(make_model(name, tmp_path / "base")), {})
     with pytest.raises(InputError, match=REFUSED[name]) as refused:
-        check_recipe(recipe_of(sources, ((BASE, 0, 1.0),)), sources)
+        require_depth(sources, 8)
     assert sources.base.config["model_type"] in str(refused.value)
+    with pytest.raises(InputError, match=REFUSED[name]):
+        check_recipe(recipe_of(sources, ((BASE, 0, 0.9),)), sources)
+    check_recipe(recipe_of(sources, ((BASE, 1, 1.0), (BASE, 0, 1.0))), sources)
 
 
 def test_layers_that_are_not_alike_cannot_fill_up_a_model(tmp_path: Path) -> None:
