@@ -1,11 +1,15 @@
-"""mergekit's slices of single models (`passthrough`) as a recipe with layers of its own: models stacked from others."""
+"""mergekit's slices of single models (`passthrough`) as a recipe with layers of its own, and back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby
+from typing import Any
 
 from crossbreed.errors import InputError
 from crossbreed.mergekit.config import ModelReference
 from crossbreed.mergekit.plan import MergePlan, OutputTensor
-from crossbreed.sources.naming import layer_of, names_pattern, writes_residual
+from crossbreed.recipes.layers import output_factors
+from crossbreed.sources.naming import RESIDUAL_WRITERS, is_before_layers, layer_of, names_pattern, writes_residual
+from crossbreed.sources.structure import Structure
 from crossbreed.types import BASE, LayerStep, Recipe, Rule
 
 
@@ -31,6 +35,52 @@ def stacked_recipe(
         layers=tuple(_steps(plan, names)),
         dtype=dtype,
     )
+
+
+def why_not_stacked(recipe: Recipe, structure: Structure, changes: Mapping[str, Collection[str]]) -> str | None:
+    """Returns why mergekit cannot stack the layers of a recipe that has its own; None if it can.
+
+    Args:
+        recipe: The recipe.
+        structure: The structure of its base.
+        changes: Source -> the tensors that it changes.
+    """
+    if recipe.rules:
+        return "mergekit stacks layers as they are, and this recipe merges them first"
+    for source, is_first in ((recipe.layers[0][0], True), (recipe.layers[-1][0], False)):
+        for name in structure.tensors:
+            if layer_of(name) is None and is_before_layers(name) is is_first and name in changes[source]:
+                return f"mergekit takes `{name}` from the model of its layer, `{source}`, and this recipe from the base"
+    return None
+
+
+def stacked_slices(recipe: Recipe, structure: Structure, models: Mapping[str, str]) -> dict[str, Any]:
+    """Returns a recipe with layers of its own as a mergekit configuration, where `why_not_stacked` has no reason.
+
+    Args:
+        recipe: The recipe.
+        structure: The structure of its base.
+        models: Source -> model, for mergekit.
+    """
+    writers = [f"{module}." for module in RESIDUAL_WRITERS if any(f".{module}." in name for name in structure.tensors)]
+    slices: list[dict[str, Any]] = []
+    factors = output_factors(recipe.layers)
+    steps = [(source, number, factor) for (source, number, _), factor in zip(recipe.layers, factors, strict=True)]
+    places = enumerate(steps)
+    for _, run in groupby(places, key=lambda place: (place[1][0], place[1][1] - place[0], place[1][2])):
+        (_, (source, first, factor)), *rest = run
+        entry: dict[str, Any] = {"model": models[source], "layer_range": [first, first + 1 + len(rest)]}
+        if factor != 1:
+            filters = [{"filter": writer, "value": factor} for writer in writers]
+            entry["parameters"] = {"scale": [*filters, {"value": 1.0}]}
+        slices.append({"sources": [entry]})
+    return {
+        "merge_method": "passthrough",
+        "base_model": models[recipe.base],
+        "dtype": "float32",
+        "out_dtype": recipe.dtype,
+        "slices": slices,
+    }
 
 
 def _outside(plan: MergePlan, names: Mapping[ModelReference, str]) -> Iterator[Rule]:

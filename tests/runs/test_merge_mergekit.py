@@ -222,8 +222,10 @@ def test_what_no_recipe_says_is_named(
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)], ids=["as they are", "scaled"])
-def test_stacked_layers_are_a_recipe_s_own(toys: dict[str, str], merge: Merge, factors: tuple[float, ...]) -> None:
-    """Slices of single models, in our arithmetic and mergekit's: the same bits, and a recipe that makes them again."""
+def test_stacked_layers_are_a_recipe_s_own(
+    toys: dict[str, str], merge: Merge, factors: tuple[float, ...], tmp_path: Path
+) -> None:
+    """Slices of single models, in our arithmetic and mergekit's: the same bits, and a recipe that is slices again."""
     chosen = zip((("a", 0, 2), ("b", 1, 2), ("a", 0, 1)), factors, strict=True)
     config = {
         "merge_method": "passthrough",
@@ -241,6 +243,15 @@ def test_stacked_layers_are_a_recipe_s_own(toys: dict[str, str], merge: Merge, f
         factors[1] / factors[2],
     ]
     assert bool(recipe.rules) is False, "the last slice's model has the same head"
+    again = yaml.safe_load((ours / "mergekit_config.yml").read_text())
+    for entry in again["slices"]:
+        [source] = entry["sources"]
+        source["model"] = toys["b" if source["model"].endswith("b") else "a"]
+    again["base_model"] = toys["a"]
+    exported = tmp_path / "exported.yml"
+    exported.write_text(yaml.safe_dump(again))
+    merge_recipe(exported, tmp_path / "exported", numerics="mergekit")
+    assert fingerprint_checkpoint(tmp_path / "exported") == fingerprint_checkpoint(ours)
 
 
 def scaled(model: str, first: int, end: int, *, by: float) -> dict[str, Any]:

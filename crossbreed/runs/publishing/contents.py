@@ -294,7 +294,7 @@ def mergekit_config(recipe: Recipe, sources: Sources) -> str | None:
     It is made to be published: a source that is no hub's has a placeholder for its path.
     """
     parents = source_infos(recipe, sources)
-    if recipe.layers or len(parents) < len(recipe.sources):  # a source may be the run's own, and in nobody's hands
+    if len(parents) < len(recipe.sources):  # a source is the run's own, and in nobody's hands
         return None
     paths = {parent.name: parent.public_reference for parent in parents}
     adapters = {parent.name: paths[recipe.base] for parent in parents if parent.is_adapter}
