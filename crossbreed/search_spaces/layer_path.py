@@ -24,6 +24,8 @@ from crossbreed.search_spaces.settings import SpaceConfig, SpaceInputs
 from crossbreed.sources.structure import Structure
 from crossbreed.types import BASE, Box, LayerStep, Point, Recipe
 
+_DEFAULT_SCALES = (0.7, 1.4)
+
 
 def _scales(bounds: tuple[float, float]) -> tuple[float, float]:
     low, high = SCALES
@@ -39,8 +41,8 @@ class LayerPathConfig(SpaceConfig):
     encoding: Literal["indicator", "position"] = "indicator"
     """`indicator`: the paper's row of all layers, of which those with an indicator above 0 are taken. `position`: for
     each layer of the base the source whose layer stands there, and whether it is skipped, taken once or twice."""
-    repetitions: Annotated[int, Field(ge=1, le=16)] = 2
-    """With `indicator`: how often all layers stand in the row. The paper has 3."""
+    repetitions: Annotated[int, Field(ge=1, le=16)] | None = None
+    """With `indicator`: how often all layers stand in the row. Default: 2; the paper has 3."""
     max_depth: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Most layers of a path, and the depth of the engine's model. At least the base's. Default: half as many again."""
     experts: tuple[str, ...] | None = None
@@ -50,8 +52,8 @@ class LayerPathConfig(SpaceConfig):
     scales: Scales = "slot"
     """What has a scale of its own on the hidden state that comes in: each slot of the row (by `position`: each layer of
     the base); each `hop` from a layer to another, as in the paper (as many as pairs of layers); or nothing."""
-    scale: Annotated[Range, AfterValidator(_scales)] = (0.7, 1.4)
-    """Range of scales. The search starts at 1."""
+    scale: Annotated[Range, AfterValidator(_scales)] | None = None
+    """Range of scales; the search starts at 1. Default: [0.7, 1.4]."""
     around: Literal["best", "base"] = "best"
     """What paths call the base: the best merge before this search (weights first, then paths), or the base itself."""
 
@@ -76,11 +78,11 @@ class LayerPathConfig(SpaceConfig):
                 raise ValueError(
                     "`scales: hop` goes with `encoding: indicator`; with `position`, give `slot` or `none`"
                 )
-            if "repetitions" in self.model_fields_set:
+            if self.repetitions is not None:
                 raise ValueError(
                     "`repetitions` goes with `encoding: indicator`; with `position`, a layer is taken twice at most"
                 )
-        if "scale" in self.model_fields_set and self.scales == "none":
+        if self.scale is not None and self.scales == "none":
             raise ValueError("`scale` is the range of scales, and `scales: none` has none: remove one of them")
         return self
 
@@ -102,10 +104,11 @@ class LayerPathSpace(BoxSpace):
         self._pool = _pool(config, structure)
         self._hashes: Mapping[str, str] = structure.hashes
         self._coding: Slots | Positions
+        bounds = config.scale or _DEFAULT_SCALES
         if config.encoding == "indicator":
-            self._coding = Slots(self._pool, repetitions=config.repetitions, scales=config.scales, bounds=config.scale)
+            self._coding = Slots(self._pool, repetitions=config.repetitions or 2, scales=config.scales, bounds=bounds)
         else:
-            self._coding = Positions(self._pool, has_scales=config.scales != "none", bounds=config.scale)
+            self._coding = Positions(self._pool, has_scales=config.scales != "none", bounds=bounds)
 
     @property
     def domain(self) -> Box:

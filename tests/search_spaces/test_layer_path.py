@@ -147,6 +147,13 @@ def test_what_it_is_around_is_settled_by_the_settings() -> None:
     assert {make_space(around=around).names for around in (None, UNIFORM)} == {make_space().names}
 
 
+@pytest.mark.parametrize("settings", [{}, {"encoding": "position"}, {"scales": "none"}, {"scale": [0.5, 2.0]}])
+def test_settings_are_read_again_with_all_defaults(settings: dict[str, Any]) -> None:
+    """As the spec of a run folder has them."""
+    config = LayerPathConfig.model_validate(settings)
+    assert LayerPathConfig.model_validate(config.model_dump(mode="json")) == config
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
