@@ -29,7 +29,7 @@ TEXTS = {"name": "prose", "kind": "perplexity", "items": "prose.jsonl", "text": 
 def path_spec(folder: Path, base: Path, experts: dict[str, Path], **changes: Any) -> Path:
     """Writes a spec whose answers are transformers' own, of texts."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"id": f"p{i}", "text": f"Text {i} says {i * 37 % 101}, and ends."}) for i in range(24)]
+    lines = [json.dumps({"id": f"p{i}", "text": f"Text {i} says {i * 37 % 101}."}) for i in range(24)]
     (folder / "prose.jsonl").write_text("\n".join(lines) + "\n")
     return write_spec(
         folder,
@@ -40,7 +40,7 @@ def path_spec(folder: Path, base: Path, experts: dict[str, Path], **changes: Any
             "fitness__engine": {"kind": "transformers"},
             "fitness__tasks": [TEXTS],
             "fitness__objectives": [{"task": "prose", "minimize": True}],
-            "fitness__split": {"search": 6, "select": 4, "report": 6},
+            "fitness__split": {"search": 3, "select": 2, "report": 3},
             "optimizer__budget": {"trials": 6},
             "optimizer__options": {"popsize": 4, "sigma0": 0.4},
         }
@@ -118,7 +118,8 @@ def fake_spec(tmp_path: Path, toy_base: Path, toy_adapters: dict[str, Path]) -> 
     """Writes a spec of an engine whose answers cost nothing."""
 
     def write(name: str = "spec", **changes: Any) -> Path:
-        return write_spec(tmp_path / name, base=toy_base, experts=toy_adapters, trials=9, **{"space": SPACE} | changes)
+        few = {"space": SPACE, "fitness__split": {"search": 6, "select": 4, "report": 6}} | changes
+        return write_spec(tmp_path / name, base=toy_base, experts=toy_adapters, trials=5, **few)
 
     return write
 
@@ -142,7 +143,7 @@ def test_a_run_repeats_itself_and_resumes(
 def test_weights_first_then_paths(tmp_path: Path, fake_spec: Callable[..., Path]) -> None:
     """The base of the paths is the best merge of the stage before, and scales may polish the best path."""
     raw = yaml.safe_load(fake_spec().read_text())
-    optimizer = {"kind": "random", "budget": {"trials": 4}}
+    optimizer = {"kind": "random", "budget": {"trials": 3}}
     spaces = [{"kind": "coefficients"}, SPACE, {"kind": "scales"}]
     raw = {key: value for key, value in raw.items() if key not in ("space", "optimizer")}
     raw["stages"] = [{"kind": "search", "space": space, "optimizer": optimizer} for space in spaces]
