@@ -208,3 +208,10 @@ def test_only_what_changes_is_sent_and_idle_layers_once(
         assert (whole.handle.answer([request])[0].logprobs, whole.fingerprint) == (answer, fingerprint)
         fresh.close()
     engine.close()
+
+
+@pytest.mark.parametrize("kind", ["frank_wolfe", "gradient", "m2n2"])
+def test_optimizers_that_need_deltas_are_refused(fake_spec: Callable[..., Path], kind: str) -> None:
+    optimizer = {"kind": kind, "budget": {"trials": 3}}
+    with pytest.raises(InputError, match=r"paths of|does not search"):
+        build_plan(load_spec(fake_spec(optimizer=optimizer)))
