@@ -18,7 +18,7 @@ from crossbreed.types import Recipe
 PRE_NORM = frozenset(
     {
         *("llama", "mistral", "ministral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "gemma"),
-        *("phi", "phi3", "granite", "olmo", "stablelm", "starcoder2", "nemotron", "cohere", "helium"),
+        *("phi", "phi3", "granite", "olmo", "stablelm", "starcoder2", "nemotron", "cohere"),
         *("gpt2", "gpt_bigcode", "gpt_neox", "gptj", "falcon"),
     }
 )
