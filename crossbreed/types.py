@@ -30,19 +30,20 @@ Numbers: TypeAlias = Mapping[str, tuple[float, ...]]
 """Source -> several numbers."""
 ParamValue: TypeAlias = float | str | bool | Mapping[str, float] | Numbers
 """A rule's parameter: one value for all sources, or one per source, or several per source."""
-
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """The dtypes in which models compute and merges are written."""
 SplitName: TypeAlias = Literal["search", "select", "report"]
 """A part of a task's items."""
 SlopeKind: TypeAlias = Literal["inner", "cosine", "weight_cosine"]
-"""The comparison of a gradient with an expert: the inner product with its delta, which is the derivative of the loss
-along its coefficient; the cosine with its delta; or the cosine with its weights."""
+"""How a gradient is compared with an expert: by the inner product with its delta, the derivative along its coefficient;
+by the cosine with its delta; or with its weights."""
+LayerStep: TypeAlias = tuple[str, int, float]
+"""A layer that hidden states pass: its source, its number there, the factor on what comes in (docs/layer_paths.md)."""
 
 BASE = "base"
 """The name of the base in the recipes and sources of a run; no expert may have it."""
 REGRESSION = "regression"
-"""What the recipes of a run call the regression that it has made, a source beside the experts."""
+"""What recipes call the regression that a run has made, a source beside the experts."""
 RECIPE_SCHEMA = 1
 
 
@@ -83,9 +84,12 @@ class Recipe:
     """Dtype of the merged floating-point tensors: one rounding, at the end."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """The artifacts that it needs: name -> content hash."""
+    layers: tuple[LayerStep, ...] = ()
+    """Its layers in order: the base's as the rules merge them, an expert's as they are. Empty: all of the base's."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the canonical mapping; parse it with `crossbreed.recipes.parse_recipe`."""
+        layers = [[name, number, float(scale)] for name, number, scale in self.layers]
         return {
             "schema": RECIPE_SCHEMA,
             "base": self.base,
@@ -93,6 +97,7 @@ class Recipe:
             "rules": [{"match": r.match, "operator": r.operator, "params": _plain(r.params)} for r in self.rules],
             "dtype": self.dtype,
             "artifacts": dict(self.artifacts),
+            **({"layers": layers} if layers else {}),
         }
 
     @property
@@ -190,13 +195,16 @@ class Box:
     weight_blocks: tuple[WeightBlock, ...] | None = None
     """Blocks that contain every coordinate once; None if some coordinate is not the weight of a delta.
     Moving such a coordinate adds that multiple of the expert's delta, or of the elements that the operator keeps: a
-    slope along the delta is the derivative, or approximates it. An expert may be in several blocks.
-    """
+    slope along the delta is (nearly) the derivative. An expert may be in several blocks."""
     why_no_weight_blocks: str | None = None
     """The reason, for messages; None if there are weight blocks."""
     choices: int = 1
+<<<<<<< HEAD
     """Number of alternatives of the first coordinate, as of `Levels`, if each has coordinates that no other reads: they
     are asked before a search begins. 1: there are none, whatever its levels."""
+=======
+    """Equal intervals of the first coordinate, each of which stands for an alternative; 1: it is a number."""
+>>>>>>> paths
     coordinates: tuple[Coordinate, ...] = ()
     """What each coordinate is; empty: not known."""
 
@@ -218,14 +226,13 @@ class Genomes:
 
     num_seeds: int
     num_chromosomes: int
-    """The number of parts of a genome that are split and mixed separately."""
+    """Parts of a genome that are split and mixed separately."""
 
 
 Domain: TypeAlias = Box | Genomes
 """The domain of a search space, for optimizers."""
 DomainType: TypeAlias = type[Box] | type[Genomes]
 """The kind of domain that an optimizer searches."""
-
 BaselineKind: TypeAlias = Literal["base", "expert", "uniform", "tuned_scalar"]
 """The kinds of merges that need no search."""
 _BASELINE, _MADE, _WARM_START = "baseline:", "made:", "warm_start:"

@@ -1,17 +1,20 @@
 """Recipe + sources -> the merged tensors, one after the other, none of them kept.
 
-The same stream is what an engine is given, what is fingerprinted and what is published.
+The same stream is what an engine is given, what is fingerprinted and what is published. Which tensors it has, and what
+each is made of, is planned in `sources.output_tensors`: a recipe may have another depth than the base.
 """
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels.executors import Waiting, start_programs
+from crossbreed.kernels.executors.protocol import checked
 from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
 from crossbreed.kernels.operators import ARITHMETIC, CHECKS
 from crossbreed.kernels.programs import Affine, Program
@@ -21,7 +24,8 @@ from crossbreed.kernels.transposed import is_to_turn, turned, turning
 from crossbreed.recipes import rule_finder
 from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources import Adapter, Checkpoint, Sources
-from crossbreed.sources.naming import count_layers, depth_of, is_stored_transposed
+from crossbreed.sources.naming import count_layers, depth_of, in_layer, is_stored_transposed, layer_of
+from crossbreed.sources.output_tensors import OutputTensor, output_tensors
 from crossbreed.sources.pages import MappedPages
 from crossbreed.types import BASE, Recipe, Rule, WeightStream
 
@@ -43,7 +47,7 @@ def materialize(
     artifacts: Collection[InputGrams] = (),
     once: bool = False,
 ) -> WeightStream:
-    """Returns the recipe's weights: every tensor of the base, sorted by name, made when asked for.
+    """Returns the recipe's weights: every tensor of its plan, sorted by name, made when asked for.
 
     Tensors that nothing changes are the base's own, mapped and not copied where the dtype agrees: do not write to
     them. Sources are found by content hash; what they are called in the recipe and in `sources` need not agree.
@@ -60,10 +64,9 @@ def materialize(
         InputError: at once, when `sources` lacks a source of the recipe, or `artifacts` an artifact; as `check_recipe`.
         InvalidWeights: on reaching a tensor that holds NaN or Inf.
     """
-    names = sorted(sources.base.tensors.keys() - without)
     merge = _Merge(recipe, sources, cache or SourceCache(budget_bytes=_CACHE_OF_ONE_BYTES), artifacts)
     merge.check()
-    stream = _stream(names, [merge])
+    stream = _stream([name for name in merge.outputs if name not in without], [merge])
     if once:
         stream = releasing_pages(stream, sources.base, sources.experts)
     return ((name, merged) for name, (merged,) in stream)
@@ -79,18 +82,18 @@ def materialize_many(
 ) -> Iterator[tuple[str, list[torch.Tensor]]]:
     """Returns the weights of several recipes, tensor by tensor: where they use the same operator, one pass makes all.
 
-    The arguments are those of `materialize`.
+    The arguments are those of `materialize`. The recipes have one dtype, and the same `layers`.
 
     Raises:
         InputError: as `materialize`.
         InvalidWeights: on reaching a tensor that holds NaN or Inf in one of them.
     """
-    assert len({recipe.dtype for recipe in recipes}) == 1, "recipes of several dtypes have no pass in common"
+    assert len({(recipe.dtype, recipe.layers) for recipe in recipes}) == 1, "such recipes have no pass in common"
     cache = cache or SourceCache(budget_bytes=_CACHE_OF_ONE_BYTES)
     merges = [_Merge(recipe, sources, cache, artifacts) for recipe in recipes]
     for merge in merges:
         merge.check()
-    stream = _stream(sorted(sources.base.tensors), merges)
+    stream = _stream(merges[0].outputs, merges)
     return releasing_pages(stream, sources.base, sources.experts) if once else stream
 
 
@@ -104,8 +107,9 @@ def programs(
 ) -> Iterator[tuple[str, Program]]:
     """Yields what merging each tensor comes to, sorted by name, without those that no rule changes.
 
-    The arguments and errors are those of `materialize`.
+    The arguments and errors are those of `materialize`; the recipe has the base's own layers.
     """
+    assert not recipe.layers, "a tensor of the base may be several of the merge's, or none"
     merge = _Merge(recipe, sources, cache or SourceCache(budget_bytes=_CACHE_OF_ONE_BYTES), artifacts)
     merge.check()
     found = ((name, merge.program(name)) for name in sorted(sources.base.tensors.keys() - without))
@@ -128,29 +132,45 @@ def unchanged(
     cache: SourceCache | None = None,
     *,
     artifacts: Collection[InputGrams] = (),
+    shift: int = 0,
 ) -> frozenset[str]:
     """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
 
-    A tensor depends on sources, dtype and the rule that it obeys, and on no other tensor's rule. A tensor that no
-    expert changes is made under both recipes and compared by identity: usually both return the base's own tensor.
+    A tensor depends on sources, dtype, what it is planned to be made of and the rule that it obeys, and on no other
+    tensor's rule. A tensor that no expert changes is made under both recipes and compared by identity: usually both
+    return the base's own tensor.
+
+    Args:
+        before: A recipe.
+        after: Another one, whose names are returned.
+        sources: Opened.
+        cache: As for `materialize`.
+        artifacts: As for `materialize`.
+        shift: A layer of `after` is compared with that of `before` whose number is larger by this.
 
     Raises:
         InputError: `sources` lacks a source of the recipes, or `artifacts` an artifact.
         InvalidWeights: a rule means nothing for a tensor.
     """
-    if replace(before, rules=()) != replace(after, rules=()):
+    if replace(before, rules=(), layers=()) != replace(after, rules=(), layers=()):
         return frozenset()
     cache = cache or SourceCache()
     old, new = (_Merge(recipe, sources, cache, artifacts) for recipe in (before, after))
     touched = sources.structure.touched_by_any
 
-    def is_unchanged(name: str) -> bool:
-        if old.rule(name) == new.rule(name) or name in touched:
-            return old.rule(name) == new.rule(name)
-        ((_, made),) = _stream([name], [old, new])
-        return made[0] is made[1]
+    def is_unchanged(output: OutputTensor) -> bool:
+        named = _shifted(output.name, shift)
+        other = None if named is None else old.outputs.get(named)
+        if other is None or replace(other, name=output.name) != output:
+            return False
+        source = output.tensor
+        if output.expert is not None or old.rule(source) == new.rule(source):
+            return True
+        if source in touched:
+            return False
+        return _made(other.name, old) is _made(output.name, new)
 
-    return frozenset(filter(is_unchanged, sources.base.tensors))
+    return frozenset(output.name for output in new.outputs.values() if is_unchanged(output))
 
 
 def bind_experts(recipe: Recipe, sources: Sources) -> dict[str, Checkpoint | Adapter]:
@@ -181,6 +201,8 @@ class _Merge:
         self, recipe: Recipe, sources: Sources, cache: SourceCache, artifacts: Collection[InputGrams] = ()
     ) -> None:
         self.recipe, self.base, self.rule = recipe, sources.base, rule_finder(recipe)
+        self.outputs = output_tensors(recipe, sources.base.tensors, sources.base.config)
+        self._alone = {name: _alone(name) for name in recipe.sources}
         self._experts, self._cache, self._grams = (
             bind_experts(recipe, sources),
             cache,
@@ -199,9 +221,13 @@ class _Merge:
                 inputs = self._inputs(name)
                 check(turned(inputs) if is_to_turn(inputs, rule) else inputs, rule)
 
-    def program(self, name: str) -> Program | None:
-        """Returns the tensor's program; None if it stays the base's."""
-        rule = self.rule(name)
+    def num_bytes(self, name: str) -> int:
+        """Returns the size of what a tensor of the merge is made of in the base."""
+        return self.base.tensor(self.outputs[name].tensor).nbytes
+
+    def program(self, name: str, expert: str | None = None) -> Program | None:
+        """Returns the program of a tensor of the base, or of this expert; None if it stays the base's."""
+        rule = self.rule(name) if expert is None else self._alone[expert]
         base = self.base.tensor(name)
         if rule is None or not base.is_floating_point() or not base.numel():
             return None
@@ -231,9 +257,9 @@ def _stream(names: Iterable[str], merges: Sequence[_Merge]) -> Iterator[tuple[st
     num_bytes = 0
     for name in names:
         ahead.append((name, _begin(name, merges)))
-        num_bytes += merges[0].base.tensor(name).nbytes * len(merges)
+        num_bytes += merges[0].num_bytes(name) * len(merges)
         while num_bytes > _AHEAD_BYTES:
-            num_bytes -= merges[0].base.tensor(ahead[0][0]).nbytes * len(merges)
+            num_bytes -= merges[0].num_bytes(ahead[0][0]) * len(merges)
             yield _end(*ahead.popleft(), merges)
     while ahead:
         yield _end(*ahead.popleft(), merges)
@@ -250,11 +276,38 @@ def releasing_pages(walk: Iterator[tuple[str, T]], base: Checkpoint, experts: Ex
                 pages.let_go(checkpoint.tensor(name))
 
 
+def _made(name: str, merge: _Merge) -> torch.Tensor:
+    ((_, (made,)),) = _stream([name], [merge])
+    return made
+
+
+def _shifted(name: str, shift: int) -> str | None:
+    """Returns the name in another layer; None: there is none before the first."""
+    layer = layer_of(name) if shift else None
+    if layer is None:
+        return name
+    return None if layer + shift < 0 else in_layer(name, layer + shift)
+
+
 def _begin(name: str, merges: Sequence[_Merge]) -> list[Waiting]:
-    base = merges[0].base.tensor(name)
+    output = merges[0].outputs[name]
+    base = merges[0].base.tensor(output.tensor)
     dtype = getattr(torch, merges[0].recipe.dtype) if base.is_floating_point() else base.dtype
-    programs = [merge.program(name) or Affine(shares=()) for merge in merges]
-    return start_programs(programs, base, dtype)
+    programs = [merge.program(output.tensor, output.expert) or Affine(shares=()) for merge in merges]
+    if output.factor == 1:
+        return start_programs(programs, base, dtype)
+    assert base.is_floating_point(), f"{name} is multiplied, and no weight"
+    return [partial(_scaled, one, output.factor, dtype) for one in start_programs(programs, base, torch.float32)]
+
+
+def _scaled(waiting: Waiting, factor: float, dtype: torch.dtype) -> torch.Tensor:
+    """Returns a tensor times a number, rounded once."""
+    return checked((waiting() * factor).to(dtype))
+
+
+def _alone(source: str) -> Rule:
+    """Returns the rule of a source as it is."""
+    return Rule(match=".*", operator="task_arithmetic", params={"weight": {source: 1.0}})
 
 
 def _end(name: str, waits: Sequence[Waiting], merges: Sequence[_Merge]) -> tuple[str, list[torch.Tensor]]:

@@ -157,7 +157,7 @@ def is_reproduced(architectures: object, tensors: Iterable[str], *, must_be_list
 
 def passes_layers_through(recipe: Recipe) -> bool:
     """Returns whether some of a recipe's tensors are passed through from one source."""
-    return any(rule.operator == "passthrough" for rule in recipe.rules)
+    return bool(recipe.layers) or any(rule.operator == "passthrough" for rule in recipe.rules)
 
 
 def _tensors(modules: str) -> set[str]:

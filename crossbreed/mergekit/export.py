@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from crossbreed.mergekit.methods import METHODS
+from crossbreed.mergekit.stacking import stacked_slices, why_not_stacked
 from crossbreed.parsing import any_of
 from crossbreed.recipes import rule_finder
 from crossbreed.recipes.operators import DEPTH_PROFILE, OPERATOR_SPECS, OperatorSpec, ParamKind
@@ -105,6 +106,8 @@ def why_not_mergekit(recipe: Recipe, structure: Structure, paths: Mapping[str, s
         return "mergekit tells models apart by their paths, and two sources have the same"
     if marked := [path for path in used if "+" in path]:
         return f"mergekit reads the `+` in `{marked[0]}` as an adapter's mark"
+    if recipe.layers:
+        return why_not_stacked(recipe, structure, _changes(recipe, structure))
     if operators == {"passthrough"}:
         mixed = [layer for layer, source in enumerate(_sources_of_layers(recipe, structure)) if source is None]
         return f"mergekit passes layers through whole, and layer {mixed[0]} is of several sources" if mixed else None
@@ -132,6 +135,8 @@ def to_mergekit(
     spec = OPERATOR_SPECS[recipe.rules[0].operator if recipe.rules else "task_arithmetic"]
     same = _SAME[spec.name]
     models = {name: f"{adapters[name]}+{path}" if name in adapters else path for name, path in paths.items()}
+    if recipe.layers:
+        return stacked_slices(recipe, structure, models)
     find_rule, untouched = rule_finder(recipe), _keep_base(recipe, spec)
     depths = {name: depth_of(name, structure.num_layers) for name in structure.tensors}
     settings = {name: _settings(recipe, spec, find_rule(name) or untouched, depths[name]) for name in depths}

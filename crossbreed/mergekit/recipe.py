@@ -1,7 +1,7 @@
 """Converts a mergekit configuration to a recipe, computed in fp32 and rounded once; errors name what a recipe lacks.
 
-A recipe keeps every tensor in its place: layers can be swapped between models, not stacked. Its experts are fine-tunes
-of one base, and it uses the base's vocabulary.
+Its experts are fine-tunes of one base, and it uses the base's vocabulary. Layers of single models may be stacked
+(`stacking`); where several are merged, each tensor keeps its place.
 """
 
 import math
@@ -16,6 +16,7 @@ from crossbreed.mergekit.config import Conditional, MergeConfig, ModelReference
 from crossbreed.mergekit.methods import BaseRole, Scope
 from crossbreed.mergekit.patterns import patterns_of
 from crossbreed.mergekit.plan import MergePlan, OutputTensor, plan_merge
+from crossbreed.mergekit.stacking import stacked_recipe
 from crossbreed.parsing import any_of
 from crossbreed.recipes import DTYPES, parse_recipe
 from crossbreed.recipes.operators import OPERATOR_SPECS, OperatorSpec
@@ -99,10 +100,15 @@ def recipe_of(
     sources = open_(naming.base.model, experts)
     _check_gradients(config, sources)
     plan = plan_merge(config, dict.fromkeys(naming.names, sources.structure))
+    is_in_place = [number for _, number in plan.layers] == list(range(sources.structure.num_layers))
+    if config.method.name == "passthrough" and not is_in_place:
+        _check_config(config)
+        dtype = _dtype(config, sources.structure.dtype)
+        return stacked_recipe(plan, naming.names, sources.structure.hashes, dtype), sources
     if len(plan.layers) != sources.structure.num_layers:
         raise InputError(
-            "a recipe has the layers of its base, and this merge stacks others",
-            expected=f"{sources.structure.num_layers} layers, as in the base",
+            "a recipe stacks layers of single models, and this merge has others than its base",
+            expected=f"{sources.structure.num_layers} layers, as in the base, or `merge_method: passthrough`",
             got=str(len(plan.layers)),
             fix="merge it with `crossbreed merge FILE --numerics mergekit`, which stacks layers; the result may be the "
             "base or an expert of a recipe",

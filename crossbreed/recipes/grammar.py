@@ -16,13 +16,14 @@ from crossbreed.errors import InputError
 from crossbreed.json_text import parse_json
 from crossbreed.parsing import any_of, hint_at_boolean, hint_at_number, require_keys, shown, type_name
 from crossbreed.patterns import Matcher, full_matcher, part_matcher
+from crossbreed.recipes.layers import parse_layers
 from crossbreed.recipes.operators import OPERATOR_SPECS, OPERATORS, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.text_files import read_text
 from crossbreed.types import RECIPE_SCHEMA, Dtype, Numbers, ParamValue, Recipe, Rule
 from crossbreed.yaml_files import MAX_BYTES, read_yaml
 
 DTYPES: tuple[str, ...] = get_args(Dtype)
-_RECIPE_KEYS = ("schema", "base", "sources", "rules", "dtype", "artifacts")
+_RECIPE_KEYS = ("schema", "base", "sources", "rules", "dtype", "artifacts", "layers")
 _COMPARED = 200
 """Characters of a pattern that are compared with names, for a suggestion."""
 _RULE_KEYS = ("match", "operator", "params")
@@ -50,13 +51,13 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists of numbers in lines: there are thousands of them in a recipe of rank components."""
+    """Writes lists of numbers in lines, of which recipes of rank components have thousands, and steps of a path."""
 
     def represent_list(self, data: Iterable[Any]) -> yaml.SequenceNode:
         """See yaml's own."""
         items = [*data]
-        is_numbers = bool(items) and all(isinstance(item, float) for item in items)
-        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=is_numbers or None)
+        is_row = bool(items) and isinstance(items[-1], float)
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=is_row or None)
 
 
 _Dumper.add_representer(list, _Dumper.represent_list)
@@ -110,6 +111,7 @@ def parse_recipe(mapping: Mapping[str, Any], *, where: str = "recipe", is_record
         ),
         dtype=dtype,
         artifacts=_strings(mapping.get("artifacts", {}), where=f"{where}, artifacts"),
+        layers=parse_layers(mapping.get("layers", ()), sources, where=where),
     )
 
 

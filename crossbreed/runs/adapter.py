@@ -202,6 +202,14 @@ def check_adapter(
 def _check_carried(
     recipe: Recipe, sources: Sources, found: Mapping[str, Carrier], artifacts: Collection[InputGrams]
 ) -> None:
+    if recipe.layers:
+        raise InputError(
+            "the recipe has layers of its own, and an adapter changes the base's in their places",
+            expected="a recipe without `layers`",
+            got=f"{len(recipe.layers)} layers",
+            where=f"recipe {recipe.id}",
+            fix="publish a checkpoint: leave out --as",
+        )
     changed = tensor_changes(recipe, sources, without=found.keys(), artifacts=artifacts)
     if strays := [change.name for change in changed]:
         raise InputError(

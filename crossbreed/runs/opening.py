@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from crossbreed.errors import InputError, first_line
-from crossbreed.fitness import RecipeEngineConfig
+from crossbreed.fitness import AdapterEngineConfig, RecipeEngineConfig
 from crossbreed.recipes.grammar import DTYPES
 from crossbreed.runs.spec import Spec
+from crossbreed.search_spaces import SpaceConfig
 from crossbreed.sources import Structure, require_tensors
 
 if TYPE_CHECKING:
@@ -68,6 +69,27 @@ def check_base(spec: Spec, weights: "Weights") -> None:
     spec.fitness.engine.check_base(weights.host, weights.shapes)
     if spec.needs_reference:
         weights.check_reference(observed=spec.artifacts.grams is not None)
+
+
+def engine_depth(spec: Spec, space: SpaceConfig, structure: Structure) -> int | None:
+    """Returns the most layers of a space's recipes; None: they have the base's.
+
+    Raises:
+        InputError: recipes of the space have depths of their own, and the engine takes no such ones.
+    """
+    engine, depth = spec.fitness.engine, space.depth(structure.num_layers)
+    if depth is None:
+        return None
+    if isinstance(engine, RecipeEngineConfig | AdapterEngineConfig):
+        takes = "recipes" if isinstance(engine, RecipeEngineConfig) else "adapters"
+        raise InputError(
+            f"recipes of this space have depths of their own, and an engine that takes {takes} makes none of those",
+            expected="an engine that takes weights",
+            got=f"fitness.engine.kind: {engine.kind}",
+            where="space.kind",
+            fix="use an engine that takes weights, or another space: `crossbreed list spaces`",
+        )
+    return depth
 
 
 def _needs_weights(spec: Spec, problem: str, *, where: str) -> InputError:

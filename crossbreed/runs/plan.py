@@ -25,7 +25,7 @@ from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.calibration.inputs import CalibrationInputs
 from crossbreed.runs.events import Listener, ignore
 from crossbreed.runs.making_time import making_s
-from crossbreed.runs.opening import check_base, merge_dtype, open_spec
+from crossbreed.runs.opening import check_base, engine_depth, merge_dtype, open_spec
 from crossbreed.runs.record.identity import check_same_run, run_record
 from crossbreed.runs.record.migrations import migrated
 from crossbreed.runs.record.records import ItemIds, RunRecord, SplitName
@@ -259,7 +259,9 @@ class Plan:
     def _check_warm_starts(self) -> None:
         are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
-        check_warm_starts(recipes, self.weights, are_complete=are_complete)
+        depths = (engine_depth(self.spec, stage.settings.space, self.structure) for stage in self.stages)
+        most_layers = max(filter(None, depths), default=None)
+        check_warm_starts(recipes, self.weights, are_complete=are_complete, most_layers=most_layers)
 
     @property
     def calibration_inputs(self) -> CalibrationInputs:
@@ -298,6 +300,7 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
     with mistakes.noted():
         structure, weights = open_spec(spec)
         is_described = True
+        weights = _deep_enough(spec, structure, weights)
         dtype = merge_dtype(spec, structure)
         if weights and searches:
             check_base(spec, weights)
@@ -345,6 +348,19 @@ def build_plan(spec: Spec, *, searches: bool = True) -> Plan:
         plan._check_warm_starts()
     _require_none(mistakes, spec, weights, tasks, searches=searches)
     return plan
+
+
+def _deep_enough(spec: Spec, structure: Structure, weights: "Weights | None") -> "Weights | None":
+    """Returns the weights for engines of models that are as deep as any candidate of a search may be."""
+    depths = []
+    for search in spec.searches:
+        with placed(spec, search.number):
+            depth = engine_depth(spec, search.space, structure)
+            if weights is not None and depth is not None:
+                weights.with_depth(depth)
+                depths.append(depth)
+    is_filled_up = spec.fitness.engine.builds_model and depths
+    return weights.with_depth(max(depths)) if weights and is_filled_up else weights
 
 
 def _require_none(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,9 @@ from crossbreed.runs.gram_files import artifacts_of, keep
 from crossbreed.runs.made_sources import keep_made, with_made_of
 from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
+from crossbreed.sources.depth import Filling, filling, require_depth, write_host
 from crossbreed.sources.host import host_hashes
-from crossbreed.sources.naming import is_projection
+from crossbreed.sources.naming import is_projection, layer_of
 from crossbreed.types import Recipe, SlopeKind, WeightStream
 
 BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -51,6 +53,8 @@ class Weights:
     sources: Sources
     grams: InputGrams | None = None
     """Grams of the experts' inputs, if the spec has some: see `runs.workers.grams`. None until they are prepared."""
+    depth: int | None = None
+    """The number of layers of an engine's model, to which merges are filled up; None: the base's, as merges have."""
     cache: SourceCache = field(default_factory=SourceCache)
     """Intermediate results of merges of these sources, for the next ones."""
 
@@ -116,8 +120,36 @@ class Weights:
         check_places(self.host, self.shapes, linears=self.projections if observed else ())
 
     def merged_bytes(self, dtype: str) -> int:
-        """Returns the size of one candidate's tensors."""
-        return sum(prod(info.shape) for info in self.structure.tensors.values()) * BYTES[dtype]
+        """Returns the size of one candidate's tensors, idle layers included."""
+        tensors, depth = self.structure.tensors, self.depth
+        per_layer = sum(prod(info.shape) for name, info in tensors.items() if layer_of(name) == 0)
+        further = 0 if depth is None else (depth - self.structure.num_layers) * per_layer
+        return (sum(prod(info.shape) for info in tensors.values()) + further) * BYTES[dtype]
+
+    @contextmanager
+    def engine_host(self) -> Iterator[Path]:
+        """Yields the folder that an engine of candidates starts from; it is there until the context ends."""
+        if self.depth is None:
+            yield self.host
+            return
+        with TemporaryDirectory(prefix="crossbreed-host-") as folder:
+            yield write_host(self.sources, self.depth, Path(folder))
+
+    def filling(self, recipe: Recipe) -> Filling:
+        """Returns how a recipe's merge stands in an engine's model."""
+        if self.depth is None:
+            return Filling(num_idle=0, idle={})
+        return filling(recipe, self.sources, self.depth)
+
+    def with_depth(self, depth: int | None) -> "Weights":
+        """Returns the weights for engines of models of this depth; None: of the base's.
+
+        Raises:
+            InputError: merges of these sources cannot be filled up to it.
+        """
+        if depth is not None:
+            require_depth(self.sources, depth)
+        return replace(self, depth=depth)
 
     def check(self, recipe: Recipe) -> None:
         """Raises InputError if a recipe cannot be merged; reads no weights."""
@@ -142,9 +174,13 @@ class Weights:
         return Fingerprinted(self.materialize(recipe, without=kept.keys()), base=self.sources.base, kept=kept)
 
     def unchanged(self, before: Recipe, after: Recipe) -> frozenset[str]:
-        """Returns the names of tensors that are equal in two recipes' merges; see `kernels.unchanged`."""
+        """Returns the tensors of the engine's model that are equal for two recipes; see `kernels.unchanged`."""
+        old, new = self.filling(before), self.filling(after)
+        shift = new.num_idle - old.num_idle
         with _machine_errors("two recipes were not compared"):
-            return unchanged(before, after, self.sources, self.cache, artifacts=self.artifacts)
+            same = unchanged(before, after, self.sources, self.cache, artifacts=self.artifacts, shift=shift)
+        idle = {name for name, info in new.idle.items() if old.idle.get(name) == info}
+        return frozenset(map(new.engine_name, same)) | idle
 
     def inner_products(self, names: Iterable[str]) -> NDArray[np.float64]:
         """Returns the inner products of base and deltas over some tensors; see `kernels.inner_products`."""
@@ -201,7 +237,10 @@ def recipe_weights(recipe: Recipe, spec: Spec) -> Weights:
     """Opens the sources and artifacts of a recipe of a spec's sources; raises the errors of `open_weights`."""
     opened = open_weights(spec)
     sources = with_made_of(recipe, opened.sources)
-    return replace(opened, sources=sources, grams=next(iter(artifacts_of(recipe)), None))
+    found = replace(opened, sources=sources, grams=next(iter(artifacts_of(recipe)), None))
+    if not recipe.layers or not spec.fitness.engine.builds_model:
+        return found
+    return found.with_depth(max(len(recipe.layers), sources.structure.num_layers))
 
 
 def _guarded(stream: WeightStream, failure: str) -> WeightStream:

@@ -29,6 +29,7 @@ SPACES = Registry[SpacePart[Any]](
     {
         "coefficients": "crossbreed.search_spaces.coefficients:PART",
         "components": "crossbreed.search_spaces.components:PART",
+        "layer_path": "crossbreed.search_spaces.layer_path:PART",
         "lineage": "crossbreed.search_spaces.lineage:PART",
         "mergekit_evolve": "crossbreed.search_spaces.mergekit_evolve:PART",
         "scales": "crossbreed.search_spaces.scales:PART",

@@ -33,15 +33,15 @@ class Mix:
 def mixes_of(recipe: Recipe, groups: Sequence[Group], hashes: Mapping[str, str]) -> list[Mix] | None:
     """Returns the recipe's mix of each group, averaged over tensors with different rules.
 
-    Returns None if there is none: another base, a source that is not in `hashes`, several operators in one group, or a
-    sum of models that is not the base plus deltas.
+    Returns None if there is none: another base, a source that is not in `hashes`, several operators in one group, a sum
+    of models that is not the base plus deltas, or layers in another order.
 
     Args:
         recipe: Any recipe; its sources are identified by their hashes, whatever their names.
         groups: The groups of tensors to describe.
         hashes: Source name of the space -> content hash.
     """
-    if recipe.sources.get(recipe.base) != hashes[BASE]:
+    if recipe.layers or recipe.sources.get(recipe.base) != hashes[BASE]:
         return None
     names = {source: _name_of(source, digest, hashes) for source, digest in recipe.sources.items()}
     find_rule = rule_finder(recipe)

@@ -34,6 +34,14 @@ class SpaceConfig(Config):
         """Parameters of those operators that the spec fixes or searches."""
         return MappingProxyType({})
 
+    def depth(self, num_layers: int) -> int | None:
+        """Returns the most layers of its recipes, where they may be others than the base's; None: they never are.
+
+        Args:
+            num_layers: The base's.
+        """
+        return None
+
     @property
     def is_around(self) -> bool:
         """Whether its points are changes of a recipe, `SpaceInputs.around`: it is built again once that is known.

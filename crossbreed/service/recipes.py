@@ -124,6 +124,8 @@ class RecipeRules:
             raise _refused(f"this service has {len(self.hashes)} sources, got {len(sources)}")
         if artifacts:
             raise _refused("this service has no artifacts: leave out `artifacts`")
+        if raw.get("layers"):
+            raise _refused("this service merges the base's own layers in their order: leave out `layers`")
 
     def _check_sources(self, raw: Mapping[str, Any]) -> None:
         base, sources = raw.get("base"), raw.get("sources")

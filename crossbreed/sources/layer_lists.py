@@ -34,10 +34,14 @@ _RULES = re.compile(
     r"|scale_attn_by_inverse_layer_idx|per_layer_config|hybrid_layer_ids"
 )
 """Keys of rules by which a layer's number says what it is."""
+_EVERY = ("_period", "_interval", "_step", "_freq")
+"""Ends of keys of rules that hold for all layers where the number is 1."""
 _FROM_END = frozenset({"num_kv_shared_layers"})
 """Rules of the last layers, however many there are."""
 _BY_NUMBER = frozenset({"diffllama"})
 """Architectures (`model_type`) whose code reads the layer's number."""
+
+_MOST_SHOWN = 100
 
 Keys: TypeAlias = tuple[str, ...]
 """A nested key."""
@@ -93,6 +97,34 @@ def config_of_layers(
             _put(config, path, value)
     _put_special(config, mine, layers, wanted)
     return _written_out(config, wanted, where)
+
+
+def require_alike(config: Mapping[str, Any], num_layers: int, *, where: Path) -> None:
+    """Refuses a model whose configuration says something of single layers: then none can stand in another's place.
+
+    Args:
+        config: config.json.
+        num_layers: The model's.
+        where: The file, for messages.
+
+    Raises:
+        InputError: a list has different entries, or a rule holds for some numbers alone.
+    """
+    if num_layers < 2:
+        return
+    for path, value in _per_layer(as_transformers_reads(config, where), num_layers):
+        if any(entry != value[0] for entry in value):
+            raise InputError(
+                f"the layers are not alike: `{'.'.join(path)}` of the configuration says what each is",
+                expected="one entry for all layers: an engine cannot change it with each candidate",
+                got=repr(value)[:_MOST_SHOWN],
+                where=str(where),
+                fix="search the coefficients of the layers in their places: `space: {kind: coefficients}`",
+            )
+    reversed_ = [
+        LayerOrigin(config=config, num_layers=num_layers, number=number) for number in reversed(range(num_layers))
+    ]
+    config_of_layers(config, num_layers, reversed_, where=where)
 
 
 def depth_of_config(config: Mapping[str, Any]) -> int | None:
@@ -160,6 +192,7 @@ def _rules(config: Mapping[str, Any], num_layers: int) -> dict[Keys, Any]:
             made = RULED_BY.get(key)
             listed = made is not None and isinstance(part.get(made), list)
             idle = value in (None, False, 0, [], {}) or ("window" in key and not slides)
+            idle |= value == 1 and key.endswith(_EVERY)
             follows = isinstance(value, list | str) and len(value) == num_layers
             if _RULES.fullmatch(key) and not (listed or idle or follows):
                 found[*above, key] = value
@@ -171,7 +204,8 @@ def _refusal(key: str, why: str, where: Path) -> InputError:
         f"`{key}` of the configuration cannot follow the layers: {why}",
         expected="rules that all models have alike, for all layers in their order; or lists with an entry for each",
         where=str(where),
-        fix="keep all layers of one model in their places: give `models` without `layer_range`",
+        fix="keep all layers of one model in their places: `models` without `layer_range` in a configuration of "
+        "mergekit, no `layers` in a recipe, `space: {kind: coefficients}` in a spec",
     )
 
 

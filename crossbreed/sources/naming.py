@@ -115,6 +115,8 @@ DEPTH_KEYS = (
 TRANSPOSED_TYPES = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer"})
 """Architectures (`model_type`) that store the matrices of `TRANSPOSED_MODULES` as (inputs, outputs): Conv1D layers."""
 TRANSPOSED_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
+RESIDUAL_WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "fc_out", "fc2", "dense", "dense_4h_to_h", "w2")
+"""Modules inside a layer whose outputs are added to the residual stream."""
 HEAD = "lm_head.weight"
 """The head that may be tied to the input embedding; tied, it is not listed."""
 
@@ -282,6 +284,16 @@ def is_stored_transposed(name: str, model_type: object) -> bool:
     [True, False]
     """
     return model_type in TRANSPOSED_TYPES and name.endswith(".weight") and _last_module(name) in TRANSPOSED_MODULES
+
+
+def writes_residual(name: str) -> bool:
+    """Returns whether a tensor is of a module whose output a layer adds to its input: a matrix or its bias.
+
+    >>> [writes_residual(f"model.layers.7.mlp.{name}.weight") for name in ("up_proj", "down_proj")]
+    [False, True]
+    """
+    place = place_of(name)
+    return place.layer is not None and _last_module(name) in RESIDUAL_WRITERS
 
 
 def is_end(module: str) -> bool:

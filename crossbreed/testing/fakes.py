@@ -21,7 +21,7 @@ from crossbreed.fitness.engines.handle import CurrentHandle
 from crossbreed.fitness.engines.registry import FakeConfig
 from crossbreed.fitness.requests import Request, Response
 from crossbreed.randomness import spawn
-from crossbreed.sources.naming import layer_of
+from crossbreed.sources.naming import count_layers, in_layer, layer_of
 from crossbreed.testing.fake_answers import Faults, respond
 from crossbreed.types import Recipe, WeightStream
 
@@ -71,10 +71,16 @@ class FakeEngine:
         return self._qualities[skill]
 
     def _movement(self, recipe: Recipe, name: str, tensor: torch.Tensor) -> NDArray[np.float32]:
-        flat = _flat(tensor)
-        if name not in self._host or self._host[name].shape != flat.shape:
+        flat, own = _flat(tensor), self._of_host(name)
+        if own is None or own.shape != flat.shape:
             raise EngineError(f"recipe {recipe.id}: the host has no `{name}` of shape {tuple(tensor.shape)}")
-        return flat - self._host[name]
+        return flat - own
+
+    def _of_host(self, name: str) -> NDArray[np.float32] | None:
+        """Returns the host's tensor; for layers beyond its last, those of its first follow."""
+        if name not in self._host and (layer := layer_of(name)) is not None:
+            name = in_layer(name, layer % max(1, count_layers(self._host)))
+        return self._host.get(name)
 
     def _measure(self, skill: str) -> float:
         along: defaultdict[int | None, float] = defaultdict(float)
@@ -82,7 +88,9 @@ class FakeEngine:
         for name, moved in self._moved.items():
             direction = spawn(0, "fake", skill, name).standard_normal(moved.size, dtype=np.float32)
             along[layer_of(name)] += float(moved @ direction)
-            norms[layer_of(name)] += float(self._host[name] @ self._host[name])
+            own = self._of_host(name)
+            assert own is not None, "it was compared with the host's"
+            norms[layer_of(name)] += float(own @ own)
         misses = []
         for block in sorted(along, key=str):
             target = REACH * spawn(0, "fake", skill, "target", str(block)).choice([-1.0, 1.0])

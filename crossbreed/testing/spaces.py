@@ -28,6 +28,7 @@ _EXAMPLES = settings(
     # `space` has no state, and every subclass is meant to meet the same examples
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
+_TRIED_POINTS = 200
 SHARES = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40)
 """Positions of a point along each coordinate, repeated as often as the space has coordinates."""
 
@@ -124,10 +125,15 @@ class SpaceConformance(_SharedLaws):
         assert again.id == recipe.id
 
     def test_every_coordinate_has_an_effect(self, space: SearchSpace) -> None:
-        """Somewhere in the box, moving it alone changes the recipe: a dead coordinate costs as much as a live one."""
-        corners = [point_at(space, [share, *[0.3] * (len(space.names) - 1)]) for share in (0.0, 0.5, 1.0)]
+        """Somewhere in the box, moving it alone changes the recipe: a dead coordinate costs as much as a live one.
+
+        A coordinate may be read in a part of the box alone, so it is tried at many points.
+        """
+        rng, size = spawn(0, "points"), len(space.names)
+        corners = [point_at(space, [share, *[0.3] * (size - 1)]) for share in (0.0, 0.5, 1.0)]
+        points = [*corners, *(point_at(space, rng.random(size).tolist()) for _ in range(_TRIED_POINTS))]
         for index, name in enumerate(space.names):
-            assert any(len(set(_ids_along(space, corner, index))) > 1 for corner in corners), f"{name} changes nothing"
+            assert any(len(set(_ids_along(space, point, index))) > 1 for point in points), f"{name} changes nothing"
 
     def test_recipes_of_other_sources_have_no_point(self, space: SearchSpace) -> None:
         """Returns None for coefficients of other weights."""

@@ -1,9 +1,9 @@
 """What the swap tests do inside processes of their own: vLLM gives its memory back at the end of the process only."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -28,6 +28,10 @@ from crossbreed.fitness import (
 )
 from crossbreed.fitness.engines import vllm
 from crossbreed.fitness.engines.vllm import VllmEngine
+from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.weights import Weights
+from crossbreed.runs.workers.candidate_engine import start_candidate_engine
+from crossbreed.sources import open_sources
 from crossbreed.testing.swaps import REQUESTS, Swap, swap_test
 from crossbreed.types import Recipe, WeightStream
 
@@ -229,6 +233,24 @@ def plain(exported: Path, requests: Sequence[Request]) -> list[Response]:
     """Answers with transformers in float32."""
     engine = build_engine(TransformersConfig(kind="transformers"), exported)
     return engine.adopt(recipe(exported), stream(exported)).answer(requests)
+
+
+def through_paths(
+    config: VllmConfig, base: Path, experts: Mapping[str, Path], paths: Sequence[Recipe], depth: int
+) -> tuple[list[list[Response]], tuple[str, ...]]:
+    """Answers with recipes of other depths by one engine of a deeper model, and by its canary before."""
+    weights = replace(Weights(sources=open_sources(str(base), {n: str(p) for n, p in experts.items()})), depth=depth)
+    engine = start_candidate_engine(config, weights)
+    uniform = weighted_deltas(
+        dict.fromkeys(experts, 1 / len(experts)), hashes=weights.structure.hashes, dtype="bfloat16"
+    )
+    notes = engine.canary(replace(uniform, rules=()), uniform, REQUESTS)
+    found = []
+    for path in paths:
+        found.append(engine.adopt(path).handle.answer(REQUESTS))
+        engine.confirm()
+    engine.close()
+    return found, notes
 
 
 def gap(some: Sequence[Response], others: Sequence[Response]) -> float:

@@ -184,6 +184,9 @@ def test_layers_may_be_swapped_in_accurate_numerics(toys: dict[str, str], merge:
         assert torch.equal(tensor, load_file(f"{toys['a' if of_a else 'b']}/model.safetensors")[name])
 
 
+STACKED = {"models": None, "parameters": {"weight": 1}}
+
+
 @pytest.mark.parametrize(
     ("method", "keys", "names"),
     [
@@ -196,8 +199,9 @@ def test_layers_may_be_swapped_in_accurate_numerics(toys: dict[str, str], merge:
         ("linear", {"parameters": {"weight": 1}, "base_model": "@base+@p"}, ["adapter's model"]),
         ("linear", {"parameters": {"weight": 1}, "base_model": "@c", "models": ["@base+@p"]}, ["another model than"]),
         ("ties", {"parameters": {"weight": 1, "density": 1.5}}, ["density"]),
-        ("passthrough", {"models": None, "slices": [("@a", 0, 1), ("@b", 0, 1)]}, ["does not stack", "layers.1."]),
-        ("passthrough", {"models": None, "slices": [("@a", 0, 1)]}, ["stacks others", "--numerics mergekit"]),
+        ("linear", {**STACKED, "slices": [("@a", 0, 1), ("@b", 0, 1)]}, ["does not stack", "layers.1."]),
+        ("linear", {**STACKED, "slices": [("@a", 0, 1)]}, ["stacks layers of single", "--numerics mergekit"]),
+        ("passthrough", {**STACKED, "slices": [("@a", 0, 1)], "parameters": {"scale": 0.5}}, ["nothing else in it"]),
     ],
     ids=lambda value: str(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -215,6 +219,47 @@ def test_what_no_recipe_says_is_named(
     with pytest.raises(InputError) as caught:
         merge(json.loads(text), "accurate")
     assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)], ids=["as they are", "scaled"])
+def test_stacked_layers_are_a_recipe_s_own(
+    toys: dict[str, str], merge: Merge, factors: tuple[float, ...], tmp_path: Path
+) -> None:
+    """Slices of single models, in our arithmetic and mergekit's: the same bits, and a recipe that is slices again."""
+    chosen = zip((("a", 0, 2), ("b", 1, 2), ("a", 0, 1)), factors, strict=True)
+    config = {
+        "merge_method": "passthrough",
+        "slices": [scaled(toys[name], *ends, by=by) for (name, *ends), by in chosen],
+    }
+    ours, theirs = merge(config, "accurate"), merge(config, "mergekit")
+    assert fingerprint_checkpoint(ours) == fingerprint_checkpoint(theirs)
+    assert AutoModelForCausalLM.from_pretrained(ours).config.num_hidden_layers == 4
+    recipe = load_recipe(ours / "recipe.yaml")
+    assert [step[:2] for step in recipe.layers] == [("base", 0), ("base", 1), ("b", 1), ("base", 0)]
+    assert [step[2] for step in recipe.layers] == [
+        1 / factors[0],
+        1.0,
+        factors[0] / factors[1],
+        factors[1] / factors[2],
+    ]
+    assert bool(recipe.rules) is False, "the last slice's model has the same head"
+    again = yaml.safe_load((ours / "mergekit_config.yml").read_text())
+    for entry in again["slices"]:
+        [source] = entry["sources"]
+        source["model"] = toys["b" if source["model"].endswith("b") else "a"]
+    again["base_model"] = toys["a"]
+    exported = tmp_path / "exported.yml"
+    exported.write_text(yaml.safe_dump(again))
+    merge_recipe(exported, tmp_path / "exported", numerics="mergekit")
+    assert fingerprint_checkpoint(tmp_path / "exported") == fingerprint_checkpoint(ours)
+
+
+def scaled(model: str, first: int, end: int, *, by: float) -> dict[str, Any]:
+    """A slice whose layers add a multiple to their input."""
+    entry = layers(model, first, end)
+    filters = [{"filter": name, "value": by} for name in ("o_proj", "down_proj")]
+    entry["sources"][0]["parameters"] = {"scale": [*filters, {"value": 1.0}]}
+    return entry
 
 
 def test_stacked_layers_make_a_model_that_loads(toys: dict[str, str], merge: Merge, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class EngineConfig(Config):
     scores_items: ClassVar[bool] = False
     """Whether it scores items itself instead of answering requests: then all tasks are such (`is_scored_by_engine`)."""
 
+    builds_model: ClassVar[bool] = False
+    """Whether it builds a model of its host's configuration: merges of fewer layers are then filled up to its depth."""
     predicts: ClassVar[bool] = False
     """Whether its candidates tell the log-probabilities of chosen tokens (`Predicts`), as tasks with a teacher need."""
 
@@ -155,6 +157,7 @@ class VllmConfig(TokenizingConfig):
     """vLLM in the worker's own process, on CPU or CUDA: the engine for searches."""
 
     predicts: ClassVar[bool] = True
+    builds_model: ClassVar[bool] = True
 
     kind: Literal["vllm"]
     dtype: Dtype = "bfloat16"
@@ -179,6 +182,7 @@ class TransformersConfig(TokenizingConfig):
     """Hugging Face transformers, one request at a time: slow and simple, the reference for the other engines."""
 
     predicts: ClassVar[bool] = True
+    builds_model: ClassVar[bool] = True
 
     kind: Literal["transformers"]
     dtype: Dtype = "float32"

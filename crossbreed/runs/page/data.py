@@ -129,6 +129,7 @@ def trial_data(run: Run, number: int, structure: Structure | None) -> dict[str, 
         "splits": [split for split in run.history.item_ids if (split, number) in run.history.scores],
         "table": found
         and {
+            "layers": found.layers,
             "groups": list(found.groups),
             "operators": list(found.operators),
             "sources": list(found.sources),

@@ -13,6 +13,7 @@ function drawTrial(place) {
     ...head.objectives.map((o, i) => [o.name, fixed(trials.objectives[at]?.[i], 4)]),
     found?.recipe && ["recipe", found.recipe],
     found?.fingerprint && ["weights", found.fingerprint],
+    found?.table?.layers && ["layers", found.table.layers],
     found && [
       "cost",
       `${count(found.items, "item")}, ${count(found.tokens, "token")}, ${trials.seconds[at].toFixed(1)} s`,
@@ -67,7 +68,8 @@ const folderOfRun = () =>
 const quoted = path => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`);
 
 function coefficients(found) {
-  if (!found || !found.groups.length) return h("p", {}, "No coefficients: these are the base's own weights.");
+  if (!found || !found.groups.length)
+    return h("p", {}, `No coefficients: ${found?.layers ? "the layers are as they are" : "these are the base's own weights"}.`);
   const params = Object.entries(found.values),
     settings = Object.entries(found.settings);
   const areAlike = new Set(found.operators).size === 1;

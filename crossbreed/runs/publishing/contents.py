@@ -31,8 +31,10 @@ from crossbreed.runs.publishing.model_card import MERGEKIT_FILE, RECIPE_FILE, So
 from crossbreed.runs.publishing.shards import Shard, index_files, plan_shards, write_shards
 from crossbreed.sources import Checkpoint, SourceLocation, Sources, TensorInfo
 from crossbreed.sources.checkpoint import CONFIG
+from crossbreed.sources.depth import config_of_recipe
 from crossbreed.sources.host import host_hashes
 from crossbreed.sources.json_files import read_json
+from crossbreed.sources.output_tensors import output_tensors
 from crossbreed.sources.vocabulary import end_tokens
 from crossbreed.types import Recipe, WeightStream
 
@@ -217,10 +219,13 @@ def checkpoint_contents(
 
 
 def _merged_tensors(recipe: Recipe, sources: Sources) -> dict[str, TensorInfo]:
-    """Returns the tensors of the stream: the base's, floating-point ones in the recipe's dtype."""
+    """Returns the tensors of the stream: of the base's shapes, floating-point ones in the recipe's dtype."""
+    tensors = sources.structure.tensors
+    planned = output_tensors(recipe, tensors, sources.base.config)
+    infos = {name: tensors[output.tensor] for name, output in planned.items()}
     return {
         name: TensorInfo(shape=info.shape, dtype=recipe.dtype) if "float" in info.dtype else info
-        for name, info in sources.structure.tensors.items()
+        for name, info in infos.items()
     }
 
 
@@ -255,7 +260,7 @@ def require_inside(path: Path, folder: Path) -> None:
 def _texts(recipe: Recipe, sources: Sources) -> dict[str, str]:
     """Returns all text files that are not copied, by name."""
     texts = {
-        "config.json": as_copied_json(in_dtype(without_paths(sources.base.config), recipe.dtype)),
+        "config.json": as_copied_json(in_dtype(without_paths(config_of_recipe(recipe, sources)), recipe.dtype)),
         RECIPE_FILE: dump_recipe(recipe),
     }
     texts |= {f"{name}.json": (sources.experts[name].path / f"{name}.json").read_text() for name in sources.made}

@@ -26,7 +26,7 @@ from crossbreed.runs.publishing.contents import Contents, checkpoint_contents, i
 from crossbreed.runs.publishing.folders import new_folders, require_unused
 from crossbreed.runs.publishing.merge_mergekit import chat_template, merge_as_mergekit
 from crossbreed.sources import Sources, open_sources
-from crossbreed.types import Dtype, Recipe, WeightStream
+from crossbreed.types import Dtype, LayerStep, Recipe, WeightStream
 
 Row: TypeAlias = tuple[str, Sequence[torch.Tensor]]
 """A tensor's name, and its value in each of several merges."""
@@ -238,14 +238,14 @@ def _accurate_passes(
     def open_once(base: str, experts: Mapping[str, str]) -> Sources:
         return opened(base, tuple(sorted(experts.items())))
 
-    together: dict[tuple[Sources, str], dict[Path, Recipe]] = {}
+    together: dict[tuple[Sources, str, tuple[LayerStep, ...]], dict[Path, Recipe]] = {}
     artifacts: dict[Path, Sequence[InputGrams]] = {}
     named: set[str] = set()
     for out, (path, config) in files.items():
         recipe, sources = _load(path, folders, open_once) if config is None else recipe_of(config, open_once)
         artifacts[out] = artifacts_of(recipe)
         check_recipe(recipe, sources, artifacts[out])
-        together.setdefault((sources, recipe.dtype), {})[out] = recipe
+        together.setdefault((sources, recipe.dtype, recipe.layers), {})[out] = recipe
         if config is None:
             named |= recipe.sources.keys()
     if surplus := [name for name in folders if name not in named]:
@@ -258,7 +258,7 @@ def _accurate_passes(
     if form == "adapter":
         return [
             _adapter_pass(out, recipe, sources, artifacts[out], rank)
-            for (sources, _), recipes in together.items()
+            for (sources, *_), recipes in together.items()
             for out, recipe in recipes.items()
         ]
     return [
@@ -271,7 +271,7 @@ def _accurate_passes(
                 _rows, list(recipes.values()), sources, [grams for out in recipes for grams in artifacts[out]]
             ),
         )
-        for (sources, _), recipes in together.items()
+        for (sources, *_), recipes in together.items()
     ]
 
 

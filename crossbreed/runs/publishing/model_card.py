@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -334,6 +334,10 @@ def _parents(parents: Sequence[SourceInfo]) -> str:
 
 
 def _coefficients(found: CoefficientMap) -> str:
+    if found.layers:
+        path = f"The layers, in order, with the factors on what comes in: {_plain(found.layers)}."
+        rules = _coefficients(replace(found, layers="")) if found.groups else ""
+        return f"{path}\n\nThe base is merged first:\n\n{rules}" if rules else path
     if not found.groups:
         return "None: these are the base's own weights."
     if len(found.groups) > _MOST_GROUPS:

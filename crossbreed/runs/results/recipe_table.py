@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crossbreed.recipes.grammar import rule_matcher
+from crossbreed.recipes.layers import layers_text
 from crossbreed.recipes.operators import OPERATOR_SPECS
 from crossbreed.sources.naming import layer_of, module_of
 from crossbreed.sources.structure import Structure
@@ -23,6 +24,8 @@ class CoefficientMap:
     """Per-source parameter -> (groups, sources); None where an operator does not have the parameter or the source."""
     settings: Mapping[str, tuple[float | bool | str | None, ...]]
     """Any other parameter -> groups; None where a rule does not set it."""
+    layers: str = ""
+    """The path of a recipe that has one, in words; empty: the base's layers."""
 
 
 def coefficient_map(recipe: Recipe, structure: Structure | None) -> CoefficientMap:
@@ -57,6 +60,7 @@ def coefficient_map(recipe: Recipe, structure: Structure | None) -> CoefficientM
         sources=tuple(sources[i] for i in shown),
         values={name: tuple(tuple(row[i] for i in shown) for row in rows) for name, rows in values.items()},
         settings={name: tuple(column) for name, column in settings.items()},
+        layers=layers_text(recipe.layers),
     )
 
 

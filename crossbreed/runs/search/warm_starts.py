@@ -77,7 +77,8 @@ def _under_our_names(recipe: Recipe, hashes: Mapping[str, str]) -> Recipe:
         for rule in recipe.rules
     )
     sources = {names[name]: hash_ for name, hash_ in recipe.sources.items()}
-    return replace(recipe, base=names[recipe.base], sources=sources, rules=tuple(rules))
+    layers = tuple((names[source], number, scale) for source, number, scale in recipe.layers)
+    return replace(recipe, base=names[recipe.base], sources=sources, rules=tuple(rules), layers=layers)
 
 
 def require_sources(recipe: Recipe, structure: Structure, *, what: str, where: str) -> None:
@@ -128,19 +129,30 @@ def place_of(recipe: Recipe, space: SearchSpace) -> str:
     return f"outside of the space: at the nearest point, a weight differs by up to {found:.3g}"
 
 
-def check_warm_starts(recipes: Mapping[str, Recipe], weights: "Weights | None", *, are_complete: bool) -> None:
+def check_warm_starts(
+    recipes: Mapping[str, Recipe], weights: "Weights | None", *, are_complete: bool, most_layers: int | None
+) -> None:
     """Checks early, not after the baselines, that the workers of this run can merge the recipes.
 
     Args:
         recipes: File -> recipe.
         weights: The run's weights, if its engine takes weights.
         are_complete: Whether the spec's artifacts have been made, so that their hashes are known.
+        most_layers: The most layers of a candidate; None: all have the base's layers.
 
     Raises:
-        InputError: a recipe has artifacts that the run does not have, or cannot be merged.
+        InputError: a recipe has artifacts that the run does not have, too many layers, or cannot be merged.
     """
     ours = weights.artifact_hashes if weights else {}
     for path, recipe in recipes.items():
+        if len(recipe.layers) > (most_layers or 0):
+            raise InputError(
+                "a warm start has layers of its own, and the engine's model has no room for them",
+                expected=f"at most {most_layers} layers" if most_layers else "the base's layers, without `layers`",
+                got=f"{len(recipe.layers)} layers",
+                where=path,
+                fix="search a space of such recipes with a larger `max_depth` (docs/layer_paths.md), or remove it",
+            )
         if recipe.artifacts and not are_complete:
             continue
         if not recipe.artifacts.items() <= ours.items():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Engine)
 
 _NOTHING_AROUND = Surroundings()
+_HERE = nullcontext()
 
 
 class CandidateEngine(Protocol):
@@ -69,8 +71,10 @@ def start_candidate_engine(
 
         adapter_engine = build_adapter_engine(config, weights.host, end_token_ids=end_token_ids)
         return CandidateEngineByAdapter(_begun(adapter_engine, around), config, weights)
-    engine = build_engine(config, weights.host, end_token_ids=end_token_ids)
-    return CandidateEngineByWeights(_begun(engine, around), weights)
+    with ExitStack() as stack:
+        host = stack.enter_context(weights.engine_host())
+        engine = _begun(build_engine(config, host, end_token_ids=end_token_ids), around)
+        return CandidateEngineByWeights(engine, weights, host=stack.pop_all())
 
 
 def verified(
@@ -144,14 +148,23 @@ class _Held:
 
     recipe: Recipe
     digests: Mapping[str, str]
-    """Tensor -> digest."""
+    """Tensor of the engine's model -> digest, without idle ones."""
 
 
 class CandidateEngineByWeights:
     """An engine that takes weights, and is sent only the tensors that it does not have yet."""
 
-    def __init__(self, engine: WeightEngine, weights: "Weights") -> None:
-        self.engine, self._weights = engine, weights
+    def __init__(
+        self, engine: WeightEngine, weights: "Weights", *, host: AbstractContextManager[object] = _HERE
+    ) -> None:
+        """Takes an engine.
+
+        Args:
+            engine: Started on `weights.engine_host()`.
+            weights: Of the sources.
+            host: Closed with the engine.
+        """
+        self.engine, self._weights, self._host = engine, weights, host
         self._held: _Held | None = None
         """None while that is not certain: then all tensors are sent."""
         self._adopted: _Held | None = None
@@ -160,11 +173,15 @@ class CandidateEngineByWeights:
         """See CandidateEngine."""
         start = time.perf_counter()
         held, self._held, self._adopted = self._held, None, None
-        kept = self._kept(held, recipe) if held else {}
-        fingerprinted = self._weights.fingerprinted(recipe, kept=kept)
-        stream = _Timed(fingerprinted)
-        handle = self.engine.adopt(recipe, iter(stream), kept=kept.keys())
-        self._adopted = _Held(recipe=recipe, digests=fingerprinted.digests)
+        kept = self._kept(held, recipe) if held else frozenset()
+        filling = self._weights.filling(recipe)
+        known = {} if held is None else {name: held.digests[name] for name in kept & held.digests.keys()}
+        digests = {filling.own_name(name): digest for name, digest in known.items()}
+        fingerprinted = self._weights.fingerprinted(recipe, kept=digests)
+        stream = _Timed(filling.filled(fingerprinted, kept=kept))
+        handle = self.engine.adopt(recipe, iter(stream), kept=kept)
+        made = {filling.engine_name(name): digest for name, digest in fingerprinted.digests.items()}
+        self._adopted = _Held(recipe=recipe, digests=made)
         swap_s = time.perf_counter() - start - stream.seconds
         seconds = {"materialize": stream.seconds, "swap": swap_s}
         return Adopted(handle=handle, fingerprint=fingerprinted.value, seconds=seconds)
@@ -176,16 +193,20 @@ class CandidateEngineByWeights:
     def canary(self, recipe_a: Recipe, recipe_b: Recipe, requests: Sequence[Request]) -> tuple[str, ...]:
         """See CandidateEngine."""
         self._held = None
-        return check_swap(self.engine, recipe_a, recipe_b, self._weights.materialize, requests)
+        return check_swap(self.engine, recipe_a, recipe_b, self._whole, requests)
 
     def close(self) -> None:
         """See CandidateEngine."""
-        self.engine.close()
+        with self._host:
+            self.engine.close()
 
-    def _kept(self, held: _Held, recipe: Recipe) -> dict[str, str]:
-        """Returns the digests of the tensors that need not be made and sent again."""
-        same = self._weights.unchanged(held.recipe, recipe)
-        return {name: held.digests[name] for name in self.engine.keeps(same)}
+    def _whole(self, recipe: Recipe) -> WeightStream:
+        """Returns all weights of a recipe, as the engine takes them."""
+        return self._weights.filling(recipe).filled(self._weights.materialize(recipe))
+
+    def _kept(self, held: _Held, recipe: Recipe) -> frozenset[str]:
+        """Returns the tensors that need not be made and sent again."""
+        return self.engine.keeps(self._weights.unchanged(held.recipe, recipe))
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ class Slopes:
         )
         [objective] = plan.objectives
         self._calibration = calibration_of(plan.tasks, plan.items["search"], objective, num_items=fitness.slopes.items)
-        self._is_shared = fitness.engine == config
+        self._is_shared = fitness.engine == config and self._weights.depth is None
         engine = scoring if self._is_shared else build_engine(config, self._weights.host)
         assert isinstance(engine, Differentiable)
         self._engine = engine
