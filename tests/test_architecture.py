@@ -21,6 +21,7 @@ from crossbreed.search_spaces import SPACES
 ROOT = Path(crossbreed.__file__).parent
 GROUND = {
     "types",
+    "domains",
     "errors",
     "constraints",
     "figures",
