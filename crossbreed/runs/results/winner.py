@@ -9,7 +9,6 @@ objective this is the best. Trials that keep the constraints come before those t
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import moocore
 import numpy as np
 
 from crossbreed.constraints import violation_of
@@ -48,6 +47,8 @@ def finalists(trials: Iterable[Trial], objectives: Sequence[Objective], *, top: 
     broken.sort(key=lambda t: (off[t.number], t.number))
     if not kept:
         return broken[:top]
+    import moocore  # takes longer to import than most runs to be shown
+
     utility_TO = _utilities(kept, objectives)
     rank_T = moocore.pareto_rank(utility_TO, maximise=True)
     knee_T = _knee(utility_TO, among=utility_TO)
@@ -185,6 +186,8 @@ def _utilities(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floa
 
 def _knee(utility_XO: Floats, *, among: Floats) -> Floats:
     """Returns how far out each row lies, in units of the range of the Pareto front of `among`."""
+    import moocore  # as above
+
     front_FO = among[moocore.is_nondominated(among, maximise=True)]
     low_O, span_O = front_FO.min(axis=0), np.ptp(front_FO, axis=0)
     span_O = np.where(span_O > 0, span_O, np.ptp(among, axis=0))  # a front of one point has no range
