@@ -29,7 +29,7 @@ from crossbreed.search_spaces.protocol import (
     require_slopes,
     require_terms,
 )
-from crossbreed.search_spaces.settings import InnerProducts, SpaceConfig, SpaceInputs
+from crossbreed.search_spaces.settings import InnerProducts, RegressionSettings, SpaceConfig, SpaceInputs
 from crossbreed.search_spaces.vector import VectorSpace
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "InnerProducts",
     "LineageConfig",
     "LineageSpace",
+    "RegressionSettings",
     "SearchSpace",
     "SpaceConfig",
     "SpaceInputs",

@@ -9,7 +9,7 @@ import torch
 from merges import UP, inputs_of_tensors, merged
 
 from crossbreed.kernels import SourceCache
-from crossbreed.kernels.input_grams import InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGramSums
 from crossbreed.kernels.linalg.blas import matmul_by_rows, on_threads
 from crossbreed.kernels.linalg.decompositions import eigh, qr
 from crossbreed.kernels.prepared.inner_products import Along, Of, inner_products_of

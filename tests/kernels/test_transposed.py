@@ -9,7 +9,7 @@ import torch
 from merges import merged
 
 from crossbreed.kernels import check_recipe, materialize
-from crossbreed.kernels.input_grams import InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGramSums
 from crossbreed.kernels.reference import merged_fp64
 from crossbreed.kernels.reference.tensor import Tensor
 from crossbreed.kernels.tensors import TensorInputs

@@ -9,6 +9,7 @@ from crossbreed.config import Config, InputPath, TensorPatterns
 from crossbreed.recipes.named import ANCHOR, why_no_scaled_merge
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.registry import Named
+from crossbreed.search_spaces import RegressionSettings
 from crossbreed.types import Dtype
 
 
@@ -84,6 +85,13 @@ class RegressionConfig(Config):
         if not (self.items or self.prompts or self.samples):
             raise ValueError("a regression needs texts: set `items`, `prompts` or `samples`")
         return self
+
+    @property
+    def reference(self) -> RegressionSettings:
+        """The settings that a search of them starts from."""
+        return RegressionSettings(
+            ridge=self.ridge, anchor_scale=self.anchor_scale, own=self.own, modules=tuple(self.modules)
+        )
 
     def describe(self) -> str:
         """Returns what experts read, for people."""
