@@ -165,14 +165,16 @@ class RegressionSpace(BoxSpace):
         return tuple(c.axis.coordinate(found[c.group][c.axis.param.name]) for c in self._coordinates)
 
     def _settings_of(self, recipe: Recipe) -> Iterator[Mapping[str, float]]:
-        """Yields the settings of each group, as far as all of its tensors have the same rule."""
+        """Yields the settings of each group, as far as all of its tensors have the same."""
         find, spec = rule_finder(recipe), OPERATOR_SPECS[ANCHORED]
         for group in self._groups:
-            rules = {id(rule): rule for rule in map(find, group.tensors)}
-            [first, *others] = rules.values()
-            if first is None or first.operator != ANCHORED or any(other != first for other in others):
+            rules = {id(rule): rule for rule in map(find, group.tensors)}.values()
+            found = [
+                {s: spec.scalar(rule, s) for s in _SETTINGS} for rule in rules if rule and rule.operator == ANCHORED
+            ]
+            if len(found) < len(rules) or any(one != found[0] for one in found):
                 return
-            yield {name: spec.scalar(first, name) for name in _SETTINGS}
+            yield found[0]
 
     @property
     def _made(self) -> Recipe:

@@ -19,6 +19,7 @@ from crossbreed.kernels.linalg.sketch import Sketch
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
 from crossbreed.runs.artifact_files import artifacts_of, install, keep, stored
+from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.workers import grams
 from crossbreed.runs.workers.grams import prepare_grams

@@ -34,12 +34,16 @@ def findings_text(findings: "Findings") -> str:
         lines.append(f"  memory  each worker's engine holds {gigabytes:.2f} GB of weights and a cache, {where}")
         lines.append(f"  disk    publishing takes {gigabytes:.2f} GB; {disk} are free in this folder")
     if (config := plan.spec.regression) is not None:
-        from crossbreed.runs.regression.memory import num_tokens, walk_bytes
+        from crossbreed.runs.regression.memory import num_tokens, statistics_bytes, walk_bytes
 
         lines.append(
             f"  walk    {walk_bytes(plan, config) / 1e9:.2f} GB beside the sources while the regression is made, "
             f"on about {num_tokens(plan, config):,} tokens"
         )
+        if kept := statistics_bytes(plan):
+            lines.append(
+                f"          {kept / 1e9:.2f} GB of statistics on disk, in the cache and in the run's folder each"
+            )
     for stage in plan.stages:
         if (needs := stage.optimizer.calibration) is not None:
             from crossbreed.runs.calibration.memory import slopes_bytes

@@ -12,6 +12,8 @@ CACHE_BYTES = 64 << 20
 """Of what merges of the same sources find out, for the next ones: in a walk, each matrix is made once."""
 _SUM_BYTES = 8
 """Of a number of the sums, which are fp64."""
+_KEPT_BYTES = 4
+"""Of a number of the statistics, which are fp32."""
 
 
 def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
@@ -20,34 +22,65 @@ def walk_bytes(plan: Plan, config: RegressionConfig) -> int:
     Without the process itself, and without texts that experts write.
     """
     assert plan.weights is not None, "a plan with a regression has weights"
-    width, model_type = BYTES[config.dtype], plan.weights.sources.base.config.get("model_type")
-    layers = defaultdict[int, list[tuple[int, int]]](list)
+    width = BYTES[config.dtype]
     sizes = defaultdict[int, int](int)
     outside = 0
     for name, info in plan.structure.tensors.items():
-        layer = layer_of(name)
-        if layer is None:
+        if (layer := layer_of(name)) is None:
             outside += prod(info.shape)
-            continue
-        sizes[layer] += prod(info.shape)
-        if is_projection(name, info.shape):
-            rows, columns = info.shape[::-1] if is_stored_transposed(name, model_type) else info.shape
-            layers[layer].append((rows, columns))
-    tokens, hidden = num_tokens(plan, config), _hidden(plan)
-    models = 2 if config.own == 1 else 1 + len(plan.experts)
+        else:
+            sizes[layer] += prod(info.shape)
+    tokens, hidden, layers = num_tokens(plan, config), _hidden(plan), _matrices(plan)
+    keeps = plan.spec.keeps_statistics
+    models = 2 if config.own == 1 and not keeps else 1 + len(plan.experts)
     weights = width * max(sizes.values(), default=0) * models
     outputs = max((sum(rows for rows, _ in one) for one in layers.values()), default=0)
     texts = width * (tokens * (2 * hidden + outputs) + config.tokens * 2 * outputs)  # of all, and of a batch meanwhile
-    sums = max((_solving(one) for one in layers.values()), default=0)
+    sums = max((_solving(one, keeps=keeps) + keeps * _kept(one) for one in layers.values()), default=0)
     return plan.merged_bytes + width * 2 * outside + weights + texts + sums + CACHE_BYTES
 
 
-def _solving(matrices: list[tuple[int, int]]) -> int:
-    """The Gram and its factor, and the cross terms and changes of the matrices that may share them."""
+def statistics_bytes(plan: Plan) -> int:
+    """Returns the size of the statistics of the walk, if they are kept; some, where all matrices are not solved."""
+    return sum(map(_kept, _matrices(plan).values())) if plan.spec.keeps_statistics else 0
+
+
+def _matrices(plan: Plan) -> dict[int, list[tuple[int, int]]]:
+    """Layer -> shapes of its matrices, as a Linear's."""
+    assert plan.weights is not None, "a plan with a regression has weights"
+    found, model_type = (
+        defaultdict[int, list[tuple[int, int]]](list),
+        plan.weights.sources.base.config.get("model_type"),
+    )
+    for name, info in plan.structure.tensors.items():
+        if (layer := layer_of(name)) is not None and is_projection(name, info.shape):
+            rows, columns = info.shape[::-1] if is_stored_transposed(name, model_type) else info.shape
+            found[layer].append((rows, columns))
+    return found
+
+
+def _solving(matrices: list[tuple[int, int]], *, keeps: bool) -> int:
+    """The Gram and its factor, and the cross terms and changes of the matrices that may share them.
+
+    And, if statistics are kept, eigenvectors and their work, the other cross terms, the targets' and the anchor's.
+    """
     by_columns = defaultdict[int, int](int)
     for rows, columns in matrices:
         by_columns[columns] = max(by_columns[columns], rows)
-    return max(_SUM_BYTES * (2 * columns * columns + 4 * rows * columns) for columns, rows in by_columns.items())
+    squares, others = (5, 10) if keeps else (2, 4)
+    return max(
+        _SUM_BYTES * (squares * columns * columns + others * rows * columns) for columns, rows in by_columns.items()
+    )
+
+
+def _kept(matrices: list[tuple[int, int]]) -> int:
+    """A layer's statistics: three of each matrix, and the directions of each input: queries, keys and values have one.
+
+    How many matrices share their inputs is not known from shapes: of those of as many columns, as a Llama's do.
+    """
+    widths = [columns for _, columns in matrices]
+    directions = sum(min(widths.count(width), 3) * width * width for width in set(widths))
+    return _KEPT_BYTES * (3 * sum(rows * columns for rows, columns in matrices) + directions)
 
 
 def num_tokens(plan: Plan, config: RegressionConfig) -> int:

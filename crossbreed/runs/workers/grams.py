@@ -67,9 +67,8 @@ def prepare_grams(
     assert plan.weights is not None, "a plan with Grams has weights"
     tensors = plan.weights.projections
     wanted = [_wanted(plan, plan.weights.sources, config, name, tensors) for name in plan.structure.experts]
-    if missing := [
-        expert for expert in wanted if recorded is not None or opened(InputGrams, expert.path) is None
-    ]:  # others' bits
+    missing = [expert for expert in wanted if recorded is not None or opened(InputGrams, expert.path) is None]
+    if missing:  # or the run has others' bits
         on_event(Preparing(what=f"Grams of {', '.join(expert.name for expert in missing)}", folder=folder()))
         _collect(plan, plan.weights, config, missing, tensors)
     grams = InputGrams.open(*dict.fromkeys(expert.path for expert in wanted))
