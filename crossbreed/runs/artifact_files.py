@@ -11,6 +11,7 @@ from crossbreed.durable import copy_atomically, write_atomically
 from crossbreed.errors import InputError
 from crossbreed.kernels.artifacts.binding import KINDS
 from crossbreed.kernels.artifacts.files import SUFFIX, Artifact
+from crossbreed.parsing import any_of, suggestion
 from crossbreed.types import Recipe
 
 A = TypeVar("A", bound=Artifact)
@@ -20,11 +21,18 @@ def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:
     """Returns the artifacts of a recipe from the cache of this machine.
 
     Raises:
-        InputError: one is not there.
+        InputError: one is not there, or nothing is called so.
     """
     found = []
     for name, wanted in recipe.artifacts.items():
-        artifact = stored(KINDS.get(name, Artifact), wanted)
+        if name not in KINDS:
+            raise InputError(
+                f"no artifact is called `{name}`",
+                expected=any_of(KINDS),
+                where=f"the recipe's artifacts: {name}",
+                fix=suggestion(name, KINDS),
+            )
+        artifact = stored(KINDS[name], wanted)
         if artifact is None:
             raise InputError(
                 f"the recipe's artifact `{name}` is not on this machine",

@@ -9,6 +9,7 @@ from crossbreed.errors import InputError
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.search_spaces import RegressionSettings, SearchSpace, SpaceInputs
 from crossbreed.search_spaces.regression import RegressionSpace, RegressionSpaceConfig
+from crossbreed.search_spaces.scales import ScalesConfig, ScaleSpace
 from crossbreed.testing.spaces import SpaceConformance, make_structure
 from crossbreed.types import REGRESSION
 
@@ -66,6 +67,17 @@ def test_coarse_settings_start_a_finer_search() -> None:
     assert point == pytest.approx((1.0, 0.5, 0.25, -1.0, 0.6, 0.75) * 2, abs=1e-5)
     assert coarse.encode(space_of().decode(space_of().domain.low)) is not None
     assert coarse.encode(space_of().decode((*space_of().domain.low[:-1], 1.0))) is None, "not the same everywhere"
+
+
+def test_scales_polish_what_it_finds() -> None:
+    found = space_of().decode(space_of().domain.low)
+    inputs = SpaceInputs(structure=STRUCTURE, dtype="bfloat16", around=found, artifacts=found.artifacts)
+    polish = ScaleSpace(ScalesConfig.model_validate({"groups": GROUPS}), inputs)
+    ones = (1.0,) * polish.domain.dim
+    assert polish.decode(ones) == found
+    scaled = polish.decode((0.9, *ones[1:]))
+    assert {rule.params.get("lines_alpha") for rule in scaled.rules} == {0.9, None}
+    assert scaled.artifacts == found.artifacts
 
 
 def test_without_a_regression_there_are_no_settings() -> None:

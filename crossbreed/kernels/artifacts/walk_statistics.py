@@ -14,7 +14,7 @@ Rows are a Linear's outputs, whichever way round the base stores it. `crossbreed
 are good for. Files are mapped; a matrix's are read when it is merged, and their memory given back then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,6 +38,11 @@ class WalkStatistics(Artifact):
     def of(self, tensor: str) -> Walked | None:
         """Returns what a matrix is solved from: views of the files. None if the walk has not solved it."""
         return self._held.get(tensor)
+
+    @property
+    def tensors(self) -> Collection[str]:
+        """The names of the matrices that the walk has solved."""
+        return self._held.keys()
 
     def release(self, tensor: str) -> None:
         """Gives back the memory that the statistics of a matrix have been read into."""

@@ -46,10 +46,12 @@ def check(inputs: TensorInputs, rule: Rule) -> None:
 
 
 def _statistics(inputs: TensorInputs) -> WalkStatistics:
-    if inputs.statistics is None:
+    found = inputs.statistics
+    if found is None or not found.tensors:
         raise InputError(
             f"the statistics of a regression are wanted for `{inputs.name}`, and the recipe has none",
             expected=f"an artifact `{STATISTICS}`",
+            got="no artifact of that name" if found is None else f"files of something else: {found.where}",
             fix="search in `space: {kind: regression}`, whose runs keep them and whose recipes name them",
         )
-    return inputs.statistics
+    return found
