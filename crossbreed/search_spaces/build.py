@@ -30,7 +30,7 @@ SPACES = Registry[SpacePart[Any]](
         "coefficients": "crossbreed.search_spaces.coefficients:PART",
         "components": "crossbreed.search_spaces.components:PART",
         "lineage": "crossbreed.search_spaces.lineage:PART",
-        "regression": "crossbreed.search_spaces.regression:PART",
+        "regression_settings": "crossbreed.search_spaces.regression_settings:PART",
         "scales": "crossbreed.search_spaces.scales:PART",
     },
     part=SpacePart,

@@ -31,7 +31,7 @@ TEXTS = [
     Text(token_ids=tuple(torch.randint(250, (length,), generator=DRAW).tolist()), num_prompt=3) for length in (60, 90)
 ]
 SCALE, REFERENCE = 0.6, {"ridge": 0.3, "anchor_scale": 0.6, "own": 0.5}
-SPACE = {"kind": "regression", "groups": {"layers": 2, "modules": ["attention", "mlp"]}}
+SPACE = {"kind": "regression_settings", "groups": {"layers": 2, "modules": ["attention", "mlp"]}}
 STAGES: list[dict[str, Any]] = [
     {"kind": "regression", "items": 4},
     {"kind": "cma_es", "space": SPACE, "options": {"popsize": 4}, "budget": {"trials": 2}},

@@ -52,6 +52,6 @@ def _statistics(inputs: TensorInputs) -> WalkStatistics:
             f"the statistics of a regression are wanted for `{inputs.name}`, and the recipe has none",
             expected=f"an artifact `{STATISTICS}`",
             got="no artifact of that name" if found is None else f"files of something else: {found.where}",
-            fix="search in `space: {kind: regression}`, whose runs keep them and whose recipes name them",
+            fix="search in `space: {kind: regression_settings}`, whose runs keep them and whose recipes name them",
         )
     return found

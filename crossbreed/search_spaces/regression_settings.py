@@ -44,14 +44,14 @@ def _valid(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-class RegressionSpaceConfig(SpaceConfig):
+class RegressionSettingsConfig(SpaceConfig):
     """Settings of the run's regression, for each group of tensors: a regression is needed, as an artifact or a stage.
 
     A candidate is solved from the statistics of the regression's one walk, not by another: it is exact where nothing
     before a matrix changes, and the regression itself where nothing changes at all.
     """
 
-    kind: Literal["regression"] = "regression"
+    kind: Literal["regression_settings"] = "regression_settings"
     groups: GroupsConfig = GroupsConfig()
     """The groups of tensors that share settings."""
     ridge: Annotated[Range | None, _valid("ridge")] = _param("ridge").search
@@ -73,10 +73,10 @@ class _Coordinate:
     axis: Axis
 
 
-class RegressionSpace(BoxSpace):
+class RegressionSettingsSpace(BoxSpace):
     """One coordinate for each setting that is searched, in each group in which a matrix is solved."""
 
-    def __init__(self, config: RegressionSpaceConfig, inputs: SpaceInputs) -> None:
+    def __init__(self, config: RegressionSettingsConfig, inputs: SpaceInputs) -> None:
         """Lays out the coordinates.
 
         Raises:
@@ -84,7 +84,7 @@ class RegressionSpace(BoxSpace):
         """
         if inputs.regression is None:
             raise InputError(
-                "the space `regression` is of a regression's settings, and the run makes none",
+                "the space `regression_settings` is of a regression's settings, and the run makes none",
                 expected="a regression, as a first stage or an artifact",
                 where="space",
                 fix="add the stage `{kind: regression, items: 48}`, or `artifacts: {regression: {items: 48}}`",
@@ -193,4 +193,4 @@ def _valid_settings(settings: RegressionSettings) -> dict[str, float]:
     return found
 
 
-PART = SpacePart(config=RegressionSpaceConfig, make=RegressionSpace)
+PART = SpacePart(config=RegressionSettingsConfig, make=RegressionSettingsSpace)

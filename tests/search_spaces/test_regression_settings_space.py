@@ -8,7 +8,7 @@ import pytest
 from crossbreed.errors import InputError
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.search_spaces import RegressionSettings, SearchSpace, SpaceInputs
-from crossbreed.search_spaces.regression import RegressionSpace, RegressionSpaceConfig
+from crossbreed.search_spaces.regression_settings import RegressionSettingsConfig, RegressionSettingsSpace
 from crossbreed.search_spaces.scales import ScalesConfig, ScaleSpace
 from crossbreed.testing.spaces import SpaceConformance, make_structure
 from crossbreed.types import REGRESSION
@@ -23,12 +23,12 @@ GROUPS = {"layers": 2, "modules": ["attention", "mlp"]}
 MADE = weighted_deltas({REGRESSION: 1.0}, hashes=STRUCTURE.hashes, dtype="bfloat16")
 
 
-def space_of(structure: Any = STRUCTURE, modules: tuple[str, ...] = (), **settings: Any) -> RegressionSpace:
+def space_of(structure: Any = STRUCTURE, modules: tuple[str, ...] = (), **settings: Any) -> RegressionSettingsSpace:
     reference = RegressionSettings(ridge=1.0, anchor_scale=0.85, own=0.5, modules=modules)
     inputs = SpaceInputs(
         structure=structure, dtype="bfloat16", regression=reference, artifacts={"statistics": "of a walk"}
     )
-    return RegressionSpace(RegressionSpaceConfig.model_validate({"groups": GROUPS, **settings}), inputs)
+    return RegressionSettingsSpace(RegressionSettingsConfig.model_validate({"groups": GROUPS, **settings}), inputs)
 
 
 class TestBands(SpaceConformance):
@@ -83,4 +83,4 @@ def test_scales_polish_what_it_finds() -> None:
 def test_without_a_regression_there_are_no_settings() -> None:
     inputs = SpaceInputs(structure=STRUCTURE, dtype="bfloat16")
     with pytest.raises(InputError, match="the run makes none"):
-        RegressionSpace(RegressionSpaceConfig(), inputs)
+        RegressionSettingsSpace(RegressionSettingsConfig(), inputs)
