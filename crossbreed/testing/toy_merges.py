@@ -141,7 +141,7 @@ class ToyMerge:
         anchor_MN = 0.1 * _normal((rows, columns), seed=20_000).double()
         found = walked(values_N, vectors_NN, own_MN=own_MN, experts_MN=experts_MN, anchor_MN=anchor_MN)
         write_tensors(path, stored_as({MATRIX: found}))
-        return ToyMerge(base=self.base, experts=self.experts, statistics=WalkStatistics.open(path))
+        return ToyMerge(base=self.base, experts=self.experts, grams=self.grams, statistics=WalkStatistics.open(path))
 
     def _model(self, names: Mapping[str, str], cache: SourceCache) -> Iterator[TensorInputs]:
         return (self.inputs(name, names=names, cache=cache) for name in sorted(self.base))
