@@ -20,7 +20,7 @@ class Artifact:
     name: ClassVar[str]
     """What a recipe calls it."""
     title: ClassVar[str]
-    """What messages call it, in the plural."""
+    """What messages call what is in the files, in the plural."""
     shards: Shards
 
     @classmethod
