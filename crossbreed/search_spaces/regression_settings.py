@@ -27,6 +27,8 @@ from crossbreed.types import BASE, REGRESSION, Box, Coordinate, Point, Recipe, R
 
 _SETTINGS = ("ridge", "anchor_scale", "own")
 """Parameters of the operator, and fields of `RegressionSettings`."""
+_PARAMS = {*_SETTINGS, "rest"}
+"""All that its rules say: what else a rule says, such as a factor on the delta, this space cannot express."""
 
 
 def _param(name: str) -> ParamSpec:
@@ -169,9 +171,8 @@ class RegressionSettingsSpace(BoxSpace):
         find, spec = rule_finder(recipe), OPERATOR_SPECS[ANCHORED]
         for group in self._groups:
             rules = {id(rule): rule for rule in map(find, group.tensors)}.values()
-            found = [
-                {s: spec.scalar(rule, s) for s in _SETTINGS} for rule in rules if rule and rule.operator == ANCHORED
-            ]
+            ours = [rule for rule in rules if rule and rule.operator == ANCHORED and rule.params.keys() <= _PARAMS]
+            found = [{name: spec.scalar(rule, name) for name in _SETTINGS} for rule in ours]
             if len(found) < len(rules) or any(one != found[0] for one in found):
                 return
             yield found[0]

@@ -78,6 +78,7 @@ def test_scales_polish_what_it_finds() -> None:
     scaled = polish.decode((0.9, *ones[1:]))
     assert {rule.params.get("lines_alpha") for rule in scaled.rules} == {0.9, None}
     assert scaled.artifacts == found.artifacts
+    assert space_of().encode(scaled) is None, "a factor is none of the settings"
 
 
 def test_without_a_regression_there_are_no_settings() -> None:
