@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from crossbreed.errors import InvalidWeights
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.kernels.executors import execute
 from crossbreed.kernels.executors.lowering import Pass, Product, Same, lower
-from crossbreed.kernels.input_grams import InputGrams
 from crossbreed.kernels.linalg.blas import matmul_by_rows
 from crossbreed.kernels.linalg.decompositions import Factors, qr, svd
 from crossbreed.kernels.materialize import programs
@@ -90,7 +90,7 @@ def tensor_changes(
     cache: SourceCache | None = None,
     *,
     without: Collection[str] = (),
-    artifacts: Collection[InputGrams] = (),
+    artifacts: Collection[Artifact] = (),
 ) -> Iterator[TensorChange]:
     """Yields the tensors that a recipe changes, sorted by name; nothing is computed yet but their programs.
 

@@ -13,9 +13,10 @@ from typing import TypeAlias, TypeVar
 import torch
 
 from crossbreed.errors import InputError, InvalidWeights
+from crossbreed.kernels.artifacts.binding import Bound, bind_artifacts
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.kernels.executors import Waiting, start_programs
 from crossbreed.kernels.executors.protocol import checked
-from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
 from crossbreed.kernels.operators import ARITHMETIC, CHECKS
 from crossbreed.kernels.programs import Affine, Program
 from crossbreed.kernels.source_cache import SourceCache
@@ -44,7 +45,7 @@ def materialize(
     cache: SourceCache | None = None,
     *,
     without: Collection[str] = (),
-    artifacts: Collection[InputGrams] = (),
+    artifacts: Collection[Artifact] = (),
     once: bool = False,
 ) -> WeightStream:
     """Returns the recipe's weights: every tensor of its plan, sorted by name, made when asked for.
@@ -77,7 +78,7 @@ def materialize_many(
     sources: Sources,
     cache: SourceCache | None = None,
     *,
-    artifacts: Collection[InputGrams] = (),
+    artifacts: Collection[Artifact] = (),
     once: bool = False,
 ) -> Iterator[tuple[str, list[torch.Tensor]]]:
     """Returns the weights of several recipes, tensor by tensor: where they use the same operator, one pass makes all.
@@ -103,7 +104,7 @@ def programs(
     cache: SourceCache | None = None,
     *,
     without: Collection[str] = (),
-    artifacts: Collection[InputGrams] = (),
+    artifacts: Collection[Artifact] = (),
 ) -> Iterator[tuple[str, Program]]:
     """Yields what merging each tensor comes to, sorted by name, without those that no rule changes.
 
@@ -116,7 +117,7 @@ def programs(
     return ((name, program) for name, program in found if program is not None)
 
 
-def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[InputGrams] = ()) -> None:
+def check_recipe(recipe: Recipe, sources: Sources, artifacts: Collection[Artifact] = ()) -> None:
     """Refuses, before any weight is read, a recipe that could not be merged.
 
     Raises:
@@ -131,7 +132,7 @@ def unchanged(
     sources: Sources,
     cache: SourceCache | None = None,
     *,
-    artifacts: Collection[InputGrams] = (),
+    artifacts: Collection[Artifact] = (),
     shift: int = 0,
 ) -> frozenset[str]:
     """Returns the names of tensors that two recipes make alike, as far as that costs nothing to know.
@@ -198,16 +199,13 @@ class _Merge:
     """A recipe, bound to its sources."""
 
     def __init__(
-        self, recipe: Recipe, sources: Sources, cache: SourceCache, artifacts: Collection[InputGrams] = ()
+        self, recipe: Recipe, sources: Sources, cache: SourceCache, artifacts: Collection[Artifact] = ()
     ) -> None:
         self.recipe, self.base, self.rule = recipe, sources.base, rule_finder(recipe)
         self.outputs = output_tensors(recipe, sources.base.tensors, sources.base.config)
         self._alone = {name: _alone(name) for name in recipe.sources}
-        self._experts, self._cache, self._grams = (
-            bind_experts(recipe, sources),
-            cache,
-            bind_input_grams(recipe, artifacts),
-        )
+        self._experts, self._cache = bind_experts(recipe, sources), cache
+        self._bound = bind_artifacts(recipe, artifacts)
 
     def check(self) -> None:
         """Imports the operators, and has them check every tensor that an expert changes."""
@@ -240,11 +238,10 @@ class _Merge:
         """The same for every candidate of a search."""
 
         def find() -> TensorInputs:
-            return inputs_of(name, self.recipe.base, self.base, self._experts, self._cache, self._grams)
+            return inputs_of(name, self.recipe.base, self.base, self._experts, self._cache, self._bound)
 
-        grams = self._grams and self._grams.hash
         experts = tuple((expert, source.hash) for expert, source in self._experts.items())
-        return self._cache.get(("inputs", name, self.recipe.base, self.base.hash, experts, grams), find)
+        return self._cache.get(("inputs", name, self.recipe.base, self.base.hash, experts, self._bound.key), find)
 
     def named(self, name: str, fault: InvalidWeights) -> InvalidWeights:
         """Returns an error that names the tensor and the recipe."""
@@ -329,15 +326,16 @@ def program_of(inputs: TensorInputs, rule: Rule) -> Program:
 
 
 def inputs_of(
-    name: str, base_name: str, base: Checkpoint, experts: Experts, cache: SourceCache, grams: InputGrams | None = None
+    name: str, base_name: str, base: Checkpoint, experts: Experts, cache: SourceCache, bound: Bound | None = None
 ) -> TensorInputs:
     """Returns what one tensor of a merge is made from."""
 
     def model() -> Iterator[TensorInputs]:
         names = (other for other in sorted(base.tensors) if base.tensor(other).is_floating_point())
-        walk = ((other, inputs_of(other, base_name, base, experts, cache, grams)) for other in names)
+        walk = ((other, inputs_of(other, base_name, base, experts, cache, bound)) for other in names)
         return (inputs for _, inputs in releasing_pages(walk, base, experts))
 
+    known = bound or Bound()
     num_layers = cache.get(("number of layers", base.hash), lambda: count_layers(base.tensors))
     return TensorInputs(
         name=name,
@@ -351,7 +349,8 @@ def inputs_of(
         cache=cache,
         model=model,
         is_stored_transposed=is_stored_transposed(name, base.config.get("model_type")),
-        grams=grams,
+        grams=known.grams,
+        statistics=known.statistics,
     )
 
 

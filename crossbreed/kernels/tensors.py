@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from crossbreed.kernels.input_grams import InputGrams
+from crossbreed.kernels.artifacts.input_grams import InputGrams
+from crossbreed.kernels.artifacts.walk_statistics import WalkStatistics
 from crossbreed.kernels.linalg.low_rank import low_rank_product
 from crossbreed.kernels.source_cache import SourceCache
 from crossbreed.sources import LowRank
@@ -79,6 +80,8 @@ class TensorInputs:
     """Whether it is a Linear's matrix stored as (inputs, outputs)."""
     grams: InputGrams | None = None
     """Of the experts' inputs, if the recipe names them."""
+    statistics: WalkStatistics | None = None
+    """Of a regression's walk, if the recipe names them."""
 
     @property
     def is_projection(self) -> bool:

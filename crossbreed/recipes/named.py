@@ -50,7 +50,8 @@ def why_no_scaled_merge(operator: str) -> str | None:
         return "it takes " + (", ".join(needed) or "no weights of experts")
     if spec.num_experts[1] is not None or spec.degree == 0:
         return "its merge of any number of experts cannot be scaled"
-    return "it reads Grams" if spec.reads_grams({}) == "must" else None
+    needed_artifact = spec.needs({})
+    return f"it reads {needed_artifact}" if needed_artifact else None
 
 
 def layer_swapping(

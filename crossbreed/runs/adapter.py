@@ -16,7 +16,7 @@ import torch
 
 from crossbreed.errors import InputError, InvalidWeights, MachineError
 from crossbreed.kernels import SourceCache
-from crossbreed.kernels.input_grams import InputGrams
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.kernels.low_rank_changes import LowRankChange, TensorChange, tensor_changes
 from crossbreed.randomness import spawn
 from crossbreed.sources import Adapter, LowRank, SourceLocation, Sources
@@ -122,7 +122,7 @@ def recipe_adapter(
     *,
     rank: int | None = None,
     cache: SourceCache | None = None,
-    artifacts: Collection[InputGrams] = (),
+    artifacts: Collection[Artifact] = (),
     found: Mapping[str, Carrier] | None = None,
 ) -> RecipeAdapter:
     """Makes the adapter of a recipe.
@@ -191,7 +191,7 @@ def probe_adapter(
 
 
 def check_adapter(
-    recipe: Recipe, sources: Sources, *, rank: int | None = None, artifacts: Collection[InputGrams] = ()
+    recipe: Recipe, sources: Sources, *, rank: int | None = None, artifacts: Collection[Artifact] = ()
 ) -> None:
     """Refuses a recipe that `recipe_adapter` would refuse; nothing is cut."""
     _check_carried(recipe, sources, carriers(sources.base), artifacts)
@@ -200,7 +200,7 @@ def check_adapter(
 
 
 def _check_carried(
-    recipe: Recipe, sources: Sources, found: Mapping[str, Carrier], artifacts: Collection[InputGrams]
+    recipe: Recipe, sources: Sources, found: Mapping[str, Carrier], artifacts: Collection[Artifact]
 ) -> None:
     if recipe.layers:
         raise InputError(

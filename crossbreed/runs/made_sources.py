@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crossbreed.durable import scratch_folder, sync
 from crossbreed.errors import InputError
-from crossbreed.runs.gram_files import folder
+from crossbreed.runs.artifact_files import folder
 from crossbreed.sources import Sources
 from crossbreed.sources.opening import with_made
 from crossbreed.types import REGRESSION, Recipe

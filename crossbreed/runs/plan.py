@@ -45,7 +45,7 @@ from crossbreed.sources import Structure
 from crossbreed.types import ProposedBy, Recipe, SlopeKind
 
 if TYPE_CHECKING:
-    from crossbreed.kernels.input_grams import InputGrams
+    from crossbreed.kernels.artifacts.files import Artifact
     from crossbreed.runs.weights import Weights
     from crossbreed.sources import Sources
 
@@ -162,10 +162,10 @@ class Plan:
         is_missing = self.spec.regression is not None and not self.made_hashes
         return len(self.initial_candidates()) + is_missing
 
-    def with_grams(self, grams: "InputGrams") -> "Plan":
-        """Returns the plan with these Grams, for merging the candidates."""
-        assert self.weights is not None, "Grams are of weights"
-        weights = replace(self.weights, grams=grams)
+    def with_artifact(self, artifact: "Artifact") -> "Plan":
+        """Returns the plan with one more artifact, for merging the candidates."""
+        assert self.weights is not None, "artifacts are of weights"
+        weights = replace(self.weights, artifacts=(*self.weights.artifacts, artifact))
         plan = replace(self, weights=weights)._restaged()
         plan._check_warm_starts()
         return plan
@@ -257,7 +257,7 @@ class Plan:
         check_same_run(recorded, self.run_record(), where=where)
 
     def _check_warm_starts(self) -> None:
-        are_complete = self.spec.artifacts.grams is None or bool(self.weights and self.weights.grams)
+        are_complete = self.weights is None or self.spec.artifact_names <= self.weights.artifact_hashes.keys()
         recipes = dict(zip(self.spec.warm_start, (recipe for _, recipe in self.warm_starts), strict=True))
         depths = (engine_depth(self.spec, stage.settings.space, self.structure) for stage in self.stages)
         most_layers = max(filter(None, depths), default=None)

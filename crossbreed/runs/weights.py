@@ -29,11 +29,11 @@ from crossbreed.kernels import (
     slopes,
     unchanged,
 )
-from crossbreed.kernels.input_grams import GRAMS, InputGrams
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.mergekit import MergeConfig
 from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.runs.adapter import check_adapter
-from crossbreed.runs.gram_files import artifacts_of, keep
+from crossbreed.runs.artifact_files import artifacts_of, keep
 from crossbreed.runs.made_sources import keep_made, with_made_of
 from crossbreed.runs.spec import SourcesConfig, Spec
 from crossbreed.sources import Sources, Structure, open_sources
@@ -51,8 +51,8 @@ class Weights:
     """Sources that are open on this machine, and every operation on their tensors."""
 
     sources: Sources
-    grams: InputGrams | None = None
-    """Grams of the experts' inputs, if the spec has some: see `runs.workers.grams`. None until they are prepared."""
+    artifacts: tuple[Artifact, ...] = ()
+    """What candidates are merged with, once prepared: Grams (`workers.grams`), statistics of a regression."""
     depth: int | None = None
     """The number of layers of an engine's model, to which merges are filled up; None: the base's, as merges have."""
     cache: SourceCache = field(default_factory=SourceCache)
@@ -74,19 +74,14 @@ class Weights:
         return host_hashes(self.sources)
 
     @property
-    def artifacts(self) -> tuple[InputGrams, ...]:
-        """The opened artifacts with which candidates are merged."""
-        return () if self.grams is None else (self.grams,)
-
-    @property
     def artifact_hashes(self) -> dict[str, str]:
         """Their names and content hashes, as in recipes."""
-        return {} if self.grams is None else {GRAMS: self.grams.hash}
+        return {artifact.name: artifact.hash for artifact in self.artifacts}
 
     def keep_artifacts(self, into: Path) -> None:
         """Copies the artifacts into a folder, unless they are there."""
-        if self.grams is not None:
-            keep(self.grams, into)
+        for artifact in self.artifacts:
+            keep(artifact, into)
         keep_made(self.sources, into)
 
     def recipe_of(self, config: MergeConfig) -> Recipe:
@@ -237,7 +232,7 @@ def recipe_weights(recipe: Recipe, spec: Spec) -> Weights:
     """Opens the sources and artifacts of a recipe of a spec's sources; raises the errors of `open_weights`."""
     opened = open_weights(spec)
     sources = with_made_of(recipe, opened.sources)
-    found = replace(opened, sources=sources, grams=next(iter(artifacts_of(recipe)), None))
+    found = replace(opened, sources=sources, artifacts=artifacts_of(recipe))
     if not recipe.layers or not spec.fitness.engine.builds_model:
         return found
     return found.with_depth(max(len(recipe.layers), sources.structure.num_layers))

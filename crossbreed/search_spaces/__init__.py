@@ -2,7 +2,8 @@
 
 Every space implements one protocol, `SearchSpace`: a domain for the optimizer, and a decoder that turns proposals into
 recipes. `coefficients` is a box, searched by points; it is built from a base's structure (names, shapes, which tensors
-each expert changes), never from weights. So is `components`, with thousands of coordinates around a recipe. `lineage`
+each expert changes), never from weights. So is `components`, with thousands of coordinates around a recipe, and
+`regression_settings`, with those of a regression that the run makes. `lineage`
 has genomes, searched by births; it needs the inner products of the experts' weights. The genomes of `VectorSpace` are
 plain arrays. A new space is a file with its settings, its class (derived from `BoxSpace` or `GenomeSpace`) and its
 `PART`, a name in `build.py` or an entry point of another package (docs/plugins.md), and a subclass of a conformance
@@ -29,7 +30,7 @@ from crossbreed.search_spaces.protocol import (
     require_slopes,
     require_terms,
 )
-from crossbreed.search_spaces.settings import InnerProducts, SpaceConfig, SpaceInputs
+from crossbreed.search_spaces.settings import InnerProducts, RegressionSettings, SpaceConfig, SpaceInputs
 from crossbreed.search_spaces.vector import VectorSpace
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "InnerProducts",
     "LineageConfig",
     "LineageSpace",
+    "RegressionSettings",
     "SearchSpace",
     "SpaceConfig",
     "SpaceInputs",

@@ -32,6 +32,7 @@ SPACES = Registry[SpacePart[Any]](
         "layer_path": "crossbreed.search_spaces.layer_path:PART",
         "lineage": "crossbreed.search_spaces.lineage:PART",
         "mergekit_evolve": "crossbreed.search_spaces.mergekit_evolve:PART",
+        "regression_settings": "crossbreed.search_spaces.regression_settings:PART",
         "scales": "crossbreed.search_spaces.scales:PART",
     },
     part=SpacePart,

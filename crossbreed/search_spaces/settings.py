@@ -52,6 +52,17 @@ class SpaceConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegressionSettings:
+    """The settings of the regression that a run makes before it searches."""
+
+    ridge: float
+    anchor_scale: float
+    own: float
+    modules: tuple[str, ...]
+    """Patterns, found anywhere in a tensor's name, of the matrices that it solves; empty: all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceInputs:
     """Everything known about the sources when a space is built: no weights, so that a service can provide all of it."""
 
@@ -63,5 +74,7 @@ class SpaceInputs:
     """Computes inner products of the sources; not called before the space is built. None if no weights can be read."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """The artifacts that the run prepared for its recipes: name -> content hash."""
+    regression: RegressionSettings | None = None
+    """Those of the run's regression; None: it makes none."""
     around: Recipe | None = None
     """The recipe that a space is around, if it `is_around` one; None: the space's own default."""

@@ -92,9 +92,9 @@ class RecipeRules:
                 raise _refused(
                     f"{where}: this service does not merge with `{rule.operator}`; it has {any_of(operators)}"
                 )
-            if OPERATOR_SPECS[rule.operator].reads_grams(rule.params) == "must":
+            if needed := OPERATOR_SPECS[rule.operator].needs(rule.params):
                 raise _refused(
-                    f"{where}: with these parameters `{rule.operator}` needs Grams, and this service has none"
+                    f"{where}: with these parameters `{rule.operator}` needs {needed}, and this service has none"
                 )
             for name, value in rule.params.items():
                 self._check_numbers(OPERATOR_SPECS[rule.operator], name, value, where)

@@ -75,6 +75,8 @@ class OperatorConformance:
             return ToyMerge.of_adapters(["a", "b", "p"])
         most = 3 if spec.num_experts[1] is None else spec.num_experts[1]
         made = ToyMerge.make(["a", "p", "b"][:most])
+        if spec.reads_statistics:
+            return made.with_statistics(tmp_path / "statistics.safetensors")
         return made.with_grams(tmp_path / "grams.safetensors") if spec.grams else made
 
     @pytest.mark.parametrize("name", SHAPES)
@@ -105,7 +107,7 @@ class OperatorConformance:
     @pytest.mark.parametrize("name", SHAPES)
     def test_a_tensor_that_no_expert_changes_stays_the_base_s(self, operator: str, merge: ToyMerge, name: str) -> None:
         """Returns the base's bits with default parameters."""
-        untouched = ToyMerge(base=merge.base, experts={key: {} for key in merge.experts}, grams=merge.grams)
+        untouched = merge.with_experts({key: {} for key in merge.experts})
         inputs, rule = untouched.inputs(name), _rule(operator, _least(OPERATOR_SPECS[operator], sorted(merge.experts)))
         assert _bits(_merged(inputs, rule)) == _bits(inputs.base)
 

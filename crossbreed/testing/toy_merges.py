@@ -9,10 +9,13 @@ import torch
 from hypothesis import strategies as st
 
 from crossbreed.kernels import SourceCache
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.walk_statistics import WalkStatistics, stored_as
+from crossbreed.kernels.linalg.walked import walked
 from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.recipes.operators import DEPTH_PROFILE, OperatorSpec, ParamKind, ParamSpec
 from crossbreed.sources import LowRank
+from crossbreed.sources.files import write_tensors
 from crossbreed.types import ParamValue
 
 Value: TypeAlias = torch.Tensor | LowRank
@@ -43,6 +46,7 @@ class ToyMerge:
         base: Mapping[str, torch.Tensor],
         experts: Mapping[str, Mapping[str, Value]],
         grams: InputGrams | None = None,
+        statistics: WalkStatistics | None = None,
     ) -> None:
         """Holds the tensors.
 
@@ -50,8 +54,9 @@ class ToyMerge:
             base: Tensor name -> tensor.
             experts: Expert's hash -> tensor name -> what it has of the tensors that it changes.
             grams: The Grams of the experts' inputs.
+            statistics: Those of a regression's walk.
         """
-        self.base, self.experts, self.grams = base, experts, grams
+        self.base, self.experts, self.grams, self.statistics = base, experts, grams, statistics
 
     @classmethod
     def make(cls, experts: Sequence[str]) -> "ToyMerge":
@@ -109,12 +114,16 @@ class ToyMerge:
             cache=known,
             model=partial(self._model, called, known),
             grams=self.grams,
+            statistics=self.statistics,
         )
 
     def with_value(self, expert: str, name: str, value: Value) -> "ToyMerge":
         """Returns the same merge with another tensor of one expert."""
-        experts = {**self.experts, expert: {**self.experts[expert], name: value}}
-        return ToyMerge(base=self.base, experts=experts, grams=self.grams)
+        return self.with_experts({**self.experts, expert: {**self.experts[expert], name: value}})
+
+    def with_experts(self, experts: Mapping[str, Mapping[str, Value]]) -> "ToyMerge":
+        """Returns a merge of other experts with the same artifacts."""
+        return ToyMerge(base=self.base, experts=experts, grams=self.grams, statistics=self.statistics)
 
     def with_grams(self, path: Path) -> "ToyMerge":
         """Returns the same merge with input Grams of the matrix, written to a file."""
@@ -122,6 +131,17 @@ class ToyMerge:
         for seed, expert in enumerate(self.experts):
             sums.add(expert, MATRIX, _normal((200, SHAPES[MATRIX][1]), seed=10_000 + seed))
         return ToyMerge(base=self.base, experts=self.experts, grams=sums.write(path))
+
+    def with_statistics(self, path: Path) -> "ToyMerge":
+        """Returns the same merge with statistics of a walk over the matrix, written to a file."""
+        rows, columns = SHAPES[MATRIX]
+        x_TN, *targets = (_normal((200, width), seed=20_000 + width).double() for width in (columns, rows, rows + 1))
+        values_N, vectors_NN = torch.linalg.eigh(x_TN.T @ x_TN / len(x_TN))
+        own_MN, experts_MN = (0.1 * target_TM[:, :rows].T @ x_TN / len(x_TN) for target_TM in targets)
+        anchor_MN = 0.1 * _normal((rows, columns), seed=20_000).double()
+        found = walked(values_N, vectors_NN, own_MN=own_MN, experts_MN=experts_MN, anchor_MN=anchor_MN)
+        write_tensors(path, stored_as({MATRIX: found}))
+        return ToyMerge(base=self.base, experts=self.experts, grams=self.grams, statistics=WalkStatistics.open(path))
 
     def _model(self, names: Mapping[str, str], cache: SourceCache) -> Iterator[TensorInputs]:
         return (self.inputs(name, names=names, cache=cache) for name in sorted(self.base))

@@ -8,7 +8,7 @@ from merges import COUNTER, changed, opened, write_weights
 from regressions import noise
 from safetensors.torch import load_file
 
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.sources import ModuleType, Sources, module_of, open_sources
 from crossbreed.testing.toys import make_adapter, make_checkpoint
 

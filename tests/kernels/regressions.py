@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from merges import UP, inputs_of_tensors
 
 from crossbreed.kernels import ARITHMETIC
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.executors import execute
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.reference import REFERENCES
 from crossbreed.kernels.reference.tensor import Tensor
 from crossbreed.kernels.tensors import TensorInputs

@@ -9,12 +9,13 @@ import torch
 from merges import UP, inputs_of_tensors, merged
 
 from crossbreed.kernels import SourceCache
-from crossbreed.kernels.input_grams import InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGramSums
 from crossbreed.kernels.linalg.blas import matmul_by_rows, on_threads
 from crossbreed.kernels.linalg.decompositions import eigh, qr
 from crossbreed.kernels.prepared.inner_products import Along, Of, inner_products_of
 from crossbreed.kernels.tensors import TensorInputs
 from crossbreed.sources import LowRank
+from crossbreed.testing.toy_merges import MATRIX, ToyMerge
 from crossbreed.types import ParamValue, Rule
 
 N = 320
@@ -117,6 +118,12 @@ def test_merges_with_sketches(
     inputs = replace(inputs, grams=sums.write(tmp_path / "sketches.safetensors"))
     rule = Rule(match=".*", operator=operator, params={"weight": 0.4, **params})
     assert_same_bits(lambda: merged(inputs_anew(inputs), rule))
+
+
+def test_settings_of_a_regression(tmp_path: Path) -> None:
+    merge = ToyMerge.make(["a"]).with_statistics(tmp_path / "statistics.safetensors")
+    rule = Rule(match=".*", operator="anchored_regression", params={"ridge": 0.3, "own": 0.7, "rest": "a"})
+    assert_same_bits(lambda: merged(merge.inputs(MATRIX), rule))
 
 
 @pytest.mark.parametrize("along", [Along.TENSOR, Along.ROWS])

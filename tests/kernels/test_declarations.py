@@ -1,9 +1,12 @@
 """What an operator declares of its parameters is so: a search that believed a wrong word would lose a dimension."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from merges import inputs_of_tensors
 
+from crossbreed.kernels.linalg.walked import Walked
 from crossbreed.kernels.reference import REFERENCES
 from crossbreed.kernels.reference.tensor import Tensor
 from crossbreed.recipes.operators import OPERATOR_SPECS, ParamKind
@@ -25,7 +28,13 @@ def merged_delta(operator: str, experts: tuple[str, ...], **params: ParamValue) 
         name: LowRank(a_RN=torch.randn(2, 16, generator=generator), b_MR=full[name][:, :2], scale=0.5) for name in full
     }
     inputs = inputs_of_tensors(base, lows if OPERATOR_SPECS[operator].mixes_factors else full)
-    return REFERENCES[operator](Tensor.of(inputs), Rule(match=".*", operator=operator, params=params)) - base
+    tensor = Tensor.of(inputs)
+    if OPERATOR_SPECS[operator].reads_statistics:
+        parts = (torch.randn(12, 16, generator=generator).double() for _ in range(3))
+        tensor = replace(
+            tensor, walked=Walked(torch.rand(16, generator=generator).double(), torch.eye(16).double(), *parts)
+        )
+    return REFERENCES[operator](tensor, Rule(match=".*", operator=operator, params=params)) - base
 
 
 def settings_of(operator: str) -> tuple[tuple[str, ...], dict[str, ParamValue], dict[str, float]]:

@@ -22,7 +22,7 @@ from regressions import (
 )
 
 from crossbreed.kernels import materialize
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.prepared import regression_problem
 from crossbreed.kernels.reference import materialize_fp64
 from crossbreed.kernels.reference.regression import system

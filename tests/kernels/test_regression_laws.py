@@ -18,7 +18,7 @@ from regressions import (
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels import SourceCache, materialize
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg import least_squares
 from crossbreed.kernels.linalg.decompositions import eigh
 from crossbreed.kernels.operators import regression

@@ -13,7 +13,7 @@ FLOORS = (
     {"masks", "source_cache"},
     {"native"},
     {"linalg"},
-    {"input_grams"},
+    {"artifacts"},
     {"tensors"},
     {"programs"},
     {"executors"},

@@ -11,8 +11,8 @@ from merges import UP, inputs_of_tensors
 
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.kernels import ARITHMETIC
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.executors import execute
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg.least_squares import SketchedTerm, Term, solve, solve_sketched
 from crossbreed.kernels.linalg.sketch import FrequentDirections, Sketch
 from crossbreed.kernels.prepared import regression_problem

@@ -8,8 +8,10 @@ import pytest
 import torch
 from merges import merged
 
+from crossbreed.errors import InputError
 from crossbreed.kernels import check_recipe, materialize
-from crossbreed.kernels.input_grams import InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGramSums
+from crossbreed.kernels.operators.walked import check
 from crossbreed.kernels.reference import merged_fp64
 from crossbreed.kernels.reference.tensor import Tensor
 from crossbreed.kernels.tensors import TensorInputs
@@ -52,7 +54,8 @@ def _nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> TensorInputs:
-    return ToyMerge.make(["a", "p", "b"]).with_grams(tmp_path / "grams.safetensors").inputs(MATRIX)
+    merge = ToyMerge.make(["a", "p", "b"]).with_grams(tmp_path / "grams.safetensors")
+    return merge.with_statistics(tmp_path / "statistics.safetensors").inputs(MATRIX)
 
 
 def whole(value: torch.Tensor | LowRank) -> torch.Tensor | LowRank:
@@ -76,10 +79,16 @@ def test_inputs_are_columns_however_a_matrix_is_stored(
     torch.testing.assert_close(merged_fp64(Tensor.of(other), rule).T, merged_fp64(Tensor.of(inputs), rule))
 
 
-@pytest.mark.parametrize("operator", BY_INPUTS)
+@pytest.mark.parametrize("operator", [name for name in BY_INPUTS if not OPERATOR_SPECS[name].reads_statistics])
 def test_it_matters_to_an_operator_that_says_so(operator: str, inputs: TensorInputs) -> None:
     rule, unsaid = rule_of(operator), replace(stored_transposed(inputs), is_stored_transposed=False, grams=None)
     assert not torch.allclose(merged(unsaid, rule).T, merged(replace(inputs, grams=None), rule), atol=1e-3)
+
+
+def test_statistics_are_of_matrices_as_their_walk_saw_them(inputs: TensorInputs) -> None:
+    unsaid = replace(stored_transposed(inputs), is_stored_transposed=False)
+    with pytest.raises(InputError, match="are of another base"):
+        check(unsaid, rule_of("anchored_regression"))
 
 
 @pytest.mark.parametrize("operator", OTHERS)

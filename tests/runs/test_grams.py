@@ -14,11 +14,12 @@ from toy_runs import journal_of, records_of, write_spec
 from crossbreed.errors import InputError, InvalidWeights
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.fitness.engines.transformers import TransformersEngine
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg.sketch import Sketch
 from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec, merge_recipe, publish_run, run
-from crossbreed.runs.gram_files import artifacts_of, install, keep, stored
+from crossbreed.runs.artifact_files import artifacts_of, install, keep, stored
+from crossbreed.runs.plan import Plan
 from crossbreed.runs.record.identity import check_same_run
 from crossbreed.runs.workers import grams
 from crossbreed.runs.workers.grams import prepare_grams
@@ -33,6 +34,11 @@ BMM = {
 }
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 UP, DOWN = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
+
+
+def grams_of(plan: Plan) -> InputGrams:
+    [grams] = plan.weights.artifacts
+    return grams
 
 
 @pytest.fixture
@@ -59,18 +65,18 @@ def test_they_are_of_what_each_expert_gets(tmp_path: Path, cache: Path, toy_base
         x_TN = x_TN * (x_TN.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         x_TN = x_TN * weights["model.layers.0.input_layernorm.weight"].double()
         expert = plan.weights.sources.experts[name].hash
-        assert torch.allclose(plan.weights.grams.of(expert, QUERY, 128).double(), x_TN.T @ x_TN / len(ids), atol=1e-4)
-        assert isinstance(plan.weights.grams.of(expert, DOWN, 192), Sketch)
+        assert torch.allclose(grams_of(plan).of(expert, QUERY, 128).double(), x_TN.T @ x_TN / len(ids), atol=1e-4)
+        assert isinstance(grams_of(plan).of(expert, DOWN, 192), Sketch)
         with pytest.raises(InputError):
-            plan.weights.grams.of(expert, "model.embed_tokens.weight", 128)
+            grams_of(plan).of(expert, "model.embed_tokens.weight", 128)
 
 
 def test_each_expert_s_are_of_its_own_weights(tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict) -> None:
     """Answering the same items: after the first attention, what a matrix gets is the expert's own."""
     plan = prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
     one, other = (expert.hash for expert in plan.weights.sources.experts.values())
-    assert torch.allclose(plan.weights.grams.of(one, QUERY, 128), plan.weights.grams.of(other, QUERY, 128), atol=1e-4)
-    assert not torch.allclose(plan.weights.grams.of(one, UP, 128), plan.weights.grams.of(other, UP, 128), atol=1e-2)
+    assert torch.allclose(grams_of(plan).of(one, QUERY, 128), grams_of(plan).of(other, QUERY, 128), atol=1e-4)
+    assert not torch.allclose(grams_of(plan).of(one, UP, 128), grams_of(plan).of(other, UP, 128), atol=1e-2)
 
 
 def test_they_are_collected_once_and_made_again_alike(
@@ -84,13 +90,13 @@ def test_they_are_collected_once_and_made_again_alike(
     shutil.rmtree(cache)
     remade = prepare_grams(build_plan(loaded))
     for plan in (again, remade):
-        assert plan.weights.grams is not None
-        assert plan.weights.grams.hash == first.weights.grams.hash
-        assert plan.run_record().artifacts == {"grams": first.weights.grams.hash}
+        assert plan.weights.artifacts[0] is not None
+        assert plan.weights.artifacts[0].hash == first.weights.artifacts[0].hash
+        assert plan.run_record().artifacts == {"grams": first.weights.artifacts[0].hash}
     files = sorted(path.name for path in cache.glob("*.safetensors"))
     assert len(files) == 2
     other = load_spec(spec(tmp_path, toy_base, toy_adapters, artifacts={"grams": {"items": 5}}))
-    assert prepare_grams(build_plan(other)).weights.grams.hash != first.weights.grams.hash
+    assert prepare_grams(build_plan(other)).weights.artifacts[0].hash != first.weights.artifacts[0].hash
     assert set(files) < {path.name for path in cache.glob("*.safetensors")}
 
 
@@ -125,9 +131,9 @@ def test_a_file_that_was_cut_off_is_collected_again(
     with pytest.raises(InputError, match="not on this machine"):
         artifacts_of(recipe)
     untouched = other.stat().st_mtime_ns
-    assert prepare_grams(build_plan(loaded)).weights.grams.hash == first.weights.grams.hash
+    assert prepare_grams(build_plan(loaded)).weights.artifacts[0].hash == first.weights.artifacts[0].hash
     assert other.stat().st_mtime_ns == untouched
-    assert [grams.hash for grams in artifacts_of(recipe)] == [first.weights.grams.hash]
+    assert [grams.hash for grams in artifacts_of(recipe)] == [first.weights.artifacts[0].hash]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another number", "NaN"])
@@ -149,9 +155,9 @@ def test_a_damaged_copy_is_replaced(tmp_path: Path, cache: Path, damage: str) ->
         copy.unlink()  # it is mapped: not to be changed where it lies
         end = {"cut off": b"", "another number": b"\0\0\0\0", "NaN": b"\xff\xff\xff\xff"}[damage]
         copy.write_bytes(content[:-4] + end)
-    assert stored(made.hash, kept=kept) is None
+    assert stored(InputGrams, made.hash, kept=kept) is None
     keep(made, kept)
-    assert stored(made.hash, kept=kept) is not None
+    assert stored(InputGrams, made.hash, kept=kept) is not None
     install(made)
     assert all((folder / f"{made.hash}-0.safetensors").read_bytes() == content for folder in (kept, cache))
 
@@ -162,7 +168,7 @@ def test_a_recipe_names_them_and_the_space_knows_its_own(
     plan = prepare_grams(build_plan(load_spec(spec(tmp_path, toy_base, toy_adapters))))
     middle = tuple((low + high) / 2 for low, high in zip(plan.space.domain.low, plan.space.domain.high, strict=True))
     recipe = plan.space.decode(middle)
-    assert recipe.artifacts == {"grams": plan.weights.grams.hash}
+    assert recipe.artifacts == {"grams": plan.weights.artifacts[0].hash}
     encoded = plan.space.encode(recipe)
     assert encoded is not None
     assert plan.space.decode(encoded) == recipe
@@ -173,7 +179,7 @@ def test_a_recipe_names_them_and_the_space_knows_its_own(
         base=recipe.base, sources=recipe.sources, rules=recipe.rules, dtype=recipe.dtype, artifacts={"grams": "other"}
     )
     assert plan.space.encode(foreign) is None
-    assert [grams.hash for grams in artifacts_of(recipe)] == [plan.weights.grams.hash]
+    assert [grams.hash for grams in artifacts_of(recipe)] == [plan.weights.artifacts[0].hash]
 
 
 def test_a_warm_start_of_another_run_s_grams_is_refused_before_it_is_asked(

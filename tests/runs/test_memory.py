@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from crossbreed.kernels import inner_products, materialize, materialize_many
-from crossbreed.kernels.input_grams import InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGramSums
 from crossbreed.mergekit import parse_config, plan_merge
 from crossbreed.mergekit.numerics import merge, open_models
 from crossbreed.sources import Sources, open_sources

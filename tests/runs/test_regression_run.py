@@ -322,7 +322,7 @@ def test_passes_begin_where_the_last_one_ended(
     for number, making in enumerate(makings):
         (tmp_path / str(number)).mkdir()
         made = making.make(tmp_path / str(number), lambda event: None)
-        found.append(load_weights(made.experts["regression"].path))
+        found.append(load_weights(made.sources.experts["regression"].path))
     anchor = dict(makings[0].weights.materialize(makings[0].anchor()))
     assert furthest({QUERY: found[0][QUERY]}, {QUERY: found[1][QUERY]}) > 0
     steps = [(one[QUERY].float() - anchor[QUERY].float()).norm() for one in found]

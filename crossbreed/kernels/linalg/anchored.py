@@ -104,6 +104,15 @@ class AnchoredSums:
         """The unit of lambda, so that one value fits all layers."""
         return float(self._gram_NN.trace()) / len(self._gram_NN)
 
+    @property
+    def gram_NN(self) -> torch.Tensor:
+        """C, in fp64; not to be written to."""
+        return self._gram_NN
+
+    def cross(self, name: str) -> torch.Tensor:
+        """Returns R of a Linear, in fp64; not to be written to."""
+        return self._cross[name]
+
     def change(self, name: str, *, ridge: float, within_NR: torch.Tensor | None = None) -> torch.Tensor:
         """Returns D of a Linear, in fp64.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.kernels.input_grams import GRAMS, InputGram, InputGrams
+from crossbreed.kernels.artifacts.input_grams import GRAMS, InputGram, InputGrams
 from crossbreed.kernels.linalg.blas import matmul_by_rows
 from crossbreed.kernels.linalg.decompositions import qr
 from crossbreed.kernels.linalg.least_squares import (

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
-from crossbreed.kernels.input_grams import InputGrams, bind_input_grams
+from crossbreed.kernels.artifacts.binding import bind_artifacts
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.kernels.materialize import bind_experts, inputs_of
 from crossbreed.kernels.operators import Resolved
 from crossbreed.kernels.reference.tensor import Reference, Tensor
@@ -23,10 +24,10 @@ REFERENCES: Mapping[str, Reference] = Resolved(lambda part: part.reference)
 
 
 def materialize_fp64(
-    recipe: Recipe, sources: Sources, artifacts: Collection[InputGrams] = ()
+    recipe: Recipe, sources: Sources, artifacts: Collection[Artifact] = ()
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields every floating-point tensor of the recipe in fp64, sorted by name."""
-    experts, grams, find_rule = bind_experts(recipe, sources), bind_input_grams(recipe, artifacts), rule_finder(recipe)
+    experts, bound, find_rule = bind_experts(recipe, sources), bind_artifacts(recipe, artifacts), rule_finder(recipe)
     for name in sorted(sources.base.tensors):
         stored, rule = sources.base.tensor(name), find_rule(name)
         if not stored.is_floating_point():
@@ -34,7 +35,7 @@ def materialize_fp64(
         if rule is None:
             yield name, stored.double()
             continue
-        inputs = inputs_of(name, recipe.base, sources.base, experts, SourceCache(), grams)
+        inputs = inputs_of(name, recipe.base, sources.base, experts, SourceCache(), bound)
         yield name, merged_fp64(Tensor.of(inputs), rule)
 
 

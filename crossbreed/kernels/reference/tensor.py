@@ -7,6 +7,7 @@ from typing import TypeAlias
 import torch
 
 from crossbreed.kernels.linalg.sketch import Sketch
+from crossbreed.kernels.linalg.walked import Walked
 from crossbreed.kernels.tensors import ExpertTensor, TensorInputs
 from crossbreed.sources import LowRank
 from crossbreed.types import Rule
@@ -35,6 +36,8 @@ class Tensor:
     """All floating-point tensors of the merge, sorted by name."""
     grams: Mapping[str, torch.Tensor]
     """Expert name -> Gram of its inputs, if the recipe names them."""
+    walked: Walked | None
+    """What a regression solves it from, in fp64, if the recipe names that; None of a matrix that is not solved."""
 
     @classmethod
     def of(cls, inputs: TensorInputs) -> "Tensor":
@@ -53,6 +56,7 @@ class Tensor:
             factors={e.name: e.value for e in inputs.experts if isinstance(e.value, LowRank)},
             model=lambda: map(cls.of, inputs.model()),
             grams=_grams(inputs),
+            walked=_walked(inputs),
         )
 
     @property
@@ -78,6 +82,11 @@ def _grams(inputs: TensorInputs) -> dict[str, torch.Tensor]:
     hashes = zip(inputs.expert_names, inputs.expert_hashes, strict=True)
     grams = {name: held.of(hash_, inputs.name, num_columns) for name, hash_ in hashes}
     return {name: (g.whole() if isinstance(g, Sketch) else g).double() for name, g in grams.items()}
+
+
+def _walked(inputs: TensorInputs) -> Walked | None:
+    found = None if inputs.statistics is None else inputs.statistics.of(inputs.name)
+    return None if found is None else Walked(*(part.double() for part in found))
 
 
 def full_tensor(expert: ExpertTensor, base: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from crossbreed.recipes.operators import (
     selection,
     sparse,
     spectral,
+    walked,
 )
 from crossbreed.recipes.operators.part import OperatorPart
 from crossbreed.recipes.operators.spec import (
@@ -54,7 +55,7 @@ __all__ = [
     "weight",
 ]
 
-_FAMILIES = (linear, sparse, selection, pcb, geometry, columns, spectral, regression, factors, components)
+_FAMILIES = (linear, sparse, selection, pcb, geometry, columns, spectral, regression, factors, components, walked)
 _OURS: dict[str, OperatorPart] = {part.spec.name: part for module in _FAMILIES for part in module.PARTS}
 
 

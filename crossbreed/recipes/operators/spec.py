@@ -160,6 +160,8 @@ class OperatorSpec:
     """Minimum and maximum number of experts in a recipe."""
     grams: ReadsGrams | None = None
     """None: it never reads Grams of inputs."""
+    reads_statistics: bool = False
+    """Whether it cannot merge without the statistics of a regression's walk, an artifact that a run keeps."""
 
     def why_invalid(self, num_experts: int) -> str | None:
         """Returns how many experts the operator needs; None if this number is valid."""
@@ -186,6 +188,12 @@ class OperatorSpec:
             if params.get(name, self._default(name)) not in options:
                 return "no"
         return "must" if self.grams.needed else "may"
+
+    def needs(self, params: Mapping[str, object]) -> str | None:
+        """Returns what of a run's artifacts a rule with these parameters cannot do without; None if nothing."""
+        if self.reads_statistics:
+            return "the statistics of a regression"
+        return "Grams" if self.reads_grams(params) == "must" else None
 
     def param(self, name: str) -> ParamSpec | None:
         """Returns the parameter with this name; None if there is none."""

@@ -48,12 +48,14 @@ def findings_text(findings: "Findings") -> str:
 def _memory_lines(findings: "Findings") -> Iterator[str]:
     needs, plan = findings.memory, findings.plan
     if needs.walk is not None and (config := plan.spec.regression) is not None:
-        from crossbreed.runs.regression.memory import num_tokens
+        from crossbreed.runs.regression.memory import num_tokens, statistics_bytes
 
         yield (
             f"  walk    {needs.walk / 1e9:.2f} GB beside the sources while the regression is made, "
             f"on about {num_tokens(plan, config):,} tokens"
         )
+        if kept := statistics_bytes(plan):
+            yield f"          {kept / 1e9:.2f} GB of statistics on disk, in the cache and in the run's folder each"
     for stage in plan.stages:
         if (size := needs.slopes.get(stage.number)) is not None:
             where = "" if stage.optimizer.slope_kind is None else " in each worker"

@@ -13,14 +13,14 @@ import torch
 
 from crossbreed.errors import Collector, InputError, each
 from crossbreed.kernels import check_recipe, materialize_many
-from crossbreed.kernels.input_grams import InputGrams
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.mergekit import MergeConfig, read_config
 from crossbreed.mergekit.recipe import recipe_of
 from crossbreed.parsing import any_of, suggestion
 from crossbreed.recipes import load_recipe, require_matches, require_weights
 from crossbreed.runs.adapter import recipe_adapter
+from crossbreed.runs.artifact_files import artifacts_of
 from crossbreed.runs.events import CheckpointWritten, Listener, Note, ignore
-from crossbreed.runs.gram_files import artifacts_of
 from crossbreed.runs.publishing.adapter_contents import AdapterContents, Form, adapter_contents, require_form
 from crossbreed.runs.publishing.contents import Contents, checkpoint_contents, import_readers
 from crossbreed.runs.publishing.folders import new_folders, require_unused
@@ -239,7 +239,7 @@ def _accurate_passes(
         return opened(base, tuple(sorted(experts.items())))
 
     together: dict[tuple[Sources, str, tuple[LayerStep, ...]], dict[Path, Recipe]] = {}
-    artifacts: dict[Path, Sequence[InputGrams]] = {}
+    artifacts: dict[Path, Sequence[Artifact]] = {}
     named: set[str] = set()
     for out, (path, config) in files.items():
         recipe, sources = _load(path, folders, open_once) if config is None else recipe_of(config, open_once)
@@ -268,7 +268,7 @@ def _accurate_passes(
                 for out, recipe in recipes.items()
             },
             rows=partial(
-                _rows, list(recipes.values()), sources, [grams for out in recipes for grams in artifacts[out]]
+                _rows, list(recipes.values()), sources, [artifact for out in recipes for artifact in artifacts[out]]
             ),
         )
         for (sources, *_), recipes in together.items()
@@ -276,7 +276,7 @@ def _accurate_passes(
 
 
 def _adapter_pass(
-    out: Path, recipe: Recipe, sources: Sources, artifacts: Sequence[InputGrams], rank: int | None
+    out: Path, recipe: Recipe, sources: Sources, artifacts: Sequence[Artifact], rank: int | None
 ) -> _Pass:
     made = recipe_adapter(recipe, sources, rank=rank, artifacts=artifacts)
     return _Pass(
@@ -286,7 +286,7 @@ def _adapter_pass(
     )
 
 
-def _rows(recipes: Sequence[Recipe], sources: Sources, artifacts: Sequence[InputGrams]) -> Iterator[Row]:
+def _rows(recipes: Sequence[Recipe], sources: Sources, artifacts: Sequence[Artifact]) -> Iterator[Row]:
     yield from materialize_many(recipes, sources, artifacts=artifacts, once=True)
     sources.require_unchanged()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,6 +16,7 @@ from crossbreed.errors import InputError
 from crossbreed.fitness import Writing, build_engine, reference_config
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.kernels import SourceCache
+from crossbreed.kernels.artifacts.walk_statistics import WalkStatistics
 from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import scaled_merge, weighted_deltas
 from crossbreed.runs.events import Listener, PhaseStarting
@@ -23,7 +24,7 @@ from crossbreed.runs.making_time import note_making
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.regression.memory import CACHE_BYTES
 from crossbreed.runs.regression.texts import Asked
-from crossbreed.runs.regression.walk import Settings, Text, walk
+from crossbreed.runs.regression.walk import Keeping, Settings, Text, walk
 from crossbreed.runs.search.warm_starts import recipe_at
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.weights import Weights
@@ -40,6 +41,15 @@ _SIDE_ENDINGS = (".json", ".jinja", ".model", ".txt")
 """Of the files of configurations and tokenizers."""
 
 
+class Made(NamedTuple):
+    """What a regression gives."""
+
+    sources: Sources
+    """Those that it was made of, and itself."""
+    statistics: WalkStatistics | None
+    """Of its walk, if they are kept."""
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Making:
     """All that a regression is made from."""
@@ -53,6 +63,8 @@ class Making:
     """Of the result."""
     max_model_len: int | None = None
     """Longest text, in tokens; None: what the model allows."""
+    keeps_statistics: bool = False
+    """Whether the statistics of its walk are kept, for a search of its settings. They change no bit of it."""
 
     def rule(self) -> dict[str, Any]:
         """Returns what says how to make it again, as JSON. Of the texts it has hashes, not the user's items."""
@@ -70,8 +82,8 @@ class Making:
             "versions": {package: version(package) for package in ("torch", "transformers")},
         }
 
-    def make(self, new: Path, on_event: Listener) -> Sources:
-        """Makes it in an empty folder, and returns the sources with it.
+    def make(self, new: Path, on_event: Listener) -> Made:
+        """Makes it in an empty folder.
 
         Raises:
             InputError: there are no texts for an expert, or the model cannot be walked over.
@@ -84,24 +96,36 @@ class Making:
         for number in range(self.config.passes):
             cache = SourceCache(budget_bytes=CACHE_BYTES)
             opened, path = replace(self.weights, sources=sources, cache=cache), new / str(number)
-            stream = walk(opened, texts, anchor, self._settings(), on_layer=partial(_tell, on_event))
+            keeping = self._keeping(new / "statistics")
+            stream = walk(opened, texts, anchor, self._settings(), keeping=keeping, on_layer=partial(_tell, on_event))
             self._write(path, dict(stream))
             note_making(path, time.monotonic() - began_s)
             sources = with_made(self.weights.sources, REGRESSION, path)
             anchor = weighted_deltas({REGRESSION: 1.0}, hashes=sources.structure.hashes, dtype=self.dtype)
-        return sources
+        return Made(sources, WalkStatistics.open(*sorted(keeping.folder.iterdir())) if keeping else None)
 
-    def anchor(self) -> Recipe:
+    def _keeping(self, folder: Path) -> Keeping | None:
+        """Returns where and how statistics are kept; None if they are not."""
+        if not self.keeps_statistics:
+            return None
+        folder.mkdir()
+        scale = self.config.anchor_scale or 1.0
+        return Keeping(folder=folder, anchor=replace(self.anchor(scale), dtype="float32"), scale=scale)
+
+    def anchor(self, scale: float | None = None) -> Recipe:
         """Returns the merge around which matrices are solved. Of an operator's, what is no matrix has the deltas' mean.
+
+        Args:
+            scale: Of an operator's; None: as it is set.
 
         Raises:
             InputError: the file of a recipe is none, or it cannot be merged here.
         """
         if (given := self._given_anchor()) is not None:
             return given
-        rules = scaled_merge(
-            self.config.anchor, self.config.anchor_scale, experts=[*self.asked], matrices=self.weights.projections
-        )
+        config = self.config
+        scale = config.anchor_scale if scale is None else scale
+        rules = scaled_merge(config.anchor, scale, experts=[*self.asked], matrices=self.weights.projections)
         return Recipe(base=BASE, sources=self.weights.structure.hashes, rules=rules, dtype=self.dtype)
 
     def _given_anchor(self) -> Recipe | None:

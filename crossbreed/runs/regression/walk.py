@@ -11,20 +11,27 @@ the anchor's values: experts of a mixture, norms, embeddings, the head.
 
 Memory: the hidden states of all texts, twice; the outputs of one layer's Linears for all texts; the weights of one
 layer, in the dtype that is computed in, of the merge and one expert (of all where `Settings.needs_experts`);
-two matrices [N, N] and one [M, N] for each output of a group, in fp64; and the merge itself, in its own dtype.
+two matrices [N, N] and one [M, N] for each output of a group, in fp64; and the merge itself, in its own dtype. Keeping
+statistics (`Keeping`) takes the weights of all experts, two more matrices of each kind, and a layer's statistics.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from crossbreed.fitness.engines.blocks import Blocks, Passage
+from crossbreed.kernels.artifacts.files import SUFFIX
+from crossbreed.kernels.artifacts.walk_statistics import stored_as
 from crossbreed.kernels.linalg.anchored import AnchoredSums, row_space
+from crossbreed.kernels.linalg.decompositions import eigh
+from crossbreed.kernels.linalg.walked import Walked, walked
 from crossbreed.recipes.named import weighted_deltas
 from crossbreed.runs.weights import Weights
 from crossbreed.sources import Adapter
+from crossbreed.sources.files import write_tensors
 from crossbreed.sources.naming import is_stored_transposed
 from crossbreed.types import Recipe, WeightStream
 
@@ -68,6 +75,18 @@ class Settings:
         return self.own < 1 or self.off_diagonal < 1 or self.is_fed_by_experts
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """Where to write the statistics from which other settings are solved (`WalkStatistics`), and of which anchor."""
+
+    folder: Path
+    """Gets a file for each layer in which something is solved."""
+    anchor: Recipe
+    """The anchor in fp32."""
+    scale: float
+    """Its scale, above 0: the statistics have the anchor's delta at a scale of 1."""
+
+
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Batch:
     """Some texts of an expert, through the expert and through the merge."""
@@ -91,6 +110,7 @@ def walk(
     anchor: Recipe,
     settings: Settings,
     *,
+    keeping: Keeping | None = None,
     on_layer: Callable[[int, int], None] = lambda layer, number: None,
 ) -> WeightStream:
     """Yields the tensors of the merge, in the anchor's dtype, in the order of the walk.
@@ -100,6 +120,7 @@ def walk(
         texts: Expert -> its calibration texts.
         anchor: A recipe of the sources.
         settings: How matrices are solved.
+        keeping: Where to write statistics; None: nowhere. They change no bit of the merge.
         on_layer: Called with the number of layers that are done, and of all.
 
     Raises:
@@ -107,14 +128,19 @@ def walk(
         EngineError: transformers cannot run it.
         InvalidWeights: NaN or Inf came up.
     """
-    yield from _Walk(weights, texts, anchor, settings).steps(on_layer)
+    yield from _Walk(weights, texts, anchor, settings, keeping).steps(on_layer)
 
 
 class _Walk:
     def __init__(
-        self, weights: Weights, texts: Mapping[str, Sequence[Text]], anchor: Recipe, settings: Settings
+        self,
+        weights: Weights,
+        texts: Mapping[str, Sequence[Text]],
+        anchor: Recipe,
+        settings: Settings,
+        keeping: Keeping | None,
     ) -> None:
-        self._weights, self._anchor, self._settings = weights, anchor, settings
+        self._weights, self._anchor, self._settings, self._keeping = weights, anchor, settings, keeping
         self._stored = getattr(torch, anchor.dtype)
         self._blocks = Blocks(weights.host, weights.shapes, dtype=settings.dtype, device=settings.device)
         self._texts = texts
@@ -166,26 +192,32 @@ class _Walk:
                 if batch.expert == expert:
                     batch.own, outputs = blocks.run(layer, own, batch.own, solved)
                     batch.outputs = {name: batch.without_padding(value) for name, value in outputs.items()}
-            if self._settings.needs_experts:
+            if self._settings.needs_experts or self._keeping:
                 experts[expert] = own
+        kept = dict[str, torch.Tensor]()
         for group in groups:
-            for name, changed in self._solved(layer, group, values, batches, experts):
+            sums = self._sums(layer, group, values, batches, experts)
+            if self._keeping:
+                kept |= stored_as(self._walked(group, values, sums, self._keeping))
+            for name, changed in [(name, self._changed(name, values, sums)) for name in group]:
                 made[name] = changed
                 values |= blocks.place(iter([(name, changed)]))
+        if self._keeping and kept:
+            write_tensors(self._keeping.folder / f"layer-{layer:05}{SUFFIX}", kept)
         for batch in batches:
             batch.merged, _ = blocks.run(layer, values, batch.merged)
             batch.outputs = {}
         yield from made.items()
 
-    def _solved(
+    def _sums(
         self,
         layer: int,
         group: Sequence[str],
         values: Mapping[str, torch.Tensor],
         batches: Iterable[_Batch],
         experts: Mapping[str, Mapping[str, torch.Tensor]],
-    ) -> list[tuple[str, torch.Tensor]]:
-        """Returns the matrices of a group of Linears that share their inputs."""
+    ) -> AnchoredSums:
+        """Returns what the matrices of a group of Linears are solved from, that share their inputs."""
         blocks, own, alpha, sums = self._blocks, self._settings.own, self._settings.off_diagonal, None
         for batch in batches:
             feeding = experts[batch.expert] if self._settings.is_fed_by_experts else values
@@ -195,6 +227,9 @@ class _Walk:
             for name in group:
                 anchor = values if own == 1 else _less(values, experts[batch.expert], 1 - own, blocks.parameters(name))
                 residuals[name] = own * batch.outputs[name] - blocks.apply(name, anchor, x_TN)
+                if self._keeping:
+                    theirs = blocks.apply(name, experts[batch.expert], x_TN)
+                    residuals[_between(name)] = batch.outputs[name] - theirs
             if sums is None:
                 rows = {name: residual.shape[1] for name, residual in residuals.items()}
                 sums = AnchoredSums(x_TN.shape[1], rows, device=x_TN.device)
@@ -204,30 +239,51 @@ class _Walk:
                 differences = {name: self._less_anchor(name, experts[batch.expert], values) for name in group}
                 sums.hold(squares_N, differences, share=1 - alpha)
         assert sums is not None, "every expert has texts"
-        return [(name, self._changed(name, values, sums)) for name in group]
+        return sums
+
+    def _walked(
+        self, group: Sequence[str], values: Mapping[str, torch.Tensor], sums: AnchoredSums, keeping: Keeping
+    ) -> dict[str, Walked]:
+        """Returns what each matrix of a group is solved from, whatever the settings."""
+        eigenvalues_N, vectors_NN = eigh(sums.gram_NN)
+        anchor, own, found = dict(self._made(keeping.anchor, group)), self._settings.own, dict[str, Walked]()
+        for name in group:
+            base_MN = self._rows_first(name, self._weights.sources.base.tensor(name).to(vectors_NN))
+            placed_MN = self._rows_first(name, values[self._blocks.parameter(name)].double())
+            cross_MN = sums.cross(name) + (placed_MN - base_MN) @ sums.gram_NN  # beside the base's outputs
+            between_MN = sums.cross(_between(name))
+            parts = walked(
+                eigenvalues_N,
+                vectors_NN,
+                own_MN=cross_MN + (1 - own) * between_MN,
+                experts_MN=cross_MN - own * between_MN,
+                anchor_MN=(self._rows_first(name, anchor[name].to(vectors_NN)) - base_MN) / keeping.scale,
+            )
+            found[name] = Walked(*(part.cpu().contiguous() for part in parts))
+        return found
 
     def _changed(self, name: str, values: Mapping[str, torch.Tensor], sums: AnchoredSums) -> torch.Tensor:
         """Returns the anchor's matrix with its change, as it is stored."""
         within_NR = self._row_space(name) if self._settings.in_row_space else None
         change_MN = sums.change(name, ridge=self._settings.ridge, within_NR=within_NR)
         anchor = values[self._blocks.parameter(name)]
-        return (anchor.double() + (change_MN.T if self._is_turned(name) else change_MN)).to(self._stored).cpu()
+        return (anchor.double() + self._rows_first(name, change_MN)).to(self._stored).cpu()
+
+    def _rows_first(self, name: str, matrix: torch.Tensor) -> torch.Tensor:
+        """Turns a matrix as it is stored into a Linear's [M, N], and back."""
+        return matrix.T if is_stored_transposed(name, self._weights.sources.base.config.get("model_type")) else matrix
 
     def _less_anchor(
         self, name: str, expert: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """Returns an expert's matrix less the anchor's, as a Linear's."""
         parameter = self._blocks.parameter(name)
-        difference = expert[parameter].double() - values[parameter].double()
-        return difference.T if self._is_turned(name) else difference
-
-    def _is_turned(self, name: str) -> bool:
-        return is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
+        return self._rows_first(name, expert[parameter].double() - values[parameter].double())
 
     def _row_space(self, name: str) -> torch.Tensor:
         """The rows of the experts' deltas, as a Linear's rows."""
-        is_turned = self._is_turned(name)
         base, rows = self._weights.sources.base.tensor(name).float(), list[torch.Tensor]()
+        is_turned = is_stored_transposed(name, self._weights.sources.base.config.get("model_type"))
         for expert in (self._weights.sources.experts[expert] for expert in self._texts):
             if name not in expert.touched:
                 continue
@@ -251,6 +307,11 @@ class _Walk:
         """Of the inputs: the last of the prompt is answered, too."""
         num_asked = max(0, text.num_prompt - 1)
         return [1.0] * num_asked + [self._settings.answer_weight] * (len(text.token_ids) - num_asked)
+
+
+def _between(name: str) -> str:
+    """What sums call the difference of the two targets of a Linear."""
+    return f"{name}, own outputs less those of the merge's inputs"
 
 
 def _less(

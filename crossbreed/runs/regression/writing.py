@@ -82,7 +82,7 @@ def regress_without_data(base: str, experts: Sequence[str], out: Path, *, on_eve
 
 
 def _write(making: Making, out: Path, on_event: Listener) -> None:
-    sources = regression_of(making, on_event)
+    sources = regression_of(making, on_event).sources
     recipe = weighted_deltas({REGRESSION: 1.0}, hashes=sources.structure.hashes, dtype=making.dtype)
     stream = partial(replace(making.weights, sources=sources).materialize_once, recipe)
     fingerprint = write_checkpoint(Merge(recipe=recipe, sources=sources, stream_factory=stream), out)

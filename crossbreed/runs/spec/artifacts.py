@@ -11,6 +11,7 @@ from crossbreed.parsing import suggestion
 from crossbreed.runs.spec.grams_check import why_grams_are_wrong
 from crossbreed.runs.spec.regression import RegressionConfig
 from crossbreed.runs.spec.stages import RegressionStageConfig
+from crossbreed.runs.spec.statistics_check import why_no_statistics
 from crossbreed.search_spaces import SpaceConfig
 from crossbreed.types import REGRESSION, Dtype
 
@@ -70,6 +71,7 @@ def mistakes_in_artifacts(
         tasks: Those of the tasks.
     """
     yield from why_grams_are_wrong(spaces, collected=artifacts.grams is not None)
+    yield from why_no_statistics(spaces, artifacts.regression, stages)
     staged = next((stage for stage in stages if isinstance(stage, RegressionStageConfig)), None)
     if staged is not None and artifacts.regression is not None:
         yield InputError(

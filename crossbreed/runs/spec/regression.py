@@ -9,6 +9,7 @@ from crossbreed.config import Config, InputPath, TensorPatterns
 from crossbreed.recipes.named import ANCHOR, why_no_scaled_merge
 from crossbreed.recipes.operators import OPERATORS
 from crossbreed.registry import Named
+from crossbreed.search_spaces import RegressionSettings
 from crossbreed.types import Dtype
 
 
@@ -96,6 +97,13 @@ class RegressionConfig(Config):
         if self.anchor_recipe is not None and any(getattr(self, name) != value for name, value in usual.items()):
             raise ValueError("a regression has one anchor: remove `anchor` and `anchor_scale`, or `anchor_recipe`")
         return self
+
+    @property
+    def reference(self) -> RegressionSettings:
+        """The settings that a search of them starts from."""
+        return RegressionSettings(
+            ridge=self.ridge, anchor_scale=self.anchor_scale, own=self.own, modules=tuple(self.modules)
+        )
 
     def describe(self) -> str:
         """Returns what experts read, for people."""

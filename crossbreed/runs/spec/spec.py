@@ -55,6 +55,7 @@ from crossbreed.runs.spec.stages import (
     mistakes_in,
     searches_in,
 )
+from crossbreed.runs.spec.statistics_check import reads_statistics
 from crossbreed.search_spaces import OF_SPACE, SpaceConfig
 from crossbreed.text_files import read_text
 from crossbreed.types import Dtype
@@ -220,6 +221,17 @@ class Spec(Config):
     def place_of_regression(self) -> str:
         """The dotted key of its settings."""
         return "artifacts.regression" if self.artifacts.regression is not None else "stages.0"
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether a search reads the statistics of the regression's walk."""
+        return reads_statistics([search.space for search in self.searches])
+
+    @property
+    def artifact_names(self) -> frozenset[str]:
+        """What recipes of its searches call the artifacts that are made for them."""
+        made = {"grams": self.artifacts.grams is not None, "statistics": self.keeps_statistics}
+        return frozenset(name for name, is_made in made.items() if is_made)
 
     @property
     def needs_reference(self) -> bool:

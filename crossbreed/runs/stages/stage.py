@@ -144,12 +144,13 @@ def build_stages(
         dtype=dtype,
         inner_products=weights.inner_products if weights else told,
         artifacts=weights.artifact_hashes if weights else {},
+        regression=None if spec.regression is None else spec.regression.reference,
     )
     built = []
     for place, settings in enumerate(spec.searches):
         with placed(spec, settings.number):
             space = build_space(settings.space, inputs)
-        if weights and (inputs.artifacts or spec.artifacts.grams is None):  # else artifacts are still to be made
+        if weights and spec.artifact_names <= inputs.artifacts.keys():  # else artifacts are still to be made
             with placed(spec, settings.number):
                 _check_examples(space, spec, weights)
         built.append(

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from crossbreed.errors import InputError, InvalidWeights, require
 from crossbreed.fitness import Loglikelihood, Observable, build_engine, reference_config
-from crossbreed.kernels.input_grams import InputGrams, InputGramSums
+from crossbreed.kernels.artifacts.input_grams import InputGrams, InputGramSums
 from crossbreed.kernels.linalg.blas import on_threads
 from crossbreed.recipes.named import weighted_deltas
+from crossbreed.runs.artifact_files import folder, install, note, opened, stored
 from crossbreed.runs.events import Listener, Preparing, ignore
-from crossbreed.runs.gram_files import folder, install, note, opened, stored
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.spec import GramsConfig
 from crossbreed.runs.weights import Weights
@@ -60,19 +60,20 @@ def prepare_grams(
     config = plan.spec.artifacts.grams
     if config is None:
         return plan
-    if recorded is not None and (grams := stored(recorded, kept=kept)) is not None:
+    if recorded is not None and (grams := stored(InputGrams, recorded, kept=kept)) is not None:
         install(grams)
-        return plan.with_grams(grams)
+        return plan.with_artifact(grams)
     require("transformers", extra="torch")
     assert plan.weights is not None, "a plan with Grams has weights"
     tensors = plan.weights.projections
     wanted = [_wanted(plan, plan.weights.sources, config, name, tensors) for name in plan.structure.experts]
-    if missing := [expert for expert in wanted if recorded is not None or opened(expert.path) is None]:  # others' bits
+    missing = [expert for expert in wanted if recorded is not None or opened(InputGrams, expert.path) is None]
+    if missing:  # or the run has others' bits
         on_event(Preparing(what=f"Grams of {', '.join(expert.name for expert in missing)}", folder=folder()))
         _collect(plan, plan.weights, config, missing, tensors)
     grams = InputGrams.open(*dict.fromkeys(expert.path for expert in wanted))
     note(grams)
-    return plan.with_grams(grams)
+    return plan.with_artifact(grams)
 
 
 def _wanted(plan: Plan, sources: Sources, config: GramsConfig, expert: str, tensors: Sequence[str]) -> _Wanted:

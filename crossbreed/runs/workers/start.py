@@ -19,7 +19,6 @@ from crossbreed.runs.workers.attempts import Log
 from crossbreed.runs.workers.local_pool import LocalPool
 from crossbreed.runs.workers.ray_pool import RayPool
 from crossbreed.runs.workers.worker import Worker
-from crossbreed.types import REGRESSION
 
 
 def prepare_artifacts(
@@ -41,7 +40,7 @@ def prepare_artifacts(
     if plan.spec.regression is not None:
         from crossbreed.runs.regression.artifact import prepare_regression
 
-        plan = prepare_regression(plan, on_event=on_event, recorded=recorded.get(REGRESSION), kept=kept)
+        plan = prepare_regression(plan, on_event=on_event, recorded=recorded, kept=kept)
     return plan
 
 

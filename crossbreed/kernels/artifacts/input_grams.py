@@ -1,4 +1,4 @@
-"""What a run prepares before it merges: Grams of the inputs that the experts' matrices see, in files with a hash.
+"""Grams of the inputs that the experts' matrices see.
 
 A recipe that uses them names them by content (`artifacts: {grams: HASH}`), so that a merge cannot silently be made with
 the Grams of other data. A file is safetensors, and its names are read as follows, EXPERT being an expert's content hash
@@ -12,26 +12,23 @@ Files are mapped; a Gram is read when its tensor is merged, and its memory given
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from crossbreed.durable import scratch_folder, sync
 from crossbreed.errors import InputError, InvalidWeights, MachineError, first_line
+from crossbreed.kernels.artifacts.files import Artifact
 from crossbreed.kernels.linalg.sketch import FrequentDirections, Sketch
-from crossbreed.sources.files import Shards, open_shards, write_tensors
-from crossbreed.sources.hashes import digests_of, hash_of
-from crossbreed.sources.pages import MappedPages
-from crossbreed.types import Recipe
+from crossbreed.sources.files import write_tensors
 
 GRAMS = "grams"
 """What a recipe calls them."""
-_SUFFIX = ".safetensors"
 _ROWS, _DIAGONAL = "/rows", "/diagonal"
 
 InputGram: TypeAlias = torch.Tensor | Sketch
@@ -39,29 +36,11 @@ InputGram: TypeAlias = torch.Tensor | Sketch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class InputGrams:
-    """Files of Grams, opened: together they are one artifact."""
+class InputGrams(Artifact):
+    """Files of Grams, which `InputGramSums` wrote."""
 
-    shards: Shards
-
-    @classmethod
-    def open(cls, *paths: Path) -> Self:
-        """Maps files that `InputGramSums` wrote.
-
-        Raises:
-            InputError: there is no such file, or it is broken.
-        """
-        for path in paths:
-            if not path.is_file():
-                raise InputError("no such file of Grams", expected=f"a {_SUFFIX} file", got=str(path))
-        opened = (open_shards(path.parent, stem=path.name.removesuffix(_SUFFIX)) for path in paths)
-        return cls(shards={file: tensors for shards in opened for file, tensors in shards.items()})
-
-    @cached_property
-    def hash(self) -> str:
-        """Content hash: the same for every copy, in however many files."""
-        digests = (digest for file, held in self.shards.items() for digest in digests_of(file, held).items())
-        return hash_of(f"{name} {digest}" for name, digest in digests)
+    name = GRAMS
+    title = "Grams"
 
     def of(self, expert: str, tensor: str, num_columns: int) -> InputGram:
         """Returns the Gram of the inputs that an expert (by hash) gives a tensor: a view of the file.
@@ -90,15 +69,6 @@ class InputGrams:
         _, gram = self._held[f"{expert}/{tensor}"]
         for part in gram if isinstance(gram, Sketch) else (gram,):
             self._pages.let_go(part)
-
-    @property
-    def where(self) -> str:
-        """The files, for messages."""
-        return ", ".join(map(str, self.shards))
-
-    @cached_property
-    def _pages(self) -> MappedPages:
-        return MappedPages(file.path for file in self.shards)
 
     @cached_property
     def _held(self) -> Mapping[str, tuple[str, InputGram]]:
@@ -216,22 +186,3 @@ class InputGramSums:
         if self._max_columns is not None and num_columns > self._max_columns:
             return FrequentDirections(num_columns=num_columns, rank=self._rank)
         return torch.zeros(num_columns, num_columns)
-
-
-def bind_input_grams(recipe: Recipe, artifacts: Collection[InputGrams]) -> InputGrams | None:
-    """Returns the Grams that a recipe names, found by hash; None when it names none.
-
-    Raises:
-        InputError: an artifact of the recipe was not opened.
-    """
-    opened = {artifact.hash: artifact for artifact in artifacts}
-    for name, wanted in recipe.artifacts.items():
-        if wanted not in opened:
-            raise InputError(
-                f"the recipe's artifact `{name}` is not among those that were opened",
-                expected=f"content hash {wanted}",
-                got=", ".join(f"{artifact.hash} {artifact.where}" for artifact in artifacts) or "none",
-                where=f"recipe {recipe.id}",
-                fix="open the files that the recipe was made with, unchanged since",
-            )
-    return opened[recipe.artifacts[GRAMS]] if GRAMS in recipe.artifacts else None
