@@ -340,7 +340,7 @@ def test_any_recipe_of_the_sources_may_be_the_anchor(
     plan = build_plan(load_spec(written, ["dtype=float32"]))
     making = making_of(plan, plan.spec.artifacts.regression)
     rule = making.rule()
-    made = making.make(tmp_path, lambda event: None).experts["regression"].path
+    made = making.make(tmp_path, lambda event: None).sources.experts["regression"].path
     assert furthest(load_weights(made), dict(weights.materialize(given))) < 1e-5
     raw = yaml.safe_load(written.read_text())
     settings, _, _ = (raw.pop(key) for key in ("artifacts", "optimizer", "space"))
