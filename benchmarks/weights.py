@@ -1,11 +1,12 @@
-"""What the weights of the SmolLM2 zoo hold: `python -m benchmarks.weights OUT [--only NAME ...] [--seeds 7 ...]`.
+"""What the weights of a SmolLM2 zoo hold: `python -m benchmarks.weights OUT [--zoo overlap] [--only NAME ...]`.
 
 Closed forms, gradients and searches by scores from local weights, what people would do instead (a LoRA trained on the
-same search items), and merges without any data. All have the demo's items, engine and experts, and are scored on the
+same search items), and merges without any data. All have a zoo's items, engine and experts, and are scored on the
 report items, which none of them saw. A run that is there already is gone on with or only read.
 """
 
 import argparse
+import copy
 import json
 import math
 import subprocess
@@ -24,11 +25,12 @@ from crossbreed.runs import Spec, build_plan, parse_spec, run
 from crossbreed.runs.evaluate import evaluate
 from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
+from crossbreed.runs.spec.presets import fill_in
 from crossbreed.types import BASE, Recipe, Rule
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
-SKILLS = ("sums", "french", "roman")
-PROMPTS = {skill: f"tasks/{skill}-prompts.jsonl" for skill in SKILLS}
+ZOOS = {"skills": "cma_es.yaml", "overlap": "overlap.yaml", "full": "full.yaml"}
+"""Name -> the spec with its experts, tasks and split, and who can do what."""
 NO_SEARCH = {
     "space": {"kind": "coefficients", "operator": "task_arithmetic"},
     "optimizer": {"kind": "cma_es", "budget": {"trials": 0}},
@@ -41,7 +43,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "best, 8 random experts more": {"preset": "best"},
     "best, 500 prompts a skill": {
         "stages": [
-            {"kind": "regression", "items": 48, "prompts": PROMPTS, "ridge": 0.3},
+            {"kind": "regression", "items": 48, "ridge": 0.3},
             {"kind": "gradient", "options": {"steps": 60, "held_out": 0}},
         ]
     },
@@ -60,18 +62,30 @@ MERGES: dict[str, dict[str, Any]] = {
 """Name -> operator and parameters of a merge without data, at its paper's or mergekit's defaults."""
 LORA = "a LoRA trained on the search items"
 NAMES = (*RUNS, *MERGES, LORA)
-HEAD = "| what | seed | mean of skills | sums / French / Roman | minutes |\n|---|---|---|---|---|"
+HEAD = "| what | seed | mean of tasks | {} | minutes |\n|---|---|---|---|---|"
 
 
-def spec_of(name: str, seed: int) -> Spec:
-    """Returns the example's spec with what a row has in place of its search."""
-    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
+def spec_of(name: str, seed: int, zoo: str) -> Spec:
+    """Returns the example's spec with a zoo's experts and tasks, and with what a row has in place of its search."""
+    raw, its = (yaml.safe_load((EXAMPLE / file).read_text()) for file in ("cma_es.yaml", ZOOS[zoo]))
+    raw |= {key: its[key] for key in ("sources", "fitness")}
     if name in RUNS:
         del raw["space"], raw["optimizer"]
-        raw |= RUNS[name]
+        raw = fill_in(raw | copy.deepcopy(RUNS[name]))
+    for settings in regressions(raw):
+        settings["tasks"] = next((stage["tasks"] for stage in regressions(its)), {})
+        if "prompts" in name:
+            tasks = [task["name"] for task in raw["fitness"]["tasks"]]
+            settings["prompts"] = {task: f"tasks/{task}-prompts.jsonl" for task in tasks}
     if "random experts" in name:
         raw["sources"]["experts"] |= noise(NUM_DISTRACTORS)
     return parse_spec(raw | {"name": "weights", "seed": seed}, folder=EXAMPLE)
+
+
+def regressions(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the settings of a spec's regression, if it has one: of a stage, or of an artifact."""
+    staged = [stage for stage in raw.get("stages", ()) if stage["kind"] == "regression"]
+    return staged or [made for kind, made in raw.get("artifacts", {}).items() if kind == "regression"]
 
 
 def recipe_of(name: str, hashes: Mapping[str, str]) -> Recipe:
@@ -89,7 +103,7 @@ def trained(spec: Spec, folder: Path) -> Spec:
     items = build_plan(spec).items["search"]
     folder.mkdir(parents=True)
     (folder / "items.jsonl").write_text(
-        "".join(json.dumps(item.fields) + "\n" for skill in SKILLS for item in items[skill].items)
+        "".join(json.dumps(item.fields) + "\n" for found in items.values() for item in found.items)
     )
     script = (EXAMPLE / "train_expert.py", "all", "--items", folder / "items.jsonl", "--out", folder / "adapter")
     subprocess.run([sys.executable, *script, "--steps", "120"], check=True)
@@ -98,10 +112,10 @@ def trained(spec: Spec, folder: Path) -> Spec:
     return parse_spec(raw, folder=EXAMPLE)
 
 
-def evaluate_at_once(name: str, seed: int, folder: Path) -> None:
+def evaluate_at_once(name: str, spec: Spec, folder: Path) -> None:
     """Writes the report scores of a merge without data, or of the adapter."""
     began = time.monotonic()
-    is_lora, spec = name == LORA, spec_of(name, seed)
+    is_lora = name == LORA
     spec = trained(spec, folder) if is_lora else spec
     hashes = build_plan(spec).structure.hashes
     recipe = weighted_deltas({"lora": 1.0}, hashes=hashes, dtype="bfloat16") if is_lora else recipe_of(name, hashes)
@@ -126,6 +140,7 @@ def main() -> None:
     """Runs what is named, then prints what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--zoo", choices=list(ZOOS), default="skills")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help="; ".join(NAMES))
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[7], help="each is a run of its own, with its own split"
@@ -139,10 +154,11 @@ def main() -> None:
         if name not in arguments.only or is_done(folder):
             continue
         if name in RUNS:
-            run(spec_of(name, seed), folder)
+            run(spec_of(name, seed, arguments.zoo), folder)
         else:
-            evaluate_at_once(name, seed, folder)
-    print(HEAD, *(row_of(*row) for row in rows if is_done(row[-1])), sep="\n")
+            evaluate_at_once(name, spec_of(name, seed, arguments.zoo), folder)
+    tasks = [task.name for task in spec_of("uniform", 0, arguments.zoo).fitness.tasks]
+    print(HEAD.format(" / ".join(tasks)), *(row_of(*row) for row in rows if is_done(row[-1])), sep="\n")
 
 
 if __name__ == "__main__":
