@@ -2,19 +2,34 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from crossbreed.cli.options import As, AsJson, Out, Overrides, Rank, RunPath
 from crossbreed.cli.output import print_json, shown
+from crossbreed.errors import InputError
 from crossbreed.types import Dtype
+
+if TYPE_CHECKING:
+    from crossbreed.runs.events import Listener
 
 
 def publish(
     run: RunPath,
     out: Out,
     trial: Annotated[int | None, typer.Option(help="Publish this trial instead of the winner.")] = None,
+    prefer: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=WEIGHT, may be repeated: the trial that suits best, not the winner.", metavar="TASK=W"),
+    ] = None,
+    knee: Annotated[
+        bool, typer.Option("--knee", help="The trial in the middle of the front, by search items.")
+    ] = False,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(help="'TASK>=BOUND' or <=, may be repeated: only trials that keep it.", metavar="BOUND"),
+    ] = None,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Evaluate nothing; the card has no held-out scores.")
     ] = False,
@@ -29,6 +44,8 @@ def publish(
 
     options: dict[str, Any] = {"licence": licence, "push_to": push, "dry_run": dry_run, "form": form, "rank": rank}
     with shown() as show:
+        if prefer or knee or constraint:
+            trial = _chosen(run, prefer or [], constraint or [], knee=knee, trial=trial, tell=show)
         if is_elsewhere(run):
             given = {
                 "--no-report": no_report,
@@ -43,6 +60,25 @@ def publish(
         from crossbreed.runs import publish_run
 
         publish_run(run, out, trial=trial, with_scores=not no_report, **options, on_event=show)
+
+
+def _chosen(
+    run: Path, weights: list[str], bounds: list[str], *, knee: bool, trial: int | None, tell: "Listener"
+) -> int:
+    """Returns the number of the trial that suits what was asked for."""
+    from crossbreed.runs.events import Note
+    from crossbreed.runs.results.choice import Preference, choose
+    from crossbreed.runs.results.show import open_run
+
+    if trial is not None or (knee and weights):
+        raise InputError(
+            "a trial is named twice",
+            expected="one of --trial, --prefer and --knee; --constraint with either of the last two",
+            got="--trial beside the others" if trial is not None else "--knee and --prefer",
+        )
+    found = choose(open_run(run), Preference.parse(weights, bounds))
+    tell(Note(text=found.why))
+    return found.trial.number
 
 
 def merge(

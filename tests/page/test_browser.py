@@ -166,6 +166,7 @@ def test_a_run_of_an_older_version(browser: Browser, tmp_path: Path) -> None:
     with watched(browser, run):
         assert browser.text(".verdict").startswith("Reported: trial ")
         assert browser.run(IS_DRAWN, "#front")
+        assert f"crossbreed publish {run.resolve()}" in browser.text("#trial .command")
         browser.run("document.querySelector('[data-key=pick-8]').click()")
         browser.wait("return document.querySelector('#trial tbody th')")
         browser.wait("return document.querySelectorAll('#answers tbody tr').length > 0")

@@ -75,6 +75,7 @@ def live_data(
     return {
         "live": True,
         **_head(run, summary, begun, told),
+        "folder": str(run.folder.path.resolve()),
         "since": since,
         "trials": _columns(run, [run.history.trials[number] for number in dict.fromkeys(told[since:])]),
         "report": run.folder.read_json(run.folder.report_json),
@@ -166,6 +167,7 @@ def _head(run: Run, summary: Summary, begun: RunRecord | None, told: Sequence[in
         "seconds": dict(summary.seconds),
         "best": summary.best and summary.best.number,
         "front": list(summary.front),
+        "publish": None if run.is_of_program else " --as adapter" if run.takes == "adapter" else "",
         "settings": dict(_flat("", begun.spec)) if begun else {},
         "sources": dict(begun.sources) if begun else {},
         "versions": dict(begun.clock.versions) if begun else {},

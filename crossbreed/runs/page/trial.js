@@ -33,6 +33,7 @@ function drawTrial(place) {
     found
       ? coefficients(found.table)
       : h("p", {}, `Its recipe is in the journal: crossbreed show RUN --trial ${number}`),
+    typeof head.publish === "string" && trials.objectives[at] && found?.recipe && publishing(number),
     !view.followsBest &&
       h(
         "p",
@@ -46,6 +47,24 @@ function drawTrial(place) {
   );
   return true;
 }
+
+/** The command that publishes a trial, with a button that copies it. */
+function publishing(number) {
+  const which = number === winner() ? "" : ` --trial ${number}`;
+  const command = `crossbreed publish ${quoted(folderOfRun())}${which}${head.publish} --out MODEL`;
+  const copy = event =>
+    navigator.clipboard.writeText(command).then(
+      () => (event.target.textContent = "Copied"),
+      () => getSelection().selectAllChildren(event.target.previousElementSibling),
+    );
+  return h("p", { class: "command" }, h("code", {}, command), h("button", { type: "button", "data-key": "copy", click: copy }, "Copy"));
+}
+
+/** The run's folder: of a live page as the driver's machine has it, of a file where the reader keeps it. */
+const folderOfRun = () =>
+  head.folder ?? (location.protocol === "file:" ? decodeURIComponent(location.pathname).replace(/\/[^/]*$/, "") : "RUN");
+
+const quoted = path => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`);
 
 function coefficients(found) {
   if (!found || !found.groups.length) return h("p", {}, "No coefficients: these are the base's own weights.");

@@ -24,6 +24,7 @@ from crossbreed.runs.record.records import SplitName
 from crossbreed.runs.record.uncollected import uncollected
 from crossbreed.runs.record.worker_counts import WorkerCounts, read_counts
 from crossbreed.runs.results.answers import AnswerRow, Questions, answer_rows, questions_in, rows_text
+from crossbreed.runs.results.front import front_progress
 from crossbreed.runs.results.header import Header, read_header
 from crossbreed.runs.results.judging import judged_in
 from crossbreed.runs.results.live import Outlook, opening, outlook_of, phase_json, phase_line
@@ -156,6 +157,7 @@ def show_json(path: Path) -> dict[str, Any]:
         "trials": [_trial_json(trial, run.takes) for trial in run.trials],
         "best": [best.number] if best else [],
         "archive": [trial.number for trial in pareto_front(ok, run.objectives)],
+        "front": (grown := front_progress(ok, run.objectives)) and grown.to_json(),
         "seconds_by_phase": seconds_by_phase(ok),
         "counts": {status.value: sum(t.score.status is status for t in run.trials) for status in Status},
     }
@@ -208,6 +210,7 @@ def text_of(run: Run, *, width: int | None = None) -> str:
 
         below += stage_lines(run.stage_rows)
     below.append("* " + ("best so far" if len(run.objectives) == 1 else "on the Pareto front"))
+    below += grown.lines() if (grown := front_progress(ok, run.objectives)) else []
     below += constraint_lines(run, ok)
     spent = (f"{name} {s:.2f} s ({s / total:.0%})" for name, s in phases.items() if s or name != "slopes")
     below.append("time per trial: " + ", ".join(spent))
