@@ -29,6 +29,8 @@ from crossbreed.runs.spec.presets import fill_in
 from crossbreed.types import BASE, Recipe, Rule
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
+SKILLS = ("sums", "french", "roman")
+PROMPTS = {skill: f"tasks/{skill}-prompts.jsonl" for skill in SKILLS}
 ZOOS = {"skills": "cma_es.yaml", "overlap": "overlap.yaml", "full": "full.yaml"}
 """Name -> the spec with its experts, tasks and split, and who can do what."""
 NO_SEARCH = {
@@ -43,7 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "best, 8 random experts more": {"preset": "best"},
     "best, 500 prompts a skill": {
         "stages": [
-            {"kind": "regression", "items": 48, "ridge": 0.3},
+            {"kind": "regression", "items": 48, "prompts": PROMPTS, "ridge": 0.3},
             {"kind": "gradient", "options": {"steps": 60, "held_out": 0}},
         ]
     },
@@ -74,9 +76,10 @@ def spec_of(name: str, seed: int, zoo: str) -> Spec:
         raw = fill_in(raw | copy.deepcopy(RUNS[name]))
     for settings in regressions(raw):
         settings["tasks"] = next((stage["tasks"] for stage in regressions(its)), {})
-        if "prompts" in name:
-            tasks = [task["name"] for task in raw["fitness"]["tasks"]]
-            settings["prompts"] = {task: f"tasks/{task}-prompts.jsonl" for task in tasks}
+    for settings in (*(stages := raw.get("stages", ())), *(stage.get("options", {}) for stage in stages)):
+        if "prompts" in settings:
+            names = [task["name"] for task in raw["fitness"]["tasks"]]
+            settings["prompts"] = {task: f"tasks/{task}-prompts.jsonl" for task in names}
     if "random experts" in name:
         raw["sources"]["experts"] |= noise(NUM_DISTRACTORS)
     return parse_spec(raw | {"name": "weights", "seed": seed}, folder=EXAMPLE)
