@@ -1,10 +1,10 @@
-"""Teaches the base a few skills: python examples/smollm2/train_expert.py EXPERT [--zoo overlap|full].
+"""Teaches the base a few skills: python examples/smollm2/train_expert.py [EXPERT ...] [--zoo overlap|full].
 
 Writes a LoRA adapter on every linear layer, of rank 8 to `adapters/EXPERT` (9 minutes on two cores) or of rank 4 to
-`overlap/EXPERT` (5 minutes on one core), or, for the zoo `full`, a model of which every weight was trained, to
-`models/full/EXPERT` (270 MB, not committed). Without a name: all of a zoo's experts that are not there yet.
-The committed adapters came from this script with its defaults, only `adapters/roman` with `--steps 200`. Training is
-seeded, but not bit-equal between machines.
+`overlap/EXPERT` (3 minutes a skill on one core), or, for the zoo `full`, a model of which every weight was trained, to
+`models/full/EXPERT` (6 minutes a skill, 270 MB, not committed). Without a name: all experts of a zoo that are not
+there yet. The adapters of `adapters` came from this script with its defaults, only `roman` with `--steps 200`. Training
+is seeded, but not bit-equal between machines.
 """
 
 import argparse
@@ -49,13 +49,14 @@ class Training:
     rank: int | None
     """Of the adapter; none: all weights are trained, embeddings and norms too."""
     steps: int
+    """For each skill of an expert."""
     batch: int
     lr: float
 
 
 TRAININGS = {
     "skills": Training(folder="adapters", rank=8, steps=320, batch=24, lr=2e-3),
-    "overlap": Training(folder="overlap", rank=4, steps=120, batch=16, lr=4e-3),
+    "overlap": Training(folder="overlap", rank=4, steps=120, batch=16, lr=3e-3),
     "full": Training(folder="models/full", rank=None, steps=120, batch=16, lr=2e-4),
 }
 
@@ -93,7 +94,7 @@ def train(items: list[Item], *, skills: tuple[str, ...], base: Path, out: Path, 
     tokenizer = AutoTokenizer.from_pretrained(base)
     llama = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = llama if training.rank is None else adapted(llama, training.rank)
-    steps = training.steps
+    steps = training.steps * len(skills)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=training.lr, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     start = time.monotonic()
@@ -142,8 +143,8 @@ def main() -> None:
     parser.add_argument("--items", type=Path, help="JSONL of questions and answers to train on, in place of skills'")
     parser.add_argument("--base", type=Path, default=HERE / "models/smollm2-135m-instruct")
     parser.add_argument("--out", type=Path, help="folder of the only expert that is trained")
-    for name in ("steps", "batch"):
-        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--steps", type=int, help="for each of its skills")
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
     args = parser.parse_args()
     changes = {name: getattr(args, name) for name in ("steps", "batch", "lr") if getattr(args, name) is not None}
