@@ -1,8 +1,8 @@
 """Teaches the base a few skills: python examples/smollm2/train_expert.py [EXPERT ...] [--zoo overlap|full].
 
 Writes a LoRA adapter on every linear layer, of rank 8 to `adapters/EXPERT` (9 minutes on two cores) or of rank 4 to
-`overlap/EXPERT` (3 minutes a skill on one core), or, for the zoo `full`, a model of which every weight was trained, to
-`models/full/EXPERT` (6 minutes a skill, 270 MB, not committed). Without a name: all experts of a zoo that are not
+`overlap/EXPERT` (4 minutes a skill on one core), or, for the zoo `full`, a model of which every weight was trained, to
+`models/full/EXPERT` (270 MB, not committed). Without a name: all experts of a zoo that are not
 there yet. The adapters of `adapters` came from this script with its defaults, only `roman` with `--steps 200`. Training
 is seeded, but not bit-equal between machines.
 """
