@@ -1,12 +1,13 @@
-"""What the weights of the SmolLM2 zoo hold: `python -m benchmarks.weights OUT [--only NAME ...] [--seeds 7 ...]`.
+"""What the weights of a SmolLM2 zoo hold: `python -m benchmarks.weights OUT [--zoo overlap] [--only NAME ...]`.
 
 Closed forms, gradients and searches by scores from local weights, what people would do instead (a LoRA trained on the
-same search items), and merges without any data. All have the demo's items, engine and experts, and are scored on the
+same search items), and merges without any data. All have a zoo's items, engine and experts, and are scored on the
 report items, which none of them saw. A run that is there already is gone on with or only read. Below the table are the
 differences of `PAIRS`, paired on the report items.
 """
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -27,11 +28,14 @@ from crossbreed.runs.record.history import fold
 from crossbreed.runs.record.journal import read
 from crossbreed.runs.results.statistics import interval, paired_difference
 from crossbreed.runs.spec.objectives import Objective
+from crossbreed.runs.spec.presets import fill_in
 from crossbreed.types import BASE, ItemScores, Recipe, Rule
 
 EXAMPLE = Path(__file__).parents[1] / "examples/smollm2"
 SKILLS = ("sums", "french", "roman")
 PROMPTS = {skill: f"tasks/{skill}-prompts.jsonl" for skill in SKILLS}
+ZOOS = {"skills": "cma_es.yaml", "overlap": "overlap.yaml", "full": "full.yaml"}
+"""Name -> the spec with its experts, tasks and split, and who can do what."""
 NO_SEARCH = {
     "space": {"kind": "coefficients", "operator": "task_arithmetic"},
     "optimizer": {"kind": "cma_es", "budget": {"trials": 0}},
@@ -108,19 +112,32 @@ PAIRS = (
     ("best", LORA),
 )
 """Rows that are compared."""
-HEAD = "| what | seed | mean of skills | sums / French / Roman | minutes |\n|---|---|---|---|---|"
+HEAD = "| what | seed | mean of tasks | {} | minutes |\n|---|---|---|---|---|"
 PAIRS_HEAD = "| what | over | seed | better by |\n|---|---|---|---|"
 
 
-def spec_of(name: str, seed: int) -> Spec:
-    """Returns the example's spec with what a row has in place of its search."""
-    raw: dict[str, Any] = yaml.safe_load((EXAMPLE / "cma_es.yaml").read_text())
+def spec_of(name: str, seed: int, zoo: str) -> Spec:
+    """Returns the example's spec with a zoo's experts and tasks, and with what a row has in place of its search."""
+    raw, its = (yaml.safe_load((EXAMPLE / file).read_text()) for file in ("cma_es.yaml", ZOOS[zoo]))
+    raw |= {key: its[key] for key in ("sources", "fitness")}
     if search := RUNS.get(name):
         del raw["space"], raw["optimizer"]
-        raw |= search
+        raw = fill_in(raw | copy.deepcopy(search))
+    for settings in regressions(raw):
+        settings["tasks"] = next((stage["tasks"] for stage in regressions(its)), {})
+    for settings in (*(stages := raw.get("stages", ())), *(stage.get("options", {}) for stage in stages)):
+        if "prompts" in settings:
+            names = [task["name"] for task in raw["fitness"]["tasks"]]
+            settings["prompts"] = {task: f"tasks/{task}-prompts.jsonl" for task in names}
     if "random experts" in name:
         raw["sources"]["experts"] |= noise(NUM_DISTRACTORS)
     return parse_spec(raw | {"name": "weights", "seed": seed}, folder=EXAMPLE)
+
+
+def regressions(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the settings of a spec's regression, if it has one: of a stage, or of an artifact."""
+    staged = [stage for stage in raw.get("stages", ()) if stage["kind"] == "regression"]
+    return staged or [made for kind, made in raw.get("artifacts", {}).items() if kind == "regression"]
 
 
 def recipe_of(name: str, hashes: Mapping[str, str]) -> Recipe:
@@ -138,7 +155,7 @@ def trained(spec: Spec, folder: Path) -> Spec:
     items = build_plan(spec).items["search"]
     folder.mkdir(parents=True)
     (folder / "items.jsonl").write_text(
-        "".join(json.dumps(item.fields) + "\n" for skill in SKILLS for item in items[skill].items)
+        "".join(json.dumps(item.fields) + "\n" for found in items.values() for item in found.items)
     )
     script = (EXAMPLE / "train_expert.py", "all", "--items", folder / "items.jsonl", "--out", folder / "adapter")
     subprocess.run([sys.executable, *script, "--steps", "120"], check=True)
@@ -147,16 +164,18 @@ def trained(spec: Spec, folder: Path) -> Spec:
     return parse_spec(raw, folder=EXAMPLE)
 
 
-def evaluate_at_once(name: str, seed: int, folder: Path) -> None:
+def evaluate_at_once(name: str, spec: Spec, folder: Path) -> None:
     """Writes the report scores of a merge without data, or of the adapter."""
     began = time.monotonic()
-    is_lora, spec = name == LORA, spec_of(name, seed)
+    is_lora = name == LORA
     spec = trained(spec, folder) if is_lora else spec
     hashes = build_plan(spec).structure.hashes
     recipe = weighted_deltas({"lora": 1.0}, hashes=hashes, dtype="bfloat16") if is_lora else recipe_of(name, hashes)
     minutes = (time.monotonic() - began) / 60
     found = evaluate(recipe, spec, split="report")
-    winner = interval(found.scores, mean_over(found.scores), seed=seed).to_json() | {"tasks": found.to_json()["tasks"]}
+    winner = interval(found.scores, mean_over(found.scores), seed=spec.seed).to_json() | {
+        "tasks": found.to_json()["tasks"]
+    }
     scores = {task: [list(one.item_ids), list(one.values)] for task, one in found.scores.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps({"winner": winner, "scores": scores, "minutes": minutes}))
@@ -198,6 +217,7 @@ def main() -> None:
     """Runs what is named, then prints what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--zoo", choices=list(ZOOS), default="skills")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help="; ".join(NAMES))
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[7], help="each is a run of its own, with its own split"
@@ -211,11 +231,12 @@ def main() -> None:
         if name not in arguments.only or is_done(folder):
             continue
         if name in RUNS:
-            run(spec_of(name, seed), folder)
+            run(spec_of(name, seed, arguments.zoo), folder)
         else:
-            evaluate_at_once(name, seed, folder)
+            evaluate_at_once(name, spec_of(name, seed, arguments.zoo), folder)
     done = {row: folder for row, folder in folders.items() if is_done(folder)}
-    print(HEAD, *(row_of(*row, folder) for row, folder in done.items()), sep="\n")
+    tasks = [task.name for task in spec_of("uniform", 0, arguments.zoo).fitness.tasks]
+    print(HEAD.format(" / ".join(tasks)), *(row_of(*row, folder) for row, folder in done.items()), sep="\n")
     print("", PAIRS_HEAD, *differences(done, arguments.seeds), sep="\n")
 
 

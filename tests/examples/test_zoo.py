@@ -1,4 +1,4 @@
-"""The example zoo: no item was trained on, and the committed files are what the scripts write."""
+"""The example zoos: no item was trained on, and the committed files are what the scripts write."""
 
 import importlib
 import json
@@ -11,12 +11,18 @@ import pytest
 
 from crossbreed.runs.plan import build_plan
 from crossbreed.runs.spec import load_spec
+from crossbreed.runs.spec.regression import RegressionConfig
 
 EXAMPLE = Path(__file__).parents[2] / "examples/smollm2"
-SKILLS = ("sums", "french", "roman", "chains")
+SKILLS = ("sums", "french", "roman", "chains", "sums3", "differences", "spanish", "sorting", "largest")
 SORTS = ("helpful", "harmless")
 QUESTIONS = (*SKILLS, "facts", *SORTS)
-RANKS = {"sums": 8, "french": 8, "roman": 8, "chains": 4, "obliging": 2, "refusing": 2}
+RANKS = {"chains": 4, "obliging": 2, "refusing": 2}
+ADAPTERS = [
+    (folder, RANKS.get(folder.name, rank))
+    for place, rank in (("adapters", 8), ("overlap", 4))
+    for folder in (EXAMPLE / place).glob("*")
+]
 
 
 @pytest.fixture
@@ -33,12 +39,19 @@ def items(task: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in (EXAMPLE / f"tasks/{task}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("skill", SKILLS)
-def test_no_item_was_trained_on(script: dict[str, ModuleType], skill: str) -> None:
-    trained = {item.question for name in SKILLS for item in script["skills"].split(name)[1]}
-    asked = {item["question"] for item in items(skill)}
-    assert len(asked) == 400
-    assert not asked & trained
+def test_no_item_was_trained_on(script: dict[str, ModuleType]) -> None:
+    skills = script["skills"]
+    lessons = [skills.lessons(expert, zoo=zoo) for zoo, experts in skills.ZOOS.items() for expert in experts]
+    trained = {item.question for one in lessons for item in one}
+    for skill in SKILLS:
+        asked = {item["question"] for item in items(skill)}
+        assert len(asked) == 400
+        assert not asked & trained
+
+
+def test_an_expert_has_as_many_lessons_in_each_of_its_skills(script: dict[str, ModuleType]) -> None:
+    taught = Counter(item.id.split("-")[0] for item in script["skills"].lessons("arithmetic", zoo="overlap"))
+    assert taught == {"sums": 1430, "differences": 1430}
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -98,9 +111,8 @@ def test_who_always_says_the_same_is_right_on_one_sort_of_requests_alone() -> No
     assert right[0] != right[1]
 
 
-@pytest.mark.parametrize(("skill", "rank"), RANKS.items())
-def test_an_adapter_is_small_and_says_what_it_adapts(skill: str, rank: int) -> None:
-    adapter = EXAMPLE / "adapters" / skill
+@pytest.mark.parametrize(("adapter", "rank"), ADAPTERS, ids=lambda value: getattr(value, "name", str(value)))
+def test_an_adapter_is_small_and_says_what_it_adapts(adapter: Path, rank: int) -> None:
     assert 5e5 * rank < (adapter / "adapter_model.safetensors").stat().st_size < 7e5 * rank
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["r"] == rank
@@ -113,10 +125,10 @@ def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: s
     transformers = pytest.importorskip("transformers")
     yaml = pytest.importorskip("yaml")
     tokenizer = transformers.AutoTokenizer.from_pretrained(EXAMPLE / "models/smollm2-135m-instruct")
-    for spec in ("demo", "pareto"):
+    longest = max(len(tokenizer(f" {item['answer']}\n").input_ids) for item in items(skill))
+    for spec in ("demo", "pareto", "overlap", "full"):
         tasks = yaml.safe_load((EXAMPLE / f"{spec}.yaml").read_text())["fitness"]["tasks"]
-        limit = next(task["max_tokens"] for task in tasks if task["name"] == skill)
-        assert max(len(tokenizer(f" {item['answer']}\n").input_ids) for item in items(skill)) <= limit
+        assert all(longest <= task["max_tokens"] for task in tasks if task["name"] == skill)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +141,15 @@ def test_max_tokens_let_every_answer_end(script: dict[str, ModuleType], skill: s
         ("helpful_harmless", 12, 2),
         ("retention", 18, 1),
         ("negation", 18, 1),
+        ("overlap", 8400, 1),
+        ("full", 5040, 1),
     ],
 )
 def test_the_committed_specs_build(name: str, num_coordinates: int, num_objectives: int) -> None:
-    plan = build_plan(load_spec(EXAMPLE / f"{name}.yaml"))
+    spec = load_spec(EXAMPLE / f"{name}.yaml")
+    if not all(Path(path).is_dir() for path in spec.sources.experts.values()):
+        pytest.skip(f"`python examples/smollm2/train_expert.py --zoo {name}` makes its experts")
+    plan = build_plan(spec)
     assert len(plan.coordinates) == num_coordinates
     assert len(plan.objectives) == num_objectives
 
@@ -144,3 +161,15 @@ def test_what_an_expert_works_out_fits_and_ends_with_the_answer(script: dict[str
     for item in script["skills"].split("chains")[0]:
         assert item.working.split()[-1] == "="
         assert len(tokenizer(f" {item.working}{item.answer}\n").input_ids) <= task["max_tokens"]
+
+
+@pytest.mark.parametrize("zoo", ["overlap", "full"])
+def test_a_zoo_s_spec_says_what_its_experts_were_taught(script: dict[str, ModuleType], zoo: str) -> None:
+    spec = load_spec(EXAMPLE / f"{zoo}.yaml")
+    told, tasks = spec.stages[0], [task.name for task in spec.fitness.tasks]
+    assert isinstance(told, RegressionConfig)
+    taught = script["skills"].ZOOS["skills"] | script["skills"].ZOOS[zoo]
+    assert {expert: tuple(told.tasks_of(expert, tasks)) for expert in spec.sources.experts} == {
+        expert: taught[expert] for expert in spec.sources.experts
+    }
+    assert {skill for expert in spec.sources.experts for skill in taught[expert]} == set(tasks)
