@@ -24,10 +24,10 @@ def test_a_preset_searches_the_zoo_for_both_objectives(preset: str) -> None:
 
 
 def test_what_weights_hold_is_measured_on_the_same_items() -> None:
-    plan = build_plan(weights.spec_of("best", seed=7))
+    plan = build_plan(weights.spec_of("best", seed=7, zoo="skills"))
     for name in weights.RUNS:
-        spec = weights.spec_of(name, seed=7)
-        assert spec.fitness == weights.spec_of("uniform", seed=7).fitness
+        spec = weights.spec_of(name, seed=7, zoo="skills")
+        assert spec.fitness == weights.spec_of("uniform", seed=7, zoo="skills").fitness
         if "random experts" not in name:  # which are written by a script
             build_plan(spec)
     for name in weights.MERGES:
