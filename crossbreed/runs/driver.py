@@ -127,10 +127,10 @@ def report_on(
 
 
 def _with_kept_warm_starts(spec: Spec, folder: RunFolder) -> Spec:
-    """Returns the spec with the run's own copies of warm starts whose files are gone."""
+    """Returns the spec with the run's own copies of warm starts that are no files, or whose files are gone."""
     copies = map(folder.warm_start, range(len(spec.warm_start)))
     found = [
-        str(copy) if copy.exists() and not os.path.exists(path) else path  # no error for 300 letters
+        str(copy) if copy.exists() and not os.path.isfile(path) else path  # no error for 300 letters
         for path, copy in zip(spec.warm_start, copies, strict=True)
     ]
     return spec.model_copy(update={"warm_start": tuple(found)})

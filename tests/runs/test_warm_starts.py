@@ -12,6 +12,7 @@ from crossbreed.recipes import dump_recipe
 from crossbreed.runs import build_plan, load_spec, report_on, run
 from crossbreed.runs.plan import Plan
 from crossbreed.runs.plan_text import plan_text
+from crossbreed.runs.results.show import open_run
 from crossbreed.types import Recipe, Rule
 
 
@@ -125,3 +126,25 @@ def test_a_merge_without_a_point_is_said_to_have_none(
     warm.write_text(dump_recipe(Recipe(base="base", sources=dict(hashes), rules=(rule,))))
     text = plan_text(plan_of(tmp_path / "spec", toy_base, toy_experts, warm))
     assert "the space has no point near it" in text
+
+
+def test_a_trial_or_the_winner_of_an_earlier_run_is_one(tmp_path: Path) -> None:
+    """By the run's name; what it goes on to find changes nothing in a run that has begun."""
+    changes: dict[str, Any] = {"base": Path("fake/base"), "experts": {"one": Path("fake/one"), "two": Path("fake/two")}}
+    changes |= {"fitness__engine": {"kind": "fake_recipes"}, "trials": 2}
+    report = run(load_spec(write_spec(tmp_path / "first", **changes)), tmp_path / "earlier")
+    earlier = str(tmp_path / "earlier")
+    loaded = load_spec(write_spec(tmp_path / "second", warm_start=[earlier, f"{earlier}:2"], **changes))
+    later = run(loaded, tmp_path / "later")
+    starts = [recipe for _, recipe in build_plan(loaded).warm_starts]
+    assert starts[0] == report.winner.recipe
+    assert starts[1] == open_run(tmp_path / "earlier").history.trials[2].recipe
+    more = load_spec(write_spec(tmp_path / "first", **changes | {"trials": 6}))
+    run(more, tmp_path / "earlier")
+    assert run(loaded, tmp_path / "later") == later
+    for name, said in ((f"{earlier}:99", "no trial 99"), (f"{earlier}:x", "cannot be read")):
+        with pytest.raises(InputError, match=said):
+            build_plan(load_spec(write_spec(tmp_path / "third", warm_start=[name], **changes)))
+    (tmp_path / "earlier" / "report.json").unlink()
+    with pytest.raises(InputError, match="no winner yet"):
+        build_plan(load_spec(write_spec(tmp_path / "third", warm_start=[earlier], **changes)))

@@ -1,7 +1,7 @@
 """Warm starts: recipes given by the user, read and checked for whether this run can merge them.
 
-They are recipes of ours or configurations of mergekit. Sources are recognised by their content hashes, whatever a
-recipe calls them.
+They are recipes of ours, configurations of mergekit, or trials of earlier runs. Sources are recognised by their content
+hashes, whatever a recipe calls them.
 """
 
 import json
@@ -15,6 +15,7 @@ from crossbreed.errors import InputError, each
 from crossbreed.mergekit import read_config
 from crossbreed.recipes import load_recipe, require_matches
 from crossbreed.recipes.grammar import renamed
+from crossbreed.runs.record.past_runs import recipe_of_run
 from crossbreed.search_spaces import HasDistance, SearchSpace
 from crossbreed.sources.structure import Structure
 from crossbreed.types import REGRESSION, Box, ProposedBy, Recipe
@@ -40,8 +41,8 @@ def warm_starts(
 
 
 def recipe_at(path: str, *, structure: Structure, weights: "Weights | None", what: str) -> Recipe:
-    """Returns the recipe in a file, over the spec's own sources; raises as `warm_starts`."""
-    recipe = _under_our_names(_read(Path(path), weights), structure.hashes)
+    """Returns the recipe of a file or of a run, over the spec's own sources; raises as `warm_starts`."""
+    recipe = _under_our_names(recipe_of_run(path) or _read(Path(path), weights), structure.hashes)
     require_sources(recipe, structure, what=what, where=path)
     return recipe
 

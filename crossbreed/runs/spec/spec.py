@@ -189,9 +189,10 @@ class Spec(Config):
     dtype: Literal["auto", Dtype] = "auto"
     """Dtype of merged and published tensors; `auto` is the base's."""
     warm_start: tuple[InputPath, ...] = ()
-    """Files of recipes or of mergekit's configurations, to evaluate after the baselines. The search starts from the
-    best merge among the baselines and these that the space can express, or the point nearest to it; `m2n2` breeds from
-    the experts alone and `evo_merging` starts at equal weights: they only compare these."""
+    """Files of recipes or of mergekit's configurations, or earlier runs (`runs/first` for its winner, `runs/first:17`
+    for its trial 17), to evaluate after the baselines. The search starts from the best merge among the baselines and
+    these that the space can express, or the point nearest to it; `m2n2` breeds from the experts alone and `evo_merging`
+    starts at equal weights: they only compare these."""
 
     @model_validator(mode="before")
     @classmethod
