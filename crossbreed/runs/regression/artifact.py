@@ -88,20 +88,23 @@ def asked_of(plan: Plan, config: RegressionConfig, expert: str) -> Asked:
     Raises:
         InputError: prompts are given for a task that asks none, or are among the selection or report items.
     """
-    names = config.tasks_of(expert, [task.name for task in plan.tasks])
-    tasks = [task for task in plan.tasks if task.name in names]
+    every = [task.name for task in plan.tasks]
+    names = config.tasks_of(expert, every)
+    where = "artifacts.regression.prompts"
+    golds = (
+        golds_of(
+            task,
+            plan.items["search"][task.name].items[: config.items],
+            prompts_of(task, path, where, items=plan.items) if (path := config.prompts.get(task.name)) else (),
+        )
+        for task in plan.tasks
+        if task.name in names
+    )
     return Asked(
-        golds=tuple(
-            golds_of(task, plan.items["search"][task.name].items[: config.items]) for task in tasks if config.items
-        ),
-        prompts=tuple(
-            prompt
-            for task in tasks
-            if (path := config.prompts.get(task.name))
-            for prompt in prompts_of(task, path, "artifacts.regression.prompts", items=plan.items)
-        ),
+        golds=tuple(one for one in golds if one.requests or one.prompts),
         samples=config.samples,
         seed=plan.spec.seed,
+        is_given=config.says_tasks_of(expert, every),
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import torch
 
 from crossbreed.errors import InputError
-from crossbreed.fitness import Writing, build_engine, reference_config
+from crossbreed.fitness import Handle, Loglikelihood, Response, WeightEngine, Writing, build_engine, reference_config
 from crossbreed.fitness.engines.encoder import Encoder
 from crossbreed.kernels import SourceCache
 from crossbreed.kernels.artifacts.walk_statistics import WalkStatistics
 from crossbreed.patterns import part_matcher
 from crossbreed.recipes.named import scaled_merge, weighted_deltas
-from crossbreed.runs.events import Listener, PhaseStarting
+from crossbreed.runs.events import Listener, Note, PhaseStarting
 from crossbreed.runs.making_time import note_making
 from crossbreed.runs.record.phase import Phase
 from crossbreed.runs.regression.memory import CACHE_BYTES
+from crossbreed.runs.regression.teachers import taught
 from crossbreed.runs.regression.texts import Asked
 from crossbreed.runs.regression.walk import Keeping, Settings, Text, walk
 from crossbreed.runs.search.warm_starts import recipe_at
@@ -92,11 +93,12 @@ class Making:
         """
         began_s = time.monotonic()
         on_event(PhaseStarting(phase=Phase.REGRESSION, detail="calibration texts"))
-        texts, sources, anchor = self._texts(), self.weights.sources, self.anchor()
+        texts, sources = self._texts(on_event), self.weights.sources
+        anchor = self.anchor(experts=texts)
         for number in range(self.config.passes):
             cache = SourceCache(budget_bytes=CACHE_BYTES)
             opened, path = replace(self.weights, sources=sources, cache=cache), new / str(number)
-            keeping = self._keeping(new / "statistics")
+            keeping = self._keeping(new / "statistics", experts=texts)
             stream = walk(opened, texts, anchor, self._settings(), keeping=keeping, on_layer=partial(_tell, on_event))
             self._write(path, dict(stream))
             note_making(path, time.monotonic() - began_s)
@@ -104,19 +106,20 @@ class Making:
             anchor = weighted_deltas({REGRESSION: 1.0}, hashes=sources.structure.hashes, dtype=self.dtype)
         return Made(sources, WalkStatistics.open(*sorted(keeping.folder.iterdir())) if keeping else None)
 
-    def _keeping(self, folder: Path) -> Keeping | None:
+    def _keeping(self, folder: Path, *, experts: Collection[str]) -> Keeping | None:
         """Returns where and how statistics are kept; None if they are not."""
         if not self.keeps_statistics:
             return None
         folder.mkdir()
         scale = self.config.anchor_scale or 1.0
-        return Keeping(folder=folder, anchor=replace(self.anchor(scale), dtype="float32"), scale=scale)
+        return Keeping(folder=folder, anchor=replace(self.anchor(scale, experts=experts), dtype="float32"), scale=scale)
 
-    def anchor(self, scale: float | None = None) -> Recipe:
+    def anchor(self, scale: float | None = None, *, experts: Collection[str] | None = None) -> Recipe:
         """Returns the merge around which matrices are solved. Of an operator's, what is no matrix has the deltas' mean.
 
         Args:
             scale: Of an operator's; None: as it is set.
+            experts: Those whose merge it is; None: all.
 
         Raises:
             InputError: the file of a recipe is none, or it cannot be merged here.
@@ -125,7 +128,8 @@ class Making:
             return given
         config = self.config
         scale = config.anchor_scale if scale is None else scale
-        rules = scaled_merge(config.anchor, scale, experts=[*self.asked], matrices=self.weights.projections)
+        whose = [*(self.asked if experts is None else experts)]
+        rules = scaled_merge(config.anchor, scale, experts=whose, matrices=self.weights.projections)
         return Recipe(base=BASE, sources=self.weights.structure.hashes, rules=rules, dtype=self.dtype)
 
     def _given_anchor(self) -> Recipe | None:
@@ -151,8 +155,8 @@ class Making:
             is_solved=lambda name: not matchers or any(matches(name) for matches in matchers),
         )
 
-    def _texts(self) -> dict[str, list[Text]]:
-        """Has each expert write what is asked for."""
+    def _texts(self, on_event: Listener) -> dict[str, list[Text]]:
+        """Has each expert write what is asked for, of the tasks that it teaches."""
         config, weights, found = self.config, self.weights, dict[str, list[Text]]()
         settings = reference_config(dtype=config.dtype, device=config.device, context_tokens=self.max_model_len)
         engine = build_engine(settings, weights.host, end_token_ids=weights.sources.end_token_ids)
@@ -160,9 +164,11 @@ class Making:
         encoder = self._encoder()
         encoder.end_at(weights.sources.end_token_ids)
         try:
-            for name, one in self.asked.items():
-                recipe = weighted_deltas({name: 1.0}, hashes=weights.structure.hashes, dtype="float32")
-                engine.adopt(recipe, weights.materialize_once(recipe))
+            asked = taught(self.asked, partial(self._answers_of, engine))
+            for name in self.asked.keys() - asked.keys():
+                on_event(Note(text=f"regression: `{name}` makes right answers of no task likelier, and is left out"))
+            for name, one in asked.items():
+                self._adopt(engine, name)
                 found[name] = one.texts(engine.write, encoder)
                 if not found[name]:
                     raise InputError(
@@ -176,6 +182,14 @@ class Making:
             del engine
             return_freed_memory()  # the walk comes now, and needs it
         return found
+
+    def _answers_of(self, engine: WeightEngine, name: str, requests: Sequence[Loglikelihood]) -> list[Response]:
+        return self._adopt(engine, name).answer(requests)
+
+    def _adopt(self, engine: WeightEngine, name: str) -> Handle:
+        weights = {} if name == BASE else {name: 1.0}
+        recipe = weighted_deltas(weights, hashes=self.weights.structure.hashes, dtype="float32")
+        return engine.adopt(recipe, self.weights.materialize_once(recipe))
 
     def _encoder(self) -> Encoder:
         return Encoder(self.weights.host, max_model_len=self.max_model_len)

@@ -5,7 +5,7 @@ writes from nothing but a template. The rule of the texts (`Asked.rule`) is know
 """
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -41,14 +41,17 @@ _END_TOKENS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golds:
-    """Some search items of a task with their answers."""
+    """Some search items of a task with their answers, and prompts of it without."""
 
+    task: str
     requests: tuple[Loglikelihood, ...]
     asking: Generate | None
     """The first of them as a question: how does the expert end its answer? None: answers are no generated texts."""
+    prompts: tuple[Generate, ...] = ()
+    """What the expert answers itself."""
 
     def texts(self, write: Writer, encoder: Encoder) -> Iterator[Text]:
-        """Yields them in tokens, ended as the expert itself ends an answer; asks it once."""
+        """Yields the items in tokens, ended as the expert itself ends an answer; asks it once."""
         end = None if self.asking is None else _end_of_answers(self.asking, write, encoder)
         for request in self.requests:
             if end is None:
@@ -65,9 +68,15 @@ class Asked:
     """What one expert is asked for its texts."""
 
     golds: tuple[Golds, ...]
-    prompts: tuple[Generate, ...]
     samples: SamplesConfig | None
     seed: int
+    is_given: bool = True
+    """Whether somebody said that these are its tasks; else they are all, of which it teaches some (`teachers`)."""
+
+    @property
+    def prompts(self) -> tuple[Generate, ...]:
+        """What it answers itself, of all tasks."""
+        return tuple(prompt for golds in self.golds for prompt in golds.prompts)
 
     def rule(self, encoder: Encoder) -> dict[str, Any]:
         """Returns all that the texts depend on beside the expert, as JSON."""
@@ -75,10 +84,12 @@ class Asked:
             "golds": [
                 {"texts": [_encoded(encoder, one) for one in golds.requests], "asking": _shown(golds.asking)}
                 for golds in self.golds
+                if golds.requests
             ],
             "prompts": [[encoder.encode(one).token_ids, _shown(one)] for one in self.prompts],
             "samples": self.samples and self.samples.model_dump(mode="json"),
             "seed": self.seed if self.samples else None,
+            **({} if self.is_given else {"tasks": "by gain"}),
         }
 
     def texts(self, write: Writer, encoder: Encoder) -> list[Text]:
@@ -89,21 +100,22 @@ class Asked:
         """
         found: list[Text] = []
         for golds in self.golds:
-            found += golds.texts(write, encoder)
+            found += golds.texts(write, encoder) if golds.requests else ()
         found += answered([encoder.encode(one).token_ids for one in self.prompts], self.prompts, write)
         if self.samples is not None:
             found += dict.fromkeys(_samples(self.samples, self.seed, write, encoder))
         return found
 
 
-def golds_of(task: Task, items: Sequence[Item]) -> Golds:
-    """Returns some items of a task with their right answers."""
+def golds_of(task: Task, items: Sequence[Item], prompts: Iterable[Generate] = ()) -> Golds:
+    """Returns some items of a task with their right answers, and prompts without."""
     asking = None
     if items and isinstance(own_kind(task), GenerateTask):
         request, *_ = task.requests(items[0])
         assert isinstance(request, Generate), "a task of kind `generate` asks for texts"
         asking = replace(request, max_tokens=request.max_tokens + _END_TOKENS, stop=(), temperature=0.0)
-    return Golds(requests=tuple(task.calibration(item) for item in items), asking=asking)
+    requests = tuple(task.calibration(item) for item in items)
+    return Golds(task=task.name, requests=requests, asking=asking, prompts=tuple(prompts))
 
 
 def prompts_of(

@@ -68,7 +68,7 @@ def regress_without_data(base: str, experts: Sequence[str], out: Path, *, on_eve
     names = expert_names(experts)
     weights = Weights(sources=open_sources(base, dict(zip(names, experts, strict=True))))
     config = RegressionConfig(items=0, samples=SamplesConfig())
-    asked = Asked(golds=(), prompts=(), samples=config.samples, seed=0)
+    asked = Asked(golds=(), samples=config.samples, seed=0)
     dtype = weights.structure.dtype
     if dtype not in DTYPES:
         raise InputError(

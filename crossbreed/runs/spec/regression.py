@@ -47,7 +47,9 @@ class RegressionConfig(Config):
     items: Annotated[int, Field(ge=0)] = 48
     """Maximum number of search items per task and expert, with their right answers: the first ones of the split."""
     tasks: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
-    """Expert -> its tasks. Default: the task with the expert's own name, or else all tasks."""
+    """Expert -> its tasks. Default: the task with the expert's own name, or else those of which it makes the right
+    answers likelier than the base does, by at least half of what the best expert gains there. An expert without any is
+    left out, of the anchor too."""
     prompts: dict[str, InputPath] = Field(default_factory=dict)
     """Task (of kind `generate`) -> a file of further items without answers: asked as the task asks, and answered by
     each of its experts itself, greedily. None of them may be a selection or report item."""
@@ -113,5 +115,9 @@ class RegressionConfig(Config):
         return ", ".join(parts)
 
     def tasks_of(self, expert: str, tasks: Sequence[str]) -> Sequence[str]:
-        """Returns the tasks of which an expert reads items and prompts."""
+        """Returns the tasks of which an expert reads items and prompts, at most."""
         return self.tasks.get(expert) or ([expert] if expert in tasks else tasks)
+
+    def says_tasks_of(self, expert: str, tasks: Sequence[str]) -> bool:
+        """Returns whether these tasks are an expert's for sure, and not all there are for want of a better word."""
+        return bool(self.tasks.get(expert)) or expert in tasks
