@@ -130,7 +130,7 @@ def test_a_swapped_engine_answers_as_a_fresh_one(
 @pytest.mark.parametrize(
     "names",
     [
-        ("mixtral", "bloom"),
+        pytest.param(("mixtral", "bloom"), marks=pytest.mark.slow),
         *(
             pytest.param(names, marks=pytest.mark.slow)
             for names in (OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6))

@@ -323,6 +323,7 @@ def test_an_engine_that_measures_nothing_leaves_nothing_behind(cli: Cli, spec: P
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_a_wrong_engine_option_through_ray(cli: Cli, spec: Path, tmp_path: Path) -> None:
     engine = "fitness.engine={kind: vllm, options: {enforce_eagr: true}}"
     ray = ("--set", "workers={executor: ray, count: 1, cpus: 1}")

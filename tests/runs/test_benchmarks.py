@@ -23,6 +23,7 @@ def test_a_preset_searches_the_zoo_for_both_objectives(preset: str) -> None:
     assert objective.name == "worst of sums, french, roman"
 
 
+@pytest.mark.slow
 def test_what_weights_hold_is_measured_on_the_same_items() -> None:
     plan = build_plan(weights.spec_of("best", seed=7, zoo="skills"))
     for name in weights.RUNS:

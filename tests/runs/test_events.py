@@ -129,6 +129,7 @@ def test_publishing_and_merging_tell_what_was_written(finished: tuple[Path, list
     assert len(written.fingerprint) == 32
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_what_the_events_say(spec: Path, tmp_path: Path) -> None:
     shown = call("run", spec, "--out", tmp_path / "run").stdout
     log = [line.split("Z  ", 1)[1] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()]

@@ -255,7 +255,9 @@ def test_damaged_ones_are_made_again_for_a_run_that_was_begun_with_them(
     assert prepare_grams(plan, recorded=begun).run_record().artifacts["grams"] == begun
 
 
-@pytest.mark.parametrize("grams", ["data", "mixed", "deltas"])
+@pytest.mark.parametrize(
+    "grams", ["data", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed", "deltas"))]
+)
 def test_a_run_resumes_publishes_and_merges(
     tmp_path: Path, cache: Path, toy_base: Path, toy_adapters: dict, grams: str
 ) -> None:

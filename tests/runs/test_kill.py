@@ -90,7 +90,8 @@ def test_a_journal_cut_anywhere_grows_back(spec: Path, whole: Path, tmp_path: Pa
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("fractions", [(0.5,), pytest.param((0.3, 0.7), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fractions", [(0.5,), (0.3, 0.7)])
 def test_kills_change_nothing_with_ray_workers(
     spec: Path, whole: Path, tmp_path: Path, fractions: tuple[float, ...]
 ) -> None:
@@ -103,6 +104,7 @@ def test_kills_change_nothing_with_ray_workers(
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_the_search_outlives_failed_trials_of_its_only_worker(spec: Path, tmp_path: Path) -> None:
     ray = ("workers.executor=ray", "workers.cpus=1", "workers.count=1", "workers.retries=0")
     failing = ("fitness.engine.fail=answer", "fitness.engine.fail_at=40")

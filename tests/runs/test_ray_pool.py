@@ -36,6 +36,7 @@ def _ours(number: int, frame: object) -> None:
     """A handler of the program's."""
 
 
+@pytest.mark.slow
 def test_a_connection_of_its_own_is_closed_and_one_that_was_there_is_left_open() -> None:
     import ray
 
@@ -100,6 +101,7 @@ def test_a_worker_that_hangs_is_killed_replaced_and_counted(tmp_path: Path) -> N
     assert ["did not answer trial 1 within 8 s" in said[0], "did not start within 8 s" in said[1]] == [True, True]
 
 
+@pytest.mark.slow
 def test_waiting_for_room_on_a_busy_cluster_is_no_start_that_hangs() -> None:
     import ray
 
