@@ -3,8 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 EXAMPLE := examples/smollm2
-# Three processes with a thread each, since a third of the time is waiting; a file's tests stay together, for what they share.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Four processes with a thread each, since half of the time is waiting; a file's tests stay together, for what they share.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup prepare demo test test-all check
 
