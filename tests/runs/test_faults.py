@@ -247,7 +247,7 @@ def ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(params=[local, pytest.param(on_ray, marks=pytest.mark.engine)])
+@pytest.fixture(params=[local, pytest.param(on_ray, marks=[pytest.mark.engine, pytest.mark.slow])])
 def start(request: pytest.FixtureRequest) -> Callable[..., Pool]:
     """Starts a pool."""
     if request.param is on_ray:

@@ -143,6 +143,7 @@ def test_two_workers_give_the_trials_of_one_with_a_model(
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_answer_costs_a_retry(spec: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(spec, out, "workers.executor=ray", "workers.cpus=1", "workers.count=1")

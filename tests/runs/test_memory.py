@@ -115,6 +115,7 @@ def mapped_of(file: Path) -> int:
     return resident
 
 
+@pytest.mark.slow
 def test_so_does_mergekits_arithmetic(folders: list[Path]) -> None:
     def stream() -> WeightStream:
         return merge(plan_merge(config, {model: one.structure for model, one in models.items()}), models, None)

@@ -137,7 +137,8 @@ def test_a_candidate_that_kills_its_engine_is_failed_and_costs_no_budget(
     assert len(again) == 5, "the four that were measured now count, so that one was to be asked"
 
 
-@pytest.mark.parametrize("split", ["select", pytest.param("report", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["select", "report"])
 def test_an_outage_after_the_search_is_not_the_end_of_the_run(
     split: str, make_spec: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

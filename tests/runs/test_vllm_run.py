@@ -89,6 +89,7 @@ def test_what_is_published_is_what_was_scored(whole: Path, published: Path) -> N
     assert {"recipe.yaml", "mergekit_config.yml", "crossbreed.json"} <= {path.name for path in published.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_published_model_scores_as_its_trial(spec: Path, whole: Path, published: Path) -> None:
     done = call("evaluate", published, "--spec", spec, "--split", "report", "--json")
     evaluated = json.loads(done.stdout)["tasks"]
